@@ -1,0 +1,133 @@
+"""Errors of the pack, and the one form that their messages have.
+
+TrickError(RuntimeError)        something found at fit start or while training
+├── ConflictError               two writers want the same thing
+├── UnsupportedError            this strategy, optimizer or setting is refused, by name
+└── NonFiniteError              gradients hold NaN or inf, and the user asked to stop
+
+Bad arguments raise ``ValueError`` or ``TypeError`` at construction, with the same form of message::
+
+    GradientClip(rule=-1.0): max_norm must be > 0 and finite. Use e.g. 1.0, or GradientMonitor to only watch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class TrickError(RuntimeError):
+    """A setting cannot work in this run, or the run must not go on."""
+
+
+class ConflictError(TrickError):
+    """Two writers want the same thing; the message names both."""
+
+
+class UnsupportedError(TrickError):
+    """A strategy, optimizer or setting that is refused by name."""
+
+
+class NonFiniteError(TrickError):
+    """Gradients hold NaN or inf and the policy is to stop."""
+
+
+def message(owner: str, argument: str, value: object, rule: str, remedy: str) -> str:
+    """Return the house's one form of message: where, which value, which rule, what to do.
+
+    >>> print(message("ClipNorm", "max_norm", 0, "max_norm must be > 0", "Use e.g. 1.0"))
+    ClipNorm(max_norm=0): max_norm must be > 0. Use e.g. 1.0.
+    """
+    return f"{owner}({argument}={value!r}): {rule.rstrip('.')}. {remedy.rstrip('.')}."
+
+
+def require_number(
+    owner: str,
+    argument: str,
+    value: object,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    low_included: bool = False,
+    high_included: bool = False,
+    remedy: str,
+) -> float:
+    """Return ``value`` as float, or raise when it is no finite number between ``low`` and ``high``.
+
+    Raises:
+        TypeError: ``value`` is a bool, a str or otherwise no real number.
+        ValueError: it is NaN, infinite or out of range.
+
+    >>> require_number("ClipNorm", "max_norm", 1, remedy="Use e.g. 1.0")
+    1.0
+    """
+    left = f"{argument} must be {'>=' if low_included else '>'} {low:g}"
+    right = "finite" if math.isinf(high) else f"{'<=' if high_included else '<'} {high:g}"
+    rule = f"{left} and {right}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(message(owner, argument, value, f"{rule}, and a number", remedy))
+    number = float(value)
+    above = number >= low if low_included else number > low
+    below = number <= high if high_included else number < high
+    if not (math.isfinite(number) and above and below):
+        raise ValueError(message(owner, argument, value, rule, remedy))
+    return number
+
+
+def require_count(owner: str, argument: str, value: object, *, low: int = 1, remedy: str) -> int:
+    """Return ``value`` as a whole number >= ``low``, or raise.
+
+    Raises:
+        TypeError: ``value`` is no int (a bool is none either).
+        ValueError: it is below ``low``.
+
+    >>> require_count("AutoClip", "window", 100, remedy="Use e.g. 1000")
+    100
+    """
+    rule = f"{argument} must be a whole number >= {low}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(message(owner, argument, value, rule, remedy))
+    if value < low:
+        raise ValueError(message(owner, argument, value, rule, remedy))
+    return value
+
+
+def require_choice(owner: str, argument: str, value: object, choices: Iterable[str]) -> str:
+    """Return ``value`` when it is one of ``choices``; else raise and name the nearest.
+
+    Raises:
+        ValueError: ``value`` is none of them.
+
+    >>> require_choice("GradientClip", "per", "layer", ["model", "layer"])
+    'layer'
+    """
+    names = list(choices)
+    if isinstance(value, str) and value in names:
+        return value
+    remedy = f"Did you mean {nearest(str(value), names)!r}?" if nearest(str(value), names) else "Use one of these"
+    raise ValueError(message(owner, argument, value, f"{argument} must be one of {', '.join(names)}", remedy))
+
+
+def require_flag(owner: str, argument: str, value: object) -> bool:
+    """Return ``value`` when it is True or False.
+
+    Raises:
+        TypeError: it is anything else.
+
+    >>> require_flag("GradientMonitor", "per_layer", True)
+    True
+    """
+    if not isinstance(value, bool):
+        raise TypeError(message(owner, argument, value, f"{argument} must be True or False", "Pass a bool"))
+    return value
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of ``names`` most like ``name``, for a misspelt one; None when nothing is near.
+
+    >>> nearest("encodr.weight", ["encoder.weight", "head.bias"])
+    'encoder.weight'
+    """
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return found[0] if found else None

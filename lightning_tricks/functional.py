@@ -1,0 +1,27 @@
+"""Flat door to the pure functions and frozen rules of every room: tensors and numbers in, the same out."""
+
+from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
+from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coefficients
+from lightning_tricks.measure.norms import (
+    bounded_sample,
+    group_norms,
+    nonfinite,
+    tensor_norms,
+    total_norm,
+    unit_norms,
+)
+from lightning_tricks.schedules.curves import warmup_factor
+
+__all__ = [
+    "NoiseScale",
+    "adaptive_coefficient",
+    "bounded_sample",
+    "clip_coefficients",
+    "group_norms",
+    "nonfinite",
+    "signal_and_noise",
+    "tensor_norms",
+    "total_norm",
+    "unit_norms",
+    "warmup_factor",
+]

@@ -1,0 +1,65 @@
+"""Does the threshold do anything? How often it clips, by how much, and which one would clip one update in ten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ClipStatistics:
+    """Counts clipped updates and remembers the last ``window`` norms of each of ``k`` parts, on the device.
+
+    Norms that are not finite or 0 count nowhere.
+
+    Args:
+        window: norms kept per part, for the percentiles.
+
+    Example:
+        >>> rule = ClipStatistics(window=8)
+        >>> state = rule.init(1, torch.device("cpu"))
+        >>> state = rule.update(torch.tensor([[1.0], [4.0]]), torch.tensor([[1.0], [0.5]]), state)
+        >>> rule.clipped_fraction(state), rule.mean_coefficient(state)
+        (tensor(0.5000), tensor(0.5000))
+    """
+
+    window: int = 4096
+
+    def init(self, size: int, device: torch.device) -> State:
+        """Return the state before the first update."""
+        zeros = {name: torch.zeros(size, device=device) for name in ("updates", "clipped", "coefficients")}
+        ring = torch.full((self.window, size), torch.nan, device=device)
+        return {"version": 1, **zeros, "ring": ring, "position": 0}
+
+    def update(self, norms: Tensor, coefficients: Tensor, state: State) -> State:
+        """Take in ``n`` updates at once: ``[n, k]`` norms before the clip and ``[n, k]`` coefficients."""
+        usable = torch.isfinite(norms) & (norms > 0)
+        clipped = usable & (coefficients < 1)
+        n, start = norms.shape[0], state["position"]
+        index = torch.arange(start, start + n, device=norms.device) % self.window
+        values = torch.where(usable, norms, torch.full_like(norms, torch.nan))
+        return {
+            "version": 1,
+            "updates": state["updates"] + usable.sum(dim=0),
+            "clipped": state["clipped"] + clipped.sum(dim=0),
+            "coefficients": state["coefficients"] + torch.where(clipped, coefficients, 0.0).sum(dim=0),
+            "ring": state["ring"].index_copy(0, index[-self.window :], values[-self.window :]),
+            "position": (start + n) % self.window,
+        }
+
+    def clipped_fraction(self, state: State) -> Tensor:
+        """Return the share of updates (of all parts) whose coefficient was below 1, 0-d; NaN before the first."""
+        return torch.as_tensor(state["clipped"].sum() / state["updates"].sum())
+
+    def mean_coefficient(self, state: State) -> Tensor:
+        """Return the mean coefficient over clipped updates, 0-d; NaN when none was clipped."""
+        return torch.as_tensor(state["coefficients"].sum() / state["clipped"].sum())
+
+    def percentiles(self, percent: float, state: State) -> Tensor:
+        """Return that percentile of the finite norms of each part ``[k]``; NaN for a part without any."""
+        return torch.nanquantile(state["ring"], percent / 100.0, dim=0)

@@ -1,0 +1,79 @@
+"""Gradient noise scale: how large a batch is worth its cost.
+
+Two norms of the same gradient, one from a small and one from a large batch, tell signal from noise. Under gradient
+accumulation both are there for free: the first micro-batch's gradient, and the whole window's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.measure.running import Ema
+
+State = dict[str, Any]
+
+
+def signal_and_noise(small_norm: Tensor, large_norm: Tensor, small: float, large: float) -> tuple[Tensor, Tensor]:
+    """Return unbiased estimates of the true gradient's squared norm and of the trace of its covariance.
+
+    ``signal = (B |G_B|^2 - b |G_b|^2) / (B - b)``, ``noise = (|G_b|^2 - |G_B|^2) / (1/b - 1/B)``.
+
+    Args:
+        small_norm: 0-d, norm of the mean gradient over ``small`` samples.
+        large_norm: 0-d, norm of the mean gradient over ``large`` samples.
+        small: b, samples.
+        large: B > b, samples.
+
+    Raises:
+        ValueError: ``large`` is not above ``small``.
+
+    Reference: McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018,
+    arXiv:1812.06162, appendix A.1.
+
+    Example:
+        >>> signal_and_noise(torch.tensor(3.0), torch.tensor(2.0), small=1, large=4)
+        (tensor(2.3333), tensor(6.6667))
+    """
+    if large <= small:
+        raise ValueError(f"signal_and_noise(large={large!r}): large must be above small={small!r}. Swap them.")
+    small_square, large_square = small_norm.square(), large_norm.square()
+    signal = (large * large_square - small * small_square) / (large - small)
+    noise = (small_square - large_square) / (1.0 / small - 1.0 / large)
+    return signal, noise
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """Simple noise scale ``B = mean(noise) / mean(signal)``, in samples: about the largest batch still worth its cost.
+
+    Numerator and denominator are averaged apart: single estimates of either are noisy and may be negative.
+
+    Args:
+        decay: of both moving averages.
+
+    Example:
+        >>> rule = NoiseScale(decay=0.5)
+        >>> state = rule.init(torch.device("cpu"))
+        >>> state = rule.update(torch.tensor(2.0), torch.tensor(64.0), state)
+        >>> rule.value(state)
+        tensor(32.)
+    """
+
+    decay: float = 0.95
+
+    def init(self, device: torch.device) -> State:
+        """Return the state before the first estimate."""
+        return Ema(self.decay).init(2, device)
+
+    def update(self, signal: Tensor, noise: Tensor, state: State) -> State:
+        """Take in one pair of estimates."""
+        return Ema(self.decay).update(torch.stack([signal, noise]), state)
+
+    def value(self, state: State) -> Tensor:
+        """Return the noise scale, 0-d; NaN before the first estimate."""
+        signal, noise = Ema(self.decay).mean(state)
+        return noise / signal

@@ -1,0 +1,102 @@
+"""Which gradients were NaN or inf, when, and whether the loss was finite: kept on the device until it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.measure.norms import nonfinite
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """What happened in the attempts since the last report.
+
+    Args:
+        attempts: numbers of the attempts in which a gradient was not finite.
+        layers: names of the parameters that were hit, with the number of attempts each.
+        loss_finite: whether the loss of the first of these attempts was finite; None if unknown.
+    """
+
+    attempts: tuple[int, ...]
+    layers: dict[str, int]
+    loss_finite: bool | None
+
+    def __str__(self) -> str:
+        """Say it in one line.
+
+        >>> print(NonFinite((7, 8), {"head.weight": 2}, True))
+        NaN or inf in the gradients of 2 updates, first at attempt 7: head.weight (2). The loss was finite there.
+        """
+        shown = [f"{name} ({times})" for name, times in list(self.layers.items())[:8]]
+        more = f" and {len(self.layers) - 8} more" if len(self.layers) > 8 else ""
+        words = {True: "finite", False: "not finite either", None: "not looked at"}
+        updates = f"{len(self.attempts)} update{'s' if len(self.attempts) > 1 else ''}"
+        return (
+            f"NaN or inf in the gradients of {updates}, first at attempt {self.attempts[0]}: "
+            f"{', '.join(shown)}{more}. The loss was {words[self.loss_finite]} there."
+        )
+
+
+class NonFiniteWatch:
+    """Collects the norms of attempts and turns them into one small report vector.
+
+    Args:
+        names: of the ``P`` parameters.
+        limit: attempts held before they are summed up, so that memory stays at ``limit * P`` numbers.
+    """
+
+    def __init__(self, names: Sequence[str], limit: int = 64) -> None:
+        self._names = list(names)
+        self._limit = limit
+        self._norms: list[Tensor] = []
+        self._losses: list[Tensor | None] = []
+        self._attempts: list[int] = []
+        self._rows: list[Tensor] = []
+        self._counts: Tensor | None = None
+
+    def note(self, attempt: int, norms: Tensor, loss_finite: Tensor | None) -> None:
+        """Keep the norms ``[P]`` of an attempt."""
+        self._attempts.append(attempt)
+        self._norms.append(norms)
+        self._losses.append(loss_finite)
+        if len(self._norms) >= self._limit:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        if not self._norms:
+            return
+        bad = nonfinite(torch.stack(self._norms))
+        unknown = bad.new_ones(()).float() * 2
+        losses = torch.stack([unknown if x is None else x.to(bad.device).float() for x in self._losses])
+        self._rows.append(torch.stack([bad.any(dim=1).float(), losses]))
+        counts = bad.sum(dim=0).float()
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._norms, self._losses = [], []
+
+    def report(self) -> tuple[Tensor, tuple[int, ...]]:
+        """Return a vector to copy to the host and the attempts that it speaks of; what is collected starts anew.
+
+        The vector holds ``n`` flags (was a gradient bad), ``n`` loss flags (2 for unknown) and ``P`` counts.
+        """
+        self._sum_up()
+        if self._counts is None:
+            return torch.zeros(0), ()
+        rows = torch.cat(self._rows, dim=1).reshape(-1)
+        vector, attempts = torch.cat([rows, self._counts]), tuple(self._attempts)
+        self._attempts, self._rows, self._counts = [], [], None
+        return vector, attempts
+
+    def read(self, values: Sequence[float], attempts: Sequence[int]) -> NonFinite | None:
+        """Return what a reported vector, now on the host, says; None when all was finite."""
+        n = len(attempts)
+        bad = [i for i in range(n) if values[i]]
+        if not bad:
+            return None
+        counts = values[2 * n :]
+        layers = {name: int(c) for name, c in zip(self._names, counts, strict=True) if c}
+        loss = values[n + bad[0]]
+        return NonFinite(tuple(attempts[i] for i in bad), layers, None if loss == 2 else bool(loss))

@@ -1,0 +1,65 @@
+"""What gets a clip coefficient of its own: the model, a group of parameters, or each layer's parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.measure.norms import group_norms, total_norm
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A split of ``P`` parameters into ``k`` parts.
+
+    Args:
+        names: of the parts, ``k``.
+        group_of: the part of each parameter, ``[P]`` int64; None where the parts are the model or the parameters.
+        size: ``P``.
+
+    Example:
+        >>> parts = Parts.of_groups(["body", "head"], [0, 0, 1], torch.device("cpu"))
+        >>> parts.norms(torch.tensor([3.0, 4.0, 2.0]), 2.0)
+        tensor([5., 2.])
+        >>> parts.spread(torch.tensor([0.5, 1.0]))
+        tensor([0.5000, 0.5000, 1.0000])
+    """
+
+    names: tuple[str, ...]
+    group_of: Tensor | None
+    size: int
+
+    @classmethod
+    def of_model(cls, size: int) -> Parts:
+        """All parameters together."""
+        return cls(("model",), None, size)
+
+    @classmethod
+    def of_layers(cls, names: Sequence[str]) -> Parts:
+        """Every parameter tensor by itself."""
+        return cls(tuple(names), None, len(names))
+
+    @classmethod
+    def of_groups(cls, names: Sequence[str], group_of: Sequence[int], device: torch.device) -> Parts:
+        """Groups of parameters."""
+        return cls(tuple(names), torch.tensor(group_of, dtype=torch.int64, device=device), len(group_of))
+
+    @property
+    def whole(self) -> bool:
+        """Whether one coefficient holds for all gradients."""
+        return len(self.names) == 1
+
+    def norms(self, norms: Tensor, norm_type: float) -> Tensor:
+        """Return the norm of each part ``[k]`` from those of the parameters ``[P]``."""
+        if self.group_of is not None:
+            return group_norms(norms, self.group_of, len(self.names), norm_type)
+        return total_norm(norms, norm_type).reshape(1) if self.whole else norms
+
+    def spread(self, coefficients: Tensor) -> Tensor:
+        """Return each parameter's coefficient ``[P]`` from those of the parts ``[k]``."""
+        if self.group_of is not None:
+            return coefficients[self.group_of]
+        return coefficients.expand(self.size) if self.whole else coefficients

@@ -1,0 +1,201 @@
+"""Clip rules without memory: norm, value, AGC; and what every clip rule is.
+
+A rule maps norms ``[k]`` to coefficients ``[k]`` in (0, 1]: gradient ``<-`` coefficient * gradient. ``k`` is 1 for the
+whole model, or the number of groups or layers. A non-finite norm gets coefficient 1: what happens to such an update is
+the policy's matter (``GradientClip(nonfinite=)``), never the rule's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.errors import message, require_number
+from lightning_tricks.measure.norms import unit_norms
+
+State = dict[str, Any]
+
+
+def clip_coefficients(norms: Tensor, threshold: Tensor | float) -> Tensor:
+    """Return ``min(1, threshold / (norms + 1e-6))``, torch's own formula; 1 for a non-finite norm.
+
+    Args:
+        norms: ``[k]``, float32.
+        threshold: a number or ``[k]``.
+
+    Returns:
+        ``[k]``.
+
+    Reference: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013,
+    arXiv:1211.5063; ``torch.nn.utils.clip_grad_norm_``.
+
+    Example:
+        >>> clip_coefficients(torch.tensor([0.5, 4.0, float("nan")]), 1.0)
+        tensor([1.0000, 0.2500, 1.0000])
+    """
+    coefficients = torch.clamp(threshold / (norms + 1e-6), max=1.0)
+    return torch.where(torch.isfinite(norms), coefficients, torch.ones_like(coefficients))
+
+
+def adaptive_coefficient(gradient: Tensor, parameter: Tensor, factor: float, eps: float, scale: float | Tensor) -> Tensor:
+    """Return AGC's coefficient of each output unit, shaped to broadcast against ``gradient``.
+
+    ``c_i = min(1, factor * max(||w_i||, eps) / max(||g_i||, 1e-6))``. The floor ``eps`` lets weights that start at zero
+    train; without it their coefficient is 0 for ever.
+
+    Args:
+        gradient: any shape, multiplied by the loss scale ``scale``.
+        parameter: same shape.
+        factor: allowed ratio of gradient to weight norm.
+        eps: smallest weight norm.
+        scale: the loss scale that ``gradient`` still carries, or 1.
+
+    Reference: Brock, De, Smith, Simonyan, "High-Performance Large-Scale Image Recognition Without Normalization", 2021,
+    arXiv:2102.06171, equation 3.
+
+    Example:
+        >>> w = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+        >>> adaptive_coefficient(torch.ones(2, 2), w, factor=0.1, eps=1e-3, scale=1.0)
+        tensor([[3.5355e-01],
+                [7.0711e-05]])
+    """
+    allowed = factor * unit_norms(parameter).clamp(min=eps)
+    norms = unit_norms(gradient) / scale
+    coefficients = (allowed / norms.clamp(min=1e-6)).clamp(max=1.0)
+    return torch.where(torch.isfinite(norms), coefficients, torch.ones_like(coefficients))
+
+
+@dataclass(frozen=True)
+class ClipRule(ABC):
+    """What every clip rule is: a frozen configuration with ``init`` and ``update``.
+
+    ``granularity`` is None where the user's ``per=`` decides what gets a coefficient of its own; otherwise the rule
+    brings it: ``"layer"`` (AdaGC), ``"unit"`` (AGC), ``"element"`` (value).
+    """
+
+    granularity: ClassVar[str | None] = None
+
+    @property
+    def norm_kind(self) -> float:
+        """The p of the norms that the rule wants."""
+        return 2.0
+
+    def init(self, size: int, device: torch.device) -> State:
+        """Return the state before the first update, for ``size`` norms."""
+        return {"version": 1}
+
+    @abstractmethod
+    def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return coefficients ``[k]`` for norms ``[k]``, and the next state."""
+
+
+@dataclass(frozen=True)
+class ClipNorm(ClipRule):
+    """Scale gradients down to a largest norm: ``coefficient = min(1, max_norm / (norm + 1e-6))``.
+
+    Args:
+        max_norm: threshold, > 0. 1.0 is usual for transformers, 0.25 to 5 for recurrent networks.
+        norm_type: p of the norm, > 0, or ``inf``.
+
+    Raises:
+        TypeError: an argument is no number.
+        ValueError: ``max_norm`` or ``norm_type`` is out of range.
+
+    Reference: Pascanu et al., 2013, arXiv:1211.5063.
+
+    Example:
+        >>> ClipNorm(max_norm=2.0).update(torch.tensor([8.0]), {"version": 1})[0]
+        tensor([0.2500])
+    """
+
+    max_norm: float
+    norm_type: float = 2.0
+
+    def __post_init__(self) -> None:
+        remedy = "Use e.g. 1.0, or GradientMonitor to only watch"
+        require_number("ClipNorm", "max_norm", self.max_norm, remedy=remedy)
+        if self.norm_type != float("inf") or isinstance(self.norm_type, str):
+            require_number("ClipNorm", "norm_type", self.norm_type, remedy="Use 2.0, 1.0 or float('inf')")
+
+    @property
+    def norm_kind(self) -> float:
+        """The p of the norms that the rule wants."""
+        return float(self.norm_type)
+
+    def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return coefficients ``[k]`` for norms ``[k]``; there is no state to change."""
+        return clip_coefficients(norms, self.max_norm), state
+
+
+@dataclass(frozen=True)
+class ClipValue(ClipRule):
+    """Limit every gradient element to ``[-max_value, max_value]``. It changes the gradient's direction.
+
+    Args:
+        max_value: limit, > 0.
+
+    Raises:
+        TypeError: ``max_value`` is no number.
+        ValueError: it is not > 0 and finite.
+
+    Example:
+        >>> ClipValue(max_value=0.5).update(torch.tensor([2.0]), {"version": 1})[0]  # largest element 2
+        tensor([0.2500])
+    """
+
+    granularity: ClassVar[str | None] = "element"
+    max_value: float
+
+    def __post_init__(self) -> None:
+        require_number("ClipValue", "max_value", self.max_value, remedy="Use e.g. 0.5, or GradientMonitor to only watch")
+
+    @property
+    def norm_kind(self) -> float:
+        """The largest element decides."""
+        return float("inf")
+
+    def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return how much the largest element shrinks, for the statistics; the clamp itself is done element by element."""
+        return clip_coefficients(norms, self.max_value), state
+
+
+@dataclass(frozen=True)
+class AGC(ClipRule):
+    """Adaptive gradient clipping: each output unit's gradient at most ``factor`` times its weights' norm.
+
+    Args:
+        factor: allowed ratio ``||g_i|| / ||w_i||``, > 0. 0.01 is the paper's for batch size 4096; larger for smaller.
+        eps: floor of the weight norm, > 0, so that zero-initialised weights train.
+        exclude: patterns (regular expressions on parameter names) to leave alone; the paper leaves out the classifier.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: ``factor`` or ``eps`` is not > 0 and finite.
+
+    Reference: Brock et al., 2021, arXiv:2102.06171.
+
+    Example:
+        >>> AGC(factor=0.02, exclude=("^head",)).factor
+        0.02
+    """
+
+    granularity: ClassVar[str | None] = "unit"
+    factor: float = 0.01
+    eps: float = 1e-3
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_number("AGC", "factor", self.factor, remedy="Use e.g. 0.01")
+        require_number("AGC", "eps", self.eps, remedy="Use e.g. 1e-3")
+        if isinstance(self.exclude, str) or not all(isinstance(x, str) for x in self.exclude):
+            rule = "exclude must be a list of patterns on parameter names"
+            raise TypeError(message("AGC", "exclude", self.exclude, rule, "Use e.g. ('^head',)"))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
+        """AGC needs weights beside gradients: the callback calls ``adaptive_coefficient`` instead."""
+        raise TypeError("AGC works on gradients and weights, not on norms. Call adaptive_coefficient.")

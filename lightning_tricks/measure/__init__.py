@@ -1,0 +1,1 @@
+"""Ground floor: arithmetic. Imports torch and ``errors`` only: no Lightning, no logging, no files."""

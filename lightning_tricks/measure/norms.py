@@ -1,0 +1,129 @@
+"""Norms of lists of tensors, read once, in float32, without a host read.
+
+All functions are pure. ``P`` is the number of tensors, ``k`` the number of parts (groups) they fall into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+    """Return the p-norm of each tensor: ``norms[i] = (sum |tensors[i]|^p)^(1/p)``, for inf the largest value.
+
+    The sum runs in float32 whatever the dtype: the L2 norm of float16 gradients would overflow at 65504.
+    Tensors that lie on several devices are gathered on the first one's.
+
+    Args:
+        tensors: ``P`` dense real tensors of any shape; empty ones have norm 0.
+        norm_type: p > 0, or ``inf``.
+
+    Returns:
+        Float32 tensor ``[P]`` on the device of ``tensors[0]``.
+
+    Example:
+        >>> tensor_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
+        tensor([5., 2.])
+    """
+    if not tensors:
+        return torch.zeros(0)
+    # torch's inf norm of an empty tensor raises; a sum over nothing is 0
+    safe = [t if t.numel() else t.new_zeros(1) for t in tensors] if norm_type == torch.inf else list(tensors)
+    norms = torch._foreach_norm(safe, norm_type, dtype=torch.float32)
+    device = norms[0].device
+    if any(n.device != device for n in norms):
+        norms = [n.to(device, non_blocking=True) for n in norms]
+    return torch.stack(list(norms))
+
+
+def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
+    """Return the norm of the concatenation: ``(sum_i norms[i]^p)^(1/p)``.
+
+    Args:
+        norms: ``[P]``, norms of the parts.
+        norm_type: the same p as theirs.
+
+    Returns:
+        0-d tensor.
+
+    Example:
+        >>> total_norm(torch.tensor([3.0, 4.0]))
+        tensor(5.)
+    """
+    return torch.linalg.vector_norm(norms, norm_type)
+
+
+def group_norms(norms: Tensor, group_of: Tensor, num_groups: int, norm_type: float = 2.0) -> Tensor:
+    """Return the norm of each group: ``out[j] = (sum_{i: group_of[i]=j} norms[i]^p)^(1/p)``.
+
+    The largest norm of a group is divided out first, so that squares of large norms cannot overflow.
+
+    Args:
+        norms: ``[P]``, float32.
+        group_of: ``[P]``, int64, the group of each tensor, in ``0..num_groups-1``.
+        num_groups: ``k``.
+        norm_type: the same p as theirs.
+
+    Returns:
+        ``[k]``; 0 for an empty group.
+
+    Example:
+        >>> group_norms(torch.tensor([3.0, 4.0, 7.0]), torch.tensor([0, 0, 1]), 2)
+        tensor([5., 7.])
+    """
+    largest = norms.new_zeros(num_groups).scatter_reduce(0, group_of, norms, "amax")
+    if norm_type == torch.inf:
+        return largest
+    usable = largest.isfinite() & (largest > 0)
+    unit = torch.where(usable, largest, torch.ones_like(largest))
+    powers = (norms / unit[group_of]).pow(norm_type)
+    sums = norms.new_zeros(num_groups).index_add(0, group_of, powers)
+    return sums.pow(1.0 / norm_type) * unit
+
+
+def nonfinite(norms: Tensor) -> Tensor:
+    """Return which tensors hold NaN or inf (or overflow float32 in their norm), ``[P]`` bool.
+
+    Example:
+        >>> nonfinite(torch.tensor([1.0, float("nan"), float("inf")]))
+        tensor([False,  True,  True])
+    """
+    return ~torch.isfinite(norms)
+
+
+def unit_norms(tensor: Tensor) -> Tensor:
+    """Return the L2 norm of each output unit, shaped to broadcast against ``tensor``.
+
+    A unit is one slice along dimension 0 (a row of a linear layer, a filter of a convolution). Tensors with
+    fewer than two dimensions (biases, norm weights) are one unit. Reference: Brock et al., arXiv:2102.06171, §4.1.
+
+    Args:
+        tensor: any shape.
+
+    Returns:
+        Float32, shape ``[n, 1, ..., 1]`` for ``ndim >= 2``, else 0-d.
+
+    Example:
+        >>> unit_norms(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        tensor([[5.],
+                [2.]])
+    """
+    dims = tuple(range(1, tensor.ndim))
+    return torch.linalg.vector_norm(tensor, 2, dim=dims or None, keepdim=bool(dims), dtype=torch.float32)
+
+
+def bounded_sample(tensor: Tensor, limit: int = 65536) -> Tensor:
+    """Return at most ``limit`` elements spread evenly over ``tensor``: a view where its memory allows.
+
+    Used where a copy of all weights would double the memory (update ratio, histograms).
+
+    Example:
+        >>> bounded_sample(torch.arange(10), limit=4)
+        tensor([0, 3, 6, 9])
+    """
+    flat = tensor.detach().reshape(-1)
+    stride = -(-flat.numel() // limit) if flat.numel() > limit else 1
+    return flat[::stride]

@@ -1,0 +1,135 @@
+"""Running statistics that live on the device and that a NaN never enters.
+
+Each is a frozen rule with ``init(size, device) -> State`` and ``update(values, state) -> State``. A state is a plain
+dict of tensors ``[k]`` and numbers with a ``"version"``: it goes into a checkpoint as it is. ``k`` values are followed
+independently (one for the whole model, or one per group or layer). No method reads a tensor on the host.
+
+A value counts when it is finite and > 0: a gradient norm of exactly 0 means that no gradient arrived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+
+
+def counts(values: Tensor) -> Tensor:
+    """Return which values may enter a statistic, ``[k]`` bool.
+
+    >>> counts(torch.tensor([1.0, 0.0, float("nan"), float("inf")]))
+    tensor([ True, False, False, False])
+    """
+    return torch.isfinite(values) & (values > 0)
+
+
+@dataclass(frozen=True)
+class Ema:
+    """Exponential moving average with bias correction: ``m <- decay*m + (1-decay)*x``, ``mean = m/(1-decay^n)``.
+
+    Args:
+        decay: share of the old value that is kept, in [0, 1).
+
+    Example:
+        >>> ema = Ema(decay=0.5)
+        >>> state = ema.init(1, torch.device("cpu"))
+        >>> for x in (2.0, float("nan"), 4.0):
+        ...     state = ema.update(torch.tensor([x]), state)
+        >>> ema.mean(state)
+        tensor([3.3333])
+    """
+
+    decay: float
+
+    def init(self, size: int, device: torch.device) -> State:
+        """Return the state before the first value."""
+        return {"version": 1, "sum": torch.zeros(size, device=device), "weight": torch.zeros(size, device=device)}
+
+    def update(self, values: Tensor, state: State) -> State:
+        """Return the state after ``values`` ``[k]``; negative values count here, non-finite ones do not."""
+        usable = torch.isfinite(values)
+        kept = torch.where(usable, values, torch.zeros_like(values))
+        total = self.decay * state["sum"] + (1 - self.decay) * kept
+        weight = self.decay * state["weight"] + (1 - self.decay)
+        return {
+            "version": 1,
+            "sum": torch.where(usable, total, state["sum"]),
+            "weight": torch.where(usable, weight, state["weight"]),
+        }
+
+    def mean(self, state: State) -> Tensor:
+        """Return the corrected average ``[k]``; NaN before the first value."""
+        return torch.as_tensor(state["sum"] / state["weight"])
+
+
+@dataclass(frozen=True)
+class Welford:
+    """Mean and population variance of all usable values, in one pass without cancellation.
+
+    ``n <- n+1``; ``mean <- mean + d/n`` with ``d = x - mean``; ``var <- var + (d*(x - mean') - var)/n``.
+    Reference: Welford, 1962, Technometrics 4(3).
+
+    Example:
+        >>> welford = Welford()
+        >>> state = welford.init(1, torch.device("cpu"))
+        >>> for x in (1.0, float("nan"), 3.0):
+        ...     state = welford.update(torch.tensor([x]), state)
+        >>> state["mean"], state["var"]
+        (tensor([2.]), tensor([1.]))
+    """
+
+    def init(self, size: int, device: torch.device) -> State:
+        """Return the state before the first value."""
+        zeros = {name: torch.zeros(size, device=device) for name in ("mean", "var")}
+        return {"version": 1, "count": torch.zeros(size, dtype=torch.int64, device=device), **zeros}
+
+    def update(self, values: Tensor, state: State) -> State:
+        """Return the state after ``values`` ``[k]``."""
+        usable = counts(values)
+        count = state["count"] + usable
+        difference = torch.where(usable, values - state["mean"], torch.zeros_like(values))
+        n = count.clamp(min=1)
+        mean = state["mean"] + difference / n
+        var = state["var"] + (difference * (values - mean) - state["var"]) / n
+        return {"version": 1, "count": count, "mean": mean, "var": torch.where(usable, var, state["var"])}
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """The last ``window`` usable values of each of ``k`` series, and percentiles of them.
+
+    Args:
+        window: values kept per series; the oldest is replaced first.
+
+    Example:
+        >>> last = Percentile(window=4)
+        >>> state = last.init(1, torch.device("cpu"))
+        >>> for x in (1.0, 2.0, float("inf"), 3.0):
+        ...     state = last.update(torch.tensor([x]), state)
+        >>> last.percentile(50.0, state)
+        tensor([2.])
+    """
+
+    window: int
+
+    def init(self, size: int, device: torch.device) -> State:
+        """Return the state before the first value: a ring ``[k, window]`` of NaN, and each row's write position."""
+        ring = torch.full((size, self.window), torch.nan, device=device)
+        return {"version": 1, "ring": ring, "seen": torch.zeros(size, dtype=torch.int64, device=device)}
+
+    def update(self, values: Tensor, state: State) -> State:
+        """Return the state after ``values`` ``[k]``. The ring is written in place: a copy would cost its size."""
+        usable = counts(values)
+        position = (state["seen"] % self.window).unsqueeze(1)
+        ring: Tensor = state["ring"]
+        new = torch.where(usable, values, ring.gather(1, position).squeeze(1))
+        ring.scatter_(1, position, new.unsqueeze(1))
+        return {"version": 1, "ring": ring, "seen": state["seen"] + usable}
+
+    def percentile(self, percent: float, state: State) -> Tensor:
+        """Return the percentile of each row ``[k]``, linear between ranks as ``numpy.percentile``; NaN when empty."""
+        return torch.nanquantile(state["ring"], percent / 100.0, dim=1)

@@ -1,0 +1,53 @@
+"""States of frozen rules: plain dicts of tensors and numbers that go into a checkpoint as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.errors import TrickError
+
+State = dict[str, Any]
+
+
+def moved(state: State, device: torch.device) -> State:
+    """Return a copy of a state (dicts of tensors, nested) on ``device``.
+
+    >>> moved({"version": 1, "mean": torch.ones(1)}, torch.device("cpu"))
+    {'version': 1, 'mean': tensor([1.])}
+    """
+    out: State = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            out[name] = value.detach().to(device, copy=True)
+        else:
+            out[name] = moved(value, device) if isinstance(value, dict) else value
+    return out
+
+
+def same_shape(state: State, fresh: State) -> bool:
+    """Whether ``state`` has the keys and shapes of ``fresh``: whether it belongs to the same rule on the same parts."""
+    if state.keys() != fresh.keys():
+        return False
+    pairs = [(state[name], fresh[name]) for name in fresh]
+    return all(a.shape == b.shape for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
+
+
+def fitting(owner: str, state: State, fresh: State) -> State:
+    """Return ``state`` when it fits ``fresh``.
+
+    Raises:
+        TrickError: it belongs to another model or rule.
+    """
+    if not same_shape(state, fresh):
+        raise TrickError(
+            f"{owner}: the checkpoint's state has {sorted(state)} for {_size(state)} parts, this run needs "
+            f"{sorted(fresh)} for {_size(fresh)}. Resume with the same model and rule, or from weights only."
+        )
+    return state
+
+
+def _size(state: State) -> int:
+    return max((v.shape[-1] for v in state.values() if isinstance(v, Tensor) and v.ndim), default=0)

@@ -1,0 +1,1 @@
+"""First floor: what a Lightning run offers a trick. Imports ``measure``, ``errors``, torch and Lightning."""

@@ -1,0 +1,171 @@
+"""What was measured at one attempted update. Each slot is written once and then read by whoever comes later.
+
+``OptimizerView`` is what holds for a whole fit (parameters, names, shards); a ``Page`` is one attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_tricks.errors import TrickError, UnsupportedError
+from lightning_tricks.measure.norms import tensor_norms
+from lightning_tricks.runtime.scaler import LossScale
+from lightning_tricks.runtime.shards import Shards, is_sharded, local
+
+_FOLDING_STEPS = ("Adam.step", "AdamW.step", "SGD.step", "Adagrad.step")
+
+
+class OptimizerView:
+    """One optimizer as the tricks see it.
+
+    Args:
+        index: its position in ``trainer.optimizers``.
+        optimizer: the torch optimizer.
+        names: ``{id(parameter): name}``.
+        loss_scale: the run's.
+
+    Raises:
+        UnsupportedError: a parameter is complex.
+    """
+
+    def __init__(self, index: int, optimizer: Optimizer, names: dict[int, str], loss_scale: LossScale) -> None:
+        self.index = index
+        self.optimizer = optimizer
+        self.loss_scale = loss_scale
+        self._all_names = names
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the parameter groups again: callbacks that unfreeze layers add to them in mid-run."""
+        groups = self.optimizer.param_groups
+        self._sizes = [len(g["params"]) for g in groups]
+        self.parameters: list[Tensor] = [p for g in groups for p in g["params"]]
+        self.names = [
+            self._all_names.get(id(p), f"optimizer{self.index}.{i}") for i, p in enumerate(self.parameters)
+        ]
+        self.group_of = [j for j, g in enumerate(groups) for _ in g["params"]]
+        for name, p in zip(self.names, self.parameters, strict=True):
+            if p.is_complex():
+                raise UnsupportedError(
+                    f"parameter {name!r} is complex: norms of complex gradients are not supported. "
+                    "Store it as real with torch.view_as_real."
+                )
+        self.sharded = any(is_sharded(p) for p in self.parameters)
+        self.shards = Shards(self.parameters)
+        self.folds = honours_grad_scale(self.optimizer)
+
+    @property
+    def stale(self) -> bool:
+        """Whether parameters were added or removed since the last look."""
+        return [len(g["params"]) for g in self.optimizer.param_groups] != self._sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the results of this optimizer's norms lie."""
+        return self.parameters[0].device
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients still carry the loss scale when the tricks see them."""
+        return self.loss_scale.leaves_scaled(self.optimizer)
+
+
+def honours_grad_scale(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's own ``step`` divides gradients by ``optimizer.grad_scale`` and obeys ``found_inf``.
+
+    True for torch's Adam, AdamW, SGD and Adagrad when every group is fused; a subclass with its own ``step`` may not.
+    """
+    step: Any = type(optimizer).step
+    native = step.__module__.startswith("torch.optim.") and step.__qualname__ in _FOLDING_STEPS
+    return native and all(group.get("fused") for group in optimizer.param_groups)
+
+
+class Page:
+    """One attempted update of one optimizer.
+
+    Args:
+        view: the optimizer.
+        step: the x axis of Lightning's loggers at this attempt.
+        attempt: the attempt's number, from 1.
+        loss_finite: 0-d bool tensor, whether every loss of the window was finite; None when nobody asked.
+    """
+
+    def __init__(self, view: OptimizerView, step: int, attempt: int, loss_finite: Tensor | None) -> None:
+        self.view = view
+        self.step = step
+        self.attempt = attempt
+        self.loss_finite = loss_finite
+        self._slots: dict[str, Any] = {}
+        present = [(i, p.grad) for i, p in enumerate(view.parameters) if p.grad is not None]
+        self.present = [i for i, _ in present]
+        self.gradients: list[Tensor] = [g for _, g in present]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no parameter has a gradient (``training_step`` returned None)."""
+        return not self.gradients
+
+    def write(self, slot: str, value: Any) -> Any:
+        """Put ``value`` into a slot that is still free, and return it.
+
+        Raises:
+            TrickError: it was written before.
+        """
+        if slot in self._slots:
+            raise TrickError(f"logbook: slot {slot!r} of attempt {self.attempt} was written before. Read it instead.")
+        self._slots[slot] = value
+        return value
+
+    def read(self, slot: str, measure: Callable[[], Any]) -> Any:
+        """Return a slot's value; measure it when nobody did yet."""
+        return self._slots[slot] if slot in self._slots else self.write(slot, measure())
+
+    def values(self) -> list[Tensor]:
+        """Return this rank's numbers of each gradient that is there, dense; they share its memory.
+
+        An uncoalesced sparse gradient is coalesced first: the same gradient, each row once.
+        """
+        return self.read("values", self._dense)  # type: ignore[no-any-return]
+
+    def _dense(self) -> list[Tensor]:
+        if not self.view.sharded and not any(g.is_sparse for g in self.gradients):
+            return self.gradients
+        return [_sparse_values(self.view.parameters[i]) for i in self.present]
+
+    def norms(self, norm_type: float = 2.0) -> Tensor:
+        """Return the true norm of each parameter's gradient, ``[P]`` float32: unscaled, of the whole tensor.
+
+        Read from the gradients at the first call for this ``norm_type``, from the logbook after that. A parameter
+        without gradient has norm 0.
+        """
+        return self.read(f"norms/{norm_type}", lambda: self.measure(norm_type))  # type: ignore[no-any-return]
+
+    def measure(self, norm_type: float) -> Tensor:
+        """Read the gradients now. For whoever changed them within this attempt; all others call ``norms``."""
+        view = self.view
+        norms = tensor_norms(self.values(), norm_type)
+        if len(self.present) < len(view.parameters):
+            norms = _spread(norms, self.present, len(view.parameters), view.device)
+        norms = view.shards.norms(norms, norm_type)
+        inverse = view.loss_scale.inverse(view.optimizer)
+        return norms if inverse is None else norms * inverse.to(norms.device)
+
+
+def _spread(values: Tensor, positions: Sequence[int], size: int, device: torch.device) -> Tensor:
+    index = torch.tensor(positions, dtype=torch.int64).to(device, non_blocking=True)
+    return torch.zeros(size, device=device).index_copy(0, index, values.to(device))
+
+
+def _sparse_values(parameter: Tensor) -> Tensor:
+    gradient = parameter.grad
+    assert gradient is not None
+    if not gradient.is_sparse:
+        return local(gradient)
+    if not gradient.is_coalesced():
+        gradient = parameter.grad = gradient.coalesce()
+    return gradient._values()

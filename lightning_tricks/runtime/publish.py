@@ -1,0 +1,190 @@
+"""Logbook -> one asynchronous copy -> every logger of the Trainer, at the step to which the values belong.
+
+Device values of a logged step travel to the host in one vector, into pinned memory, without waiting for the device.
+They are handed to the loggers when they have arrived: on a CPU at once, on a GPU at one of the next batches, and at
+validation, epoch end, exception or end at the latest.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Listener = Callable[[dict[str, float]], None]
+
+
+class Cadence:
+    """Says which steps are logged: every ``n``-th, or the first one after it where not every batch steps.
+
+    Args:
+        n: distance in steps of Lightning's loggers; 0 for never.
+        start: the step at which the fit begins (after a resume not 0).
+
+    Example:
+        >>> cadence = Cadence(2)
+        >>> [cadence.due(step) for step in range(5)]
+        [False, True, False, True, False]
+    """
+
+    def __init__(self, n: int, start: int = 0) -> None:
+        self.n = n
+        self._bucket = start // n if n else 0
+        self._step = -1
+
+    def due(self, step: int) -> bool:
+        """Whether the step with this number (from 0) is logged. All optimizers of one step get the same answer."""
+        if not self.n:
+            return False
+        bucket = (step + 1) // self.n
+        if bucket > self._bucket:
+            self._bucket, self._step = bucket, step
+        return step == self._step
+
+
+@dataclass
+class _Parcel:
+    """Values of one step on their way to the host."""
+
+    step: int
+    numbers: dict[str, float] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
+    listeners: list[Listener] = field(default_factory=list)
+    histograms: dict[str, Tensor] = field(default_factory=dict)
+    host: Tensor | None = None
+    arrived: Any = None
+
+
+class Publisher:
+    """Sends what was measured to the loggers.
+
+    Args:
+        loggers: gives the Trainer's loggers; asked at each delivery, since users may change the list.
+    """
+
+    def __init__(self, loggers: Callable[[], Sequence[Any]]) -> None:
+        self._loggers = loggers
+        self._open: _Parcel | None = None
+        self._travelling: deque[_Parcel] = deque()
+        self._broken: set[int] = set()
+
+    def put(self, step: int, values: Mapping[str, float | Tensor], *, silent: bool = False) -> None:
+        """Add named values to the parcel of ``step``. A silent one goes to listeners only, not to loggers."""
+        for name, value in values.items():
+            self.put_many(step, [name], value.reshape(1) if isinstance(value, Tensor) else value, silent=silent)
+
+    def put_many(self, step: int, names: Sequence[str], values: Tensor | float, *, silent: bool = False) -> None:
+        """Add a vector ``[n]`` under ``n`` names (or one number under one name)."""
+        parcel = self._parcel(step)
+        if silent:
+            parcel.silent.update(names)
+        if isinstance(values, Tensor):
+            parcel.names += names
+            parcel.tensors.append(values.detach())
+        else:
+            parcel.numbers[names[0]] = float(values)
+
+    def put_histogram(self, step: int, name: str, values: Tensor) -> None:
+        """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
+        self._parcel(step).histograms[name] = values.detach()
+
+    def listen(self, step: int, listener: Listener) -> None:
+        """Call ``listener`` with the host values of ``step`` when they have arrived."""
+        self._parcel(step).listeners.append(listener)
+
+    def holds(self, step: int) -> bool:
+        """Whether something was put in for ``step`` that has not been shipped."""
+        return self._open is not None and self._open.step == step
+
+    def _parcel(self, step: int) -> _Parcel:
+        if self._open is not None and self._open.step != step:
+            self.ship()
+        if self._open is None:
+            self._open = _Parcel(step)
+        return self._open
+
+    def ship(self) -> None:
+        """Start the copy of the open parcel, and deliver what has arrived."""
+        if self._open is not None:
+            parcel, self._open = self._open, None
+            _send(parcel)
+            self._travelling.append(parcel)
+        self.deliver()
+
+    def deliver(self, *, wait: bool = False) -> None:
+        """Hand over the parcels that have arrived, in order; with ``wait`` all of them."""
+        while self._travelling:
+            parcel = self._travelling[0]
+            if parcel.arrived is not None and not parcel.arrived.query():
+                if not wait:
+                    return
+                parcel.arrived.synchronize()
+            self._travelling.popleft()
+            self._hand_over(parcel)
+
+    def flush(self) -> None:
+        """Ship and deliver everything, waiting for the device."""
+        self.ship()
+        self.deliver(wait=True)
+
+    def drop(self) -> None:
+        """Forget what was not delivered."""
+        self._open = None
+        self._travelling.clear()
+
+    def _hand_over(self, parcel: _Parcel) -> None:
+        floats = [] if parcel.host is None else parcel.host.tolist()
+        values = {**parcel.numbers, **dict(zip(parcel.names, floats, strict=False))}
+        public = {k: v for k, v in values.items() if k not in parcel.silent}
+        samples, position = {}, len(parcel.names)
+        for name, tensor in parcel.histograms.items():
+            samples[name] = floats[position : position + tensor.numel()]
+            position += tensor.numel()
+        for logger in self._loggers():
+            if id(logger) not in self._broken:
+                self._log(logger, public, samples, parcel.step)
+        for listener in parcel.listeners:
+            listener(values)
+
+    def _log(self, logger: Any, values: dict[str, float], samples: dict[str, list[float]], step: int) -> None:
+        try:
+            if values:
+                logger.log_metrics(values, step=step)
+            for name, sample in samples.items():
+                logger.experiment.add_histogram(name, torch.tensor(sample), step)
+        except Exception as error:  # whatever a logger does, training goes on
+            self._broken.add(id(logger))
+            warnings.warn(
+                f"{type(logger).__name__} failed at step {step} ({type(error).__name__}: {error}). "
+                "lightning_tricks logs no more to it; training goes on.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def draws_histograms(logger: Any) -> bool:
+    """Whether a logger takes histograms, told by what its experiment can do."""
+    return hasattr(getattr(logger, "experiment", None), "add_histogram")
+
+
+def _send(parcel: _Parcel) -> None:
+    tensors = parcel.tensors + [h.reshape(-1) for h in parcel.histograms.values()]
+    if not tensors:
+        return
+    device = tensors[0].device
+    vector = torch.cat([t.to(device=device, dtype=torch.float32, non_blocking=True) for t in tensors])
+    if device.type != "cuda":
+        parcel.host = vector.cpu()
+    else:
+        parcel.host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+        parcel.host.copy_(vector, non_blocking=True)
+        parcel.arrived = torch.cuda.Event()
+        parcel.arrived.record(torch.cuda.current_stream(device))
+    parcel.tensors = []

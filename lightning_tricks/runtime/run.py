@@ -1,0 +1,186 @@
+"""What the tricks of one Trainer share: clock, loss scale, writer, publisher, and the attempt that is open.
+
+The first trick of ``trainer.callbacks`` does what is done once per hook for all (count, ship); the last one lets the
+writer commit. So the order of the user's list decides nothing: every trick sees gradients as backward left them, and
+they are written once, after all have spoken.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_tricks.errors import TrickError
+from lightning_tricks.runtime.gradient_writer import GradientWriter
+from lightning_tricks.runtime.logbook import OptimizerView, Page
+from lightning_tricks.runtime.publish import Publisher
+from lightning_tricks.runtime.scaler import LossScale
+from lightning_tricks.runtime.selection import parameter_names
+from lightning_tricks.runtime.steps import StepClock
+
+if TYPE_CHECKING:
+    from lightning_tricks.runtime.trick import Trick
+
+
+class TrainingRun:
+    """One Trainer, as the tricks in it see it.
+
+    Args:
+        trainer: a Trainer of either namespace. It is held weakly: a trick that is kept after training keeps no model.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = weakref.ref(trainer)
+        self.tricks: list[Trick] = []
+        self.clock = StepClock()
+        self.publisher = Publisher(lambda: self.trainer.loggers)
+        self.writer = GradientWriter()
+        self.loss_scale = LossScale(None)
+        self.views: list[OptimizerView] = []
+        self.watch_loss = False
+        self.active = False
+        self._page: Page | None = None
+        self._loss_finite: Tensor | None = None
+        self._backward_in_batch = False
+        self._handles: list[Any] = []
+
+    @classmethod
+    def join(cls, trainer: Any, trick: Trick) -> TrainingRun:
+        """Return the run of ``trainer``, with ``trick`` in it; made by the first trick that asks."""
+        known = (getattr(callback, "run_or_none", None) for callback in trainer.callbacks)
+        run = next((r for r in known if r is not None and r.belongs_to(trainer)), None) or cls(trainer)
+        if trick not in run.tricks:
+            run.tricks.append(trick)
+        return run
+
+    def belongs_to(self, trainer: Any) -> bool:
+        """Whether this is the run of that Trainer."""
+        return self._trainer() is trainer
+
+    @property
+    def trainer(self) -> Any:
+        """The Trainer.
+
+        Raises:
+            TrickError: it is gone.
+        """
+        trainer = self._trainer()
+        if trainer is None:
+            raise TrickError("the Trainer of this callback is gone: its run is over.")
+        return trainer
+
+    @property
+    def step(self) -> int:
+        """The x axis of Lightning's own loggers."""
+        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    @property
+    def lead(self) -> Trick:
+        """The trick that does what is done once for all."""
+        return self.tricks[0]
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look at the optimizers and attach to them; called by every trick in ``on_train_start``, done once."""
+        if self.active:
+            return
+        trainer = self.trainer
+        order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
+        self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
+        self.loss_scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
+        names = parameter_names(trainer.lightning_module)
+        self.views = [OptimizerView(i, o, names, self.loss_scale) for i, o in enumerate(trainer.optimizers)]
+        if self.clock.fresh and trainer.global_step > 0:
+            self.derive_position()
+        self.clock.start(len(self.views))
+        for view in self.views:
+            self._handles.append(view.optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(view.optimizer.register_step_post_hook(self._after_step))
+        self._loss_finite, self._page, self._backward_in_batch = None, None, False
+        self.active = True
+
+    def derive_position(self) -> None:
+        """Take the number of updates from Lightning's global step: the checkpoint holds none of ours."""
+        count = max(1, len(self.views))
+        self.clock.set_applied([int(self.trainer.global_step) // count] * len(self.views))
+
+    def leave(self, trick: Trick) -> None:
+        """A trick has finished; the last one turns off the light. Never raises."""
+        if trick in self.tricks:
+            self.tricks.remove(trick)
+        if not self.tricks:
+            self.close()
+
+    def close(self) -> None:
+        """Remove every hook and attribute that the run put anywhere."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.writer.close()
+        self.publisher.drop()
+        self.active = False
+        self._page = self._loss_finite = None
+
+    # -- one batch ----------------------------------------------------------------------------------------------
+
+    def begin_batch(self) -> None:
+        """A batch starts: hand over what has arrived from the device meanwhile."""
+        self._backward_in_batch = False
+        self.publisher.deliver()
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Remember, on the device, whether the losses of this window are finite."""
+        self._backward_in_batch = True
+        if self.watch_loss:
+            finite = torch.isfinite(loss.detach()).all()
+            self._loss_finite = finite if self._loss_finite is None else self._loss_finite & finite
+
+    def view_of(self, optimizer: Optimizer) -> OptimizerView:
+        """Return the view of a torch optimizer."""
+        return next(view for view in self.views if view.optimizer is optimizer)
+
+    def open(self, optimizer: Optimizer) -> Page | None:
+        """Open the page of an attempt, or return None when Lightning will not step after all."""
+        view = self.view_of(optimizer)
+        if view.stale:
+            view.refresh()
+        self.clock.attempt(view.index)
+        automatic = self.trainer.lightning_module.automatic_optimization
+        if automatic and self.loss_scale.active and not self._backward_in_batch:
+            # training_step returned None: with a GradScaler, Lightning neither unscales nor steps
+            self._page = None
+        else:
+            self._page = Page(view, self.step, self.clock.attempted(view.index), self._loss_finite)
+        return self._page
+
+    @property
+    def page(self) -> Page | None:
+        """The attempt that is open."""
+        return self._page
+
+    def commit(self) -> None:
+        """All tricks have spoken: write the gradients."""
+        self._loss_finite = None
+        if self._page is not None:
+            self.writer.commit(self._page)
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.clock.enter(self.view_of(optimizer).index)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        view = self.view_of(optimizer)
+        gradients = any(p.grad is not None for p in view.parameters)
+        self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
+        page = self._page if self._page is not None and self._page.view is view else None
+        self._page = None
+        for trick in self.tricks:
+            trick.updated(view, page)
+        if page is not None and self.publisher.holds(page.step):
+            suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
+            self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})
+        self.writer.release(view)

@@ -1,0 +1,71 @@
+"""Local value -> value of the whole model, for parameters that are sharded over processes (FSDP2, tensor parallel).
+
+Under DDP and on one device nothing is sharded and nothing is communicated: gradients are equal on all ranks already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a DTensor, of which this rank may hold a part only."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of ``tensor`` that lies on this rank (all of it where nothing is sharded)."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator, no-any-return]
+
+
+class Shards:
+    """Which of ``P`` tensors are split over which process groups; one all-reduce per group for all of them.
+
+    A replicated dimension of a device mesh is not summed: each rank there holds the same numbers.
+
+    Args:
+        tensors: the parameters, in the order of the vectors to come.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        members: dict[int, tuple[Any, list[int]]] = {}
+        for i, tensor in enumerate(tensors):
+            if not is_sharded(tensor):
+                continue
+            mesh = tensor.device_mesh  # type: ignore[attr-defined]
+            for dim, placement in enumerate(tensor.placements):  # type: ignore[attr-defined]
+                if placement.is_shard() and mesh.size(dim) > 1:
+                    group = mesh.get_group(dim)
+                    members.setdefault(id(group), (group, []))[1].append(i)
+        self._members = list(members.values())
+        self._size = len(tensors)
+
+    def __bool__(self) -> bool:
+        return bool(self._members)
+
+    def norms(self, local_norms: Tensor, norm_type: float) -> Tensor:
+        """Return the norms of the whole tensors from those of this rank's parts. All ranks must call.
+
+        Args:
+            local_norms: ``[P]``, float32.
+            norm_type: p > 0, or inf.
+        """
+        if not self._members:
+            return local_norms
+        largest_only = norm_type == torch.inf
+        powers = local_norms.clone() if largest_only else local_norms.pow(norm_type)
+        for group, indices in self._members:
+            operation = dist.ReduceOp.MAX if largest_only else dist.ReduceOp.SUM
+            if len(indices) == self._size:
+                dist.all_reduce(powers, op=operation, group=group)
+                continue
+            index = torch.tensor(indices, device=powers.device)
+            part = powers[index]
+            dist.all_reduce(part, op=operation, group=group)
+            powers = powers.index_copy(0, index, part)
+        return powers if largest_only else powers.pow(1.0 / norm_type)

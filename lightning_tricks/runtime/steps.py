@@ -1,0 +1,130 @@
+"""How many updates really happened: applied and attempted optimizer steps, per optimizer.
+
+Lightning's ``global_step`` counts the skipped steps of 16-mixed, steps without gradients, and the steps of all
+optimizers together. An *attempt* is a step that Lightning asked an optimizer for; an *update* is one that changed
+weights: torch's step post hook fired, some gradient was there, and ``found_inf`` was not set.
+
+Where a fused optimizer skips on the device (a GradScaler, or a NaN gradient), only the device knows: the number of
+updates is a tensor there, and an int everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.errors import TrickError
+
+
+class StepClock:
+    """Counts attempts and updates of ``n`` optimizers.
+
+    Example:
+        >>> clock = StepClock()
+        >>> clock.start(1)
+        >>> clock.attempt(0); clock.finish(0, gradients=True)     # an update
+        >>> clock.attempt(0); clock.finish(0, gradients=False)    # no gradient: nothing happened
+        >>> clock.applied(0), clock.attempted(0)
+        (1, 2)
+    """
+
+    def __init__(self) -> None:
+        self._attempted: list[int] = []
+        self._calls: list[int] = []
+        self._skipped: list[Tensor | None] = []
+        self._open: list[bool] = []
+        self._inside: list[bool] = []
+        self._restored: dict[str, list[int]] | None = None
+
+    def start(self, num_optimizers: int) -> None:
+        """Make room for the optimizers of a fit that begins; counts of an earlier fit or a checkpoint go on."""
+        if self._restored is not None:
+            self._attempted = list(self._restored["attempted"])
+            self._calls = list(self._restored["applied"])
+            self._skipped = [None] * len(self._calls)
+            self._restored = None
+        missing = num_optimizers - len(self._attempted)
+        if missing < 0:
+            raise TrickError(
+                f"StepClock: {len(self._attempted)} optimizers were counted before, but this run has "
+                f"{num_optimizers}. Resume with the same optimizers, or start without the checkpoint."
+            )
+        self._attempted += [0] * missing
+        self._calls += [0] * missing
+        self._skipped += [None] * missing
+        self._open = [False] * num_optimizers
+        self._inside = [False] * num_optimizers
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was counted, nor restored, yet."""
+        return self._restored is None and not any(self._attempted) and not any(self._calls)
+
+    def enter(self, index: int) -> None:
+        """torch's step pre hook fired."""
+        self._inside[index] = True
+
+    def attempt(self, index: int) -> None:
+        """Gradients of an attempted step are ready. LBFGS says so several times within one step; it is one attempt."""
+        if not (self._inside[index] and self._open[index]):
+            self._attempted[index] += 1
+        self._open[index] = True
+
+    def finish(self, index: int, *, gradients: bool, found_inf: Tensor | None = None) -> None:
+        """torch's step post hook fired.
+
+        Args:
+            index: which optimizer.
+            gradients: whether any parameter had one.
+            found_inf: the fused step's skip flag, 1.0 for skipped; None where a step that runs is applied.
+        """
+        if not self._open[index]:  # the user stepped the bare optimizer: Lightning told nobody
+            self._attempted[index] += 1
+        self._open[index] = self._inside[index] = False
+        if not gradients:
+            return
+        self._calls[index] += 1
+        if found_inf is not None:
+            skipped = self._skipped[index]
+            flag = found_inf.detach().to(torch.float32)
+            self._skipped[index] = flag.clone() if skipped is None else skipped.to(flag.device) + flag
+
+    def attempted(self, index: int) -> int:
+        """Return the attempted steps of an optimizer."""
+        return self._attempted[index]
+
+    def applied(self, index: int) -> int | Tensor:
+        """Return the updates of an optimizer: an int, or a 0-d int64 tensor where only the device knows."""
+        skipped = self._skipped[index]
+        return self._calls[index] if skipped is None else self._calls[index] - skipped.long()
+
+    def applied_on_host(self, index: int) -> int:
+        """Return the updates as an int: one host read where only the device knows."""
+        return int(self.applied(index))
+
+    def set_applied(self, updates: list[int]) -> None:
+        """Start from these numbers: a position that was derived, for a checkpoint that holds none."""
+        self._attempted, self._calls = list(updates), list(updates)
+        self._skipped = [None] * len(updates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers (one host read per fused optimizer that skips on the device)."""
+        if self._restored is not None:
+            return {"version": 1, **self._restored}
+        applied = [self.applied_on_host(i) for i in range(len(self._calls))]
+        return {"version": 1, "attempted": list(self._attempted), "applied": applied}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the counts of a checkpoint; they hold from the next ``start``.
+
+        Raises:
+            ValueError: the state is none of ours.
+        """
+        lists = [state.get("attempted"), state.get("applied")]
+        plain = all(isinstance(x, list) and all(type(v) is int and v >= 0 for v in x) for x in lists)
+        if state.get("version") != 1 or not plain or len(lists[0]) != len(lists[1]):  # type: ignore[arg-type]
+            raise ValueError(f"StepClock: {dict(state)!r} is no state of version 1. Is the checkpoint damaged?")
+        self._restored = {"attempted": list(state["attempted"]), "applied": list(state["applied"])}

@@ -1,0 +1,240 @@
+"""Trick: the base of every callback of the pack.
+
+A trick overrides the small methods below (``configure``, ``started``, ``gradients_ready``, ``updated``, ``finished``,
+``trick_state``); the Lightning hooks, the order among tricks, clean-up and state are here, once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import lightning.pytorch as lightning_pytorch
+import pytorch_lightning
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_tricks.errors import TrickError, UnsupportedError
+from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.logbook import OptimizerView, Page
+from lightning_tricks.runtime.run import TrainingRun
+
+_VERSION = 1
+_REFUSED = {
+    "DeepSpeedStrategy": "its engine keeps gradients, clipping and schedule to itself. Set them in the DeepSpeed config",
+    "FSDPStrategy": "FSDP1 keeps flat shards without names. Use ModelParallelStrategy (FSDP2)",
+    "XLAFSDPStrategy": "its gradients cannot be read. Use ModelParallelStrategy (FSDP2)",
+}
+
+
+class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ignore[misc]
+    """Base of the pack's callbacks; a Trainer of either namespace takes it.
+
+    ``identity`` names the constructor arguments that tell two instances of one class apart: they make the
+    ``state_key``. Everything else of the configuration is stored in the state and compared when it is loaded.
+    """
+
+    identity: ClassVar[tuple[str, ...]] = ()
+
+    _run: TrainingRun | None = None
+    _loaded: dict[str, Any] | None = None
+    _loaded_clock: dict[str, Any] | None = None
+    _key: str | None = None
+
+    # -- what a trick may override ------------------------------------------------------------------------------
+
+    def configure(self, run: TrainingRun) -> None:
+        """Fit begins: check the settings of the Trainer and the module. Optimizers do not exist yet."""
+
+    def reset(self) -> None:
+        """A new Trainer begins: forget what was measured in another one."""
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Optimizers are there and restored. ``state`` is what ``trick_state`` gave, after a resume; else None."""
+
+    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+        """Gradients of an attempt are complete. Read them from ``page``, change them through ``run.writer``."""
+
+    def updated(self, view: OptimizerView, page: Page | None) -> None:
+        """The optimizer's step is over. ``page`` is None for a step that Lightning did not announce."""
+
+    def finished(self, run: TrainingRun) -> None:
+        """Training reached its end without an exception."""
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the arguments, as plain values, to compare with those in a checkpoint."""
+        return {}
+
+    def trick_state(self) -> dict[str, Any]:
+        """Return what a resumed run needs: dict, list, str, int, float, bool, None and tensors only."""
+        return {}
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> TrainingRun:
+        """The run that this trick takes part in.
+
+        Raises:
+            TrickError: there was no fit yet.
+        """
+        if self._run is None:
+            raise TrickError(f"{type(self).__name__} has not been in a Trainer.fit yet. Pass it in callbacks= and fit.")
+        return self._run
+
+    @property
+    def run_or_none(self) -> TrainingRun | None:
+        """The run, or None before the first fit."""
+        return self._run
+
+    @property
+    def _live(self) -> TrainingRun | None:
+        run = self._run
+        return run if run is not None and run.active and self in run.tricks else None
+
+    # -- Lightning hooks ----------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Join the run and check the configuration."""
+        if stage != "fit":
+            return
+        for cls in type(trainer.strategy).__mro__:
+            if cls.__name__ in _REFUSED:
+                text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
+                raise UnsupportedError(text)
+        run = TrainingRun.join(trainer, self)
+        if run is not self._run:
+            self._run = run
+            self.reset()
+        self._load_clock(run)
+        self.configure(run)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach to the optimizers, restored by now."""
+        run = self.run
+        run.start()
+        state, self._loaded = self._loaded, None
+        self.started(run, state)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Begin a batch."""
+        run = self._live
+        if run is not None and run.lead is self:
+            run.begin_batch()
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Note the loss."""
+        run = self._live
+        if run is not None and run.lead is self:
+            run.note_loss(loss)
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
+        """Open the attempt (first trick), let this trick speak, write the gradients (last trick)."""
+        run = self._live
+        if run is None:
+            return
+        page = run.open(optimizer) if run.lead is self else run.page
+        if page is not None:
+            self.gradients_ready(run, page)
+        if run.tricks[-1] is self:
+            run.commit()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Send what was measured."""
+        run = self._live
+        if run is not None and run.tricks[-1] is self:
+            run.publisher.ship()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Deliver what is under way."""
+        self._flush()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Deliver what is under way."""
+        self._flush()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Deliver what is under way, and conclude."""
+        self._flush()
+        if self._live is not None:
+            self.finished(self._live)
+            self._flush()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Clean up: Lightning calls no teardown when training dies."""
+        try:
+            self._flush()
+        except Exception as error:
+            warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        self._leave()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Clean up."""
+        if stage == "fit":
+            self._leave()
+
+    def _flush(self) -> None:
+        run = self._live
+        if run is not None and run.lead is self:
+            run.publisher.flush()
+
+    def _leave(self) -> None:
+        if self._run is not None:
+            self._run.leave(self)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Class and identity arguments; read at every hook by Lightning's profiler, so made once."""
+        if self._key is None:
+            self._key = self._generate_state_key(**{name: getattr(self, name) for name in self.identity})
+        return self._key
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain state with its version; it loads under ``weights_only=True``."""
+        if self._run is None:
+            return {}
+        return {
+            "version": _VERSION,
+            "configuration": self.configuration(),
+            "clock": self._run.clock.state_dict(),
+            "state": self.trick_state() if self._loaded is None else self._loaded,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take a checkpoint's state; it is used when training starts.
+
+        Raises:
+            ValueError: the state is of an unknown version or not of this form.
+        """
+        inner, clock = state_dict.get("state"), state_dict.get("clock")
+        if state_dict.get("version") != _VERSION or not isinstance(inner, dict) or not isinstance(clock, Mapping):
+            raise ValueError(
+                f"{type(self).__name__}: the checkpoint's state (version {state_dict.get('version')!r}) cannot be read "
+                f"by this version, which reads version {_VERSION}. Update lightning-tricks, or train without it."
+            )
+        old, new = state_dict.get("configuration") or {}, self.configuration()
+        changed = [f"{k}: {old[k]!r} -> {v!r}" for k, v in new.items() if k in old and old[k] != v]
+        self._loaded, self._loaded_clock = dict(inner), dict(clock)
+        if self._run is not None:
+            self._load_clock(self._run)
+        if changed:
+            self.reconfigured(changed)
+
+    def _load_clock(self, run: TrainingRun) -> None:
+        clock, self._loaded_clock = self._loaded_clock, None
+        if clock is not None:
+            run.clock.load_state_dict(clock)
+
+    def reconfigured(self, changed: list[str]) -> None:
+        """The checkpoint was written with other arguments; say what that means."""
+        warn(type(self).__name__, f"resumed with other arguments ({'; '.join(changed)}). The new ones hold.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the run and what Lightning attaches: a pickled callback must not carry the model."""
+        dropped = ("log", "log_dict", "_run")
+        return {k: v for k, v in self.__dict__.items() if k not in dropped}
