@@ -22,24 +22,23 @@ from lightning_tricks.errors import (
     require_flag,
     require_number,
 )
-from lightning_tricks.gradients.clip_statistics import ClipStatistics
-from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
+from lightning_tricks.gradients.clipper import Clipper
+from lightning_tricks.gradients.noise_scale import NoiseScale, NoiseWindow
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
-from lightning_tricks.gradients.parts import Parts
-from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue, adaptive_coefficient
-from lightning_tricks.measure.norms import bounded_sample, group_norms, tensor_norms, total_norm
+from lightning_tricks.gradients.parts import Parts, place
+from lightning_tricks.gradients.rules import ClipRule, as_rule
+from lightning_tricks.measure.norms import bounded_sample, tensor_norms, total_norm
 from lightning_tricks.measure.state import State, fitting, moved
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.gradient_writer import make_skipping_safe
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence, draws_histograms
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.selection import assign, check_patterns, matching
+from lightning_tricks.runtime.selection import check_patterns
 from lightning_tricks.runtime.shards import local
 from lightning_tricks.runtime.trick import Trick
 
 _HISTOGRAM_SAMPLE = 16384
-_SETTLE_AFTER = 64
 
 
 def _suffix(run: TrainingRun, view: OptimizerView) -> str:
@@ -129,7 +128,7 @@ class GradientMonitor(Trick):
         self._noise: State | None = None
         self._warned = False
         self._before: dict[int, list[Tensor]] = {}
-        self._window = _Window()
+        self._window = NoiseWindow()
 
     @property
     def nonfinite_layers(self) -> dict[str, int]:
@@ -169,13 +168,11 @@ class GradientMonitor(Trick):
         if self.histograms and not any(draws_histograms(logger) for logger in trainer.loggers):
             warn("GradientMonitor", "histograms=True, but no logger draws histograms. Add a TensorBoardLogger.")
         self._watches = [NonFiniteWatch(view.names) for view in run.views]
-        self._group_of: list[Tensor] = []
+        self._groups: dict[int, Parts] = {}
         if self.groups is not None:
-            names = [name for view in run.views for name in view.names]
-            placed = assign(names, self.groups, owner="GradientMonitor")
-            for view in run.views:
-                mine, placed = placed[: len(view.names)], placed[len(view.names) :]
-                self._group_of.append(torch.tensor(mine, device=view.device))
+            placed = place(run.views, self.groups, owner="GradientMonitor")
+            hit = [view for view in run.views if any(j >= 0 for j in placed[view.index])]
+            self._groups = {v.index: Parts.of_named(self.groups, placed[v.index], v.device, rest=True) for v in hit}
         if self.noise_scale and run.views:
             device = run.views[0].device
             fresh = NoiseScale().init(device)
@@ -206,14 +203,11 @@ class GradientMonitor(Trick):
         )
         if self.per_layer:
             put.put_many(page.step, [f"grad/norm/{name}" for name in view.names], norms)
-        if self.groups is not None:
-            group_of = self._group_of[view.index]
-            present = group_of >= 0
-            # the last, extra group takes what is in none; a group without parameters in this optimizer is left out
-            spare = torch.where(present, group_of, len(self.groups))
-            values = group_norms(norms, spare, len(self.groups) + 1, self.norm_type)
-            for j in sorted(set(group_of.tolist()) - {-1}):
-                put.put(page.step, {f"grad/group/{list(self.groups)[j]}": values[j]})
+        if view.index in self._groups:
+            parts = self._groups[view.index]
+            # the last part takes what is in no group
+            keys = [f"grad/group/{name}" for name in parts.names[:-1]]
+            put.put_many(page.step, keys, parts.norms(norms, self.norm_type)[:-1])
         self._report(run, view, page.step)
 
     def _publish_extras(self, run: TrainingRun, page: Page) -> None:
@@ -226,24 +220,14 @@ class GradientMonitor(Trick):
                 sample = bounded_sample(values, _HISTOGRAM_SAMPLE).float()
                 sample = sample if inverse is None else sample * inverse
                 run.publisher.put_histogram(page.step, f"grad/histogram/{view.names[i]}", sample)
-        if self.noise_scale and self._noise is not None:
-            self._measure_noise(run, page)
+        if self._noise is not None:
+            self._noise = self._measure_noise(run, page, self._noise)
 
     def _report(self, run: TrainingRun, view: OptimizerView, step: int) -> None:
-        watch = self._watches[view.index]
-        vector, attempts = watch.report()
-        if not attempts:
-            return
-        names = [f"nonfinite{view.index}.{i}" for i in range(len(vector))]
-        run.publisher.put(step, {f"grad/nonfinite{_suffix(run, view)}": vector[: len(attempts)].sum()})
-        run.publisher.put_many(step, names, vector, silent=True)
-
-        def told(values: dict[str, float]) -> None:
-            found = watch.read([values[name] for name in names], attempts)
-            if found is not None:
-                self._tell(run, found)
-
-        run.publisher.listen(step, told)
+        tag = f"monitor{view.index}"
+        count = self._watches[view.index].send(run.publisher, step, tag, lambda found: self._tell(run, found))
+        if count is not None:
+            run.publisher.put(step, {f"grad/nonfinite{_suffix(run, view)}": count})
 
     def _tell(self, run: TrainingRun, found: NonFinite) -> None:
         for name, times in found.layers.items():
@@ -287,48 +271,20 @@ class GradientMonitor(Trick):
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Take the norm of the first micro-batch's gradient, in windows that will be logged."""
         run = self._live
-        if not self.noise_scale or run is None:
-            return
-        window = self._window
-        window.add()
-        if window.batches == 1 and self._cadence.due(run.step):
-            view = run.views[0]
-            gradients = [local(p.grad) for p in view.parameters if p.grad is not None]
-            norms = tensor_norms(gradients)
-            if len(gradients) == len(view.parameters):
-                norms = view.shards.norms(norms, 2.0)
-            scale = run.loss_scale.scale()
-            window.first_norm = total_norm(norms if scale is None else norms / scale)
+        if self.noise_scale and run is not None:
+            self._window.add()
+            if self._window.batches == 1 and self._cadence.due(run.step):
+                self._window.first_norm = run.views[0].norm_now()
 
-    def _measure_noise(self, run: TrainingRun, page: Page) -> None:
-        window, trainer = self._window, run.trainer
-        if window.first_norm is None or window.batches < 2 or self._noise is None:
-            return
+    def _measure_noise(self, run: TrainingRun, page: Page, state: State) -> State:
         # Lightning divides every loss by the full window, also in a shorter last one
-        full = trainer.accumulate_grad_batches
-        world = trainer.world_size
-        small = window.first_size * (world if page.view.sharded else 1)
-        large_norm = total_norm(page.norms(2.0)) * (full / window.batches)
-        signal, noise = signal_and_noise(window.first_norm * full, large_norm, small, window.samples * world)
-        self._noise = NoiseScale().update(signal, noise, self._noise)
-        run.publisher.put(page.step, {"grad/noise_scale": NoiseScale().value(self._noise)})
-
-
-class _Window:
-    """The micro-batches of one accumulation window so far."""
-
-    def __init__(self) -> None:
-        self.next_size = 0
-        self.begin()
-
-    def begin(self) -> None:
-        self.batches = self.samples = self.first_size = 0
-        self.first_norm: Tensor | None = None
-
-    def add(self) -> None:
-        self.batches += 1
-        self.samples += self.next_size
-        self.first_size = self.first_size or self.next_size
+        full, world = run.trainer.accumulate_grad_batches, run.trainer.world_size
+        pair = self._window.estimate(total_norm(page.norms(2.0)), full, world, synced=page.view.sharded)
+        if pair is None:
+            return state
+        state = NoiseScale().update(*pair, state)
+        run.publisher.put(page.step, {"grad/noise_scale": NoiseScale().value(state)})
+        return state
 
 
 @final
@@ -394,7 +350,7 @@ class GradientClip(Trick):
         nonfinite: Literal["skip", "zero", "warn", "raise"] = "skip",
         groups: dict[str, str] | None = None,
     ) -> None:
-        self.rule = _as_rule(rule)
+        self.rule = as_rule(rule)
         self.per = require_choice("GradientClip", "per", per, ("model", "group", "layer"))
         self.nonfinite = require_choice("GradientClip", "nonfinite", nonfinite, ("skip", "zero", "warn", "raise"))
         self.groups = check_patterns("GradientClip", "groups", groups)
@@ -406,12 +362,7 @@ class GradientClip(Trick):
 
     def reset(self) -> None:
         """Forget what was measured."""
-        self._parts: dict[int, Parts] = {}
-        self._states: dict[int, State] = {}
-        self._statistics: dict[int, State] = {}
-        self._pending: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self._excluded: dict[int, set[int]] = {}
-        self._watches: dict[int, NonFiniteWatch] = {}
+        self._clippers: dict[int, Clipper] = {}
         self._warned = False
 
     # -- what was measured --------------------------------------------------------------------------------------
@@ -433,22 +384,14 @@ class GradientClip(Trick):
         A number for one model and optimizer, else a dict by part; None before the first update, and for AGC, whose
         threshold is a ratio.
         """
-        if isinstance(self.rule, AGC):
-            return None
-        self._settle()
         found: dict[str, float] = {}
-        for index, state in self._statistics.items():
-            values = ClipStatistics().percentiles(90.0, state).tolist()
-            prefix = f"optimizer{index}." if len(self._statistics) > 1 else ""
-            pairs = zip(self._parts[index].names, values, strict=True)
-            found |= {prefix + name: value for name, value in pairs if value == value}
-        if list(found) == ["model"]:
-            return found["model"]
-        return found or None
+        for index, clipper in self._clippers.items():
+            prefix = f"optimizer{index}." if len(self._clippers) > 1 else ""
+            found |= {prefix + name: value for name, value in clipper.percentiles(90.0).items()}
+        return found["model"] if list(found) == ["model"] else found or None
 
     def _ratio(self, above: str, below: str) -> float:
-        self._settle()
-        sums = [sum(float(s[name].sum()) for s in self._statistics.values()) for name in (above, below)]
+        sums = [sum(clipper.total(name) for clipper in self._clippers.values()) for name in (above, below)]
         return sums[0] / sums[1] if sums[1] else 0.0
 
     # -- the run ------------------------------------------------------------------------------------------------
@@ -468,163 +411,72 @@ class GradientClip(Trick):
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names and take up the state."""
         self._cadence = Cadence(run.trainer.log_every_n_steps or 50, run.step)
-        self._parts = {}
         if self.nonfinite == "zero" and run.loss_scale.active:
             warn("GradientClip", "nonfinite='zero' does nothing under a GradScaler, which skips such steps itself.")
-        claimed = self._claim(run)
-        for view in claimed:
+        known, self._clippers = self._clippers, {}
+        for view in self._claim(run):
             self._refuse_two(run, view)
-            self._parts[view.index] = self._split(view)
-            self._watches[view.index] = NonFiniteWatch(view.names)
             if self.nonfinite in ("skip", "raise") or run.loss_scale.active:
                 make_skipping_safe(view)
-            self._take_up(view, state)
+            clipper = self._clippers[view.index] = Clipper(self.rule, self.per, self.groups, view)
+            if state is not None:
+                clipper.load(state[str(view.index)])
+            elif view.index in known:  # the same Trainer fits again
+                clipper.load(known[view.index].state())
 
     def _claim(self, run: TrainingRun) -> list[OptimizerView]:
         """Return the optimizers that this instance is for."""
         if self.groups is None:
             return list(run.views)
-        names = [name for view in run.views for name in view.names]
-        placed = assign(names, self.groups, owner="GradientClip")
-        claimed = []
-        for view in run.views:
-            mine, placed = placed[: len(view.names)], placed[len(view.names) :]
-            hits = sum(j >= 0 for j in mine)
-            if hits and hits < len(mine) and self.per != "group":
-                left = view.names[mine.index(-1)]
-                text = f"with per={self.per!r} groups pick whole optimizers, but {left!r} of optimizer {view.index} is in none"
+        placed = place(run.views, self.groups, owner="GradientClip")
+        hit = [view for view in run.views if any(j >= 0 for j in placed[view.index])]
+        for view in hit:
+            if self.per != "group" and -1 in placed[view.index]:
+                left = view.names[placed[view.index].index(-1)]
+                text = f"per={self.per!r} picks whole optimizers, but {left!r} of optimizer {view.index} is in no group"
                 raise TrickError(message("GradientClip", "groups", self.groups, text, "Use per='group', or match all"))
-            if hits:
-                claimed.append(view)
-        return claimed
+        return hit
 
     def _refuse_two(self, run: TrainingRun, view: OptimizerView) -> None:
         for trick in run.tricks:
-            if isinstance(trick, GradientClip) and trick is not self and view.index in trick._parts:
+            if isinstance(trick, GradientClip) and trick is not self and view.index in trick._clippers:
                 text = f"optimizer {view.index} has another GradientClip(rule={trick.rule!r})"
                 raise ConflictError(message("GradientClip", "rule", self.rule, text, "Remove one, or use groups="))
-
-    def _split(self, view: OptimizerView) -> Parts:
-        if isinstance(self.rule, AGC):
-            if view.sharded:
-                text = "AGC needs whole output units, and this model is sharded"
-                raise UnsupportedError(message("GradientClip", "rule", self.rule, text, "Use ClipNorm or AdaGC"))
-            out = self.rule.exclude
-            hits = [set(matching(view.names, pattern, owner="AGC", argument="exclude")) for pattern in out]
-            self._excluded[view.index] = set().union(*hits)
-        if self.per == "layer" or self.rule.granularity in ("layer", "unit"):
-            return Parts.of_layers(view.names)
-        if self.per == "model":
-            return Parts.of_model(len(view.names))
-        if self.groups is None:
-            groups = view.optimizer.param_groups
-            return Parts.of_groups([str(g.get("name", f"group{j}")) for j, g in enumerate(groups)], view.group_of, view.device)
-        return self._named_groups(view, self.groups)
-
-    @staticmethod
-    def _named_groups(view: OptimizerView, groups: dict[str, str]) -> Parts:
-        own = {title: pattern for title, pattern in groups.items() if _hits(view, pattern)}
-        placed = assign(view.names, own, owner="GradientClip")
-        rest = ["rest"] if -1 in placed else []
-        return Parts.of_groups([*own, *rest], [j if j >= 0 else len(own) for j in placed], view.device)
-
-    def _take_up(self, view: OptimizerView, state: dict[str, Any] | None) -> None:
-        index, size, device = view.index, len(self._parts[view.index].names), view.device
-        rule, statistics = self.rule.init(size, device), ClipStatistics().init(size, device)
-        if state is not None:
-            if state.get("rule") == repr(self.rule):
-                rule = fitting("GradientClip", moved(state["rules"][str(index)], device), rule)
-            saved = moved(state["statistics"][str(index)], device)
-            self._states[index] = rule
-            self._statistics[index] = saved if saved["updates"].shape == statistics["updates"].shape else statistics
-        self._states.setdefault(index, rule)
-        self._statistics.setdefault(index, statistics)
-        self._pending[index] = []
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Norms -> rule -> writer."""
         due = self._cadence.due(page.step)
-        index = page.view.index
-        if page.empty or index not in self._parts:
+        clipper = self._clippers.get(page.view.index)
+        if page.empty or clipper is None:
             return
-        parts = self._resized(page.view)
+        if clipper.outgrown:  # layers were unfrozen in mid-run: they are clipped too
+            clipper = self._clippers[page.view.index] = clipper.renewed()
+            if self.nonfinite in ("skip", "raise"):
+                make_skipping_safe(page.view)
         zero = self.nonfinite == "zero" and not run.loss_scale.active
         if zero:
             run.writer.zero_nonfinite(page)
-        kind = self.rule.norm_kind
-        norms = page.measure(kind) if zero else page.norms(kind)
-        values = parts.norms(norms, kind)
-        coefficients = self._clip(run, page, parts, values)
-        self._pending[index].append((values, coefficients))
-        if len(self._pending[index]) >= _SETTLE_AFTER:
-            self._settle()
+        norms = page.measure(self.rule.norm_kind) if zero else page.norms(self.rule.norm_kind)
+        total, coefficients = clipper.clip(page, norms, run.writer)
         if not zero:
-            self._guard(run, page, norms, values[0] if parts.whole else total_norm(norms, kind))
+            self._guard(run, page, clipper, norms, total)
         if due:
-            self._publish(run, page, coefficients)
-
-    def _resized(self, view: OptimizerView) -> Parts:
-        """Parameters that were unfrozen in mid-run belong to the clip too; per-part memory begins anew."""
-        if self._parts[view.index].size != len(view.parameters):
-            self._settle()
-            old = self._parts[view.index]
-            self._parts[view.index] = parts = self._split(view)
-            self._watches[view.index] = NonFiniteWatch(view.names)
-            if self.nonfinite in ("skip", "raise"):
-                make_skipping_safe(view)
-            if parts.names != old.names:
-                self._states.pop(view.index)
-                self._statistics.pop(view.index)
-                self._take_up(view, None)
-        return self._parts[view.index]
-
-    def _clip(self, run: TrainingRun, page: Page, parts: Parts, values: Tensor) -> Tensor:
-        """Ask the writer for what the rule says; return the coefficients of the parts."""
-        index = page.view.index
-        if isinstance(self.rule, AGC):
-            return self._clip_units(run, page, self.rule)
-        coefficients, self._states[index] = self.rule.update(values, self._states[index])
-        if isinstance(self.rule, ClipValue):
-            run.writer.clamp(self.rule.max_value)
-        elif parts.whole:
-            run.writer.scale(coefficients[0])
-        else:
-            each = parts.spread(coefficients).unbind()
-            run.writer.scale_each([each[i] for i in page.present])
-        return coefficients
-
-    def _clip_units(self, run: TrainingRun, page: Page, rule: AGC) -> Tensor:
-        view, scale = page.view, page.view.loss_scale.scale() if page.view.scaled else None
-        one = torch.ones((), device=view.device)
-        factors, lowest = [], [one] * len(view.parameters)
-        for i, gradient in zip(page.present, page.gradients, strict=True):
-            if gradient.is_sparse:
-                text = f"{view.names[i]!r} has sparse gradients, whose units AGC cannot see"
-                raise UnsupportedError(message("AGC", "exclude", rule.exclude, text, "Name it in exclude="))
-            if i in self._excluded[view.index]:
-                factors.append(one)
-                continue
-            weight = view.parameters[i].detach()
-            factor = adaptive_coefficient(gradient, weight, rule.factor, rule.eps, 1.0 if scale is None else scale)
-            factors.append(factor.to(gradient.dtype))
-            lowest[i] = factor.amin()
-        run.writer.scale_each(factors)
-        return torch.stack(lowest)
+            suffix, fraction = _suffix(run, page.view), clipper.clipped_fraction()
+            run.publisher.put(page.step, {f"grad/clip_coefficient{suffix}": coefficients.min()})
+            run.publisher.put(page.step, {f"grad/clipped_fraction{suffix}": fraction})
+            self._report(run, clipper, page.step)
 
     # -- NaN and inf --------------------------------------------------------------------------------------------
 
-    def _guard(self, run: TrainingRun, page: Page, norms: Tensor, total: Tensor) -> None:
+    def _guard(self, run: TrainingRun, page: Page, clipper: Clipper, norms: Tensor, total: Tensor) -> None:
         """Do as ``nonfinite=`` says."""
         found = ~torch.isfinite(total)
-        waits = page.view.folds or run.loss_scale.active
-        if self.nonfinite == "raise" and not waits:
+        deferred = page.view.folds or run.loss_scale.active
+        if self.nonfinite == "raise" and not deferred:
             if bool(found):
-                watch = NonFiniteWatch(page.view.names)
-                watch.note(page.attempt, norms, page.loss_finite)
-                vector, attempts = watch.report()
-                self._end(page.step, watch.read(vector.tolist(), attempts))
+                self._end(page.step, NonFiniteWatch(page.view.names).at(page.attempt, norms, page.loss_finite))
             return
-        self._watches[page.view.index].note(page.attempt, norms, page.loss_finite)
+        clipper.watch.note(page.attempt, norms, page.loss_finite)
         if self.nonfinite != "warn" or run.loss_scale.active:
             run.writer.skip(found)
 
@@ -634,20 +486,9 @@ class GradientClip(Trick):
             "Lower the learning rate, look at the named layers, or use nonfinite='skip'."
         )
 
-    def _report(self, run: TrainingRun, view: OptimizerView, step: int) -> None:
-        watch = self._watches[view.index]
-        vector, attempts = watch.report()
-        if not attempts:
-            return
-        names = [f"clip{view.index}.{i}" for i in range(len(vector))]
-        run.publisher.put_many(step, names, vector, silent=True)
-
-        def told(values: dict[str, float]) -> None:
-            found = watch.read([values[name] for name in names], attempts)
-            if found is not None:
-                self._tell(run, step, found)
-
-        run.publisher.listen(step, told)
+    def _report(self, run: TrainingRun, clipper: Clipper, step: int) -> None:
+        tag = f"clip{clipper.view.index}"
+        clipper.watch.send(run.publisher, step, tag, lambda found: self._tell(run, step, found))
 
     def _tell(self, run: TrainingRun, step: int, found: NonFinite) -> None:
         if run.loss_scale.active and found.loss_finite is not False:
@@ -656,35 +497,13 @@ class GradientClip(Trick):
             self._end(step, found)
         if not self._warned or self.nonfinite == "warn":
             self._warned = True
-            done = "These updates went through." if self.nonfinite == "warn" else "These updates were skipped."
-            warn("GradientClip", f"step {step}: {found} {done}")
-
-    # -- statistics ---------------------------------------------------------------------------------------------
-
-    def _publish(self, run: TrainingRun, page: Page, coefficients: Tensor) -> None:
-        self._settle()
-        suffix = _suffix(run, page.view)
-        fraction = ClipStatistics().clipped_fraction(self._statistics[page.view.index])
-        values = {f"grad/clip_coefficient{suffix}": coefficients.min(), f"grad/clipped_fraction{suffix}": fraction}
-        run.publisher.put(page.step, values)
-        if page.view.index in self._watches:
-            self._report(run, page.view, page.step)
-
-    def _settle(self) -> None:
-        """Take the updates since the last time into the statistics, all at once."""
-        for index, pending in self._pending.items():
-            if not pending:
-                continue
-            norms, coefficients = (torch.stack(column) for column in zip(*pending, strict=True))
-            statistics = self._statistics[index]
-            self._statistics[index] = ClipStatistics().update(norms, coefficients, statistics)
-            pending.clear()
+            through = self.nonfinite == "warn" and not run.loss_scale.active
+            warn("GradientClip", f"step {step}: {found} {'They went through' if through else 'They were skipped'}.")
 
     def finished(self, run: TrainingRun) -> None:
         """Say whether the threshold does anything."""
-        for view in run.views:
-            if view.index in self._watches:
-                self._report(run, view, run.step)
+        for clipper in self._clippers.values():
+            self._report(run, clipper, run.step)
         suggestion = self.suggested_threshold
         told = f" A threshold of {suggestion:.3g} would clip one in ten." if isinstance(suggestion, float) else ""
         mean = f", to {self.mean_coefficient:.2f} of their norm on average" if self.clipped_fraction else ""
@@ -697,34 +516,5 @@ class GradientClip(Trick):
         return {"rule": repr(self.rule), "per": self.per, "nonfinite": self.nonfinite}
 
     def trick_state(self) -> dict[str, Any]:
-        """The rule's state and the statistics, per optimizer, on the CPU."""
-        self._settle()
-        cpu = torch.device("cpu")
-        return {
-            "rule": repr(self.rule),
-            "rules": {str(i): moved(s, cpu) for i, s in self._states.items()},
-            "statistics": {str(i): moved(s, cpu) for i, s in self._statistics.items()},
-        }
-
-
-def _hits(view: OptimizerView, pattern: str) -> bool:
-    try:
-        return bool(matching(view.names, pattern, owner="GradientClip", argument="groups"))
-    except TrickError:
-        return False
-
-
-def _as_rule(rule: object) -> ClipRule:
-    remedy = "Use e.g. 1.0, or GradientMonitor to only watch"
-    if isinstance(rule, ClipRule):
-        return rule
-    if isinstance(rule, type) and issubclass(rule, ClipRule):
-        text = f"{rule.__name__} is a class"
-        raise TypeError(message("GradientClip", "rule", rule, text, f"Pass an instance, e.g. {rule.__name__}(...)"))
-    if isinstance(rule, bool) or not isinstance(rule, (int, float)):
-        raise TypeError(message("GradientClip", "rule", rule, "rule must be a number or a clip rule", remedy))
-    try:
-        return ClipNorm(float(rule))
-    except ValueError:
-        rule_text = "max_norm must be > 0 and finite"
-        raise ValueError(message("GradientClip", "rule", rule, rule_text, remedy)) from None
+        """Each optimizer's rule and statistics, on the CPU."""
+        return {str(index): clipper.state() for index, clipper in self._clippers.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_tricks.measure.norms import nonfinite
+from lightning_tricks.runtime.publish import Publisher
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,29 @@ class NonFiniteWatch:
         layers = {name: int(c) for name, c in zip(self._names, counts, strict=True) if c}
         loss = values[n + bad[0]]
         return NonFinite(tuple(attempts[i] for i in bad), layers, None if loss == 2 else bool(loss))
+
+    def at(self, attempt: int, norms: Tensor, loss_finite: Tensor | None) -> NonFinite | None:
+        """Return what one attempt shows, read on the host at once: for a run that is about to end."""
+        self.note(attempt, norms, loss_finite)
+        vector, attempts = self.report()
+        return self.read(vector.tolist(), attempts)
+
+    def send(self, publisher: Publisher, step: int, tag: str, tell: Callable[[NonFinite], None]) -> Tensor | None:
+        """Send the report along with a logged step; ``tell`` hears of it on the host if something was not finite.
+
+        Returns:
+            Number of attempts with a bad gradient, 0-d on the device; None when there were no attempts.
+        """
+        vector, attempts = self.report()
+        if not attempts:
+            return None
+        names = [f"{tag}.{i}" for i in range(len(vector))]
+        publisher.put_many(step, names, vector, silent=True)
+
+        def heard(values: dict[str, float]) -> None:
+            found = self.read([values[name] for name in names], attempts)
+            if found is not None:
+                tell(found)
+
+        publisher.listen(step, heard)
+        return vector[: len(attempts)].sum()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_tricks.measure.norms import group_norms, total_norm
+from lightning_tricks.runtime.logbook import OptimizerView
+from lightning_tricks.runtime.selection import assign
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,20 @@ class Parts:
         """Groups of parameters."""
         return cls(tuple(names), torch.tensor(group_of, dtype=torch.int64, device=device), len(group_of))
 
+    @classmethod
+    def of_named(cls, groups: Mapping[str, str], placed: Sequence[int], device: torch.device, *, rest: bool) -> Parts:
+        """The named groups that have a parameter here, and with ``rest`` a last part for all other parameters.
+
+        Args:
+            groups: name -> pattern.
+            placed: the group of each parameter, -1 for none.
+            device: of the norms.
+            rest: whether to add that last part.
+        """
+        used = sorted(set(placed) - {-1})
+        names = [list(groups)[j] for j in used] + ["rest"] * rest
+        return cls.of_groups(names, [used.index(j) if j >= 0 else len(used) for j in placed], device)
+
     @property
     def whole(self) -> bool:
         """Whether one coefficient holds for all gradients."""
@@ -63,3 +79,25 @@ class Parts:
         if self.group_of is not None:
             return coefficients[self.group_of]
         return coefficients.expand(self.size) if self.whole else coefficients
+
+
+def place(
+    views: Sequence[OptimizerView], groups: Mapping[str, str], *, owner: str, strict: bool = True
+) -> dict[int, list[int]]:
+    """Return the group of each parameter of each optimizer, -1 for none.
+
+    Args:
+        views: the optimizers; a pattern need match in one of them only.
+        groups: name -> pattern on parameter names.
+        owner: who asks, for messages.
+        strict: whether a pattern that matches nothing is an error.
+
+    Raises:
+        TrickError: a pattern matches nothing, or groups overlap.
+    """
+    names = [name for view in views for name in view.names]
+    placed = assign(names, groups, owner=owner, strict=strict)
+    out = {}
+    for view in views:
+        out[view.index], placed = placed[: len(view.names)], placed[len(view.names) :]
+    return out

@@ -41,7 +41,9 @@ def clip_coefficients(norms: Tensor, threshold: Tensor | float) -> Tensor:
     return torch.where(torch.isfinite(norms), coefficients, torch.ones_like(coefficients))
 
 
-def adaptive_coefficient(gradient: Tensor, parameter: Tensor, factor: float, eps: float, scale: float | Tensor) -> Tensor:
+def adaptive_coefficient(
+    gradient: Tensor, parameter: Tensor, factor: float, eps: float, scale: float | Tensor
+) -> Tensor:
     """Return AGC's coefficient of each output unit, shaped to broadcast against ``gradient``.
 
     ``c_i = min(1, factor * max(||w_i||, eps) / max(||g_i||, 1e-6))``. The floor ``eps`` lets weights that start at zero
@@ -151,7 +153,9 @@ class ClipValue(ClipRule):
     max_value: float
 
     def __post_init__(self) -> None:
-        require_number("ClipValue", "max_value", self.max_value, remedy="Use e.g. 0.5, or GradientMonitor to only watch")
+        require_number(
+            "ClipValue", "max_value", self.max_value, remedy="Use e.g. 0.5, or GradientMonitor to only watch"
+        )
 
     @property
     def norm_kind(self) -> float:
@@ -199,3 +203,28 @@ class AGC(ClipRule):
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
         """AGC needs weights beside gradients: the callback calls ``adaptive_coefficient`` instead."""
         raise TypeError("AGC works on gradients and weights, not on norms. Call adaptive_coefficient.")
+
+
+def as_rule(rule: object) -> ClipRule:
+    """Return a rule as it is, and a number c as ``ClipNorm(c)``.
+
+    Raises:
+        TypeError: ``rule`` is neither, or the class instead of an instance.
+        ValueError: the number is not > 0 and finite.
+
+    >>> as_rule(0.5)
+    ClipNorm(max_norm=0.5, norm_type=2.0)
+    """
+    remedy = "Use e.g. 1.0, or GradientMonitor to only watch"
+    if isinstance(rule, ClipRule):
+        return rule
+    if isinstance(rule, type) and issubclass(rule, ClipRule):
+        text = f"{rule.__name__} is a class"
+        raise TypeError(message("GradientClip", "rule", rule, text, f"Pass an instance, e.g. {rule.__name__}(...)"))
+    if isinstance(rule, bool) or not isinstance(rule, (int, float)):
+        raise TypeError(message("GradientClip", "rule", rule, "rule must be a number or a clip rule", remedy))
+    try:
+        return ClipNorm(float(rule))
+    except ValueError:
+        text = "max_norm must be > 0 and finite"
+        raise ValueError(message("GradientClip", "rule", rule, text, remedy)) from None

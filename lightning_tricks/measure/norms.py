@@ -32,11 +32,11 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         return torch.zeros(0)
     # torch's inf norm of an empty tensor raises; a sum over nothing is 0
     safe = [t if t.numel() else t.new_zeros(1) for t in tensors] if norm_type == torch.inf else list(tensors)
-    norms = torch._foreach_norm(safe, norm_type, dtype=torch.float32)
+    norms = list(torch._foreach_norm(safe, norm_type, dtype=torch.float32))
     device = norms[0].device
     if any(n.device != device for n in norms):
         norms = [n.to(device, non_blocking=True) for n in norms]
-    return torch.stack(list(norms))
+    return torch.stack(norms)
 
 
 def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
@@ -53,7 +53,8 @@ def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
         >>> total_norm(torch.tensor([3.0, 4.0]))
         tensor(5.)
     """
-    return torch.linalg.vector_norm(norms, norm_type)
+    total: Tensor = torch.linalg.vector_norm(norms, norm_type)
+    return total
 
 
 def group_norms(norms: Tensor, group_of: Tensor, num_groups: int, norm_type: float = 2.0) -> Tensor:
@@ -112,7 +113,8 @@ def unit_norms(tensor: Tensor) -> Tensor:
                 [2.]])
     """
     dims = tuple(range(1, tensor.ndim))
-    return torch.linalg.vector_norm(tensor, 2, dim=dims or None, keepdim=bool(dims), dtype=torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(tensor, 2, dim=dims or None, keepdim=bool(dims), dtype=torch.float32)
+    return norms
 
 
 def bounded_sample(tensor: Tensor, limit: int = 65536) -> Tensor:

@@ -18,5 +18,5 @@ def warn(owner: str, text: str) -> None:
         owner: the trick that speaks.
         text: what is the matter and what to do.
     """
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         warnings.warn(f"{owner}: {text}", TrickWarning, stacklevel=3)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError, UnsupportedError
-from lightning_tricks.measure.norms import tensor_norms
+from lightning_tricks.measure.norms import tensor_norms, total_norm
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.shards import Shards, is_sharded, local
 
@@ -45,9 +45,7 @@ class OptimizerView:
         groups = self.optimizer.param_groups
         self._sizes = [len(g["params"]) for g in groups]
         self.parameters: list[Tensor] = [p for g in groups for p in g["params"]]
-        self.names = [
-            self._all_names.get(id(p), f"optimizer{self.index}.{i}") for i, p in enumerate(self.parameters)
-        ]
+        self.names = [self._all_names.get(id(p), f"optimizer{self.index}.{i}") for i, p in enumerate(self.parameters)]
         self.group_of = [j for j, g in enumerate(groups) for _ in g["params"]]
         for name, p in zip(self.names, self.parameters, strict=True):
             if p.is_complex():
@@ -68,6 +66,13 @@ class OptimizerView:
     def device(self) -> torch.device:
         """Where the results of this optimizer's norms lie."""
         return self.parameters[0].device
+
+    def norm_now(self) -> Tensor:
+        """Return the true total L2 norm of the gradients between two micro-batches, where all are still scaled, 0-d."""
+        norms = tensor_norms([local(p.grad) if p.grad is not None else p.new_zeros(0) for p in self.parameters])
+        total = total_norm(self.shards.norms(norms, 2.0))
+        scale = self.loss_scale.scale()
+        return total if scale is None else total / scale.to(total.device)
 
     @property
     def scaled(self) -> bool:

@@ -185,6 +185,6 @@ def _send(parcel: _Parcel) -> None:
     else:
         parcel.host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
         parcel.host.copy_(vector, non_blocking=True)
-        parcel.arrived = torch.cuda.Event()
+        parcel.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         parcel.arrived.record(torch.cuda.current_stream(device))
     parcel.tensors = []

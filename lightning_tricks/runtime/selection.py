@@ -66,11 +66,11 @@ def matching(names: Sequence[str], pattern: str, *, owner: str, argument: str) -
     return found
 
 
-def assign(names: Sequence[str], groups: Mapping[str, str], *, owner: str) -> list[int]:
+def assign(names: Sequence[str], groups: Mapping[str, str], *, owner: str, strict: bool = True) -> list[int]:
     """Return for each name the position of its group in ``groups``, or -1 for none.
 
     Raises:
-        TrickError: a pattern matches nothing, or two groups share a parameter.
+        TrickError: a pattern matches nothing (unless ``strict`` is off), or two groups share a parameter.
 
     >>> assign(["body.weight", "head.weight"], {"head": "^head"}, owner="GradientMonitor")
     [-1, 0]
@@ -78,6 +78,8 @@ def assign(names: Sequence[str], groups: Mapping[str, str], *, owner: str) -> li
     group_of = [-1] * len(names)
     titles = list(groups)
     for j, (title, pattern) in enumerate(groups.items()):
+        if not strict and not any(re.search(pattern, name) for name in names):
+            continue
         for i in matching(names, pattern, owner=owner, argument=f"groups[{title!r}]"):
             if group_of[i] >= 0:
                 both = f"{names[i]!r} is in {titles[group_of[i]]!r} and in {title!r}"

@@ -20,7 +20,8 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """Return the part of ``tensor`` that lies on this rank (all of it where nothing is sharded)."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator, no-any-return]
+    held: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return held
 
 
 class Shards:

@@ -88,10 +88,9 @@ class LRSchedule(Trick):
         self.decay = decay if isinstance(decay, Decay) else DECAYS[require_choice(owner, "decay", decay, DECAYS)]
         self.warmup = Duration.parse("5%" if warmup is None else warmup, owner=owner, argument="warmup")
         self.warmup_shape = require_choice(owner, "warmup_shape", warmup_shape, shapes)
-        unit = {"high": 1.0, "low_included": True, "high_included": True}
-        self.warmup_start = require_number(owner, "warmup_start", warmup_start, **unit, remedy="Use e.g. 0.1")
+        self.warmup_start = _share("warmup_start", warmup_start)
         self.hold = Duration.parse(hold, owner=owner, argument="hold")
-        self.final = require_number(owner, "final", final, **unit, remedy="Use e.g. 0.1")
+        self.final = _share("final", final)
         self.total = None if total is None else Duration.parse(total, owner=owner, argument="total")
         self.conflict = require_choice(owner, "conflict", conflict, ("error", "replace"))
         if self.warmup_start == 0 and self.warmup_shape in ("constant", "exponential"):
@@ -154,7 +153,10 @@ class LRSchedule(Trick):
         trainer = run.trainer
         if state is None and not self._base and trainer.global_step > 0:
             at = [run.clock.applied_on_host(view.index) for view in run.views]
-            warn("LRSchedule", f"the checkpoint holds no schedule: it goes on at update {at}, from Lightning's global step.")
+            warn(
+                "LRSchedule",
+                f"the checkpoint holds no schedule: it goes on at update {at}, from Lightning's global step.",
+            )
         per_epoch = updates_per_epoch(trainer)
         try:
             total = forecast_updates(trainer) if self.total is None else self.total.updates(None, per_epoch)
@@ -225,3 +227,9 @@ class LRSchedule(Trick):
         """Base rates and length."""
         total = None if self._curve is None else self._curve.total
         return {"base": [list(rates) for rates in self._base], "total": total}
+
+
+def _share(argument: str, value: float) -> float:
+    return require_number(
+        "LRSchedule", argument, value, high=1.0, low_included=True, high_included=True, remedy="Use e.g. 0.1"
+    )

@@ -1,0 +1,152 @@
+"""Clipper: a rule at work on one optimizer. Parts, the rule's state and the statistics belong together here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.gradients.clip_statistics import ClipStatistics
+from lightning_tricks.gradients.nonfinite import NonFiniteWatch
+from lightning_tricks.gradients.parts import Parts, place
+from lightning_tricks.gradients.rules import AGC, ClipRule, ClipValue
+from lightning_tricks.gradients.units import excluded, unit_factors
+from lightning_tricks.measure.norms import total_norm
+from lightning_tricks.measure.state import State, fitting, moved
+from lightning_tricks.runtime.gradient_writer import GradientWriter
+from lightning_tricks.runtime.logbook import OptimizerView, Page
+
+_STATISTICS = ClipStatistics()
+_SETTLE_AFTER = 64
+
+
+class Clipper:
+    """Clips one optimizer's gradients and remembers what it did.
+
+    Args:
+        rule: the clip rule.
+        per: ``"model"``, ``"group"`` or ``"layer"``.
+        groups: name -> pattern on parameter names, for ``per="group"``; None for the optimizer's own groups.
+        view: the optimizer.
+
+    Raises:
+        TrickError: groups overlap, or AGC excludes what is not there.
+        UnsupportedError: AGC on a sharded model.
+    """
+
+    def __init__(self, rule: ClipRule, per: str, groups: dict[str, str] | None, view: OptimizerView) -> None:
+        self.rule, self.per, self.groups, self.view = rule, per, groups, view
+        self.parts = _split(rule, per, groups, view)
+        self.watch = NonFiniteWatch(view.names)
+        self._left_out = excluded(rule, view) if isinstance(rule, AGC) else set()
+        size = len(self.parts.names)
+        self._state: State = rule.init(size, view.device)
+        self._statistics: State = _STATISTICS.init(size, view.device)
+        self._pending: list[tuple[Tensor, Tensor]] = []
+
+    def clip(self, page: Page, norms: Tensor, writer: GradientWriter) -> tuple[Tensor, Tensor]:
+        """Ask the writer for what the rule says about norms ``[P]``.
+
+        Returns:
+            The total norm, 0-d, and the coefficients of the parts ``[k]``.
+        """
+        kind = self.rule.norm_kind
+        values = self.parts.norms(norms, kind)
+        coefficients = self._apply(page, values, writer)
+        self._pending.append((values, coefficients))
+        if len(self._pending) >= _SETTLE_AFTER:
+            self.settle()
+        return values[0] if self.parts.whole else total_norm(norms, kind), coefficients
+
+    def _apply(self, page: Page, values: Tensor, writer: GradientWriter) -> Tensor:
+        if isinstance(self.rule, AGC):
+            factors, lowest = unit_factors(self.rule, page, self._left_out)
+            writer.scale_each(factors)
+            return lowest
+        coefficients, self._state = self.rule.update(values, self._state)
+        if isinstance(self.rule, ClipValue):
+            writer.clamp(self.rule.max_value)
+        elif self.parts.whole:
+            writer.scale(coefficients[0])
+        else:
+            each = self.parts.spread(coefficients).unbind()
+            writer.scale_each([each[i] for i in page.present])
+        return coefficients
+
+    # -- parameters that come in mid-run --------------------------------------------------------------------------
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether the optimizer has got parameters since."""
+        return self.parts.size != len(self.view.parameters)
+
+    def renewed(self) -> Clipper:
+        """Return a clipper for the parameters that are there now; what was learnt stays where the parts did."""
+        new = Clipper(self.rule, self.per, self.groups, self.view)
+        if new.parts.names == self.parts.names:
+            self.settle()
+            new._state, new._statistics = self._state, self._statistics
+        return new
+
+    # -- statistics -----------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Take the updates since the last time into the statistics, all at once."""
+        if self._pending:
+            norms, coefficients = (torch.stack(column) for column in zip(*self._pending, strict=True))
+            self._statistics = _STATISTICS.update(norms, coefficients, self._statistics)
+            self._pending = []
+
+    def clipped_fraction(self) -> Tensor:
+        """Return the share of updates that were clipped, 0-d, on the device."""
+        self.settle()
+        return _STATISTICS.clipped_fraction(self._statistics)
+
+    def total(self, name: str) -> float:
+        """Return the sum over the parts of ``"updates"``, ``"clipped"`` or ``"coefficients"``, on the host."""
+        self.settle()
+        return float(self._statistics[name].sum())
+
+    def percentiles(self, percent: float) -> dict[str, float]:
+        """Return that percentile of the finite norms by part, on the host; empty for AGC, whose threshold is a ratio."""
+        self.settle()
+        if isinstance(self.rule, AGC):
+            return {}
+        values = _STATISTICS.percentiles(percent, self._statistics)
+        finite = torch.isfinite(values).tolist()
+        rows = zip(self.parts.names, values.tolist(), finite, strict=True)
+        return {name: value for name, value, usable in rows if usable}
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of everything that was learnt, on the CPU."""
+        self.settle()
+        cpu = torch.device("cpu")
+        kept = {"rule_state": moved(self._state, cpu), "statistics": moved(self._statistics, cpu)}
+        return {"rule": repr(self.rule), "parts": list(self.parts.names), **kept}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` returned. Of another rule or other parts nothing can be used: they begin anew.
+
+        Raises:
+            TrickError: the same rule and parts, but tensors of other shapes: the checkpoint is damaged.
+        """
+        if state["parts"] != list(self.parts.names):
+            return
+        self._statistics = fitting("GradientClip", moved(state["statistics"], self.view.device), self._statistics)
+        if state["rule"] == repr(self.rule):
+            self._state = fitting("GradientClip", moved(state["rule_state"], self.view.device), self._state)
+
+
+def _split(rule: ClipRule, per: str, groups: dict[str, str] | None, view: OptimizerView) -> Parts:
+    if per == "layer" or rule.granularity in ("layer", "unit"):
+        return Parts.of_layers(view.names)
+    if per == "model":
+        return Parts.of_model(len(view.names))
+    if groups is None:
+        titles = [str(group.get("name", f"group{j}")) for j, group in enumerate(view.optimizer.param_groups)]
+        return Parts.of_groups(titles, view.group_of, view.device)
+    placed = place([view], groups, owner="GradientClip", strict=False)[view.index]
+    return Parts.of_named(groups, placed, view.device, rest=-1 in placed)
