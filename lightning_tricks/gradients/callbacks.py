@@ -59,8 +59,8 @@ class GradientMonitor(Trick):
         per_layer: log the norm of each parameter too.
         groups: name -> regular expression on parameter names; the norm of each group is logged.
         norm_type: p > 0, or inf.
-        update_ratio: log ``||w_new - w|| / ||w||`` of each parameter, from at most 65,536 elements of each. About 1e-3
-            is usual; it follows the learning rate, so watch its change, not its value.
+        update_ratio: log ``||w_new - w|| / ||w||`` of each parameter, from at most 65,536 elements of each; NaN for one
+            that is all zero. About 1e-3 is usual; it follows the learning rate, so watch its change, not its value.
         noise_scale: log the gradient noise scale (McCandlish et al. 2018), the batch size that still pays. Needs
             gradient accumulation, where it costs one more read of the gradients at logged steps.
         histograms: send a sample of each gradient (at most 16,384 elements) to loggers that draw histograms.
@@ -248,7 +248,7 @@ class GradientMonitor(Trick):
             moves = tensor_norms([a.float() - b.float() for a, b in zip(after, before, strict=True)])
             moves, sizes = view.shards.norms(moves, 2.0), view.shards.norms(tensor_norms(before), 2.0)
         names = [f"grad/update_ratio/{name}" for name in view.names]
-        run.publisher.put_many(page.step, names, moves / sizes.clamp(min=1e-12))
+        run.publisher.put_many(page.step, names, torch.where(sizes > 0, moves / sizes, torch.nan))
 
     def finished(self, run: TrainingRun) -> None:
         """Tell what came after the last logged step."""
