@@ -30,9 +30,9 @@ def draw(scalars: Scalars, path: Path) -> Path:
     norm.plot(steps, before, color="tab:red", linewidth=1, alpha=0.6, label="global gradient norm before the clip")
     norm.plot(steps, after, color="tab:green", linewidth=1, label="after the clip")
     norm.set(yscale="log", ylabel="norm", xlabel="step")
-    for axes in (loss, rate, norm):
+    for axes, corner in ((loss, "upper right"), (rate, "upper right"), (norm, "lower left")):
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right", fontsize="small")
+        axes.legend(loc=corner, fontsize="small")
     figure.savefig(path, dpi=120)
     return path
 

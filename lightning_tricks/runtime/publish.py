@@ -87,13 +87,14 @@ class Publisher:
             parcel.silent.update(names)
         if isinstance(values, Tensor):
             parcel.names += names
-            parcel.tensors.append(values.detach())
+            # a copy: the value at this moment, whatever is written into the tensor before the parcel leaves
+            parcel.tensors.append(values.detach().clone())
         else:
             parcel.numbers[names[0]] = float(values)
 
     def put_histogram(self, step: int, name: str, values: Tensor) -> None:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
-        self._parcel(step).histograms[name] = values.detach()
+        self._parcel(step).histograms[name] = values.detach().clone()
 
     def listen(self, step: int, listener: Listener) -> None:
         """Call ``listener`` with the host values of ``step`` when they have arrived."""
