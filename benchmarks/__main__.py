@@ -1,0 +1,40 @@
+"""``python -m benchmarks list | run TABLE [options] | compare OLD.json NEW.json``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.results import compare
+
+TABLES = {"overhead": "what GradientMonitor and GradientClip add to a training step, against Lightning's own means"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line says; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="name the tables")
+    run = commands.add_parser("run", help="measure a table", add_help=False)
+    run.add_argument("table", choices=list(TABLES))
+    old_new = commands.add_parser("compare", help="put two result files side by side")
+    old_new.add_argument("old", type=Path)
+    old_new.add_argument("new", type=Path)
+    options, rest = parser.parse_known_args(arguments)
+    if options.command != "run" and rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if options.command == "list":
+        for name, text in TABLES.items():
+            print(f"{name:12}{text}")
+        return 0
+    if options.command == "compare":
+        print(compare(options.old, options.new))
+        return 0
+    return int(importlib.import_module(f"benchmarks.{options.table}").main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Interleaved measuring: every variant runs in a lane of its own, and short blocks of all lanes take turns.
+
+Machines are noisy: their clock, their neighbours and their caches change within minutes. Two variants that are measured
+one after the other differ by that noise; blocks that alternate within a second share it, and their ratio does not.
+A Trainer cannot be paused from outside, so each lane is a thread that waits in its data loader for the baton. Only one
+lane ever runs.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+class Lane:
+    """One variant: a training that advances in blocks of steps.
+
+    Args:
+        name: of the row.
+        train: called with an endless iterable of batches; trains until the iterable ends.
+        batches: the batches, taken in turn.
+        threads: torch threads.
+    """
+
+    def __init__(self, name: str, train: Callable[[Any], None], batches: list[Any], threads: int) -> None:
+        self.name = name
+        self._train, self._batches, self._threads = train, batches, threads
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._steps = 0
+        self._started = 0.0
+        self._seconds = 0.0
+        self._stop = False
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"lane {name}", daemon=True)
+        self._thread.start()
+
+    def block(self, steps: int) -> float:
+        """Run that many steps; return seconds per step. Raises what the training raised."""
+        self._steps = steps
+        self._go.release()
+        self._done.acquire()
+        if self.error is not None:
+            raise self.error
+        return self._seconds / steps
+
+    def stop(self) -> None:
+        """Let the training end."""
+        self._stop = True
+        self._go.release()
+        self._thread.join(timeout=60)
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads)  # holds for the calling thread only
+        try:
+            self._train(self)
+        except BaseException as error:  # handed to the thread that waits for this lane
+            self.error = error
+        finally:
+            self._done.release()
+
+    def __iter__(self) -> Iterator[Any]:
+        left = served = 0
+        while True:
+            if left == 0:
+                if served:
+                    _synchronize()
+                    self._seconds = time.perf_counter() - self._started
+                    self._done.release()
+                self._go.acquire()
+                if self._stop:
+                    return
+                left = self._steps
+                self._started = time.perf_counter()
+            left -= 1
+            served += 1
+            yield self._batches[served % len(self._batches)]
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def interleave(
+    lanes: list[Lane], rounds: int, steps: int, warmup: int, tick: Callable[[], None] = lambda: None, seed: int = 0
+) -> dict[str, list[float]]:
+    """Return seconds per step of every lane in every round. The order within a round is shuffled."""
+    order = random.Random(seed)
+    for lane in lanes:
+        lane.block(warmup)
+    seconds: dict[str, list[float]] = {lane.name: [] for lane in lanes}
+    for _ in range(rounds):
+        for lane in order.sample(lanes, len(lanes)):
+            seconds[lane.name].append(lane.block(steps))
+        tick()
+    return seconds
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def median_interval(values: list[float], seed: int = 0, resamples: int = 2000) -> Estimate:
+    """Return the median with a 95 % bootstrap interval.
+
+    >>> median_interval([1.0] * 9)
+    Estimate(value=1.0, low=1.0, high=1.0)
+    """
+    draw = random.Random(seed)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(resamples))
+    low, high = medians[int(0.025 * resamples)], medians[int(0.975 * resamples) - 1]
+    return Estimate(statistics.median(values), low, high)
+
+
+def paired(seconds: dict[str, list[float]], row: str, base: str, how: Callable[[float, float], float]) -> Estimate:
+    """Return the interval of ``how(row, base)`` over rounds."""
+    return median_interval([how(a, b) for a, b in zip(seconds[row], seconds[base], strict=True)])

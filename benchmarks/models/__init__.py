@@ -1,0 +1,1 @@
+"""Workloads: one file each, a function that returns a module and its batches."""

@@ -1,0 +1,374 @@
+"""What GradientMonitor and GradientClip add to a training step, against Lightning's own means."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities import grad_norm
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.environment import describe
+from benchmarks.measure import Estimate, Lane, interleave, median_interval, paired
+from benchmarks.models.resnet import resnet18
+from benchmarks.models.towers import compute_bound, launch_bound
+from benchmarks.models.transformer import byte_transformer
+from benchmarks.results import FOLDER, save, table
+from lightning_tricks import GradientClip, GradientMonitor
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "a": launch_bound,
+    "b": compute_bound,
+    "resnet18": resnet18,
+    "transformer": byte_transformer,
+}
+BARE, CLIP_VAL, BOTH = "bare Trainer", "gradient_clip_val=1.0", "GradientMonitor + GradientClip"
+ROWS: dict[str, Callable[[], dict[str, Any]]] = {
+    BARE: lambda: {},
+    "bare Trainer again": lambda: {},
+    CLIP_VAL: lambda: {"gradient_clip_val": 1.0},
+    "Lightning's grad_norm, logged each step": lambda: {"callbacks": [LogGradNorm()]},
+    "GradientMonitor": lambda: {"callbacks": [GradientMonitor()]},
+    "GradientClip": lambda: {"callbacks": [GradientClip(1.0)]},
+    BOTH: lambda: {"callbacks": [GradientMonitor(), GradientClip(1.0)]},
+    "both, every layer logged each step": lambda: {"callbacks": [GradientMonitor(every_n_steps=1), GradientClip(1.0)]},
+}
+METHOD = (
+    "Every row is a Trainer.fit in a thread of its own that waits in its data loader; blocks of steps of all rows take "
+    "turns in shuffled order, one at a time. Ratio and added time: median over rounds of the paired value, with a 95 % "
+    "bootstrap interval. Batches are tensors in memory; the logger takes values and drops them; log_every_n_steps=50; "
+    "no progress bar, no checkpoints."
+)
+
+
+class LogGradNorm(L.Callback):
+    """The recipe of Lightning's documentation."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        pl_module.log_dict(grad_norm(pl_module, 2))
+
+
+class Null(L.loggers.Logger):
+    """Takes everything and keeps nothing: no row pays for a disk."""
+
+    name, version = "null", 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class Module(L.LightningModule):
+    """A workload under AdamW."""
+
+    def __init__(self, net: nn.Module, fused: bool) -> None:
+        super().__init__()
+        self.net, self.fused = net, fused
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3, fused=self.fused, foreach=None if self.fused else True)
+
+
+def trainer(accelerator: str, precision: str, **arguments: Any) -> L.Trainer:
+    """A Trainer with nothing but the row in it."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    fixed = {"accelerator": accelerator, "devices": 1, "precision": precision, "max_epochs": 1, "log_every_n_steps": 50}
+    return L.Trainer(**{"logger": Null(), **quiet, **fixed, **arguments})
+
+
+def measure_times(
+    model: str, fused: bool, accelerator: str, precision: str, options: argparse.Namespace, tick: Callable[[], None]
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Return seconds per step by row and round, and the rows that were refused, with the message."""
+    lanes, refused = [], {}
+    starting = threading.Lock()
+
+    def lane(name: str) -> Lane:
+        net, batches = MODELS[model]()
+
+        def train(batches_in_turn: Any) -> None:
+            with starting:
+                t = trainer(accelerator, precision, **ROWS[name]())
+            t.fit(Module(net, fused), batches_in_turn)
+
+        return Lane(name, train, batches, options.threads)
+
+    for name in options.only:
+        candidate = lane(name)
+        try:
+            candidate.block(2)
+            lanes.append(candidate)
+        except Exception as error:
+            refused[name] = f"{type(error).__name__}: {error}"
+    try:
+        return interleave(lanes, options.rounds, options.steps, options.steps, tick), refused
+    finally:
+        for each in lanes:
+            each.stop()
+
+
+# -- what needs no clock ----------------------------------------------------------------------------------------------
+
+
+class Sizes(TorchDispatchMode):
+    """Adds up the new memory of every operation's results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for t in tree_leaves(result):
+            if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in known:
+                self.largest, self.total = max(self.largest, t.nbytes), self.total + t.nbytes
+        return result
+
+
+class Between(L.Callback):
+    """Switches something on before the row's callbacks have the gradients, and off after them."""
+
+    def __init__(self, switch: Callable[[int], None]) -> None:
+        self.switch = switch
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.switch(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+class LastBetween(Between):
+    """A class of its own, since Lightning tells callbacks apart by type."""
+
+
+def _short_fit(model: str, accelerator: str, precision: str, steps: int, fused: bool = True, **arguments: Any) -> None:
+    net, batches = MODELS[model]()
+    t = trainer(accelerator, precision, **{**arguments, "max_steps": steps, "log_every_n_steps": 10_000})
+    t.fit(Module(net, fused), DataLoader((batches * steps)[:steps], batch_size=None))
+
+
+def memory(model: str, accelerator: str, precision: str) -> dict[str, float]:
+    """Return the bytes that the hooks of both tricks allocate in a step that is not logged."""
+    net, _ = MODELS[model]()
+    gradients = sum(p.nbytes for p in net.parameters())
+    sizes, stack = Sizes(), contextlib.ExitStack()
+
+    def on(step: int) -> None:
+        if step == 3:
+            stack.enter_context(sizes)
+
+    callbacks = [Between(on), GradientMonitor(), GradientClip(1.0), LastBetween(lambda step: stack.close())]
+    _short_fit(model, accelerator, precision, 5, callbacks=callbacks)
+    return {
+        "gradient_bytes": gradients,
+        "largest_allocation": sizes.largest,
+        "all_allocations": sizes.total,
+        "share_of_gradients": sizes.total / gradients,
+    }
+
+
+def host_reads(model: str, fused: bool, accelerator: str, precision: str) -> dict[str, float]:
+    """Return host reads per step that is not logged, by row, beyond the bare Trainer's."""
+
+    def count(row: str, steps: int) -> int:
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            _short_fit(model, accelerator, precision, steps, fused, **ROWS[row]())
+        return sum(e.count for e in profiler.key_averages() if e.key == "aten::_local_scalar_dense")
+
+    def per_step(row: str) -> float:
+        return (count(row, 12) - count(row, 6)) / 6
+
+    bare = per_step(BARE)
+    return {row: per_step(row) - bare for row in ("GradientMonitor", "GradientClip", BOTH)}
+
+
+def synchronizes(model: str, precision: str) -> str | None:
+    """Return torch's complaint when the hooks of both tricks wait for the GPU; None when they do not. CUDA only."""
+    modes = {3: "error"}
+    callbacks = [
+        Between(lambda step: torch.cuda.set_sync_debug_mode(modes.get(step, "default"))),
+        GradientMonitor(),
+        GradientClip(1.0),
+        LastBetween(lambda step: torch.cuda.set_sync_debug_mode("default")),
+    ]
+    try:
+        _short_fit(model, "cuda", precision, 5, callbacks=callbacks)
+        return None
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def _row(model: str, optimizer: str, name: str, seconds: dict[str, list[float]], refused: dict[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": model, "optimizer": optimizer, "row": name}
+    if name in refused:
+        return {**row, "refused": refused[name]}
+    ratio, added = (paired(seconds, name, BARE, how) for how in (lambda a, b: a / b, lambda a, b: (a - b) * 1e3))
+    spread = median_interval([s * 1e3 for s in seconds[name]])
+    return {**row, "milliseconds": vars(spread), "ratio": vars(ratio), "added_ms": vars(added), "seconds": seconds[name]}
+
+
+def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the two promises with their measured values, where their rows were measured."""
+    found = {(r["model"], r["optimizer"], r["row"]): r for r in rows if "refused" not in r}
+    out = []
+    both, clip, bare = (found.get(("a", "fused", name)) for name in (BOTH, CLIP_VAL, BARE))
+    if both and clip and bare:
+        share = _share_of_added(both["seconds"], clip["seconds"], bare["seconds"])
+        text = "(a) fused AdamW: both add at most half of what gradient_clip_val adds"
+        out.append({"gate": text, "limit": 0.5, **vars(share), "passed": share.value <= 0.5})
+    for optimizer in ("fused", "foreach"):
+        if ("b", optimizer, BOTH) in found:
+            ratio = found["b", optimizer, BOTH]["ratio"]
+            text = f"(b) {optimizer} AdamW: both cost at most 2 %"
+            out.append({"gate": text, "limit": 1.02, **ratio, "passed": ratio["value"] <= 1.02})
+    return out
+
+
+def _share_of_added(both: list[float], clip: list[float], bare: list[float]) -> Estimate:
+    """Ratio of two small differences: medians are divided, since a single round's denominator may be near 0."""
+    import random
+    import statistics
+
+    draw, rounds = random.Random(0), range(len(bare))
+
+    def share(picked: Sequence[int]) -> float:
+        top = statistics.median(both[i] - bare[i] for i in picked)
+        return top / max(1e-9, statistics.median(clip[i] - bare[i] for i in picked))
+
+    resampled = sorted(share(draw.choices(rounds, k=len(rounds))) for _ in range(2000))
+    return Estimate(share(rounds), resampled[50], resampled[1949])
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the tables of a result."""
+    lines = [f"# Overhead of gradient monitoring and clipping\n\n`{result['command']}`\n"]
+    hardware = result["environment"]
+    lines.append(f"{hardware['gpu'] or hardware['cpu']}, torch {hardware['torch']}, lightning {hardware['lightning']}. {result['method']}\n")
+    rows = []
+    for r in result["rows"]:
+        cells = ["refused: " + r["refused"][:80], "", ""] if "refused" in r else [
+            "{value:.2f}".format(**r["milliseconds"]),
+            "{value:.3f} [{low:.3f}, {high:.3f}]".format(**r["ratio"]),
+            "{value:+.3f}".format(**r["added_ms"]),
+        ]  # fmt: skip
+        rows.append([r["model"], r["optimizer"], r["row"], *cells])
+    lines.append(table(["model", "AdamW", "in the Trainer", "ms per step", "ratio to bare [95 %]", "added ms"], rows) + "\n")
+    goals = [[g["gate"], f"{g['limit']}", f"{g['value']:.3f} [{g['low']:.3f}, {g['high']:.3f}]", "yes" if g["passed"] else "NO"] for g in result["gates"]]
+    lines.append(table(["to reach", "limit", "measured [95 %]", "reached"], goals) + "\n")
+    for model, m in result["memory"].items():
+        lines.append(
+            f"Memory, model {model}: a step that is not logged allocates {m['all_allocations']:,} bytes in our hooks, "
+            f"{m['share_of_gradients']:.2%} of the gradients' {m['gradient_bytes']:,}; the largest piece is {m['largest_allocation']:,}."
+        )
+    reads = [[key, row, f"{n:g}"] for key, by_row in result["host_reads"].items() for row, n in by_row.items()]
+    lines.append("\n" + table(["AdamW", "in the Trainer", "host reads per step that is not logged"], reads))
+    for model, complaint in result["synchronizes"].items():
+        lines.append(f"\nWaits for the GPU, model {model}: {complaint or 'no (set_sync_debug_mode error)'}")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print and save; return 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks run overhead", description=__doc__)
+    parser.add_argument("--profile", choices=["cpu", "gpu"], default="gpu" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", default=None, help=f"comma-separated, of {', '.join(MODELS)}")
+    parser.add_argument("--only", default=None, help="comma-separated parts of row names; the bare Trainer always runs")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=20, help="steps in a block")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 5 steps of (a): to see that it runs")
+    options = parser.parse_args(arguments)
+    gpu = options.profile == "gpu"
+    if gpu and not torch.cuda.is_available():
+        parser.error("--profile gpu: there is no CUDA device here. Use --profile cpu")
+    models = (options.models or ("a,b,resnet18,transformer" if gpu else "a,b")).split(",")
+    unknown = [m for m in models if m not in MODELS]
+    if unknown:
+        parser.error(f"--models {','.join(unknown)}: not one of {', '.join(MODELS)}")
+    if options.quick:
+        models, options.rounds, options.steps = ["a"], 3, 5
+    parts = options.only.split(",") if options.only else [""]
+    options.only = [name for name in ROWS if name == BARE or any(part in name for part in parts)]
+    out = options.out or FOLDER / f"overhead-{options.profile}.json"
+
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    with _put_back(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = _measure(models, gpu, options)
+    text = markdown(result)
+    save(result, out, text)
+    console = Console(width=140)
+    console.print(text, markup=False, highlight=False)
+    console.print(f"written: {out} and {out.with_suffix('.md').name}", highlight=False)
+    return 0
+
+
+def _measure(models: list[str], gpu: bool, options: argparse.Namespace) -> dict[str, Any]:
+    accelerator = "cuda" if gpu else "cpu"
+    torch.set_num_threads(options.threads)
+    plan = [(m, fused, "32-true") for m in models for fused in (True, False)]
+    if gpu:
+        plan += [(m, True, p) for m in models if m in ("resnet18", "transformer") for p in ("bf16-mixed", "16-mixed")]
+    rows: list[dict[str, Any]] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("overhead", total=len(plan) * options.rounds)
+        for model, fused, precision in plan:
+            tick = lambda: progress.advance(task)  # noqa: E731
+            seconds, refused = measure_times(model, fused, accelerator, precision, options, tick)
+            optimizer = ("fused" if fused else "foreach") + ("" if precision == "32-true" else f", {precision}")
+            rows += [_row(model, optimizer, name, seconds, refused) for name in options.only]
+    kinds = (True, False)
+    return {
+        "table": "overhead",
+        "command": "python -m benchmarks run overhead " + " ".join(sys.argv[sys.argv.index("overhead") + 1 :] if "overhead" in sys.argv else []),
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": {**describe(), "threads": options.threads, "device": options.profile},
+        "method": METHOD,
+        "rounds": options.rounds,
+        "steps_per_block": options.steps,
+        "rows": rows,
+        "gates": gates(rows),
+        "memory": {m: memory(m, accelerator, "32-true") for m in models},
+        "host_reads": {"fused" if f else "foreach": host_reads(models[0], f, accelerator, "32-true") for f in kinds},
+        "synchronizes": {m: synchronizes(m, "32-true") for m in models} if gpu else {},
+    }
+
+
+@contextlib.contextmanager
+def _put_back() -> Iterator[None]:
+    """Leave torch's global settings as they were."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
