@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_tricks.errors import require_count, require_number
 from lightning_tricks.gradients.rules import ClipRule, State, clip_coefficients
 from lightning_tricks.measure.norms import total_norm
-from lightning_tricks.measure.running import Percentile, Welford, counts
+from lightning_tricks.measure.running import Percentile, Welford, counts, shape
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class AutoClip(ClipRule):
         require_number(owner, "percentile", self.percentile, high=100.0, high_included=True, remedy=remedy)
         require_count(owner, "window", self.window, remedy="Use e.g. 1000")
 
-    def init(self, size: int, device: torch.device) -> State:
+    def init(self, size: int | None, device: torch.device) -> State:
         """Return an empty memory."""
         return Percentile(self.window).init(size, device)
 
@@ -110,7 +110,7 @@ class ZClip(ClipRule):
         if self.max_norm is not None:
             require_number(owner, "max_norm", self.max_norm, remedy="Use e.g. 1.0, or None for no fixed threshold")
 
-    def init(self, size: int, device: torch.device) -> State:
+    def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first norm."""
         return Welford().init(size, device)
 
@@ -181,12 +181,12 @@ class AdaGC(ClipRule):
         require_number(owner, "absolute", self.absolute, remedy="Use e.g. 1.0")
         require_count(owner, "warmup", self.warmup, remedy="Use e.g. 100")
 
-    def init(self, size: int, device: torch.device) -> State:
+    def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first norm; gamma is inf until a tensor had a gradient."""
         return {
             "version": 1,
             "count": torch.zeros((), dtype=torch.int64, device=device),
-            "gamma": torch.full((size,), torch.inf, device=device),
+            "gamma": torch.full(shape(size), torch.inf, device=device),
         }
 
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, final
 
 import torch
@@ -29,6 +30,7 @@ from lightning_tricks.gradients.parts import Parts, place
 from lightning_tricks.gradients.rules import ClipRule, as_rule
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms, total_norm
 from lightning_tricks.measure.state import State, fitting, moved
+from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.gradient_writer import make_skipping_safe
 from lightning_tricks.runtime.logbook import OptimizerView, Page
@@ -111,7 +113,7 @@ class GradientMonitor(Trick):
         owner = "GradientMonitor"
         if every_n_steps is not None:
             require_count(owner, "every_n_steps", every_n_steps, remedy="Use e.g. 50, or None for the Trainer's")
-        if norm_type != float("inf") or isinstance(norm_type, str):
+        if norm_type != float("inf"):
             require_number(owner, "norm_type", norm_type, remedy="Use 2.0, 1.0 or float('inf')")
         self.every_n_steps = every_n_steps
         self.per_layer = require_flag(owner, "per_layer", per_layer)
@@ -189,7 +191,7 @@ class GradientMonitor(Trick):
         if page.empty:
             return
         norms = page.norms(self.norm_type)
-        self._watches[page.view.index].note(page.attempt, norms, page.loss_finite)
+        self._watches[page.view.index].note(page.attempt, norms, page.losses)
         if due:
             self._publish_norms(run, page, norms)
             self._publish_extras(run, page)
@@ -202,7 +204,7 @@ class GradientMonitor(Trick):
             f"grad/norm{suffix}", total, logger=False, on_step=True, on_epoch=False, batch_size=1
         )
         if self.per_layer:
-            put.put_many(page.step, [f"grad/norm/{name}" for name in view.names], norms)
+            put.put_many(page.step, view.keys("grad/norm/"), norms)
         if view.index in self._groups:
             parts = self._groups[view.index]
             # the last part takes what is in no group
@@ -224,8 +226,7 @@ class GradientMonitor(Trick):
             self._noise = self._measure_noise(run, page, self._noise)
 
     def _report(self, run: TrainingRun, view: OptimizerView, step: int) -> None:
-        tag = f"monitor{view.index}"
-        count = self._watches[view.index].send(run.publisher, step, tag, lambda found: self._tell(run, found))
+        count = self._watches[view.index].send(run.publisher, step, lambda found: self._tell(run, found))
         if count is not None:
             run.publisher.put(step, {f"grad/nonfinite{_suffix(run, view)}": count})
 
@@ -247,8 +248,7 @@ class GradientMonitor(Trick):
             after = [bounded_sample(local(p)) for p in view.parameters]
             moves = tensor_norms([a.float() - b.float() for a, b in zip(after, before, strict=True)])
             moves, sizes = view.shards.norms(moves, 2.0), view.shards.norms(tensor_norms(before), 2.0)
-        names = [f"grad/update_ratio/{name}" for name in view.names]
-        run.publisher.put_many(page.step, names, torch.where(sizes > 0, moves / sizes, torch.nan))
+        run.publisher.put_many(page.step, view.keys("grad/update_ratio/"), torch.where(sizes > 0, moves / sizes, torch.nan))
 
     def finished(self, run: TrainingRun) -> None:
         """Tell what came after the last logged step."""
@@ -327,9 +327,9 @@ class GradientClip(Trick):
 
     Cost:
         One read of the gradients, shared with GradientMonitor, and one write (none with a fused optimizer and
-        ``per="model"``). ``"zero"``: one more of each. Host reads: none with a fused optimizer, a GradScaler, ``"warn"``
-        or ``"zero"``; else one per update, since torch offers no skip on the device there. With a fused optimizer
-        ``"raise"`` skips at once and raises at the next logged step.
+        ``per="model"``). ``"zero"``: one more of each. Host reads: none with a fused optimizer, a GradScaler, ``"warn"``,
+        ``"zero"`` or on a CPU; else one per update, since torch offers no skip on the device there. On a GPU with a
+        fused optimizer, ``"raise"`` skips at once and raises at the next logged step.
 
     Example:
         >>> from lightning_tricks import GradientClip, ZClip
@@ -470,15 +470,15 @@ class GradientClip(Trick):
 
     def _guard(self, run: TrainingRun, page: Page, clipper: Clipper, norms: Tensor, total: Tensor) -> None:
         """Do as ``nonfinite=`` says."""
-        found = ~torch.isfinite(total)
-        deferred = page.view.folds or run.loss_scale.active
+        known = host.at_hand(total)
+        deferred = run.loss_scale.active or (known is None and page.view.folds)
         if self.nonfinite == "raise" and not deferred:
-            if bool(found):
-                self._end(page.step, NonFiniteWatch(page.view.names).at(page.attempt, norms, page.loss_finite))
+            if not math.isfinite(float(total) if known is None else known):
+                self._end(page.step, NonFiniteWatch(page.view.names).at(page.attempt, norms, page.losses))
             return
-        clipper.watch.note(page.attempt, norms, page.loss_finite)
+        clipper.watch.note(page.attempt, norms, page.losses)
         if self.nonfinite != "warn" or run.loss_scale.active:
-            run.writer.skip(found)
+            run.writer.skip_unless_finite(total)
 
     def _end(self, step: int, found: NonFinite | None) -> None:
         raise NonFiniteError(
@@ -487,8 +487,7 @@ class GradientClip(Trick):
         )
 
     def _report(self, run: TrainingRun, clipper: Clipper, step: int) -> None:
-        tag = f"clip{clipper.view.index}"
-        clipper.watch.send(run.publisher, step, tag, lambda found: self._tell(run, step, found))
+        clipper.watch.send(run.publisher, step, lambda found: self._tell(run, step, found))
 
     def _tell(self, run: TrainingRun, step: int, found: NonFinite) -> None:
         if run.loss_scale.active and found.loss_finite is not False:

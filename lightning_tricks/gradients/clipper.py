@@ -41,7 +41,7 @@ class Clipper:
         self.watch = NonFiniteWatch(view.names)
         self._left_out = excluded(rule, view) if isinstance(rule, AGC) else set()
         size = len(self.parts.names)
-        self._state: State = rule.init(size, view.device)
+        self._state: State = rule.init(None if self.parts.whole else size, view.device)
         self._statistics: State = _STATISTICS.init(size, view.device)
         self._pending: list[tuple[Tensor, Tensor]] = []
 
@@ -57,7 +57,7 @@ class Clipper:
         self._pending.append((values, coefficients))
         if len(self._pending) >= _SETTLE_AFTER:
             self.settle()
-        return values[0] if self.parts.whole else total_norm(norms, kind), coefficients
+        return values if self.parts.whole else total_norm(norms, kind), coefficients
 
     def _apply(self, page: Page, values: Tensor, writer: GradientWriter) -> Tensor:
         if isinstance(self.rule, AGC):
@@ -68,7 +68,7 @@ class Clipper:
         if isinstance(self.rule, ClipValue):
             writer.clamp(self.rule.max_value)
         elif self.parts.whole:
-            writer.scale(coefficients[0])
+            writer.scale(coefficients)
         else:
             each = self.parts.spread(coefficients).unbind()
             writer.scale_each([each[i] for i in page.present])
@@ -94,7 +94,8 @@ class Clipper:
     def settle(self) -> None:
         """Take the updates since the last time into the statistics, all at once."""
         if self._pending:
-            norms, coefficients = (torch.stack(column) for column in zip(*self._pending, strict=True))
+            size = len(self.parts.names)
+            norms, coefficients = (torch.stack(column).reshape(-1, size) for column in zip(*self._pending, strict=True))
             self._statistics = _STATISTICS.update(norms, coefficients, self._statistics)
             self._pending = []
 

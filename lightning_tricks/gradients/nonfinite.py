@@ -54,16 +54,16 @@ class NonFiniteWatch:
         self._names = list(names)
         self._limit = limit
         self._norms: list[Tensor] = []
-        self._losses: list[Tensor | None] = []
+        self._losses: list[Sequence[Tensor]] = []
         self._attempts: list[int] = []
         self._rows: list[Tensor] = []
         self._counts: Tensor | None = None
 
-    def note(self, attempt: int, norms: Tensor, loss_finite: Tensor | None) -> None:
-        """Keep the norms ``[P]`` of an attempt."""
+    def note(self, attempt: int, norms: Tensor, losses: Sequence[Tensor] = ()) -> None:
+        """Keep the norms ``[P]`` of an attempt, and the losses of its micro-batches."""
         self._attempts.append(attempt)
         self._norms.append(norms)
-        self._losses.append(loss_finite)
+        self._losses.append(losses)
         if len(self._norms) >= self._limit:
             self._sum_up()
 
@@ -71,9 +71,7 @@ class NonFiniteWatch:
         if not self._norms:
             return
         bad = nonfinite(torch.stack(self._norms))
-        unknown = bad.new_ones(()).float() * 2
-        losses = torch.stack([unknown if x is None else x.to(bad.device).float() for x in self._losses])
-        self._rows.append(torch.stack([bad.any(dim=1).float(), losses]))
+        self._rows.append(torch.stack([bad.any(dim=1).float(), _finite(self._losses, bad.device)]))
         counts = bad.sum(dim=0).float()
         self._counts = counts if self._counts is None else self._counts + counts
         self._norms, self._losses = [], []
@@ -102,13 +100,13 @@ class NonFiniteWatch:
         loss = values[n + bad[0]]
         return NonFinite(tuple(attempts[i] for i in bad), layers, None if loss == 2 else bool(loss))
 
-    def at(self, attempt: int, norms: Tensor, loss_finite: Tensor | None) -> NonFinite | None:
+    def at(self, attempt: int, norms: Tensor, losses: Sequence[Tensor]) -> NonFinite | None:
         """Return what one attempt shows, read on the host at once: for a run that is about to end."""
-        self.note(attempt, norms, loss_finite)
+        self.note(attempt, norms, losses)
         vector, attempts = self.report()
         return self.read(vector.tolist(), attempts)
 
-    def send(self, publisher: Publisher, step: int, tag: str, tell: Callable[[NonFinite], None]) -> Tensor | None:
+    def send(self, publisher: Publisher, step: int, tell: Callable[[NonFinite], None]) -> Tensor | None:
         """Send the report along with a logged step; ``tell`` hears of it on the host if something was not finite.
 
         Returns:
@@ -117,13 +115,22 @@ class NonFiniteWatch:
         vector, attempts = self.report()
         if not attempts:
             return None
-        names = [f"{tag}.{i}" for i in range(len(vector))]
-        publisher.put_many(step, names, vector, silent=True)
 
-        def heard(values: dict[str, float]) -> None:
-            found = self.read([values[name] for name in names], attempts)
+        def heard(values: list[float]) -> None:
+            found = self.read(values, attempts)
             if found is not None:
                 tell(found)
 
-        publisher.listen(step, heard)
+        publisher.put_private(step, vector, heard)
         return vector[: len(attempts)].sum()
+
+
+def _finite(losses: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
+    """Return for each attempt 1 where all its losses are finite, 0 where one is not, 2 where none is known, ``[n]``."""
+    known = torch.tensor([1.0 if own else 2.0 for own in losses], device=device)
+    flat = [loss.reshape(()) for own in losses for loss in own]
+    if not flat:
+        return known
+    owner = torch.tensor([i for i, own in enumerate(losses) for _ in own], device=device)
+    bad = (~torch.isfinite(torch.stack(flat))).to(device=device, dtype=torch.float32)
+    return known - torch.zeros_like(known).index_add(0, owner, bad).clamp(max=1.0)

@@ -21,6 +21,7 @@ class Parts:
         names: of the parts, ``k``.
         group_of: the part of each parameter, ``[P]`` int64; None where the parts are the model or the parameters.
         size: ``P``.
+        each: whether every parameter is a part.
 
     Example:
         >>> parts = Parts.of_groups(["body", "head"], [0, 0, 1], torch.device("cpu"))
@@ -33,6 +34,7 @@ class Parts:
     names: tuple[str, ...]
     group_of: Tensor | None
     size: int
+    each: bool = False
 
     @classmethod
     def of_model(cls, size: int) -> Parts:
@@ -42,7 +44,7 @@ class Parts:
     @classmethod
     def of_layers(cls, names: Sequence[str]) -> Parts:
         """Every parameter tensor by itself."""
-        return cls(tuple(names), None, len(names))
+        return cls(tuple(names), None, len(names), each=True)
 
     @classmethod
     def of_groups(cls, names: Sequence[str], group_of: Sequence[int], device: torch.device) -> Parts:
@@ -66,19 +68,17 @@ class Parts:
     @property
     def whole(self) -> bool:
         """Whether one coefficient holds for all gradients."""
-        return len(self.names) == 1
+        return self.group_of is None and not self.each
 
     def norms(self, norms: Tensor, norm_type: float) -> Tensor:
-        """Return the norm of each part ``[k]`` from those of the parameters ``[P]``."""
+        """Return the norm of each part from those of the parameters ``[P]``: ``[k]``, or 0-d where the model is one part."""
         if self.group_of is not None:
             return group_norms(norms, self.group_of, len(self.names), norm_type)
-        return total_norm(norms, norm_type).reshape(1) if self.whole else norms
+        return norms if self.each else total_norm(norms, norm_type)
 
     def spread(self, coefficients: Tensor) -> Tensor:
         """Return each parameter's coefficient ``[P]`` from those of the parts ``[k]``."""
-        if self.group_of is not None:
-            return coefficients[self.group_of]
-        return coefficients.expand(self.size) if self.whole else coefficients
+        return coefficients if self.group_of is None else coefficients[self.group_of]
 
 
 def place(

@@ -37,8 +37,9 @@ def clip_coefficients(norms: Tensor, threshold: Tensor | float) -> Tensor:
         >>> clip_coefficients(torch.tensor([0.5, 4.0, float("nan")]), 1.0)
         tensor([1.0000, 0.2500, 1.0000])
     """
-    coefficients = torch.clamp(threshold / (norms + 1e-6), max=1.0)
-    return torch.where(torch.isfinite(norms), coefficients, torch.ones_like(coefficients))
+    # a norm of 0 has coefficient 1 too
+    finite = torch.nan_to_num(norms, nan=0.0, posinf=0.0)
+    return torch.clamp(threshold / (finite + 1e-6), max=1.0)
 
 
 def adaptive_coefficient(
@@ -86,8 +87,8 @@ class ClipRule(ABC):
         """The p of the norms that the rule wants."""
         return 2.0
 
-    def init(self, size: int, device: torch.device) -> State:
-        """Return the state before the first update, for ``size`` norms."""
+    def init(self, size: int | None, device: torch.device) -> State:
+        """Return the state before the first update, for ``size`` norms, or for one that is 0-d."""
         return {"version": 1}
 
     @abstractmethod
@@ -120,7 +121,7 @@ class ClipNorm(ClipRule):
     def __post_init__(self) -> None:
         remedy = "Use e.g. 1.0, or GradientMonitor to only watch"
         require_number("ClipNorm", "max_norm", self.max_norm, remedy=remedy)
-        if self.norm_type != float("inf") or isinstance(self.norm_type, str):
+        if self.norm_type != float("inf"):
             require_number("ClipNorm", "norm_type", self.norm_type, remedy="Use 2.0, 1.0 or float('inf')")
 
     @property
@@ -195,7 +196,8 @@ class AGC(ClipRule):
     def __post_init__(self) -> None:
         require_number("AGC", "factor", self.factor, remedy="Use e.g. 0.01")
         require_number("AGC", "eps", self.eps, remedy="Use e.g. 1e-3")
-        if isinstance(self.exclude, str) or not all(isinstance(x, str) for x in self.exclude):
+        patterns: object = self.exclude
+        if not isinstance(patterns, (tuple, list)) or not all(isinstance(x, str) for x in patterns):
             rule = "exclude must be a list of patterns on parameter names"
             raise TypeError(message("AGC", "exclude", self.exclude, rule, "Use e.g. ('^head',)"))
         object.__setattr__(self, "exclude", tuple(self.exclude))

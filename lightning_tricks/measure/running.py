@@ -2,7 +2,7 @@
 
 Each is a frozen rule with ``init(size, device) -> State`` and ``update(values, state) -> State``. A state is a plain
 dict of tensors ``[k]`` and numbers with a ``"version"``: it goes into a checkpoint as it is. ``k`` values are followed
-independently (one for the whole model, or one per group or layer). No method reads a tensor on the host.
+independently, one per group or layer; for one of the whole model, ``size=None`` makes them 0-d. No method reads a tensor on the host.
 
 A value counts when it is finite and > 0: a gradient norm of exactly 0 means that no gradient arrived.
 """
@@ -27,6 +27,15 @@ def counts(values: Tensor) -> Tensor:
     return torch.isfinite(values) & (values > 0)
 
 
+def shape(size: int | None) -> tuple[int, ...]:
+    """Return the shape of a statistic of ``size`` series: ``[size]``, or 0-d for None.
+
+    >>> shape(3), shape(None)
+    ((3,), ())
+    """
+    return () if size is None else (size,)
+
+
 @dataclass(frozen=True)
 class Ema:
     """Exponential moving average with bias correction: ``m <- decay*m + (1-decay)*x``, ``mean = m/(1-decay^n)``.
@@ -45,9 +54,9 @@ class Ema:
 
     decay: float
 
-    def init(self, size: int, device: torch.device) -> State:
+    def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first value."""
-        return {"version": 1, "sum": torch.zeros(size, device=device), "weight": torch.zeros(size, device=device)}
+        return {"version": 1, "sum": torch.zeros(shape(size), device=device), "weight": torch.zeros(shape(size), device=device)}
 
     def update(self, values: Tensor, state: State) -> State:
         """Return the state after ``values`` ``[k]``; negative values count here, non-finite ones do not."""
@@ -82,10 +91,10 @@ class Welford:
         (tensor([2.]), tensor([1.]))
     """
 
-    def init(self, size: int, device: torch.device) -> State:
+    def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first value."""
-        zeros = {name: torch.zeros(size, device=device) for name in ("mean", "var")}
-        return {"version": 1, "count": torch.zeros(size, dtype=torch.int64, device=device), **zeros}
+        zeros = {name: torch.zeros(shape(size), device=device) for name in ("mean", "var")}
+        return {"version": 1, "count": torch.zeros(shape(size), dtype=torch.int64, device=device), **zeros}
 
     def update(self, values: Tensor, state: State) -> State:
         """Return the state after ``values`` ``[k]``."""
@@ -116,20 +125,20 @@ class Percentile:
 
     window: int
 
-    def init(self, size: int, device: torch.device) -> State:
+    def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first value: a ring ``[k, window]`` of NaN, and each row's write position."""
-        ring = torch.full((size, self.window), torch.nan, device=device)
-        return {"version": 1, "ring": ring, "seen": torch.zeros(size, dtype=torch.int64, device=device)}
+        ring = torch.full((*shape(size), self.window), torch.nan, device=device)
+        return {"version": 1, "ring": ring, "seen": torch.zeros(shape(size), dtype=torch.int64, device=device)}
 
     def update(self, values: Tensor, state: State) -> State:
         """Return the state after ``values`` ``[k]``. The ring is written in place: a copy would cost its size."""
         usable = counts(values)
-        position = (state["seen"] % self.window).unsqueeze(1)
+        position = (state["seen"] % self.window).unsqueeze(-1)
         ring: Tensor = state["ring"]
-        new = torch.where(usable, values, ring.gather(1, position).squeeze(1))
-        ring.scatter_(1, position, new.unsqueeze(1))
+        new = torch.where(usable, values, ring.gather(-1, position).squeeze(-1))
+        ring.scatter_(-1, position, new.unsqueeze(-1))
         return {"version": 1, "ring": ring, "seen": state["seen"] + usable}
 
     def percentile(self, percent: float, state: State) -> Tensor:
         """Return the percentile of each row ``[k]``, linear between ranks as ``numpy.percentile``; NaN when empty."""
-        return torch.nanquantile(state["ring"], percent / 100.0, dim=1)
+        return torch.nanquantile(state["ring"], percent / 100.0, dim=-1)

@@ -4,12 +4,15 @@ Tricks ask for a factor, a clamp or a skip while an attempt is open; ``commit`` 
 last trick has spoken. Whatever the order of the callbacks, gradients are written once.
 
 With a fused optimizer and one factor for all, nothing is written here at all: the factor goes into
-``optimizer.grad_scale`` (the fused step divides by it) and a skip into ``optimizer.found_inf`` (the fused step returns
-without touching weights, moments or counters). Both attributes are read by torch's fused Adam, AdamW, SGD and Adagrad.
+``optimizer.grad_scale`` (the fused step divides by it), and on a GPU a skip into ``optimizer.found_inf`` (the fused step
+returns without touching weights, moments or counters; no host read). Both attributes are read by torch's fused Adam,
+AdamW, SGD and Adagrad. Where the host knows whether to skip, the gradients are taken away instead: no step has anything
+to do then.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from lightning_tricks.errors import UnsupportedError
+from lightning_tricks.runtime import host
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 
 
@@ -28,7 +32,7 @@ class _Order:
     factor: Tensor | None = None
     factors: list[Tensor] = field(default_factory=list)
     limit: float | None = None
-    found: Tensor | None = None
+    total: Tensor | None = None
 
 
 class GradientWriter:
@@ -52,9 +56,9 @@ class GradientWriter:
         """Limit every element to ``[-limit, limit]``, after the factors."""
         self._order.limit = limit if self._order.limit is None else min(limit, self._order.limit)
 
-    def skip(self, found: Tensor) -> None:
-        """Let this update not happen where the 0-d bool tensor ``found`` is set."""
-        self._order.found = found if self._order.found is None else self._order.found | found
+    def skip_unless_finite(self, total: Tensor) -> None:
+        """Let this update not happen when ``total``, a 0-d norm of the gradients, is NaN or inf."""
+        self._order.total = total if self._order.total is None else self._order.total + total
 
     def zero_nonfinite(self, page: Page) -> None:
         """Replace NaN and inf elements by 0, at once: what is measured afterwards shall see it."""
@@ -68,39 +72,47 @@ class GradientWriter:
         if page.empty:
             return
         folds = view.folds and not order.factors and order.limit is None
-        if order.found is not None and not view.folds and not self._skip_unfused(view, order.found):
+        if order.total is not None and not self._decided(view, order, order.total):
             return
+        if order.factor is not None and host.at_hand(order.factor) == 1.0:
+            order.factor = None
         if not folds:
             _write(page, order)
-        if view.folds and (order.found is not None or (folds and order.factor is not None)):
-            self._fold(view, order, order.factor if folds else None)
+        if view.folds and (order.total is not None or (folds and order.factor is not None)):
+            self._fold(view, order.total, order.factor if folds else None)
 
-    def _fold(self, view: OptimizerView, order: _Order, factor: Tensor | None) -> None:
+    def _fold(self, view: OptimizerView, total: Tensor | None, factor: Tensor | None) -> None:
         self._dirty.append(view)
         divisor = None if factor is None else factor.reciprocal()
-        if view.scaled:
-            found = torch.zeros((), device=view.device) if order.found is None else order.found
-            if order.found is None:
-                # nobody looked at the gradients: the scaler must look itself
-                view.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
-            else:
-                view.loss_scale.hand_over(view.optimizer, found, divisor)
+        if view.scaled and total is not None:
+            view.loss_scale.hand_over(view.optimizer, ~torch.isfinite(total), divisor)
             return
-        if divisor is not None:
+        if divisor is not None:  # under a GradScaler, which will look for overflows itself, it multiplies its scale in
             view.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
-        if order.found is not None:
-            view.optimizer.found_inf = order.found.to(torch.float32)  # type: ignore[attr-defined]
+        if total is not None:
+            view.optimizer.found_inf = (~torch.isfinite(total)).to(torch.float32)  # type: ignore[attr-defined]
 
     @staticmethod
-    def _skip_unfused(view: OptimizerView, found: Tensor) -> bool:
-        """Skip without the fused step's help; return whether there is still something to write."""
-        if view.loss_scale.active and view.loss_scale.report(view.optimizer, found):
+    def _decided(view: OptimizerView, order: _Order, total: Tensor) -> bool:
+        """Decide about a skip where the host knows or must ask; return whether there is still an update to make.
+
+        When the fused step shall decide, on the device, ``order.total`` stays; otherwise it is taken out.
+        """
+        if view.scaled:
             return True
-        if not bool(found):  # the one documented host read: torch offers no skip on the device here
+        if view.loss_scale.active and view.loss_scale.report(view.optimizer, ~torch.isfinite(total)):
+            order.total = None
             return True
-        for parameter in view.parameters:
-            parameter.grad = None
-        return False
+        known = host.at_hand(total)
+        if known is None and view.folds:
+            return True
+        # without a fused step torch has no skip on the device: the one documented host read
+        finite = math.isfinite(float(total) if known is None else known)
+        order.total = None
+        if not finite:
+            for parameter in view.parameters:
+                parameter.grad = None
+        return finite
 
     def release(self, view: OptimizerView) -> None:
         """Take back what was left on an optimizer; its step has read it. (A GradScaler deletes both by itself.)"""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError, UnsupportedError
-from lightning_tricks.measure.norms import tensor_norms, total_norm
+from lightning_tricks.measure.norms import NormPlan, tensor_norms, total_norm
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.shards import Shards, is_sharded, local
 
+_grad = attrgetter("grad")
 _FOLDING_STEPS = ("Adam.step", "AdamW.step", "SGD.step", "Adagrad.step")
 
 
@@ -53,9 +55,35 @@ class OptimizerView:
                     f"parameter {name!r} is complex: norms of complex gradients are not supported. "
                     "Store it as real with torch.view_as_real."
                 )
+        self.everything = range(len(self.parameters))
+        self._sparse: dict[int, bool] = {}
+        self._plans: dict[int, NormPlan] = {}
+        self._keys: dict[str, list[str]] = {}
         self.sharded = any(is_sharded(p) for p in self.parameters)
         self.shards = Shards(self.parameters)
         self.folds = honours_grad_scale(self.optimizer)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the log key of each parameter, made once."""
+        if prefix not in self._keys:
+            self._keys[prefix] = [prefix + name for name in self.names]
+        return self._keys[prefix]
+
+    def has_sparse(self, page: Page) -> bool:
+        """Whether a gradient is sparse. A layer fixes that for ever, so one look per number of gradients is enough."""
+        count = len(page.gradients)
+        if count not in self._sparse:
+            self._sparse[count] = any(g.is_sparse for g in page.gradients)
+        return self._sparse[count]
+
+    def read(self, page: Page, norm_type: float) -> Tensor:
+        """Read the gradients of a page: the norm of each one that is there, of this rank's part, as it stands."""
+        values, count = page.values(), len(page.gradients)
+        if self.has_sparse(page):  # the number of rows changes from step to step
+            return tensor_norms(values, norm_type)
+        if count not in self._plans:
+            self._plans[count] = NormPlan(values)
+        return self._plans[count].norms(values, norm_type)
 
     @property
     def stale(self) -> bool:
@@ -86,7 +114,8 @@ def honours_grad_scale(optimizer: Optimizer) -> bool:
     True for torch's Adam, AdamW, SGD and Adagrad when every group is fused; a subclass with its own ``step`` may not.
     """
     step: Any = type(optimizer).step
-    native = step.__module__.startswith("torch.optim.") and step.__qualname__ in _FOLDING_STEPS
+    native = step.__module__.startswith("torch.optim.") and step.__qualname__ in _grad = attrgetter("grad")
+_FOLDING_STEPS
     return native and all(group.get("fused") for group in optimizer.param_groups)
 
 
@@ -97,18 +126,20 @@ class Page:
         view: the optimizer.
         step: the x axis of Lightning's loggers at this attempt.
         attempt: the attempt's number, from 1.
-        loss_finite: 0-d bool tensor, whether every loss of the window was finite; None when nobody asked.
+        losses: of the micro-batches of the window, detached; empty when nobody asked for them.
     """
 
-    def __init__(self, view: OptimizerView, step: int, attempt: int, loss_finite: Tensor | None) -> None:
+    def __init__(self, view: OptimizerView, step: int, attempt: int, losses: Sequence[Tensor]) -> None:
         self.view = view
         self.step = step
         self.attempt = attempt
-        self.loss_finite = loss_finite
+        self.losses = losses
         self._slots: dict[str, Any] = {}
-        present = [(i, p.grad) for i, p in enumerate(view.parameters) if p.grad is not None]
-        self.present = [i for i, _ in present]
-        self.gradients: list[Tensor] = [g for _, g in present]
+        found = list(map(_grad, view.parameters))
+        self.gradients: list[Tensor] = [g for g in found if g is not None]
+        self.present: Sequence[int] = view.everything
+        if len(self.gradients) < len(found):
+            self.present = [i for i, g in enumerate(found) if g is not None]
 
     @property
     def empty(self) -> bool:
@@ -138,7 +169,7 @@ class Page:
         return self.read("values", self._dense)  # type: ignore[no-any-return]
 
     def _dense(self) -> list[Tensor]:
-        if not self.view.sharded and not any(g.is_sparse for g in self.gradients):
+        if not self.view.sharded and not self.view.has_sparse(self):
             return self.gradients
         return [_sparse_values(self.view.parameters[i]) for i in self.present]
 
@@ -153,7 +184,7 @@ class Page:
     def measure(self, norm_type: float) -> Tensor:
         """Read the gradients now. For whoever changed them within this attempt; all others call ``norms``."""
         view = self.view
-        norms = tensor_norms(self.values(), norm_type)
+        norms = view.read(self, norm_type)
         if len(self.present) < len(view.parameters):
             norms = _spread(norms, self.present, len(view.parameters), view.device)
         norms = view.shards.norms(norms, norm_type)

@@ -11,12 +11,13 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Listener = Callable[[dict[str, float]], None]
+Listener = Callable[[list[float]], None]
 
 
 class Cadence:
@@ -55,8 +56,7 @@ class _Parcel:
     numbers: dict[str, float] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
-    silent: set[str] = field(default_factory=set)
-    listeners: list[Listener] = field(default_factory=list)
+    private: list[tuple[Tensor, Listener]] = field(default_factory=list)
     histograms: dict[str, Tensor] = field(default_factory=dict)
     host: Tensor | None = None
     arrived: Any = None
@@ -75,30 +75,28 @@ class Publisher:
         self._travelling: deque[_Parcel] = deque()
         self._broken: set[int] = set()
 
-    def put(self, step: int, values: Mapping[str, float | Tensor], *, silent: bool = False) -> None:
-        """Add named values to the parcel of ``step``. A silent one goes to listeners only, not to loggers."""
+    def put(self, step: int, values: Mapping[str, float | Tensor]) -> None:
+        """Add named values to the parcel of ``step``: numbers or 0-d tensors."""
         for name, value in values.items():
-            self.put_many(step, [name], value.reshape(1) if isinstance(value, Tensor) else value, silent=silent)
+            if isinstance(value, Tensor):
+                self.put_many(step, [name], value.reshape(1))
+            else:
+                self._parcel(step).numbers[name] = float(value)
 
-    def put_many(self, step: int, names: Sequence[str], values: Tensor | float, *, silent: bool = False) -> None:
-        """Add a vector ``[n]`` under ``n`` names (or one number under one name)."""
+    def put_many(self, step: int, names: Sequence[str], values: Tensor) -> None:
+        """Add a vector ``[n]`` under ``n`` names."""
         parcel = self._parcel(step)
-        if silent:
-            parcel.silent.update(names)
-        if isinstance(values, Tensor):
-            parcel.names += names
-            # a copy: the value at this moment, whatever is written into the tensor before the parcel leaves
-            parcel.tensors.append(values.detach().clone())
-        else:
-            parcel.numbers[names[0]] = float(values)
+        parcel.names += names
+        # a copy: the value at this moment, whatever is written into the tensor before the parcel leaves
+        parcel.tensors.append(values.detach().clone())
+
+    def put_private(self, step: int, values: Tensor, listener: Listener) -> None:
+        """Send a vector ``[n]`` along that no logger sees; ``listener`` gets it as floats when it has arrived."""
+        self._parcel(step).private.append((values.detach(), listener))
 
     def put_histogram(self, step: int, name: str, values: Tensor) -> None:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
         self._parcel(step).histograms[name] = values.detach().clone()
-
-    def listen(self, step: int, listener: Listener) -> None:
-        """Call ``listener`` with the host values of ``step`` when they have arrived."""
-        self._parcel(step).listeners.append(listener)
 
     def holds(self, step: int) -> bool:
         """Whether something was put in for ``step`` that has not been shipped."""
@@ -143,16 +141,14 @@ class Publisher:
     def _hand_over(self, parcel: _Parcel) -> None:
         floats = [] if parcel.host is None else parcel.host.tolist()
         values = {**parcel.numbers, **dict(zip(parcel.names, floats, strict=False))}
-        public = {k: v for k, v in values.items() if k not in parcel.silent}
-        samples, position = {}, len(parcel.names)
-        for name, tensor in parcel.histograms.items():
-            samples[name] = floats[position : position + tensor.numel()]
-            position += tensor.numel()
+        rest = iter(floats[len(parcel.names) :])
+        samples = {name: list(islice(rest, h.numel())) for name, h in parcel.histograms.items()}
+        told = [(listener, list(islice(rest, v.numel()))) for v, listener in parcel.private]
         for logger in self._loggers():
             if id(logger) not in self._broken:
-                self._log(logger, public, samples, parcel.step)
-        for listener in parcel.listeners:
-            listener(values)
+                self._log(logger, values, samples, parcel.step)
+        for listener, vector in told:
+            listener(vector)
 
     def _log(self, logger: Any, values: dict[str, float], samples: dict[str, list[float]], step: int) -> None:
         try:
@@ -176,7 +172,7 @@ def draws_histograms(logger: Any) -> bool:
 
 
 def _send(parcel: _Parcel) -> None:
-    tensors = parcel.tensors + [h.reshape(-1) for h in parcel.histograms.values()]
+    tensors = parcel.tensors + [h.reshape(-1) for h in parcel.histograms.values()] + [v for v, _ in parcel.private]
     if not tensors:
         return
     device = tensors[0].device

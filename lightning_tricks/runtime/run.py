@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -44,7 +43,7 @@ class TrainingRun:
         self.watch_loss = False
         self.active = False
         self._page: Page | None = None
-        self._loss_finite: Tensor | None = None
+        self._losses: list[Tensor] = []
         self._backward_in_batch = False
         self._handles: list[Any] = []
 
@@ -101,7 +100,7 @@ class TrainingRun:
         for view in self.views:
             self._handles.append(view.optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(view.optimizer.register_step_post_hook(self._after_step))
-        self._loss_finite, self._page, self._backward_in_batch = None, None, False
+        self._losses, self._page, self._backward_in_batch = [], None, False
         self.active = True
 
     def derive_position(self) -> None:
@@ -124,7 +123,7 @@ class TrainingRun:
         self.writer.close()
         self.publisher.drop()
         self.active = False
-        self._page = self._loss_finite = None
+        self._page, self._losses = None, []
 
     # -- one batch ----------------------------------------------------------------------------------------------
 
@@ -134,11 +133,10 @@ class TrainingRun:
         self.publisher.deliver()
 
     def note_loss(self, loss: Tensor) -> None:
-        """Remember, on the device, whether the losses of this window are finite."""
+        """Remember the losses of this window, on the device."""
         self._backward_in_batch = True
         if self.watch_loss:
-            finite = torch.isfinite(loss.detach()).all()
-            self._loss_finite = finite if self._loss_finite is None else self._loss_finite & finite
+            self._losses.append(loss.detach())
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
@@ -155,7 +153,7 @@ class TrainingRun:
             # training_step returned None: with a GradScaler, Lightning neither unscales nor steps
             self._page = None
         else:
-            self._page = Page(view, self.step, self.clock.attempted(view.index), self._loss_finite)
+            self._page = Page(view, self.step, self.clock.attempted(view.index), self._losses)
         return self._page
 
     @property
@@ -165,7 +163,7 @@ class TrainingRun:
 
     def commit(self) -> None:
         """All tricks have spoken: write the gradients."""
-        self._loss_finite = None
+        self._losses = []
         if self._page is not None:
             self.writer.commit(self._page)
 

@@ -19,6 +19,9 @@ from torch import Tensor
 from lightning_tricks.errors import TrickError
 
 
+_SUM_AFTER = 64
+
+
 class StepClock:
     """Counts attempts and updates of ``n`` optimizers.
 
@@ -35,6 +38,7 @@ class StepClock:
         self._attempted: list[int] = []
         self._calls: list[int] = []
         self._skipped: list[Tensor | None] = []
+        self._flags: list[list[Tensor]] = []
         self._open: list[bool] = []
         self._inside: list[bool] = []
         self._restored: dict[str, list[int]] | None = None
@@ -45,6 +49,7 @@ class StepClock:
             self._attempted = list(self._restored["attempted"])
             self._calls = list(self._restored["applied"])
             self._skipped = [None] * len(self._calls)
+            self._flags = [[] for _ in self._calls]
             self._restored = None
         missing = num_optimizers - len(self._attempted)
         if missing < 0:
@@ -55,6 +60,7 @@ class StepClock:
         self._attempted += [0] * missing
         self._calls += [0] * missing
         self._skipped += [None] * missing
+        self._flags += [[] for _ in range(missing)]
         self._open = [False] * num_optimizers
         self._inside = [False] * num_optimizers
 
@@ -88,9 +94,16 @@ class StepClock:
             return
         self._calls[index] += 1
         if found_inf is not None:
+            self._flags[index].append(found_inf.detach())
+            if len(self._flags[index]) >= _SUM_AFTER:
+                self._sum_up(index)
+
+    def _sum_up(self, index: int) -> None:
+        flags, self._flags[index] = self._flags[index], []
+        if flags:
+            found = torch.stack(flags).sum(dtype=torch.int64)
             skipped = self._skipped[index]
-            flag = found_inf.detach().to(torch.float32)
-            self._skipped[index] = flag.clone() if skipped is None else skipped.to(flag.device) + flag
+            self._skipped[index] = found if skipped is None else skipped.to(found.device) + found
 
     def attempted(self, index: int) -> int:
         """Return the attempted steps of an optimizer."""
@@ -98,8 +111,9 @@ class StepClock:
 
     def applied(self, index: int) -> int | Tensor:
         """Return the updates of an optimizer: an int, or a 0-d int64 tensor where only the device knows."""
+        self._sum_up(index)
         skipped = self._skipped[index]
-        return self._calls[index] if skipped is None else self._calls[index] - skipped.long()
+        return self._calls[index] if skipped is None else self._calls[index] - skipped
 
     def applied_on_host(self, index: int) -> int:
         """Return the updates as an int: one host read where only the device knows."""
@@ -109,6 +123,7 @@ class StepClock:
         """Start from these numbers: a position that was derived, for a checkpoint that holds none."""
         self._attempted, self._calls = list(updates), list(updates)
         self._skipped = [None] * len(updates)
+        self._flags = [[] for _ in updates]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers (one host read per fused optimizer that skips on the device)."""

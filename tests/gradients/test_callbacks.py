@@ -388,6 +388,23 @@ def test_skip_leaves_out_the_bad_updates_and_nothing_else(make: Any, precision: 
     assert steps in (set(), {len(keep)})
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("make", [sgd, unfused_adamw, fused_sgd, fused_adamw, lambda p: sgd(p, momentum=0.9, fused=True)])
+@pytest.mark.parametrize("bad", [(0,), (1, 4)])
+def test_skip_on_the_device_gives_the_weights_of_skip_on_the_host(
+    make: Any, bad: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_device, on_host = Classifier(make, spoil=nan_at(*bad)), Classifier(make, spoil=nan_at(*bad))
+    clip = GradientClip(4.5)
+    with pytest.warns(TrickWarning, match="They were skipped"):
+        fit(on_device, [clip], n=64)
+    monkeypatch.undo()
+    with pytest.warns(TrickWarning, match="They were skipped"):
+        fit(on_host, [GradientClip(4.5)], n=64)
+    assert torch.equal(weights(on_device), weights(on_host))
+    assert clip.run.clock.state_dict() == {"version": 1, "attempted": [8], "applied": [8 - len(bad)]}
+
+
 def test_fused_sgd_with_momentum_is_broken_in_torch_when_its_first_step_is_skipped() -> None:
     """torch 2.13: the buffer stays uninitialised memory. If this fails, torch was mended: drop make_skipping_safe."""
     wrong = 0
@@ -442,6 +459,13 @@ def test_raise_names_step_layers_and_loss_and_leaves_the_weights_alone(make: Any
     assert torch.equal(weights(module), weights(other))
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide from the package that it could read the numbers of a CPU without waiting."""
+    monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_raise_with_a_fused_optimizer_comes_at_the_next_logged_step_and_skips_until_then() -> None:
     module = Classifier(fused_adamw, spoil=nan_at(2))
     with pytest.raises(NonFiniteError, match=r"step 4: NaN or inf in the gradients of 1 update, first at attempt 3"):
@@ -449,6 +473,7 @@ def test_raise_with_a_fused_optimizer_comes_at_the_next_logged_step_and_skips_un
     assert weights(module).isfinite().all()
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_raise_between_the_last_logged_step_and_the_end_is_not_lost() -> None:
     with pytest.raises(NonFiniteError, match="attempt 12"):
         fit(Classifier(fused_adamw, spoil=nan_at(11)), [GradientClip(1.0, nonfinite="raise")], log_every_n_steps=5)
@@ -552,6 +577,7 @@ def host_reads(callbacks: list[Any], make: Any, precision: str = "32-true", step
     return sum(e.count for e in profiler.key_averages() if e.key == "aten::_local_scalar_dense")
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize(
     ("make", "precision", "nonfinite", "per_update"),
     [
@@ -577,6 +603,16 @@ def test_host_reads_per_update_are_what_the_docstring_says(
     assert added(12) - added(6) == 6 * per_update
 
 
+@pytest.mark.parametrize("nonfinite", ["skip", "raise", "warn", "zero"])
+def test_on_a_cpu_nothing_is_read_by_an_operation(nonfinite: str) -> None:
+    def added(steps: int) -> int:
+        tricks = [GradientMonitor(), GradientClip(1.0, nonfinite=nonfinite)]
+        return host_reads(tricks, unfused_adamw, steps=steps) - host_reads([], unfused_adamw, steps=steps)
+
+    assert added(12) == added(6)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("rule", [AutoClip(), ZClip(), AdaGC(), AGC(), ClipValue(0.1)])
 def test_no_rule_reads_on_the_host(rule: Any) -> None:
     def added(steps: int) -> int:
