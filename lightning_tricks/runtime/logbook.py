@@ -114,8 +114,7 @@ def honours_grad_scale(optimizer: Optimizer) -> bool:
     True for torch's Adam, AdamW, SGD and Adagrad when every group is fused; a subclass with its own ``step`` may not.
     """
     step: Any = type(optimizer).step
-    native = step.__module__.startswith("torch.optim.") and step.__qualname__ in _grad = attrgetter("grad")
-_FOLDING_STEPS
+    native = step.__module__.startswith("torch.optim.") and step.__qualname__ in _FOLDING_STEPS
     return native and all(group.get("fused") for group in optimizer.param_groups)
 
 
