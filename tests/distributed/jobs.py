@@ -1,0 +1,154 @@
+"""What the two processes do. Everything here is importable, so that it can be sent to them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
+from lightning_tricks.runtime.shards import Shards
+from tests.gradients.plain import Classifier, Memory, digits, sgd, trainer
+
+
+def sharded_norms(p: float, rows: int) -> tuple[list[float], list[float]]:
+    """Norms of sharded, replicated and plain tensors: ours, and torch's on the full ones."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    line, square = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (1, 2))
+    torch.manual_seed(0)
+    full = [torch.randn(rows, 3), torch.randn(4, rows + 1), torch.randn(5), torch.randn(rows + 2)]
+    tensors = [
+        distribute_tensor(full[0], line, [Shard(0)]),
+        distribute_tensor(full[1], square, [Replicate(), Shard(1)]),
+        distribute_tensor(full[2], line, [Replicate()]),
+        full[3],
+    ]
+    from lightning_tricks.measure.norms import tensor_norms
+    from lightning_tricks.runtime.shards import local
+
+    ours = Shards(tensors).norms(tensor_norms([local(t) for t in tensors], p), p)
+    return ours.tolist(), [float(t.norm(p)) for t in full]
+
+
+class Sharded(Classifier):
+    """FSDP2: every layer's parameters are split over the ranks."""
+
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in (self.net[0], self.net[2], self.net[4]):
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+        fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+
+def make_optimizer(kind: str) -> Any:
+    return {
+        "sgd": sgd,
+        "adamw fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
+        "sgd fused": lambda p: sgd(p, fused=True),
+    }[kind]
+
+
+def train(strategy: str, optimizer: str, tricks: list[Any], spoil_rank: int | None = None, **arguments: Any) -> dict[str, Any]:
+    """Train on the same global batches as one process would: each rank gets its half of every batch of 8."""
+    from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+    world, rank = (1, 0) if strategy == "single" else (2, int(os.environ["RANK"]))
+    per_rank = 8 // world
+    data = digits(96)
+    mine = [i for i in range(96) if (i % 8) // per_rank == rank]
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(data, mine), batch_size=per_rank)
+
+    def spoil(i: int, loss: torch.Tensor) -> torch.Tensor:
+        return loss * (float("nan") if i == 3 and rank == spoil_rank else 1.0)
+
+    module = (Sharded if strategy == "fsdp2" else Classifier)(make_optimizer(optimizer), spoil=spoil)
+    memory = Memory()
+    kinds: dict[str, Any] = {
+        "single": lambda: "auto",
+        "ddp": DDPStrategy,
+        "fsdp2": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+    }
+    collectives = _count_collectives()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        t = trainer(
+            tricks, strategy=kinds[strategy](), devices=world, logger=memory, use_distributed_sampler=False, **arguments
+        )
+        t.fit(module, loader)
+    full = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in module.parameters()]
+    return {
+        "weights": torch.cat([p.detach().reshape(-1) for p in full]).double(),
+        "rows": memory.rows,
+        "collectives": collectives(),
+        "updates": tricks[0].run.clock.state_dict() if tricks else None,
+    }
+
+
+def _count_collectives() -> Any:
+    counts = {"n": 0}
+    undo = []
+    for name in ("all_reduce", "broadcast", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor"):
+        real = getattr(dist, name)
+
+        def counted(*args: Any, _real: Any = real, **kwargs: Any) -> Any:
+            counts["n"] += 1
+            return _real(*args, **kwargs)
+
+        setattr(dist, name, counted)
+        undo.append((name, real))
+
+    def stop() -> int:
+        for name, real in undo:
+            setattr(dist, name, real)
+        return counts["n"]
+
+    return stop
+
+
+def tricks_for(rule: Any, per: str = "model", nonfinite: str = "skip") -> list[Any]:
+    monitor = GradientMonitor(groups={"head": r"^net\.4\."}, update_ratio=True)
+    return [monitor, GradientClip(rule, per=per, nonfinite=nonfinite), LRSchedule(warmup=2)]
+
+
+def run(strategy: str, optimizer: str, rule: Any, per: str = "model", spoil_rank: int | None = None) -> dict[str, Any]:
+    return train(strategy, optimizer, tricks_for(rule, per), spoil_rank)
+
+
+def run_as_on_a_gpu(strategy: str, optimizer: str, rule: Any, spoil_rank: int) -> dict[str, Any]:
+    from lightning_tricks.runtime import host
+
+    real = host.at_hand
+    host.at_hand = lambda value: None
+    try:
+        return train(strategy, optimizer, tricks_for(rule), spoil_rank)
+    finally:
+        host.at_hand = real
+
+
+def run_without(strategy: str, optimizer: str) -> dict[str, Any]:
+    return train(strategy, optimizer, [])
+
+
+def run_raising(strategy: str, optimizer: str, spoil_rank: int) -> str:
+    try:
+        train(strategy, optimizer, tricks_for(1.0, nonfinite="raise"), spoil_rank)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def refused(strategy: str, rule: Any) -> str:
+    try:
+        run(strategy, "sgd", rule)
+    except Exception as error:
+        return str(error)
+    return "nothing was raised"
