@@ -19,10 +19,9 @@ from lightning.pytorch.utilities import grad_norm
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
 
 from benchmarks.environment import describe
 from benchmarks.measure import Estimate, Lane, interleave, median_interval, paired
@@ -145,6 +144,18 @@ class Sizes(TorchDispatchMode):
         return result
 
 
+class Reads(TorchDispatchMode):
+    """Counts the operations that bring a number from a device to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
 class Between(L.Callback):
     """Switches something on before the row's callbacks have the gradients, and off after them."""
 
@@ -189,9 +200,9 @@ def host_reads(model: str, fused: bool, accelerator: str, precision: str) -> dic
     """Return host reads per step that is not logged, by row, beyond the bare Trainer's."""
 
     def count(row: str, steps: int) -> int:
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        with Reads() as reads:
             _short_fit(model, accelerator, precision, steps, fused, **ROWS[row]())
-        return sum(e.count for e in profiler.key_averages() if e.key == "aten::_local_scalar_dense")
+        return reads.count
 
     def per_step(row: str) -> float:
         return (count(row, 12) - count(row, 6)) / 6
@@ -221,13 +232,21 @@ def synchronizes(model: str, precision: str) -> str | None:
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def _row(model: str, optimizer: str, name: str, seconds: dict[str, list[float]], refused: dict[str, str]) -> dict[str, Any]:
+def _row(
+    model: str, optimizer: str, name: str, seconds: dict[str, list[float]], refused: dict[str, str]
+) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model, "optimizer": optimizer, "row": name}
     if name in refused:
         return {**row, "refused": refused[name]}
     ratio, added = (paired(seconds, name, BARE, how) for how in (lambda a, b: a / b, lambda a, b: (a - b) * 1e3))
     spread = median_interval([s * 1e3 for s in seconds[name]])
-    return {**row, "milliseconds": vars(spread), "ratio": vars(ratio), "added_ms": vars(added), "seconds": seconds[name]}
+    return {
+        **row,
+        "milliseconds": vars(spread),
+        "ratio": vars(ratio),
+        "added_ms": vars(added),
+        "seconds": seconds[name],
+    }
 
 
 def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -266,7 +285,9 @@ def markdown(result: dict[str, Any]) -> str:
     """Return the tables of a result."""
     lines = [f"# Overhead of gradient monitoring and clipping\n\n`{result['command']}`\n"]
     hardware = result["environment"]
-    lines.append(f"{hardware['gpu'] or hardware['cpu']}, torch {hardware['torch']}, lightning {hardware['lightning']}. {result['method']}\n")
+    lines.append(
+        f"{hardware['gpu'] or hardware['cpu']}, torch {hardware['torch']}, lightning {hardware['lightning']}. {result['method']}\n"
+    )
     rows = []
     for r in result["rows"]:
         cells = ["refused: " + r["refused"][:80], "", ""] if "refused" in r else [
@@ -275,8 +296,18 @@ def markdown(result: dict[str, Any]) -> str:
             "{value:+.3f}".format(**r["added_ms"]),
         ]  # fmt: skip
         rows.append([r["model"], r["optimizer"], r["row"], *cells])
-    lines.append(table(["model", "AdamW", "in the Trainer", "ms per step", "ratio to bare [95 %]", "added ms"], rows) + "\n")
-    goals = [[g["gate"], f"{g['limit']}", f"{g['value']:.3f} [{g['low']:.3f}, {g['high']:.3f}]", "yes" if g["passed"] else "NO"] for g in result["gates"]]
+    lines.append(
+        table(["model", "AdamW", "in the Trainer", "ms per step", "ratio to bare [95 %]", "added ms"], rows) + "\n"
+    )
+    goals = [
+        [
+            g["gate"],
+            f"{g['limit']}",
+            f"{g['value']:.3f} [{g['low']:.3f}, {g['high']:.3f}]",
+            "yes" if g["passed"] else "NO",
+        ]
+        for g in result["gates"]
+    ]
     lines.append(table(["to reach", "limit", "measured [95 %]", "reached"], goals) + "\n")
     for model, m in result["memory"].items():
         lines.append(
@@ -345,7 +376,8 @@ def _measure(models: list[str], gpu: bool, options: argparse.Namespace) -> dict[
     kinds = (True, False)
     return {
         "table": "overhead",
-        "command": "python -m benchmarks run overhead " + " ".join(sys.argv[sys.argv.index("overhead") + 1 :] if "overhead" in sys.argv else []),
+        "command": "python -m benchmarks run overhead "
+        + " ".join(sys.argv[sys.argv.index("overhead") + 1 :] if "overhead" in sys.argv else []),
         "date": time.strftime("%Y-%m-%d"),
         "environment": {**describe(), "threads": options.threads, "device": options.profile},
         "method": METHOD,

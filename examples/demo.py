@@ -116,7 +116,9 @@ def show(trainer: L.Trainer, clip: GradientClip, folder: Path, seconds: float) -
     console.print(table)
     picture = draw(scalars, folder / "demo.png")
     console.print(f"picture  {picture.relative_to(RUNS.parent)}", soft_wrap=True, highlight=False)
-    console.print(f"more     {Path(sys.executable).with_name('tensorboard')} --logdir {RUNS}", soft_wrap=True, highlight=False)
+    console.print(
+        f"more     {Path(sys.executable).with_name('tensorboard')} --logdir {RUNS}", soft_wrap=True, highlight=False
+    )
     console.print("         and then open http://localhost:6006", highlight=False)
 
 

@@ -24,8 +24,19 @@ class Block(nn.Module):
 
 def resnet18(num_batches: int = 2) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """11 M weights, batch 256."""
-    sizes = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
+    sizes = [
+        (64, 64, 1),
+        (64, 64, 1),
+        (64, 128, 2),
+        (128, 128, 1),
+        (128, 256, 2),
+        (256, 256, 1),
+        (256, 512, 2),
+        (512, 512, 1),
+    ]
     stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    module = nn.Sequential(*stem, *(Block(*s) for s in sizes), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    module = nn.Sequential(
+        *stem, *(Block(*s) for s in sizes), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)
+    )
     batches = [(torch.randn(256, 3, 32, 32), torch.randint(10, (256,))) for _ in range(num_batches)]
     return module, batches

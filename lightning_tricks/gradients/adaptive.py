@@ -186,7 +186,7 @@ class AdaGC(ClipRule):
         return {
             "version": 1,
             "count": torch.zeros((), dtype=torch.int64, device=device),
-            "gamma": torch.full(shape(size), torch.inf, device=device),
+            "gamma": torch.full(shape(size), torch.inf, dtype=torch.float32, device=device),
         }
 
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
@@ -197,7 +197,8 @@ class AdaGC(ClipRule):
         shared = clip_coefficients(total, self.absolute)
         known = torch.isfinite(gamma)
         own = torch.where(known, (self.relative * gamma / norms.clamp(min=1e-30)).clamp(max=1.0), shared)
-        usable = counts(norms) & torch.isfinite(total)
+        moving = counts(total)
+        usable = counts(norms) & moving
         coefficients = torch.where(usable, torch.where(warming, shared, own), torch.ones_like(norms))
         clipped = coefficients * norms
         average = self.beta * gamma + (1 - self.beta) * clipped
@@ -205,7 +206,7 @@ class AdaGC(ClipRule):
         moved = torch.where(warming | ~known, smallest, average)
         new = {
             "version": 1,
-            "count": state["count"] + torch.isfinite(total),
+            "count": state["count"] + moving,
             "gamma": torch.where(usable, moved, gamma),
         }
         return coefficients, new

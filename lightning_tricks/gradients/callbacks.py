@@ -8,7 +8,6 @@ from typing import Any, Literal, final
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -38,7 +37,7 @@ from lightning_tricks.runtime.publish import Cadence, draws_histograms
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.selection import check_patterns
 from lightning_tricks.runtime.shards import local
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.runtime.trick import Trick, defined_by_lightning
 
 _HISTOGRAM_SAMPLE = 16384
 
@@ -248,7 +247,9 @@ class GradientMonitor(Trick):
             after = [bounded_sample(local(p)) for p in view.parameters]
             moves = tensor_norms([a.float() - b.float() for a, b in zip(after, before, strict=True)])
             moves, sizes = view.shards.norms(moves, 2.0), view.shards.norms(tensor_norms(before), 2.0)
-        run.publisher.put_many(page.step, view.keys("grad/update_ratio/"), torch.where(sizes > 0, moves / sizes, torch.nan))
+        run.publisher.put_many(
+            page.step, view.keys("grad/update_ratio/"), torch.where(sizes > 0, moves / sizes, torch.nan)
+        )
 
     def finished(self, run: TrainingRun) -> None:
         """Tell what came after the last logged step."""
@@ -404,7 +405,7 @@ class GradientClip(Trick):
             text = "Trainer(gradient_clip_val=) clips too"
             value = trainer.gradient_clip_val
             raise ConflictError(message("GradientClip", "gradient_clip_val", value, text, "Remove one of the two"))
-        if is_overridden("configure_gradient_clipping", trainer.lightning_module):
+        if not defined_by_lightning(trainer.lightning_module, "configure_gradient_clipping"):
             name = type(trainer.lightning_module).__name__
             warn("GradientClip", f"{name}.configure_gradient_clipping is overridden and runs after it. Remove one.")
 
@@ -420,9 +421,9 @@ class GradientClip(Trick):
                 make_skipping_safe(view)
             clipper = self._clippers[view.index] = Clipper(self.rule, self.per, self.groups, view)
             if state is not None:
-                clipper.load(state[str(view.index)])
+                clipper.load(state[str(view.index)], view.device)
             elif view.index in known:  # the same Trainer fits again
-                clipper.load(known[view.index].state())
+                clipper.load(known[view.index].state(), view.device)
 
     def _claim(self, run: TrainingRun) -> list[OptimizerView]:
         """Return the optimizers that this instance is for."""
@@ -449,8 +450,8 @@ class GradientClip(Trick):
         clipper = self._clippers.get(page.view.index)
         if page.empty or clipper is None:
             return
-        if clipper.outgrown:  # layers were unfrozen in mid-run: they are clipped too
-            clipper = self._clippers[page.view.index] = clipper.renewed()
+        if not clipper.fits(page.view):  # layers were unfrozen in mid-run: they are clipped too
+            clipper = self._clippers[page.view.index] = clipper.renewed(page.view)
             if self.nonfinite in ("skip", "raise"):
                 make_skipping_safe(page.view)
         zero = self.nonfinite == "zero" and not run.loss_scale.active

@@ -32,8 +32,11 @@ class ClipStatistics:
 
     def init(self, size: int, device: torch.device) -> State:
         """Return the state before the first update."""
-        zeros = {name: torch.zeros(size, device=device) for name in ("updates", "clipped", "coefficients")}
-        ring = torch.full((self.window, size), torch.nan, device=device)
+        zeros = {
+            name: torch.zeros(size, dtype=torch.float32, device=device)
+            for name in ("updates", "clipped", "coefficients")
+        }
+        ring = torch.full((self.window, size), torch.nan, dtype=torch.float32, device=device)
         return {"version": 1, **zeros, "ring": ring, "position": 0}
 
     def update(self, norms: Tensor, coefficients: Tensor, state: State) -> State:

@@ -36,7 +36,7 @@ class Clipper:
     """
 
     def __init__(self, rule: ClipRule, per: str, groups: dict[str, str] | None, view: OptimizerView) -> None:
-        self.rule, self.per, self.groups, self.view = rule, per, groups, view
+        self.rule, self.per, self.groups = rule, per, groups
         self.parts = _split(rule, per, groups, view)
         self.watch = NonFiniteWatch(view.names)
         self._left_out = excluded(rule, view) if isinstance(rule, AGC) else set()
@@ -76,14 +76,13 @@ class Clipper:
 
     # -- parameters that come in mid-run --------------------------------------------------------------------------
 
-    @property
-    def outgrown(self) -> bool:
-        """Whether the optimizer has got parameters since."""
-        return self.parts.size != len(self.view.parameters)
+    def fits(self, view: OptimizerView) -> bool:
+        """Whether the optimizer still has the parameters that it had."""
+        return self.parts.size == len(view.parameters)
 
-    def renewed(self) -> Clipper:
+    def renewed(self, view: OptimizerView) -> Clipper:
         """Return a clipper for the parameters that are there now; what was learnt stays where the parts did."""
-        new = Clipper(self.rule, self.per, self.groups, self.view)
+        new = Clipper(self.rule, self.per, self.groups, view)
         if new.parts.names == self.parts.names:
             self.settle()
             new._state, new._statistics = self._state, self._statistics
@@ -128,17 +127,17 @@ class Clipper:
         kept = {"rule_state": moved(self._state, cpu), "statistics": moved(self._statistics, cpu)}
         return {"rule": repr(self.rule), "parts": list(self.parts.names), **kept}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` returned. Of another rule or other parts nothing can be used: they begin anew.
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up what ``state`` returned, on ``device``. Of another rule or other parts nothing can be used: they begin anew.
 
         Raises:
             TrickError: the same rule and parts, but tensors of other shapes: the checkpoint is damaged.
         """
         if state["parts"] != list(self.parts.names):
             return
-        self._statistics = fitting("GradientClip", moved(state["statistics"], self.view.device), self._statistics)
+        self._statistics = fitting("GradientClip", moved(state["statistics"], device), self._statistics)
         if state["rule"] == repr(self.rule):
-            self._state = fitting("GradientClip", moved(state["rule_state"], self.view.device), self._state)
+            self._state = fitting("GradientClip", moved(state["rule_state"], device), self._state)
 
 
 def _split(rule: ClipRule, per: str, groups: dict[str, str] | None, view: OptimizerView) -> Parts:

@@ -83,7 +83,7 @@ class NonFiniteWatch:
         """
         self._sum_up()
         if self._counts is None:
-            return torch.zeros(0), ()
+            return torch.zeros(0, dtype=torch.float32), ()
         rows = torch.cat(self._rows, dim=1).reshape(-1)
         vector, attempts = torch.cat([rows, self._counts]), tuple(self._attempts)
         self._attempts, self._rows, self._counts = [], [], None
@@ -127,7 +127,7 @@ class NonFiniteWatch:
 
 def _finite(losses: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
     """Return for each attempt 1 where all its losses are finite, 0 where one is not, 2 where none is known, ``[n]``."""
-    known = torch.tensor([1.0 if own else 2.0 for own in losses], device=device)
+    known = torch.tensor([1.0 if own else 2.0 for own in losses], dtype=torch.float32, device=device)
     flat = [loss.reshape(()) for own in losses for loss in own]
     if not flat:
         return known

@@ -33,7 +33,7 @@ def unit_factors(rule: AGC, page: Page, left_out: set[int]) -> tuple[list[Tensor
     """
     view = page.view
     scale = view.loss_scale.scale() if view.scaled else None
-    one = torch.ones((), device=view.device)
+    one = torch.ones((), dtype=torch.float32, device=view.device)
     factors, lowest = [], [one] * len(view.parameters)
     for i, gradient in zip(page.present, page.gradients, strict=True):
         if i in left_out:

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 
-def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, *, double: bool | None = None) -> Tensor:
     """Return the p-norm of each tensor: ``norms[i] = (sum |tensors[i]|^p)^(1/p)``, for inf the largest value.
 
-    The sum runs in float32 whatever the dtype: the L2 norm of float16 gradients would overflow at 65504.
+    The sum runs in float32 (in float64 for float64): the L2 norm of float16 gradients would overflow at 65504.
     Tensors that lie on several devices are gathered on the first one's.
 
     Args:
         tensors: ``P`` dense real tensors of any shape; empty ones have norm 0.
         norm_type: p > 0, or ``inf``.
+        double: whether a tensor is float64, where the caller knows; None to look.
 
     Returns:
         Float32 tensor ``[P]`` on the device of ``tensors[0]``.
@@ -30,14 +31,16 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         tensor([5., 2.])
     """
     if not tensors:
-        return torch.zeros(0)
+        return torch.zeros(0, dtype=torch.float32)
+    if double is None:
+        double = any(t.dtype == torch.float64 for t in tensors)
     # torch's inf norm of an empty tensor raises; a sum over nothing is 0
     safe = [t if t.numel() else t.new_zeros(1) for t in tensors] if norm_type == torch.inf else list(tensors)
-    norms = list(torch._foreach_norm(safe, norm_type, dtype=torch.float32))
+    norms = list(torch._foreach_norm(safe, norm_type, dtype=torch.float64 if double else torch.float32))
     try:
-        return torch.stack(norms)
+        return torch.stack(norms).float()
     except RuntimeError:  # several devices, which asking each of hundreds of tensors every step would cost more
-        return torch.stack([n.to(norms[0].device, non_blocking=True) for n in norms])
+        return torch.stack([n.to(norms[0].device, non_blocking=True) for n in norms]).float()
 
 
 class NormPlan:
@@ -68,23 +71,26 @@ class NormPlan:
         read = [i for members in stacks for i in members] + rest
         self._stacks = [itemgetter(*members) for members in stacks]
         self._rest = rest
+        self._double = any(t.dtype == torch.float64 for t in tensors)
         self._places = torch.empty(len(read), dtype=torch.int64)
         self._places[torch.tensor(read, dtype=torch.int64)] = torch.arange(len(read))
 
     def norms(self, tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         """Return the same as ``tensor_norms``, ``[P]`` float32."""
         if not self._stacks:
-            return tensor_norms(tensors, norm_type)
+            return tensor_norms(tensors, norm_type, double=self._double)
         parts = [_row_norms(torch.stack(members(tensors)), norm_type) for members in self._stacks]
         if self._rest:
-            parts.append(tensor_norms([tensors[i] for i in self._rest], norm_type))
+            rest = [tensors[i] for i in self._rest]
+            parts.append(tensor_norms(rest, norm_type, double=self._double))
         return torch.cat(parts).index_select(0, self._places)
 
 
 def _row_norms(rows: Tensor, norm_type: float) -> Tensor:
     rows = rows if rows.ndim == 2 else rows.flatten(1)
-    norms: Tensor = torch.linalg.vector_norm(rows, norm_type, dim=1, dtype=torch.float32)
-    return norms
+    dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    norms: Tensor = torch.linalg.vector_norm(rows, norm_type, dim=1, dtype=dtype)
+    return norms.float()
 
 
 def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
@@ -161,8 +167,9 @@ def unit_norms(tensor: Tensor) -> Tensor:
                 [2.]])
     """
     dims = tuple(range(1, tensor.ndim))
-    norms: Tensor = torch.linalg.vector_norm(tensor, 2, dim=dims or None, keepdim=bool(dims), dtype=torch.float32)
-    return norms
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    norms: Tensor = torch.linalg.vector_norm(tensor, 2, dim=dims or None, keepdim=bool(dims), dtype=dtype)
+    return norms.float()
 
 
 def bounded_sample(tensor: Tensor, limit: int = 65536) -> Tensor:

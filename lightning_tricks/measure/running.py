@@ -56,7 +56,11 @@ class Ema:
 
     def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first value."""
-        return {"version": 1, "sum": torch.zeros(shape(size), device=device), "weight": torch.zeros(shape(size), device=device)}
+        return {
+            "version": 1,
+            "sum": torch.zeros(shape(size), dtype=torch.float32, device=device),
+            "weight": torch.zeros(shape(size), dtype=torch.float32, device=device),
+        }
 
     def update(self, values: Tensor, state: State) -> State:
         """Return the state after ``values`` ``[k]``; negative values count here, non-finite ones do not."""
@@ -93,7 +97,7 @@ class Welford:
 
     def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first value."""
-        zeros = {name: torch.zeros(shape(size), device=device) for name in ("mean", "var")}
+        zeros = {name: torch.zeros(shape(size), dtype=torch.float32, device=device) for name in ("mean", "var")}
         return {"version": 1, "count": torch.zeros(shape(size), dtype=torch.int64, device=device), **zeros}
 
     def update(self, values: Tensor, state: State) -> State:
@@ -127,7 +131,7 @@ class Percentile:
 
     def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first value: a ring ``[k, window]`` of NaN, and each row's write position."""
-        ring = torch.full((*shape(size), self.window), torch.nan, device=device)
+        ring = torch.full((*shape(size), self.window), torch.nan, dtype=torch.float32, device=device)
         return {"version": 1, "ring": ring, "seen": torch.zeros(shape(size), dtype=torch.int64, device=device)}
 
     def update(self, values: Tensor, state: State) -> State:

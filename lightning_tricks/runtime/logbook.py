@@ -193,7 +193,7 @@ class Page:
 
 def _spread(values: Tensor, positions: Sequence[int], size: int, device: torch.device) -> Tensor:
     index = torch.tensor(positions, dtype=torch.int64).to(device, non_blocking=True)
-    return torch.zeros(size, device=device).index_copy(0, index, values.to(device))
+    return torch.zeros(size, dtype=torch.float32, device=device).index_copy(0, index, values.to(device))
 
 
 def _sparse_values(parameter: Tensor) -> Tensor:

@@ -123,6 +123,7 @@ class TrainingRun:
         self.writer.close()
         self.publisher.drop()
         self.active = False
+        self.views = []
         self._page, self._losses = None, []
 
     # -- one batch ----------------------------------------------------------------------------------------------
@@ -172,6 +173,8 @@ class TrainingRun:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         view = self.view_of(optimizer)
+        if not self.clock.leave(view.index):
+            return
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
         page = self._page if self._page is not None and self._page.view is view else None

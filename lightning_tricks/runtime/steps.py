@@ -18,7 +18,6 @@ from torch import Tensor
 
 from lightning_tricks.errors import TrickError
 
-
 _SUM_AFTER = 64
 
 
@@ -40,7 +39,7 @@ class StepClock:
         self._skipped: list[Tensor | None] = []
         self._flags: list[list[Tensor]] = []
         self._open: list[bool] = []
-        self._inside: list[bool] = []
+        self._depth: list[int] = []
         self._restored: dict[str, list[int]] | None = None
 
     def start(self, num_optimizers: int) -> None:
@@ -62,7 +61,7 @@ class StepClock:
         self._skipped += [None] * missing
         self._flags += [[] for _ in range(missing)]
         self._open = [False] * num_optimizers
-        self._inside = [False] * num_optimizers
+        self._depth = [0] * num_optimizers
 
     @property
     def fresh(self) -> bool:
@@ -70,17 +69,22 @@ class StepClock:
         return self._restored is None and not any(self._attempted) and not any(self._calls)
 
     def enter(self, index: int) -> None:
-        """torch's step pre hook fired."""
-        self._inside[index] = True
+        """Torch's step pre hook fired: twice for an optimizer whose own ``step`` calls its parent's."""
+        self._depth[index] += 1
 
     def attempt(self, index: int) -> None:
         """Gradients of an attempted step are ready. LBFGS says so several times within one step; it is one attempt."""
-        if not (self._inside[index] and self._open[index]):
+        if not (self._depth[index] and self._open[index]):
             self._attempted[index] += 1
         self._open[index] = True
 
+    def leave(self, index: int) -> bool:
+        """Torch's step post hook fired; return whether the whole step is over, and not only its parent's part."""
+        self._depth[index] = max(0, self._depth[index] - 1)
+        return self._depth[index] == 0
+
     def finish(self, index: int, *, gradients: bool, found_inf: Tensor | None = None) -> None:
-        """torch's step post hook fired.
+        """A step is over.
 
         Args:
             index: which optimizer.
@@ -89,7 +93,7 @@ class StepClock:
         """
         if not self._open[index]:  # the user stepped the bare optimizer: Lightning told nobody
             self._attempted[index] += 1
-        self._open[index] = self._inside[index] = False
+        self._open[index] = False
         if not gradients:
             return
         self._calls[index] += 1

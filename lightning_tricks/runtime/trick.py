@@ -235,6 +235,18 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
         warn(type(self).__name__, f"resumed with other arguments ({'; '.join(changed)}). The new ones hold.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the run and what Lightning attaches: a pickled callback must not carry the model."""
-        dropped = ("log", "log_dict", "_run")
-        return {k: v for k, v in self.__dict__.items() if k not in dropped}
+        """Leave out what was measured and what Lightning attaches: a pickled callback must not carry the model."""
+        kept = ("_loaded", "_loaded_clock")
+        public = {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in ("log", "log_dict")}
+        return public | {k: self.__dict__[k] for k in kept if k in self.__dict__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy begins with nothing measured."""
+        self.__dict__.update(state)
+        self.reset()
+
+
+def defined_by_lightning(module: Any, method: str) -> bool:
+    """Whether a module's method is Lightning's own, in either namespace, and not overridden."""
+    owner = next(cls for cls in type(module).__mro__ if method in vars(cls))
+    return owner.__module__.split(".")[0] in ("lightning", "pytorch_lightning")

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
 from lightning_tricks.runtime.shards import Shards
@@ -57,7 +56,9 @@ def make_optimizer(kind: str) -> Any:
     }[kind]
 
 
-def train(strategy: str, optimizer: str, tricks: list[Any], spoil_rank: int | None = None, **arguments: Any) -> dict[str, Any]:
+def train(
+    strategy: str, optimizer: str, tricks: list[Any], spoil_rank: int | None = None, **arguments: Any
+) -> dict[str, Any]:
     """Train on the same global batches as one process would: each rank gets its half of every batch of 8."""
     from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 
-def noise_scales(net: nn.Module, data: torch.utils.data.TensorDataset, batch: int, window: int, decay: float) -> list[float]:
+def noise_scales(
+    net: nn.Module, data: torch.utils.data.TensorDataset, batch: int, window: int, decay: float
+) -> list[float]:
     net = net.double()
     x, y = data.tensors
 

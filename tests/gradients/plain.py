@@ -130,7 +130,9 @@ def loader(n: int = 96, batch: int = 8) -> DataLoader[Any]:
     return DataLoader(digits(n), batch_size=batch)
 
 
-def fit(module: L.LightningModule, callbacks: Sequence[Any] = (), n: int = 96, batch: int = 8, **kwargs: Any) -> L.Trainer:
+def fit(
+    module: L.LightningModule, callbacks: Sequence[Any] = (), n: int = 96, batch: int = 8, **kwargs: Any
+) -> L.Trainer:
     t = trainer(callbacks, **kwargs)
     t.fit(module, loader(n, batch))
     return t

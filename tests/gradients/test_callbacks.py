@@ -244,7 +244,12 @@ def test_the_monitor_logs_the_true_norms_before_the_clip(precision: str, fused: 
     _, history = plain_loop(lambda p: nn.utils.clip_grad_norm_(p, 1.0), precision=precision)
     logger = Memory()
     monitor = GradientMonitor(groups={"body": r"^net\.[0-3]\.", "head": r"^net\.4\."})
-    fit(Classifier(fused_sgd if fused else sgd, manual=manual), [GradientClip(1.0), monitor], precision=precision, logger=logger)
+    fit(
+        Classifier(fused_sgd if fused else sgd, manual=manual),
+        [GradientClip(1.0), monitor],
+        precision=precision,
+        logger=logger,
+    )
     tolerance = {"32-true": 1e-5, "bf16-mixed": 5e-3, "16-mixed": 5e-4}[precision]
     assert list(logger.series("grad/norm").values()) == pytest.approx([global_norm(g) for g in history], rel=tolerance)
     assert list(logger.series("grad/norm_log10").values()) == pytest.approx(
@@ -389,7 +394,9 @@ def test_skip_leaves_out_the_bad_updates_and_nothing_else(make: Any, precision: 
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("make", [sgd, unfused_adamw, fused_sgd, fused_adamw, lambda p: sgd(p, momentum=0.9, fused=True)])
+@pytest.mark.parametrize(
+    "make", [sgd, unfused_adamw, fused_sgd, fused_adamw, lambda p: sgd(p, momentum=0.9, fused=True)]
+)
 @pytest.mark.parametrize("bad", [(0,), (1, 4)])
 def test_skip_on_the_device_gives_the_weights_of_skip_on_the_host(
     make: Any, bad: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

@@ -158,7 +158,9 @@ def test_groups_keep_their_ratios_and_are_logged() -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("stop", [1, 3])
-def test_a_resumed_run_has_the_rates_and_weights_of_the_uninterrupted_one(fused: bool, stop: int, tmp_path: Any) -> None:
+def test_a_resumed_run_has_the_rates_and_weights_of_the_uninterrupted_one(
+    fused: bool, stop: int, tmp_path: Any
+) -> None:
     def make(parameters: Any) -> Any:
         return torch.optim.AdamW(parameters, lr=0.01, fused=fused)
 
@@ -185,7 +187,9 @@ def test_an_old_checkpoint_gives_the_position_by_its_global_step(tmp_path: Any) 
     first.save_checkpoint(tmp_path / "old.ckpt")
     rates = Rates()
     with pytest.warns(TrickWarning, match=r"holds no schedule: it goes on at update \[4\]"):
-        trainer([LRSchedule(warmup=0), rates], max_epochs=3).fit(Classifier(), loader(32), ckpt_path=tmp_path / "old.ckpt")
+        trainer([LRSchedule(warmup=0), rates], max_epochs=3).fit(
+            Classifier(), loader(32), ckpt_path=tmp_path / "old.ckpt"
+        )
     expected = [0.05 * closed_form(k, 12, 0) for k in range(4, 12)]
     assert [row[0] for row in rates.used[0]] == pytest.approx(expected, rel=1e-9)
 

@@ -1,0 +1,67 @@
+"""Leak police: a test that leaves something behind fails, where it did so."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+_IGNORED_THREADS = ("QueueFeederThread", "pytest_timeout", "pin_memory", "execnet")
+
+
+def _threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if not t.name.startswith(("Dummy", *_IGNORED_THREADS))}
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "environment": {k: v for k, v in os.environ.items() if k not in ("PYTEST_CURRENT_TEST",)},
+        "signal handlers": {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)},
+        "grad mode": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "threads of torch": torch.get_num_threads(),
+        "process group": torch.distributed.is_initialized(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def leak_police(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder, with a seed; compare global state before and after."""
+    monkeypatch.chdir(tmp_path)
+    random.seed(0)
+    torch.manual_seed(0)
+    threads, settings = _threads(), _settings()
+    yield
+    after = _settings()
+    # Lightning itself sets these when it seeds or counts workers
+    allowed = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KINETO_LOG_LEVEL", "CUBLAS_WORKSPACE_CONFIG"}
+    for name, before in settings.items():
+        now = after[name]
+        if name == "environment":
+            now = {k: v for k, v in now.items() if k in before or k not in allowed}
+        assert now == before, f"the test left {name} changed: {before!r} -> {now!r}"
+    left = _threads() - threads
+    assert not left, f"the test left threads running: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections that leave this machine."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> Any:
+        host = address[0] if isinstance(address, tuple) else ""
+        if self.family != socket.AF_UNIX and host not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to connect to {address!r}")
+        return real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import torch
+
+from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
+
+
+def test_a_watch_tells_attempts_layers_and_loss_whatever_its_limit() -> None:
+    for limit in (1, 3, 100):
+        watch = NonFiniteWatch(["a", "b", "c"], limit)
+        for attempt in range(1, 8):
+            norms = torch.ones(3)
+            if attempt in (3, 6):
+                norms[1] = float("nan")
+            if attempt == 6:
+                norms[2] = float("inf")
+            losses = [torch.tensor(1.0), torch.tensor(float("inf") if attempt == 6 else 2.0)]
+            watch.note(attempt, norms, losses)
+        vector, attempts = watch.report()
+        found = watch.read(vector.tolist(), attempts)
+        assert found == NonFinite((3, 6), {"b": 2, "c": 1}, True)
+        assert watch.report()[1] == ()
+
+
+def test_nothing_bad_is_nothing_to_tell() -> None:
+    watch = NonFiniteWatch(["a"])
+    assert watch.at(1, torch.ones(1), []) is None
+    found = watch.at(2, torch.tensor([float("nan")]), [])
+    assert found is not None
+    assert "The loss was not looked at there" in str(found)
+
+
+def test_many_layers_are_cut_short() -> None:
+    text = str(NonFinite((1,), {f"layer{i}": 1 for i in range(20)}, False))
+    assert "and 12 more" in text
+    assert "layer8" not in text

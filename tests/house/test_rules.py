@@ -1,0 +1,212 @@
+"""The rules of the house that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lightning_tricks
+from lightning_tricks.runtime.trick import Trick
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lightning_tricks"
+FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = {"gradients", "schedules"}
+BANNED = {"utils", "util", "helpers", "helper", "misc", "common", "tools", "base", "core"}
+
+
+def parts(path: Path) -> tuple[str, ...]:
+    return path.relative_to(PACKAGE).with_suffix("").parts
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(parts(p)))
+def test_every_file_imports_downwards_only(path: Path) -> None:
+    room = parts(path)[0]
+    own = {m.group(1) for name in imports(path) if (m := re.match(r"lightning_tricks\.(\w+)", name))}
+    foreign = {name.split(".")[0] for name in imports(path)} - {"lightning_tricks"}
+    if room == "measure":
+        assert own <= {"measure", "errors"}
+        assert not foreign & {"lightning", "pytorch_lightning", "logging", "pathlib", "os"}
+    elif room == "runtime":
+        assert own <= {"measure", "runtime", "errors"}
+    elif room in ROOMS:
+        assert own <= {"measure", "runtime", "errors", room}
+        if parts(path)[-1] not in ("callbacks", "plugins"):
+            assert not foreign & {"lightning", "pytorch_lightning"}, "only callbacks.py of a room imports Lightning"
+    elif room == "errors":
+        assert not own
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert not [p for p in FILES if parts(p)[-1] in BANNED]
+
+
+def test_every_file_has_a_test_file_or_is_tested_where_it_is_used() -> None:
+    tests = {p.name for p in (ROOT / "tests").rglob("test_*.py")}
+    used_through = {
+        "run",
+        "trick",
+        "logbook",
+        "action",
+        "host",
+        "figures",
+        "clipper",
+        "units",
+        "parts",
+        "phases",
+        "curves",
+    }
+    missing = [
+        p for p in FILES if p.stem != "__init__" and p.stem not in used_through and f"test_{p.stem}.py" not in tests
+    ]
+    assert not missing
+
+
+def test_public_names_are_sorted_and_exact() -> None:
+    names = lightning_tricks.__all__
+    assert names == sorted(names)
+    bound = {n for n, v in vars(lightning_tricks).items() if not n.startswith("_") and not inspect.ismodule(v)}
+    assert bound == set(names)
+
+
+def public_classes() -> list[type]:
+    return [v for n in lightning_tricks.__all__ if inspect.isclass(v := getattr(lightning_tricks, n))]
+
+
+@pytest.mark.parametrize("cls", [c for c in public_classes() if issubclass(c, Trick)], ids=lambda c: c.__name__)
+def test_a_callbacks_docstring_says_what_users_ask(cls: type) -> None:
+    text = cls.__doc__ or ""
+    for section in ("Args:", "Raises:", "Logs:", "Changes:", "State:", "Cost:", "Example:", "Reference:", ">>>"):
+        assert section in text, section
+    for name in inspect.signature(cls).parameters:
+        assert re.search(rf"^\s+{name}: ", text, re.M), f"{name} is not documented"
+
+
+@pytest.mark.parametrize("cls", public_classes(), ids=lambda c: c.__name__)
+def test_constructors_are_typed_and_take_no_kwargs(cls: type) -> None:
+    if issubclass(cls, Exception) or issubclass(cls, Warning):
+        return
+    for parameter in inspect.signature(cls).parameters.values():
+        assert parameter.kind is not parameter.VAR_KEYWORD
+        assert parameter.annotation is not parameter.empty, parameter.name
+
+
+def attribute_writes(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Attribute):
+                yield target.attr, node.lineno
+            elif isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
+                yield f"[{target.slice.value}]", node.lineno
+
+
+def test_everything_that_changes_has_one_writer() -> None:
+    writers = {
+        "grad": {"runtime/gradient_writer.py", "runtime/logbook.py", "runtime/scaler.py"},
+        "grad_scale": {"runtime/gradient_writer.py", "runtime/scaler.py"},
+        "found_inf": {"runtime/gradient_writer.py"},
+        "[lr]": {"schedules/callbacks.py"},
+        "should_stop": {"runtime/action.py"},
+        "accumulate_grad_batches": set(),
+    }
+    for path in FILES:
+        name = str(path.relative_to(PACKAGE))
+        for attribute, line in attribute_writes(path):
+            assert name in writers.get(attribute, {name}), f"{name}:{line} writes {attribute}"
+            assert attribute not in ("log", "log_dict"), f"{name}:{line}: Lightning overwrites {attribute}"
+
+
+def test_nothing_is_left_for_later() -> None:
+    for path in FILES:
+        assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text()), path
+
+
+def test_importing_the_package_changes_nothing() -> None:
+    code = """
+import logging, os, signal, socket, warnings
+import torch, lightning.pytorch, pytorch_lightning
+def state():
+    flags = (torch.get_default_dtype(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(),
+             torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled(), torch.initial_seed())
+    names = {m: sorted(vars(m)) for m in (torch, lightning.pytorch.Trainer, lightning.pytorch.Callback, torch.optim.Optimizer)}
+    return (dict(os.environ), list(logging.root.handlers), list(warnings.filters), signal.getsignal(signal.SIGTERM), flags, names)
+before = state()
+def refuse(*a, **k): raise SystemExit('opened a socket')
+socket.socket.connect = refuse
+import lightning_tricks
+assert state() == before
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
+
+
+def test_version_and_changelog_agree() -> None:
+    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert found is not None
+    version = found[1]
+    assert version == lightning_tricks.__version__
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_room_has_a_card_with_all_its_parts() -> None:
+    for room in ROOMS:
+        card = (PACKAGE / room / "README.md").read_text()
+        for part in ("When to use", "Three lines", "YAML", "Cost", "Limits", "Attribution"):
+            assert part in card, f"{room}: {part}"
+
+
+def code_blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in [ROOT / "README.md", *PACKAGE.rglob("README.md")]:
+        blocks = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
+        found += [(f"{page.relative_to(ROOT)}#{i}", block) for i, block in enumerate(blocks)]
+    return found
+
+
+@pytest.mark.parametrize(("where", "block"), code_blocks("python"), ids=lambda x: x if "#" in str(x) else "")
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_in_the_docs_runs(where: str, block: str) -> None:
+    exec(compile(block, where, "exec"), {})
+
+
+@pytest.mark.parametrize(("where", "block"), code_blocks("yaml"), ids=lambda x: x if "#" in str(x) else "")
+@pytest.mark.filterwarnings("ignore")
+def test_the_yaml_in_the_docs_is_taken_by_lightningcli(where: str, block: str, tmp_path: Path) -> None:
+    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    path = tmp_path / "config.yaml"
+    path.write_text(block)
+    cli: Any = LightningCLI(
+        BoringModel, run=False, args=["--config", str(path), "--trainer.logger", "false"], save_config_callback=None
+    )
+    ours = [c for c in cli.trainer.callbacks if isinstance(c, Trick)]
+    assert len(ours) == block.count("class_path: lightning_tricks.") - block.count("class_path: lightning_tricks.ZClip")
+
+
+def test_numbers_in_the_readme_come_from_the_results() -> None:
+    text = (ROOT / "README.md").read_text()
+    result = (ROOT / "benchmarks/results/overhead-cpu.md").read_text()
+    for line in text.splitlines():
+        if line.startswith("| a |") or line.startswith("| b |"):
+            assert line in result.splitlines(), line

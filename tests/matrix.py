@@ -1,0 +1,49 @@
+"""One row per public callback: a good example, and for every argument a value that must change something observable.
+
+A callback without a row fails ``tests/together``. The support matrix of the docs is the second table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_tricks import AutoClip
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "GradientMonitor": {},
+    "GradientClip": {"rule": 1.0},
+    "LRSchedule": {"warmup": 2},
+}
+
+# argument -> a value that differs from the example's in what is logged or in the weights
+VARIANTS: dict[str, dict[str, Any]] = {
+    "GradientMonitor": {
+        "every_n_steps": 3,
+        "per_layer": False,
+        "groups": {"head": r"^net\.4\."},
+        "norm_type": 1.0,
+        "update_ratio": True,
+        "noise_scale": True,
+        "histograms": True,
+    },
+    "GradientClip": {
+        "rule": AutoClip(50.0),
+        "per": "layer",
+        "nonfinite": "zero",
+        "groups": {"none of it": "^second"},
+    },
+    "LRSchedule": {
+        "decay": "linear",
+        "warmup": 5,
+        "warmup_shape": "cosine",
+        "warmup_start": 0.5,
+        "hold": 4,
+        "final": 0.5,
+        "total": 30,
+        "conflict": "replace",
+    },
+}
+
+OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself

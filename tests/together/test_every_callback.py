@@ -1,0 +1,231 @@
+"""Every public callback, found by introspection, under every precision, optimizer and mode."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import pickle
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import pytorch_lightning
+import torch
+from torch import nn
+
+import lightning_tricks
+from lightning_tricks import GradientMonitor
+from lightning_tricks.runtime.trick import Trick
+from tests.gradients.plain import Classifier, Memory, fit, loader, sgd, trainer, weights
+from tests.matrix import EXAMPLES, OPTIMIZERS, PRECISIONS, REFUSED, VARIANTS
+
+CALLBACKS = sorted(
+    n for n in lightning_tricks.__all__ if inspect.isclass(c := getattr(lightning_tricks, n)) and issubclass(c, Trick)
+)
+pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
+
+
+def example(name: str, **changed: Any) -> Any:
+    return getattr(lightning_tricks, name)(**{**EXAMPLES[name], **changed})
+
+
+def optimizer(kind: str) -> Any:
+    return {
+        "foreach": lambda p: sgd(p, foreach=True),
+        "fused": lambda p: sgd(p, fused=True),
+        "momentum fused": lambda p: sgd(p, momentum=0.9, fused=True),
+        "adamw fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
+        "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=2),
+    }[kind]
+
+
+def assert_clean(t: Any, module: Any) -> None:
+    for o in t.optimizers:
+        assert not o._optimizer_step_pre_hooks
+        assert not o._optimizer_step_post_hooks
+        assert not {"grad_scale", "found_inf"} & set(o.__dict__)
+    assert not any(p._backward_hooks for p in module.parameters())
+
+
+def test_every_callback_has_its_rows() -> None:
+    assert sorted(EXAMPLES) == sorted(VARIANTS) == CALLBACKS
+    for name in CALLBACKS:
+        assert set(VARIANTS[name]) == set(inspect.signature(getattr(lightning_tricks, name)).parameters), name
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "manual"), [r for r in itertools.product(PRECISIONS, OPTIMIZERS, (False, True))]
+)
+def test_all_together_train_and_leave_nothing_behind(precision: str, kind: str, manual: bool) -> None:
+    if manual and kind == "lbfgs":
+        pytest.skip("LBFGS needs a closure, which manual optimization leaves to the user")
+    module = Classifier(optimizer(kind), manual=manual)
+    tricks = [example(name) for name in CALLBACKS]
+    if (kind, precision) in REFUSED:
+        with pytest.raises(Exception, match=REFUSED[kind, precision]):
+            fit(module, tricks, n=24, precision=precision)
+        return
+    t = fit(module, tricks, n=24, precision=precision, max_epochs=2)
+    assert_clean(t, module)
+    assert weights(module).isfinite().all()
+    assert tricks[0].run.clock.applied_on_host(0) == 6
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_trains_twice_with_the_same_object(name: str) -> None:
+    trick = example(name)
+    first, second, fresh = Classifier(), Classifier(), Classifier()
+    fit(first, [trick], n=32)
+    fit(second, [trick], n=32)
+    fit(fresh, [example(name)], n=32)
+    assert torch.equal(weights(second), weights(fresh)), "another Trainer must start from nothing"
+    t = trainer([trick], max_epochs=1)
+    t.fit(Classifier(), loader(32))
+    t.fit_loop.max_epochs = 2
+    t.fit(Classifier(), loader(32))
+    assert trick.run.clock.applied_on_host(0) == 8, "the same Trainer goes on"
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize("namespace", [L, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
+@pytest.mark.parametrize("single", [True, False])
+def test_either_trainer_takes_it_alone_and_in_a_list_with_resume(
+    name: str, namespace: Any, single: bool, tmp_path: Any
+) -> None:
+    class Net(namespace.LightningModule):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Linear(64, 10)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return sgd(self.parameters())
+
+    def make(epochs: int) -> Any:
+        trick = example(name)
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        return namespace.Trainer(
+            accelerator="cpu", logger=False, max_epochs=epochs, callbacks=trick if single else [trick], **quiet
+        )
+
+    whole = Net()
+    make(3).fit(whole, loader(16))
+    first = make(1)
+    first.fit(Net(), loader(16))
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    torch.load(tmp_path / "a.ckpt", weights_only=True)
+    resumed, t = Net(), make(3)
+    t.fit(resumed, loader(16), ckpt_path=tmp_path / "a.ckpt")
+    trick = next(c for c in t.callbacks if isinstance(c, Trick))
+    assert trick.run.clock.state_dict() == {"version": 1, "attempted": [6], "applied": [6]}
+    if name != "LRSchedule":  # its length depends on max_epochs, which the first part did not know
+        torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+class Boom(L.Callback):
+    def __init__(self, hook: str, error: type[BaseException]) -> None:
+        setattr(self, hook, self._raise)
+        self.error = error
+
+    def _raise(self, *args: Any, **kwargs: Any) -> None:
+        raise self.error("boom")
+
+
+HOOKS = ("setup", "on_fit_start", "on_train_start", "on_train_batch_start", "on_before_backward", "on_after_backward",
+         "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end", "on_train_end")  # fmt: skip
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("first", [True, False])
+def test_an_exception_elsewhere_leaves_nothing_behind(hook: str, first: bool) -> None:
+    tricks = [example(name) for name in CALLBACKS]
+    boom = Boom(hook, ValueError)
+    module = Classifier(optimizer("adamw fused"))
+    t = trainer([boom, *tricks] if first else [*tricks, boom])
+    with pytest.raises(ValueError, match="boom"):
+        t.fit(module, loader(32))
+    assert_clean(t, module)
+    fit(Classifier(), tricks, n=16)
+
+
+def test_an_interrupt_leaves_nothing_behind() -> None:
+    tricks = [example(name) for name in CALLBACKS]
+    module = Classifier(optimizer("adamw fused"))
+    t = trainer([*tricks, Boom("on_train_batch_end", KeyboardInterrupt)])
+    with pytest.raises(SystemExit):
+        t.fit(module, loader(32))
+    assert_clean(t, module)
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_pickles_and_copies_without_the_module(name: str) -> None:
+    trick = example(name)
+    fit(Classifier(), [trick], n=16)
+    data = pickle.dumps(trick)
+    assert len(data) < 2_000
+    for twin in (pickle.loads(data), copy.deepcopy(trick)):
+        fit(Classifier(), [twin], n=16)
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize(
+    "arguments",
+    [{"fast_dev_run": True}, {"limit_train_batches": 0}, {"accumulate_grad_batches": 3}, {"log_every_n_steps": 0},
+     {"inference_mode": False}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*")
+def test_runs_under_the_trainers_options(name: str, arguments: dict[str, Any]) -> None:
+    fit(Classifier(), [example(name)], n=32, **arguments)
+
+
+def outcome(name: str, changed: dict[str, Any]) -> Any:
+    """What can be observed of a run: weights and what was logged."""
+
+    class Drawing(Memory):
+        @property
+        def experiment(self) -> Any:
+            memory = self
+
+            class Experiment:
+                def add_histogram(self, key: str, values: Any, step: int) -> None:
+                    memory.rows.append((step, {key: float(values.sum())}))
+
+            return Experiment()
+
+    def optimizer_with_scheduler(p: Any) -> Any:
+        o = sgd(p)
+        return {"optimizer": o, "lr_scheduler": torch.optim.lr_scheduler.ConstantLR(o, 0.5)}
+
+    logger = Drawing()
+    spoil = (lambda i, loss: loss * float("nan") if i == 3 else loss) if "nonfinite" in changed else None
+    module = Classifier(optimizer_with_scheduler if "conflict" in changed else sgd, spoil=spoil)
+    try:
+        fit(module, [example(name, **changed)], logger=logger, accumulate_grad_batches=2)
+    except lightning_tricks.TrickError as error:
+        return type(error).__name__
+    return weights(module).tolist(), logger.rows
+
+
+@pytest.mark.parametrize(("name", "argument"), [(n, a) for n in CALLBACKS for a in VARIANTS[n]])
+def test_every_argument_changes_something_observable(name: str, argument: str) -> None:
+    base: dict[str, Any] = {}
+    if argument == "nonfinite":
+        base = {"nonfinite": "warn"}
+    if argument == "conflict":
+        base = {"conflict": "error"}
+    assert repr(outcome(name, {**base, argument: VARIANTS[name][argument]})) != repr(outcome(name, base))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("kind", ["foreach", "adamw fused", "momentum fused"])
+@pytest.mark.parametrize("manual", [False, True])
+def test_observers_leave_the_weights_bit_identical(precision: str, kind: str, manual: bool) -> None:
+    alone, watched = (Classifier(optimizer(kind), manual=manual) for _ in range(2))
+    fit(alone, precision=precision)
+    fit(watched, [GradientMonitor(update_ratio=True, groups={"head": r"4\."}, norm_type=1.0)], precision=precision)
+    assert torch.equal(weights(alone), weights(watched))
