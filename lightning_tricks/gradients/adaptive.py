@@ -1,7 +1,7 @@
 """Clip rules that learn their threshold from the run: AutoClip, ZClip, AdaGC.
 
 Their state is a dict of tensors on the device. A norm that is NaN, inf or 0 never enters it: under 16-mixed the first
-norms *are* inf, and one of them would otherwise switch the rule off for the rest of the run. Nothing is read on the host.
+norms *are* inf, and one of them would otherwise switch the rule off for the rest of the run. The host reads nothing.
 """
 
 from __future__ import annotations

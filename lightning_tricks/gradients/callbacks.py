@@ -327,10 +327,10 @@ class GradientClip(Trick):
         The rule's, and the statistics. A resume with another rule begins that rule anew, and says so.
 
     Cost:
-        One read of the gradients, shared with GradientMonitor, and one write (none with a fused optimizer and
-        ``per="model"``). ``"zero"``: one more of each. Host reads: none with a fused optimizer, a GradScaler, ``"warn"``,
-        ``"zero"`` or on a CPU; else one per update, since torch offers no skip on the device there. On a GPU with a
-        fused optimizer, ``"raise"`` skips at once and raises at the next logged step.
+        One read of the gradients, shared with GradientMonitor, and one write; with a fused optimizer and
+        ``per="model"`` no write. ``"zero"``: one more of each. Host reads: none with a fused optimizer, with a
+        GradScaler, for ``"warn"`` and ``"zero"``, or on a CPU; else one per update, since torch offers no skip on the
+        device there. On a GPU with a fused optimizer, ``"raise"`` skips at once and raises at the next logged step.
 
     Example:
         >>> from lightning_tricks import GradientClip, ZClip

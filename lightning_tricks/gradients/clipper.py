@@ -109,7 +109,7 @@ class Clipper:
         return float(self._statistics[name].sum())
 
     def percentiles(self, percent: float) -> dict[str, float]:
-        """Return that percentile of the finite norms by part, on the host; empty for AGC, whose threshold is a ratio."""
+        """Return that percentile of the finite norms by part, on the host; none for AGC, whose threshold is a ratio."""
         self.settle()
         if isinstance(self.rule, AGC):
             return {}
@@ -128,7 +128,7 @@ class Clipper:
         return {"rule": repr(self.rule), "parts": list(self.parts.names), **kept}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up what ``state`` returned, on ``device``. Of another rule or other parts nothing can be used: they begin anew.
+        """Take up what ``state`` returned, on ``device``. Another rule, or one on other parts, begins anew.
 
         Raises:
             TrickError: the same rule and parts, but tensors of other shapes: the checkpoint is damaged.

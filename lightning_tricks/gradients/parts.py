@@ -71,7 +71,7 @@ class Parts:
         return self.group_of is None and not self.each
 
     def norms(self, norms: Tensor, norm_type: float) -> Tensor:
-        """Return the norm of each part from those of the parameters ``[P]``: ``[k]``, or 0-d where the model is one part."""
+        """Return the norm of each part from those of the parameters ``[P]``: ``[k]``, or 0-d for the whole model."""
         if self.group_of is not None:
             return group_norms(norms, self.group_of, len(self.names), norm_type)
         return norms if self.each else total_norm(norms, norm_type)

@@ -164,7 +164,7 @@ class ClipValue(ClipRule):
         return float("inf")
 
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return how much the largest element shrinks, for the statistics; the clamp itself is done element by element."""
+        """Return how much the largest element shrinks, for the statistics; the clamp itself is per element."""
         return clip_coefficients(norms, self.max_value), state
 
 

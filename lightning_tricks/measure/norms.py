@@ -46,9 +46,9 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, *, double: b
 class NormPlan:
     """How to read the norms of the same tensors, step after step, with few operations.
 
-    On a CPU, an operation on a bias of 64 numbers costs as much as one on 10,000. Small tensors of one shape (most biases
-    and norm weights of a network) are therefore stacked and read together; the copy is at most ``limit`` numbers each. On
-    a GPU torch's own multi-tensor kernel does better, and the plan is to use it for all.
+    On a CPU, an operation on a bias of 64 numbers costs as much as one on 10,000. Small tensors of one shape (most
+    biases and norm weights of a network) are therefore stacked and read together; the copy is at most ``limit`` numbers
+    each. On a GPU torch's own multi-tensor kernel does better, and the plan is to use it for all.
 
     Args:
         tensors: an example of what will be read; shapes, dtypes and devices must stay.

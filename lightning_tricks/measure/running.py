@@ -2,7 +2,8 @@
 
 Each is a frozen rule with ``init(size, device) -> State`` and ``update(values, state) -> State``. A state is a plain
 dict of tensors ``[k]`` and numbers with a ``"version"``: it goes into a checkpoint as it is. ``k`` values are followed
-independently, one per group or layer; for one of the whole model, ``size=None`` makes them 0-d. No method reads a tensor on the host.
+independently, one per group or layer; for one of the whole model, ``size=None`` makes them 0-d. No method reads a
+tensor on the host.
 
 A value counts when it is finite and > 0: a gradient norm of exactly 0 means that no gradient arrived.
 """

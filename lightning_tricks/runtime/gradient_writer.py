@@ -4,7 +4,7 @@ Tricks ask for a factor, a clamp or a skip while an attempt is open; ``commit`` 
 last trick has spoken. Whatever the order of the callbacks, gradients are written once.
 
 With a fused optimizer and one factor for all, nothing is written here at all: the factor goes into
-``optimizer.grad_scale`` (the fused step divides by it), and on a GPU a skip into ``optimizer.found_inf`` (the fused step
+``optimizer.grad_scale`` (the fused step divides by it), and on a GPU a skip into ``optimizer.found_inf`` (that step
 returns without touching weights, moments or counters; no host read). Both attributes are read by torch's fused Adam,
 AdamW, SGD and Adagrad. Where the host knows whether to skip, the gradients are taken away instead: no step has anything
 to do then.

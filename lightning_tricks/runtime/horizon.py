@@ -1,7 +1,7 @@
 """How many updates this run will make: the forecast that a schedule needs before the first step.
 
-Lightning's ``estimated_stepping_batches`` returns -1 for iterable data and ignores scheduled accumulation (48 for a real
-20 in one measured case). Here an unknown length is an error that says what to pass.
+Lightning's ``estimated_stepping_batches`` returns -1 for iterable data and ignores scheduled accumulation (48 for
+a real 20 in one measured case). Here an unknown length is an error that says what to pass.
 """
 
 from __future__ import annotations

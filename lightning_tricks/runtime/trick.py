@@ -23,7 +23,7 @@ from lightning_tricks.runtime.run import TrainingRun
 
 _VERSION = 1
 _REFUSED = {
-    "DeepSpeedStrategy": "its engine keeps gradients, clipping and schedule to itself. Set them in the DeepSpeed config",
+    "DeepSpeedStrategy": "its engine keeps gradients and schedule to itself. Set them in the DeepSpeed config",
     "FSDPStrategy": "FSDP1 keeps flat shards without names. Use ModelParallelStrategy (FSDP2)",
     "XLAFSDPStrategy": "its gradients cannot be read. Use ModelParallelStrategy (FSDP2)",
 }

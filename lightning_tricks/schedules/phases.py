@@ -11,7 +11,7 @@ from lightning_tricks.schedules.curves import Decay, warmup_factor
 class Curve:
     """The multiplier of the base learning rate at every update of a run.
 
-    ``k < warmup``: warm-up. ``k < warmup + hold``: 1. Then ``final + (1-final) * decay`` over what is left of ``total``,
+    ``k < warmup``: warm-up. ``k < warmup + hold``: 1. Then ``final + (1-final) * decay`` over the rest of ``total``,
     and ``final`` past the end.
 
     Args:

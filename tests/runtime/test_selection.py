@@ -5,10 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_tricks import GradientMonitor, TrickError, UnsupportedError
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.scaler import LossScale
-from lightning_tricks.runtime.selection import assign, check_patterns, parameter_names, plain_name
+from lightning_tricks import GradientMonitor, TrickError
+from lightning_tricks.runtime.selection import assign, check_patterns, matching, parameter_names, plain_name
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -36,25 +34,16 @@ def test_groups_of_a_wrong_form_are_refused(groups: Any, error: type[Exception],
         GradientMonitor(groups=groups)
 
 
-def test_complex_parameters_are_refused_by_name() -> None:
-    p = torch.nn.Parameter(torch.zeros(2, dtype=torch.complex64))
-    with pytest.raises(UnsupportedError, match="'w' is complex"):
-        OptimizerView(0, torch.optim.SGD([p], lr=1.0), {id(p): "w"}, LossScale(None))
+def test_a_pattern_without_a_match_shows_the_nearest_name() -> None:
+    with pytest.raises(
+        TrickError, match=r"X\(y='\^haed'\): the pattern matches no parameter\. The nearest name is 'head'"
+    ):
+        matching(["body", "head"], "^haed", owner="X", argument="y")
+    with pytest.raises(TrickError, match="has no parameters"):
+        matching([], "a", owner="X", argument="y")
 
 
-def test_a_slot_is_written_once() -> None:
-    p = torch.nn.Parameter(torch.zeros(2))
-    p.grad = torch.ones(2)
-    page = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
-    page.write("x", 1)
-    assert page.read("x", lambda: 2) == 1
-    with pytest.raises(TrickError, match="'x' of attempt 1 was written before"):
-        page.write("x", 3)
-
-
-def test_parameters_without_gradient_have_norm_zero() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
-    for p in parameters[::2]:
-        p.grad = torch.ones(3)
-    page = Page(OptimizerView(0, torch.optim.SGD(parameters, lr=1.0), {}, LossScale(None)), 0, 1, [])
-    assert page.norms().tolist() == pytest.approx([3**0.5, 0.0, 3**0.5, 0.0])
+def test_groups_that_share_a_parameter_are_refused() -> None:
+    with pytest.raises(TrickError, match="'a.w' is in 'one' and in 'two'"):
+        assign(["a.w"], {"one": "a", "two": "w"}, owner="X")
+    assert assign(["a.w"], {"one": "b"}, owner="X", strict=False) == [-1]
