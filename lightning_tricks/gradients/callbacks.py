@@ -75,7 +75,7 @@ class GradientMonitor(Trick):
         - ``grad/norm``, ``grad/norm_log10``: at logged steps. The latter because TensorBoard leaves out outliers.
         - ``grad/norm/<parameter>``, ``grad/group/<name>``, ``grad/update_ratio/<parameter>``: at logged steps.
         - ``grad/nonfinite``: attempts with a NaN or inf gradient since the last logged step.
-        - ``grad/noise_scale``: in samples.
+        - ``grad/noise_scale``: in samples. ``grad/histogram/<parameter>``: samples of gradients.
         - with several optimizers the first, second, fifth and last end in ``/optimizer<index>``.
         - ``grad/norm`` is in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint.
 
@@ -168,17 +168,20 @@ class GradientMonitor(Trick):
         self._cadence = Cadence(n, run.step)
         if self.histograms and not any(draws_histograms(logger) for logger in trainer.loggers):
             warn("GradientMonitor", "histograms=True, but no logger draws histograms. Add a TensorBoardLogger.")
-        self._watches = [NonFiniteWatch(view.names) for view in run.views]
-        self._groups: dict[int, Parts] = {}
-        if self.groups is not None:
-            placed = place(run.views, self.groups, owner="GradientMonitor")
-            hit = [view for view in run.views if any(j >= 0 for j in placed[view.index])]
-            self._groups = {v.index: Parts.of_named(self.groups, placed[v.index], v.device, rest=True) for v in hit}
+        self._resolve(run, strict=True)
         if self.noise_scale and run.views:
             device = run.views[0].device
             fresh = NoiseScale().init(device)
             saved = (state or {}).get("noise") or self._noise
             self._noise = fresh if saved is None else fitting("GradientMonitor", moved(saved, device), fresh)
+
+    def _resolve(self, run: TrainingRun, *, strict: bool) -> None:
+        self._watches = [NonFiniteWatch(view.names) for view in run.views]
+        self._groups: dict[int, Parts] = {}
+        if self.groups is not None:
+            placed = place(run.views, self.groups, owner="GradientMonitor", strict=strict)
+            hit = [view for view in run.views if any(j >= 0 for j in placed[view.index])]
+            self._groups = {v.index: Parts.of_named(self.groups, placed[v.index], v.device, rest=True) for v in hit}
 
     def trick_state(self) -> dict[str, Any]:
         """The averages of the noise scale."""
@@ -190,6 +193,10 @@ class GradientMonitor(Trick):
         if page.empty:
             return
         norms = page.norms(self.norm_type)
+        if len(self._watches[page.view.index].names) != len(norms):  # layers were unfrozen in mid-run
+            for view in run.views:
+                self._report(run, view, page.step)
+            self._resolve(run, strict=False)
         self._watches[page.view.index].note(page.attempt, norms, page.losses)
         if due:
             self._publish_norms(run, page, norms)
@@ -451,6 +458,7 @@ class GradientClip(Trick):
         if page.empty or clipper is None:
             return
         if not clipper.fits(page.view):  # layers were unfrozen in mid-run: they are clipped too
+            self._report(run, clipper, page.step)
             clipper = self._clippers[page.view.index] = clipper.renewed(page.view)
             if self.nonfinite in ("skip", "raise"):
                 make_skipping_safe(page.view)

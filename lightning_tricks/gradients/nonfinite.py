@@ -51,7 +51,7 @@ class NonFiniteWatch:
     """
 
     def __init__(self, names: Sequence[str], limit: int = 64) -> None:
-        self._names = list(names)
+        self.names = list(names)
         self._limit = limit
         self._norms: list[Tensor] = []
         self._losses: list[Sequence[Tensor]] = []
@@ -96,7 +96,7 @@ class NonFiniteWatch:
         if not bad:
             return None
         counts = values[2 * n :]
-        layers = {name: int(c) for name, c in zip(self._names, counts, strict=True) if c}
+        layers = {name: int(c) for name, c in zip(self.names, counts, strict=True) if c}
         loss = values[n + bad[0]]
         return NonFinite(tuple(attempts[i] for i in bad), layers, None if loss == 2 else bool(loss))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_tricks.measure.norms import group_norms, total_norm
 from lightning_tricks.runtime.logbook import OptimizerView
-from lightning_tricks.runtime.selection import assign
+from lightning_tricks.runtime.selection import assign, matching
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def place(
     """Return the group of each parameter of each optimizer, -1 for none.
 
     Args:
-        views: the optimizers; a pattern need match in one of them only.
+        views: the optimizers; a pattern need match in one of them only, or a parameter that is frozen for now.
         groups: name -> pattern on parameter names.
         owner: who asks, for messages.
         strict: whether a pattern that matches nothing is an error.
@@ -96,7 +96,11 @@ def place(
         TrickError: a pattern matches nothing, or groups overlap.
     """
     names = [name for view in views for name in view.names]
-    placed = assign(names, groups, owner=owner, strict=strict)
+    if strict:  # parameters that are frozen for now are in no optimizer, but they may be named
+        for title, pattern in groups.items():
+            everywhere = list(dict.fromkeys([*names, *(n for view in views for n in view.module_names)]))
+            matching(everywhere, pattern, owner=owner, argument=f"groups[{title!r}]")
+    placed = assign(names, groups, owner=owner, strict=False)
     out = {}
     for view in views:
         out[view.index], placed = placed[: len(view.names)], placed[len(view.names) :]

@@ -40,6 +40,7 @@ class OptimizerView:
         self.optimizer = optimizer
         self.loss_scale = loss_scale
         self._all_names = names
+        self.module_names = list(names.values())
         self.refresh()
 
     def refresh(self) -> None:

@@ -804,10 +804,12 @@ def test_layers_that_are_unfrozen_in_mid_run_are_clipped_too() -> None:
     module, logger = Classifier(), Memory()
     module.net[4].requires_grad_(False)
     module.make_optimizer = make(module)
-    tricks = [Unfreeze(), GradientClip(0.01, per="layer"), GradientMonitor()]
-    fit(module, tricks, n=16, max_epochs=2, logger=logger)
-    assert sorted(logger.series("grad/norm/net.4.weight")) == [2, 3]
-    assert len(logger.series("grad/norm/net.0.weight")) == 4
+    groups = {"body": r"^net\.[0-3]\.", "head": r"^net\.4\."}
+    tricks = [Unfreeze(), GradientClip(0.01, per="layer"), GradientMonitor(groups=groups)]
+    fit(module, tricks, n=24, max_epochs=2, logger=logger, log_every_n_steps=2)
+    assert sorted(logger.series("grad/norm/net.4.weight")) == [3, 5]
+    assert sorted(logger.series("grad/norm/net.0.weight")) == [1, 3, 5]
+    assert sorted(logger.series("grad/group/head")) == [3, 5]
 
 
 def test_a_copy_of_a_used_callback_carries_no_model() -> None:
