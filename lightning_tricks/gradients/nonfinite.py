@@ -127,10 +127,11 @@ class NonFiniteWatch:
 
 def _finite(losses: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
     """Return for each attempt 1 where all its losses are finite, 0 where one is not, 2 where none is known, ``[n]``."""
-    known = torch.tensor([1.0 if own else 2.0 for own in losses], dtype=torch.float32, device=device)
+    known = torch.tensor([1.0 if own else 2.0 for own in losses], dtype=torch.float32)
+    known = known.to(device, non_blocking=True)
     flat = [loss.reshape(()) for own in losses for loss in own]
     if not flat:
         return known
-    owner = torch.tensor([i for i, own in enumerate(losses) for _ in own], device=device)
+    owner = torch.tensor([i for i, own in enumerate(losses) for _ in own]).to(device, non_blocking=True)
     bad = (~torch.isfinite(torch.stack(flat))).to(device=device, dtype=torch.float32)
     return known - torch.zeros_like(known).index_add(0, owner, bad).clamp(max=1.0)

@@ -205,8 +205,9 @@ class LRSchedule(Trick):
             return self._curve.value(applied)
         if self._table is None or self._table.device != applied.device:
             heights = [*self._curve.values(), self._curve.value(self._curve.total)]
-            self._table = torch.tensor(heights, dtype=torch.float32, device=applied.device)
-        return self._table[applied.clamp(max=self._curve.total)]
+            self._table = torch.tensor(heights, dtype=torch.float32).to(applied.device, non_blocking=True)
+        # no table[applied]: torch reads a 0-d index on the host
+        return self._table.index_select(0, applied.clamp(max=self._curve.total).reshape(1)).reshape(())
 
     def finished(self, run: TrainingRun) -> None:
         """Say how far the curve got, if not to its end."""

@@ -158,6 +158,23 @@ def test_a_scheduler_of_the_module_is_named_or_replaced() -> None:
     assert [row[0] for row in rates.used[0]] == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_rate_on_the_device_is_not_read_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.gradients.test_callbacks import host_reads
+
+    monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
+
+    def added(steps: int) -> int:
+        tricks = [GradientClip(1.0), LRSchedule(total=1000, warmup=10)]
+        return host_reads(tricks, lambda p: sgd(p, fused=True), steps=steps)
+
+    def of_torch(steps: int) -> int:  # on a CPU, torch's fused step reads a tensor rate itself
+        return host_reads([], lambda p: sgd(p, fused=True, lr=torch.tensor(0.05)), steps=steps)
+
+    with pytest.warns(TrickWarning):
+        longer, shorter = added(12), added(6)
+    assert longer - shorter == of_torch(12) - of_torch(6)
+
+
 def test_learning_rate_monitor_shows_our_values() -> None:
     logger = Memory()
     fit(Classifier(), [L.callbacks.LearningRateMonitor("step"), LRSchedule(warmup=2)], logger=logger)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    command = [sys.executable, "-W", "ignore", "examples/demo.py", "--epochs", "6"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    for row in (
+        "applied updates",
+        "clipped",
+        "global gradient norm",
+        "layer with the largest norm",
+        "suggested threshold",
+    ):
+        assert row in done.stdout
+    accuracy = re.search(r"validation accuracy\s+│\s+([\d.]+)%", done.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 90
+    assert "132 of 132 attempted" in done.stdout
+    assert "{" not in done.stdout
+    run = tmp_path / "runs" / "demo" / "version_0"
+    assert (run / "demo.png").stat().st_size > 20_000
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    for tag in (
+        "grad/norm",
+        "grad/clip_coefficient",
+        "grad/group/head",
+        "schedule/lr",
+        "train/loss",
+        "trainer/updates",
+    ):
+        assert [event.step for event in events.Scalars(tag)] == list(range(132)), tag

@@ -1,0 +1,123 @@
+"""The two commands, as far as they can be tried without a network: what they say and what they remember."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script as a module, with its folder moved to an empty one."""
+    loader = SourceFileLoader("dev", str(ROOT / "dev"))
+    spec = importlib.util.spec_from_loader("dev", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader.exec_module(module)
+    for name in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    places = {
+        "ROOT": "",
+        "VENV": ".venv",
+        "STAMP": ".venv/dev-stamp.json",
+        "LOCK": ".venv.lock",
+        "PYTHON": ".venv/bin/python",
+    }
+    for name, place in places.items():
+        monkeypatch.setattr(module, name, str(tmp_path / place))
+    return module
+
+
+class Commands:
+    """Stands for subprocess.call: remembers commands, and makes the venv's python."""
+
+    def __init__(self, dev: Any, failing: str = "") -> None:
+        self.dev, self.failing, self.seen = dev, failing, []  # type: ignore[var-annotated]
+
+    def __call__(self, command: list[str], cwd: str) -> int:
+        self.seen.append(command)
+        if "venv" in command:
+            Path(self.dev.PYTHON).parent.mkdir(parents=True)
+            Path(self.dev.PYTHON).touch()
+        return int(bool(self.failing) and self.failing in command)
+
+
+def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev: Any, monkeypatch: Any) -> None:
+    calls = Commands(dev)
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    assert dev.main(["demo", "--epochs", "1"]) == 0
+    assert [dev.PYTHON, "-m", "pip"] == calls.seen[1][:3]
+    assert calls.seen[1][-4:] == ["-c", "constraints.txt", "-e", ".[demo]"]
+    assert calls.seen[2][1:] == ["examples/demo.py", "--epochs", "1"]
+    assert dev.main(["demo"]) == 0
+    assert len(calls.seen) == 4
+    assert dev.main(["test", "-k", "x"]) == 0
+    assert calls.seen[4][-1] == ".[demo,test]", "another extra is added, nothing is made anew"
+    assert calls.seen[5][-4:] == ["-n", "2", "-k", "x"]
+    assert not Path(dev.LOCK).exists()
+
+
+@pytest.mark.parametrize("changed", ["constraints.txt", "pyproject.toml", "python"])
+def test_a_change_of_what_it_depends_on_makes_it_anew(dev: Any, changed: str, monkeypatch: Any) -> None:
+    calls = Commands(dev)
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    dev.main(["demo"])
+    if changed == "python":
+        monkeypatch.setattr(dev.sys, "version", "another")
+    else:
+        with open(Path(dev.ROOT) / changed, "a") as file:
+            file.write("\n# changed\n")
+    dev.main(["demo"])
+    assert sum("venv" in command for command in calls.seen) == 2
+
+
+def test_an_install_that_failed_does_not_count_and_is_said_in_one_line(dev: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(dev.subprocess, "call", Commands(dev, failing="pip"))
+    with pytest.raises(dev.Plain, match="pip could not install the packages"):
+        dev.main(["demo"])
+    assert dev.installed() is None
+    assert not Path(dev.LOCK).exists()
+    monkeypatch.setattr(dev.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(dev.Plain, match="no space left on the disk"):
+        dev.main(["demo"])
+
+
+def test_lint_runs_every_checker_also_after_one_failed(dev: Any, monkeypatch: Any) -> None:
+    calls = Commands(dev, failing="check")
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    assert dev.main(["lint"]) == 1
+    assert [command[2] for command in calls.seen[2:]] == ["ruff", "ruff", "mypy"]
+
+
+def test_an_old_python_and_a_misspelt_command_are_said_plainly(dev: Any, monkeypatch: Any) -> None:
+    with pytest.raises(dev.Plain, match=r"no command 'tset'\. Did you mean 'test'\?"):
+        dev.main(["tset"])
+    monkeypatch.setattr(dev.sys, "version_info", (3, 8, 18))
+    with pytest.raises(
+        dev.Plain, match=r"this is Python 3\.8\.18, but 3\.10 or newer is needed\. Name one: python3\.12"
+    ):
+        dev.main(["test"])
+
+
+def test_a_lock_of_a_dead_process_is_taken_over(dev: Any) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    Path(dev.LOCK).write_text(str(dead.pid))
+    dev.acquire()
+    assert Path(dev.LOCK).read_text() != str(dead.pid)
+
+
+def test_the_stamp_says_what_is_installed(dev: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(dev.subprocess, "call", Commands(dev))
+    dev.main(["bench", "list"])
+    assert json.loads(Path(dev.STAMP).read_text())["extras"] == ["demo"]
