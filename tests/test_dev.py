@@ -56,7 +56,7 @@ def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev
     calls = Commands(dev)
     monkeypatch.setattr(dev.subprocess, "call", calls)
     assert dev.main(["demo", "--epochs", "1"]) == 0
-    assert [dev.PYTHON, "-m", "pip"] == calls.seen[1][:3]
+    assert calls.seen[1][:3] == [dev.PYTHON, "-m", "pip"]
     assert calls.seen[1][-4:] == ["-c", "constraints.txt", "-e", ".[demo]"]
     assert calls.seen[2][1:] == ["examples/demo.py", "--epochs", "1"]
     assert dev.main(["demo"]) == 0

@@ -149,8 +149,8 @@ class TrainingRun:
         if view.stale:
             view.refresh()
         self.clock.attempt(view.index)
-        automatic = self.trainer.lightning_module.automatic_optimization
-        if automatic and self.loss_scale.active and not self._backward_in_batch:
+        silent = self.loss_scale.active and not self._backward_in_batch
+        if silent and self.trainer.lightning_module.automatic_optimization:
             # training_step returned None: with a GradScaler, Lightning neither unscales nor steps
             self._page = None
         else:
