@@ -47,3 +47,34 @@ VARIANTS: dict[str, dict[str, Any]] = {
 OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
+
+STRATEGIES = {
+    "one device": "works",
+    "DDP": "works, no collective added",
+    "FSDP2 (`ModelParallelStrategy`)": "works, one all-reduce of a number per parameter; `AGC` refused by name",
+    "FSDP1": "refused by name",
+    "DeepSpeed": "refused by name",
+}
+
+# (optimizer, scaler, nonfinite) -> host reads per update that is not logged, on a GPU; counted in tests/gradients
+HOST_READS = {
+    ("fused", "no", "any"): 0,
+    ("any", "16-mixed", "any"): 0,
+    ("foreach", "no", "warn, zero"): 0,
+    ("foreach", "no", "skip, raise"): 1,
+}
+
+
+def support_page() -> str:
+    """The page ``docs/support.md``."""
+    lines = ["# What works with what", "", "Made from `tests/matrix.py`; every cell is a test.", ""]
+    lines += ["| optimizer | " + " | ".join(PRECISIONS) + " |", "| --- " * (len(PRECISIONS) + 1) + "|"]
+    for kind in OPTIMIZERS:
+        cells = ["refused by Lightning" if (kind, p) in REFUSED else "works" for p in PRECISIONS]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    lines += ["", "Automatic and manual optimization alike; sparse gradients work too, but for `AGC`.", ""]
+    lines += ["| strategy | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in STRATEGIES.items()), ""]
+    lines += ["Host reads of `GradientMonitor` and `GradientClip` per update that is not logged, on a GPU:", ""]
+    lines += ["| optimizer | GradScaler | `nonfinite` | reads |", "| --- | --- | --- | --- |"]
+    lines += [f"| {' | '.join(key)} | {reads} |" for key, reads in HOST_READS.items()]
+    return "\n".join(lines) + "\n"

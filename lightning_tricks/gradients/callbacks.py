@@ -469,10 +469,11 @@ class GradientClip(Trick):
         total, coefficients = clipper.clip(page, norms, run.writer)
         if not zero:
             self._guard(run, page, clipper, norms, total)
-        if due:
+        if due and run.trainer.log_every_n_steps:
             suffix, fraction = _suffix(run, page.view), clipper.clipped_fraction()
             run.publisher.put(page.step, {f"grad/clip_coefficient{suffix}": coefficients.min()})
             run.publisher.put(page.step, {f"grad/clipped_fraction{suffix}": fraction})
+        if due:  # also where nothing is logged: what was not finite must be told
             self._report(run, clipper, page.step)
 
     # -- NaN and inf --------------------------------------------------------------------------------------------

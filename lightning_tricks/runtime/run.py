@@ -178,7 +178,7 @@ class TrainingRun:
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
         page = self._page if self._page is not None and self._page.view is view else None
-        self._page = None
+        self._page, self._losses = None, []  # (a bare optimizer's step was never committed)
         for trick in self.tricks:
             trick.updated(view, page)
         if page is not None and self.publisher.holds(page.step):

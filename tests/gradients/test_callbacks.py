@@ -820,3 +820,10 @@ def test_a_copy_of_a_used_callback_carries_no_model() -> None:
         assert twin.run_or_none is None
         assert not hasattr(twin, "log") or twin.log.__self__ is twin
         fit(Classifier(), [twin], n=16)
+
+
+def test_a_run_that_logs_nothing_still_tells_what_was_not_finite() -> None:
+    logger = Memory()
+    with pytest.warns(TrickWarning, match="first at attempt 3"):
+        fit(Classifier(spoil=nan_at(2)), [GradientClip(1.0)], n=32, logger=logger, log_every_n_steps=0)
+    assert logger.rows == []

@@ -195,3 +195,9 @@ def test_numbers_in_the_readme_come_from_the_results() -> None:
     for line in text.splitlines():
         if line.startswith("| a |") or line.startswith("| b |"):
             assert line in result.splitlines(), line
+
+
+def test_the_support_page_is_that_of_the_matrix() -> None:
+    from tests.matrix import support_page
+
+    assert (ROOT / "docs" / "support.md").read_text() == support_page()

@@ -91,3 +91,13 @@ def test_clean_up_may_come_twice_and_never_raises() -> None:
     for _ in range(2):
         trick.teardown(t, t.lightning_module, "fit")
         trick.on_exception(t, t.lightning_module, ValueError())
+
+
+@pytest.mark.parametrize("name", ["DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy"])
+def test_strategies_that_cannot_work_are_refused_by_name(name: str) -> None:
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+
+    strategy = type(name, (SingleDeviceStrategy,), {})("cpu")
+    for trick in (GradientClip(1.0), GradientMonitor(), LRSchedule()):
+        with pytest.raises(TrickError, match=rf"{type(trick).__name__}: {name} is not supported"):
+            fit(Classifier(), [trick], strategy=strategy)
