@@ -97,7 +97,7 @@ def test_clean_up_may_come_twice_and_never_raises() -> None:
 def test_strategies_that_cannot_work_are_refused_by_name(name: str) -> None:
     from lightning.pytorch.strategies import SingleDeviceStrategy
 
-    strategy = type(name, (SingleDeviceStrategy,), {})("cpu")
+    cls = type(name, (SingleDeviceStrategy,), {})
     for trick in (GradientClip(1.0), GradientMonitor(), LRSchedule()):
         with pytest.raises(TrickError, match=rf"{type(trick).__name__}: {name} is not supported"):
-            fit(Classifier(), [trick], strategy=strategy)
+            fit(Classifier(), [trick], strategy=cls("cpu"))
