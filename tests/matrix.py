@@ -41,6 +41,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "final": 0.5,
         "total": 30,
         "conflict": "replace",
+        "momentum": (0.9, 0.5),
+        "weight_decay_final": 0.5,
+        "overrides": {"^net": 0.1},
     },
 }
 

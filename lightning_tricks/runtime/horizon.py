@@ -7,10 +7,23 @@ a real 20 in one measured case). Here an unknown length is an error that says wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_tricks.errors import TrickError
+
+
+class UnknownHorizonError(TrickError):
+    """The number of updates of a run cannot be known before it.
+
+    Args:
+        text: the message.
+        learnable: whether it will be known after the first epoch.
+    """
+
+    def __init__(self, text: str, learnable: bool) -> None:
+        super().__init__(text)
+        self.learnable = learnable
 
 
 def forecast_updates(trainer: Any) -> int:
@@ -23,33 +36,67 @@ def forecast_updates(trainer: Any) -> int:
         trainer: a Trainer whose training data are set up (in ``on_train_start`` and later).
 
     Raises:
-        TrickError: nothing bounds the run, or only ``max_time`` does.
+        UnknownHorizonError: nothing bounds the run, or only ``max_time`` does.
     """
     optimizers = max(1, len(trainer.optimizers)) if not trainer.lightning_module.automatic_optimization else 1
     bounds = []
     if trainer.max_steps is not None and trainer.max_steps >= 0:
         bounds.append(math.ceil(trainer.max_steps / optimizers))
-    per_epoch = trainer.num_training_batches
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(per_epoch):
-        windows = window_lengths(trainer)
-        epochs = range(trainer.max_epochs)
-        bounds.append(sum(math.ceil(per_epoch / window_at(windows, epoch)) for epoch in epochs))
+    has_epochs = trainer.max_epochs is not None and trainer.max_epochs >= 0
+    if has_epochs:
+        done = 0
+        for epoch in range(trainer.max_epochs):
+            updates = updates_in_epoch(trainer, epoch, done)
+            if updates is None:
+                break
+            done += updates
+        else:
+            bounds.append(done)
     if bounds:
         return int(min(bounds))
-    unknown = "the data have no length" if not math.isfinite(per_epoch) else "max_epochs and max_steps are open"
-    timed = " max_time gives no number of updates." if _has_timer(trainer) else ""
-    raise TrickError(
+    unknown = "the data have no length" if has_epochs else "max_epochs and max_steps are open"
+    timed = " max_time gives no number of updates." if time_progress(trainer) else ""
+    raise UnknownHorizonError(
         f"the number of updates of this run is not known ({unknown}).{timed} "
-        "Pass total=, e.g. LRSchedule(total=10_000), or Trainer(max_steps=10_000)."
+        "Pass total=, e.g. LRSchedule(total=10_000), or Trainer(max_steps=10_000).",
+        learnable=bool(has_epochs) and trainer.max_epochs >= 2,
     )
+
+
+def updates_in_epoch(trainer: Any, epoch: int, done: int) -> int | None:
+    """Return the updates of an epoch; None when that is not known.
+
+    Args:
+        trainer: the Trainer.
+        epoch: its number, from 0.
+        done: updates before it.
+    """
+    batches = trainer.num_training_batches
+    for callback in trainer.callbacks:
+        own = getattr(callback, "updates_in_epoch", None)  # a trick that steers the windows
+        if own is not None:
+            found: int | None = own(batches, done)
+            return found
+    return math.ceil(batches / window_at(window_lengths(trainer), epoch)) if math.isfinite(batches) else None
 
 
 def updates_per_epoch(trainer: Any) -> float | None:
     """Return the updates in one epoch (of the first one, where accumulation changes); None if not known."""
-    per_epoch = trainer.num_training_batches
-    if not math.isfinite(per_epoch):
-        return None
-    return float(math.ceil(per_epoch / window_at(window_lengths(trainer), 0)))
+    updates = updates_in_epoch(trainer, 0, 0)
+    return None if updates is None else float(updates)
+
+
+def time_progress(trainer: Any) -> Callable[[], float] | None:
+    """Return a function that says which share of ``max_time`` is over, in [0, 1]; None without a ``max_time``.
+
+    It asks Lightning's Timer, whose clock goes on where it stood after a resume.
+    """
+    for callback in trainer.callbacks:
+        duration = getattr(callback, "_duration", None)
+        elapsed = getattr(callback, "time_elapsed", None)
+        if duration and elapsed is not None:
+            return lambda: min(1.0, float(elapsed()) / float(duration))
+    return None
 
 
 def window_lengths(trainer: Any) -> dict[int, int]:
@@ -72,7 +119,3 @@ def window_at(windows: Mapping[int, int], epoch: int) -> int:
     """
     begun = [start for start in windows if start <= epoch]
     return windows[max(begun)] if begun else 1
-
-
-def _has_timer(trainer: Any) -> bool:
-    return any(type(callback).__name__ == "Timer" for callback in trainer.callbacks)

@@ -17,6 +17,7 @@ from lightning_tricks.errors import TrickError
 from lightning_tricks.runtime.gradient_writer import GradientWriter
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Publisher
+from lightning_tricks.runtime.rate import RateRequest
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.selection import parameter_names
 from lightning_tricks.runtime.steps import StepClock
@@ -38,6 +39,7 @@ class TrainingRun:
         self.clock = StepClock()
         self.publisher = Publisher(lambda: self.trainer.loggers)
         self.writer = GradientWriter()
+        self.rate = RateRequest()
         self.loss_scale = LossScale(None)
         self.views: list[OptimizerView] = []
         self.watch_loss = False
@@ -122,6 +124,7 @@ class TrainingRun:
         self._handles.clear()
         self.writer.close()
         self.publisher.drop()
+        self.rate.close()
         self.active = False
         self.views = []
         self._page, self._losses = None, []

@@ -1,26 +1,35 @@
-"""LRSchedule: writes learning rates, one per applied update."""
+"""LRSchedule: writes learning rate, momentum and weight decay, once per applied update."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from lightning_tricks.errors import ConflictError, TrickError, message, require_choice, require_number
+from lightning_tricks.errors import ConflictError, TrickError, message, nearest, require_choice, require_number
 from lightning_tricks.measure.duration import Duration
+from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.horizon import forecast_updates, updates_per_epoch
+from lightning_tricks.runtime.horizon import UnknownHorizonError, forecast_updates, time_progress, updates_per_epoch
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trick import Trick
-from lightning_tricks.schedules.curves import DECAYS, Constant, Decay
+from lightning_tricks.schedules.curves import Constant, Decay, Span
 from lightning_tricks.schedules.figures import draw_curve
-from lightning_tricks.schedules.phases import Curve
+from lightning_tricks.schedules.phases import Curve, as_decay, caught_up
+from lightning_tricks.schedules.plateau import Plateau
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_TICKS = 1_000_000  # positions on a curve that is measured by the wall clock
+_AGREE_EVERY = 16  # attempts after which several processes agree on the time
 
 
 @final
@@ -28,52 +37,71 @@ class LRSchedule(Trick):
     """Warm up, hold and decay the learning rate, counted in updates that really happened.
 
     ``lr = base_lr * multiplier(applied updates)``, written into each parameter group after each update; groups keep
-    their ratios. Steps that a GradScaler or a NaN skipped do not count, nor do micro-batches.
+    their ratios. Steps that a GradScaler or a NaN skipped do not count, nor do micro-batches. Where the Trainer gives
+    the length of the run, the curve still reaches its end (within 1 % of the base rate): if skipped attempts would not
+    let it, the last updates advance by two each. With ``total=`` it is the curve at the number of updates to the last.
+
+    When the Trainer has a ``max_time`` (and ``total=`` is not given) the curve follows the wall clock. With data that
+    have no length, the rate is held during the first epoch, which tells the length, and decays from the second on.
 
     Args:
-        decay: ``"constant"``, ``"linear"`` or ``"cosine"``, or a Decay object.
+        decay: ``"constant"``, ``"linear"``, ``"cosine"``, ``"cosine_restarts"``, ``"polynomial"``, ``"exponential"``,
+            ``"natural_exponential"``, ``"inverse_time"``, ``"inverse_sqrt"``, ``"step"``, ``"multistep"``,
+            ``"piecewise"``, ``"linear_cosine"``, ``"one_minus_sqrt"``, ``"one_cycle"``, ``"noam"``, ``"plateau"``; a
+            Decay object such as ``Polynomial(0.9)``; or a function of (update, length).
         warmup: length of the warm-up: updates (``500``, ``"500st"``), epochs (``"2ep"``) or share of the run
-            (``"5%"``); None for 5 %, 0 for none.
+            (``"5%"``); None for 5 %, 0 for none. ``one_cycle``, ``noam`` and ``Join`` have their own.
         warmup_shape: ``"linear"``, ``"cosine"``, ``"exponential"`` or ``"constant"``.
         warmup_start: multiplier at which the warm-up begins, in [0, 1]; > 0 for exponential and constant.
         hold: length at the base rate between warm-up and decay, in the same units.
-        final: multiplier at the end, in [0, 1].
+        final: multiplier at the end, in [0, 1]; of a plateau the lowest one.
         total: length of the run, in the same units but not ``%``; None to take it from the Trainer.
+        momentum: ``(0.95, 0.85)``: momentum (beta1 of Adam) at the lowest and at the highest rate; None to leave it.
+        weight_decay_final: weight decay at the end of the run, reached by a half cosine from each group's own; groups
+            that have none keep none. None to leave it.
         conflict: when the module has a scheduler of its own: ``"error"`` names it, ``"replace"`` takes over.
+        overrides: regular expression on parameter names or group names -> a factor on the base rate (``0.1``) or
+            another decay for these groups.
 
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range or contradicts another.
         ConflictError: at fit start, the module returned a scheduler and ``conflict`` is ``"error"``.
-        TrickError: at fit start, the length of the run is not known, or warm-up and hold do not fit in.
+        TrickError: at fit start, the length of the run is not known, or warm-up and hold do not fit in; a pattern
+            matches nothing, or only a part of a group; the metric of a plateau is not logged.
 
     Logs:
         - ``schedule/lr``: rate of the first parameter group at logged steps.
         - ``schedule/lr/<group>``: of each group when there are several.
-        - with several optimizers both have ``/optimizer<index>`` behind ``schedule/lr``.
+        - ``schedule/momentum``, ``schedule/weight_decay``: of the first group, where they are scheduled.
+        - with several optimizers all have ``/optimizer<index>`` behind their first part.
 
     Changes:
-        ``group["lr"]`` of every optimizer.
+        ``lr`` of every parameter group; ``momentum`` (or ``betas``) and ``weight_decay`` where asked for.
 
     State:
-        Base rates, length, and the numbers of updates. A resume with other arguments goes on at the same update on the
-        new curve. From a checkpoint without this state the position is taken from the global step, with a warning.
+        Base values, length, and the numbers of updates; what a plateau has seen. A resume with other arguments goes on
+        at the same update on the new curve. From a checkpoint without this state the position is taken from the global
+        step, with a warning.
 
     Cost:
         A few Python numbers per update. Where only the device knows whether an update happened (fused optimizer with a
-        GradScaler, or with ``GradientClip(nonfinite="skip")``), rates are tensors on the device: no host read.
+        GradScaler, or with ``GradientClip(nonfinite="skip")``), rates are tensors on the device: no host read; momentum
+        and weight decay, which torch takes as numbers only, follow the count as it was at the last logged step. With
+        ``max_time`` on several processes: one small broadcast every 16 updates.
 
     Example:
         >>> from lightning_tricks import LRSchedule
         >>> [round(v, 3) for v in LRSchedule("cosine", warmup=2).values(6)]
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
 
-    Reference: Goyal et al., 2017, arXiv:1706.02677 (warm-up); Loshchilov, Hutter, 2017, arXiv:1608.03983 (cosine).
+    Reference: Goyal et al., 2017, arXiv:1706.02677 (warm-up); Loshchilov, Hutter, 2017, arXiv:1608.03983 (cosine);
+    Hägele et al., 2024, arXiv:2405.18392 (hold, then decay); Smith, Topin, 2018, arXiv:1708.07120 (inverse momentum).
     """
 
     def __init__(
         self,
-        decay: str | Decay = "cosine",
+        decay: str | Decay | Callable[[int, int], float] = "cosine",
         *,
         warmup: int | str | None = None,
         warmup_shape: Literal["linear", "constant", "cosine", "exponential"] = "linear",
@@ -81,24 +109,39 @@ class LRSchedule(Trick):
         hold: int | str = 0,
         final: float = 0.0,
         total: int | str | None = None,
+        momentum: tuple[float, float] | None = None,
+        weight_decay_final: float | None = None,
         conflict: Literal["error", "replace"] = "error",
+        overrides: dict[str, float | str | Decay] | None = None,
     ) -> None:
         owner = "LRSchedule"
         shapes = ("linear", "constant", "cosine", "exponential")
-        self.decay = decay if isinstance(decay, Decay) else DECAYS[require_choice(owner, "decay", decay, DECAYS)]
-        self.warmup = Duration.parse("5%" if warmup is None else warmup, owner=owner, argument="warmup")
+        self.decay = as_decay(owner, decay)
+        own = self.decay.owns_warmup
+        default = "0" if own else "5%"
+        self.warmup = Duration.parse(default if warmup is None else warmup, owner=owner, argument="warmup")
         self.warmup_shape = require_choice(owner, "warmup_shape", warmup_shape, shapes)
         self.warmup_start = _share("warmup_start", warmup_start)
         self.hold = Duration.parse(hold, owner=owner, argument="hold")
         self.final = _share("final", final)
         self.total = None if total is None else Duration.parse(total, owner=owner, argument="total")
+        self.momentum = None if momentum is None else _momentum(momentum)
+        self.weight_decay_final = weight_decay_final
         self.conflict = require_choice(owner, "conflict", conflict, ("error", "replace"))
+        self.overrides = _overrides(overrides)
+        if weight_decay_final is not None:
+            require_number(owner, "weight_decay_final", weight_decay_final, low_included=True, remedy="Use e.g. 0.1")
         if self.warmup_start == 0 and self.warmup_shape in ("constant", "exponential"):
             text = f"warmup_start must be > 0 for warmup_shape={self.warmup_shape!r}, which never leaves 0"
             raise ValueError(message(owner, "warmup_start", warmup_start, text, "Use e.g. 0.1"))
-        if isinstance(self.decay, Constant) and self.final != 0:
-            text = "final has no meaning for a constant schedule"
+        name = type(self.decay).__name__
+        if self.final != 0 and not (self.decay.takes_final or isinstance(self.decay, Plateau)):
+            text = f"final has no meaning for {name}, which has its own end"
             raise ValueError(message(owner, "final", final, text, "Leave it out, or use 'linear' or 'cosine'"))
+        for argument, value, length in (("warmup", warmup, self.warmup), ("hold", hold, self.hold)):
+            if own and length.amount:
+                text = f"{name} has its own {'warm-up' if argument == 'warmup' else 'shape'}"
+                raise ValueError(message(owner, argument, value, text, f"Leave out {argument}="))
         if self.total is not None and (self.total.unit == "%" or self.total.amount == 0):
             text = "total must be a number of updates or epochs, > 0"
             raise ValueError(message(owner, "total", total, text, "Use e.g. 10_000 or '20ep'"))
@@ -106,9 +149,15 @@ class LRSchedule(Trick):
 
     def reset(self) -> None:
         """Forget the last run."""
-        self._base: list[list[float]] = []
-        self._curve: Curve | None = None
-        self._table: Tensor | None = None
+        self._base: list[list[_Base]] = []
+        self._plans: list[list[_Plan]] = []
+        self._curves: list[Curve] = []
+        self._tables: dict[int, Tensor] = {}
+        self._pace = _Pace()
+        self._plateau = self.decay.init() if isinstance(self.decay, Plateau) else None
+        self._skipped: dict[int, int] = {}
+        self._awaited: int | None = None
+        self._observed: int | None = None
 
     # -- without a Trainer --------------------------------------------------------------------------------------
 
@@ -116,22 +165,51 @@ class LRSchedule(Trick):
         """Return the multipliers of updates ``0..total-1`` of a run of ``total`` updates, without a Trainer.
 
         Raises:
-            ValueError: a length is given in epochs, or warm-up and hold do not fit in.
+            ValueError: a length is given in epochs, warm-up and hold do not fit in, or a metric decides (plateau).
         """
-        return self._joined(total, None).values()
+        return self._drawn(total).values()
 
-    def plot(self, total: int, base_lr: float = 1.0) -> Figure:
-        """Return a matplotlib figure of the schedule over ``total`` updates, before any training."""
-        return draw_curve(self._joined(total, None), base_lr)
+    def plot(self, total: int, base_lr: float = 1.0, weight_decay: float = 0.0) -> Figure:
+        """Return a matplotlib figure of the schedule over ``total`` updates, before any training.
 
-    def _joined(self, total: int, per_epoch: float | None) -> Curve:
-        warmup, hold = (length.updates(total, per_epoch) for length in (self.warmup, self.hold))
-        if warmup + hold > total:
+        Args:
+            total: updates of the run.
+            base_lr: the optimizer's rate.
+            weight_decay: the optimizer's; drawn when it is scheduled.
+        """
+        curve, more = self._drawn(total), {}
+        if self.momentum is not None:
+            more["momentum"] = [_between(self.momentum, curve.openness(k)) for k in range(total)]
+        if self.weight_decay_final is not None:
+            more["weight decay"] = [
+                _half_cosine(weight_decay, self.weight_decay_final, k / total) for k in range(total)
+            ]
+        return draw_curve(curve, base_lr, more)
+
+    def _drawn(self, total: int) -> Curve:
+        if isinstance(self.decay, Plateau):
+            text = f"the metric {self.decay.monitor!r} decides while training"
+            raise ValueError(message("LRSchedule", "decay", self.decay, text, "Train, and look at schedule/lr"))
+        return self._joined(self.decay, total, None)
+
+    def _joined(
+        self, decay: Decay, total: int | None, per_epoch: float | None, *, timed: bool = False, held: int = 0
+    ) -> Curve:
+        own = decay.owns_warmup
+        lengths = (Duration(0, "st"),) * 2 if own else (self.warmup, self.hold)
+        warmup, hold = (_measured(length, total, per_epoch, timed) for length in lengths)
+        hold = max(hold, held - warmup)
+        if total is None and decay.needs_length:
+            raise ValueError(f"{type(decay).__name__} needs the length of the run. Pass total=.")
+        if total is not None and warmup + hold > total:
             text = f"warm-up ({warmup}) and hold ({hold}) are longer than the run ({total} updates)"
             raise ValueError(message("LRSchedule", "warmup", str(self.warmup), text, "Shorten them"))
-        return Curve(self.decay, warmup, self.warmup_shape, self.warmup_start, hold, self.final, total)
+        begun = warmup + hold
+        span = Span(warmup, begun, None if total is None else max(1, total - begun), per_epoch, timed)
+        final = self.final if decay.takes_final else 0.0
+        return Curve(decay.placed(span), warmup, self.warmup_shape, self.warmup_start, hold, final, total)
 
-    # -- in a run -----------------------------------------------------------------------------------------------
+    # -- a run begins -------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
@@ -149,7 +227,7 @@ class LRSchedule(Trick):
         trainer.strategy.lr_scheduler_configs = []
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
-        """Take base rates, find the length of the run, and write the rate of the next update."""
+        """Take base values, find the length of the run, and write the rate of the next update."""
         trainer = run.trainer
         if state is None and not self._base and trainer.global_step > 0:
             at = [run.clock.applied_on_host(view.index) for view in run.views]
@@ -157,82 +235,401 @@ class LRSchedule(Trick):
                 "LRSchedule",
                 f"the checkpoint holds no schedule: it goes on at update {at}, from Lightning's global step.",
             )
+        state = state or {}
+        if "base" in state:
+            self._base = [[_Base(*numbers) for numbers in groups] for groups in state["base"]]
+        self._base = self._base or [[] for _ in run.views]
+        self._plateau = state.get("plateau") or self._plateau
+        self._pace = _Pace(**{**vars(self._pace), **state.get("pace", {})})
+        self._cadence = Cadence(trainer.log_every_n_steps, run.step)
+        self._lay_out(run)
+        run.rate.claim(lambda: self._write_all(run))
+        self._write_all(run)
+
+    def _lay_out(self, run: TrainingRun) -> None:
+        """Make the curve of every parameter group, for a length that is known, learnt, timed, or open."""
+        trainer, pace = run.trainer, self._pace
+        self._progress = None if self.total is not None else time_progress(trainer)
         per_epoch = updates_per_epoch(trainer)
+        decays = [self.decay, *(d for d in self.overrides.values() if isinstance(d, Decay))]
         try:
-            total = forecast_updates(trainer) if self.total is None else self.total.updates(None, per_epoch)
-            if trainer.fast_dev_run:  # a trial of a few batches, which are the first of a longer run
-                total = max(total, self.warmup.updates(total, per_epoch) + self.hold.updates(total, per_epoch) + 1)
-            self._curve = self._joined(total, per_epoch)
+            pace.planned, total = self._planned(trainer, per_epoch)
+            if self._progress is not None:
+                total = _TICKS
+            elif trainer.fast_dev_run and total is not None:  # the first batches of a longer run
+                lengths = (length.updates(total, per_epoch) for length in (self.warmup, self.hold))
+                total = max(total, sum(lengths) + 1)
+            timed = self._progress is not None
+            self._curves = [self._joined(d, total, per_epoch, timed=timed, held=pace.held) for d in decays]
+        except UnknownHorizonError as error:
+            self._curves = self._first_epoch(decays, error)
         except (TrickError, ValueError) as error:
             raise TrickError(f"LRSchedule: {error}") from error
-        self._table = None
-        self._base = (state or {}).get("base") or self._base or [[] for _ in run.views]
-        self._cadence = Cadence(trainer.log_every_n_steps, run.step)
+        pace.end = self._curves[0].settled() if pace.planned is not None else 0
+        self._tables = {}
+        self._plans = [[] for _ in run.views]
+
+    def _planned(self, trainer: Any, per_epoch: float | None) -> tuple[int | None, int | None]:
+        """Return the attempts that are planned (None where the curve shall not catch up), and the curve's length."""
+        if self.total is not None:
+            return None, self.total.updates(None, per_epoch)
+        if self._pace.learnt is not None:
+            return self._pace.learnt, self._pace.learnt
+        try:
+            planned = forecast_updates(trainer)
+        except UnknownHorizonError:
+            if self._progress is not None or not self._needs_length():
+                return None, None
+            raise
+        return planned, planned
+
+    def _needs_length(self) -> bool:
+        try:
+            self._joined(self.decay, None, 1.0)
+        except ValueError:
+            return True
+        return False
+
+    def _first_epoch(self, decays: list[Decay], error: UnknownHorizonError) -> list[Curve]:
+        """The data have no length: hold the rate until the first epoch has told it."""
+        if not error.learnable:
+            raise TrickError(f"LRSchedule: {error}") from error
+        if "%" in (self.warmup.unit, self.hold.unit) or self.decay.owns_warmup:
+            hint = "Or give warmup= in updates: then the decay begins after the first epoch, which tells the length."
+            raise TrickError(f"LRSchedule: {error} {hint}") from error
+        self._pace.learning = True
+        warn(
+            "LRSchedule", "the data have no length: the rate is held in the first epoch and decays from the second on."
+        )
+        return [self._joined(Constant(), None, None) for _ in decays]
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """When the first epoch of data without a length is over: lay the decay over what is left."""
+        run = self._live
+        if run is not None:
+            self._await(run, strict=True)
+        if run is None or not self._pace.learning or trainer.current_epoch == 0:
+            return
+        attempted = max(run.clock.attempted(view.index) for view in run.views)
+        left = (trainer.max_epochs - trainer.current_epoch) * attempted / trainer.current_epoch
+        self._pace.learnt, self._pace.learning = attempted + math.ceil(left), False
+        self._pace.held = attempted
+        self._lay_out(run)
+        self._write_all(run)
+
+    # -- each update --------------------------------------------------------------------------------------------
+
+    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+        """Log what this attempt uses."""
+        if not self._cadence.due(page.step):
+            return
+        view, suffix = page.view, f"/optimizer{page.view.index}" if len(run.views) > 1 else ""
+        groups = view.optimizer.param_groups
+        values = {f"schedule/lr{suffix}": groups[0]["lr"]}
+        if len(groups) > 1:
+            names = [str(group.get("name", f"group{j}")) for j, group in enumerate(groups)]
+            values |= {f"schedule/lr{suffix}/{n}": g["lr"] for n, g in zip(names, groups, strict=True)}
+        if self.momentum is not None:
+            values[f"schedule/momentum{suffix}"] = _momentum_of(groups[0])
+        if self.weight_decay_final is not None:
+            values[f"schedule/weight_decay{suffix}"] = groups[0]["weight_decay"]
+        run.publisher.put(page.step, values)
+        if self.momentum is not None or self.weight_decay_final is not None:
+            self._hear(run, page)
+
+    def _hear(self, run: TrainingRun, page: Page) -> None:
+        """Send the number of skipped steps to the host, for what torch takes as a number only."""
+        index, applied = page.view.index, run.clock.applied(page.view.index)
+        if isinstance(applied, Tensor):
+            skipped = run.clock.attempted(index) - 1 - applied
+            run.publisher.put_private(page.step, skipped.reshape(1), lambda n: self._skipped.update({index: int(n[0])}))
+
+    def updated(self, view: OptimizerView, page: Page | None) -> None:
+        """Write the values of the next update at once: LearningRateMonitor shows what will be used."""
+        self._write(self.run, view)
+
+    def _write_all(self, run: TrainingRun) -> None:
         for view in run.views:
             self._write(run, view)
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """Log the rate that this attempt uses."""
-        if not self._cadence.due(page.step):
-            return
-        key = "schedule/lr" + (f"/optimizer{page.view.index}" if len(run.views) > 1 else "")
-        groups = page.view.optimizer.param_groups
-        run.publisher.put(page.step, {key: groups[0]["lr"]})
-        if len(groups) > 1:
-            names = [str(group.get("name", f"group{j}")) for j, group in enumerate(groups)]
-            run.publisher.put(page.step, {f"{key}/{n}": g["lr"] for n, g in zip(names, groups, strict=True)})
-
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
-        """Write the rate of the next update at once: LearningRateMonitor shows what will be used."""
-        self._write(self.run, view)
-
     def _write(self, run: TrainingRun, view: OptimizerView) -> None:
-        applied = run.clock.applied(view.index)
-        multiplier = self._multiplier(applied)
-        base = self._base[view.index]
-        for j, group in enumerate(view.optimizer.param_groups):
-            if j == len(base):  # a group that was added in mid-run joins with the rate that it came with
-                base.append(float(group["lr"]))
-            rate = base[j] * multiplier
-            if isinstance(group["lr"], Tensor):
-                group["lr"].copy_(rate) if isinstance(rate, Tensor) else group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+        position, applied = self._position(run, view)
+        groups = view.optimizer.param_groups
+        if len(self._plans[view.index]) < len(groups):
+            self._join_groups(view)
+        heights: dict[int, float | Tensor] = {}
+        for group, base, plan in zip(groups, self._base[view.index], self._plans[view.index], strict=False):
+            if plan.curve not in heights:
+                heights[plan.curve] = self._height(plan.curve, position)
+            _put_rate(group, base.lr * plan.factor * run.rate.factor * heights[plan.curve])
+            if self.momentum is not None:
+                _put_momentum(group, _between(self.momentum, self._curves[plan.curve].openness(applied)))
+            if self.weight_decay_final is not None and base.weight_decay:
+                total = self._curves[plan.curve].total or 0
+                share = min(1.0, applied / total) if total else 0.0
+                group["weight_decay"] = _half_cosine(base.weight_decay, self.weight_decay_final, share)
 
-    def _multiplier(self, applied: int | Tensor) -> float | Tensor:
-        assert self._curve is not None
-        if isinstance(applied, int):
-            return self._curve.value(applied)
-        if self._table is None or self._table.device != applied.device:
-            heights = [*self._curve.values(), self._curve.value(self._curve.total)]
-            self._table = torch.tensor(heights, dtype=torch.float32).to(applied.device, non_blocking=True)
-        # no table[applied]: torch reads a 0-d index on the host
-        return self._table.index_select(0, applied.clamp(max=self._curve.total).reshape(1)).reshape(())
+    def _position(self, run: TrainingRun, view: OptimizerView) -> tuple[int | Tensor, int]:
+        """Return where on the curve the next update is, and the same as the host knows it."""
+        attempted, applied = run.clock.attempted(view.index), run.clock.applied(view.index)
+        if self._progress is not None:
+            ticks = self._ticks(run, attempted)
+            return ticks, ticks
+        if isinstance(applied, Tensor):
+            number = host.at_hand(applied)
+            applied = applied if number is None else int(number)
+        position = self._reaching_the_end(applied, attempted)
+        if isinstance(position, int):
+            return position, position
+        known = max(0, attempted - self._skipped.get(view.index, 0))
+        return position, int(self._reaching_the_end(known, attempted))
+
+    def _reaching_the_end(self, applied: int | Tensor, attempted: int) -> int | Tensor:
+        planned = self._pace.planned
+        return applied if planned is None else caught_up(applied, attempted, planned, self._pace.end)
+
+    def _ticks(self, run: TrainingRun, attempted: int) -> int:
+        """Return the position by the wall clock, or by updates where these are further; equal on all ranks."""
+        assert self._progress is not None
+        pace, world = self._pace, run.trainer.world_size
+        if world == 1 or attempted % _AGREE_EVERY == 0:
+            elapsed = self._progress()
+            pace.elapsed = elapsed if world == 1 else float(run.trainer.strategy.broadcast(elapsed))
+        return round(_TICKS * max(pace.elapsed, attempted / pace.planned if pace.planned else 0.0))
+
+    def _height(self, curve: int, position: int | Tensor) -> float | Tensor:
+        lowered = self._plateau["multiplier"] if self._plateau is not None and curve == 0 else 1.0
+        factor = 1.0 if lowered == 1.0 else max(lowered, self.final)
+        if isinstance(position, int):
+            return factor * self._curves[curve].value(position)
+        # no table[position]: torch reads a 0-d index on the host
+        table = self._table(curve, position.device)
+        return factor * table.index_select(0, position.clamp(max=len(table) - 1).reshape(1)).reshape(())
+
+    def _table(self, curve: int, device: torch.device) -> Tensor:
+        """Return the heights at positions 0, 1, ... on the device, as far as the run may be by now."""
+        drawn, table = self._curves[curve], self._tables.get(curve)
+        reached = max((self.run.clock.attempted(view.index) for view in self.run.views), default=0)
+        needed = 2 * reached + 2  # (catching up takes two positions per update)
+        end = needed if drawn.total is None else drawn.total + 1
+        if table is None or table.device != device or len(table) < min(needed, end):
+            size = min(max(4096, 2 * needed), drawn.total + 1) if drawn.total is not None else max(4096, 2 * needed)
+            heights = torch.tensor(drawn.values(size), dtype=torch.float32)
+            table = self._tables[curve] = heights.to(device, non_blocking=True)
+        return table
+
+    # -- parameter groups ---------------------------------------------------------------------------------------
+
+    def _join_groups(self, view: OptimizerView) -> None:
+        """Take up groups that are new: all of them at first, later those that a callback unfroze."""
+        if view.stale:
+            view.refresh()
+        bases, plans = self._base[view.index], self._plans[view.index]
+        for j, group in enumerate(view.optimizer.param_groups):
+            if j == len(bases):
+                bases.append(_Base(float(group["lr"]), float(group.get("weight_decay", 0.0))))
+            if j == len(plans):
+                plans.append(self._plan(view, j, group))
+        hit = {i for groups in self._plans for plan in groups for i in plan.hits}
+        if all(self._plans) and len(hit) < len(self.overrides):
+            missing = next(p for i, p in enumerate(self.overrides) if i not in hit)
+            near = nearest(missing.strip("^$"), view.module_names)
+            remedy = f"The nearest name is {near!r}" if near else f"Names are e.g. {view.names[0]!r}"
+            if not any(re.search(missing, name) for name in view.module_names):  # (it may be frozen for now)
+                raise TrickError(
+                    message("LRSchedule", "overrides", missing, "the pattern matches no parameter", remedy)
+                )
+
+    def _plan(self, view: OptimizerView, j: int, group: dict[str, Any]) -> _Plan:
+        names = [name for name, k in zip(view.names, view.group_of, strict=True) if k == j]
+        plan, number = _Plan(), 0
+        for i, (pattern, override) in enumerate(self.overrides.items()):
+            number += isinstance(override, Decay)
+            found = [name for name in names if re.search(pattern, name)]
+            if not found and not re.search(pattern, str(group.get("name", ""))):
+                continue
+            if found and len(found) < len(names) and not re.search(pattern, str(group.get("name", ""))):
+                other = next(name for name in names if name not in found)
+                text = f"it matches {found[0]!r} but not {other!r} of the same parameter group"
+                raise TrickError(message("LRSchedule", "overrides", pattern, text, "Make groups of their own of them"))
+            factor = plan.factor if isinstance(override, Decay) else plan.factor * float(override)
+            plan = _Plan(number if isinstance(override, Decay) else plan.curve, factor, (*plan.hits, i))
+        if self.momentum is not None and "momentum" not in group and "betas" not in group:
+            text = f"{type(view.optimizer).__name__} has neither momentum nor betas"
+            raise TrickError(message("LRSchedule", "momentum", self.momentum, text, "Leave momentum= out"))
+        return plan
+
+    # -- plateau ------------------------------------------------------------------------------------------------
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Show a plateau its metric, before a ModelCheckpoint saves: so a resume is exact."""
+        if isinstance(self.decay, Plateau) and self._live is not None and not trainer.sanity_checking:
+            results = trainer.fit_loop.epoch_loop.val_loop._results
+            self._observe(self._live, None if results is None else results.metrics(False)["callback"])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Show a plateau a metric of the training; one that the module logs in this very hook comes a moment later."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if isinstance(self.decay, Plateau) and self._live is not None:
+            self._observe(self._live, trainer.fit_loop.epoch_loop._results.metrics(False)["callback"])
+            self._awaited = trainer.current_epoch
+
+    def _await(self, run: TrainingRun, *, strict: bool) -> None:
+        """Look for the metric of an epoch that has just ended."""
+        if self._awaited is None or not isinstance(self.decay, Plateau):
+            return
+        epoch, metrics = self._awaited, run.trainer.callback_metrics
+        if self._observed != epoch and self.decay.monitor in metrics:
+            self._observe(run, metrics)
+        if self._observed == epoch:
+            self._awaited = None
+        elif strict:
+            near = nearest(self.decay.monitor, sorted(metrics))
+            remedy = f"Did you mean {near!r}?" if near else f"Logged are: {', '.join(sorted(metrics)) or 'none'}"
+            text = f"no such metric was logged in epoch {epoch}"
+            raise TrickError(message("Plateau", "monitor", self.decay.monitor, text, remedy))
+
+    def _observe(self, run: TrainingRun, metrics: Mapping[str, Any] | None) -> None:
+        rule, strategy = self.decay, run.trainer.strategy
+        assert isinstance(rule, Plateau) and self._plateau is not None
+        value = (metrics or {}).get(rule.monitor)
+        if value is None:
+            return
+        self._observed = run.trainer.current_epoch
+        if run.trainer.world_size > 1:  # the same decision on all ranks
+            value = strategy.reduce(torch.as_tensor(float(value), device=strategy.root_device), reduce_op="mean")
+        before = self._plateau["reductions"]
+        self._plateau = rule.update(float(value), self._plateau)
+        if self._plateau["reductions"] > before:
+            self._write_all(run)
+
+    # -- the end ------------------------------------------------------------------------------------------------
 
     def finished(self, run: TrainingRun) -> None:
         """Say how far the curve got, if not to its end."""
-        assert self._curve is not None
+        self._await(run, strict=True)
         for view in [] if run.trainer.fast_dev_run else run.views:
-            applied = run.clock.applied_on_host(view.index)
-            reached, end = self._curve.value(applied), self._curve.value(self._curve.total)
-            if abs(reached - end) > 0.02:
-                text = f"training ended at update {applied} of {self._curve.total}, at {reached:.0%} of the base rate"
+            curve, applied = self._curves[0], run.clock.applied_on_host(view.index)
+            position, _ = self._position(run, view)
+            if curve.total is None or self._pace.learning:
+                continue
+            reached, end = curve.value(int(position)), curve.value(curve.total)
+            if abs(reached - end) > 0.02 or int(position) < curve.warmup:
+                when = f"at update {applied} of {curve.total}" if self._progress is None else "before max_time"
+                text = f"training ended {when}, at {reached:.0%} of the base rate"
                 warn("LRSchedule", f"{text} instead of {end:.0%}. Pass total={applied} if this length is meant.")
 
     # -- state --------------------------------------------------------------------------------------------------
 
     def configuration(self) -> dict[str, Any]:
         """The arguments, as text."""
-        shown = {name: str(getattr(self, name)) for name in ("decay", "warmup", "hold", "total")}
-        return {**shown, "shape": self.warmup_shape, "start": self.warmup_start, "final": self.final}
+        shown = {name: str(getattr(self, name)) for name in ("decay", "warmup", "hold", "total", "momentum")}
+        more = {"weight_decay_final": self.weight_decay_final, "overrides": str(self.overrides)}
+        return {**shown, **more, "shape": self.warmup_shape, "start": self.warmup_start, "final": self.final}
 
     def trick_state(self) -> dict[str, Any]:
-        """Base rates and length."""
-        total = None if self._curve is None else self._curve.total
-        return {"base": [list(rates) for rates in self._base], "total": total}
+        """Base values and length, and what a plateau has seen."""
+        if self._live is not None:
+            self._await(self._live, strict=False)
+        base = [[[group.lr, group.weight_decay] for group in groups] for groups in self._base]
+        return {"base": base, "pace": dict(vars(self._pace)), "plateau": self._plateau}
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What a parameter group came with."""
+
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which curve a parameter group follows, and the factor on its rate."""
+
+    curve: int = 0
+    factor: float = 1.0
+    hits: tuple[int, ...] = ()
+
+
+@dataclass
+class _Pace:
+    """How the length of the run is known."""
+
+    planned: int | None = None
+    end: int = 0
+    learning: bool = False
+    learnt: int | None = None
+    held: int = 0
+    elapsed: float = 0.0
 
 
 def _share(argument: str, value: float) -> float:
     return require_number(
         "LRSchedule", argument, value, high=1.0, low_included=True, high_included=True, remedy="Use e.g. 0.1"
     )
+
+
+def _momentum(values: tuple[float, float]) -> tuple[float, float]:
+    """Return the momentum at the lowest and at the highest rate; the higher one belongs to the lowest rate."""
+    if len(tuple(values)) != 2:
+        text = "momentum must be two numbers"
+        raise ValueError(message("LRSchedule", "momentum", values, text, "Use e.g. (0.95, 0.85)"))
+    low, high = sorted(
+        require_number("LRSchedule", "momentum", v, high=1.0, low_included=True, remedy="Use e.g. (0.95, 0.85)")
+        for v in values
+    )
+    return high, low
+
+
+def _overrides(overrides: dict[str, float | str | Decay] | None) -> dict[str, float | Decay]:
+    owner = "LRSchedule"
+    out: dict[str, float | Decay] = {}
+    for pattern, value in (overrides or {}).items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            text = f"the pattern is no regular expression ({error})"
+            raise ValueError(message(owner, "overrides", pattern, text, "Use e.g. '^head'")) from error
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            remedy = "Use e.g. {'^backbone': 0.1}"
+            out[pattern] = require_number(owner, "overrides", value, low_included=True, remedy=remedy)
+            continue
+        decay = as_decay(owner, value)
+        if isinstance(decay, Plateau):
+            raise ValueError(message(owner, "overrides", value, "a plateau holds for all groups", "Pass it as decay="))
+        out[pattern] = decay
+    return out
+
+
+def _measured(length: Duration, total: int | None, per_epoch: float | None, timed: bool) -> int:
+    if timed and length.unit != "%" and length.amount:
+        text = "max_time bounds this run, so its curve is measured in shares of time"
+        raise ValueError(message("LRSchedule", "warmup or hold", str(length), text, "Use e.g. '5%', or pass total="))
+    return length.updates(total, per_epoch)
+
+
+def _between(momentum: tuple[float, float], openness: float) -> float:
+    return momentum[0] + (momentum[1] - momentum[0]) * openness
+
+
+def _half_cosine(first: float, last: float, share: float) -> float:
+    return last + (first - last) * (1.0 + math.cos(math.pi * share)) / 2.0
+
+
+def _put_rate(group: dict[str, Any], rate: float | Tensor) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].copy_(rate) if isinstance(rate, Tensor) else group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+
+
+def _momentum_of(group: dict[str, Any]) -> float:
+    return float(group["momentum"] if "momentum" in group else group["betas"][0])
+
+
+def _put_momentum(group: dict[str, Any], value: float) -> None:
+    if "momentum" in group:
+        group["momentum"] = value
+    else:
+        group["betas"] = (value, *group["betas"][1:])

@@ -1,33 +1,95 @@
 """Decay curves: multipliers of the base learning rate as functions of (update, length).
 
-A new curve is a frozen dataclass with ``factor`` and a line in ``DECAYS``; nothing else has to change.
+Here: what every curve has, and the curves that only stretch with the run. A new curve is a frozen dataclass with
+``height`` and a line in ``phases.DECAYS``; nothing else has to change.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_tricks.errors import message, require_number
+from lightning_tricks.measure.duration import Duration
+
+Length = int | str
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where in a run a decay lies.
+
+    Args:
+        warmup: updates of warm-up before it.
+        begun: update at which it begins.
+        length: its updates; None when the end of the run is not known.
+        per_epoch: updates per epoch; None when not known.
+        timed: the run is measured by the wall clock, so that lengths can be shares only.
+    """
+
+    warmup: int = 0
+    begun: int = 0
+    length: int | None = None
+    per_epoch: float | None = None
+    timed: bool = False
+
+    def updates(self, owner: str, argument: str, value: Length) -> int:
+        """Return a length inside the decay in updates, at least 1; ``%`` is of the decay."""
+        return max(1, self._parsed(owner, argument, value).updates(self.length, self.per_epoch))
+
+    def position(self, owner: str, argument: str, value: Length) -> int:
+        """Return a point of the run, counted from the decay's begin; ``%`` is of the run."""
+        total = None if self.length is None else self.begun + self.length
+        return self._parsed(owner, argument, value).updates(total, self.per_epoch) - self.begun
+
+    def _parsed(self, owner: str, argument: str, value: Length) -> Duration:
+        length = Duration.parse(value, owner=owner, argument=argument)
+        if self.timed and length.unit != "%":
+            text = "max_time bounds this run, so its curve is measured in shares of time"
+            raise ValueError(message(owner, argument, value, text, "Use e.g. '30%', or LRSchedule(total=)"))
+        return length
 
 
 @dataclass(frozen=True)
 class Decay(ABC):
-    """A curve from 1 at update 0 to 0 at ``length``."""
+    """A curve that starts at 1 at update 0. ``length`` is the number of updates until the end of the run.
+
+    ``owns_warmup``: the curve has its own, and another one is refused. ``takes_final``: ``LRSchedule(final=)`` lifts
+    it to ``final + (1-final)*height``. ``needs_length``: it cannot be drawn while the end of the run is unknown.
+    """
+
+    owns_warmup: ClassVar[bool] = False
+    takes_final: ClassVar[bool] = True
+    needs_length: ClassVar[bool] = True
 
     @abstractmethod
-    def factor(self, update: int, length: int) -> float:
+    def height(self, update: int, length: int) -> float:
         """Return the height at ``update`` in ``0..length``, with ``length >= 1``."""
+
+    def placed(self, span: Span) -> Decay:
+        """Return the same curve with all its lengths in updates."""
+        return self
+
+    def openness(self, update: int, length: int) -> float:
+        """Return 1 where the rate is highest, 0 where it is lowest: an inverse momentum follows it."""
+        return min(1.0, max(0.0, self.height(update, length)))
 
 
 @dataclass(frozen=True)
 class Constant(Decay):
     """``1``.
 
-    >>> Constant().factor(7, 10)
+    >>> Constant().height(7, 10)
     1.0
     """
 
-    def factor(self, update: int, length: int) -> float:
+    takes_final = False
+    needs_length = False
+
+    def height(self, update: int, length: int) -> float:
         """Return 1."""
         return 1.0
 
@@ -36,11 +98,11 @@ class Constant(Decay):
 class Linear(Decay):
     """``1 - update/length``.
 
-    >>> Linear().factor(5, 10)
+    >>> Linear().height(5, 10)
     0.5
     """
 
-    def factor(self, update: int, length: int) -> float:
+    def height(self, update: int, length: int) -> float:
         """Return the height at ``update``."""
         return 1.0 - update / length
 
@@ -49,16 +111,100 @@ class Linear(Decay):
 class Cosine(Decay):
     """``(1 + cos(pi * update/length)) / 2``. Reference: Loshchilov, Hutter, "SGDR", 2017, arXiv:1608.03983.
 
-    >>> round(Cosine().factor(5, 10), 12)
+    >>> round(Cosine().height(5, 10), 12)
     0.5
     """
 
-    def factor(self, update: int, length: int) -> float:
+    def height(self, update: int, length: int) -> float:
         """Return the height at ``update``."""
         return (1.0 + math.cos(math.pi * update / length)) / 2.0
 
 
-DECAYS: dict[str, Decay] = {"constant": Constant(), "linear": Linear(), "cosine": Cosine()}
+@dataclass(frozen=True)
+class OneMinusSqrt(Decay):
+    """``1 - sqrt(update/length)``: the short decay after a long hold. Reference: Hägele et al., 2024, arXiv:2405.18392.
+
+    >>> OneMinusSqrt().height(25, 100)
+    0.5
+    """
+
+    def height(self, update: int, length: int) -> float:
+        """Return the height at ``update``."""
+        return 1.0 - math.sqrt(update / length)
+
+
+@dataclass(frozen=True)
+class Polynomial(Decay):
+    """``(1 - update/length)^power``; 0.9 is DeepLab's. Reference: Chen et al., 2017, arXiv:1606.00915.
+
+    Args:
+        power: > 0; 1 is linear.
+
+    >>> Polynomial(2.0).height(5, 10)
+    0.25
+    """
+
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_number("Polynomial", "power", self.power, remedy="Use e.g. 0.9")
+
+    def height(self, update: int, length: int) -> float:
+        """Return the height at ``update``."""
+        return float((1.0 - update / length) ** self.power)
+
+
+@dataclass(frozen=True)
+class LinearCosine(Decay):
+    """``(alpha + 1 - x) * (1 + cos(2 pi num_periods x))/2 + beta``, ``x = update/length``, as TensorFlow's.
+
+    Args:
+        num_periods: of the cosine.
+        alpha: added to the linear part.
+        beta: added to the whole.
+
+    Reference: Bello et al., "Neural Optimizer Search", 2017, arXiv:1709.07417.
+
+    >>> LinearCosine(beta=0.0).height(0, 10)
+    1.0
+    """
+
+    num_periods: float = 0.5
+    alpha: float = 0.0
+    beta: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("num_periods", "alpha", "beta"):
+            require_number("LinearCosine", name, getattr(self, name), low_included=True, remedy="Use the default")
+
+    def height(self, update: int, length: int) -> float:
+        """Return the height at ``update``."""
+        x = update / length
+        return (self.alpha + 1.0 - x) * (1.0 + math.cos(2.0 * math.pi * self.num_periods * x)) / 2.0 + self.beta
+
+
+@dataclass(frozen=True, repr=False)
+class Function(Decay):
+    """A function of your own as a curve.
+
+    Args:
+        function: called with ``(update, length)``, counted from the end of warm-up and hold; returns a multiplier.
+
+    >>> Function(lambda update, length: 0.5 ** update).height(2, 10)
+    0.25
+    """
+
+    function: Callable[[int, int], float]
+
+    takes_final = False
+
+    def height(self, update: int, length: int) -> float:
+        """Return what the function returns."""
+        return float(self.function(update, length))
+
+    def __repr__(self) -> str:
+        # no address: the text is compared with that in a checkpoint
+        return f"Function({getattr(self.function, '__qualname__', type(self.function).__name__)})"
 
 
 def warmup_factor(update: int, length: int, start: float, shape: str) -> float:
@@ -86,3 +232,9 @@ def warmup_factor(update: int, length: int, start: float, shape: str) -> float:
         return float(start ** (1.0 - x))
     height = x if shape == "linear" else (1.0 - math.cos(math.pi * x)) / 2.0
     return start + (1.0 - start) * height
+
+
+def require_length(owner: str, argument: str, value: object) -> None:
+    """Refuse what is no length, or one of 0."""
+    if Duration.parse(value, owner=owner, argument=argument).amount == 0:  # type: ignore[arg-type]
+        raise ValueError(message(owner, argument, value, f"{argument} must be > 0", "Use e.g. 500, '2ep' or '30%'"))

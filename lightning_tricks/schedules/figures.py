@@ -9,15 +9,18 @@ from lightning_tricks.schedules.phases import Curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Series = list[float]
 
-def draw_curve(curve: Curve, base_lr: float) -> Figure:
-    """Return a figure of the learning rate over updates with its phases shaded.
+
+def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = None) -> Figure:
+    """Return a figure of the learning rate over updates with its phases shaded, and more series below it.
 
     It is no pyplot figure: nothing has to be closed, and no window opens. Save it with ``figure.savefig("lr.png")``.
 
     Args:
-        curve: what to draw.
+        curve: what to draw; its end must be known.
         base_lr: the optimizer's rate, factor of the y axis.
+        more: name -> values by update, e.g. the momentum; each gets an axis of its own.
 
     Raises:
         ImportError: matplotlib is missing; the message says what to install.
@@ -26,15 +29,21 @@ def draw_curve(curve: Curve, base_lr: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([base_lr * value for value in curve.values()], color="tab:blue", label="learning rate")
-    ends = (0, curve.warmup, curve.warmup + curve.hold, curve.total)
-    phases = zip(("warm-up", "hold", "decay"), ("tab:orange", "tab:gray", "tab:green"), strict=True)
-    for (name, color), left, right in zip(phases, ends[:-1], ends[1:], strict=True):
-        if right > left:
-            axes.axvspan(left, right, color=color, alpha=0.12, label=name)
-    axes.set(xlabel="update", ylabel="learning rate", xlim=(0, curve.total), ylim=(0, None))
-    axes.legend(loc="upper right")
-    axes.grid(alpha=0.3)
+    rows = [("learning rate", [base_lr * value for value in curve.values()]), *(more or {}).items()]
+    figure = Figure(figsize=(8, 1.6 + 1.6 * len(rows)), layout="constrained")
+    all_axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    total = curve.total or 0
+    ends = (0, curve.warmup, curve.begun, total)
+    for axes, (name, values) in zip(all_axes, rows, strict=True):
+        axes.plot(values, color="tab:blue", label=name)
+        phases = zip(("warm-up", "hold", "decay"), ("tab:orange", "tab:gray", "tab:green"), strict=True)
+        for (phase, color), left, right in zip(phases, ends[:-1], ends[1:], strict=True):
+            if right > left:
+                axes.axvspan(left, right, color=color, alpha=0.12, label=phase)
+        low, high = min(values), max(values)
+        axes.set(ylabel=name, xlim=(0, total))
+        axes.set_ylim(0 if axes is all_axes[0] else low - 0.1 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
+        axes.grid(alpha=0.3)
+    all_axes[0].legend(loc="upper right")
+    all_axes[-1].set_xlabel("update")
     return figure

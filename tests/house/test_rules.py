@@ -111,7 +111,10 @@ def test_everything_that_changes_has_one_writer() -> None:
         "grad": {"runtime/gradient_writer.py", "runtime/logbook.py", "runtime/scaler.py"},
         "grad_scale": {"runtime/gradient_writer.py", "runtime/scaler.py"},
         "found_inf": {"runtime/gradient_writer.py"},
-        "[lr]": {"schedules/callbacks.py"},
+        "[lr]": {"schedules/callbacks.py", "runtime/rate.py"},  # the latter where no schedule is in use
+        "[momentum]": {"schedules/callbacks.py"},
+        "[betas]": {"schedules/callbacks.py"},
+        "[weight_decay]": {"schedules/callbacks.py"},
         "should_stop": {"runtime/action.py"},
         "accumulate_grad_batches": set(),
     }

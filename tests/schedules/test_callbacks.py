@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 import math
+import time
+import warnings
+from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as L
 import pytest
 import torch
 
-from lightning_tricks import ConflictError, GradientClip, LRSchedule, TrickError, TrickWarning, UnsupportedError
+from lightning_tricks import (
+    ConflictError,
+    GradientClip,
+    LRSchedule,
+    Plateau,
+    Step,
+    TrickError,
+    TrickWarning,
+    UnsupportedError,
+)
 from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer, weights
 
 
@@ -49,23 +61,43 @@ def test_every_update_uses_the_curves_rate_and_it_is_what_is_logged(
     assert list(logger.series("schedule/lr").values()) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("device_only", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
-def test_steps_that_the_scaler_skips_do_not_count(fused: bool) -> None:
-    rates = Rates()
-    schedule = LRSchedule("linear", warmup=0)
+@pytest.mark.parametrize("total", [20, None])
+def test_steps_that_the_scaler_skips_do_not_count(
+    fused: bool, device_only: bool, total: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device_only:
+        monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
+    used: list[tuple[float, int, int]] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            clock = schedule.run.clock
+            used.append((float(trainer.optimizers[0].param_groups[0]["lr"]), clock.applied_on_host(0), batch_idx))
+
+    schedule = LRSchedule("linear", warmup=0, total=total)
     module = Classifier(lambda p: sgd(p, fused=fused))
-    with pytest.warns(TrickWarning, match="training ended at update"):
-        fit(module, [schedule, rates], n=160, precision="16-mixed", init_scale=2.0**24)
-    applied = schedule.run.clock.applied_on_host(0)
-    assert 5 < applied < 20
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        t = fit(module, [schedule, Watch()], n=160, precision="16-mixed", init_scale=2.0**20)
+    skipped = 20 - schedule.run.clock.applied_on_host(0)
+    assert 3 <= skipped <= 9
+    told = any("training ended at update" in str(w.message) for w in caught)
     curve = [0.05 * closed_form(k, 20, 0, "linear") for k in range(21)]
-    positions = [min(range(21), key=lambda k: abs(rate - curve[k])) for (rate,) in rates.used[0]]
-    assert [row[0] for row in rates.used[0]] == pytest.approx([curve[k] for k in positions], rel=1e-5)
-    if fused:  # its step is called for skipped steps too, at the rate of the update that is still to come
-        assert positions == sorted(positions)
-        assert set(range(applied)) <= set(positions) <= set(range(applied + 1))
+    for rate, applied, attempted in used:
+        catching_up = total is None and 20 - attempted < skipped
+        if not catching_up:
+            assert rate == pytest.approx(curve[applied], rel=1e-6), (applied, attempted)
+        else:
+            assert rate <= curve[applied]
+    final = float(t.optimizers[0].param_groups[0]["lr"])
+    if total is None:
+        assert final <= 0.05 * 0.01, "the decay still reaches its end"
+        assert not told
     else:
-        assert positions == list(range(applied))
+        assert final == pytest.approx(curve[20 - skipped], rel=1e-6)
+        assert told
 
 
 def test_steps_without_a_gradient_do_not_count() -> None:
@@ -190,6 +222,8 @@ def test_iterable_data_need_a_length() -> None:
     data = torch.utils.data.DataLoader(Stream(), batch_size=8)
     with pytest.raises(TrickError, match=r"LRSchedule: .*the data have no length.*Pass total="):
         trainer([LRSchedule()], max_epochs=2).fit(Classifier(), data)
+    with pytest.raises(TrickError, match=r"Or give warmup= in updates"):
+        trainer([LRSchedule()], max_epochs=3).fit(Classifier(), data)
     rates = Rates()
     trainer([LRSchedule(total=8, warmup=0), rates], max_epochs=2).fit(Classifier(), data)
     assert [row[0] for row in rates.used[0]] == pytest.approx([0.05 * closed_form(k, 8, 0) for k in range(8)])
@@ -216,6 +250,15 @@ def test_a_warmup_longer_than_the_run_is_refused() -> None:
         ({"total": "50%"}, ValueError, "total must be a number of updates or epochs"),
         ({"total": 0}, ValueError, "total must be a number"),
         ({"conflict": "ignore"}, ValueError, "conflict must be one of"),
+        ({"decay": "noam", "warmup": 10}, ValueError, "Noam has its own warm-up"),
+        ({"decay": "one_cycle", "hold": 10}, ValueError, "OneCycle has its own shape"),
+        ({"decay": "one_cycle", "final": 0.1}, ValueError, "final has no meaning for OneCycle"),
+        ({"momentum": (0.9,)}, ValueError, "momentum must be two numbers"),
+        ({"momentum": (0.9, 1.5)}, ValueError, "momentum must be >= 0 and < 1"),
+        ({"weight_decay_final": -1.0}, ValueError, "weight_decay_final must be >= 0"),
+        ({"overrides": {"(": 0.1}}, ValueError, "no regular expression"),
+        ({"overrides": {"a": -0.1}}, ValueError, "overrides must be >= 0"),
+        ({"overrides": {"a": "plateau"}}, ValueError, "a plateau holds for all groups"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -229,3 +272,266 @@ def test_deepspeed_is_refused_by_name() -> None:
 
     with pytest.raises(UnsupportedError, match="DeepSpeedStrategy is not supported"):
         fit(Classifier(), [LRSchedule()], strategy=DeepSpeedStrategy("cpu"))
+
+
+# -- momentum, weight decay, groups -----------------------------------------------------------------------------------
+
+
+def used_hyperparameters(schedule: LRSchedule, make: Any, n: int = 96) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = []
+
+    class Note(L.Callback):
+        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            group = optimizer.param_groups[0]
+            momentum = group["momentum"] if "momentum" in group else group["betas"][0]
+            rows.append({"lr": float(group["lr"]), "momentum": momentum, "weight_decay": group["weight_decay"]})
+
+    fit(Classifier(make), [schedule, Note()], n=n)
+    return rows
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_one_cycle_with_inverse_momentum_is_torchs(adam: bool) -> None:
+    def make(parameters: Any) -> Any:
+        kind = torch.optim.AdamW if adam else torch.optim.SGD
+        return kind(parameters, lr=0.1, **({} if adam else {"momentum": 0.9}))
+
+    rows = used_hyperparameters(LRSchedule("one_cycle", momentum=(0.85, 0.95)), make)
+    optimizer = make([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=12)
+    for k, row in enumerate(rows):
+        group = optimizer.param_groups[0]
+        momentum = group["betas"][0] if adam else group["momentum"]
+        assert row["lr"] == pytest.approx(group["lr"], rel=1e-12)
+        assert row["momentum"] == pytest.approx(momentum, rel=1e-12)
+        optimizer.step()
+        if k < 11:
+            scheduler.step()
+
+
+def test_weight_decay_follows_a_half_cosine_and_none_stays_none() -> None:
+    def make(parameters: Any) -> Any:
+        p = list(parameters)
+        return sgd([{"params": p[:2], "weight_decay": 0.04}, {"params": p[2:], "weight_decay": 0.0}])
+
+    rows = used_hyperparameters(LRSchedule(weight_decay_final=0.4), make)
+    expected = [0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * k / 12)) / 2 for k in range(12)]
+    assert [row["weight_decay"] for row in rows] == pytest.approx(expected, rel=1e-12)
+    optimizer = make(Classifier().parameters())
+    module = Classifier(lambda p: optimizer)
+    module.net = Classifier().net
+    optimizer = make(module.parameters())
+    fit(module, [LRSchedule(weight_decay_final=0.4)])
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0
+
+
+def test_momentum_needs_an_optimizer_that_has_one() -> None:
+    with pytest.raises(TrickError, match="Adagrad has neither momentum nor betas"):
+        fit(Classifier(lambda p: torch.optim.Adagrad(p, lr=0.1)), [LRSchedule(momentum=(0.95, 0.85))])
+
+
+def test_momentum_on_a_device_that_alone_knows_the_skips_follows_the_last_logged_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
+    logger = Memory()
+    schedule = LRSchedule("linear", warmup=0, momentum=(0.9, 0.5), total=20)
+    module = Classifier(lambda p: torch.optim.AdamW(p, lr=0.05, fused=True))
+    with pytest.warns(TrickWarning, match="training ended"):
+        fit(module, [schedule], n=160, precision="16-mixed", init_scale=2.0**18, logger=logger)
+    applied = schedule.run.clock.applied_on_host(0)
+    assert applied < 20
+    rates, momenta = (list(logger.series(f"schedule/{k}").values()) for k in ("lr", "momentum"))
+    # the linear curve is 1 - k/20, and once no more steps are skipped the momentum is that of the same k
+    assert momenta[-1] == pytest.approx(0.9 - 0.4 * rates[-1] / 0.05, abs=1e-6)
+
+
+def two_groups(parameters: Any) -> Any:
+    p = list(parameters)
+    return sgd([{"params": p[:2], "name": "body"}, {"params": p[2:], "name": "head"}])
+
+
+def test_overrides_give_groups_a_factor_or_a_curve_of_their_own() -> None:
+    rates = Rates()
+    fit(Classifier(two_groups), [LRSchedule(warmup=2, overrides={r"^net\.0\.": 0.1, "^head$": "constant"}), rates])
+    for k, (body, head) in enumerate(rates.used[0]):
+        assert body == pytest.approx(0.1 * 0.05 * closed_form(k, 12, 2), rel=1e-12)
+        assert head == pytest.approx(0.05 * closed_form(k, 12, 2, "constant"), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"^hat": 0.1}, "the pattern matches no parameter"),
+        ({r"weight$": 0.1}, r"it matches 'net.0.weight' but not 'net.0.bias' of the same parameter group"),
+    ],
+)
+def test_overrides_that_fit_no_group_are_refused(overrides: dict[str, float], text: str) -> None:
+    with pytest.raises(TrickError, match=text):
+        fit(Classifier(two_groups), [LRSchedule(overrides=overrides)])
+
+
+def test_groups_that_are_unfrozen_in_mid_run_join_the_schedule() -> None:
+    class Unfreeze(L.callbacks.BaseFinetuning):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.net[0])
+
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+            if epoch == 1:
+                self.unfreeze_and_add_param_group(pl_module.net[0], optimizer, lr=0.01)
+
+    rates = Rates()
+    module = Classifier(lambda p: sgd([q for q in p if q.requires_grad]))
+    fit(module, [Unfreeze(), LRSchedule(warmup=0, overrides={r"^net\.0": 0.5}), rates], n=48, max_epochs=2)
+    assert [len(row) for row in rates.used[0]] == [1] * 6 + [2] * 6
+    for k, row in enumerate(rates.used[0][6:], start=6):
+        assert row[0] == pytest.approx(0.05 * closed_form(k, 12, 0))
+    # the group joins at the next update with the rate that it came with as its base
+    for k, row in enumerate(rates.used[0][7:], start=7):
+        assert row[1] == pytest.approx(0.5 * 0.01 * closed_form(k, 12, 0))
+
+
+# -- lengths that nobody knows ----------------------------------------------------------------------------------------
+
+
+class Endless(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        yield from digits(32)
+
+
+def test_data_without_a_length_tell_it_in_the_first_epoch() -> None:
+    data, rates = torch.utils.data.DataLoader(Endless(), batch_size=8), Rates()
+    with pytest.warns(TrickWarning, match="held in the first epoch and decays from the second on"):
+        trainer([LRSchedule("linear", warmup=2), rates], max_epochs=3).fit(Classifier(), data)
+    expected = [0.5, 1, 1, 1] + [1 - k / 8 for k in range(8)]
+    assert [row[0] / 0.05 for row in rates.used[0]] == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_the_first_epoch_told_survives_a_resume(tmp_path: Any) -> None:
+    data = torch.utils.data.DataLoader(Endless(), batch_size=8)
+
+    class Save(L.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    with pytest.warns(TrickWarning):
+        trainer([LRSchedule("linear", warmup=2), Save()], max_epochs=3).fit(Classifier(), data)
+    rates = Rates()
+    trainer([LRSchedule("linear", warmup=2), rates], max_epochs=3).fit(
+        Classifier(), data, ckpt_path=tmp_path / "a.ckpt"
+    )
+    assert [row[0] / 0.05 for row in rates.used[0]] == pytest.approx([1 - k / 8 for k in range(4, 8)], rel=1e-12)
+
+
+@pytest.mark.parametrize("decay", ["inverse_sqrt", Step(4, gamma=0.5), "constant"])
+def test_curves_with_lengths_of_their_own_need_no_end(decay: Any) -> None:
+    data, rates = torch.utils.data.DataLoader(Endless(), batch_size=8), Rates()
+    schedule = LRSchedule(decay, warmup=2)
+    trainer([schedule, rates], max_epochs=2).fit(Classifier(), data)
+    assert [row[0] / 0.05 for row in rates.used[0]] == pytest.approx(schedule.values(8), rel=1e-12)
+
+
+class Clock:
+    """A clock that the test moves, in place of Lightning's Timer's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(
+            "lightning.pytorch.callbacks.timer.Timer.time_elapsed", lambda timer, stage="train": self.now
+        )
+
+
+@pytest.mark.parametrize("epochs", [-1, 1000])
+def test_with_max_time_the_curve_follows_the_wall_clock(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, used = Clock(monkeypatch), []
+
+    class Tick(L.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            used.append(trainer.optimizers[0].param_groups[0]["lr"] / 0.05)
+            clock.now += 10.0
+
+    t = trainer([Tick(), LRSchedule("linear", warmup="20%")], max_epochs=epochs, max_time=timedelta(seconds=100))
+    t.fit(Classifier(), loader(32))
+    assert used[0] == pytest.approx(0.0, abs=1e-5)  # no time has passed yet
+    assert used[1:] == pytest.approx([0.5, *(1 - k / 8 for k in range(8))], abs=1e-5)
+
+
+def test_the_wall_clock_wants_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    with pytest.raises(TrickError, match="measured in shares of time"):
+        fit(Classifier(), [LRSchedule(warmup=50)], max_time=timedelta(seconds=100))
+    with pytest.raises(TrickError, match=r"Step\(every=30\): max_time bounds this run"):
+        fit(Classifier(), [LRSchedule(Step(30))], max_time=timedelta(seconds=100))
+
+
+# -- plateau ----------------------------------------------------------------------------------------------------------
+
+
+class Validated(Classifier):
+    """Logs a validation loss that follows a script."""
+
+    script = (1.0, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8, 0.8, 0.8, 0.7)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.script[self.trainer.current_epoch])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("step_metric", self.script[self.trainer.current_epoch], on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("late_metric", self.script[self.trainer.current_epoch])
+
+
+def oracle_rates(epochs: int, **arguments: Any) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **arguments)
+    out = []
+    for epoch in range(epochs):
+        out.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(Validated.script[epoch])
+    return out
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "step_metric", "late_metric"])
+def test_a_plateau_is_torchs_and_exact_on_resume_where_lightning_is_late(monitor: str, tmp_path: Any) -> None:
+    def run(epochs: int, **arguments: Any) -> list[float]:
+        rates, keep = Rates(), L.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        tricks = [LRSchedule(Plateau(monitor, factor=0.5, patience=1), warmup=0), rates, keep]
+        t = trainer(tricks, max_epochs=epochs, num_sanity_val_steps=1, enable_checkpointing=True)
+        t.fit(Validated(), loader(16, 16), loader(16, 16), **arguments)
+        return [row[0] for row in rates.used[0]]
+
+    expected = oracle_rates(10, factor=0.5, patience=1)
+    assert len(set(expected)) > 2
+    assert run(10) == pytest.approx(expected, rel=1e-12)
+    assert run(10, ckpt_path=tmp_path / "epoch=3.ckpt") == pytest.approx(expected[4:], rel=1e-12)
+
+
+def test_a_plateau_names_a_metric_that_is_not_there() -> None:
+    with pytest.raises(TrickError, match=r"Plateau\(monitor='vall_loss'\): no such metric.*Did you mean 'val_loss'"):
+        trainer([LRSchedule(Plateau("vall_loss"), warmup=0)]).fit(Validated(), loader(16, 16), loader(16, 16))
+
+
+def test_lightnings_plateau_is_an_epoch_late_after_a_resume(tmp_path: Any) -> None:  # until lightning>2.6.6 (#14702)
+    class Theirs(Validated):
+        def configure_optimizers(self) -> Any:
+            optimizer = sgd(self.parameters())
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+    keep = L.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    trainer([keep], max_epochs=10, enable_checkpointing=True).fit(Theirs(), loader(16, 16), loader(16, 16))
+    rates, keep = Rates(), L.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    t = trainer([rates, keep], max_epochs=10, enable_checkpointing=True)
+    t.fit(Theirs(), loader(16, 16), loader(16, 16), ckpt_path=tmp_path / "epoch=3.ckpt")
+    assert [row[0] for row in rates.used[0]] != pytest.approx(oracle_rates(10, factor=0.5, patience=1)[4:])
+
+
+def test_writing_the_rate_takes_little_time_even_at_large_totals() -> None:
+    schedule = LRSchedule(total=10**9, warmup=1000)
+    begun = time.perf_counter()
+    with pytest.warns(TrickWarning):
+        fit(Classifier(), [schedule])
+    assert time.perf_counter() - begun < 60, "no table of a billion entries is made"

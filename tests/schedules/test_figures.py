@@ -15,6 +15,16 @@ def test_the_plot_shows_the_curve() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["learning rate", "warm-up", "hold", "decay"]
 
 
+def test_the_plot_shows_momentum_and_weight_decay_where_they_are_scheduled() -> None:
+    schedule = LRSchedule("linear", warmup=5, momentum=(0.95, 0.85), weight_decay_final=0.4)
+    rate, momentum, decay = schedule.plot(50, weight_decay=0.04).axes
+    height = LRSchedule("linear", warmup=5).values(50)
+    assert list(rate.lines[0].get_ydata()) == pytest.approx(height)
+    assert list(momentum.lines[0].get_ydata()) == pytest.approx([0.95 - 0.1 * h for h in height])
+    assert decay.lines[0].get_ydata()[0] == pytest.approx(0.04)
+    assert decay.lines[0].get_ydata()[25] == pytest.approx(0.22)
+
+
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-tricks\[demo\]'"):
