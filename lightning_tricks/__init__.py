@@ -1,5 +1,6 @@
 """Training tricks for PyTorch Lightning, done right once, measured, and safe to leave switched on."""
 
+from lightning_tricks.accumulation.callbacks import GradientAccumulation
 from lightning_tricks.errors import ConflictError, NonFiniteError, TrickError, UnsupportedError
 from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
@@ -45,6 +46,7 @@ __all__ = [
     "Decay",
     "Exponential",
     "Function",
+    "GradientAccumulation",
     "GradientClip",
     "GradientMonitor",
     "InverseSqrt",

@@ -1,5 +1,7 @@
 """Flat door to the pure functions and frozen rules of every room: tensors and numbers in, the same out."""
 
+from lightning_tricks.accumulation.split import split_samples, split_sequence
+from lightning_tricks.accumulation.weights import samples, tokens
 from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
 from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coefficients
 from lightning_tricks.measure.norms import (
@@ -19,8 +21,12 @@ __all__ = [
     "clip_coefficients",
     "group_norms",
     "nonfinite",
+    "samples",
     "signal_and_noise",
+    "split_samples",
+    "split_sequence",
     "tensor_norms",
+    "tokens",
     "total_norm",
     "unit_norms",
     "warmup_factor",

@@ -155,10 +155,11 @@ class GradientMonitor(Trick):
             if not trainer.lightning_module.automatic_optimization:
                 text = "the noise scale needs automatic optimization, which tells micro-batches apart"
                 raise UnsupportedError(message("GradientMonitor", "noise_scale", True, text, "Set it to False"))
-            scheduled = any(hasattr(c, "get_accumulate_grad_batches") for c in trainer.callbacks)
-            if trainer.accumulate_grad_batches == 1 and not scheduled:
+            steering = ("get_accumulate_grad_batches", "updates_in_epoch")
+            steered = any(hasattr(callback, name) for callback in trainer.callbacks for name in steering)
+            if trainer.accumulate_grad_batches == 1 and not steered:
                 text = "the noise scale needs gradient accumulation, which gives a small and a large batch"
-                remedy = "Use Trainer(accumulate_grad_batches=2) or more"
+                remedy = "Use GradientAccumulation(2) or more"
                 raise TrickError(message("GradientMonitor", "noise_scale", True, text, remedy))
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
@@ -223,10 +224,10 @@ class GradientMonitor(Trick):
         if self.update_ratio:
             self._before[view.index] = [bounded_sample(local(p)).clone() for p in view.parameters]
         if self.histograms and any(draws_histograms(logger) for logger in run.trainer.loggers):
-            inverse = view.loss_scale.inverse(view.optimizer)
+            to_true = page.to_true()
             for i, values in zip(page.present, page.values(), strict=True):
                 sample = bounded_sample(values, _HISTOGRAM_SAMPLE).float()
-                sample = sample if inverse is None else sample * inverse
+                sample = sample if to_true is None else sample * to_true
                 run.publisher.put_histogram(page.step, f"grad/histogram/{view.names[i]}", sample)
         if self._noise is not None:
             self._noise = self._measure_noise(run, page, self._noise)
@@ -282,12 +283,13 @@ class GradientMonitor(Trick):
         if self.noise_scale and run is not None:
             self._window.add()
             if self._window.batches == 1 and self._cadence.due(run.step):
-                self._window.first_norm = run.views[0].norm_now()
+                self._window.first_norm = run.views[0].norm_now() * run.mean_factor(1)
 
     def _measure_noise(self, run: TrainingRun, page: Page, state: State) -> State:
-        # Lightning divides every loss by the full window, also in a shorter last one
-        full, world = run.trainer.accumulate_grad_batches, run.trainer.world_size
-        pair = self._window.estimate(total_norm(page.norms(2.0)), full, world, synced=page.view.sharded)
+        norm, world = total_norm(page.norms(2.0)), run.trainer.world_size
+        if not page.corrected:  # Lightning divides every loss by the full window, also in a shorter last one
+            norm = norm * run.mean_factor(self._window.batches)
+        pair = self._window.estimate(norm, world, synced=page.view.sharded)
         if pair is None:
             return state
         state = NoiseScale().update(*pair, state)

@@ -80,7 +80,7 @@ class NoiseScale:
 
 
 class NoiseWindow:
-    """The micro-batches of one accumulation window so far: how many, how large, and the first one's norm."""
+    """The micro-batches of one accumulation window so far: how many, how large, and the first one's true norm."""
 
     def __init__(self) -> None:
         self.next_size = 0
@@ -97,17 +97,15 @@ class NoiseWindow:
         self.samples += self.next_size
         self.first_size = self.first_size or self.next_size
 
-    def estimate(self, norm: Tensor, full: int, world: int, *, synced: bool) -> tuple[Tensor, Tensor] | None:
+    def estimate(self, norm: Tensor, world: int, *, synced: bool) -> tuple[Tensor, Tensor] | None:
         """Return signal and noise, or None when this window was not measured or had one micro-batch only.
 
         Args:
-            norm: 0-d, of the accumulated gradient; each micro-batch's was divided by ``full``.
-            full: micro-batches in a full window.
+            norm: 0-d, of the mean gradient of the window.
             world: processes that share a window.
             synced: whether a single micro-batch's gradient is that of all processes (sharded models), not of this one.
         """
         if self.first_norm is None or self.batches < 2:
             return None
         small = self.first_size * (world if synced else 1)
-        large_norm = norm * (full / self.batches)
-        return signal_and_noise(self.first_norm * full, large_norm, small, self.samples * world)
+        return signal_and_noise(self.first_norm, norm, small, self.samples * world)

@@ -32,7 +32,8 @@ def unit_factors(rule: AGC, page: Page, left_out: set[int]) -> tuple[list[Tensor
         UnsupportedError: a gradient is sparse.
     """
     view = page.view
-    scale = view.loss_scale.scale() if view.scaled else None
+    to_true = page.to_true()
+    divisor = 1.0 if to_true is None else to_true.reciprocal()
     one = torch.ones((), dtype=torch.float32, device=view.device)
     factors, lowest = [], [one] * len(view.parameters)
     for i, gradient in zip(page.present, page.gradients, strict=True):
@@ -43,7 +44,7 @@ def unit_factors(rule: AGC, page: Page, left_out: set[int]) -> tuple[list[Tensor
             text = f"{view.names[i]!r} has sparse gradients, whose units AGC cannot see"
             raise UnsupportedError(message("AGC", "exclude", rule.exclude, text, "Name it in exclude="))
         weight = view.parameters[i].detach()
-        factor = adaptive_coefficient(gradient, weight, rule.factor, rule.eps, 1.0 if scale is None else scale)
+        factor = adaptive_coefficient(gradient, weight, rule.factor, rule.eps, divisor)
         factors.append(factor.to(gradient.dtype))
         lowest[i] = factor.amin()
     return factors, torch.stack(lowest)

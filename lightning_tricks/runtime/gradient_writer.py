@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from lightning_tricks.errors import UnsupportedError
-from lightning_tricks.runtime import host
+from lightning_tricks.runtime import host, shards
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 
 
@@ -43,7 +43,7 @@ class GradientWriter:
         self._dirty: list[OptimizerView] = []
 
     def scale(self, factor: Tensor) -> None:
-        """Multiply all gradients by a 0-d float32 tensor > 0."""
+        """Multiply all gradients by a 0-d float32 tensor."""
         known = self._order.factor
         self._order.factor = factor if known is None else known * factor
 
@@ -127,6 +127,41 @@ class GradientWriter:
             _forget(view)
         self._dirty = []
         self._order = _Order()
+
+
+def take(parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """Take the gradients away from parameters and return them."""
+    taken = [p.grad for p in parameters]
+    give(parameters, [None] * len(taken))
+    return taken
+
+
+def give(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Make these the gradients of the parameters."""
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient
+
+
+def average(parameters: Sequence[Tensor], device: torch.device) -> None:
+    """Replace gradients by their means over all processes; one that is missing counts as 0 where another has it."""
+    anywhere = shards.on_any_rank([p.grad is not None for p in parameters], device)
+    present = [p for p, there in zip(parameters, anywhere, strict=True) if there]
+    for p in present:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    shards.average([p.grad for p in present if p.grad is not None])
+
+
+@torch.no_grad()
+def add(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add gradients to those that are there."""
+    for p, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if p.grad is None:
+            p.grad = gradient
+        else:
+            p.grad.add_(gradient)
 
 
 def _forget(view: OptimizerView) -> None:

@@ -54,7 +54,10 @@ def forecast_updates(trainer: Any) -> int:
             bounds.append(done)
     if bounds:
         return int(min(bounds))
-    unknown = "the data have no length" if has_epochs else "max_epochs and max_steps are open"
+    unknown = "max_epochs and max_steps are open"
+    if has_epochs:
+        finite = math.isfinite(trainer.num_training_batches)
+        unknown = "how many batches an update takes depends on them" if finite else "the data have no length"
     timed = " max_time gives no number of updates." if time_progress(trainer) else ""
     raise UnknownHorizonError(
         f"the number of updates of this run is not known ({unknown}).{timed} "

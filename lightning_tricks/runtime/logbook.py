@@ -135,6 +135,12 @@ class Page:
         self.attempt = attempt
         self.losses = losses
         self._slots: dict[str, Any] = {}
+        self._correction: Tensor | None = None
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Take note of the gradients that are there. For whoever adds or takes away some before they are read."""
+        view = self.view
         found = list(map(_grad, view.parameters))
         self.gradients: list[Tensor] = [g for g in found if g is not None]
         self.present: Sequence[int] = view.everything
@@ -161,6 +167,28 @@ class Page:
         """Return a slot's value; measure it when nobody did yet."""
         return self._slots[slot] if slot in self._slots else self.write(slot, measure())
 
+    def correct(self, factor: Tensor) -> None:
+        """Say that the true gradients are ``factor`` (0-d) times what lies there, the loss scale apart.
+
+        Raises:
+            TrickError: norms were read before.
+        """
+        if any(slot.startswith("norms/") for slot in self._slots):
+            raise TrickError(f"logbook: norms of attempt {self.attempt} were read before their correction was known.")
+        self._correction = factor
+
+    @property
+    def corrected(self) -> bool:
+        """Whether somebody said how the gradients have to be corrected."""
+        return self._correction is not None
+
+    def to_true(self) -> Tensor | None:
+        """Return what gradients have to be multiplied by to be the true ones, 0-d; None for 1."""
+        inverse = self.view.loss_scale.inverse(self.view.optimizer)
+        if inverse is None or self._correction is None:
+            return inverse if self._correction is None else self._correction
+        return inverse.to(self._correction.device) * self._correction
+
     def values(self) -> list[Tensor]:
         """Return this rank's numbers of each gradient that is there, dense; they share its memory.
 
@@ -174,7 +202,7 @@ class Page:
         return [_sparse_values(self.view.parameters[i]) for i in self.present]
 
     def norms(self, norm_type: float = 2.0) -> Tensor:
-        """Return the true norm of each parameter's gradient, ``[P]`` float32: unscaled, of the whole tensor.
+        """Return the true norm of each parameter's gradient, ``[P]`` float32: unscaled, corrected, of the whole tensor.
 
         Read from the gradients at the first call for this ``norm_type``, from the logbook after that. A parameter
         without gradient has norm 0.
@@ -188,8 +216,8 @@ class Page:
         if len(self.present) < len(view.parameters):
             norms = _spread(norms, self.present, len(view.parameters), view.device)
         norms = view.shards.norms(norms, norm_type)
-        inverse = view.loss_scale.inverse(view.optimizer)
-        return norms if inverse is None else norms * inverse.to(norms.device)
+        factor = self.to_true()
+        return norms if factor is None else norms * factor.to(norms.device)
 
 
 def _spread(values: Tensor, positions: Sequence[int], size: int, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ they are written once, after all have spoken.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -43,6 +44,7 @@ class TrainingRun:
         self.loss_scale = LossScale(None)
         self.views: list[OptimizerView] = []
         self.watch_loss = False
+        self.own_mean_factor: Callable[[], float | Tensor] | None = None
         self.active = False
         self._page: Page | None = None
         self._losses: list[Tensor] = []
@@ -93,6 +95,8 @@ class TrainingRun:
         trainer = self.trainer
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
+        for trick in self.tricks:
+            trick.prepare(self)
         self.loss_scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         names = parameter_names(trainer.lightning_module)
         self.views = [OptimizerView(i, o, names, self.loss_scale) for i, o in enumerate(trainer.optimizers)]
@@ -114,6 +118,7 @@ class TrainingRun:
         """A trick has finished; the last one turns off the light. Never raises."""
         if trick in self.tricks:
             self.tricks.remove(trick)
+            trick.stopped(self)
         if not self.tricks:
             self.close()
 
@@ -128,6 +133,16 @@ class TrainingRun:
         self.active = False
         self.views = []
         self._page, self._losses = None, []
+
+    def mean_factor(self, batches: int) -> float | Tensor:
+        """Return what the accumulated gradient has to be multiplied by to be the mean of what is in it so far.
+
+        Args:
+            batches: micro-batches that went backward since the window began.
+        """
+        if self.own_mean_factor is not None:
+            return self.own_mean_factor()
+        return float(self.trainer.accumulate_grad_batches) / batches
 
     # -- one batch ----------------------------------------------------------------------------------------------
 
@@ -158,6 +173,8 @@ class TrainingRun:
             self._page = None
         else:
             self._page = Page(view, self.step, self.clock.attempted(view.index), self._losses)
+            for trick in self.tricks:
+                trick.opened(self, self._page)
         return self._page
 
     @property

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_PIECE = 25 * 2**20
+
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a DTensor, of which this rank may hold a part only."""
@@ -70,3 +72,31 @@ class Shards:
             dist.all_reduce(part, op=operation, group=group)
             powers = powers.index_copy(0, index, part)
         return powers if largest_only else powers.pow(1.0 / norm_type)
+
+
+@torch.no_grad()
+def average(gradients: Sequence[Tensor]) -> None:
+    """Replace tensors by their means over all processes, in pieces of about 25 MB. All ranks must call.
+
+    Args:
+        gradients: the same shapes in the same order on all ranks.
+    """
+    world, piece, size = dist.get_world_size(), list[Tensor](), 0
+    for i, gradient in enumerate(gradients):
+        piece.append(gradient)
+        size += gradient.nbytes
+        last = i + 1 == len(gradients)
+        if last or size > _PIECE or gradients[i + 1].dtype != gradient.dtype:
+            flat = torch.cat([g.reshape(-1) for g in piece])
+            dist.all_reduce(flat)
+            flat /= world
+            for g, mean in zip(piece, torch.split(flat, [g.numel() for g in piece]), strict=True):
+                g.copy_(mean.view_as(g))
+            piece, size = [], 0
+
+
+def on_any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Return which flags are set on at least one process. All ranks must call."""
+    mask = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(mask, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in mask.tolist()]

@@ -1,7 +1,7 @@
 """Trick: the base of every callback of the pack.
 
 A trick overrides the small methods below (``configure``, ``started``, ``gradients_ready``, ``updated``, ``finished``,
-``trick_state``); the Lightning hooks, the order among tricks, clean-up and state are here, once.
+``trick_state``, ...); the Lightning hooks, the order among tricks, clean-up and state are here, once.
 """
 
 from __future__ import annotations
@@ -51,8 +51,14 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     def reset(self) -> None:
         """A new Trainer begins: forget what was measured in another one."""
 
+    def prepare(self, run: TrainingRun) -> None:
+        """Optimizers are there and restored, and no trick has looked at them yet."""
+
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Optimizers are there and restored. ``state`` is what ``trick_state`` gave, after a resume; else None."""
+
+    def opened(self, run: TrainingRun, page: Page) -> None:
+        """Gradients of an attempt are complete; say how they have to be corrected before any trick reads them."""
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Gradients of an attempt are complete. Read them from ``page``, change them through ``run.writer``."""
@@ -62,6 +68,9 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
 
     def finished(self, run: TrainingRun) -> None:
         """Training reached its end without an exception."""
+
+    def stopped(self, run: TrainingRun) -> None:
+        """The fit is over, also by an exception: put back what was changed. Must not raise."""
 
     def configuration(self) -> dict[str, Any]:
         """Return the arguments, as plain values, to compare with those in a checkpoint."""

@@ -19,7 +19,7 @@ from lightning_tricks.runtime.trick import Trick
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lightning_tricks"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {"gradients", "schedules"}
+ROOMS = {"accumulation", "gradients", "schedules"}
 BANNED = {"utils", "util", "helpers", "helper", "misc", "common", "tools", "base", "core"}
 
 
@@ -116,7 +116,7 @@ def test_everything_that_changes_has_one_writer() -> None:
         "[betas]": {"schedules/callbacks.py"},
         "[weight_decay]": {"schedules/callbacks.py"},
         "should_stop": {"runtime/action.py"},
-        "accumulate_grad_batches": set(),
+        "accumulate_grad_batches": {"accumulation/callbacks.py"},
     }
     for path in FILES:
         name = str(path.relative_to(PACKAGE))

@@ -1,0 +1,445 @@
+"""GradientAccumulation: the gradient of the one big batch from several micro-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_tricks.accumulation.out_of_memory import SplitStep
+from lightning_tricks.accumulation.weights import WEIGHTS, Weight, samples
+from lightning_tricks.accumulation.window import Fixed, Target, as_window
+from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, message, require_choice
+from lightning_tricks.runtime import gradient_writer, host
+from lightning_tricks.runtime.logbook import Page
+from lightning_tricks.runtime.publish import Cadence
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.training_step import StepWrapper
+from lightning_tricks.runtime.trick import Trick, defined_by_lightning
+
+_SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda ratio: 1.0, "linear": float, "sqrt": math.sqrt}
+
+
+@final
+class GradientAccumulation(Trick):
+    """Make one update of several micro-batches, with the gradient that the one big batch would have.
+
+    Each micro-batch's loss is weighted by what its mean was taken over: ``sum_i w_i g_i / sum_i w_i``. So partial last
+    windows, ragged batches, micro-batches for which ``training_step`` returns None, and processes with batches of
+    different sizes are right, where Lightning divides by the full window.
+
+    Args:
+        batches: micro-batches per update, or ``{applied update: micro-batches from there on}``.
+        target_batch_size: instead, close a window when this many samples (tokens, with ``weight="tokens"``) are in it,
+            over all processes.
+        weight: what a micro-batch weighs: ``"samples"``, ``"tokens"`` (labels that are not -100), ``"equal"``, or a
+            function of the batch that returns what its mean loss was taken over (a number or 0-d tensor).
+        on_oom: ``"split"``: when a device has no memory left, split the batch into two parts, four, ... and go on with
+            the same gradient; the smaller size is kept. ``"raise"``: end as without us.
+        lr_scaling: multiply the learning rate by the effective batch over one micro-batch of all processes
+            (``"linear"``), by its root (``"sqrt"``), or not (``"none"``).
+        split_fn: how to split a batch: a function of (batch, parts) that returns parts; None for the first dimension of
+            all tensors. ``lightning_tricks.functional.split_sequence`` cuts sequences instead.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range or contradicts another.
+        ConflictError: at fit start, ``Trainer(accumulate_grad_batches=)`` or Lightning's own scheduler of it is in use.
+        UnsupportedError: at fit start, manual optimization, LBFGS, or with ``on_oom="split"`` SyncBatchNorm on several
+            processes, FSDP2, or a module with its own ``backward``.
+        TrickError: a batch cannot be weighed or split.
+
+    Logs:
+        - ``accumulation/window``: micro-batches in this update.
+        - ``accumulation/batch_size``: samples in this update, over all processes.
+
+    Changes:
+        Weights of losses, ``trainer.accumulate_grad_batches``, gradients (by one factor, together with a clip's). With
+        ``on_oom="split"`` it runs the backward pass itself.
+
+    State:
+        The reference weight, the part size, the rate factor. A run that is resumed in mid-window goes on with the
+        micro-batches that are left: their exact mean makes that update.
+
+    Cost:
+        Equal full windows on one process: a few Python numbers per micro-batch. Otherwise one factor on the gradients
+        per update (folded into a fused step, or into a clip). Several processes: one all-reduce of two numbers per
+        update; with ``target_batch_size`` one of a number per micro-batch, with a host read of it. ``on_oom="split"``:
+        a copy of buffers and random state per micro-batch, a second set of gradients while a window is open, and on
+        several processes a reduction of gradients that does not overlap with the backward pass.
+
+    Example:
+        >>> from lightning_tricks import GradientAccumulation
+        >>> GradientAccumulation({0: 1, 1000: 4}).window.planned(8.0, 1000)
+        4
+
+    Reference: Goyal et al., 2017, arXiv:1706.02677 (linear scaling); Krizhevsky, 2014, arXiv:1404.5997 (square root).
+    """
+
+    def __init__(
+        self,
+        batches: int | dict[int, int] = 1,
+        *,
+        target_batch_size: int | None = None,
+        weight: Literal["equal", "samples", "tokens"] | Callable[[Any], Weight] = "samples",
+        on_oom: Literal["raise", "split"] = "raise",
+        lr_scaling: Literal["none", "linear", "sqrt"] = "none",
+        split_fn: Callable[[Any, int], Any] | None = None,
+    ) -> None:
+        owner = "GradientAccumulation"
+        self.batches = batches
+        self.target_batch_size = target_batch_size
+        self.window = as_window(batches, target_batch_size)
+        self.weight = weight if callable(weight) else require_choice(owner, "weight", weight, WEIGHTS)
+        self.on_oom = require_choice(owner, "on_oom", on_oom, ("raise", "split"))
+        self.lr_scaling = require_choice(owner, "lr_scaling", lr_scaling, _SCALINGS)
+        self.split_fn = split_fn
+        if split_fn is not None and on_oom != "split":
+            text = "split_fn is used with on_oom='split' only"
+            raise ValueError(message(owner, "split_fn", split_fn, text, "Add on_oom='split', or leave it out"))
+        if isinstance(self.window, Target) and weight == "equal":
+            text = "a target size needs weights that are sizes"
+            raise ValueError(message(owner, "weight", weight, text, "Use 'samples', 'tokens' or a function"))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last run."""
+        self._reference: float | None = None
+        self._micro_size: float | None = None
+        self._rate_factor = 1.0
+        self._effective: float | Tensor | None = None
+        self._now = _Open()
+        self._batch: _MicroBatch | None = None
+        self._stepped = False
+        self._pending: list[Tensor | None] | None = None
+        self._wrapper = StepWrapper()
+        self._splitter = SplitStep(self._weigh_part, self.split_fn)
+
+    # -- what was measured --------------------------------------------------------------------------------------
+
+    @property
+    def effective_batch_size(self) -> int | None:
+        """Samples in the last update, over all processes; None before the first. Reads one number from the device."""
+        return None if self._effective is None else round(float(self._effective))
+
+    @property
+    def max_split_size(self) -> float | None:
+        """Samples (parts of a batch, with ``split_fn``) that fitted into memory; None when no batch had to be split."""
+        return self._splitter.limit
+
+    # -- a run begins and ends ----------------------------------------------------------------------------------
+
+    def configure(self, run: TrainingRun) -> None:
+        """Refuse what cannot be exact, and take over the window."""
+        trainer, module, owner = run.trainer, run.trainer.lightning_module, "GradientAccumulation"
+        theirs = trainer.accumulate_grad_batches
+        if theirs != 1:
+            text = "Trainer(accumulate_grad_batches=) accumulates too"
+            raise ConflictError(message(owner, "accumulate_grad_batches", theirs, text, "Leave it out"))
+        if any(hasattr(callback, "get_accumulate_grad_batches") for callback in trainer.callbacks):
+            text = "GradientAccumulationScheduler accumulates too"
+            raise ConflictError(message(owner, "batches", self.batches, text, "Remove it, and pass batches={...}"))
+        if not module.automatic_optimization:
+            text = "manual optimization steps when the module says so"
+            raise UnsupportedError(message(owner, "batches", self.batches, text, "Use automatic optimization"))
+        if self.on_oom == "split":
+            self._refuse_split(run)
+        run.own_mean_factor = self._mean_factor
+        if isinstance(self.window, Fixed):
+            self._steer(trainer, self.window.batches)
+
+    def _refuse_split(self, run: TrainingRun) -> None:
+        module, owner = run.trainer.lightning_module, "GradientAccumulation"
+        if not defined_by_lightning(module, "backward"):
+            text = f"{type(module).__name__}.backward is overridden, and splitting runs the backward pass itself"
+            raise UnsupportedError(message(owner, "on_oom", self.on_oom, text, "Use on_oom='raise'"))
+        synced = [name for name, m in module.named_modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+        if synced and run.trainer.world_size > 1:
+            text = f"{synced[0]!r} is a SyncBatchNorm, which waits for all processes, and one alone may have to split"
+            raise UnsupportedError(message(owner, "on_oom", self.on_oom, text, "Use on_oom='raise'"))
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Take up the state, and put the splitting around the training step."""
+        trainer, state = run.trainer, state or {}
+        if any(isinstance(view.optimizer, torch.optim.LBFGS) for view in run.views):
+            text = "LBFGS evaluates a window several times"
+            raise UnsupportedError(message("GradientAccumulation", "batches", self.batches, text, "Use e.g. AdamW"))
+        if self.lr_scaling != "none" and trainer.strategy.lr_scheduler_configs:
+            text = "the module's own scheduler overwrites a scaled rate"
+            raise TrickError(message("GradientAccumulation", "lr_scaling", self.lr_scaling, text, "Use LRSchedule"))
+        self._reference = state.get("reference", self._reference)
+        self._micro_size = state.get("micro_size", self._micro_size)
+        self._splitter.limit = state.get("limit", self._splitter.limit)
+        if "rate_factor" in state and not run.rate.claimed:
+            run.rate.factor = state["rate_factor"]  # the rates in the checkpoint have it already
+        self._cadence = Cadence(trainer.log_every_n_steps, run.step)
+        self._now, self._stepped, self._pending = _Open(), False, None
+        if self.on_oom == "split":
+            if any(view.sharded for view in run.views):
+                text = "sharded parameters (FSDP2) communicate while they run backward"
+                raise UnsupportedError(message("GradientAccumulation", "on_oom", self.on_oom, text, "Use 'raise'"))
+            if hasattr(trainer.strategy.model, "require_backward_grad_sync"):
+                # no all-reduce may be under way when one rank alone has to split: gradients are reduced before a step
+                trainer.strategy.model.require_backward_grad_sync = False
+            self._wrapper.install(trainer.lightning_module, self._split_step)
+        elif run.loss_scale.active and trainer.world_size == 1:
+            self._wrapper.install(trainer.lightning_module, self._step_or_zero)
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Put back what was changed."""
+        self._wrapper.remove()
+        self._steer(run.trainer, 1)
+        model = run.trainer.strategy.model
+        if self.on_oom == "split" and hasattr(model, "require_backward_grad_sync"):
+            model.require_backward_grad_sync = True
+        run.own_mean_factor = None
+        self._batch, self._pending = None, None
+
+    @staticmethod
+    def _steer(trainer: Any, batches: int) -> None:
+        trainer.accumulate_grad_batches = batches
+
+    def updates_in_epoch(self, batches: float, done: int) -> int | None:
+        """Return the updates of an epoch, for the forecast; None when not known."""
+        size = None
+        if isinstance(self.window, Target) and self.weight == "samples":
+            trainer = self.run.trainer
+            own = getattr(trainer.train_dataloader, "batch_size", None)
+            size = self._micro_size if own is None else own * trainer.world_size
+        return self.window.updates(batches, size, done)
+
+    # -- a micro-batch ------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Weigh the micro-batch, and say whether the optimizer steps after it."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        run = self._live
+        if run is None:
+            return
+        if self._stepped:
+            self._begin_window(trainer, batch_idx)
+        weight = self._weigh(batch)
+        size = weight if self.weight == "samples" else _samples_or_zero(batch)
+        self._batch = _MicroBatch(weight, float(size) if not isinstance(size, Tensor) else size)
+        self._now.batches += 1
+        whole = self._size_of_all(run, weight)
+        if self._reference is None:
+            self._set_references(run, weight, whole)
+        if self._now.batches == 1:
+            self._plan(run)
+        if not isinstance(self.window, Fixed):
+            self._now.size += whole
+            closes = self.window.closes(self._now.batches, self._now.size, self._applied(run))
+            # Lightning steps when ready % N == 0 and clears gradients when index % N == 0: N = ready steps without
+            # clearing, N = ready + 1 does neither; the first batch of an epoch may be cleared
+            self._steer(trainer, batch_idx + (1 if closes else 2))
+
+    def _weigh(self, batch: Any) -> Weight:
+        return self.weight(batch) if callable(self.weight) else WEIGHTS[self.weight](batch)
+
+    def _weigh_part(self, part: Any) -> Weight:
+        """Weigh a part of a micro-batch: where all micro-batches weigh the same, their parts still differ in size.
+
+        Parts that the user's function made may be parts of anything: they weigh the same unless tokens are counted.
+        """
+        if self.weight not in ("samples", "equal"):
+            return self._weigh(part)
+        return samples(part) if self.split_fn is None else 1
+
+    def _size_of_all(self, run: TrainingRun, weight: Weight) -> float:
+        """Return the weight over all processes where the window depends on it; all must agree."""
+        if not isinstance(self.window, Target):
+            return 0.0
+        trainer = run.trainer
+        if trainer.world_size == 1:
+            return float(weight)
+        total = torch.as_tensor(float(weight), device=trainer.strategy.root_device)
+        return float(trainer.strategy.reduce(total, reduce_op="sum"))
+
+    def _set_references(self, run: TrainingRun, weight: Weight, whole: float) -> None:
+        """Take the first weight as the unit, the same on all processes: so gradients keep their magnitude."""
+        trainer = run.trainer
+        first = float(trainer.strategy.broadcast(float(weight)))
+        self._reference = first if first > 0 else 1.0
+        self._micro_size = whole or self._reference * trainer.world_size
+
+    def _plan(self, run: TrainingRun) -> None:
+        applied = self._applied(run)
+        self._now.planned = self.window.planned(self._micro_size or 1.0, applied)
+        ratio = self._now.planned
+        if isinstance(self.window, Target):
+            ratio = self.window.size / (self._micro_size or 1.0)  # type: ignore[assignment]
+        self._rate_factor = _SCALINGS[self.lr_scaling](ratio)
+        if self.lr_scaling != "none":
+            run.rate.ask(self._rate_factor, [view.optimizer for view in run.views])
+
+    @staticmethod
+    def _applied(run: TrainingRun) -> int:
+        applied = run.clock.applied(0)
+        if isinstance(applied, Tensor):
+            known = host.at_hand(applied)
+            # where only a device knows, its few skipped steps count: no host read for a window
+            return run.clock.attempted(0) if known is None else int(known)
+        return applied
+
+    def _begin_window(self, trainer: Any, batch_idx: int) -> None:
+        """A window begins. Where its length changes, Lightning would not clear the gradients."""
+        self._now, self._stepped = _Open(), False
+        model = trainer.strategy.model
+        if hasattr(model, "require_forward_param_sync"):
+            model.require_forward_param_sync = True  # DDP sends rank 0's buffers at the begin of a window
+        if isinstance(self.window, Fixed) or batch_idx == 0:
+            return
+        optimization = trainer.fit_loop.epoch_loop.automatic_optimization
+        for optimizer in trainer.optimizers:
+            optimization._on_before_zero_grad(optimizer)
+            optimization._optimizer_zero_grad(batch_idx, optimizer)
+
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
+        """Nothing is accumulated. (Lightning clears gradients after the forward pass of the first micro-batch.)"""
+        self._now.backwards, self._now.weight, self._now.samples = 0, 0, 0.0
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Weight the loss."""
+        super().on_before_backward(trainer, pl_module, loss)
+        if self._live is None or self._batch is None:
+            return
+        now, weight = self._now, self._batch.weight
+        now.backwards += 1
+        now.weight = now.weight + weight
+        now.samples = now.samples + self._batch.samples
+        if self._pending is not None:  # the backward pass is over: its gradients join those of the window
+            gradient_writer.add(self._parameters(pl_module), self._pending)
+            self._pending = None
+            return
+        factor = self._factor(weight) * trainer.accumulate_grad_batches  # Lightning divided the loss by it
+        if isinstance(factor, Tensor) or factor != 1.0:
+            loss.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+
+    def _factor(self, weight: Weight) -> float | Tensor:
+        assert self._reference is not None
+        return weight / (self._reference * self._now.planned)
+
+    def _mean_factor(self) -> float | Tensor:
+        assert self._reference is not None
+        return self._reference * self._now.planned / self._now.weight
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Give the callbacks after this one the true loss, which Lightning has divided (#13243)."""
+        # until lightning>2.6.6 (#13243)
+        if self._live is not None and isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
+            outputs["loss"].mul_(trainer.accumulate_grad_batches)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    # -- an update ----------------------------------------------------------------------------------------------
+
+    def opened(self, run: TrainingRun, page: Page) -> None:
+        """Correct the gradients to the exact mean before anything reads them."""
+        self._stepped = True
+        now = self._now
+        if self.on_oom == "split":
+            self._reduce(run, page)
+        if now.backwards == 0:
+            return
+        device, world = page.view.device, run.trainer.world_size
+        weight, size = now.weight, now.samples
+        if world > 1:
+            pair = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=device) for v in (weight, size)])
+            weight, size = run.trainer.strategy.reduce(pair, reduce_op="sum").unbind()
+        self._effective = size
+        assert self._reference is not None
+        correction = world * self._reference * now.planned / weight
+        if isinstance(correction, Tensor) or correction != 1.0:
+            factor = torch.as_tensor(correction, dtype=torch.float32, device=device)
+            page.correct(factor)
+            run.writer.scale(factor)
+
+    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+        """Log the window."""
+        if self._cadence.due(page.step) and self._effective is not None:
+            values = {"accumulation/window": float(self._now.batches), "accumulation/batch_size": self._effective}
+            run.publisher.put(page.step, values)
+
+    def _reduce(self, run: TrainingRun, page: Page) -> None:
+        if run.trainer.world_size > 1:
+            gradient_writer.average(page.view.parameters, page.view.device)
+            page.look_again()
+
+    # -- when memory runs out -----------------------------------------------------------------------------------
+
+    def _step_or_zero(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """Under a GradScaler, Lightning throws a whole window away when its last micro-batch has no loss.
+
+        A loss of zero that depends on nothing makes it step. (#16228: skipped steps that nobody is told of.)
+        """
+        output = step(*arguments)
+        if output is None and self._live is not None and self._now.backwards > 0 and torch.is_grad_enabled():
+            self._batch = None
+            return torch.zeros((), device=self.run.trainer.strategy.root_device, requires_grad=True)
+        return output
+
+    def _split_step(self, step: Callable[..., Any], batch: Any, *rest: Any) -> Any:
+        """Run forward and backward, in smaller parts when memory runs out, beside the gradients of the window."""
+        run = self._live
+        if run is None or self._batch is None or not torch.is_grad_enabled():
+            return step(batch, *rest)
+        parameters = self._parameters(run.trainer.lightning_module)
+        kept = gradient_writer.take(parameters)
+        try:
+            output = self._splitter.run(run, step, batch, rest, self._factor(self._batch.weight))
+            self._pending = None if output is None else gradient_writer.take(parameters)
+        finally:
+            gradient_writer.give(parameters, kept)
+        return output
+
+    @staticmethod
+    def _parameters(module: Any) -> list[Tensor]:
+        return [p for p in module.parameters() if p.requires_grad]
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def configuration(self) -> dict[str, Any]:
+        """The arguments, as text."""
+        weight = getattr(self.weight, "__qualname__", str(self.weight))
+        return {"window": repr(self.window), "weight": weight, "on_oom": self.on_oom, "lr_scaling": self.lr_scaling}
+
+    def trick_state(self) -> dict[str, Any]:
+        """The unit of weights, the size that fitted into memory, the factor on the rate."""
+        return {
+            "reference": self._reference,
+            "micro_size": self._micro_size,
+            "limit": self._splitter.limit,
+            "rate_factor": self._rate_factor,
+        }
+
+
+@dataclass
+class _Open:
+    """The window that is open."""
+
+    planned: int = 1
+    batches: int = 0
+    size: float = 0.0
+    backwards: int = 0
+    weight: Weight = 0
+    samples: float | Tensor = 0.0
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    """The micro-batch under way."""
+
+    weight: Weight
+    samples: float | Tensor
+
+
+def _samples_or_zero(batch: Any) -> float:
+    try:
+        return float(samples(batch))
+    except TrickError:
+        return 0.0

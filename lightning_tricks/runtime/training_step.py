@@ -1,0 +1,104 @@
+"""The one place that wraps a module's ``training_step``, and that keeps its ``self.log`` calls back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+_MISSING = object()
+
+
+class StepWrapper:
+    """Puts a function around ``module.training_step`` until ``remove``.
+
+    Example:
+        >>> class Module:
+        ...     def training_step(self, batch, batch_idx):
+        ...         return batch + batch_idx
+        >>> module, wrapper = Module(), StepWrapper()
+        >>> wrapper.install(module, lambda step, *arguments: 10 * step(*arguments))
+        >>> module.training_step(1, 2)
+        30
+        >>> wrapper.remove(); module.training_step(1, 2)
+        3
+    """
+
+    def __init__(self) -> None:
+        self._module: Any = None
+        self._before: Any = _MISSING
+
+    def install(self, module: Any, around: Callable[..., Any]) -> None:
+        """Call ``around(step, *arguments)`` instead of ``step(*arguments)``."""
+        self.remove()
+        step = module.training_step
+
+        @functools.wraps(step)  # Lightning looks at its arguments
+        def training_step(*arguments: Any) -> Any:
+            return around(step, *arguments)
+
+        self._module, self._before = module, vars(module).get("training_step", _MISSING)
+        vars(module)["training_step"] = training_step
+
+    def remove(self) -> None:
+        """Make the module as it was."""
+        module, self._module = self._module, None
+        if module is None:
+            return
+        if self._before is _MISSING:
+            vars(module).pop("training_step", None)
+        else:
+            vars(module)["training_step"] = self._before
+
+
+@dataclass
+class Logged:
+    """One call of ``self.log``."""
+
+    name: str
+    value: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@contextmanager
+def logs_kept_back(module: Any) -> Iterator[list[Logged]]:
+    """Give the list into which ``module.log`` (and ``log_dict``, which calls it) writes meanwhile."""
+    calls: list[Logged] = []
+
+    def log(name: str, value: Any, *arguments: Any, **options: Any) -> None:
+        calls.append(Logged(name, value.detach() if isinstance(value, Tensor) else value, arguments, options))
+
+    before = vars(module).get("log", _MISSING)
+    vars(module)["log"] = log
+    try:
+        yield calls
+    finally:
+        if before is _MISSING:
+            vars(module).pop("log", None)
+        else:
+            vars(module)["log"] = before
+
+
+def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[float | Tensor]) -> None:
+    """Log what several parts of one batch have kept back: of each value the mean, weighted by the parts' shares."""
+    merged: dict[tuple[str, int], list[tuple[Logged, float | Tensor]]] = {}
+    for part, share in zip(calls, shares, strict=True):
+        seen: dict[str, int] = {}
+        for call in part:
+            seen[call.name] = seen.get(call.name, 0) + 1
+            merged.setdefault((call.name, seen[call.name]), []).append((call, share))
+    for rows in merged.values():
+        last = rows[-1][0]
+        options, value = dict(last.options), last.value
+        if len(rows) > 1:
+            if all(isinstance(call.value, (int, float, Tensor)) for call, _ in rows):
+                whole = sum(share for _, share in rows)
+                value = sum(call.value * share for call, share in rows) / whole
+            if all(call.options.get("batch_size") for call, _ in rows):
+                options["batch_size"] = sum(call.options["batch_size"] for call, _ in rows)
+        module.log(last.name, value, *last.arguments, **options)
