@@ -5,11 +5,21 @@ A callback without a row fails ``tests/together``. The support matrix of the doc
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from lightning_tricks import AutoClip
 
+
+def halves(batch: Any, parts: int) -> list[Any]:
+    """Split a batch into parts of which the first is the largest, as no other function does."""
+    n = len(batch[0])
+    bounds = [0, *range(n - parts + 1, n + 1)]
+    return [tuple(x[a:b] for x in batch) for a, b in itertools.pairwise(bounds)]
+
+
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "GradientAccumulation": {"batches": 1},
     "GradientMonitor": {},
     "GradientClip": {"rule": 1.0},
     "LRSchedule": {"warmup": 2},
@@ -17,6 +27,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 # argument -> a value that differs from the example's in what is logged or in the weights
 VARIANTS: dict[str, dict[str, Any]] = {
+    "GradientAccumulation": {
+        "batches": 3,
+        "target_batch_size": 20,
+        "weight": "equal",
+        "on_oom": "split",
+        "lr_scaling": "linear",
+        "split_fn": halves,
+    },
     "GradientMonitor": {
         "every_n_steps": 3,
         "per_layer": False,
@@ -47,6 +65,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# what an argument needs beside it to show an effect: other arguments, and whether memory runs out
+BESIDE: dict[tuple[str, str], dict[str, Any]] = {
+    ("GradientClip", "nonfinite"): {"nonfinite": "warn"},
+    ("LRSchedule", "conflict"): {"conflict": "error"},
+    ("GradientAccumulation", "weight"): {"batches": 2},
+    ("GradientAccumulation", "lr_scaling"): {"batches": 2},
+    ("GradientAccumulation", "split_fn"): {"on_oom": "split"},
+}
+MEMORY_RUNS_OUT = {("GradientAccumulation", "on_oom"), ("GradientAccumulation", "split_fn")}
+
+# callback -> modes that it refuses by name
+REFUSES = {"GradientAccumulation": {"manual": "manual optimization", "lbfgs": "LBFGS evaluates"}}
+
 OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
@@ -76,6 +107,7 @@ def support_page() -> str:
         cells = ["refused by Lightning" if (kind, p) in REFUSED else "works" for p in PRECISIONS]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     lines += ["", "Automatic and manual optimization alike; sparse gradients work too, but for `AGC`.", ""]
+    lines += [f"`{name}` refuses by name: {', '.join(modes)}." for name, modes in REFUSES.items()] + [""]
     lines += ["| strategy | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in STRATEGIES.items()), ""]
     lines += ["Host reads of `GradientMonitor` and `GradientClip` per update that is not logged, on a GPU:", ""]
     lines += ["| optimizer | GradScaler | `nonfinite` | reads |", "| --- | --- | --- | --- |"]

@@ -153,3 +153,46 @@ def refused(strategy: str, rule: Any) -> str:
     except Exception as error:
         return str(error)
     return "nothing was raised"
+
+
+def accumulate(
+    strategy: str, arguments: dict[str, Any], sizes: tuple[tuple[int, ...], ...], hungry_rank: int | None, where: str
+) -> dict[str, Any]:
+    """Train on micro-batches of different sizes on each rank. Returns the gradients of every update, and logs."""
+    from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+    from lightning_tricks import GradientAccumulation
+    from tests.accumulation.test_callbacks import Gradients, Hungry, feed, ragged
+
+    rank = int(os.environ["RANK"])
+    data = ragged([n for row in sizes for n in row])
+    first = sum(len(row) for row in sizes[:rank])
+    mine = data[first : first + len(sizes[rank])]
+
+    class FullGradients(Gradients):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            found = [p.grad for p in pl_module.net.parameters()]
+            full = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in found]
+            self.rows.append(torch.cat([g.double().flatten() for g in full]))
+
+    noted, memory = FullGradients(), Memory()
+    module: Any = Sharded() if strategy == "fsdp2" else Hungry(3 if rank == hungry_rank else 100, where)
+    kinds: dict[str, Any] = {
+        "ddp": lambda: DDPStrategy(find_unused_parameters=True),
+        "fsdp2": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        t = trainer(
+            [GradientMonitor(), GradientAccumulation(**arguments), noted],
+            strategy=kinds[strategy](), devices=2, logger=memory, use_distributed_sampler=False,
+        )  # fmt: skip
+        t.fit(module, feed(mine))
+    return {
+        "gradients": noted.rows,
+        "norms": memory.series("grad/norm"),
+        "sizes": list(memory.series("accumulation/batch_size").values()),
+        "tries": getattr(module, "tries", 0),
+        "told": [str(w.message) for w in caught if "no memory" in str(w.message)],
+        "tracked": int(module.norm.num_batches_tracked) if strategy == "ddp" else 0,
+    }

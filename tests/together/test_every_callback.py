@@ -17,8 +17,9 @@ from torch import nn
 import lightning_tricks
 from lightning_tricks import GradientMonitor
 from lightning_tricks.runtime.trick import Trick
+from tests.accumulation.test_callbacks import Hungry
 from tests.gradients.plain import Classifier, Memory, fit, loader, sgd, trainer, weights
-from tests.matrix import EXAMPLES, OPTIMIZERS, PRECISIONS, REFUSED, VARIANTS
+from tests.matrix import BESIDE, EXAMPLES, MEMORY_RUNS_OUT, OPTIMIZERS, PRECISIONS, REFUSED, REFUSES, VARIANTS
 
 CALLBACKS = sorted(
     n for n in lightning_tricks.__all__ if inspect.isclass(c := getattr(lightning_tricks, n)) and issubclass(c, Trick)
@@ -61,7 +62,12 @@ def test_all_together_train_and_leave_nothing_behind(precision: str, kind: str, 
     if manual and kind == "lbfgs":
         pytest.skip("LBFGS needs a closure, which manual optimization leaves to the user")
     module = Classifier(optimizer(kind), manual=manual)
-    tricks = [example(name) for name in CALLBACKS]
+    modes = {kind, "manual"} if manual else {kind}
+    for name in CALLBACKS:
+        for mode in modes & set(REFUSES.get(name, {})):
+            with pytest.raises(lightning_tricks.UnsupportedError, match=REFUSES[name][mode]):
+                fit(Classifier(optimizer(kind), manual=manual), [example(name)], n=8)
+    tricks = [example(name) for name in CALLBACKS if not modes & set(REFUSES.get(name, {}))]
     if (kind, precision) in REFUSED:
         with pytest.raises(Exception, match=REFUSED[kind, precision]):
             fit(module, tricks, n=24, precision=precision)
@@ -180,10 +186,14 @@ def test_pickles_and_copies_without_the_module(name: str) -> None:
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*")
 def test_runs_under_the_trainers_options(name: str, arguments: dict[str, Any]) -> None:
+    if name in REFUSES and "accumulate_grad_batches" in arguments:
+        with pytest.raises(lightning_tricks.ConflictError):
+            fit(Classifier(), [example(name)], n=32, **arguments)
+        return
     fit(Classifier(), [example(name)], n=32, **arguments)
 
 
-def outcome(name: str, changed: dict[str, Any]) -> Any:
+def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
     """What can be observed of a run: weights and what was logged."""
 
     class Drawing(Memory):
@@ -203,22 +213,21 @@ def outcome(name: str, changed: dict[str, Any]) -> Any:
 
     logger = Drawing()
     spoil = (lambda i, loss: loss * float("nan") if i == 3 else loss) if "nonfinite" in changed else None
-    module = Classifier(optimizer_with_scheduler if "conflict" in changed else sgd, spoil=spoil)
+    make = optimizer_with_scheduler if "conflict" in changed else sgd
+    module = Hungry(5, make_optimizer=make) if hungry else Classifier(make, spoil=spoil)
+    window = 1 if name in REFUSES else 2
     try:
-        fit(module, [example(name, **changed)], logger=logger, accumulate_grad_batches=2)
-    except lightning_tricks.TrickError as error:
+        fit(module, [example(name, **changed)], n=92, logger=logger, accumulate_grad_batches=window)
+    except (lightning_tricks.TrickError, torch.OutOfMemoryError) as error:
         return type(error).__name__
-    return weights(module).tolist(), logger.rows
+    return weights(module).tolist(), logger.rows, getattr(module, "tries", 0)
 
 
 @pytest.mark.parametrize(("name", "argument"), [(n, a) for n in CALLBACKS for a in VARIANTS[n]])
 def test_every_argument_changes_something_observable(name: str, argument: str) -> None:
-    base: dict[str, Any] = {}
-    if argument == "nonfinite":
-        base = {"nonfinite": "warn"}
-    if argument == "conflict":
-        base = {"conflict": "error"}
-    assert repr(outcome(name, {**base, argument: VARIANTS[name][argument]})) != repr(outcome(name, base))
+    base, hungry = BESIDE.get((name, argument), {}), (name, argument) in MEMORY_RUNS_OUT
+    changed = {**base, argument: VARIANTS[name][argument]}
+    assert repr(outcome(name, changed, hungry)) != repr(outcome(name, base, hungry))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
