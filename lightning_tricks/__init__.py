@@ -5,6 +5,7 @@ from lightning_tricks.errors import ConflictError, NonFiniteError, TrickError, U
 from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
+from lightning_tricks.lr_finder.callbacks import LRFinder
 from lightning_tricks.runtime.action import TrickWarning
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
@@ -52,6 +53,7 @@ __all__ = [
     "InverseSqrt",
     "InverseTime",
     "Join",
+    "LRFinder",
     "LRSchedule",
     "Linear",
     "LinearCosine",

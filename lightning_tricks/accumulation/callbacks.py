@@ -81,6 +81,8 @@ class GradientAccumulation(Trick):
     Reference: Goyal et al., 2017, arXiv:1706.02677 (linear scaling); Krizhevsky, 2014, arXiv:1404.5997 (square root).
     """
 
+    in_trial = True
+
     def __init__(
         self,
         batches: int | dict[int, int] = 1,

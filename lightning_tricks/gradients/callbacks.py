@@ -352,6 +352,7 @@ class GradientClip(Trick):
     """
 
     identity = ("groups",)
+    in_trial = True
 
     def __init__(
         self,

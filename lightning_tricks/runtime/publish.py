@@ -98,6 +98,18 @@ class Publisher:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
         self._parcel(step).histograms[name] = values.detach().clone()
 
+    def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
+        """Give a matplotlib figure to the loggers that draw, at once; nothing happens where matplotlib is missing."""
+        for logger in self._loggers():
+            if id(logger) in self._broken or not hasattr(getattr(logger, "experiment", None), "add_figure"):
+                continue
+            try:
+                logger.experiment.add_figure(name, figure(), step)
+            except ImportError:
+                return
+            except Exception as error:  # whatever a logger does, training goes on
+                self._give_up(logger, step, error)
+
     def holds(self, step: int) -> bool:
         """Whether something was put in for ``step`` that has not been shipped."""
         return self._open is not None and self._open.step == step
@@ -157,13 +169,16 @@ class Publisher:
             for name, sample in samples.items():
                 logger.experiment.add_histogram(name, torch.tensor(sample), step)
         except Exception as error:  # whatever a logger does, training goes on
-            self._broken.add(id(logger))
-            warnings.warn(
-                f"{type(logger).__name__} failed at step {step} ({type(error).__name__}: {error}). "
-                "lightning_tricks logs no more to it; training goes on.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._give_up(logger, step, error)
+
+    def _give_up(self, logger: Any, step: int, error: Exception) -> None:
+        self._broken.add(id(logger))
+        warnings.warn(
+            f"{type(logger).__name__} failed at step {step} ({type(error).__name__}: {error}). "
+            "lightning_tricks logs no more to it; training goes on.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def draws_histograms(logger: Any) -> bool:

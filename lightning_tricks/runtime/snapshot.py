@@ -6,6 +6,7 @@ them. Tensors are put back in place, so that whoever holds one (an optimizer, a 
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -96,8 +97,8 @@ def tensors(held: Iterable[Tensor], *, on_host: bool) -> PutBack:
 
     @torch.no_grad()
     def put_back() -> None:
-        for original, copy in zip(originals, copies, strict=True):
-            original.copy_(copy)
+        for original, saved in zip(originals, copies, strict=True):
+            original.copy_(saved)
 
     return put_back
 
@@ -124,8 +125,8 @@ def attributes(modules: Iterable[nn.Module]) -> PutBack:
         for owner, before, copies in owners:
             for name in owner.__dict__.keys() - before.keys() - _OF_TORCH:
                 del owner.__dict__[name]
-            for name, copy in copies.items():
-                owner.__dict__[name] = _refilled(before[name], _copied(copy))
+            for name, saved in copies.items():
+                owner.__dict__[name] = _refilled(before[name], _copied(saved))
 
     return put_back
 
@@ -157,10 +158,10 @@ def optimizer_state(optimizer: Optimizer) -> PutBack:
             optimizer.state[p] = dict(held)
         values()
         del optimizer.param_groups[len(groups) :]
-        for group, copy, params in zip(optimizer.param_groups, groups, members, strict=True):
-            for name in group.keys() - copy.keys() - {"params"}:
+        for group, saved, params in zip(optimizer.param_groups, groups, members, strict=True):
+            for name in group.keys() - saved.keys() - {"params"}:
                 del group[name]
-            for name, value in copy.items():
+            for name, value in saved.items():
                 group[name] = _refilled(group.get(name), _copied(value))
             group["params"] = list(params)
 
@@ -219,9 +220,9 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        copy = value.copy()  # keeps the kind: a defaultdict stays one
-        copy.update((k, _copied(v)) for k, v in value.items())
-        return copy
+        twin = copy.copy(value)  # keeps the kind: a defaultdict stays one
+        twin.update((k, _copied(v)) for k, v in value.items())
+        return twin
     if isinstance(value, deque):
         return deque((_copied(v) for v in value), value.maxlen)
     if type(value) in (list, tuple, set):
@@ -229,17 +230,17 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _refilled(original: Any, copy: Any) -> Any:
-    """Return ``copy``, in the original container or tensor where that can take it."""
-    if isinstance(original, Tensor) and isinstance(copy, Tensor) and original.shape == copy.shape:
+def _refilled(original: Any, saved: Any) -> Any:
+    """Return ``saved``, in the original container or tensor where that can take it."""
+    if isinstance(original, Tensor) and isinstance(saved, Tensor) and original.shape == saved.shape:
         with torch.no_grad():
-            return original.copy_(copy) if original.dtype == copy.dtype and original.is_leaf else copy
-    if isinstance(original, (dict, set)) and type(original) is type(copy):
+            return original.copy_(saved) if original.dtype == saved.dtype and original.is_leaf else saved
+    if isinstance(original, (dict, set)) and type(original) is type(saved):
         original.clear()
-        original.update(copy)
+        original.update(saved)
         return original
-    if isinstance(original, (list, deque)) and type(original) is type(copy):
+    if isinstance(original, (list, deque)) and type(original) is type(saved):
         original.clear()
-        original.extend(copy)
+        original.extend(saved)
         return original
-    return copy
+    return saved

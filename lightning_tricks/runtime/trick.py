@@ -37,6 +37,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     """
 
     identity: ClassVar[tuple[str, ...]] = ()
+    in_trial: ClassVar[bool] = False  # whether steps that are tried before training need it, since it shapes gradients
 
     _run: TrainingRun | None = None
     _loaded: dict[str, Any] | None = None

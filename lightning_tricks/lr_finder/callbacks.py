@@ -1,0 +1,267 @@
+"""LRFinder: finds the learning rate before the first update, and leaves training as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, final
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from lightning_tricks.errors import (
+    NonFiniteError,
+    TrickError,
+    message,
+    require_choice,
+    require_count,
+    require_flag,
+    require_number,
+)
+from lightning_tricks.lr_finder.suggest import RULES, Result, has_turned, judge
+from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
+from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.trial import Trial
+from lightning_tricks.runtime.trick import Trick
+
+_BETA = {True: 0.8, False: 0.9}  # the loss of ever new batches is noisier than that of a fixed one
+
+
+@final
+class LRFinder(Trick):
+    """Try learning rates from small to large before training, suggest one, and set it.
+
+    The sweep runs in a copy: afterwards parameters, buffers, optimizer, loss scale, random numbers, data order, metrics
+    and counters are bit for bit what they were; only the rate is new. Nothing is written to a disk. It does not run
+    when training is resumed.
+
+    Args:
+        min_lr: first rate, > 0.
+        max_lr: last rate; the sweep stops earlier when the loss diverges or is not finite.
+        num_steps: rates to try, one update each.
+        suggestion: the rule that decides: ``"minimum"`` (a tenth of the rate with the lowest loss), ``"slide"``,
+            ``"valley"`` or ``"steepest"``. All are reported.
+        probe: measure the loss on one fixed batch after each update, with one more forward pass. Off: the loss of the
+            batches of the updates themselves, which is noisier.
+        refine: let a few candidates around the suggestion train from the same state on the same data, and take the one
+            with the lowest loss.
+        apply: set the rate. Groups keep their ratios; schedulers of the module are told too.
+        on_low_confidence: ``"keep"`` the rate that is there and warn, or ``"raise"``.
+        mode: spacing of the rates, ``"exponential"`` or ``"linear"``.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        UnsupportedError: at fit start, the data are iterable or keep a position of their own; manual optimization,
+            several optimizers, LBFGS, FSDP, DeepSpeed.
+        TrickError: at fit start, no confidence and ``on_low_confidence="raise"``; all rates are 0.
+
+    Logs:
+        - figure ``lr_finder`` for loggers that draw (TensorBoard), at the first step.
+
+    Changes:
+        ``lr`` of every parameter group, before the first update; base rates of the module's schedulers.
+
+    State:
+        The suggestion and whether it was applied. A resume uses the rates in the checkpoint.
+
+    Cost:
+        ``num_steps`` updates, each with one more forward pass when ``probe`` is on; a copy of the training state in the
+        host's memory. Nothing while training.
+
+    Example:
+        >>> from lightning_tricks import LRFinder
+        >>> LRFinder(num_steps=50).lrs[0], LRFinder(num_steps=50).lrs[-1]
+        (1e-07, 10.0)
+
+    Reference: Smith, 2017, arXiv:1506.01186 (range test); Howard, Gugger, 2020, arXiv:2002.04688 (rules).
+    """
+
+    def __init__(
+        self,
+        min_lr: float = 1e-7,
+        max_lr: float = 10.0,
+        num_steps: int = 100,
+        suggestion: Literal["minimum", "slide", "valley", "steepest"] = "minimum",
+        probe: bool = True,
+        refine: bool = False,
+        apply: bool = True,
+        on_low_confidence: Literal["keep", "raise"] = "keep",
+        mode: Literal["exponential", "linear"] = "exponential",
+    ) -> None:
+        owner = "LRFinder"
+        self.min_lr = require_number(owner, "min_lr", min_lr, remedy="Use e.g. 1e-7")
+        self.max_lr = require_number(owner, "max_lr", max_lr, low=self.min_lr, remedy="Use e.g. 10.0")
+        self.num_steps = require_count(owner, "num_steps", num_steps, low=10, remedy="Use e.g. 100")
+        self.suggestion = require_choice(owner, "suggestion", suggestion, RULES)
+        self.probe = require_flag(owner, "probe", probe)
+        self.refine = require_flag(owner, "refine", refine)
+        self.apply = require_flag(owner, "apply", apply)
+        self.on_low_confidence = require_choice(owner, "on_low_confidence", on_low_confidence, ("keep", "raise"))
+        self.mode = require_choice(owner, "mode", mode, ("exponential", "linear"))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last run."""
+        self._result: Result | None = None
+        self._applied = False
+
+    @property
+    def lrs(self) -> list[float]:
+        """The rates that are tried."""
+        return rates(self.min_lr, self.max_lr, self.num_steps, self.mode)
+
+    @property
+    def result(self) -> Result | None:
+        """What the sweep has found; None before it, and in a resumed run."""
+        return self._result
+
+    # -- before the first update --------------------------------------------------------------------------------
+
+    def prepare(self, run: TrainingRun) -> None:
+        """Sweep, judge, and set the rate before any trick looks at it."""
+        trainer = run.trainer
+        if trainer.global_step > 0 or self._loaded is not None:
+            return
+        if trainer.fast_dev_run:
+            rank_zero_info("LRFinder: not run, since fast_dev_run tries the loop only.")
+            return
+        base = self._base(trainer.optimizers[0]) if trainer.optimizers else []
+        with Trial(run, "LRFinder") as trial, self._progress(trainer) as advance:
+            self._result = self._refined(trial, base, self._sweep(trial, base, advance), advance)
+        self._conclude(run, self._result, base)
+
+    def _base(self, optimizer: Any) -> list[float]:
+        """Return the groups' own rates: those at which a scheduler starts from, where there is one."""
+        found = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        if not any(found):
+            text = "all learning rates are 0, so that groups have no ratios to keep"
+            raise TrickError(message("LRFinder", "lr", found, text, "Give the optimizer e.g. lr=1e-3"))
+        return found
+
+    @staticmethod
+    def _use(optimizer: Any, lr: float, base: list[float]) -> None:
+        """Write ``lr`` into the first group that has a rate, and the others in their ratios to it."""
+        reference = next(rate for rate in base if rate)
+        for group, rate in zip(optimizer.param_groups, base, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * rate / reference)
+            else:
+                group["lr"] = lr * rate / reference
+
+    def _sweep(self, trial: Trial, base: list[float], advance: Any) -> Result:
+        first = trial.probe() if self.probe else None
+        lrs: list[float] = []
+        losses: list[float] = []
+        for lr in self.lrs:
+            self._use(trial.optimizer, lr, base)
+            loss, ended = self._step(trial)
+            advance()
+            if first is None:  # without a probe, the first batch's loss was measured before its update
+                first = loss
+            if ended or (loss is not None and not math.isfinite(loss)):
+                return self._judged(lrs, losses, first, ended=True)
+            if loss is None:
+                continue
+            lrs.append(lr)
+            losses.append(loss)
+            if diverged(first or 0.0, smoothed(losses, _BETA[self.probe])):
+                return self._judged(lrs, losses, first, ended=True)
+        return self._judged(lrs, losses, first, ended=False)
+
+    def _step(self, trial: Trial) -> tuple[float | None, bool]:
+        """Make one update; return its loss, and whether the gradients ended the sweep."""
+        try:
+            loss = trial.update()
+        except NonFiniteError:  # the run's GradientClip raises
+            return None, True
+        return (trial.probe() if self.probe and loss is not None else loss), False
+
+    def _judged(self, lrs: list[float], losses: list[float], first: float | None, *, ended: bool) -> Result:
+        first = math.nan if first is None else first
+        smooth = smoothed(losses, _BETA[self.probe])
+        found = {name: rule(lrs, smooth, first) for name, rule in RULES.items()} if len(lrs) > 2 else {}
+        suggestions = {name: lr for name, lr in found.items() if lr is not None}
+        chosen = suggestions.get(self.suggestion)
+        turned = has_turned(smooth, first, ended)
+        reasons = judge(chosen, suggestions, lrs, losses, smooth, first, turned) if lrs else ["no finite loss"]
+        if not math.isfinite(first):
+            reasons = ["the loss is not finite before the first update"]
+        return Result(lrs, losses, smooth, first, suggestions, chosen, not reasons, reasons, turned)
+
+    def _refined(self, trial: Trial, base: list[float], result: Result, advance: Any) -> Result:
+        """Let candidates train from the same state on the same data."""
+        if not (self.refine and result.confident and result.suggestion):
+            return result
+        bake_off: dict[float, float] = {}
+        for factor in (0.1, 0.3, 1.0, 3.0, 10.0):
+            lr = factor * result.suggestion
+            trial.restart()
+            self._use(trial.optimizer, lr, base)
+            losses = []
+            for _ in range(max(10, self.num_steps // 2)):
+                loss, ended = self._step(trial)
+                losses.append(math.inf if ended or loss is None else loss)
+                advance()
+            bake_off[lr] = sum(losses[-5:]) / 5.0
+        finite = {lr: loss for lr, loss in bake_off.items() if math.isfinite(loss)}
+        best = min(finite, key=finite.__getitem__) if finite else result.suggestion
+        return Result(**{**vars(result), "suggestion": best, "bake_off": bake_off})
+
+    # -- what to do with it -------------------------------------------------------------------------------------
+
+    def _conclude(self, run: TrainingRun, result: Result, base: list[float]) -> None:
+        trainer, reasons = run.trainer, "; ".join(result.reasons)
+        told = ", ".join(f"{name} {lr:.2g}" for name, lr in result.suggestions.items()) or "none"
+        run.publisher.draw(run.step, "lr_finder", result.plot)
+        if not result.confident:
+            if self.on_low_confidence == "raise":
+                raise TrickError(f"LRFinder: no learning rate can be recommended: {reasons}. Suggestions: {told}.")
+            warn("LRFinder", f"the learning rate stays {base[0]:.3g}: {reasons}. Suggestions: {told}.")
+            return
+        assert result.suggestion is not None
+        rank_zero_info(
+            f"LRFinder: {'lr = ' if self.apply else 'suggests '}{result.suggestion:.3g} (was {base[0]:.3g}); "
+            f"{len(result.lrs)} rates up to {result.lrs[-1]:.2g}; suggestions: {told}."
+        )
+        if self.apply:
+            self._set(trainer, result.suggestion, base)
+            self._applied = True
+
+    @staticmethod
+    def _set(trainer: Any, lr: float, base: list[float]) -> None:
+        """Multiply every rate that the optimizer and its schedulers know, so that none falls back to the old one."""
+        optimizer, ratio = trainer.optimizers[0], lr / next(rate for rate in base if rate)
+        for group in optimizer.param_groups:
+            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+                if isinstance(group.get(name), Tensor):
+                    group[name].mul_(ratio)
+                elif name in group:
+                    group[name] *= ratio
+        for config in trainer.strategy.lr_scheduler_configs:
+            for name in ("base_lrs", "_last_lr"):
+                known = getattr(config.scheduler, name, None)
+                if known is not None:
+                    setattr(config.scheduler, name, [rate * ratio for rate in known])
+
+    @contextmanager
+    def _progress(self, trainer: Any) -> Iterator[Any]:
+        shown = trainer.progress_bar_callback is not None and getattr(rank_zero_only, "rank", 0) == 0
+        total = self.num_steps + (5 * max(10, self.num_steps // 2) if self.refine else 0)
+        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+            task = bar.add_task("finding the learning rate", total=total)
+            yield lambda: bar.advance(task)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def configuration(self) -> dict[str, Any]:
+        """Nothing: a resume does not run it."""
+        return {}
+
+    def trick_state(self) -> dict[str, Any]:
+        """The suggestion, and whether it was applied."""
+        return {"suggestion": None if self._result is None else self._result.suggestion, "applied": self._applied}

@@ -1,0 +1,181 @@
+"""From a curve of losses over learning rates to a rate, and whether to believe it. Pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lightning_tricks.lr_finder.figures import draw_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEWEST_POINTS = 30
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a sweep has found.
+
+    Args:
+        lrs: rates of the first parameter group, rising; as far as the losses were finite.
+        losses: loss after the update with each of them.
+        smoothed: the same, smoothed.
+        first_loss: before the first update.
+        suggestions: name of a rule -> rate; a rule that finds none is not there.
+        suggestion: the rate of the chosen rule; None when it finds none.
+        confident: whether to believe it.
+        reasons: what speaks against it; empty when nothing does.
+        diverged: whether the loss rose again, or was not finite, at the largest rates.
+        bake_off: candidate rate -> loss after a short training with it; empty without ``refine``.
+    """
+
+    lrs: list[float]
+    losses: list[float]
+    smoothed: list[float]
+    first_loss: float
+    suggestions: dict[str, float]
+    suggestion: float | None
+    confident: bool
+    reasons: list[str]
+    diverged: bool
+    bake_off: dict[float, float] = field(default_factory=dict)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: losses over rates (log), raw and smoothed, every suggestion marked."""
+        return draw_result(self)
+
+
+def minimum(lrs: Sequence[float], losses: Sequence[float], first: float) -> float | None:
+    """Return a tenth of the rate with the lowest loss. Reference: Howard, Gugger, "fastai", 2020, arXiv:2002.04688.
+
+    >>> minimum([0.01, 0.1, 1.0], [2.0, 1.0, 3.0], 2.0)
+    0.01
+    """
+    return lrs[_lowest(losses)] / 10.0 if lrs and _fell(losses, first) else None
+
+
+def steepest(lrs: Sequence[float], losses: Sequence[float], first: float) -> float | None:
+    """Return the rate at which the loss falls fastest per decade. Reference: Smith, 2017, arXiv:1506.01186.
+
+    >>> steepest([0.01, 0.1, 1.0, 10.0], [2.0, 1.9, 1.0, 0.9], 2.0)
+    0.1
+    """
+    end = _lowest(losses)
+    if end < 2 or not _fell(losses, first):
+        return None
+    slopes = [_slope(lrs, losses, i) for i in range(1, end)]
+    return lrs[1 + slopes.index(min(slopes))]
+
+
+def valley(lrs: Sequence[float], losses: Sequence[float], first: float) -> float | None:
+    """Return the rate half-way, in log, through the fall: from 5 % of it to its bottom.
+
+    fastai takes the longest falling subsequence; a fixed batch falls from the first rate on, so that its begin says
+    nothing: here the fall begins where it is noticeable.
+
+    >>> round(valley([0.001, 0.01, 0.1, 1.0], [2.0, 1.5, 1.0, 5.0], 2.0), 4)
+    0.0316
+    """
+    end = _lowest(losses)
+    if not _fell(losses, first):
+        return None
+    drop = first - losses[end]
+    begin = next(i for i, loss in enumerate(losses) if loss < first - 0.05 * drop)
+    return math.sqrt(lrs[min(begin, end)] * lrs[end])
+
+
+def slide(lrs: Sequence[float], losses: Sequence[float], first: float) -> float | None:
+    """Return the largest rate before the loss turns: from the right, where the slopes at both ends of a gap agree.
+
+    The gap is 15 % of the points; slopes agree within 0.5 % of the fall. fastai's rule, made independent of the scale.
+
+    >>> slide([0.001 * 2**i for i in range(20)], [2.0 - 0.1 * i for i in range(17)] + [2.0, 4.0, 8.0], 2.0)
+    32.768
+    """
+    count = len(losses)
+    gap = max(2, round(0.15 * count))
+    if count < gap + 3 or not _fell(losses, first):
+        return None
+    drop = first - min(losses)
+    slopes = [_difference(losses, i) for i in range(count)]
+    right = count - 1
+    while right > gap and abs(slopes[right] - slopes[right - gap]) > 0.005 * drop:
+        right -= 1
+    return lrs[right]
+
+
+RULES = {"minimum": minimum, "slide": slide, "valley": valley, "steepest": steepest}
+
+
+def judge(
+    suggestion: float | None,
+    suggestions: dict[str, float],
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    smooth: Sequence[float],
+    first: float,
+    turned: bool,
+) -> list[str]:
+    """Return what speaks against a suggestion: no text means that it can be believed.
+
+    Args:
+        suggestion: the rate.
+        suggestions: of all rules.
+        lrs: that were tried.
+        losses: after each update.
+        smooth: the same, smoothed.
+        first: loss before the first update.
+        turned: whether the loss rose again at the largest rates.
+    """
+    reasons = []
+    if len(lrs) < FEWEST_POINTS:
+        reasons.append(f"only {len(lrs)} points, fewer than {FEWEST_POINTS}")
+    if suggestion is None:
+        return [*reasons, "the loss never fell"]
+    drop, early = first - min(smooth), losses[: max(5, len(losses) // 7)]
+    noise = statistics.pstdev(early)
+    if drop < 3.0 * noise:
+        reasons.append(
+            f"the loss fell by {drop:.3g}, hardly more than it changes at rates that do nothing ({noise:.3g})"
+        )
+    if not turned:
+        reasons.append(f"the loss had not risen again at the largest rate ({lrs[-1]:.3g}): raise max_lr")
+    if _lowest(smooth) < max(2, len(smooth) // 10):
+        reasons.append(f"the lowest loss is at the smallest rates ({lrs[_lowest(smooth)]:.3g}): lower min_lr")
+    others = [name for name, lr in suggestions.items() if lr != suggestion]
+    near = [name for name in others if abs(math.log10(suggestions[name] / suggestion)) <= 1.0]
+    if len(near) < min(2, len(others)):
+        told = ", ".join(f"{name} {lr:.2g}" for name, lr in suggestions.items())
+        reasons.append(f"the rules are more than a decade apart ({told})")
+    return reasons
+
+
+def has_turned(losses: Sequence[float], first: float, diverged: bool) -> bool:
+    """Whether the loss, after its lowest point, lost half of what it had gained.
+
+    >>> has_turned([1.0, 0.5, 0.6], 1.0, False), has_turned([1.0, 0.5, 0.9], 1.0, False)
+    (False, True)
+    """
+    lowest = min(losses, default=first)
+    return diverged or (bool(losses) and max(losses[_lowest(losses) :]) - lowest > 0.5 * (first - lowest) > 0)
+
+
+def _lowest(losses: Sequence[float]) -> int:
+    return min(range(len(losses)), key=losses.__getitem__, default=0)
+
+
+def _fell(losses: Sequence[float], first: float) -> bool:
+    return bool(losses) and first - min(losses) > 1e-6 * max(abs(first), 1e-3)
+
+
+def _difference(values: Sequence[float], i: int) -> float:
+    low, high = max(0, i - 1), min(len(values) - 1, i + 1)
+    return (values[high] - values[low]) / (high - low)
+
+
+def _slope(lrs: Sequence[float], losses: Sequence[float], i: int) -> float:
+    return (losses[i + 1] - losses[i - 1]) / math.log10(lrs[i + 1] / lrs[i - 1])

@@ -1,0 +1,50 @@
+"""The rates to try, and when to stop trying. Pure: numbers in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def rates(min_lr: float, max_lr: float, num_steps: int, mode: str = "exponential") -> list[float]:
+    """Return ``num_steps`` rates from ``min_lr`` to ``max_lr``, evenly spaced in log (or in value for ``"linear"``).
+
+    >>> rates(1e-3, 10.0, 5)
+    [0.001, 0.01, 0.1, 1.0, 10.0]
+    """
+    last = num_steps - 1
+    if mode == "linear":
+        return [min_lr + (max_lr - min_lr) * i / last for i in range(num_steps)]
+    decades = math.log10(max_lr / min_lr)
+    return [*(min_lr * 10.0 ** (decades * i / last) for i in range(last)), max_lr]
+
+
+def smoothed(losses: Sequence[float], beta: float) -> list[float]:
+    """Return the exponential moving average with bias correction, ``m_i / (1 - beta^i)`` with ``i`` from 1.
+
+    >>> smoothed([4.0, 4.0], 0.9)
+    [4.0, 4.0]
+    """
+    out, mean = [], 0.0
+    for i, loss in enumerate(losses, start=1):
+        mean = beta * mean + (1.0 - beta) * loss
+        out.append(round(mean / (1.0 - beta**i), 12))
+    return out
+
+
+def diverged(first: float, losses: Sequence[float]) -> bool:
+    """Whether the last loss lies above the first by as much as the best one lies below it. Works for negative losses.
+
+    Args:
+        first: loss before the first update.
+        losses: after each update, smoothed.
+
+    >>> diverged(2.0, [1.9, 1.0, 2.5]), diverged(2.0, [1.9, 1.0, 3.5])
+    (False, True)
+    """
+    if not losses:
+        return False
+    if not math.isfinite(losses[-1]):
+        return True
+    gained = first - min(losses)
+    return losses[-1] > first + max(gained, 0.25 * abs(first), 1e-12)
