@@ -10,7 +10,10 @@ from pathlib import Path
 
 from benchmarks.results import compare
 
-TABLES = {"overhead": "what GradientMonitor and GradientClip add to a training step, against Lightning's own means"}
+TABLES = {
+    "overhead": "what the callbacks add to a training step, against Lightning's own means",
+    "lr_finder": "how good the suggested learning rate is, against Lightning's finder and a grid",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
