@@ -22,6 +22,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "GradientAccumulation": {"batches": 1},
     "GradientMonitor": {},
     "GradientClip": {"rule": 1.0},
+    "LRFinder": {"num_steps": 10},
     "LRSchedule": {"warmup": 2},
 }
 
@@ -50,6 +51,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "nonfinite": "zero",
         "groups": {"none of it": "^second"},
     },
+    "LRFinder": {
+        "min_lr": 1e-6,
+        "max_lr": 100.0,
+        "num_steps": 50,
+        "suggestion": "valley",
+        "probe": False,
+        "refine": True,
+        "apply": False,
+        "on_low_confidence": "raise",
+        "mode": "linear",
+    },
     "LRSchedule": {
         "decay": "linear",
         "warmup": 5,
@@ -69,6 +81,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("GradientClip", "nonfinite"): {"nonfinite": "warn"},
     ("LRSchedule", "conflict"): {"conflict": "error"},
+    **{("LRFinder", name): {"num_steps": 40} for name in VARIANTS["LRFinder"]},
+    ("LRFinder", "on_low_confidence"): {"max_lr": 1e-6},
     ("GradientAccumulation", "weight"): {"batches": 2},
     ("GradientAccumulation", "lr_scaling"): {"batches": 2},
     ("GradientAccumulation", "split_fn"): {"on_oom": "split"},
@@ -76,7 +90,10 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
 MEMORY_RUNS_OUT = {("GradientAccumulation", "on_oom"), ("GradientAccumulation", "split_fn")}
 
 # callback -> modes that it refuses by name
-REFUSES = {"GradientAccumulation": {"manual": "manual optimization", "lbfgs": "LBFGS evaluates"}}
+REFUSES = {
+    "GradientAccumulation": {"manual": "manual optimization", "lbfgs": "LBFGS evaluates"},
+    "LRFinder": {"manual": "manual optimization", "lbfgs": "LBFGS"},
+}
 
 OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")

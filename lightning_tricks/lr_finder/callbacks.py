@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, final
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -21,7 +22,7 @@ from lightning_tricks.errors import (
     require_flag,
     require_number,
 )
-from lightning_tricks.lr_finder.suggest import RULES, Result, has_turned, judge
+from lightning_tricks.lr_finder.suggest import CANDIDATES, RULES, Result, best_candidate, has_turned, judge
 from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
@@ -47,8 +48,8 @@ class LRFinder(Trick):
             ``"valley"`` or ``"steepest"``. All are reported.
         probe: measure the loss on one fixed batch after each update, with one more forward pass. Off: the loss of the
             batches of the updates themselves, which is noisier.
-        refine: let a few candidates around the suggestion train from the same state on the same data, and take the one
-            with the lowest loss.
+        refine: let four candidates around the suggestion make ``num_steps`` updates each, from the same state on the
+            same data, and take the smallest that is about as good as the best.
         apply: set the rate. Groups keep their ratios; schedulers of the module are told too.
         on_low_confidence: ``"keep"`` the rate that is there and warn, or ``"raise"``.
         mode: spacing of the rates, ``"exponential"`` or ``"linear"``.
@@ -198,19 +199,18 @@ class LRFinder(Trick):
         if not (self.refine and result.confident and result.suggestion):
             return result
         bake_off: dict[float, float] = {}
-        for factor in (0.1, 0.3, 1.0, 3.0, 10.0):
+        for factor in CANDIDATES:
             lr = factor * result.suggestion
             trial.restart()
             self._use(trial.optimizer, lr, base)
             losses = []
-            for _ in range(max(10, self.num_steps // 2)):
+            for _ in range(self.num_steps):
                 loss, ended = self._step(trial)
                 losses.append(math.inf if ended or loss is None else loss)
                 advance()
-            bake_off[lr] = sum(losses[-5:]) / 5.0
-        finite = {lr: loss for lr, loss in bake_off.items() if math.isfinite(loss)}
-        best = min(finite, key=finite.__getitem__) if finite else result.suggestion
-        return Result(**{**vars(result), "suggestion": best, "bake_off": bake_off})
+            bake_off[lr] = sum(losses[-10:]) / 10.0
+        best = best_candidate(bake_off, result.first_loss) or result.suggestion
+        return replace(result, suggestion=best, bake_off=bake_off)
 
     # -- what to do with it -------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class LRFinder(Trick):
     @contextmanager
     def _progress(self, trainer: Any) -> Iterator[Any]:
         shown = trainer.progress_bar_callback is not None and getattr(rank_zero_only, "rank", 0) == 0
-        total = self.num_steps + (5 * max(10, self.num_steps // 2) if self.refine else 0)
+        total = self.num_steps * (1 + (len(CANDIDATES) if self.refine else 0))
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
             task = bar.add_task("finding the learning rate", total=total)
             yield lambda: bar.advance(task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEWEST_POINTS = 30
+CANDIDATES = (0.1, 0.3, 1.0, 3.0)  # times the suggestion
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,21 @@ def judge(
         told = ", ".join(f"{name} {lr:.2g}" for name, lr in suggestions.items())
         reasons.append(f"the rules are more than a decade apart ({told})")
     return reasons
+
+
+def best_candidate(bake_off: Mapping[float, float], first: float) -> float | None:
+    """Return the smallest rate whose loss is within 5 % of the best one's fall; None when no loss is finite.
+
+    A short training favours large rates, which a long one does not.
+
+    >>> best_candidate({0.01: 1.02, 0.1: 1.0, 1.0: 3.0}, first=2.0)
+    0.01
+    """
+    finite = {lr: loss for lr, loss in bake_off.items() if math.isfinite(loss)}
+    if not finite:
+        return None
+    lowest = min(finite.values())
+    return min(lr for lr, loss in finite.items() if loss <= lowest + 0.05 * max(0.0, first - lowest))
 
 
 def has_turned(losses: Sequence[float], first: float, diverged: bool) -> bool:

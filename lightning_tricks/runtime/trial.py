@@ -12,7 +12,6 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -174,7 +173,7 @@ class Trial:
         if closes:
             strategy.optimizer_step(self.optimizer, closure, model=strategy.model)
             return
-        silent = strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+        silent = strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
         with silent:
             closure()
 

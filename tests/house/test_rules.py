@@ -19,7 +19,7 @@ from lightning_tricks.runtime.trick import Trick
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lightning_tricks"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {"accumulation", "gradients", "schedules"}
+ROOMS = {"accumulation", "gradients", "lr_finder", "schedules"}
 BANNED = {"utils", "util", "helpers", "helper", "misc", "common", "tools", "base", "core"}
 
 
@@ -111,7 +111,7 @@ def test_everything_that_changes_has_one_writer() -> None:
         "grad": {"runtime/gradient_writer.py", "runtime/logbook.py", "runtime/scaler.py"},
         "grad_scale": {"runtime/gradient_writer.py", "runtime/scaler.py"},
         "found_inf": {"runtime/gradient_writer.py"},
-        "[lr]": {"schedules/callbacks.py", "runtime/rate.py"},  # the latter where no schedule is in use
+        "[lr]": {"schedules/callbacks.py", "runtime/rate.py", "lr_finder/callbacks.py"},
         "[momentum]": {"schedules/callbacks.py"},
         "[betas]": {"schedules/callbacks.py"},
         "[weight_decay]": {"schedules/callbacks.py"},

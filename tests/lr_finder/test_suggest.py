@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_tricks.lr_finder.suggest import RULES, has_turned, judge, minimum, slide, steepest, valley
+from lightning_tricks.lr_finder.suggest import (
+    RULES,
+    best_candidate,
+    has_turned,
+    judge,
+    minimum,
+    slide,
+    steepest,
+    valley,
+)
 from lightning_tricks.lr_finder.sweep import rates
 
 LRS = rates(1e-7, 10.0, 81)  # ten per decade
@@ -78,3 +87,9 @@ def test_turning_is_losing_half_of_the_gain() -> None:
     assert has_turned(bowl(), 2.0, False)
     assert not has_turned(bowl()[:61], 2.0, False)
     assert has_turned([], 2.0, True)
+
+
+def test_of_the_candidates_the_smallest_good_one_is_taken() -> None:
+    assert best_candidate({0.1: 1.0, 0.3: 0.5, 1.0: 0.48}, 2.0) == 0.3
+    assert best_candidate({0.1: math.inf, 0.3: math.nan}, 2.0) is None
+    assert best_candidate({0.1: 3.0, 0.3: 4.0}, 2.0) == 0.1
