@@ -1,4 +1,4 @@
-"""What GradientMonitor and GradientClip add to a training step, against Lightning's own means."""
+"""What the callbacks add to a training step, against Lightning's own means."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ from torch.utils.data import DataLoader
 from benchmarks.environment import describe
 from benchmarks.measure import Estimate, Lane, interleave, median_interval, paired
 from benchmarks.models.resnet import resnet18
-from benchmarks.models.towers import compute_bound, launch_bound
+from benchmarks.models.towers import compute_bound, launch_bound, loop_bound
 from benchmarks.models.transformer import byte_transformer
 from benchmarks.results import FOLDER, save, table
-from lightning_tricks import GradientClip, GradientMonitor
+from lightning_tricks import GradientAccumulation, GradientClip, GradientMonitor, LRSchedule
 
 MODELS: dict[str, Callable[[], Any]] = {
     "a": launch_bound,
     "b": compute_bound,
+    "c": loop_bound,
     "resnet18": resnet18,
     "transformer": byte_transformer,
 }
 BARE, CLIP_VAL, BOTH = "bare Trainer", "gradient_clip_val=1.0", "GradientMonitor + GradientClip"
+SCHEDULE, THEIR_WINDOW, OUR_WINDOW = "LRSchedule", "accumulate_grad_batches=4", "GradientAccumulation(4)"
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     BARE: lambda: {},
     "bare Trainer again": lambda: {},
@@ -46,13 +48,16 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "GradientMonitor": lambda: {"callbacks": [GradientMonitor()]},
     "GradientClip": lambda: {"callbacks": [GradientClip(1.0)]},
     BOTH: lambda: {"callbacks": [GradientMonitor(), GradientClip(1.0)]},
+    SCHEDULE: lambda: {"callbacks": [LRSchedule(total=10**6, warmup=0)]},
+    THEIR_WINDOW: lambda: {"accumulate_grad_batches": 4},
+    OUR_WINDOW: lambda: {"callbacks": [GradientAccumulation(4)]},
     "both, every layer logged each step": lambda: {"callbacks": [GradientMonitor(every_n_steps=1), GradientClip(1.0)]},
 }
 METHOD = (
     "Every row is a Trainer.fit in a thread of its own that waits in its data loader; blocks of steps of all rows take "
     "turns in shuffled order, one at a time. Ratio and added time: median over rounds of the paired value, with a 95 % "
     "bootstrap interval. Batches are tensors in memory; the logger takes values and drops them; log_every_n_steps=50; "
-    "no progress bar, no checkpoints."
+    "no progress bar, no checkpoints. Rows with a window of 4 make one update in four steps: compare them with each other."
 )
 
 
@@ -263,6 +268,16 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             ratio = found["b", optimizer, BOTH]["ratio"]
             text = f"(b) {optimizer} AdamW: both cost at most 2 %"
             out.append({"gate": text, "limit": 1.02, **ratio, "passed": ratio["value"] <= 1.02})
+        ours, theirs = (found.get(("b", optimizer, name)) for name in (OUR_WINDOW, THEIR_WINDOW))
+        if ours and theirs:
+            windows = {OUR_WINDOW: ours["seconds"], THEIR_WINDOW: theirs["seconds"]}
+            ratio = vars(paired(windows, OUR_WINDOW, THEIR_WINDOW, lambda a, b: a / b))
+            text = f"(b) {optimizer} AdamW: GradientAccumulation(4) over accumulate_grad_batches=4"
+            out.append({"gate": text, "limit": 1.01, **ratio, "passed": ratio["value"] <= 1.01})
+        if ("c", optimizer, SCHEDULE) in found:
+            added = {k: 1e3 * v for k, v in found["c", optimizer, SCHEDULE]["added_ms"].items()}
+            text = f"(c) {optimizer} AdamW: LRSchedule adds at most 20 microseconds"
+            out.append({"gate": text, "limit": 20.0, **added, "passed": added["value"] <= 20.0})
     return out
 
 
@@ -283,7 +298,7 @@ def _share_of_added(both: list[float], clip: list[float], bare: list[float]) -> 
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the tables of a result."""
-    lines = [f"# Overhead of gradient monitoring and clipping\n\n`{result['command']}`\n"]
+    lines = [f"# Overhead of the callbacks\n\n`{result['command']}`\n"]
     hardware = result["environment"]
     lines.append(
         f"{hardware['gpu'] or hardware['cpu']}, torch {hardware['torch']}, lightning {hardware['lightning']}. {result['method']}\n"
@@ -336,7 +351,7 @@ def main(arguments: Sequence[str]) -> int:
     gpu = options.profile == "gpu"
     if gpu and not torch.cuda.is_available():
         parser.error("--profile gpu: there is no CUDA device here. Use --profile cpu")
-    models = (options.models or ("a,b,resnet18,transformer" if gpu else "a,b")).split(",")
+    models = (options.models or ("a,b,c,resnet18,transformer" if gpu else "a,b,c")).split(",")
     unknown = [m for m in models if m not in MODELS]
     if unknown:
         parser.error(f"--models {','.join(unknown)}: not one of {', '.join(MODELS)}")

@@ -1,13 +1,12 @@
-"""Train a small convolutional network on scikit-learn's handwritten digits, with monitoring, clipping and a schedule.
+"""Train a small convolutional network on scikit-learn's handwritten digits: LR finder, schedule, monitoring, clipping.
 
-What you have: nothing but this checkout. Run: ./dev demo. What you get: a table, a picture and TensorBoard logs.
+What you have: nothing but this checkout. Run: ./dev demo. What you get: a table, pictures and TensorBoard logs.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -15,15 +14,13 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
+from lightning_tricks import GradientClip, GradientMonitor, LRFinder, LRSchedule
 
 RUNS = Path(__file__).parent.parent / "runs"
 
@@ -66,7 +63,7 @@ class Net(L.LightningModule):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--lr", type=float, default=None, help="peak learning rate; without it LRFinder finds one")
     parser.add_argument("--clip", type=float, default=1.0, help="threshold of the global gradient norm")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -76,7 +73,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers|.*LeafSpec")
     L.seed_everything(options.seed, verbose=False)
     train, val = digits()
-    clip = GradientClip(options.clip)
+    clip, schedule = GradientClip(options.clip), LRSchedule("cosine", warmup="5%")
+    monitor = GradientMonitor(groups={"body": "^body", "head": "^head"})
+    finder = LRFinder() if options.lr is None else None
     logger = L.loggers.TensorBoardLogger(RUNS, name="demo")
     trainer = L.Trainer(
         max_epochs=options.epochs,
@@ -86,40 +85,14 @@ def main() -> None:
         logger=logger,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[GradientMonitor(groups={"body": "^body", "head": "^head"}), clip, LRSchedule("cosine", warmup="5%")],
+        callbacks=[monitor, clip, schedule, *([finder] if finder else [])],
     )
     begun = time.perf_counter()
-    trainer.fit(Net(options.lr), DataLoader(train, 64, shuffle=True), DataLoader(val, 512))
+    trainer.fit(Net(options.lr or 1e-3), DataLoader(train, 64, shuffle=True), DataLoader(val, 512))
     seconds = time.perf_counter() - begun
-    show(trainer, clip, Path(logger.log_dir), seconds)
+    from picture import show  # (matplotlib and TensorBoard take a moment to import)
 
-
-def show(trainer: L.Trainer, clip: GradientClip, folder: Path, seconds: float) -> None:
-    """Print the numbers of the run, draw it, and say how to see more."""
-    from picture import draw, read_scalars
-
-    scalars = read_scalars(folder)
-    norms = torch.tensor([value for _, value in scalars["grad/norm"]])
-    finite = norms[norms.isfinite()]
-    layers = {tag.removeprefix("grad/norm/"): rows for tag, rows in scalars.items() if tag.startswith("grad/norm/")}
-    largest = max(layers, key=lambda name: sum(v for _, v in layers[name] if v < float("inf")))
-    updates = clip.run.clock.applied_on_host(0)
-    table = Table(title=f"Handwritten digits, {seconds:.0f} s on {trainer.strategy.root_device}", show_header=False)
-    table.add_row("validation accuracy", f"{float(trainer.callback_metrics['val/accuracy']):.1%}")
-    table.add_row("applied updates", f"{updates} of {clip.run.clock.attempted(0)} attempted")
-    table.add_row("clipped", f"{clip.clipped_fraction:.1%} of them, to {clip.mean_coefficient:.2f} of their norm")
-    shares = [f"{float(finite.quantile(q)):.2f}" for q in (0.5, 0.99)] + [f"{float(finite.max()):.2f}"]
-    table.add_row("global gradient norm", f"median {shares[0]}, p99 {shares[1]}, max {shares[2]}")
-    table.add_row("layer with the largest norm", largest)
-    table.add_row("suggested threshold", f"{clip.suggested_threshold:.2f} (would clip one update in ten)")
-    console = Console()
-    console.print(table)
-    picture = draw(scalars, folder / "demo.png")
-    console.print(f"picture  {picture.relative_to(RUNS.parent)}", soft_wrap=True, highlight=False)
-    console.print(
-        f"more     {Path(sys.executable).with_name('tensorboard')} --logdir {RUNS}", soft_wrap=True, highlight=False
-    )
-    console.print("         and then open http://localhost:6006", highlight=False)
+    show(trainer, clip, finder, schedule, Path(logger.log_dir), seconds)
 
 
 if __name__ == "__main__":

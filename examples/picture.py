@@ -1,13 +1,59 @@
-"""From the TensorBoard logs of a run to one picture: loss, learning rate, and gradient norm before and after the clip."""
+"""What a run did: a table, and pictures from its TensorBoard logs."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import lightning.pytorch as L
+import torch
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_tricks import GradientClip, LRFinder, LRSchedule
+
 Scalars = dict[str, list[tuple[int, float]]]
+
+
+def show(
+    trainer: L.Trainer, clip: GradientClip, finder: LRFinder | None, schedule: LRSchedule, folder: Path, seconds: float
+) -> None:
+    """Print the numbers of the run, draw it, and say how to see more."""
+    root = Path(__file__).parent.parent
+    scalars = read_scalars(folder)
+    norms = torch.tensor([value for _, value in scalars["grad/norm"]])
+    finite = norms[norms.isfinite()]
+    layers = {tag.removeprefix("grad/norm/"): rows for tag, rows in scalars.items() if tag.startswith("grad/norm/")}
+    largest = max(layers, key=lambda name: sum(v for _, v in layers[name] if v < float("inf")))
+    updates = clip.run.clock.applied_on_host(0)
+    table = Table(title=f"Handwritten digits, {seconds:.0f} s on {trainer.strategy.root_device}", show_header=False)
+    table.add_row("validation accuracy", f"{float(trainer.callback_metrics['val/accuracy']):.1%}")
+    if finder is not None and finder.result is not None:
+        others = ", ".join(f"{name} {lr:.2g}" for name, lr in finder.result.suggestions.items())
+        table.add_row("learning rate found", f"{finder.result.suggestion:.2g} ({others})")
+    table.add_row("applied updates", f"{updates} of {clip.run.clock.attempted(0)} attempted")
+    table.add_row("clipped", f"{clip.clipped_fraction:.1%} of them, to {clip.mean_coefficient:.2f} of their norm")
+    shares = [f"{float(finite.quantile(q)):.2f}" for q in (0.5, 0.99)] + [f"{float(finite.max()):.2f}"]
+    table.add_row("global gradient norm", f"median {shares[0]}, p99 {shares[1]}, max {shares[2]}")
+    table.add_row("layer with the largest norm", largest)
+    table.add_row("suggested threshold", f"{clip.suggested_threshold:.2f} (would clip one update in ten)")
+    console = Console()
+    console.print(table)
+    pictures = [draw(scalars, folder / "demo.png"), folder / "schedule.png"]
+    schedule.plot(updates, base_lr=max(value for _, value in scalars["schedule/lr"])).savefig(pictures[1], dpi=120)
+    if finder is not None and finder.result is not None:
+        pictures.append(folder / "lr_finder.png")
+        finder.result.plot().savefig(pictures[-1], dpi=120)
+    for picture in pictures:
+        console.print(f"picture  {picture.relative_to(root)}", soft_wrap=True, highlight=False)
+    console.print(
+        f"more     {Path(sys.executable).with_name('tensorboard')} --logdir {root / 'runs'}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print("         and then open http://localhost:6006", highlight=False)
 
 
 def read_scalars(folder: Path) -> Scalars:
@@ -17,7 +63,7 @@ def read_scalars(folder: Path) -> Scalars:
 
 
 def draw(scalars: Scalars, path: Path) -> Path:
-    """Draw a run into a PNG and return its path."""
+    """Draw loss, learning rate, and gradient norm before and after the clip into a PNG; return its path."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     loss, rate, norm = figure.subplots(3, 1, sharex=True)
     loss.plot(*columns(scalars, "train/loss"), color="tab:blue", linewidth=1, label="training loss")

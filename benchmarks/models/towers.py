@@ -1,4 +1,7 @@
-"""Two towers of linear layers: (a) so small that launching kernels is all the work, (b) so large that arithmetic is."""
+"""Towers of linear layers: (a) so small that launching kernels is all the work, (b) so large that arithmetic is.
+
+And (c), one layer: hardly more than the Trainer's own loop, to see microseconds.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ def launch_bound(num_batches: int = 4) -> Workload:
 def compute_bound(num_batches: int = 4) -> Workload:
     """12 x (Linear(512, 512), LayerNorm) and a head: 50 tensors, 3.2 M weights, batch 128."""
     return _tower(12, 512, 128, num_batches)
+
+
+def loop_bound(num_batches: int = 4) -> Workload:
+    """(Linear(8, 8), LayerNorm) and a head: 6 tensors, batch 4."""
+    return _tower(1, 8, 4, num_batches)
 
 
 def _tower(depth: int, width: int, batch: int, num_batches: int) -> Workload:

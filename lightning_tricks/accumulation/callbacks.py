@@ -334,8 +334,9 @@ class GradientAccumulation(Trick):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Give the callbacks after this one the true loss, which Lightning has divided (#13243)."""
         # until lightning>2.6.6 (#13243)
-        if self._live is not None and isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
-            outputs["loss"].mul_(trainer.accumulate_grad_batches)
+        divided = trainer.accumulate_grad_batches
+        if self._live is not None and divided != 1 and isinstance(outputs, Mapping) and "loss" in outputs:
+            outputs["loss"].mul_(divided)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     # -- an update ----------------------------------------------------------------------------------------------

@@ -35,10 +35,10 @@ def draw_result(result: Result) -> Figure:
     if result.suggestion is not None and result.suggestion not in result.suggestions.values():
         axes.axvline(result.suggestion, color="black", label=f"bake-off {result.suggestion:.2g} (suggested)")
     finite = [*result.smoothed, result.first_loss]
-    low, high = min(finite), max(result.first_loss, sorted(finite)[int(0.9 * (len(finite) - 1))])
+    low, high = min(finite + result.losses), max(result.first_loss, sorted(finite)[int(0.9 * (len(finite) - 1))])
     margin = 0.1 * (high - low) + 1e-12
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - margin, high + 3 * margin))
     axes.set_title("" if result.confident else "low confidence: " + "; ".join(result.reasons), fontsize="small")
-    axes.legend(loc="upper left", fontsize="small")
+    axes.legend(loc="lower left", fontsize="small")
     axes.grid(alpha=0.3)
     return figure

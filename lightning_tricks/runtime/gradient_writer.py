@@ -34,6 +34,10 @@ class _Order:
     limit: float | None = None
     total: Tensor | None = None
 
+    @property
+    def nothing(self) -> bool:
+        return self.factor is None and not self.factors and self.limit is None and self.total is None
+
 
 class GradientWriter:
     """Collects what tricks want done to the gradients of an attempt, and does it once."""
@@ -69,7 +73,7 @@ class GradientWriter:
         """Carry out what was asked for in this attempt."""
         order, self._order = self._order, _Order()
         view = page.view
-        if page.empty:
+        if order.nothing or page.empty:
             return
         folds = view.folds and not order.factors and order.limit is None
         if order.total is not None and not self._decided(view, order, order.total):

@@ -136,16 +136,31 @@ class Page:
         self.losses = losses
         self._slots: dict[str, Any] = {}
         self._correction: Tensor | None = None
-        self.look_again()
+        self._found: tuple[list[Tensor], Sequence[int]] | None = None
 
     def look_again(self) -> None:
-        """Take note of the gradients that are there. For whoever adds or takes away some before they are read."""
-        view = self.view
-        found = list(map(_grad, view.parameters))
-        self.gradients: list[Tensor] = [g for g in found if g is not None]
-        self.present: Sequence[int] = view.everything
-        if len(self.gradients) < len(found):
-            self.present = [i for i, g in enumerate(found) if g is not None]
+        """Forget which gradients are there. For whoever adds or takes away some before they are read."""
+        self._found = None
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The gradients that are there. Listed when first asked for: some tricks never do."""
+        return self._look()[0]
+
+    @property
+    def present(self) -> Sequence[int]:
+        """The positions of the parameters that have one."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[list[Tensor], Sequence[int]]:
+        if self._found is None:
+            found = list(map(_grad, self.view.parameters))
+            gradients = [g for g in found if g is not None]
+            present: Sequence[int] = self.view.everything
+            if len(gradients) < len(found):
+                present = [i for i, g in enumerate(found) if g is not None]
+            self._found = gradients, present
+        return self._found
 
     @property
     def empty(self) -> bool:
