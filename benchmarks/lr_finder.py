@@ -253,7 +253,10 @@ def gates(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ("90th percentile of loss/best", "p90_loss_ratio", 3.0),
         (f"time over a bare fit of {STEPS} steps", "median_time_ratio", 1.5),
     )
-    return [{"gate": t, "limit": limit, "value": found[k], "passed": found[k] <= limit} for t, k, limit in wanted]
+    return [
+        {"gate": t, "limit": limit, "value": found[k], "passed": found[k] is not None and found[k] <= limit}
+        for t, k, limit in wanted
+    ]
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -275,7 +278,9 @@ def markdown(result: dict[str, Any]) -> str:
         for s in result["summary"]
     ]
     lines.append(table(header, rows) + "\n")
-    goals = [[g["gate"], f"{g['limit']}", f"{g['value']:.2f}", "yes" if g["passed"] else "NO"] for g in result["gates"]]
+    goals = [
+        [g["gate"], f"{g['limit']}", _shown(g["value"], "inf"), "yes" if g["passed"] else "NO"] for g in result["gates"]
+    ]
     lines.append(table(["to reach (LRFinder)", "limit", "measured", "reached"], goals) + "\n")
     return "\n".join(lines)
 

@@ -43,6 +43,8 @@ def compare(old: Path, new: Path) -> str:
         raise SystemExit(f"compare: {error}") from error
     if results[0]["table"] != results[1]["table"]:
         raise SystemExit(f"compare: {old} is of {results[0]['table']!r}, {new} of {results[1]['table']!r}.")
+    if "summary" in results[0]:
+        return _compare_summaries(results, [old.name, new.name])
     index = [{(r["model"], r["optimizer"], r["row"]): r for r in result["rows"]} for result in results]
     rows = []
     for key in index[0].keys() & index[1].keys():
@@ -51,3 +53,14 @@ def compare(old: Path, new: Path) -> str:
             apart = "differs" if after["low"] > before["high"] or after["high"] < before["low"] else "same"
             rows.append([*key, f"{before['value']:.3f}", f"{after['value']:.3f}", apart])
     return table(["model", "optimizer", "row", old.name, new.name, "intervals"], sorted(rows))
+
+
+def _compare_summaries(results: list[dict[str, Any]], names: list[str]) -> str:
+    sides = [{row["finder"]: row for row in result["summary"]} for result in results]
+    keys = ("median_loss_ratio", "p90_loss_ratio", "median_time_ratio")
+    rows = [
+        [finder, key, *("-" if side[finder][key] is None else f"{side[finder][key]:.2f}" for side in sides)]
+        for finder in sides[0].keys() & sides[1].keys()
+        for key in keys
+    ]
+    return table(["finder", "value", *names], sorted(rows))

@@ -341,6 +341,7 @@ class GradientAccumulation(Trick):
 
     # -- an update ----------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def opened(self, run: TrainingRun, page: Page) -> None:
         """Correct the gradients to the exact mean before anything reads them."""
         self._stepped = True
@@ -352,13 +353,13 @@ class GradientAccumulation(Trick):
         device, world = page.view.device, run.trainer.world_size
         weight, size = now.weight, now.samples
         if world > 1:
-            pair = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=device) for v in (weight, size)])
+            pair = torch.stack([_on_device(weight, device), _on_device(size, device)])
             weight, size = run.trainer.strategy.reduce(pair, reduce_op="sum").unbind()
         self._effective = size
         assert self._reference is not None
         correction = world * self._reference * now.planned / weight
         if isinstance(correction, Tensor) or correction != 1.0:
-            factor = torch.as_tensor(correction, dtype=torch.float32, device=device)
+            factor = _on_device(correction, device)
             page.correct(factor)
             run.writer.scale(factor)
 
@@ -376,15 +377,22 @@ class GradientAccumulation(Trick):
     # -- when memory runs out -----------------------------------------------------------------------------------
 
     def _step_or_zero(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        """Under a GradScaler, Lightning throws a whole window away when its last micro-batch has no loss.
-
-        A loss of zero that depends on nothing makes it step. (#16228: skipped steps that nobody is told of.)
-        """
         output = step(*arguments)
-        if output is None and self._live is not None and self._now.backwards > 0 and torch.is_grad_enabled():
-            self._batch = None
-            return torch.zeros((), device=self.run.trainer.strategy.root_device, requires_grad=True)
-        return output
+        return self._zero_loss() if output is None else output
+
+    def _zero_loss(self) -> Tensor | None:
+        """Return a loss of zero that depends on nothing, where there are gradients to step with and no loss.
+
+        Under a GradScaler, Lightning throws a whole window away when its last micro-batch has none.
+        """
+        # until lightning>2.6.6 (#16228)
+        run = self._live
+        if run is None or self._now.backwards == 0 or not torch.is_grad_enabled():
+            return None
+        if not run.loss_scale.active or run.trainer.world_size > 1:
+            return None
+        self._batch = None
+        return torch.zeros((), device=run.trainer.strategy.root_device, requires_grad=True)
 
     def _split_step(self, step: Callable[..., Any], batch: Any, *rest: Any) -> Any:
         """Run forward and backward, in smaller parts when memory runs out, beside the gradients of the window."""
@@ -398,7 +406,7 @@ class GradientAccumulation(Trick):
             self._pending = None if output is None else gradient_writer.take(parameters)
         finally:
             gradient_writer.give(parameters, kept)
-        return output
+        return self._zero_loss() if output is None else output
 
     @staticmethod
     def _parameters(module: Any) -> list[Tensor]:
@@ -446,3 +454,10 @@ def _samples_or_zero(batch: Any) -> float:
         return float(samples(batch))
     except TrickError:
         return 0.0
+
+
+def _on_device(value: float | Tensor, device: torch.device) -> Tensor:
+    """Return a 0-d float32 tensor. A number is filled in, not copied: a copy would wait for the device."""
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=torch.float32)
+    return torch.full((), value, dtype=torch.float32, device=device)

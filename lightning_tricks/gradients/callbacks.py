@@ -188,6 +188,7 @@ class GradientMonitor(Trick):
         """The averages of the noise scale."""
         return {"noise": None if self._noise is None else moved(self._noise, torch.device("cpu"))}
 
+    @torch.no_grad()
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Measure; publish at logged steps."""
         due = self._cadence.due(page.step)
@@ -454,6 +455,7 @@ class GradientClip(Trick):
                 text = f"optimizer {view.index} has another GradientClip(rule={trick.rule!r})"
                 raise ConflictError(message("GradientClip", "rule", self.rule, text, "Remove one, or use groups="))
 
+    @torch.no_grad()
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Norms -> rule -> writer."""
         due = self._cadence.due(page.step)

@@ -121,6 +121,16 @@ class LRFinder(Trick):
         """What the sweep has found; None before it, and in a resumed run."""
         return self._result
 
+    def plot(self) -> Any:
+        """Return the figure of the result: losses over rates, every suggestion marked.
+
+        Raises:
+            TrickError: there was no sweep yet.
+        """
+        if self._result is None:
+            raise TrickError("LRFinder: there is nothing to draw before Trainer.fit, nor after a resume.")
+        return self._result.plot()
+
     # -- before the first update --------------------------------------------------------------------------------
 
     def prepare(self, run: TrainingRun) -> None:

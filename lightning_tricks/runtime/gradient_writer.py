@@ -71,10 +71,15 @@ class GradientWriter:
 
     def commit(self, page: Page) -> None:
         """Carry out what was asked for in this attempt."""
-        order, self._order = self._order, _Order()
-        view = page.view
-        if order.nothing or page.empty:
+        if self._order.nothing:
             return
+        order, self._order = self._order, _Order()
+        if not page.empty:
+            self._carry_out(page, order)
+
+    @torch.no_grad()
+    def _carry_out(self, page: Page, order: _Order) -> None:
+        view = page.view
         folds = view.folds and not order.factors and order.limit is None
         if order.total is not None and not self._decided(view, order, order.total):
             return

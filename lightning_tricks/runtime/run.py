@@ -159,6 +159,8 @@ class TrainingRun:
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
+        if len(self.views) == 1:
+            return self.views[0]
         return next(view for view in self.views if view.optimizer is optimizer)
 
     def open(self, optimizer: Optimizer) -> Page | None:

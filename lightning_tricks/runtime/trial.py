@@ -171,7 +171,7 @@ class Trial:
             return loss.detach()
 
         if closes:
-            strategy.optimizer_step(self.optimizer, closure, model=strategy.model)
+            strategy.optimizer_step(self.optimizer, closure)
             return
         silent = strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
         with silent:

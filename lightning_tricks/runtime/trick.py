@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as lightning_pytorch
 import pytorch_lightning
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -140,7 +139,6 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
         if run is not None and run.lead is self:
             run.note_loss(loss)
 
-    @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Open the attempt (first trick), let this trick speak, write the gradients (last trick)."""
         run = self._live

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TICKS = 1_000_000  # positions on a curve that is measured by the wall clock
+_SLACK = 0.05  # share of max_time in which the clock does not hurry a run whose updates are planned
 _AGREE_EVERY = 16  # attempts after which several processes agree on the time
 
 
@@ -41,8 +42,9 @@ class LRSchedule(Trick):
     the length of the run, the curve still reaches its end (within 1 % of the base rate): if skipped attempts would not
     let it, the last updates advance by two each. With ``total=`` it is the curve at the number of updates to the last.
 
-    When the Trainer has a ``max_time`` (and ``total=`` is not given) the curve follows the wall clock. With data that
-    have no length, the rate is held during the first epoch, which tells the length, and decays from the second on.
+    Where ``max_time`` alone bounds the run, the curve follows the wall clock; beside ``max_epochs`` or ``max_steps``
+    the clock hurries the curve only when it would end the run first. ``total=`` switches both off. With data that have
+    no length, the rate is held in the first epoch, which tells the length, and decays from the second on.
 
     Args:
         decay: ``"constant"``, ``"linear"``, ``"cosine"``, ``"cosine_restarts"``, ``"polynomial"``, ``"exponential"``,
@@ -156,6 +158,7 @@ class LRSchedule(Trick):
         self._pace = _Pace()
         self._plateau = self.decay.init() if isinstance(self.decay, Plateau) else None
         self._skipped: dict[int, int] = {}
+        self._timed = False
         self._awaited: int | None = None
         self._observed: int | None = None
 
@@ -254,12 +257,12 @@ class LRSchedule(Trick):
         decays = [self.decay, *(d for d in self.overrides.values() if isinstance(d, Decay))]
         try:
             pace.planned, total = self._planned(trainer, per_epoch)
-            if self._progress is not None:
+            timed = self._timed = self._progress is not None and total is None
+            if timed:
                 total = _TICKS
             elif trainer.fast_dev_run and total is not None:  # the first batches of a longer run
                 lengths = (length.updates(total, per_epoch) for length in (self.warmup, self.hold))
                 total = max(total, sum(lengths) + 1)
-            timed = self._progress is not None
             self._curves = [self._joined(d, total, per_epoch, timed=timed, held=pace.held) for d in decays]
         except UnknownHorizonError as error:
             self._curves = self._first_epoch(decays, error)
@@ -278,7 +281,7 @@ class LRSchedule(Trick):
         try:
             planned = forecast_updates(trainer)
         except UnknownHorizonError:
-            if self._progress is not None or not self._needs_length():
+            if self._progress is not None or not self._needs_length():  # by the clock, or without an end
                 return None, None
             raise
         return planned, planned
@@ -372,30 +375,43 @@ class LRSchedule(Trick):
     def _position(self, run: TrainingRun, view: OptimizerView) -> tuple[int | Tensor, int]:
         """Return where on the curve the next update is, and the same as the host knows it."""
         attempted, applied = run.clock.attempted(view.index), run.clock.applied(view.index)
-        if self._progress is not None:
-            ticks = self._ticks(run, attempted)
+        if self._timed:
+            ticks = round(_TICKS * self._share_of_time(run, attempted))
             return ticks, ticks
         if isinstance(applied, Tensor):
             number = host.at_hand(applied)
             applied = applied if number is None else int(number)
-        position = self._reaching_the_end(applied, attempted)
-        if isinstance(position, int):
-            return position, position
-        known = max(0, attempted - self._skipped.get(view.index, 0))
-        return position, int(self._reaching_the_end(known, attempted))
+        position, known = self._reaching_the_end(applied, attempted), applied
+        if isinstance(known, Tensor):
+            counted = max(0, attempted - self._skipped.get(view.index, 0))
+            known = int(self._reaching_the_end(counted, attempted))
+        return self._in_time(run, position, attempted), int(self._in_time(run, known, attempted))
+
+    def _in_time(self, run: TrainingRun, position: int | Tensor, attempted: int) -> int | Tensor:
+        """Return the position, or a later one where ``max_time`` would end the run before its curve.
+
+        A limit that is only there for safety changes nothing: the first 5 % of the time are free.
+        """
+        planned = self._pace.planned
+        if self._progress is None or planned is None:
+            return position
+        if self.warmup.unit != "%" and attempted < self._curves[0].warmup:
+            return position
+        least = round(planned * (self._share_of_time(run, attempted) - _SLACK) / (1.0 - _SLACK))
+        return max(position, least) if isinstance(position, int) else position.clamp(min=least)
 
     def _reaching_the_end(self, applied: int | Tensor, attempted: int) -> int | Tensor:
         planned = self._pace.planned
         return applied if planned is None else caught_up(applied, attempted, planned, self._pace.end)
 
-    def _ticks(self, run: TrainingRun, attempted: int) -> int:
-        """Return the position by the wall clock, or by updates where these are further; equal on all ranks."""
+    def _share_of_time(self, run: TrainingRun, attempted: int) -> float:
+        """Return which share of ``max_time`` is over, equal on all ranks."""
         assert self._progress is not None
         pace, world = self._pace, run.trainer.world_size
         if world == 1 or attempted % _AGREE_EVERY == 0:
             elapsed = self._progress()
             pace.elapsed = elapsed if world == 1 else float(run.trainer.strategy.broadcast(elapsed))
-        return round(_TICKS * max(pace.elapsed, attempted / pace.planned if pace.planned else 0.0))
+        return pace.elapsed
 
     def _height(self, curve: int, position: int | Tensor) -> float | Tensor:
         lowered = self._plateau["multiplier"] if self._plateau is not None and curve == 0 else 1.0
@@ -515,7 +531,7 @@ class LRSchedule(Trick):
                 continue
             reached, end = curve.value(int(position)), curve.value(curve.total)
             if abs(reached - end) > 0.02 or int(position) < curve.warmup:
-                when = f"at update {applied} of {curve.total}" if self._progress is None else "before max_time"
+                when = "before max_time" if self._timed else f"at update {applied} of {curve.total}"
                 text = f"training ended {when}, at {reached:.0%} of the base rate"
                 warn("LRSchedule", f"{text} instead of {end:.0%}. Pass total={applied} if this length is meant.")
 

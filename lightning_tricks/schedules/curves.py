@@ -77,6 +77,10 @@ class Decay(ABC):
         """Return 1 where the rate is highest, 0 where it is lowest: an inverse momentum follows it."""
         return min(1.0, max(0.0, self.height(update, length)))
 
+    def parts(self, length: int) -> list[tuple[str, int]]:
+        """Return names and lengths of its parts, for pictures."""
+        return [("decay", length)]
+
 
 @dataclass(frozen=True)
 class Constant(Decay):

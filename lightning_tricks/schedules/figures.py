@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from lightning_tricks.schedules.phases import Curve
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Series = list[float]
+
+_COLORS = ("tab:orange", "tab:gray", "tab:green", "tab:purple", "tab:red", "tab:cyan")
 
 
 def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = None) -> Figure:
@@ -33,13 +36,14 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
     figure = Figure(figsize=(8, 1.6 + 1.6 * len(rows)), layout="constrained")
     all_axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     total = curve.total or 0
-    ends = (0, curve.warmup, curve.begun, total)
+    phases = [("warm-up", curve.warmup), ("hold", curve.hold), *curve.decay.parts(total - curve.begun)]
     for axes, (name, values) in zip(all_axes, rows, strict=True):
         axes.plot(values, color="tab:blue", label=name)
-        phases = zip(("warm-up", "hold", "decay"), ("tab:orange", "tab:gray", "tab:green"), strict=True)
-        for (phase, color), left, right in zip(phases, ends[:-1], ends[1:], strict=True):
-            if right > left:
-                axes.axvspan(left, right, color=color, alpha=0.12, label=phase)
+        left = 0
+        for (phase, length), color in zip(phases, cycle(_COLORS), strict=False):
+            if length > 0:
+                axes.axvspan(left, left + length, color=color, alpha=0.12, label=phase)
+            left += length
         low, high = min(values), max(values)
         axes.set(ylabel=name, xlim=(0, total))
         axes.set_ylim(0 if axes is all_axes[0] else low - 0.1 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)

@@ -208,6 +208,11 @@ class _Joined(Decay):
     owns_warmup = True
     takes_final = False
 
+    def parts(self, length: int) -> list[tuple[str, int]]:
+        return [
+            (f"phase {i}: {phase.decay!r}".split("(")[0], size) for i, (phase, size) in enumerate(self.laid, start=1)
+        ]
+
     def height(self, update: int, length: int) -> float:
         at = 0
         while at < len(self.laid) - 1 and update >= self.laid[at][1]:

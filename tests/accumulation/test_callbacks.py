@@ -146,10 +146,12 @@ def test_a_target_size_adapts_the_window_to_the_micro_batches() -> None:
 
 @pytest.mark.parametrize("drop", [{0}, {3}, {2, 3}, {0, 1, 2, 3}, {9}])
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
-def test_micro_batches_without_a_loss_count_nothing(drop: set[int], precision: str) -> None:
+@pytest.mark.parametrize("on_oom", ["raise", "split"])
+def test_micro_batches_without_a_loss_count_nothing(drop: set[int], precision: str, on_oom: Any) -> None:
     data = ragged(SIZES)
     module = Classifier(spoil=lambda i, loss: None if i in drop else loss)
-    measured, t = run(GradientAccumulation(4), data, module=module, precision=precision, init_scale=1.0)
+    trick = GradientAccumulation(4, on_oom=on_oom)
+    measured, t = run(trick, data, module=module, precision=precision, init_scale=1.0)
     kept = [[i for i in window if i not in drop] for window in (range(4), range(4, 8), range(8, 10))]
     oracle = big_batches([data[i] for w in kept for i in w], [len(w) for w in kept if w])
     measured = [row for row in measured if row.numel()]

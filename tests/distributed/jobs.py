@@ -196,3 +196,27 @@ def accumulate(
         "told": [str(w.message) for w in caught if "no memory" in str(w.message)],
         "tracked": int(module.norm.num_batches_tracked) if strategy == "ddp" else 0,
     }
+
+
+def find_rate(finder: bool, spoil_rank: int | None = None) -> dict[str, Any]:
+    """Find a learning rate on two ranks with different data, without setting it, and train."""
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from lightning_tricks import LRFinder
+
+    rank = int(os.environ["RANK"])
+    data = torch.utils.data.Subset(digits(128), list(range(rank, 128, 2)))
+    module = Classifier(lambda p: sgd(p, momentum=0.9))
+    trick = LRFinder(num_steps=40, apply=False)
+    tricks = [GradientClip(1.0), *([trick] if finder else [])]
+    torch.manual_seed(rank)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        t = trainer(tricks, strategy=DDPStrategy(), devices=2, use_distributed_sampler=False)
+        t.fit(module, torch.utils.data.DataLoader(data, batch_size=8, shuffle=True))
+    result = trick.result
+    return {
+        "weights": torch.cat([p.detach().reshape(-1) for p in module.parameters()]),
+        "losses": result.losses if result else [],
+        "suggestion": result.suggestion if result else None,
+    }

@@ -19,6 +19,7 @@ def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> No
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, env=environment)
     assert done.returncode == 0, done.stderr
     for row in (
+        "learning rate found",
         "applied updates",
         "clipped",
         "global gradient norm",
@@ -32,8 +33,10 @@ def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> No
     assert "132 of 132 attempted" in done.stdout
     assert "{" not in done.stdout
     run = tmp_path / "runs" / "demo" / "version_0"
-    assert (run / "demo.png").stat().st_size > 20_000
+    for picture in ("demo.png", "schedule.png", "lr_finder.png"):
+        assert (run / picture).stat().st_size > 10_000, picture
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    assert events.Tags()["images"] == ["lr_finder"]
     for tag in (
         "grad/norm",
         "grad/clip_coefficient",

@@ -200,6 +200,17 @@ def test_numbers_in_the_readme_come_from_the_results() -> None:
             assert line in result.splitlines(), line
 
 
+@pytest.mark.parametrize("page", ["README.md", "lightning_tricks/lr_finder/README.md"])
+def test_numbers_of_the_finder_come_from_the_results(page: str) -> None:
+    result = (ROOT / "benchmarks/results/lr_finder-cpu.md").read_text().splitlines()
+    shown = [
+        line for line in (ROOT / page).read_text().splitlines() if re.match(r"\| (LRFinder|our rule|Lightning's)", line)
+    ]
+    assert len(shown) >= 3
+    for line in shown:
+        assert line in result, line
+
+
 def test_the_support_page_is_that_of_the_matrix() -> None:
     from tests.matrix import support_page
 

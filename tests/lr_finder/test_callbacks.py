@@ -227,6 +227,8 @@ def quadratic(curvature: float = 1.0) -> Any:
 @pytest.mark.parametrize("curvature", [0.01, 1.0, 100.0])
 def test_on_a_quadratic_the_lowest_loss_is_at_the_known_rate(curvature: float) -> None:
     finder = LRFinder(1e-6, 1e4, num_steps=100)
+    with pytest.raises(TrickError, match="nothing to draw before Trainer.fit"):
+        finder.plot()
     trainer([finder], max_steps=1, max_epochs=-1).fit(quadratic(curvature), loader(64))
     result = finder.result
     assert result is not None and result.confident, result
@@ -234,6 +236,7 @@ def test_on_a_quadratic_the_lowest_loss_is_at_the_known_rate(curvature: float) -
     # rates above 2/curvature diverge; the sweep notices it some updates later, hence the tenth
     assert 0.1 / curvature < result.suggestion < 2.0 / curvature
     assert result.lrs[-1] < 100 / curvature, "stopped when it diverged"
+    assert list(finder.plot().axes[0].lines[0].get_ydata()) == result.losses
 
 
 def test_the_rate_that_is_found_is_what_training_and_schedule_use() -> None:

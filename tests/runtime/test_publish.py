@@ -107,3 +107,30 @@ def test_without_a_logger_and_in_a_fast_run_nothing_breaks() -> None:
     fit(Classifier(), [GradientMonitor()], logger=False)
     t = trainer([GradientMonitor()], fast_dev_run=2)
     t.fit(Classifier(), loader(32))
+
+
+def test_a_figure_goes_to_loggers_that_draw_and_a_failing_one_is_told_once() -> None:
+    drawn: list[Any] = []
+
+    class Draws(Memory):
+        class experiment:
+            add_figure = staticmethod(lambda name, figure, step: drawn.append((name, figure, step)))
+
+    class Breaks(Memory):
+        class experiment:
+            @staticmethod
+            def add_figure(name: str, figure: Any, step: int) -> None:
+                raise OSError("disk full")
+
+    publisher = Publisher(lambda: loggers)
+    loggers = [Memory(), Breaks(), Draws()]
+    with pytest.warns(RuntimeWarning, match="Breaks failed at step 3 .*disk full"):
+        publisher.draw(3, "picture", lambda: "figure")
+    publisher.draw(4, "picture", lambda: "figure")
+    assert drawn == [("picture", "figure", 3), ("picture", "figure", 4)]
+
+    def missing() -> None:
+        raise ImportError("no matplotlib")
+
+    publisher.draw(5, "picture", missing)
+    assert len(drawn) == 2

@@ -20,7 +20,9 @@ from lightning_tricks import (
     TrickWarning,
     UnsupportedError,
 )
+from lightning_tricks.schedules.curves import Span
 from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer, weights
+from tests.gradients.test_callbacks import Gan
 
 
 def closed_form(k: int, total: int, warmup: int, decay: str = "cosine", final: float = 0.0) -> float:
@@ -453,16 +455,26 @@ def test_with_max_time_the_curve_follows_the_wall_clock(epochs: int, monkeypatch
 
     t = trainer([Tick(), LRSchedule("linear", warmup="20%")], max_epochs=epochs, max_time=timedelta(seconds=100))
     t.fit(Classifier(), loader(32))
-    assert used[0] == pytest.approx(0.0, abs=1e-5)  # no time has passed yet
-    assert used[1:] == pytest.approx([0.5, *(1 - k / 8 for k in range(8))], abs=1e-5)
+    share = [k / 10 if epochs == -1 else max(0.0, (k / 10 - 0.05) / 0.95) for k in range(10)]
+    expected = [x / 0.2 if x < 0.2 else 1 - (x - 0.2) / 0.8 for x in share]
+    assert used == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_max_time_for_safety_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch).now = 300.0
+    rates = Rates()
+    fit(Classifier(), [LRSchedule(warmup=3), rates], max_time=timedelta(seconds=10_000))
+    assert [row[0] for row in rates.used[0]] == pytest.approx([0.05 * closed_form(k, 12, 3) for k in range(12)])
 
 
 def test_the_wall_clock_wants_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch)
     with pytest.raises(TrickError, match="measured in shares of time"):
-        fit(Classifier(), [LRSchedule(warmup=50)], max_time=timedelta(seconds=100))
-    with pytest.raises(TrickError, match=r"Step\(every=30\): max_time bounds this run"):
-        fit(Classifier(), [LRSchedule(Step(30))], max_time=timedelta(seconds=100))
+        fit(Classifier(), [LRSchedule(warmup=50)], max_epochs=-1, max_time=timedelta(seconds=100))
+    with pytest.raises(TrickError, match="measured in shares of time"):
+        fit(Classifier(), [LRSchedule(Step("30%"), hold=5)], max_epochs=-1, max_time=timedelta(seconds=100))
+    with pytest.raises(ValueError, match=r"Step\(every=30\): max_time bounds this run"):
+        Step(30).placed(Span(length=100, timed=True))
 
 
 # -- plateau ----------------------------------------------------------------------------------------------------------
@@ -529,9 +541,48 @@ def test_lightnings_plateau_is_an_epoch_late_after_a_resume(tmp_path: Any) -> No
     assert [row[0] for row in rates.used[0]] != pytest.approx(oracle_rates(10, factor=0.5, patience=1)[4:])
 
 
-def test_writing_the_rate_takes_little_time_even_at_large_totals() -> None:
-    schedule = LRSchedule(total=10**9, warmup=1000)
+@pytest.mark.parametrize("total", [10**6, 10**9])
+def test_writing_the_rate_takes_little_time_even_at_large_totals(total: int) -> None:
+    schedule = LRSchedule(total=total, warmup=1000)
     begun = time.perf_counter()
     with pytest.warns(TrickWarning):
         fit(Classifier(), [schedule])
     assert time.perf_counter() - begun < 60, "no table of a billion entries is made"
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_run_resumed_in_mid_epoch_and_mid_window_has_the_rates_of_the_whole(
+    accumulate: int, stop: int, tmp_path: Any
+) -> None:
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 0 and batch_idx == stop:
+                trainer.save_checkpoint(tmp_path / "mid.ckpt")
+
+    def run(*callbacks: Any, **arguments: Any) -> list[float]:
+        rates = Rates()
+        t = trainer([LRSchedule(warmup=3), rates, *callbacks], max_epochs=2, accumulate_grad_batches=accumulate)
+        t.fit(Classifier(), loader(96), **arguments)
+        return [row[0] for row in rates.used[0]]
+
+    whole = run(Save())
+    assert run(ckpt_path=tmp_path / "mid.ckpt") == pytest.approx(whole[(stop + 1) // accumulate :], rel=1e-12)
+
+
+def test_two_optimizers_of_manual_optimization_follow_the_curve_at_their_own_counts() -> None:
+    class Uneven(Gan):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            first, second = self.optimizers()  # type: ignore[misc,attr-defined]
+            for optimizer in [first, second] if batch_idx % 3 == 0 else [first]:
+                optimizer.zero_grad()
+                self.manual_backward(sum(p.square().sum() for p in self.parameters()))
+                optimizer.step()
+
+    rates = Rates()
+    with pytest.warns(TrickWarning, match="training ended at update 4 of 12"):
+        fit(Uneven(), [LRSchedule("linear", warmup=2), rates])
+    for index, count in ((0, 12), (1, 4)):
+        base = rates.used[index][1][0]  # the second update is the peak
+        expected = [base * closed_form(k, 12, 2, "linear") for k in range(count)]
+        assert [row[0] for row in rates.used[index]] == pytest.approx(expected, rel=1e-12)

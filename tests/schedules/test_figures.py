@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lightning_tricks import LRSchedule
+from lightning_tricks import Join, LRSchedule, Phase
 
 
 def test_the_plot_shows_the_curve() -> None:
@@ -23,6 +23,14 @@ def test_the_plot_shows_momentum_and_weight_decay_where_they_are_scheduled() -> 
     assert list(momentum.lines[0].get_ydata()) == pytest.approx([0.95 - 0.1 * h for h in height])
     assert decay.lines[0].get_ydata()[0] == pytest.approx(0.04)
     assert decay.lines[0].get_ydata()[25] == pytest.approx(0.22)
+
+
+def test_joined_phases_are_marked_each() -> None:
+    join = Join([Phase("linear", "10%", start=0.0, end=1.0), Phase("constant", "50%"), Phase("cosine")])
+    axes = LRSchedule(join).plot(50).axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["learning rate", "phase 1: Linear", "phase 2: Constant", "phase 3: Cosine"]
+    assert [(p.get_x(), p.get_width()) for p in axes.patches] == [(0, 5), (5, 25), (30, 20)]
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """Run an example in a copy of its folder and return what it printed."""
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    command = [sys.executable, "-W", "ignore", f"examples/{name}.py", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_finders_example_finds_a_better_rate(tmp_path: Path) -> None:
+    printed = run("lr_finder", tmp_path, "--epochs", "3")
+    found = re.search(r"accuracy with 0.0001: ([\d.]+)%; with the rate found: ([\d.]+)%", printed)
+    assert found is not None, printed
+    assert float(found[2]) > max(80.0, float(found[1]))
+    assert (tmp_path / "runs" / "lr_finder.png").stat().st_size > 10_000
+
+
+def test_the_large_batchs_gradient_is_had_in_every_way_but_lightnings(tmp_path: Path) -> None:
+    printed = run("large_batch_on_small_memory", tmp_path)
+    errors = [float(x) for x in re.findall(r"\d\.\de[-+]\d\d", printed)]
+    assert errors[0] > 0.1
+    assert len(errors) == 5 and max(errors[1:]) <= 1e-6
+    assert (tmp_path / "runs" / "large_batch.png").stat().st_size > 10_000
+
+
+def test_the_gallery_draws_every_shape(tmp_path: Path) -> None:
+    run("schedules_gallery", tmp_path)
+    assert (tmp_path / "runs" / "schedules.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_examples_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 120
