@@ -161,6 +161,7 @@ class LRSchedule(Trick):
         self._timed = False
         self._awaited: int | None = None
         self._observed: int | None = None
+        self._of_validation = False
 
     # -- without a Trainer --------------------------------------------------------------------------------------
 
@@ -243,6 +244,7 @@ class LRSchedule(Trick):
             self._base = [[_Base(*numbers) for numbers in groups] for groups in state["base"]]
         self._base = self._base or [[] for _ in run.views]
         self._plateau = state.get("plateau") or self._plateau
+        self._of_validation = state.get("of_validation", self._of_validation)
         self._pace = _Pace(**{**vars(self._pace), **state.get("pace", {})})
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
         self._lay_out(run)
@@ -481,12 +483,14 @@ class LRSchedule(Trick):
         """Show a plateau its metric, before a ModelCheckpoint saves: so a resume is exact."""
         if isinstance(self.decay, Plateau) and self._live is not None and not trainer.sanity_checking:
             results = trainer.fit_loop.epoch_loop.val_loop._results
-            self._observe(self._live, None if results is None else results.metrics(False)["callback"])
+            seen = self._observe(self._live, None if results is None else results.metrics(False)["callback"])
+            if seen:
+                self._of_validation, self._awaited = True, None
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Show a plateau a metric of the training; one that the module logs in this very hook comes a moment later."""
         super().on_train_epoch_end(trainer, pl_module)
-        if isinstance(self.decay, Plateau) and self._live is not None:
+        if isinstance(self.decay, Plateau) and self._live is not None and not self._of_validation:
             self._observe(self._live, trainer.fit_loop.epoch_loop._results.metrics(False)["callback"])
             self._awaited = trainer.current_epoch
 
@@ -497,20 +501,21 @@ class LRSchedule(Trick):
         epoch, metrics = self._awaited, run.trainer.callback_metrics
         if self._observed != epoch and self.decay.monitor in metrics:
             self._observe(run, metrics)
-        if self._observed == epoch:
-            self._awaited = None
+        every = run.trainer.check_val_every_n_epoch  # None: validation counts batches over epochs
+        if self._observed is not None or not every or epoch + 1 < every:
+            self._awaited = None if self._observed == epoch else epoch
         elif strict:
             near = nearest(self.decay.monitor, sorted(metrics))
             remedy = f"Did you mean {near!r}?" if near else f"Logged are: {', '.join(sorted(metrics)) or 'none'}"
             text = f"no such metric was logged in epoch {epoch}"
             raise TrickError(message("Plateau", "monitor", self.decay.monitor, text, remedy))
 
-    def _observe(self, run: TrainingRun, metrics: Mapping[str, Any] | None) -> None:
+    def _observe(self, run: TrainingRun, metrics: Mapping[str, Any] | None) -> bool:
         rule, strategy = self.decay, run.trainer.strategy
         assert isinstance(rule, Plateau) and self._plateau is not None
         value = (metrics or {}).get(rule.monitor)
         if value is None:
-            return
+            return False
         self._observed = run.trainer.current_epoch
         if run.trainer.world_size > 1:  # the same decision on all ranks
             value = strategy.reduce(torch.as_tensor(float(value), device=strategy.root_device), reduce_op="mean")
@@ -518,6 +523,7 @@ class LRSchedule(Trick):
         self._plateau = rule.update(float(value), self._plateau)
         if self._plateau["reductions"] > before:
             self._write_all(run)
+        return True
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -548,7 +554,8 @@ class LRSchedule(Trick):
         if self._live is not None:
             self._await(self._live, strict=False)
         base = [[[group.lr, group.weight_decay] for group in groups] for groups in self._base]
-        return {"base": base, "pace": dict(vars(self._pace)), "plateau": self._plateau}
+        pace, seen = dict(vars(self._pace)), self._of_validation
+        return {"base": base, "pace": pace, "plateau": self._plateau, "of_validation": seen}
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,26 @@ class Exponential(Decay):
 
 
 @dataclass(frozen=True)
-class NaturalExponential(Decay):
+class _Rated(Decay):
+    rate: float
+    every: Length = 1
+    staircase: bool = False
+
+    needs_length = False
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        require_number(owner, "rate", self.rate, remedy="Use e.g. 0.001")
+        require_length(owner, "every", self.every)
+        require_flag(owner, "staircase", self.staircase)
+
+    def placed(self, span: Span) -> Decay:
+        """Return the curve with ``every`` in updates."""
+        return replace(self, every=span.updates(type(self).__name__, "every", self.every))
+
+
+@dataclass(frozen=True)
+class NaturalExponential(_Rated):
     """``exp(-rate * update/every)``, as TensorFlow's.
 
     Args:
@@ -67,28 +86,13 @@ class NaturalExponential(Decay):
     0.3679
     """
 
-    rate: float
-    every: Length = 1
-    staircase: bool = False
-
-    needs_length = False
-
-    def __post_init__(self) -> None:
-        require_number("NaturalExponential", "rate", self.rate, remedy="Use e.g. 0.001")
-        require_length("NaturalExponential", "every", self.every)
-        require_flag("NaturalExponential", "staircase", self.staircase)
-
-    def placed(self, span: Span) -> Decay:
-        """Return the curve with ``every`` in updates."""
-        return replace(self, every=span.updates("NaturalExponential", "every", self.every))
-
     def height(self, update: int, length: int) -> float:
         """Return the height at ``update``."""
         return math.exp(-self.rate * _stretched("NaturalExponential", update, length, self.every, self.staircase))
 
 
 @dataclass(frozen=True)
-class InverseTime(Decay):
+class InverseTime(_Rated):
     """``1 / (1 + rate * update/every)``, as TensorFlow's.
 
     Args:
@@ -99,21 +103,6 @@ class InverseTime(Decay):
     >>> InverseTime(1.0, every=10).height(30, 100)
     0.25
     """
-
-    rate: float
-    every: Length = 1
-    staircase: bool = False
-
-    needs_length = False
-
-    def __post_init__(self) -> None:
-        require_number("InverseTime", "rate", self.rate, remedy="Use e.g. 0.001")
-        require_length("InverseTime", "every", self.every)
-        require_flag("InverseTime", "staircase", self.staircase)
-
-    def placed(self, span: Span) -> Decay:
-        """Return the curve with ``every`` in updates."""
-        return replace(self, every=span.updates("InverseTime", "every", self.every))
 
     def height(self, update: int, length: int) -> float:
         """Return the height at ``update``."""

@@ -521,6 +521,14 @@ def test_a_plateau_is_torchs_and_exact_on_resume_where_lightning_is_late(monitor
     assert run(10, ckpt_path=tmp_path / "epoch=3.ckpt") == pytest.approx(expected[4:], rel=1e-12)
 
 
+def test_a_plateau_counts_validations_where_not_every_epoch_has_one() -> None:
+    rates = Rates()
+    tricks = [LRSchedule(Plateau("val_loss", factor=0.5, patience=0), warmup=0), rates]
+    trainer(tricks, max_epochs=10, check_val_every_n_epoch=3).fit(Validated(), loader(16, 16), loader(16, 16))
+    # validations after epochs 2, 5, 8 show 0.9, 0.8, 0.8: one without improvement
+    assert [row[0] for row in rates.used[0]] == pytest.approx([0.05] * 9 + [0.025])
+
+
 def test_a_plateau_names_a_metric_that_is_not_there() -> None:
     with pytest.raises(TrickError, match=r"Plateau\(monitor='vall_loss'\): no such metric.*Did you mean 'val_loss'"):
         trainer([LRSchedule(Plateau("vall_loss"), warmup=0)]).fit(Validated(), loader(16, 16), loader(16, 16))
