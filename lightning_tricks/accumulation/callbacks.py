@@ -57,6 +57,7 @@ class GradientAccumulation(Trick):
     Logs:
         - ``accumulation/window``: micro-batches in this update.
         - ``accumulation/batch_size``: samples in this update, over all processes.
+        - ``accumulation/lr_factor``: the factor on the learning rate, with ``lr_scaling``.
 
     Changes:
         Weights of losses, ``trainer.accumulate_grad_batches``, gradients (by one factor, together with a clip's). With
@@ -88,10 +89,10 @@ class GradientAccumulation(Trick):
         batches: int | dict[int, int] = 1,
         *,
         target_batch_size: int | None = None,
-        weight: Literal["equal", "samples", "tokens"] | Callable[[Any], Weight] = "samples",
+        weight: Literal["equal", "samples", "tokens"] | Callable[..., Any] = "samples",
         on_oom: Literal["raise", "split"] = "raise",
         lr_scaling: Literal["none", "linear", "sqrt"] = "none",
-        split_fn: Callable[[Any, int], Any] | None = None,
+        split_fn: Callable[..., Any] | None = None,
     ) -> None:
         owner = "GradientAccumulation"
         self.batches = batches
@@ -242,7 +243,8 @@ class GradientAccumulation(Trick):
             self._steer(trainer, batch_idx + (1 if closes else 2))
 
     def _weigh(self, batch: Any) -> Weight:
-        return self.weight(batch) if callable(self.weight) else WEIGHTS[self.weight](batch)
+        weight: Weight = self.weight(batch) if callable(self.weight) else WEIGHTS[self.weight](batch)
+        return weight
 
     def _weigh_part(self, part: Any) -> Weight:
         """Weigh a part of a micro-batch: where all micro-batches weigh the same, their parts still differ in size.
@@ -367,6 +369,8 @@ class GradientAccumulation(Trick):
         """Log the window."""
         if self._cadence.due(page.step) and self._effective is not None:
             values = {"accumulation/window": float(self._now.batches), "accumulation/batch_size": self._effective}
+            if self.lr_scaling != "none":
+                values["accumulation/lr_factor"] = self._rate_factor
             run.publisher.put(page.step, values)
 
     def _reduce(self, run: TrainingRun, page: Page) -> None:

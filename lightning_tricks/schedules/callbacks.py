@@ -103,7 +103,7 @@ class LRSchedule(Trick):
 
     def __init__(
         self,
-        decay: str | Decay | Callable[[int, int], float] = "cosine",
+        decay: str | Decay | Callable[..., Any] = "cosine",
         *,
         warmup: int | str | None = None,
         warmup_shape: Literal["linear", "constant", "cosine", "exponential"] = "linear",

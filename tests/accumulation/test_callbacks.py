@@ -310,10 +310,12 @@ class Rates(L.Callback):
 )
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_the_rate_follows_the_effective_batch(arguments: Any, factors: list[float], scheduled: bool) -> None:
-    rates, data = Rates(), ragged([8] * 10)
+    rates, data, logger = Rates(), ragged([8] * 10), Memory()
     known = {"total": len(factors)} if "target_batch_size" in arguments else {}
     schedule = [LRSchedule("linear", warmup=0, **known)] if scheduled else []
-    run(GradientAccumulation(**arguments), data, *schedule, rates)
+    run(GradientAccumulation(**arguments), data, *schedule, rates, logger=logger)
+    told = list(logger.series("accumulation/lr_factor").values())
+    assert told == (pytest.approx(factors) if "lr_scaling" in arguments else [])
     n = len(factors)
     curve = [1 - k / n for k in range(n)] if scheduled else [1.0] * n
     assert rates.used == pytest.approx([0.05 * f * c for f, c in zip(factors, curve, strict=True)], rel=1e-12)
