@@ -4,6 +4,8 @@ from lightning_tricks.accumulation.split import split_samples, split_sequence
 from lightning_tricks.accumulation.weights import samples, tokens
 from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
 from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coefficients
+from lightning_tricks.lr_finder.suggest import minimum, slide, steepest, valley
+from lightning_tricks.lr_finder.sweep import smoothed
 from lightning_tricks.measure.norms import (
     bounded_sample,
     group_norms,
@@ -13,21 +15,28 @@ from lightning_tricks.measure.norms import (
     unit_norms,
 )
 from lightning_tricks.schedules.curves import warmup_factor
+from lightning_tricks.schedules.phases import caught_up
 
 __all__ = [
     "NoiseScale",
     "adaptive_coefficient",
     "bounded_sample",
+    "caught_up",
     "clip_coefficients",
     "group_norms",
+    "minimum",
     "nonfinite",
     "samples",
     "signal_and_noise",
+    "slide",
+    "smoothed",
     "split_samples",
     "split_sequence",
+    "steepest",
     "tensor_norms",
     "tokens",
     "total_norm",
     "unit_norms",
+    "valley",
     "warmup_factor",
 ]
