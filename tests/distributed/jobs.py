@@ -156,7 +156,12 @@ def refused(strategy: str, rule: Any) -> str:
 
 
 def accumulate(
-    strategy: str, arguments: dict[str, Any], sizes: tuple[tuple[int, ...], ...], hungry_rank: int | None, where: str
+    strategy: str,
+    arguments: dict[str, Any],
+    sizes: tuple[tuple[int, ...], ...],
+    hungry_rank: int | None,
+    where: str,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     """Train on micro-batches of different sizes on each rank. Returns the gradients of every update, and logs."""
     from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -185,7 +190,8 @@ def accumulate(
         warnings.simplefilter("always")
         t = trainer(
             [GradientMonitor(), GradientAccumulation(**arguments), noted],
-            strategy=kinds[strategy](), devices=2, logger=memory, use_distributed_sampler=False,
+            strategy=kinds[strategy](), devices=2, logger=memory, use_distributed_sampler=False, precision=precision,
+            init_scale=1.0,
         )  # fmt: skip
         t.fit(module, feed(mine))
     return {

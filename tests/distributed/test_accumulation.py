@@ -39,11 +39,12 @@ def test_uneven_ranks_give_the_gradient_of_the_one_big_batch(
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("batches", [1, 2])
-def test_one_rank_alone_runs_out_of_memory(both_ranks: Any, where: str, batches: int) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_one_rank_alone_runs_out_of_memory(both_ranks: Any, where: str, batches: int, precision: str) -> None:
     windows = {1: [1] * 5, 2: [2, 2, 1]}[batches]
     arguments = {"batches": batches, "on_oom": "split"}
-    first, second = both_ranks(jobs.accumulate, "ddp", arguments, SIZES, 1, where)
+    first, second = both_ranks(jobs.accumulate, "ddp", arguments, SIZES, 1, where, precision)
     for got in (first, second):
-        assert max(errors(got["gradients"], oracle(windows))) <= 1e-6
+        assert max(errors(got["gradients"], oracle(windows))) <= (1e-6 if precision == "32-true" else 5e-3)
     assert first["tries"] == 5, "the rank with room tries each micro-batch once"
     assert second["tries"] > 10
