@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import random
 import sys
 import threading
 import time
@@ -53,10 +54,12 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     OUR_WINDOW: lambda: {"callbacks": [GradientAccumulation(4)]},
     "both, every layer logged each step": lambda: {"callbacks": [GradientMonitor(every_n_steps=1), GradientClip(1.0)]},
 }
+_STARTING = threading.Lock()
 METHOD = (
     "Every row is a Trainer.fit in a thread of its own that waits in its data loader; blocks of steps of all rows take "
     "turns in shuffled order, one at a time. Ratio and added time: median over rounds of the paired value, with a 95 % "
-    "bootstrap interval. Batches are tensors in memory; the logger takes values and drops them; log_every_n_steps=50; "
+    "bootstrap interval. All lanes are made anew, in another order, several times: where a thread's memory lies changes a "
+    "step by more than a callback does. Batches are tensors in memory; the logger takes values and drops them; log_every_n_steps=50; "
     "no progress bar, no checkpoints. Rows with a window of 4 make one update in four steps: compare them with each other."
 )
 
@@ -103,31 +106,38 @@ def measure_times(
     model: str, fused: bool, accelerator: str, precision: str, options: argparse.Namespace, tick: Callable[[], None]
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Return seconds per step by row and round, and the rows that were refused, with the message."""
-    lanes, refused = [], {}
-    starting = threading.Lock()
-
-    def lane(name: str) -> Lane:
-        net, batches = MODELS[model]()
-
-        def train(batches_in_turn: Any) -> None:
-            with starting:
-                t = trainer(accelerator, precision, **ROWS[name]())
-            t.fit(Module(net, fused), batches_in_turn)
-
-        return Lane(name, train, batches, options.threads)
-
-    for name in options.only:
-        candidate = lane(name)
+    refused: dict[str, str] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in options.only}
+    order = random.Random(0)
+    for session in range(options.sessions):
+        names = [name for name in options.only if name not in refused]
+        lanes = []
         try:
-            candidate.block(2)
-            lanes.append(candidate)
-        except Exception as error:
-            refused[name] = f"{type(error).__name__}: {error}"
-    try:
-        return interleave(lanes, options.rounds, options.steps, options.steps, tick), refused
-    finally:
-        for each in lanes:
-            each.stop()
+            for name in order.sample(names, len(names)):
+                candidate = _lane(model, fused, accelerator, precision, name, options.threads)
+                try:
+                    candidate.block(2)
+                    lanes.append(candidate)
+                except Exception as error:
+                    refused[name] = f"{type(error).__name__}: {error}"
+            rounds = options.rounds * (session + 1) // options.sessions - options.rounds * session // options.sessions
+            for name, found in interleave(lanes, rounds, options.steps, options.steps, tick, seed=session).items():
+                seconds[name] += found
+        finally:
+            for each in lanes:
+                each.stop()
+    return {name: found for name, found in seconds.items() if name not in refused}, refused
+
+
+def _lane(model: str, fused: bool, accelerator: str, precision: str, name: str, threads: int) -> Lane:
+    net, batches = MODELS[model]()
+
+    def train(batches_in_turn: Any) -> None:
+        with _STARTING:
+            t = trainer(accelerator, precision, **ROWS[name]())
+        t.fit(Module(net, fused), batches_in_turn)
+
+    return Lane(name, train, batches, threads)
 
 
 # -- what needs no clock ----------------------------------------------------------------------------------------------
@@ -283,7 +293,6 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _share_of_added(both: list[float], clip: list[float], bare: list[float]) -> Estimate:
     """Ratio of two small differences: medians are divided, since a single round's denominator may be near 0."""
-    import random
     import statistics
 
     draw, rounds = random.Random(0), range(len(bare))
@@ -343,6 +352,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--models", default=None, help=f"comma-separated, of {', '.join(MODELS)}")
     parser.add_argument("--only", default=None, help="comma-separated parts of row names; the bare Trainer always runs")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--sessions", type=int, default=5, help="how often the lanes are made anew")
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
     parser.add_argument("--out", type=Path, default=None)
@@ -356,7 +366,7 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"--models {','.join(unknown)}: not one of {', '.join(MODELS)}")
     if options.quick:
-        models, options.rounds, options.steps = ["a"], 3, 5
+        models, options.rounds, options.steps, options.sessions = ["a"], 3, 5, 1
     parts = options.only.split(",") if options.only else [""]
     options.only = [name for name in ROWS if name == BARE or any(part in name for part in parts)]
     out = options.out or FOLDER / f"overhead-{options.profile}.json"
@@ -397,6 +407,7 @@ def _measure(models: list[str], gpu: bool, options: argparse.Namespace) -> dict[
         "environment": {**describe(), "threads": options.threads, "device": options.profile},
         "method": METHOD,
         "rounds": options.rounds,
+        "sessions": options.sessions,
         "steps_per_block": options.steps,
         "rows": rows,
         "gates": gates(rows),

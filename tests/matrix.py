@@ -101,8 +101,9 @@ REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
 
 STRATEGIES = {
     "one device": "works",
-    "DDP": "works, no collective added",
-    "FSDP2 (`ModelParallelStrategy`)": "works, one all-reduce of a number per parameter; `AGC` refused by name",
+    "DDP": "works, no collective added; `GradientAccumulation`: an all-reduce of two numbers per update",
+    "FSDP2 (`ModelParallelStrategy`)": "works, one all-reduce of a number per parameter; `AGC`, `LRFinder` and "
+    "`GradientAccumulation(on_oom='split')` refused by name",
     "FSDP1": "refused by name",
     "DeepSpeed": "refused by name",
 }

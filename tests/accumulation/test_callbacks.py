@@ -511,6 +511,12 @@ def test_a_sample_that_does_not_fit_is_told_and_other_errors_pass_through() -> N
     assert "training_step" not in vars(module)
 
 
+def test_parts_of_an_own_function_that_never_fit_are_told() -> None:
+    trick = GradientAccumulation(1, on_oom="split", split_fn=lambda batch, parts: [batch] * parts)
+    with pytest.raises(TrickError, match="4096 parts do not fit into memory"):
+        run(trick, ragged((8,)), module=Hungry(4))
+
+
 class HungryLanguage(Language):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if batch[0].numel() > 24:

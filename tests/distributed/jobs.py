@@ -226,3 +226,27 @@ def find_rate(finder: bool, spoil_rank: int | None = None) -> dict[str, Any]:
         "losses": result.losses if result else [],
         "suggestion": result.suggestion if result else None,
     }
+
+
+def refusal(kind: str) -> str:
+    """Return the message with which splitting is refused."""
+    from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+    from lightning_tricks import GradientAccumulation, LRFinder, UnsupportedError
+
+    class Synced(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.SyncBatchNorm(4)
+
+    sharded = kind != "synced"
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if sharded else DDPStrategy()
+    trick = LRFinder() if kind == "finder" else GradientAccumulation(2, on_oom="split")
+    t = trainer([trick], strategy=strategy, devices=2)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            t.fit(Sharded() if sharded else Synced(), torch.utils.data.DataLoader(digits(16), 4))
+    except UnsupportedError as error:
+        return str(error)
+    return "not refused"

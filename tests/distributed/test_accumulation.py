@@ -48,3 +48,16 @@ def test_one_rank_alone_runs_out_of_memory(both_ranks: Any, where: str, batches:
         assert max(errors(got["gradients"], oracle(windows))) <= (1e-6 if precision == "32-true" else 5e-3)
     assert first["tries"] == 5, "the rank with room tries each micro-batch once"
     assert second["tries"] > 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("synced", "'norm' is a SyncBatchNorm, which waits for all processes"),
+        ("sharded", "sharded parameters (FSDP2) communicate while they run backward"),
+        ("finder", "LRFinder does not work with ModelParallelStrategy"),
+    ],
+)
+def test_what_cannot_work_on_several_processes_is_refused_by_name(both_ranks: Any, kind: str, text: str) -> None:
+    for message in both_ranks(jobs.refusal, kind):
+        assert text in message

@@ -407,6 +407,7 @@ def test_data_that_cannot_be_put_back_are_refused_by_name(data: Any, text: str) 
         trainer([LRFinder()]).fit(Classifier(), data())
 
 
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
 def test_runs_that_cannot_be_tried_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="LRFinder does not work with manual optimization"):
         fit(Classifier(manual=True), [LRFinder()])
@@ -414,6 +415,14 @@ def test_runs_that_cannot_be_tried_are_refused_by_name() -> None:
         fit(Gan(), [LRFinder()])
     with pytest.raises(UnsupportedError, match="LBFGS"):
         fit(Classifier(lambda p: torch.optim.LBFGS(p)), [LRFinder()])
+
+    class TakesTheIterator(Classifier):
+        def training_step(self, dataloader_iter: Any) -> Any:
+            batch, batch_idx, _ = next(dataloader_iter)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(UnsupportedError, match=r"training_step\(dataloader_iter\)"):
+        fit(TakesTheIterator(), [LRFinder()])
 
     class ModelParallelStrategy(L.strategies.SingleDeviceStrategy):
         pass

@@ -24,6 +24,27 @@ def test_a_slot_is_written_once() -> None:
         page.write("x", 3)
 
 
+def test_a_correction_is_in_the_norms_and_must_come_before_them() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3.0, 4.0])
+    view = OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None))
+    page = Page(view, 0, 1, [])
+    assert not page.corrected and page.to_true() is None
+    page.correct(torch.tensor(0.5))
+    assert page.corrected and page.norms().tolist() == [2.5]
+    with pytest.raises(TrickError, match="norms of attempt 1 were read before their correction was known"):
+        page.correct(torch.tensor(2.0))
+
+
+def test_gradients_that_came_later_are_seen_after_another_look() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    page = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
+    assert page.empty
+    p.grad = torch.ones(2)
+    page.look_again()
+    assert not page.empty and list(page.present) == [0]
+
+
 def test_parameters_without_gradient_have_norm_zero() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
     for p in parameters[::2]:

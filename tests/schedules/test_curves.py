@@ -25,6 +25,7 @@ from lightning_tricks import (
     Polynomial,
     Step,
 )
+from lightning_tricks.schedules.curves import Span
 from lightning_tricks.schedules.phases import DECAYS
 from tests.schedules.test_callbacks import closed_form
 
@@ -255,6 +256,11 @@ def test_phases_join_and_a_function_is_one() -> None:
         (lambda: Plateau("x", factor=1.0), "factor must be > 0 and < 1"),
         (lambda: Plateau("x", patience=-1), "patience must be a whole number >= 0"),
         (lambda: LRSchedule(Join([Phase("linear", 50)])).values(T), "the phases take 50 updates, the run has 40"),
+        (
+            lambda: LRSchedule(Join([Phase("linear")]))._joined(Join([Phase("linear")]), None, None),
+            "needs the length of the run",
+        ),
+        (lambda: Join([Phase("linear")]).placed(Span()), "Join: the length of the run is not known"),
         (lambda: LRSchedule(Step("2ep")).values(T), "the length of an epoch is not known"),
         (lambda: LRSchedule(Linear(), warmup=30, hold=20).values(T), "are longer than the run"),
     ],
