@@ -407,7 +407,7 @@ def test_data_that_cannot_be_put_back_are_refused_by_name(data: Any, text: str) 
         trainer([LRFinder()]).fit(Classifier(), data())
 
 
-@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
+@pytest.mark.filterwarnings("ignore:.*dataloader_iter.*")
 def test_runs_that_cannot_be_tried_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="LRFinder does not work with manual optimization"):
         fit(Classifier(manual=True), [LRFinder()])
