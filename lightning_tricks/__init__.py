@@ -6,6 +6,8 @@ from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
 from lightning_tricks.lr_finder.callbacks import LRFinder
+from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, PrecisionDoctor
+from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.runtime.action import TrickWarning
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
@@ -37,6 +39,7 @@ __all__ = [
     "AGC",
     "AdaGC",
     "AutoClip",
+    "CachedMixedPrecision",
     "ClipNorm",
     "ClipRule",
     "ClipValue",
@@ -46,6 +49,7 @@ __all__ = [
     "CosineRestarts",
     "Decay",
     "Exponential",
+    "FP32Islands",
     "Function",
     "GradientAccumulation",
     "GradientClip",
@@ -57,6 +61,7 @@ __all__ = [
     "LRSchedule",
     "Linear",
     "LinearCosine",
+    "LossScaleGuard",
     "MultiStep",
     "NaturalExponential",
     "Noam",
@@ -67,6 +72,7 @@ __all__ = [
     "Piecewise",
     "Plateau",
     "Polynomial",
+    "PrecisionDoctor",
     "Step",
     "TrickError",
     "TrickWarning",

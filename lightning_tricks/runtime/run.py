@@ -50,6 +50,13 @@ class TrainingRun:
         self._losses: list[Tensor] = []
         self._backward_in_batch = False
         self._handles: list[Any] = []
+        self._said: set[str] = set()
+
+    def first_to_say(self, what: str) -> bool:
+        """Whether no trick of this run has said it yet; from now on one has."""
+        first = what not in self._said
+        self._said.add(what)
+        return first
 
     @classmethod
     def join(cls, trainer: Any, trick: Trick) -> TrainingRun:

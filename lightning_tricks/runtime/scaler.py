@@ -50,6 +50,20 @@ class LossScale:
             return private
         return None if hasattr(self.scaler, "_scale") else torch.tensor(self.scaler.get_scale())
 
+    def bound(self, low: float, high: float | None) -> None:
+        """Keep the scale within bounds, on its device, between two steps; before its first use, the initial one."""
+        if self.scaler is None:
+            return
+        private = getattr(self.scaler, "_scale", None)
+        if isinstance(private, Tensor):
+            private.clamp_(min=low, max=high)
+        elif hasattr(self.scaler, "_init_scale"):
+            self.scaler._init_scale = max(low, min(self.scaler._init_scale, high or self.scaler._init_scale))
+
+    def retire(self) -> None:
+        """The run goes on without a loss scale."""
+        self.scaler = None
+
     def leaves_scaled(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer's gradients are still scaled in ``on_before_optimizer_step``."""
         return self.active and bool(getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -1,0 +1,170 @@
+"""fp32 islands: modules and functions that run in float32 inside an autocast region. torch only, no Lightning.
+
+An island leaves autocast, takes its floating inputs in float32 and gives float32 back; autocast casts it for whoever
+comes next. Its weights are float32 already: mixed precision keeps them so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_tricks.errors import TrickError, UnsupportedError, message, nearest
+from lightning_tricks.runtime.selection import plain_name
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def to_float32(value: Any) -> Any:
+    """Return the value with its float16 and bfloat16 tensors in float32; everything else as it is.
+
+    >>> [t.dtype for t in to_float32([torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.int64)])]
+    [torch.float32, torch.int64]
+    """
+    return tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.dtype in _HALVES else t, value)
+
+
+def in_fp32(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Make a function an island: for losses that are written with ``torch.nn.functional`` in ``training_step``.
+
+    Args:
+        function: takes tensors, on one device.
+
+    Returns:
+        The function, which now runs outside autocast, on float32 inputs.
+
+    Example:
+        >>> @in_fp32
+        ... def loss(logits):
+        ...     return (logits * logits).sum()
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     float(loss(torch.full((1,), 300.0, dtype=torch.float16)))  # 90,000 would overflow in float16
+        90000.0
+    """
+
+    @functools.wraps(function)
+    def island(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        found = (t.device.type for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        with torch.autocast(next(found, "cpu"), enabled=False):
+            return function(*to_float32(args), **to_float32(kwargs))
+
+    return island
+
+
+def matching_modules(modules: Mapping[str, nn.Module], patterns: Sequence[str], *, owner: str) -> list[str]:
+    """Return the names that a name or glob of ``patterns`` matches, in the order of ``modules``.
+
+    Args:
+        modules: name -> module.
+        patterns: full names or globs, as ``head`` or ``blocks.*.norm``.
+        owner: who asks, for the message.
+
+    Raises:
+        TrickError: a pattern matches nothing; the message shows the nearest name.
+
+    >>> matching_modules({"": nn.ReLU(), "body": nn.ReLU(), "head": nn.ReLU()}, ["h*"], owner="FP32Islands")
+    ['head']
+    """
+    names = [name for name in modules if name]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = nearest(pattern, names) or next(iter(names), None)
+            remedy = f"The nearest name is {near!r}" if near else "The module has no submodules"
+            raise TrickError(message(owner, "modules", pattern, "the name or glob matches no module", remedy))
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def plain_modules(root: nn.Module) -> dict[str, nn.Module]:
+    """Return name -> module without what ``torch.compile`` adds to names.
+
+    A module that ``torch.compile`` wrapped stands for itself under its plain name; what is inside it is named too.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, module in root.named_modules():
+        found.setdefault(plain_name(name), module)
+    return found
+
+
+def in_compiled_graphs(root: nn.Module) -> set[int]:
+    """Return the ids of the modules whose ``forward`` is traced into a graph of ``torch.compile``, hooks and all.
+
+    The wrapper that ``torch.compile(module)`` returns is outside of its graph; a module after ``module.compile()`` is
+    inside.
+    """
+    inside: set[int] = set()
+    for module in root.modules():
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            inside.update(map(id, module.modules()))
+        elif isinstance(original := getattr(module, "_orig_mod", None), nn.Module):
+            inside.update(map(id, original.modules()))
+    return inside
+
+
+class Islands:
+    """Keeps a set of modules in float32.
+
+    Args:
+        device_type: of the autocast region, ``"cuda"`` or ``"cpu"``.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+        >>> islands = Islands("cpu")
+        >>> islands.add("1", net[1])
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     net[0](torch.ones(1)).dtype, net(torch.ones(1)).dtype
+        (torch.bfloat16, torch.float32)
+        >>> islands.remove()
+    """
+
+    def __init__(self, device_type: str) -> None:
+        self._device_type = device_type
+        self._handles: dict[str, list[Any]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def add(self, name: str, module: nn.Module) -> None:
+        """Make a module an island, until ``remove``. Its methods other than ``forward`` are not changed.
+
+        Raises:
+            UnsupportedError: it holds 16-bit weights, which no island can give their bits back.
+        """
+        if name in self._handles:
+            return
+        halved = [n for n, p in module.named_parameters() if p.dtype in _HALVES]
+        if halved:
+            raise UnsupportedError(
+                f"FP32Islands: {name!r} has weights in 16 bit ({halved[0]!r}), as under '16-true' and 'bf16-true'. "
+                "Use precision='16-mixed' or 'bf16-mixed'."
+            )
+        regions: list[torch.autocast] = []  # one per call that is under way: a module may call itself
+
+        def enter(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            region = torch.autocast(self._device_type, enabled=False)
+            region.__enter__()  # type: ignore[no-untyped-call]
+            regions.append(region)
+            return to_float32(args), to_float32(kwargs)
+
+        def leave(*_: Any) -> None:
+            if regions:  # empty when another hook failed before ours ran
+                regions.pop().__exit__(None, None, None)
+
+        self._handles[name] = [
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave, always_call=True),  # also when the module raises
+        ]
+
+    def remove(self) -> None:
+        """Make all modules as they were."""
+        for handles in self._handles.values():
+            for handle in handles:
+                handle.remove()
+        self._handles.clear()

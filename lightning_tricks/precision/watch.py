@@ -1,0 +1,196 @@
+"""Hooks on modules that measure activations and gradients on the device. torch only, no Lightning.
+
+Forward hooks return None, so that nothing is changed. Gradients are seen by hooks on the output tensors, not by module
+backward hooks, which would put functions of their own into the graph and forbid in-place operations. Within activation
+checkpointing a module runs twice, and what is seen twice counts once: all results are maxima or shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_tricks.runtime.shards import local
+
+SMALLEST_NORMAL = 2.0**-14
+LARGEST = 65504.0
+
+
+def largest(tensor: Tensor) -> Tensor:
+    """Return the largest magnitude as 0-d float32; inf when an element is NaN or inf.
+
+    >>> largest(torch.tensor([1.0, -3.0])), largest(torch.tensor([1.0, float("nan")]))
+    (tensor(3.), tensor(inf))
+    """
+    top: Tensor = torch.linalg.vector_norm(tensor.detach().reshape(-1), torch.inf).to(torch.float32)
+    return torch.nan_to_num(top, nan=torch.inf, posinf=torch.inf)
+
+
+def underflow_counts(gradient: Tensor, factor: float = 1.0) -> Tensor:
+    """Return how many elements of ``factor * gradient`` lie below float16's normal range, ``[2]`` float32.
+
+    The first number counts the elements with ``0 < |x| < 2^-14``, where float16 loses bits (below 2^-25 all of them);
+    the second one those that are not 0. When all are 0 nothing is left of the gradient: then both are 1.
+
+    >>> underflow_counts(torch.tensor([0.0, 1e-6, 1.0])), underflow_counts(torch.zeros(3))
+    (tensor([1., 2.]), tensor([1., 1.]))
+    """
+    magnitude = gradient.detach().abs()
+    there = magnitude > 0
+    small = (there & (magnitude < SMALLEST_NORMAL / factor)).sum()
+    counts = torch.stack([small, there.sum()]).to(torch.float32)
+    return torch.where(counts[1] > 0, counts, torch.ones_like(counts))
+
+
+class Watch:
+    """Measures the modules of a mapping while it is attached.
+
+    Args:
+        modules: name -> module. A module that is in it under two names counts under the first.
+        factor: what gradients have to be multiplied by to be as large as under a loss scale; 1 where they are.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> watch = Watch({"0": net[0], "1": net[1]})
+        >>> watch.attach()
+        >>> net(torch.full((1, 2), 3.0)).sum().backward()
+        >>> watch.detach()
+        >>> watch.collect(torch.device("cpu")).shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], factor: float = 1.0) -> None:
+        self.names = list(modules)
+        self.dtypes: dict[str, torch.dtype] = {}
+        self._modules = list(modules.values())
+        self._factor = factor
+        self._handles: list[Any] = []
+        self._forward: list[tuple[int, Tensor]] = []
+        self._backward: list[tuple[int, Tensor, Tensor]] = []
+
+    @property
+    def attached(self) -> bool:
+        """Whether hooks are on the modules."""
+        return bool(self._handles)
+
+    def attach(self) -> None:
+        """Begin."""
+        if not self._handles:
+            self._handles = [m.register_forward_hook(partial(self._seen, i)) for i, m in enumerate(self._modules)]
+
+    def detach(self) -> None:
+        """Take the hooks away; what was measured stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def clear(self) -> None:
+        """Forget what was measured."""
+        self._forward, self._backward = [], []
+
+    @torch.no_grad()
+    def _seen(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
+        for tensor in floating(output):
+            self._forward.append((index, largest(local(tensor))))
+            self.dtypes[self.names[index]] = tensor.dtype
+            if tensor.requires_grad:
+                tensor.register_hook(partial(self._flowed, index))  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _flowed(self, index: int, gradient: Tensor) -> None:
+        if self._handles and gradient.numel():
+            mine = local(gradient)
+            self._backward.append((index, largest(mine), underflow_counts(mine, self._factor)))
+
+    def collect(self, device: torch.device) -> Tensor:
+        """Return what was measured since the last call, ``[4, n]`` on ``device``, and begin anew.
+
+        Rows: largest activation, largest gradient (as it flowed, with the loss scale), number of gradient elements
+        below float16's normal range, number that are not 0. -1 and 0 where nothing was seen.
+        """
+        out = torch.zeros(4, len(self.names), device=device)
+        out[:2] = -1.0
+        tops: tuple[tuple[int, list[tuple[int, Tensor]]], ...] = (
+            (0, self._forward),
+            (1, [(i, top) for i, top, _ in self._backward]),
+        )
+        for row, seen in tops:
+            if seen:
+                values = torch.stack([v.to(device) for _, v in seen])
+                out[row] = out[row].scatter_reduce(0, _index(seen, device), values, "amax")
+        if self._backward:
+            counts = torch.stack([c.to(device) for _, _, c in self._backward], dim=1)
+            out[2:] = out[2:].index_add(1, _index(self._backward, device), counts)
+        self.clear()
+        return out
+
+
+class Trace:
+    """Notes for every call of every module, in the order in which they end, whether inputs and outputs are finite.
+
+    For one forward pass after an overflow; read it with ``calls``.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU())
+        >>> with Trace(dict(net.named_modules())) as trace, torch.no_grad():
+        ...     _ = net[0].weight.fill_(1e38), net(torch.full((1, 1), 1e10))
+        >>> [(name, into, out) for name, into, out, weights in trace.calls()]
+        [('0', 10000000000.0, inf), ('1', inf, inf), ('', 10000000000.0, inf)]
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = dict(modules)
+        self._seen: list[tuple[str, Tensor, Tensor]] = []
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Trace:
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(partial(self._note, name), with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @torch.no_grad()
+    def _note(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._seen.append((name, _largest_of((args, kwargs)), _largest_of(output)))
+
+    def calls(self) -> list[tuple[str, float, float, bool]]:
+        """Return name, largest input, largest output and whether own weights are finite; one host read for all."""
+        if not self._seen:
+            return []
+        device = self._seen[0][2].device
+        own = {name: _largest_of(list(self._modules[name].parameters(recurse=False))) for name, _, _ in self._seen}
+        table = [torch.stack([i.to(device), o.to(device), own[name].to(device)]) for name, i, o in self._seen]
+        rows = torch.stack(table).tolist()
+        return [(name, i, o, w < torch.inf) for (name, _, _), (i, o, w) in zip(self._seen, rows, strict=True)]
+
+
+def floating(value: Any) -> list[Tensor]:
+    """Return the floating-point tensors in nested containers, also in objects that behave as a dict.
+
+    >>> [t.dtype for t in floating({"a": torch.zeros(1), "b": [torch.zeros(1, dtype=torch.int64), None]})]
+    [torch.float32]
+    """
+    leaves = tree_leaves(value)
+    deeper = [x for leaf in leaves if isinstance(leaf, dict) for x in leaf.values()]  # unregistered output classes
+    return [t for t in [*leaves, *deeper] if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]
+
+
+def _largest_of(value: Any) -> Tensor:
+    tensors = floating(value)
+    if not tensors:
+        return torch.zeros(())
+    tops = [largest(local(t)) for t in tensors]
+    return torch.stack([top.to(tops[0].device) for top in tops]).max()
+
+
+def _index(seen: list[Any], device: torch.device) -> Tensor:
+    return torch.tensor([entry[0] for entry in seen]).to(device, non_blocking=True)
