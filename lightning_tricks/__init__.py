@@ -6,6 +6,7 @@ from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
 from lightning_tricks.lr_finder.callbacks import LRFinder
+from lightning_tricks.precision.advice import PrecisionAdvice, advise_precision
 from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, PrecisionDoctor
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.runtime.action import TrickWarning
@@ -72,10 +73,12 @@ __all__ = [
     "Piecewise",
     "Plateau",
     "Polynomial",
+    "PrecisionAdvice",
     "PrecisionDoctor",
     "Step",
     "TrickError",
     "TrickWarning",
     "UnsupportedError",
     "ZClip",
+    "advise_precision",
 ]

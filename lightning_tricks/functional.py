@@ -14,6 +14,10 @@ from lightning_tricks.measure.norms import (
     total_norm,
     unit_norms,
 )
+from lightning_tricks.precision.advice import fp32_mode, peak_bytes, shape_findings
+from lightning_tricks.precision.health import headroom, underflow
+from lightning_tricks.precision.islands import in_fp32
+from lightning_tricks.precision.watch import underflow_counts
 from lightning_tricks.schedules.curves import warmup_factor
 from lightning_tricks.schedules.phases import caught_up
 
@@ -23,10 +27,15 @@ __all__ = [
     "bounded_sample",
     "caught_up",
     "clip_coefficients",
+    "fp32_mode",
     "group_norms",
+    "headroom",
+    "in_fp32",
     "minimum",
     "nonfinite",
+    "peak_bytes",
     "samples",
+    "shape_findings",
     "signal_and_noise",
     "slide",
     "smoothed",
@@ -36,6 +45,8 @@ __all__ = [
     "tensor_norms",
     "tokens",
     "total_norm",
+    "underflow",
+    "underflow_counts",
     "unit_norms",
     "valley",
     "warmup_factor",

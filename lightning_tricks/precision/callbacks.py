@@ -41,6 +41,7 @@ from lightning_tricks.runtime.trick import Trick
 
 _AUTO = "auto"
 _STREAK = 8
+_SMALL_SCALE = 16.0
 _INITIAL_SCALE = 65536.0
 
 
@@ -266,8 +267,7 @@ class LossScaleGuard(Trick):
             text = f"LossScaleGuard: also in {self._fallback} the loss stays NaN or inf. {text}"
             raise NonFiniteError(f"{text} Go back to a checkpoint and look for a division by 0 or log(0).")
         if self.on_failure == "raise":
-            remedy = "Use precision='bf16-mixed', LossScaleGuard(on_failure='bf16'), or FP32Islands for that module"
-            raise NonFiniteError(f"LossScaleGuard: {text} {remedy}.")
+            raise NonFiniteError(f"LossScaleGuard: {text} LossScaleGuard(on_failure='bf16') would go on in bf16-mixed.")
         if self.on_failure == "warn":
             if attempt.view.index not in self._told:
                 self._told.add(attempt.view.index)
@@ -287,12 +287,12 @@ class LossScaleGuard(Trick):
         count = self._known[attempt.view.index]
         names = _nonfinite_names(attempt.view)
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        scale = run.loss_scale.scale()
-        at = "" if scale is None else f" at loss scale {scale.item():g}"
+        at = f" at loss scale {_scale_used(run):g}" if run.loss_scale.active else ""
         loss = "finite" if attempt.loss_finite() else "not finite"
         doctor = next((t for t in run.tricks if isinstance(t, PrecisionDoctor)), None)
         told = [str(f) for f in doctor.findings if not f.ordinary] if doctor is not None else []
-        more = " ".join(told) if told else "PrecisionDoctor() beside it names the module."
+        advice = "PrecisionDoctor() beside it names the module; precision='bf16-mixed' has the range of float32."
+        more = " ".join(told) if told else advice
         return (
             f"{count} attempts in a row were skipped, the last one attempt {attempt.number} (step {attempt.step}){at}. "
             f"Gradients with NaN or inf: {shown or 'none now'}. The loss was {loss}. {more}"
@@ -354,7 +354,7 @@ class PrecisionDoctor(Trick):
 
     Cost:
         Two reductions of each output and of its gradient at logged steps, one copy to the host there; nothing at other
-        steps. After a skip: one forward pass, for the first one of a streak, and at most 10 + 1 % of all attempts.
+        steps. After a skip: one forward pass, in at most 10 + 1 % of all attempts.
 
     Example:
         >>> from lightning_tricks import PrecisionDoctor
@@ -384,6 +384,8 @@ class PrecisionDoctor(Trick):
         self._due: tuple[int, Tensor | None] | None = None
         self._late: list[_Attempt] = []
         self._suspicious = False
+        self._trace: Trace | None = None
+        self._hopeless: set[int] = set()
         self._shown = True
 
     @property
@@ -453,6 +455,9 @@ class PrecisionDoctor(Trick):
             self._batch = (batch, batch_idx) if run.loss_scale.active else None
             if self._cadence.due(run.step):
                 self._watch.attach()
+            if self._suspicious:
+                self._trace = Trace(self._all)
+                self._trace.attach()
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """An attempt is complete."""
@@ -474,11 +479,11 @@ class PrecisionDoctor(Trick):
         if run is not None and self._watch is not None:
             self._watch.detach()
             attempts, self._attempts = self._attempts, []
-            if attempts and self._suspicious:
-                self._suspicious = False
-                self._explain(run, attempts[-1], certain=False)
             for attempt in attempts:
                 self._follow(run, attempt)
+            if self._trace is not None and attempts:
+                self._read_trace(self._trace, attempts[-1])
+            self._drop_trace()
             if self._due is not None:
                 (step, scale), self._due = self._due, None
                 self._publish(run, self._watch, step, scale)
@@ -511,17 +516,26 @@ class PrecisionDoctor(Trick):
     # -- explaining skipped updates ---------------------------------------------------------------------------------
 
     def _follow(self, run: TrainingRun, attempt: _Attempt) -> None:
-        """Explain the first skip of a streak; say when a streak has become too long for an ordinary one."""
+        """Explain a skip; say when there were too many in a row for ordinary ones."""
         index = attempt.view.index
         if isinstance(attempt.outcome, Tensor):  # only the device knows; it is told at the next logged step
             self._late.append(attempt)
             return
-        self._streak[index] = self._streak[index] + 1 if attempt.outcome else 0
-        if self._streak[index] == 1 and self._looks < 10 + run.clock.attempted(index) / 100:
-            self._explain(run, attempt, certain=True)
-        elif self._streak[index] == _STREAK and attempt.loss_finite():
-            names = _nonfinite_names(attempt.view)
-            self._note(health.hopeless(_scale_used(run), names, _STREAK, attempt.step))
+        if not attempt.outcome:
+            self._streak[index] = 0
+            self._hopeless.discard(index)
+            return
+        self._streak[index] += 1
+        if not run.trainer.lightning_module.automatic_optimization:
+            self._suspicious = True  # such a step cannot be run twice; the next batch is watched instead
+        elif self._looks < 10 + run.clock.attempted(index) / 100:
+            self._explain(run, attempt)
+        if self._streak[index] >= _STREAK and index not in self._hopeless and attempt.loss_finite():
+            scale = _scale_used(run)
+            if scale <= _SMALL_SCALE or self._streak[index] >= 2 * _STREAK:
+                self._hopeless.add(index)
+                names = _nonfinite_names(attempt.view)
+                self._note(health.hopeless(scale, names, self._streak[index], attempt.step))
 
     def _send_late(self, run: TrainingRun, step: int) -> None:
         attempts, self._late = self._late, []
@@ -531,37 +545,33 @@ class PrecisionDoctor(Trick):
 
         def heard(values: list[float]) -> None:
             skipped = [a for a, value in zip(attempts, values, strict=True) if value]
-            # on several processes it arrives at different times, and a forward pass may hold collectives
-            self._suspicious = bool(skipped) and run.trainer.world_size == 1
+            self._suspicious = bool(skipped)
             for attempt in skipped:
                 self._note(health.unexplained(attempt.loss_finite(), attempt.step))
 
         run.publisher.put_private(step, found, heard)
 
-    def _explain(self, run: TrainingRun, attempt: _Attempt, *, certain: bool) -> None:
-        """Look at the forward pass of the batch again.
+    def _read_trace(self, trace: Trace, attempt: _Attempt) -> None:
+        """A batch was watched because updates had been skipped: does its forward pass explain that?"""
+        self._suspicious = False
+        finding = health.explain(trace.calls(), loss_finite=True, input_finite=True, step=attempt.step)
+        if finding is not None:
+            self._note(finding)
 
-        Args:
-            run: the run.
-            attempt: the one to explain.
-            certain: whether it was skipped. Else it is only suspicious, and a clean forward pass means nothing.
-        """
+    def _explain(self, run: TrainingRun, attempt: _Attempt) -> None:
+        """Look at the forward pass of a batch whose update was skipped."""
         self._looks += 1
-        seen = self._forward_again(run)
-        finding = None
+        seen, finding = self._forward_again(run), None
         if seen is not None:
             calls, loss_finite, input_finite = seen
             finding = health.explain(calls, loss_finite=loss_finite, input_finite=input_finite, step=attempt.step)
+        found = [finding] if finding is not None else []
         if run.trainer.world_size > 1:
-            for other in self._of_all_processes(run, finding, attempt.step):
-                self._note(other)
-        elif finding is not None:
-            self._note(finding)
-        if finding is None and certain:
-            if seen is not None and attempt.loss_finite():
-                self._note(health.too_large(_scale_used(run), _nonfinite_names(attempt.view), attempt.step))
-            elif run.trainer.world_size == 1:
-                self._note(health.unexplained(attempt.loss_finite(), attempt.step))
+            found = self._of_all_processes(run, finding, attempt.step)
+        elif not found and (seen is None or not attempt.loss_finite()):
+            found = [health.unexplained(attempt.loss_finite(), attempt.step)]
+        for each in found or [health.too_large(_scale_used(run), _nonfinite_names(attempt.view), attempt.step)]:
+            self._note(each)
 
     def _forward_again(self, run: TrainingRun) -> tuple[list[tuple[str, float, float, bool]], bool, bool] | None:
         """Return the calls of all modules, whether the loss and whether the batch were finite; None if it cannot be."""
@@ -573,9 +583,10 @@ class PrecisionDoctor(Trick):
         arguments = (batch, batch_idx) if is_param_in_hook_signature(step, "batch_idx", min_args=3) else (batch,)
         undo = [random_numbers(), buffers(module), attributes(module.modules())]
         try:
-            with logs_kept_back(module), torch.no_grad(), Trace(self._all) as trace:
-                with trainer.precision_plugin.train_step_context():
-                    output = step(module, *arguments)
+            trace = Trace(self._all)
+            with logs_kept_back(module), torch.no_grad(), trace, trainer.precision_plugin.train_step_context():
+                output = step(module, *arguments)
+                trace.detach()
                 losses = floating(output.get("loss") if isinstance(output, dict) else output)
                 tops = [[largest(t) for t in floating(x)] for x in (losses, batch)]
                 finite = [all(float(t) < torch.inf for t in top) for top in tops]
@@ -602,6 +613,11 @@ class PrecisionDoctor(Trick):
             [finding] if finding is not None else []
         )
 
+    def _drop_trace(self) -> None:
+        if self._trace is not None:
+            self._trace.detach()
+        self._trace = None
+
     def _note(self, finding: Finding) -> None:
         if self._findings.add(finding) and finding.serious:
             warn("PrecisionDoctor", str(finding))
@@ -617,6 +633,7 @@ class PrecisionDoctor(Trick):
         """Take the hooks away, and show what was found."""
         if self._watch is not None:
             self._watch.detach()
+        self._drop_trace()
         self._watch, self._batch, self._attempts, self._late, self._all = None, None, [], [], {}
         if not self._shown and len(self._findings) and run.trainer.is_global_zero:
             Console().print(self._as_table())
@@ -678,12 +695,13 @@ class FP32Islands(Trick):
     def reset(self) -> None:
         """Forget what was found."""
         self._islands: Islands | None = None
+        self._names: list[str] = []
         self._found: list[str] = []
 
     @property
     def islands(self) -> list[str]:
-        """The modules that are islands now."""
-        return [] if self._islands is None else list(self._islands)
+        """The modules that are islands, or were in the last run."""
+        return list(self._names)
 
     def configuration(self) -> dict[str, Any]:
         """Nothing beyond the identity."""
@@ -729,7 +747,8 @@ class FP32Islands(Trick):
         names = matching_modules(known, patterns, owner="FP32Islands") if patterns else []
         _refuse_hidden([n for n in names if id(known[n]) in hidden], "FP32Islands", self.modules)
         self._islands = Islands(trainer.strategy.root_device.type)
-        for name in [*names, *(n for n in self._found if n in known)]:
+        self._names = [*names, *(n for n in self._found if n in known and n not in names)]
+        for name in self._names:
             self._islands.add(name, known[name])
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
@@ -759,6 +778,7 @@ class FP32Islands(Trick):
         for name in names:
             self._found.append(name)
             if self._islands is not None and name in known:
+                self._names.append(name)
                 self._islands.add(name, known[name])
                 rank_zero_info(f"FP32Islands: {name!r} runs in float32 from now on.")
 

@@ -262,7 +262,7 @@ def readable(names: Sequence[str], measured: Sequence[Sequence[float]], scale: f
             out[name] = {
                 "largest_output": top,
                 "largest_gradient": gradient / scale if gradient >= 0 else math.nan,
-                "headroom": math.log2(LARGEST / top) if top > 0 else math.inf,
+                "headroom": -math.inf if math.isinf(top) else math.log2(LARGEST / top) if top > 0 else math.inf,
                 "underflow": small / there if there else math.nan,
             }
     return out

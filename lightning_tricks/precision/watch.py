@@ -44,7 +44,7 @@ def underflow_counts(gradient: Tensor, factor: float = 1.0) -> Tensor:
     there = magnitude > 0
     small = (there & (magnitude < SMALLEST_NORMAL / factor)).sum()
     counts = torch.stack([small, there.sum()]).to(torch.float32)
-    return torch.where(counts[1] > 0, counts, torch.ones_like(counts))
+    return torch.where((magnitude == 0).all(), torch.ones_like(counts), counts)
 
 
 class Watch:
@@ -149,11 +149,19 @@ class Trace:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Trace:
-        for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(partial(self._note, name), with_kwargs=True))
+        self.attach()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def attach(self) -> None:
+        """Begin."""
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(partial(self._note, name), with_kwargs=True))
+
+    def detach(self) -> None:
+        """Take the hooks away; what was noted stays."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -18,7 +18,7 @@ def plain_name(name: str) -> str:
     >>> plain_name("_orig_mod.encoder._orig_mod.weight")
     'encoder.weight'
     """
-    return _WRAPPERS.sub(r"\1", name).replace("..", ".").lstrip(".")
+    return _WRAPPERS.sub(r"\1", name).replace("..", ".").strip(".")
 
 
 def parameter_names(module: torch.nn.Module) -> dict[int, str]:

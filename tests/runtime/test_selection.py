@@ -47,3 +47,7 @@ def test_groups_that_share_a_parameter_are_refused() -> None:
     with pytest.raises(TrickError, match="'a.w' is in 'one' and in 'two'"):
         assign(["a.w"], {"one": "a", "two": "w"}, owner="X")
     assert assign(["a.w"], {"one": "b"}, owner="X", strict=False) == [-1]
+
+
+def test_the_module_inside_a_compiled_wrapper_has_the_wrappers_name() -> None:
+    assert plain_name("net._orig_mod") == "net"
