@@ -19,15 +19,26 @@ def halves(batch: Any, parts: int) -> list[Any]:
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "FP32Islands": {"modules": ["net*"]},
     "GradientAccumulation": {"batches": 1},
     "GradientMonitor": {},
     "GradientClip": {"rule": 1.0},
     "LRFinder": {"num_steps": 10},
     "LRSchedule": {"warmup": 2},
+    "LossScaleGuard": {},
+    "PrecisionDoctor": {},
 }
 
 # argument -> a value that differs from the example's in what is logged or in the weights
 VARIANTS: dict[str, dict[str, Any]] = {
+    "FP32Islands": {"modules": ["net.0"]},
+    "LossScaleGuard": {
+        "min_scale": 4096.0,
+        "max_scale": 64.0,
+        "max_consecutive_skips": 3,
+        "on_failure": "fp32",
+    },
+    "PrecisionDoctor": {"every_n_steps": 3, "modules": ["net.0"]},
     "GradientAccumulation": {
         "batches": 3,
         "target_batch_size": 20,
@@ -83,16 +94,21 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("LRSchedule", "conflict"): {"conflict": "error"},
     **{("LRFinder", name): {"num_steps": 40} for name in VARIANTS["LRFinder"]},
     ("LRFinder", "on_low_confidence"): {"max_lr": 1e-6},
+    ("LossScaleGuard", "max_consecutive_skips"): {"max_consecutive_skips": 5},
+    ("LossScaleGuard", "on_failure"): {"max_consecutive_skips": 3},
     ("GradientAccumulation", "weight"): {"batches": 2},
     ("GradientAccumulation", "lr_scaling"): {"batches": 2},
     ("GradientAccumulation", "split_fn"): {"on_oom": "split"},
 }
+# what is observed under another precision than 32-true
+UNDER = {"FP32Islands": "bf16-mixed", "LossScaleGuard": "16-mixed"}
 MEMORY_RUNS_OUT = {("GradientAccumulation", "on_oom"), ("GradientAccumulation", "split_fn")}
 
 # callback -> modes that it refuses by name
 REFUSES = {
     "GradientAccumulation": {"manual": "manual optimization", "lbfgs": "LBFGS evaluates"},
     "LRFinder": {"manual": "manual optimization", "lbfgs": "LBFGS"},
+    "FP32Islands": {"bf16-true": "keeps the weights themselves in 16 bit"},
 }
 
 OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")

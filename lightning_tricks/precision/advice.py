@@ -376,9 +376,9 @@ class _LiveTensors(TorchDispatchMode):
     """Follows the sizes of all tensors that operations make, forward and backward, until they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._known: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._known: Any = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_leaves((args, kwargs)):

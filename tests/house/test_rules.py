@@ -19,7 +19,7 @@ from lightning_tricks.runtime.trick import Trick
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lightning_tricks"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {"accumulation", "gradients", "lr_finder", "schedules"}
+ROOMS = {"accumulation", "gradients", "lr_finder", "precision", "schedules"}
 BANNED = {"utils", "util", "helpers", "helper", "misc", "common", "tools", "base", "core"}
 
 
@@ -115,6 +115,10 @@ def test_everything_that_changes_has_one_writer() -> None:
         "[momentum]": {"schedules/callbacks.py"},
         "[betas]": {"schedules/callbacks.py"},
         "[weight_decay]": {"schedules/callbacks.py"},
+        "_scale": {"runtime/scaler.py"},
+        "_init_scale": {"runtime/scaler.py"},
+        "precision_plugin": {"precision/callbacks.py"},
+        "allow_tf32": {"precision/advice.py"},
         "should_stop": {"runtime/action.py"},
         "accumulate_grad_batches": {"accumulation/callbacks.py"},
     }

@@ -62,11 +62,6 @@ def always_nan(i: int, loss: Tensor) -> Tensor:
     return loss * math.nan
 
 
-def steep(i: int, loss: Tensor) -> Tensor:
-    """A loss of moderate size whose gradient is beyond float16 at large scales only."""
-    return loss * 50
-
-
 # -- LossScaleGuard -----------------------------------------------------------------------------------------------
 
 
@@ -268,7 +263,7 @@ def test_each_optimizer_is_counted_by_itself(monkeypatch: pytest.MonkeyPatch) ->
         fit(module, [LossScaleGuard(max_consecutive_skips=5)], n=400, precision="16-mixed", logger=memory)
     assert module.seen == 6
     assert set(memory.series("amp/skipped_steps/optimizer0").values()) == {0.0}
-    assert max(memory.series("amp/skipped_steps/optimizer1").values()) == 6 or memory.rows
+    assert list(memory.series("amp/skipped_steps/optimizer1").values()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_healthy_run_is_bit_identical_and_reads_nothing(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
@@ -333,6 +328,7 @@ def test_steps_without_a_loss_are_no_skips() -> None:
     assert guard.skipped_steps == 0
 
 
+@quiet
 def test_clipping_beside_it_counts_the_same(kind: Any) -> None:
     guard = LossScaleGuard()
     fit(Classifier(kind, spoil=nan_at(2, 5)), [GradientClip(1.0), guard, GradientMonitor()], n=96, precision="16-mixed")
@@ -407,7 +403,6 @@ def test_a_loss_scale_that_is_too_large_is_ordinary(kind: Any) -> None:
 
 @quiet
 def test_a_loss_that_overflows_outside_of_modules_is_told() -> None:
-    assert diagnosed(Classifier(spoil=nan_at(2))) == [("loss scale too large", "")] or True
     module = Classifier(net=deep())
     module.spoil = lambda i, loss: loss + torch.log(loss * 0)
     found = diagnosed(module)
@@ -520,7 +515,7 @@ def test_validation_is_not_measured() -> None:
 def test_two_optimizers_and_accumulation_give_one_row_per_step() -> None:
     memory = Memory()
     fit(TwoPlayersHealthy(), [PrecisionDoctor()], n=16, precision="16-mixed", logger=memory)
-    assert all(math.isfinite(memory.series(f"amp/headroom/{p}.0")[s]) for p in ("one", "two") for s in range(0, 3, 2))
+    assert all(math.isfinite(memory.series(f"amp/headroom/{p}.0")[s]) for p in ("one", "two") for s in (0, 1))
     other = Memory()
     fit(Classifier(), [PrecisionDoctor()], n=32, precision="16-mixed", logger=other, accumulate_grad_batches=2)
     assert sorted(other.series("amp/headroom/net.0")) == [0, 1]
@@ -586,6 +581,7 @@ def test_a_step_that_cannot_be_run_twice_does_not_end_the_run() -> None:
     assert diagnosed(Once()) == [("unexplained skip", "")]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_compiled_parts_are_measured_from_outside() -> None:
     net = network()
     net[2] = torch.compile(nn.Sequential(nn.Linear(24, 24), nn.ReLU()), backend="eager")  # type: ignore[assignment]
@@ -612,7 +608,7 @@ def test_a_module_that_is_compiled_as_a_whole_is_refused(trick: Any) -> None:
         (lambda: PrecisionDoctor(modules=[]), ValueError, "at least one module"),
         (lambda: FP32Islands("head"), TypeError, "list of names or globs"),
         (lambda: FP32Islands([]), ValueError, "at least one module"),
-        (lambda: LossScaleGuard(on_failure="bf32"), ValueError, "Did you mean 'bf16'"),
+        (lambda: LossScaleGuard(on_failure="bf32"), ValueError, "Did you mean 'fp32'"),
         (lambda: LossScaleGuard(min_scale=-1.0), ValueError, "min_scale must be > 0"),
     ],
 )
@@ -656,7 +652,12 @@ def test_an_island_rescues_a_module_that_overflows() -> None:
 
     for tricks, updates in (([], 0), ([FP32Islands(["net.blocks.1.mlp"])], 12)):
         guard = LossScaleGuard(max_consecutive_skips=100)
-        fit(Classifier(net=Rescued(1e7, 1)), [guard, *tricks], precision="16-mixed")
+        fit(
+            Classifier(lambda p: sgd(p, lr=1e-6), net=Rescued(1e7, 1)),
+            [guard, *tricks],
+            precision="16-mixed",
+            init_scale=1.0,
+        )
         assert guard.run.clock.applied_on_host(0) == updates
 
 
@@ -683,6 +684,7 @@ def test_auto_makes_islands_of_what_the_doctor_finds_and_resumes(tmp_path: Any) 
     assert islands.run.clock.applied_on_host(0) == 11
 
 
+@pytest.mark.filterwarnings("ignore:predict returned None")
 def test_islands_hold_in_validation_test_and_prediction_and_leave() -> None:
     class Net(Classifier):
         seen_dtypes: list[torch.dtype]
@@ -717,6 +719,7 @@ def test_auto_without_a_doctor_and_a_misspelt_name_are_refused() -> None:
         fit(Classifier(net=deep()), [FP32Islands(["net.haed"])], precision="16-mixed")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_compiled_graphs_are_refused_and_their_wrappers_are_not() -> None:
     net = network()
     net[2] = torch.compile(nn.Sequential(nn.Linear(24, 24)), backend="eager")  # type: ignore[assignment]
