@@ -643,8 +643,12 @@ class PrecisionDoctor(Trick):
         table = Table(title="PrecisionDoctor")
         for title in ("what", "where", "step", "times", "seen", "what to do"):
             table.add_column(title, justify="right" if title in ("step", "times") else "left")
-        for f in self._findings:
-            table.add_row(f.kind, f.module, str(f.step), str(f.times), f.text, f.advice)
+        for same in health.grouped(self.findings):
+            f = same[0]
+            where = ", ".join(each.module for each in same[:3]) + (
+                f" and {len(same) - 3} more" if len(same) > 3 else ""
+            )
+            table.add_row(f.kind, where, str(f.step), str(f.times), f.text, f.advice)
         return table
 
 

@@ -250,3 +250,47 @@ def refusal(kind: str) -> str:
     except UnsupportedError as error:
         return str(error)
     return "not refused"
+
+
+def islands(bad_rank: int, optimizer: str) -> tuple[list[str], list[tuple[str, str]], list[float]]:
+    """16-mixed on two ranks; a layer overflows on the data of one of them, always. Returns islands, findings, weights."""
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from lightning_tricks import FP32Islands, LossScaleGuard, PrecisionDoctor
+
+    rank = int(os.environ["RANK"])
+
+    class Outlier(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            return super().training_step((x * (1e6 if rank == bad_rank else 1.0), y), batch_idx)
+
+    tricks: list[Any] = [PrecisionDoctor(), LossScaleGuard(max_consecutive_skips=8), FP32Islands(["auto"])]
+    module = Outlier(make_optimizer(optimizer), spoil=lambda i, loss: loss * 1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        t = trainer(tricks, strategy=DDPStrategy(), devices=2, precision="16-mixed", init_scale=1.0)
+        t.fit(module, torch.utils.data.DataLoader(digits(96), batch_size=4))
+    weights = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    return tricks[2].islands, [(f.kind, f.module) for f in tricks[0].findings], weights.tolist()
+
+
+def guarded(bad_rank: int, optimizer: str) -> str:
+    """A loss that is NaN on one rank only must end the run on both at the same attempt."""
+    from lightning_tricks import LossScaleGuard
+
+    rank = int(os.environ["RANK"])
+    tricks = [LossScaleGuard(max_consecutive_skips=4)]
+    from lightning.pytorch.strategies import DDPStrategy
+
+    module = Classifier(
+        make_optimizer(optimizer), spoil=lambda i, loss: loss * (float("nan") if rank == bad_rank else 1.0)
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            t = trainer(tricks, strategy=DDPStrategy(), devices=2, precision="16-mixed")
+            t.fit(module, torch.utils.data.DataLoader(digits(96), batch_size=4))
+    except Exception as error:
+        return f"{module.seen} {type(error).__name__}: {error}"
+    return "nothing was raised"
