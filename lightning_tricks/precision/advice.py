@@ -366,13 +366,13 @@ def peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - before
-    live = _LiveTensors()
+    live = LiveTensors()
     with live:
         function()
     return live.peak
 
 
-class _LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):
     """Follows the sizes of all tensors that operations make, forward and backward, until they are freed."""
 
     def __init__(self) -> None:

@@ -1,0 +1,59 @@
+"""How much work a training step is: FLOPs of the model, and the time that this machine's ceilings allow for it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+_VIEWS = ("view", "reshape", "transpose", "permute", "expand", "slice", "select", "detach", "unsqueeze", "squeeze", "as_strided", "alias", "split", "t")  # fmt: skip
+
+
+def model_flops(module: Any, batch: tuple[Tensor, ...]) -> int:
+    """Return the FLOPs of a forward and a backward pass.
+
+    Counted on the meta device: on a CPU or GPU, torch's counter knows neither LSTM kernels nor the CPU's attention, and
+    counts what flash attention computes twice.
+    """
+    twin = copy.deepcopy(module).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        twin.whole_loss(tuple(t.to("meta") for t in batch)).backward()
+    return int(counter.get_total_flops())
+
+
+class Roofline(TorchDispatchMode):
+    """Adds up, over all operations of a step, the time that arithmetic or memory allows at least.
+
+    ``sum over operations of max(FLOPs / ceiling, bytes / bandwidth)``; bytes are those of all inputs and outputs.
+
+    Args:
+        flops_per_second: by dtype of the operands.
+        bytes_per_second: of copying.
+    """
+
+    def __init__(self, flops_per_second: dict[torch.dtype, float], bytes_per_second: float) -> None:
+        super().__init__()
+        self._flops, self._bandwidth = flops_per_second, bytes_per_second
+        self.seconds, self.bytes, self.seen_flops = 0.0, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.split("::")[1].rstrip("_")
+        if name in _VIEWS or name.startswith(("empty", "_unsafe_view")):
+            return result
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        moved = sum(t.nbytes for t in inputs) + sum(t.nbytes for t in tree_leaves(result) if isinstance(t, Tensor))
+        flops = 0
+        if func._overloadpacket in flop_registry:
+            flops = int(flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result))
+        floating = next((t.dtype for t in inputs if t.is_floating_point()), torch.float32)
+        ceiling = self._flops.get(floating, max(self._flops.values()))
+        self.seen_flops += flops
+        self.bytes += moved
+        self.seconds += max(flops / ceiling, moved / self._bandwidth)
+        return result
