@@ -12,6 +12,7 @@ from benchmarks.results import compare
 
 TABLES = {
     "overhead": "what the callbacks add to a training step, against Lightning's own means",
+    "precision": "float32 against mixed precision: time, memory and accuracy in five precisions",
     "lr_finder": "how good the suggested learning rate is, against Lightning's finder and a grid",
 }
 

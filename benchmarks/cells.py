@@ -130,7 +130,8 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _trainer(setting: Setting, device: torch.device, callbacks: list[Any], **more: Any) -> L.Trainer:
+def quiet_trainer(setting: Setting, device: torch.device, callbacks: list[Any], **more: Any) -> L.Trainer:
+    """A Trainer with nothing but the setting and these callbacks in it."""
     arguments = {**setting.trainer(device), "callbacks": callbacks, **more}
     precision = arguments.pop("precision", None)
     return trainer("gpu" if device.type == "cuda" else "cpu", precision, **arguments)
@@ -144,7 +145,11 @@ class _Probe(L.Callback):
         self.found: dict[str, Any] = {}
         flops = ceilings["flops"]
         single = flops.get("tf32" if setting.precision == "tf32" else "ieee-fp32")
-        of_dtype = {torch.float32: single, torch.float16: flops.get("16-mixed"), torch.bfloat16: flops.get("bf16-mixed")}
+        of_dtype = {
+            torch.float32: single,
+            torch.float16: flops.get("16-mixed"),
+            torch.bfloat16: flops.get("bf16-mixed"),
+        }
         self._roof = Roofline({k: v for k, v in of_dtype.items() if v}, ceilings["bytes_per_second"])
         self._live = LiveTensors()
         self._before = 0
@@ -161,7 +166,9 @@ class _Probe(L.Callback):
             torch.cuda.reset_peak_memory_stats(self.device)
         elif batch_idx == 2:
             held = [*module.parameters(), *module.buffers()]
-            held += [t for o in trainer.optimizers for s in o.state.values() for t in s.values() if isinstance(t, Tensor)]
+            held += [
+                t for o in trainer.optimizers for s in o.state.values() for t in s.values() if isinstance(t, Tensor)
+            ]
             self._before = sum(t.nbytes for t in held)
             self._live.__enter__()
         elif batch_idx == 3:
@@ -182,7 +189,12 @@ class _Probe(L.Callback):
 
 
 def _alone(
-    workload: Workload, setting: Setting, batches: list[Any], device: torch.device, ceilings: dict[str, Any], fused: bool
+    workload: Workload,
+    setting: Setting,
+    batches: list[Any],
+    device: torch.device,
+    ceilings: dict[str, Any],
+    fused: bool,
 ) -> _Probe:
     probe = _Probe(device, ceilings, setting)
     module = workload.make(fused)
@@ -191,7 +203,7 @@ def _alone(
         _free(device)
         probe._before = torch.cuda.memory_allocated(device)
     with setting.flags():
-        t = _trainer(setting, device, [*(pack() if setting.pack else []), probe], max_steps=-1)
+        t = quiet_trainer(setting, device, [*(pack() if setting.pack else []), probe], max_steps=-1)
         t.fit(module, DataLoader([batches[i % len(batches)] for i in range(4)], batch_size=None))  # type: ignore[arg-type]
     return probe
 
@@ -254,7 +266,7 @@ def _lane(
 
     def train(batches_in_turn: Any) -> None:
         with _STARTING:
-            t = _trainer(setting, device, callbacks[setting.name])
+            t = quiet_trainer(setting, device, callbacks[setting.name])
         t.fit(module, batches_in_turn)
 
     return Lane(setting.name, train, store, torch.get_num_threads(), around=setting.flags)

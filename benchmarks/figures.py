@@ -1,0 +1,149 @@
+"""Pictures and TensorBoard logs of a precision result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.precision_report import hardware
+
+COLORS = {
+    "ieee-fp32": "#4c566a",
+    "tf32": "#8a6fb0",
+    "bf16-mixed": "#2a7f9e",
+    "16-mixed": "#c46a2f",
+    "bf16-true": "#5a9367",
+}
+
+
+def draw(result: dict[str, Any], path: Path) -> list[Path]:
+    """Write the pictures beside the JSON file and return their paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    cells = [c for c in result["cells"] if c["status"] == "ok" and c["pack"] and not c["cached"]]
+    out = []
+    if cells:
+        out.append(_speed(result, cells, path.with_name(f"{path.stem}_speed.png")))
+        out.append(_memory(result, cells, path.with_name(f"{path.stem}_memory.png")))
+    if any(len(t["rows"]) > 1 and t["seeds"] > 1 for t in result.get("accuracy", [])):
+        out.append(_accuracy(result, path.with_name(f"{path.stem}_accuracy.png")))
+    return out
+
+
+def _base(cells: list[dict[str, Any]]) -> str:
+    present = {c["precision"] for c in cells}
+    return "tf32" if "tf32" in present else "ieee-fp32"
+
+
+def _grouped(cells: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    names = list(dict.fromkeys(c["workload"] for c in cells))
+    return names, list(dict.fromkeys(c["precision"] for c in cells))
+
+
+def _figure(title: str, result: dict[str, Any], height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(f"{title}\n{hardware(result)}", fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _speed(result: dict[str, Any], cells: list[dict[str, Any]], path: Path) -> Path:
+    names, precisions = _grouped(cells)
+    base = _base(cells)
+    figure, axes = _figure(f"Speed over {base}, with 95 % intervals (1 = as fast)", result, 1.6 + 0.55 * len(names))
+    width = 0.8 / max(1, len(precisions))
+    for j, precision in enumerate(precisions):
+        for cell in (c for c in cells if c["precision"] == precision and f"faster_than_{base}" in c):
+            found, y = (
+                cell[f"faster_than_{base}"],
+                names.index(cell["workload"]) + (j - len(precisions) / 2 + 0.5) * width,
+            )
+            label = precision if cell["workload"] == names[0] else None
+            axes.barh(y, found["value"], width * 0.9, color=COLORS[precision], label=label)
+            error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
+            axes.errorbar(found["value"], y, xerr=error, color="black", linewidth=1, capsize=2)
+    axes.axvline(1.0, color="black", linewidth=0.8, linestyle="--")
+    _finish(axes, names, f"times as fast as {base}")
+    return _saved(figure, path)
+
+
+def _memory(result: dict[str, Any], cells: list[dict[str, Any]], path: Path) -> Path:
+    names, precisions = _grouped(cells)
+    base = _base(cells)
+    figure, axes = _figure(f"Peak memory of a step, % of {base}", result, 1.6 + 0.55 * len(names))
+    width = 0.8 / max(1, len(precisions))
+    for j, precision in enumerate(precisions):
+        for cell in (c for c in cells if c["precision"] == precision and f"memory_of_{base}" in c):
+            y = names.index(cell["workload"]) + (j - len(precisions) / 2 + 0.5) * width
+            label = precision if cell["workload"] == names[0] else None
+            axes.barh(y, 100 * cell[f"memory_of_{base}"], width * 0.9, color=COLORS[precision], label=label)
+    axes.axvline(100.0, color="black", linewidth=0.8, linestyle="--")
+    _finish(axes, names, "%")
+    return _saved(figure, path)
+
+
+def _accuracy(result: dict[str, Any], path: Path) -> Path:
+    rows = [
+        (f"{t['task']}: {r['precision']}", r, t)
+        for t in result["accuracy"]
+        for r in t["rows"]
+        if "difference" in r
+    ]  # fmt: skip
+    base = rows[0][1]["base"]
+    figure, axes = _figure(
+        f"Accuracy against {base}: mean paired difference, 90 % interval", result, 1.6 + 0.5 * len(rows)
+    )
+    axes.axvspan(-0.5, 0.5, color="#dfe8dc", label="margin of equivalence, 0.5 points")
+    for y, (_, row, _) in enumerate(rows):
+        d = row["difference"]
+        color = COLORS[row["precision"]]
+        axes.errorbar(
+            d["value"], y, xerr=[[d["value"] - d["low"]], [d["high"] - d["value"]]], fmt="o", color=color, capsize=3
+        )
+        axes.annotate(row["verdict"], (d["high"], y), xytext=(8, -3), textcoords="offset points", fontsize=8)
+    reach = max([0.8, *(1.6 * max(abs(r["difference"]["low"]), abs(r["difference"]["high"])) for _, r, _ in rows)])
+    axes.set_xlim(-reach, reach)
+    axes.axvline(0.0, color="black", linewidth=0.8, linestyle="--")
+    _finish(axes, [name for name, _, _ in rows], "points of accuracy")
+    return _saved(figure, path)
+
+
+def _finish(axes: Any, names: list[str], label: str) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def tensorboard(result: dict[str, Any], folder: Path) -> None:
+    """Write one run per cell: hparams (workload, precision) with time and memory as metrics."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for cell in (c for c in result["cells"] if c["status"] == "ok"):
+        metrics = {
+            "milliseconds": cell["milliseconds"]["value"],
+            "peak_megabytes": cell["peak_bytes"] / 2**20,
+            "of_the_ceiling": cell["mfu_ceiling"],
+        }
+        for base in ("ieee-fp32", "tf32"):
+            if f"faster_than_{base}" in cell:
+                metrics[f"faster_than_{base}"] = cell[f"faster_than_{base}"]["value"]
+        chosen = {"workload": cell["workload"], "precision": cell["setting"], "profile": result["profile"]}
+        with SummaryWriter(str(folder / f"{cell['workload']}_{cell['setting'].replace(' ', '_')}")) as writer:  # type: ignore[no-untyped-call]
+            writer.add_hparams(chosen, metrics, run_name=".")  # type: ignore[no-untyped-call]
+            for i, seconds in enumerate(cell["seconds"]):
+                writer.add_scalar("block/milliseconds", 1e3 * seconds, i)  # type: ignore[no-untyped-call]
+    for found in result.get("accuracy", []):
+        for row in found["rows"]:
+            with SummaryWriter(str(folder / f"{found['task']}_{row['precision']}")) as writer:  # type: ignore[no-untyped-call]
+                for seed, value in enumerate(row["accuracy"]):
+                    writer.add_scalar("accuracy/by_seed", value, seed)  # type: ignore[no-untyped-call]
