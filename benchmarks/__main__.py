@@ -1,4 +1,4 @@
-"""``python -m benchmarks list | run TABLE [options] | compare OLD.json NEW.json``."""
+"""``python -m benchmarks list | run TABLE [options] | compare OLD.json NEW.json | claims``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results import compare
+from benchmarks.compare import compare_files
 
 TABLES = {
     "overhead": "what the callbacks add to a training step, against Lightning's own means",
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     old_new = commands.add_parser("compare", help="put two result files side by side")
     old_new.add_argument("old", type=Path)
     old_new.add_argument("new", type=Path)
+    commands.add_parser("claims", help="write docs/claims.md and the README's table from benchmarks/results")
     options, rest = parser.parse_known_args(arguments)
     if options.command != "run" and rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -35,8 +36,11 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name:12}{text}")
         return 0
     if options.command == "compare":
-        print(compare(options.old, options.new))
-        return 0
+        text, code = compare_files(options.old, options.new)
+        print(text)
+        return code
+    if options.command == "claims":
+        return int(importlib.import_module("benchmarks.claims").main())
     return int(importlib.import_module(f"benchmarks.{options.table}").main(rest))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import statistics
 import threading
 from collections.abc import Callable, Sequence
@@ -36,11 +37,13 @@ class Plan:
         rounds: blocks per cell.
         seconds: per block, about.
         least_steps: per block.
+        sessions: how often all lanes are made anew.
     """
 
     rounds: int
     seconds: float
     least_steps: int
+    sessions: int
 
 
 def pack() -> list[L.Callback]:
@@ -218,44 +221,56 @@ def _times(
     fused: bool,
     tick: Callable[[str], None],
 ) -> None:
-    lanes: list[Lane] = []
-    callbacks: dict[str, list[Any]] = {}
-    delay = 0.0
+    """Fill in seconds per step. Lanes are made anew in each session, in another order: where memory lies biases a lane."""
     steps: dict[str, int] = {}
-    try:
-        for setting in settings:
-            tick(f"{workload.name} {setting.name}: warm-up")
-            store = Storage(batches, delay) if workload.waits else batches
-            lane = _lane(workload, setting, store, device, callbacks, fused)
-            try:
-                lane.block(3)
-                seconds = lane.block(3)
-            except Exception as error:
-                cells[setting.name].update(_failure(error))
-                _free(device)
-                continue
-            if workload.waits and not delay:  # the store's pace is set by the first, slowest precision
-                delay = workload.waits * seconds
-                store._seconds = delay  # type: ignore[union-attr]
-                seconds = delay
-            steps[setting.name] = max(plan.least_steps, math.ceil(plan.seconds / max(seconds, delay)))
-            lanes.append(lane)
-        times = interleave(lanes, plan.rounds, steps, 0, lambda: tick(f"{workload.name}: time"))
-        for lane in lanes:
-            cell = cells[lane.name]
-            cell.update(seconds=times[lane.name], steps_per_block=steps[lane.name], host_share=lane.host_share)
-            cell["launch_bound"] = device.type == "cuda" and lane.host_share > _LAUNCH_BOUND
-            guard = next((c for c in callbacks[lane.name] if isinstance(c, LossScaleGuard)), None)
-            if cell["precision"] == "16-mixed" and guard is not None:
-                scale = guard.run.loss_scale.scale()
-                cell.update(skipped_steps=guard.skipped_steps, loss_scale=None if scale is None else float(scale))
-            if workload.waits:
-                cell["store_seconds"] = delay
-    finally:
-        for lane in lanes:
-            lane.stop()
-        del lanes
-        _free(device)
+    seconds: dict[str, list[float]] = {s.name: [] for s in settings}
+    delay, order = 0.0, random.Random(0)
+    for session in range(plan.sessions):
+        lanes: list[Lane] = []
+        callbacks: dict[str, list[Any]] = {}
+        alive = [s for s in settings if cells[s.name]["status"] == "ok"]
+        try:
+            # the first session begins with the baseline, whose pace the slow store follows
+            for setting in alive if session == 0 else order.sample(alive, len(alive)):
+                tick(f"{workload.name} {setting.name}: warm-up")
+                store = Storage(batches, delay) if workload.waits else batches
+                lane = _lane(workload, setting, store, device, callbacks, fused)
+                try:
+                    lane.block(3)
+                    pilot = lane.block(3) if session == 0 else 0.0
+                except Exception as error:
+                    cells[setting.name].update(_failure(error))
+                    _free(device)
+                    continue
+                lanes.append(lane)
+                if workload.waits and not delay:
+                    delay = workload.waits * pilot
+                    store._seconds = delay  # type: ignore[union-attr]
+                steps.setdefault(setting.name, max(plan.least_steps, math.ceil(plan.seconds / max(pilot, delay, 1e-9))))
+            rounds = plan.rounds * (session + 1) // plan.sessions - plan.rounds * session // plan.sessions
+            times = interleave(lanes, rounds, steps, 0, lambda: tick(f"{workload.name}: time"), seed=session)
+            for lane in lanes:
+                seconds[lane.name] += times[lane.name]
+                _note_lane(cells[lane.name], lane, callbacks[lane.name], device)
+        finally:
+            for lane in lanes:
+                lane.stop()
+            del lanes
+            _free(device)
+    for name, found in seconds.items():
+        cells[name].update(seconds=found, steps_per_block=steps.get(name))
+        if workload.waits:
+            cells[name]["store_seconds"] = delay
+
+
+def _note_lane(cell: dict[str, Any], lane: Lane, callbacks: list[Any], device: torch.device) -> None:
+    cell["host_share"] = lane.host_share
+    cell["launch_bound"] = device.type == "cuda" and lane.host_share > _LAUNCH_BOUND
+    guard = next((c for c in callbacks if isinstance(c, LossScaleGuard)), None)
+    if cell["precision"] == "16-mixed" and guard is not None:
+        scale = guard.run.loss_scale.scale()
+        cell["skipped_steps"] = cell.get("skipped_steps", 0) + guard.skipped_steps
+        cell["loss_scale"] = None if scale is None else float(scale)
 
 
 def _lane(

@@ -31,15 +31,15 @@ from lightning_tricks.errors import nearest
 
 SCHEMA = 1
 SECTIONS = ("speed", "accuracy", "bytes", "optimizers")
-PLANS = {"gpu": Plan(5, 1.0, 20), "cpu": Plan(7, 0.25, 2), "quick": Plan(3, 0.03, 2)}
+PLANS = {"gpu": Plan(6, 0.8, 20, 2), "cpu": Plan(9, 0.18, 2, 3), "quick": Plan(3, 0.03, 2, 1)}
 SIZES: dict[str, dict[str, Any]] = {
     "gpu": {"seeds": 10, "epochs": 8, "byte_seeds": 3, "byte_steps": 200, "byte_model": (6, 384, 256, 32)},
-    "cpu": {"seeds": 8, "epochs": 6, "byte_seeds": 3, "byte_steps": 80, "byte_model": (2, 128, 64, 16)},
+    "cpu": {"seeds": 8, "epochs": 6, "byte_seeds": 3, "byte_steps": 60, "byte_model": (2, 128, 64, 16)},
     "quick": {"seeds": 2, "epochs": 1, "byte_seeds": 1, "byte_steps": 3, "byte_model": (1, 64, 16, 4)},
 }
 METHOD = (
     "Every cell is a Trainer.fit with our callbacks in it (GradientMonitor, GradientClip, LRSchedule, LossScaleGuard, "
-    "PrecisionDoctor), in a thread of its own; blocks of steps of all precisions of a workload take turns in shuffled order. "
+    "PrecisionDoctor), in a thread of its own; blocks of steps of all precisions of a workload take turns in shuffled order, and all are made anew several times. "
     "Ratios: median over rounds of the paired value with a 95 % bootstrap interval; where the interval contains 1, nothing is "
     "claimed. Memory: peak of what is allocated in one step, weights and optimizer state included, each precision alone. "
     "ieee-fp32 and tf32 set torch's flags for matrix products and for cuDNN alike; they are put back after every block. Batches "
@@ -111,7 +111,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     for name, value in (("--rounds", options.rounds), ("--seconds", options.seconds), ("--seeds", options.seeds)):
         if value is not None and not value > 0:
             parser.error(f"{name} {value}: must be > 0.")
-    options.plan = Plan(options.rounds or plan.rounds, options.seconds or plan.seconds, plan.least_steps)
+    if options.rounds is not None and options.rounds < plan.sessions:
+        parser.error(f"--rounds {options.rounds}: must be at least {plan.sessions}, the sessions of this profile.")
+    options.plan = Plan(options.rounds or plan.rounds, options.seconds or plan.seconds, plan.least_steps, plan.sessions)
     options.sizes = dict(SIZES[options.profile])
     options.sizes["seeds"] = options.seeds or options.sizes["seeds"]
     options.out = options.out or FOLDER / f"{time.strftime('%Y-%m-%d')}_{_hardware(cuda)}_{options.profile}.json"

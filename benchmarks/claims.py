@@ -1,0 +1,278 @@
+"""``docs/claims.md`` and the README's headline table, made from committed results: what the literature says, what we measured.
+
+``python -m benchmarks claims`` writes both. Nothing in them is typed in by hand but the claims themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.precision_report import hardware, interval, ratio
+from benchmarks.results import FOLDER, table
+from benchmarks.settings import BASES
+
+ROOT = Path(__file__).parents[1]
+PAGE, README = ROOT / "docs" / "claims.md", ROOT / "README.md"
+_BLOCK = re.compile(r"(<!-- precision: .*?-->\n).*?(<!-- /precision -->)", re.S)
+_CONTROLS = ("data_bound",)
+Measured = tuple[str, str]  # what was measured, and the verdict
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What textbooks and blog posts say.
+
+    Args:
+        text: the claim.
+        measured: result -> what was measured and the verdict; None where this result says nothing about it.
+    """
+
+    text: str
+    measured: Callable[[dict[str, Any]], Measured | None]
+
+
+def newest() -> list[dict[str, Any]]:
+    """Return the newest complete precision result of each profile, GPU first."""
+    found: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {}
+    for path in FOLDER.glob("*.json"):
+        result = json.loads(path.read_text())
+        if result.get("table") != "precision" or not result.get("complete") or result["profile"] == "quick":
+            continue
+        key = (result["date"], path.name)
+        if result["profile"] not in found or key > found[result["profile"]][0]:
+            found[result["profile"]] = key, {**result, "file": path.name}
+    return [found[profile][1] for profile in ("gpu", "cpu") if profile in found]
+
+
+def _cells(result: dict[str, Any], *precisions: str) -> list[dict[str, Any]]:
+    return [
+        c
+        for c in result["cells"]
+        if c["status"] == "ok"
+        and c["pack"]
+        and not c["cached"]
+        and c["precision"] in precisions
+        and c["workload"] not in _CONTROLS
+    ]
+
+
+def _best_base(cells: list[dict[str, Any]]) -> str:
+    return "tf32" if any("faster_than_tf32" in c for c in cells) else "ieee-fp32"
+
+
+def speed(result: dict[str, Any]) -> Measured | None:
+    """Mixed precision is 1.7 to 2 times as fast."""
+    cells = _cells(result, "bf16-mixed", "16-mixed")
+    if not cells:
+        return None
+    said = []
+    for base in BASES:
+        ratios = [c[f"faster_than_{base}"] for c in cells if f"faster_than_{base}" in c]
+        if ratios:
+            values = [r["value"] for r in ratios]
+            sure = sum(r["low"] > 1 for r in ratios)
+            slower = sum(r["high"] < 1 for r in ratios)
+            said.append(
+                f"over {base}: {min(values):.2f} to {max(values):.2f}, median {statistics.median(values):.2f}; "
+                f"faster in {sure} of {len(values)}, slower in {slower}, no claim in {len(values) - sure - slower}"
+            )
+    values = [c[f"faster_than_{_best_base(cells)}"]["value"] for c in cells]
+    reached = sum(v >= 1.7 for v in values)
+    verdict = f"reached in {reached} of {len(values)} cells" if reached else "not reached here"
+    return "; ".join(said), verdict
+
+
+def memory(result: dict[str, Any]) -> Measured | None:
+    """Mixed precision takes 50 to 60 % of the memory."""
+    cells = _cells(result, "bf16-mixed", "16-mixed")
+    if not cells:
+        return None
+    base = _best_base(cells)
+    shares = {f"{c['workload']} {c['precision']}": c[f"memory_of_{base}"] for c in cells if f"memory_of_{base}" in c}
+    shown = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda item: item[1]))
+    reached = sum(share <= 0.605 for share in shares.values())
+    return (
+        f"of {base}: {shown}",
+        f"reached in {reached} of {len(shares)} cells: where activations, not weights, fill it",
+    )
+
+
+def accuracy(result: dict[str, Any]) -> Measured | None:
+    """The accuracy stays the same, or rises."""
+    rows = [
+        (t, r) for t in result.get("accuracy", []) for r in t["rows"] if "verdict" in r and "mixed" in r["precision"]
+    ]
+    rows += [
+        ({"task": "bits per byte"}, {**r, "difference": r["more_bits_percent"]})
+        for r in result.get("bytes", {}).get("rows", [])
+        if "verdict" in r and "mixed" in r["precision"]
+    ]
+    if not rows:
+        return None
+    shown = "; ".join(
+        f"{t['task']}, {r['precision']}: {interval(r['difference'])} {'%' if t['task'].startswith('bits') else 'points'}, "
+        f"{r['verdict']}"
+        for t, r in rows
+    )
+    verdicts = {r["verdict"] for _, r in rows}
+    text = {"EQUIVALENT": "the same; a gain of 0.2 points is noise"}
+    return shown, text.get(verdicts.pop(), "see left") if len(verdicts) == 1 else "see left"
+
+
+def pure_half(result: dict[str, Any]) -> Measured | None:
+    """Pure 16 bit takes half the memory."""
+    cells = [c for c in _cells(result, "bf16-true") if "memory_of_ieee-fp32" in c]
+    if not cells:
+        return None
+    shares = [c["memory_of_ieee-fp32"] for c in cells]
+    trained = [
+        r for t in result.get("accuracy", []) for r in t["rows"] if r["precision"] == "bf16-true" and "verdict" in r
+    ]
+    more = "".join(f"; accuracy {interval(r['difference'])} points, {r['verdict']}" for r in trained)
+    verdict = "holds" if all(0.45 <= s <= 0.55 for s in shares) else "about half"
+    return f"bf16-true: {min(shares):.0%} to {max(shares):.0%} of ieee-fp32{more}", verdict
+
+
+def optimizers(result: dict[str, Any]) -> Measured | None:
+    """A fused optimizer is faster than foreach, and that than a loop."""
+    rows = result.get("optimizers")
+    if not rows:
+        return None
+    shown, holds = [], 0
+    for r in rows:
+        loop, each, fused = (r[k]["milliseconds"] for k in ("forloop", "foreach", "fused"))
+        holds += loop > each > fused
+        shown.append(f"{r['optimizer']} {r['tensors']} x {r['elements']:,}: {loop:.2f} / {each:.2f} / {fused:.2f} ms")
+    best = sum(min(r[k]["milliseconds"] for k in ("forloop", "foreach")) > r["fused"]["milliseconds"] for r in rows)
+    return "; ".join(shown), f"the whole order in {holds} of {len(rows)}; fused is the fastest in {best} of {len(rows)}"
+
+
+def batch_norm(result: dict[str, Any]) -> Measured | None:
+    """BatchNorm sometimes has trouble with 16 bit."""
+    rows = [r for t in result.get("accuracy", []) if t["task"] == "digits" for r in t["rows"] if "verdict" in r]
+    cells = [c for c in _cells(result, "bf16-mixed", "16-mixed", "bf16-true") if c["workload"].startswith("resnet")]
+    if not rows or not cells:
+        return None
+    shown = "; ".join(f"{r['precision']}: {interval(r['difference'])} points, {r['verdict']}" for r in rows)
+    cosines = ", ".join(f"{c['workload']} {c['precision']} {c['gradient_cosine']:.2f}" for c in cells)
+    return (
+        f"a CNN with BatchNorm on digits, {shown}. Cosine of the first gradient to float32's: {cosines}",
+        "not seen in the accuracy; the first gradient of deep networks with BatchNorm does change",
+    ) if all(r["verdict"] == "EQUIVALENT" for r in rows) else (
+        f"a CNN with BatchNorm on digits, {shown}. Cosine of the first gradient to float32's: {cosines}", "see left"
+    )  # fmt: skip
+
+
+def data_bound(result: dict[str, Any]) -> Measured | None:
+    """There is no speed-up where the data loader is the bottleneck."""
+    found = {
+        (c["workload"], c["precision"]): c
+        for c in result["cells"]
+        if c["status"] == "ok" and c["pack"] and not c["cached"] and c["precision"] in ("bf16-mixed", "16-mixed")
+    }
+    said = []
+    holds = True
+    for (workload, precision), cell in found.items():
+        free = found.get(("resnet18", precision))
+        base = "tf32" if "faster_than_tf32" in cell else "ieee-fp32"
+        if workload == "data_bound" and free is not None and f"faster_than_{base}" in cell:
+            own = cell[f"faster_than_{base}"]
+            holds = holds and own["high"] < 1.05
+            said.append(
+                f"{precision} over {base}: {ratio(free[f'faster_than_{base}'])} with data in memory, {interval(own)} "
+                "behind a store that takes twice a step's time"
+            )
+    return ("; ".join(said), "holds" if holds else "see left") if said else None
+
+
+def pack(result: dict[str, Any]) -> Measured | None:
+    """Callbacks that watch and clip cost nothing that one notices (our own claim)."""
+    costs = {c["workload"]: c["pack_cost"] for c in result["cells"] if "pack_cost" in c}
+    if not costs:
+        return None
+    shown = ", ".join(f"{name} {interval(c, '{:.3f}')}" for name, c in costs.items())
+    reached = sum(c["value"] <= 1.01 for c in costs.values())
+    return f"five callbacks over none: {shown}", f"at most 1 % in {reached} of {len(costs)}"
+
+
+CLAIMS = (
+    Claim("Mixed precision is 1.7 to 2 times as fast.", speed),
+    Claim("It takes 50 to 60 % of the memory.", memory),
+    Claim("The accuracy stays the same, or rises a little (92.1 to 92.3 %).", accuracy),
+    Claim("Pure float16 takes half of the memory.", pure_half),
+    Claim("An optimizer step is faster with foreach than in a loop, and fastest fused.", optimizers),
+    Claim("BatchNorm sometimes has trouble with 16 bit.", batch_norm),
+    Claim("There is no speed-up where the data loader is the bottleneck.", data_bound),
+    Claim("The pack's callbacks cost at most 1 % (our own goal).", pack),
+)
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """Return ``docs/claims.md``."""
+    lines = [
+        "# The literature's claims, measured",
+        "",
+        "Made from `benchmarks/results` by `python -m benchmarks claims`; nothing is typed in by hand. A ratio is given with its",
+        "95 % interval, and nothing is claimed where that contains 1. `ieee-fp32` and `tf32` are different baselines: out of the",
+        "box torch multiplies matrices in the one and convolves in the other, and most published speed-ups do not say which.",
+    ]
+    for result in results:
+        lines += ["", f"- **{result['profile']}**: {hardware(result)}, {result['date']}, commit {result['environment']['commit']}: "
+                      f"`{result['command']}`, [{result['file']}](../benchmarks/results/{Path(result['file']).stem}.md)"]  # fmt: skip
+    missing = {"gpu", "cpu"} - {r["profile"] for r in results}
+    if "gpu" in missing:
+        lines += [
+            "",
+            "No GPU was measured yet: the figures below are a CPU's, where bfloat16 is the only 16-bit arithmetic.",
+        ]
+    for claim in CLAIMS:
+        rows = [[r["profile"], *found] for r in results if (found := claim.measured(r)) is not None]
+        lines += [
+            "",
+            f"## {claim.text}",
+            "",
+            table(["where", "measured", "verdict"], rows) if rows else "Not measured yet.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def headline(results: list[dict[str, Any]]) -> str:
+    """Return the README's table."""
+    parts = []
+    for result in results:
+        bases = [b for b in BASES if any(f"faster_than_{b}" in c for c in _cells(result, "bf16-mixed"))]
+        rows = []
+        for c in result["cells"]:
+            if c["status"] == "ok" and c["pack"] and not c["cached"] and "mixed" in c["precision"]:
+                shares = " / ".join(f"{c[f'memory_of_{b}']:.0%}" for b in bases)
+                cost = interval(c.get("pack_cost"), "{:.3f}")
+                rows.append([c["text"], c["precision"], *(ratio(c[f"faster_than_{b}"]) for b in bases), shares, cost])
+        header = ["workload", "precision", *(f"speed over {b} [95 %]" for b in bases), f"memory of {' / '.join(bases)}"]
+        parts.append(
+            f"{hardware(result)}; `{result['command']}`:\n\n{table([*header, 'the pack over none [95 %]'], rows)}"
+        )
+    return "\n\n".join(parts)
+
+
+def with_headline(readme: str, results: list[dict[str, Any]]) -> str:
+    """Return the README with its table made anew."""
+    return _BLOCK.sub(lambda m: f"{m[1]}\n{headline(results)}\n\n{m[2]}", readme)
+
+
+def main() -> int:
+    """Write the page and the README's table."""
+    results = newest()
+    if not results:
+        raise SystemExit(
+            "claims: benchmarks/results holds no complete precision result. Run: python -m benchmarks run precision"
+        )
+    PAGE.write_text(page(results))
+    README.write_text(with_headline(README.read_text(), results))
+    print(f"written: {PAGE.relative_to(ROOT)}, {README.relative_to(ROOT)} ({', '.join(r['file'] for r in results)})")
+    return 0
