@@ -251,6 +251,9 @@ def _times(
             times = interleave(lanes, rounds, steps, 0, lambda: tick(f"{workload.name}: time"), seed=session)
             for lane in lanes:
                 seconds[lane.name] += times[lane.name]
+                if lane.device_seconds:  # the GPU's own clock, beside the wall's
+                    known = cells[lane.name].setdefault("device_seconds", [])
+                    known += lane.device_seconds[-len(times[lane.name]) :]
                 _note_lane(cells[lane.name], lane, callbacks[lane.name], device)
         finally:
             for lane in lanes:

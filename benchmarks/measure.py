@@ -46,6 +46,7 @@ class Lane:
         self._started = 0.0
         self._seconds = 0.0
         self.host_share = 0.0
+        self.device_seconds: list[float] = []
         self._stop = False
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"lane {name}", daemon=True)
@@ -79,22 +80,36 @@ class Lane:
 
     def __iter__(self) -> Iterator[Any]:
         left = served = 0
+        begin: Any = None
         while True:
             if left == 0:
                 if served:
                     launched = time.perf_counter() - self._started
+                    end = _event()
                     _synchronize()
                     self._seconds = time.perf_counter() - self._started
                     self.host_share = launched / self._seconds
+                    if begin is not None and end is not None:
+                        self.device_seconds.append(1e-3 * begin.elapsed_time(end) / self._steps)
                     self._done.release()
                 self._go.acquire()
                 if self._stop:
                     return
                 left = self._steps
                 self._started = time.perf_counter()
+                begin = _event()
             left -= 1
             served += 1
             yield self._batches[served % len(self._batches)]
+
+
+def _event() -> Any:
+    """A mark in the GPU's own time; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def _synchronize() -> None:

@@ -226,17 +226,24 @@ def host_reads(model: str, fused: bool, accelerator: str, precision: str) -> dic
     return {row: per_step(row) - bare for row in ("GradientMonitor", "GradientClip", BOTH)}
 
 
-def synchronizes(model: str, precision: str) -> str | None:
-    """Return torch's complaint when the hooks of both tricks wait for the GPU; None when they do not. CUDA only."""
-    modes = {3: "error"}
-    callbacks = [
-        Between(lambda step: torch.cuda.set_sync_debug_mode(modes.get(step, "default"))),
-        GradientMonitor(),
-        GradientClip(1.0),
-        LastBetween(lambda step: torch.cuda.set_sync_debug_mode("default")),
-    ]
+class Strict(L.Callback):
+    """Makes torch refuse, in one whole step, whatever waits for the GPU."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        torch.cuda.set_sync_debug_mode("error" if batch_idx == 3 else "default")
+
+
+class Lenient(L.Callback):
+    """Ends that, behind all other callbacks."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def synchronizes(model: str, precision: str, tricks: list[Any]) -> str | None:
+    """Return torch's complaint when a step that is not logged waits for the GPU; None when it does not. CUDA only."""
     try:
-        _short_fit(model, "cuda", precision, 5, callbacks=callbacks)
+        _short_fit(model, "cuda", precision, 5, callbacks=[Strict(), *tricks, Lenient()])
         return None
     except RuntimeError as error:
         return str(error)
@@ -413,7 +420,9 @@ def _measure(models: list[str], gpu: bool, options: argparse.Namespace) -> dict[
         "gates": gates(rows),
         "memory": {m: memory(m, accelerator, "32-true") for m in models},
         "host_reads": {"fused" if f else "foreach": host_reads(models[0], f, accelerator, "32-true") for f in kinds},
-        "synchronizes": {m: synchronizes(m, "32-true") for m in models} if gpu else {},
+        "synchronizes": {m: synchronizes(m, "32-true", [GradientMonitor(), GradientClip(1.0)]) for m in models}
+        if gpu
+        else {},
     }
 
 

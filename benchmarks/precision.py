@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import accuracy, ceilings, figures, optimizer_steps, precision_report
-from benchmarks.cells import Plan, measure, settings_for
+from benchmarks.cells import Plan, measure, pack, settings_for
 from benchmarks.environment import describe
 from benchmarks.overhead import synchronizes
 from benchmarks.results import FOLDER, save
@@ -220,7 +220,11 @@ def _run(
         advance()
     if device.type == "cuda" and "synchronizes" not in result:
         tick("host reads")
-        result["synchronizes"] = {name: synchronizes(name, "bf16-mixed") for name in ("b", "transformer")}
+        result["synchronizes"] = {
+            f"{name}, {what}": synchronizes(name, "bf16-mixed", tricks)
+            for name in ("b", "transformer")
+            for what, tricks in (("bare", []), ("pack", pack()))
+        }
 
 
 def _missing(precision: str, device: torch.device) -> str:

@@ -41,7 +41,13 @@ def tiny() -> Made:
 
 def images() -> Made:
     """Convolutions with BatchNorm."""
-    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64)]
+    layers = [
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, 2, 1),
+        nn.BatchNorm2d(64),
+    ]
     net = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     return net, (torch.randn(64, 3, 32, 32), torch.randint(10, (64,)))
 
@@ -56,7 +62,9 @@ def made_by(path: str) -> Made:
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SystemExit(f"--model {path}: {error}. Use package.module:function, which returns (module, batch).") from error
+        raise SystemExit(
+            f"--model {path}: {error}. Use package.module:function, which returns (module, batch)."
+        ) from error
     found: Made = make()
     return found
 
@@ -71,12 +79,18 @@ def draw(found: dict[str, PrecisionAdvice], path: Path) -> None:
         places = range(len(rows))
         times = [statistics.median(r.seconds) / statistics.median(base.seconds) for r in rows]
         axes.barh([p - 0.2 for p in places], times, 0.35, label="time", color="#2a7f9e")
-        axes.barh([p + 0.2 for p in places], [r.peak_bytes / base.peak_bytes for r in rows], 0.35, label="memory", color="#c46a2f")
+        axes.barh(
+            [p + 0.2 for p in places],
+            [r.peak_bytes / base.peak_bytes for r in rows],
+            0.35,
+            label="memory",
+            color="#c46a2f",
+        )
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set_yticks(places, [r.precision for r in rows])
         axes.invert_yaxis()
         axes.set_title(f"{name}: precision={advice.recommended!r}", fontsize=10, loc="left")
-    figure.axes[0].legend(fontsize="small")
+    figure.axes[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     figure.axes[-1].set_xlabel(f"share of ieee-fp32, on {advice.device}")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)

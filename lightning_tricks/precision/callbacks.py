@@ -31,6 +31,7 @@ from lightning_tricks.precision.scale_policy import ScalePolicy, on_host
 from lightning_tricks.precision.watch import Trace, Watch, floating, largest
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.gradient_writer import make_skipping_safe
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
@@ -108,7 +109,7 @@ class LossScaleGuard(Trick):
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range.
-        UnsupportedError: at fit start, ``"bf16"`` on a GPU that has none.
+        UnsupportedError: at fit start, ``"bf16"`` on a GPU that has none, or fused SGD with dampening.
         NonFiniteError: while training, with ``on_failure="raise"``, or when the change of precision did not help.
 
     Logs:
@@ -117,7 +118,8 @@ class LossScaleGuard(Trick):
 
     Changes:
         The scale, where it is out of bounds; the precision of the Trainer, after a failure and if asked to. The
-        Trainer then stays in it, also for ``test`` and ``predict``.
+        Trainer then stays in it, also for ``test`` and ``predict``. Fused SGD with momentum gets its buffers as zeros
+        (the same first update): torch leaves them uninitialised when the first step is skipped.
 
     State:
         Skips so far and in a row, and the precision that it changed to: a resumed run goes on in that precision.
@@ -193,6 +195,8 @@ class LossScaleGuard(Trick):
         if not run.loss_scale.active and self._fallback is None and run.first_to_say("no loss scale"):
             rank_zero_info(f"LossScaleGuard: precision {_precision_of(run)} has no loss scale; nothing to guard.")
         run.loss_scale.bound(self.min_scale, self.max_scale)
+        for view in run.views if run.loss_scale.active else ():
+            make_skipping_safe(view)
 
     def trick_state(self) -> dict[str, Any]:
         """Counts as plain numbers, and the precision in use."""

@@ -322,6 +322,24 @@ def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         guard.setup(t, Classifier(), "fit")
 
 
+def test_fused_momentum_survives_a_skipped_first_step() -> None:
+    """torch's fused SGD leaves its buffer uninitialised there; the oracle is the loop that is not fused."""
+
+    def momentum(fused: bool) -> Any:
+        return lambda p: sgd(p, momentum=0.9, fused=fused)
+
+    plain, fused = (Classifier(momentum(f), spoil=nan_at(0)) for f in (False, True))
+    for module in (plain, fused):
+        fit(module, [LossScaleGuard()], precision="16-mixed")
+    torch.testing.assert_close(weights(fused), weights(plain), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UnsupportedError, match="dampening"):
+        fit(
+            Classifier(lambda p: sgd(p, momentum=0.9, dampening=0.1, fused=True)),
+            [LossScaleGuard()],
+            precision="16-mixed",
+        )
+
+
 def test_steps_without_a_loss_are_no_skips() -> None:
     module, guard = Classifier(spoil=lambda i, loss: None if i % 2 else loss), LossScaleGuard(max_consecutive_skips=1)
     fit(module, [guard], n=96, precision="16-mixed")
