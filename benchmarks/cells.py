@@ -55,7 +55,7 @@ def pack() -> list[L.Callback]:
 
 def settings_for(workload: Workload, precisions: Sequence[str]) -> list[Setting]:
     """The columns of a workload: every precision with the pack, one of them bare, and the cache where it matters."""
-    out = [Setting(p) for p in precisions]
+    out = [Setting(p) for p in precisions if not (workload.waits and p == "bf16-true")]
     mixed = next((p for p in ("bf16-mixed", "16-mixed", precisions[0]) if p in precisions), precisions[0])
     if not workload.waits:
         out.append(Setting(mixed, pack=False))

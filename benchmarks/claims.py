@@ -186,7 +186,7 @@ def data_bound(result: dict[str, Any]) -> Measured | None:
             holds = holds and own["high"] < 1.05
             said.append(
                 f"{precision} over {base}: {ratio(free[f'faster_than_{base}'])} with data in memory, {interval(own)} "
-                "behind a store that takes twice a step's time"
+                "behind a store that takes 2.5 times a step's time"
             )
     return ("; ".join(said), "holds" if holds else "see left") if said else None
 

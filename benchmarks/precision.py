@@ -34,7 +34,7 @@ SECTIONS = ("speed", "accuracy", "bytes", "optimizers")
 PLANS = {"gpu": Plan(6, 0.8, 20, 2), "cpu": Plan(9, 0.18, 2, 3), "quick": Plan(3, 0.03, 2, 1)}
 SIZES: dict[str, dict[str, Any]] = {
     "gpu": {"seeds": 10, "epochs": 8, "byte_seeds": 3, "byte_steps": 200, "byte_model": (6, 384, 256, 32)},
-    "cpu": {"seeds": 8, "epochs": 6, "byte_seeds": 3, "byte_steps": 60, "byte_model": (2, 128, 64, 16)},
+    "cpu": {"seeds": 8, "epochs": 6, "byte_seeds": 3, "byte_steps": 50, "byte_model": (2, 128, 64, 16)},
     "quick": {"seeds": 2, "epochs": 1, "byte_seeds": 1, "byte_steps": 3, "byte_model": (1, 64, 16, 4)},
 }
 METHOD = (
@@ -52,6 +52,18 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     device = torch.device("cuda" if options.profile == "gpu" else "cpu")
     out: Path = options.out
+    threads = torch.get_num_threads()
+    if (
+        device.type == "cpu"
+    ):  # every lane has a pool of its own, and pools that wait for work disturb the lane that runs
+        torch.set_num_threads(options.threads)
+    try:
+        return _main(options, device, out, arguments)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _main(options: argparse.Namespace, device: torch.device, out: Path, arguments: Sequence[str]) -> int:
     result = _begin(options, device, arguments)
     if options.resume:
         result = _resumed(result, out)
@@ -88,6 +100,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--sections", default=",".join(SECTIONS), help=f"comma-separated, of {', '.join(SECTIONS)}")
     parser.add_argument("--fused", action="store_true", help="fused optimizers")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of the CPU profile")
     parser.add_argument("--rounds", type=int, help="blocks per cell")
     parser.add_argument("--seconds", type=float, help="seconds per block")
     parser.add_argument("--seeds", type=int, help="runs per precision of the accuracy section")
@@ -108,7 +121,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     names = tuple(workloads(options.profile))
     options.only = _known(parser, "--only", options.only, names) if options.only else list(names)
     plan = PLANS[options.profile]
-    for name, value in (("--rounds", options.rounds), ("--seconds", options.seconds), ("--seeds", options.seeds)):
+    for name, value in (
+        ("--threads", options.threads),
+        ("--rounds", options.rounds),
+        ("--seconds", options.seconds),
+        ("--seeds", options.seeds),
+    ):
         if value is not None and not value > 0:
             parser.error(f"{name} {value}: must be > 0.")
     if options.rounds is not None and options.rounds < plan.sessions:
@@ -152,7 +170,7 @@ def _begin(options: argparse.Namespace, device: torch.device, arguments: Sequenc
         "method": METHOD,
         "precisions": options.precisions,
         "fused": options.fused,
-        "plan": vars(options.plan).copy(),
+        "plan": {**vars(options.plan), "threads": torch.get_num_threads()},
         "complete": False,
         "cells": [],
     }

@@ -36,7 +36,7 @@ def hardware(result: dict[str, Any]) -> str:
     """Return on what a result was measured, in a few words."""
     e = result["environment"]
     cpu = e["gpu"] is None or result["profile"] != "gpu"
-    threads = f", {e['threads']} threads" if cpu else f", CUDA {e.get('cuda')}"
+    threads = f", {e['threads']} thread{'s' if e['threads'] > 1 else ''}" if cpu else f", CUDA {e.get('cuda')}"
     return f"{e['cpu'] if cpu else e['gpu']}{threads}, torch {e['torch']}, lightning {e['lightning']}"
 
 

@@ -225,10 +225,10 @@ def _cpu() -> list[Workload]:
     )
     rows = [
         ("resnet18", "ResNet-18 of 16 channels, 32 pixels, batch 64", "images", 64, small, _images(64, 32, 10), ""),
-        ("resnet50", "ResNet-50 of 8 channels, 32 pixels, batch 32", "images", 32,
-         _seeded(lambda f: Supervised(resnet(Bottleneck, (3, 4, 6, 3), 8, 10, large=False), True, f)), _images(32, 32, 10), ""),
-        ("vit", "ViT, 4 layers of 128, 32 pixels, batch 32", "images", 32,
-         _seeded(lambda f: Supervised(VisionTransformer(32, 4, 4, 128, 4, 10), False, f)), _images(32, 32, 10), ""),
+        ("resnet50", "ResNet-50 of 8 channels, 32 pixels, batch 16", "images", 16,
+         _seeded(lambda f: Supervised(resnet(Bottleneck, (3, 4, 6, 3), 8, 10, large=False), True, f)), _images(16, 32, 10), ""),
+        ("vit", "ViT, 4 layers of 128, 32 pixels, batch 16", "images", 16,
+         _seeded(lambda f: Supervised(VisionTransformer(32, 4, 4, 128, 4, 10), False, f)), _images(16, 32, 10), ""),
         ("gpt", "byte transformer, 2 layers of 128, context 64, batch 16, Python source", "bytes", 16 * 64,
          _seeded(lambda f: Supervised(ByteTransformer(2, 128, 64), False, f)), lambda: windows(source_bytes(), 64, 16, 4), ""),
         ("lstm", "LSTM of 64, 24 steps, batch 64", "sequences", 64,
@@ -246,7 +246,7 @@ def _cpu() -> list[Workload]:
 
 def _row(name: str, text: str, unit: str, items: int, make: Any, batches: Any, expects: str) -> Workload:
     shares = name in ("dcgan", "simsiam")
-    return Workload(name, text, unit, items, make, batches, expects, shares, waits=2.0 if name == "data_bound" else 0.0)
+    return Workload(name, text, unit, items, make, batches, expects, shares, waits=2.5 if name == "data_bound" else 0.0)
 
 
 def on_device(batches: list[Batch], device: torch.device) -> list[Batch]:

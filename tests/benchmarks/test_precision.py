@@ -232,7 +232,7 @@ def test_lanes_hold_their_flags_only_while_they_run() -> None:
 def test_columns_of_a_workload() -> None:
     names = [s.name for s in settings_for(workloads("cpu")["dcgan"], PRECISIONS)]
     assert names == [*PRECISIONS, "bf16-mixed bare", "bf16-mixed+cache", "16-mixed+cache"]
-    assert [s.name for s in settings_for(workloads("cpu")["data_bound"], ["tf32"])] == ["tf32"]
+    assert [s.name for s in settings_for(workloads("cpu")["data_bound"], ["tf32", "bf16-true"])] == ["tf32"]
 
 
 def test_a_slow_store_sets_the_pace() -> None:
