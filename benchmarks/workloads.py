@@ -239,7 +239,7 @@ def _cpu() -> list[Workload]:
          _seeded(lambda f: Adversarial(generator(16, 16, 32, 1), Discriminator(16, 16, 1), 32, f)), _images(64, 16, 2, channels=1), ""),
         ("simsiam", "SimSiam, ResNet of 8 channels, two views of 16 pixels, batch 32", "images", 32,
          _seeded(lambda f: Siamese(SimSiam(resnet(Block, (1, 1, 1, 1), 8, 64, large=False), 64, 64), True, f)), _views(32, 16), ""),
-        ("data_bound", "the ResNet-18 behind a slow store (control)", "images", 64, small, _images(64, 32, 10), ""),
+        ("data_bound", "the ResNet-18 with batch 16 behind a slow store (control)", "images", 16, small, _images(16, 32, 10), ""),
     ]  # fmt: skip
     return [_row(*row) for row in rows]
 
