@@ -246,7 +246,9 @@ def _times(
                 if workload.waits and not delay:
                     delay = workload.waits * pilot
                     store._seconds = delay  # type: ignore[union-attr]
-                steps.setdefault(setting.name, max(plan.least_steps, math.ceil(plan.seconds / max(pilot, delay, 1e-9))))
+                # the first batch of a block has been waiting: several more must not have
+                least = max(plan.least_steps, 6 if workload.waits else 1)
+                steps.setdefault(setting.name, max(least, math.ceil(plan.seconds / max(pilot, delay, 1e-9))))
             rounds = plan.rounds * (session + 1) // plan.sessions - plan.rounds * session // plan.sessions
             times = interleave(lanes, rounds, steps, 0, lambda: tick(f"{workload.name}: time"), seed=session)
             for lane in lanes:

@@ -87,8 +87,13 @@ def _speed(result: dict[str, Any]) -> str:
     header = ["workload", "precision", "ms", "per second", "faster than IEEE [95 %]", "faster than TF32 [95 %]", "peak MB", "of IEEE / TF32", "MFU (datasheet)", "of the ceiling", "of the roofline", "gradient cosine", "skipped"]  # fmt: skip
     rows = [row + [""] * (len(header) - len(row)) for row in rows]
     names = {c["workload"]: c["text"] for c in result["cells"]}
+    over = any(max(c["mfu_ceiling"], c["roofline_share"]) > 1 for c in result["cells"] if c["status"] == "ok")
+    note = (
+        "\n\nMore than 100 % of a ceiling: FLOPs are counted as for direct convolution, of which Winograd's algorithm needs a "
+        "part only; or the product that was measured is not the machine's best."
+    )
     legend = "\n".join(f"- {name}: {text}" for name, text in names.items())
-    return f"## Time and memory\n\n{legend}\n\n{table(header, rows)}"
+    return f"## Time and memory\n\n{legend}\n\n{table(header, rows)}{note if over else ''}"
 
 
 def _pack(result: dict[str, Any]) -> str:
