@@ -234,8 +234,8 @@ def _times(
             for setting in alive if session == 0 else order.sample(alive, len(alive)):
                 tick(f"{workload.name} {setting.name}: warm-up")
                 store = Storage(batches, delay) if workload.waits else batches
-                lane = _lane(workload, setting, store, device, callbacks, fused)
                 try:
+                    lane = _lane(workload, setting, store, device, callbacks, fused)
                     lane.block(3)
                     pilot = lane.block(3) if session == 0 else 0.0
                 except Exception as error:

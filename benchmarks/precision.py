@@ -129,8 +129,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     ):
         if value is not None and not value > 0:
             parser.error(f"{name} {value}: must be > 0.")
-    if options.rounds is not None and options.rounds < plan.sessions:
-        parser.error(f"--rounds {options.rounds}: must be at least {plan.sessions}, the sessions of this profile.")
+    if options.rounds is not None and options.rounds < 3:
+        parser.error(f"--rounds {options.rounds}: must be at least 3, since an interval of fewer blocks means nothing.")
     options.plan = Plan(options.rounds or plan.rounds, options.seconds or plan.seconds, plan.least_steps, plan.sessions)
     options.sizes = dict(SIZES[options.profile])
     options.sizes["seeds"] = options.seeds or options.sizes["seeds"]

@@ -92,7 +92,6 @@ def broken(change: Any, gpu: bool = False) -> dict[str, Any]:
         (lambda r: r.update(schema=2), "schema 2"),
         (lambda r: r.pop("cells"), "cells"),
     ],
-    ids=str,
 )
 def test_absurd_numbers_are_refused(change: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=words):
