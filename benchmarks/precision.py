@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import time
 import warnings
@@ -31,9 +32,9 @@ from lightning_tricks.errors import nearest
 
 SCHEMA = 1
 SECTIONS = ("speed", "accuracy", "bytes", "optimizers")
-PLANS = {"gpu": Plan(6, 0.8, 20, 2), "cpu": Plan(9, 0.18, 2, 3), "quick": Plan(3, 0.03, 2, 1)}
+PLANS = {"gpu": Plan(5, 0.5, 5, 1), "cpu": Plan(9, 0.18, 2, 3), "quick": Plan(3, 0.03, 2, 1)}
 SIZES: dict[str, dict[str, Any]] = {
-    "gpu": {"seeds": 10, "epochs": 8, "byte_seeds": 3, "byte_steps": 200, "byte_model": (6, 384, 256, 32)},
+    "gpu": {"seeds": 8, "epochs": 8, "byte_seeds": 3, "byte_steps": 120, "byte_model": (6, 384, 256, 32)},
     "cpu": {"seeds": 8, "epochs": 6, "byte_seeds": 3, "byte_steps": 50, "byte_model": (2, 128, 64, 16)},
     "quick": {"seeds": 2, "epochs": 1, "byte_seeds": 1, "byte_steps": 3, "byte_model": (1, 64, 16, 4)},
 }
@@ -73,6 +74,8 @@ def _main(options: argparse.Namespace, device: torch.device, out: Path, argument
         try:
             _run(options, device, result, tick, advance, lambda: _save(result, out))
             result["complete"] = True
+            if device.type == "cuda":
+                result["environment"]["state_at_the_end"] = _nvidia_smi()
         except KeyboardInterrupt:
             code = 130
     result["seconds"] = result.get("seconds", 0.0) + time.perf_counter() - began
@@ -185,11 +188,30 @@ def _device_facts(device: torch.device) -> dict[str, Any]:
             cudnn=torch.backends.cudnn.version(),
             capability=f"{properties.major}.{properties.minor}",
             memory_bytes=properties.total_memory,
+            state=_nvidia_smi(),
             allocator=os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
         )
     else:
         facts["bfloat16_on_this_cpu"] = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return facts
+
+
+def _nvidia_smi() -> dict[str, str]:
+    """Driver, clocks, temperature and what slows the GPU down, as nvidia-smi says; empty where it is missing."""
+    asked = (
+        "driver_version",
+        "clocks.sm",
+        "clocks.max.sm",
+        "temperature.gpu",
+        "power.draw",
+        "clocks_throttle_reasons.active",
+    )
+    command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "-i", "0"]
+    try:
+        line = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return {}
+    return dict(zip(asked, (part.strip() for part in line.split(",")), strict=False))
 
 
 def _resumed(fresh: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightning_tricks.errors import (
     NonFiniteError,
@@ -28,7 +29,7 @@ from lightning_tricks.precision.health import Finding, Findings
 from lightning_tricks.precision.islands import Islands, in_compiled_graphs, matching_modules, plain_modules
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.precision.scale_policy import ScalePolicy, on_host
-from lightning_tricks.precision.watch import Trace, Watch, floating, largest
+from lightning_tricks.precision.watch import Call, Trace, Watch, floating, largest
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.gradient_writer import make_skipping_safe
@@ -43,6 +44,7 @@ from lightning_tricks.runtime.trick import Trick
 _AUTO = "auto"
 _STREAK = 8
 _SMALL_SCALE = 16.0
+_LATE = 512  # attempts kept at most when nothing is logged
 _INITIAL_SCALE = 65536.0
 
 
@@ -439,7 +441,7 @@ class PrecisionDoctor(Trick):
         self._all = {n: m for n, m in known.items() if n and id(m) not in hidden}
         if self.modules is None:  # (a compiled part counts as a leaf: its inside cannot be seen)
             leaves = (n for n, m in self._all.items() if all(id(c) in hidden for c in m.children()))
-            chosen = [n for n in leaves if not isinstance(self._all[n], (nn.Identity, nn.Flatten))]
+            chosen = [n for n in leaves if not isinstance(self._all[n], (nn.Identity, nn.Flatten, Metric))]
         else:
             chosen = matching_modules(known, self.modules, owner="PrecisionDoctor")
             _refuse_hidden([n for n in chosen if n not in self._all], "PrecisionDoctor", self.modules)
@@ -524,6 +526,8 @@ class PrecisionDoctor(Trick):
         index = attempt.view.index
         if isinstance(attempt.outcome, Tensor):  # only the device knows; it is told at the next logged step
             self._late.append(attempt)
+            if len(self._late) >= _LATE:
+                self._send_late(run, attempt.step)
             return
         if not attempt.outcome:
             self._streak[index] = 0
@@ -577,7 +581,7 @@ class PrecisionDoctor(Trick):
         for each in found or [health.too_large(_scale_used(run), _nonfinite_names(attempt.view), attempt.step)]:
             self._note(each)
 
-    def _forward_again(self, run: TrainingRun) -> tuple[list[tuple[str, float, float, bool]], bool, bool] | None:
+    def _forward_again(self, run: TrainingRun) -> tuple[list[Call], bool, bool] | None:
         """Return the calls of all modules, whether the loss and whether the batch were finite; None if it cannot be."""
         trainer, module = run.trainer, run.trainer.lightning_module
         if self._batch is None or not module.automatic_optimization:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_tricks.precision.watch import LARGEST
+from lightning_tricks.precision.watch import LARGEST, Call
 
 _LITTLE_HEADROOM = 2.0
 _MUCH_UNDERFLOW = 0.5
@@ -184,27 +184,25 @@ def _islands(name: str, other: str, half: bool = True) -> str:
     return f"Use FP32Islands([{name!r}]) or {other}"
 
 
-def explain(
-    calls: Sequence[tuple[str, float, float, bool]], *, loss_finite: bool, input_finite: bool, step: int
-) -> Finding | None:
+def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, step: int) -> Finding | None:
     """Return what went wrong in a forward pass; None when nothing did, so that the backward pass must have.
 
     Args:
-        calls: name, largest input, largest output, whether own weights are finite; in the order in which calls ended.
+        calls: in the order in which they ended.
         loss_finite: whether the loss was.
         input_finite: whether the batch was.
         step: of Lightning's loggers.
 
-    >>> calls = [("a", 9.0, 3e4, True), ("b", 3e4, math.inf, True)]
+    >>> calls = [Call("a", 9.0, 3e4), Call("b", 3e4, math.inf)]
     >>> explain(calls, loss_finite=False, input_finite=True, step=3).text
     'its output was not finite; its input reached 3e+04'
     """
     if not input_finite:
         return Finding("nonfinite input", "", "the batch holds NaN or inf", "Look at the data of this step", step)
-    bad = next((call for call in calls if not call[2] < math.inf), None)
+    bad = next((c for c in calls if not c.largest_output < math.inf and not c.masks), None)
     if bad is not None:
-        name, into, _, weights = bad
-        if not weights:
+        name, into = bad.name, bad.largest_input
+        if not bad.weights_finite:
             return Finding("nonfinite weight", name, "its weights are not finite", "Go back to a checkpoint", step)
         if into < math.inf:
             text = f"its output was not finite; its input reached {into:.3g}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,24 @@ class Watch:
         return out
 
 
+class Call(NamedTuple):
+    """One call of a module.
+
+    Args:
+        name: of the module.
+        largest_input: largest magnitude; inf for NaN or inf.
+        largest_output: the same of the output.
+        weights_finite: whether the module's own weights are.
+        masks: whether the output holds ``-inf`` and is finite otherwise, as attention masks do on purpose.
+    """
+
+    name: str
+    largest_input: float
+    largest_output: float
+    weights_finite: bool = True
+    masks: bool = False
+
+
 class Trace:
     """Notes for every call of every module, in the order in which they end, whether inputs and outputs are finite.
 
@@ -139,13 +157,13 @@ class Trace:
         >>> net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU())
         >>> with Trace(dict(net.named_modules())) as trace, torch.no_grad():
         ...     _ = net[0].weight.fill_(1e38), net(torch.full((1, 1), 1e10))
-        >>> [(name, into, out) for name, into, out, weights in trace.calls()]
+        >>> [(call.name, call.largest_input, call.largest_output) for call in trace.calls()]
         [('0', 10000000000.0, inf), ('1', inf, inf), ('', 10000000000.0, inf)]
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = dict(modules)
-        self._seen: list[tuple[str, Tensor, Tensor]] = []
+        self._seen: list[tuple[str, Tensor]] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> Trace:
@@ -168,17 +186,24 @@ class Trace:
 
     @torch.no_grad()
     def _note(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._seen.append((name, _largest_of((args, kwargs)), _largest_of(output)))
+        into, out = _largest_of((args, kwargs)), _largest_of(output)
+        top = _largest_of([t.amax().reshape(1) for t in map(local, floating(output))])  # inf for NaN, not for -inf
+        self._seen.append((name, torch.stack([x.to(out.device) for x in (into, out, top)])))
 
-    def calls(self) -> list[tuple[str, float, float, bool]]:
-        """Return name, largest input, largest output and whether own weights are finite; one host read for all."""
+    def calls(self) -> list[Call]:
+        """Return all calls in the order in which they ended; one host read for all."""
         if not self._seen:
             return []
-        device = self._seen[0][2].device
-        own = {name: _largest_of(list(self._modules[name].parameters(recurse=False))) for name, _, _ in self._seen}
-        table = [torch.stack([i.to(device), o.to(device), own[name].to(device)]) for name, i, o in self._seen]
-        rows = torch.stack(table).tolist()
-        return [(name, i, o, w < torch.inf) for (name, _, _), (i, o, w) in zip(self._seen, rows, strict=True)]
+        device = self._seen[0][1].device
+        own = {name: _largest_of(list(self._modules[name].parameters(recurse=False))) for name, _ in self._seen}
+        rows = torch.stack(
+            [torch.cat([found, own[name].reshape(1).to(found)]).to(device) for name, found in self._seen]
+        )
+        calls = []
+        for (name, _), (into, out, top, weight) in zip(self._seen, rows.tolist(), strict=True):
+            masks = out == torch.inf and top < torch.inf
+            calls.append(Call(name, into, out, weight < torch.inf, masks))
+        return calls
 
 
 def floating(value: Any) -> list[Tensor]:

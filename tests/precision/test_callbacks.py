@@ -530,6 +530,24 @@ def test_validation_is_not_measured() -> None:
     assert min(memory.series("amp/headroom/net.0").values()) > 10
 
 
+def test_nothing_piles_up_when_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.precision.callbacks._LATE", 4)
+    doctor = PrecisionDoctor()
+    module = Classifier(adamw, spoil=nan_at(1))
+    fit(module, [doctor], precision="16-mixed", log_every_n_steps=0)
+    assert [f.kind for f in doctor.findings] == ["unexplained skip"]
+
+
+def test_metrics_are_no_layers() -> None:
+    from torchmetrics.classification import MulticlassAccuracy
+
+    module, memory = Classifier(), Memory()
+    module.accuracy = MulticlassAccuracy(10)
+    fit(module, [PrecisionDoctor()], n=8, logger=memory)
+    assert not any("accuracy" in key for key in memory.rows[0][1])
+
+
 def test_two_optimizers_and_accumulation_give_one_row_per_step() -> None:
     memory = Memory()
     fit(TwoPlayersHealthy(), [PrecisionDoctor()], n=16, precision="16-mixed", logger=memory)

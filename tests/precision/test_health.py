@@ -7,6 +7,7 @@ import torch
 
 from lightning_tricks.precision import health
 from lightning_tricks.precision.health import Finding, Findings
+from lightning_tricks.precision.watch import Call
 
 
 def test_headroom_is_the_distance_to_the_largest_float16() -> None:
@@ -22,7 +23,7 @@ def test_kinds_are_checked() -> None:
         Finding("bad luck", "", "", "", 0)
 
 
-CALL = {"fine": ("a", 1.0, 2.0, True), "bad": ("b", 2.0, math.inf, True)}
+CALL = {"fine": Call("a", 1.0, 2.0), "bad": Call("b", 2.0, math.inf), "mask": Call("m", 2.0, math.inf, masks=True)}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ CALL = {"fine": ("a", 1.0, 2.0, True), "bad": ("b", 2.0, math.inf, True)}
         (["fine", "bad"], False, True, "forward overflow", "b"),
         (["fine", "bad"], False, False, "nonfinite input", ""),
         (["fine"], False, True, "loss overflow", ""),
+        (["mask", "bad"], False, True, "forward overflow", "b"),
+        (["mask", "fine"], False, True, "loss overflow", ""),
     ],
 )
 def test_a_forward_pass_is_explained(calls: list[str], loss: bool, data: bool, kind: str, module: str) -> None:
@@ -40,12 +43,13 @@ def test_a_forward_pass_is_explained(calls: list[str], loss: bool, data: bool, k
 
 
 def test_a_function_between_modules_and_broken_weights_are_told_apart() -> None:
-    between = health.explain([("b", math.inf, math.inf, True)], loss_finite=False, input_finite=True, step=0)
+    between = health.explain([Call("b", math.inf, math.inf)], loss_finite=False, input_finite=True, step=0)
     assert between is not None
     assert between.module == "before b"
-    weight = health.explain([("b", 1.0, math.inf, False)], loss_finite=False, input_finite=True, step=0)
+    weight = health.explain([Call("b", 1.0, math.inf, False)], loss_finite=False, input_finite=True, step=0)
     assert weight is not None
     assert weight.kind == "nonfinite weight"
+    assert health.explain([CALL["mask"]], loss_finite=True, input_finite=True, step=0) is None
     assert health.explain([CALL["fine"]], loss_finite=True, input_finite=True, step=0) is None
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_tricks.precision.watch import Trace, Watch, floating, largest, underflow_counts
+from lightning_tricks.precision.watch import Call, Trace, Watch, floating, largest, underflow_counts
 
 CPU = torch.device("cpu")
 
@@ -140,8 +140,19 @@ def test_a_trace_tells_where_it_began() -> None:
     net = Functions()
     with Trace({n: m for n, m in net.named_modules() if n}) as trace:
         net(torch.ones(1))
-    assert trace.calls() == [("a", 1.0, 1.0, True), ("b", math.inf, math.inf, True)]
+    assert trace.calls() == [Call("a", 1.0, 1.0), Call("b", math.inf, math.inf)]
     assert Trace({}).calls() == []
+
+
+def test_a_mask_is_no_overflow() -> None:
+    class Mask(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.masked_fill(x > 0, -math.inf)
+
+    with Trace({"mask": (mask := Mask())}) as trace:
+        mask(torch.tensor([1.0, -1.0]))
+        mask(torch.tensor([1.0, math.nan]))
+    assert [call.masks for call in trace.calls()] == [True, False]
 
 
 def test_a_trace_says_that_weights_are_broken() -> None:
@@ -150,4 +161,4 @@ def test_a_trace_says_that_weights_are_broken() -> None:
         layer.weight[0, 0] = math.nan
     with Trace({"layer": layer}) as trace:
         layer(torch.ones(1, 2))
-    assert trace.calls()[0][2:] == (math.inf, False)
+    assert trace.calls()[0][2:] == (math.inf, False, False)
