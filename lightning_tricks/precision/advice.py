@@ -49,7 +49,7 @@ def fp32_mode(tf32: bool) -> Iterator[None]:
     ...     torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     ('high', True)
     """
-    before = fp32_flags()
+    before, newer = fp32_flags(), [(part, part.fp32_precision) for part in _parts_with_new_flags()]
     try:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = tf32
@@ -57,6 +57,17 @@ def fp32_mode(tf32: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before["matmul"])
         torch.backends.cudnn.allow_tf32 = before["cudnn"]
+        for part, value in newer:  # the old interface writes "ieee" where nothing was set
+            if part.fp32_precision != value:
+                part.fp32_precision = value
+
+
+def _parts_with_new_flags() -> list[Any]:
+    """The parts of torch (2.9 and later) whose float32 precision the old interface sets too."""
+    backends = torch.backends
+    parts = [backends.cuda.matmul, *(getattr(backends.mkldnn, n, None) for n in ("matmul", "conv", "rnn"))]
+    parts += [getattr(backends.cudnn, n, None) for n in ("conv", "rnn")]
+    return [part for part in parts if hasattr(part, "fp32_precision")]
 
 
 def fp32_flags() -> dict[str, Any]:
