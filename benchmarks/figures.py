@@ -125,7 +125,14 @@ def _saved(figure: Any, path: Path) -> Path:
 
 
 def tensorboard(result: dict[str, Any], folder: Path) -> None:
-    """Write one run per cell: hparams (workload, precision) with time and memory as metrics."""
+    """Write one run per cell: hparams (workload, precision) with time and memory as metrics.
+
+    Args:
+        result: the precision table's.
+        folder: bears the result's name; what an earlier run of that name left there is removed.
+    """
+    for old in folder.glob("*/events.out.tfevents.*"):
+        old.unlink()
     from torch.utils.tensorboard import SummaryWriter
 
     for cell in (c for c in result["cells"] if c["status"] == "ok"):

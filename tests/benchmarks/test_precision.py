@@ -258,6 +258,12 @@ def test_pictures_are_drawn_from_a_result(tmp_path: Path) -> None:
     assert [p.name for p in paths] == ["r_speed.png", "r_memory.png", "r_accuracy.png"]
 
 
+def test_logs_of_the_same_name_are_replaced(tmp_path: Path) -> None:
+    for _ in range(2):
+        figures.tensorboard(result(), tmp_path / "r")
+        assert len(list(tmp_path.rglob("events*"))) == 3 + 2, "cells, and precisions of the accuracy"
+
+
 # -- claims -------------------------------------------------------------------------------------------------------
 
 
