@@ -261,7 +261,8 @@ def test_pictures_are_drawn_from_a_result(tmp_path: Path) -> None:
 def test_logs_of_the_same_name_are_replaced(tmp_path: Path) -> None:
     for _ in range(2):
         figures.tensorboard(result(), tmp_path / "r")
-        assert len(list(tmp_path.rglob("events*"))) == 3 + 2, "cells, and precisions of the accuracy"
+        # of each cell one file of hparams and one of scalars, of each precision's accuracy one
+        assert len(list(tmp_path.rglob("events*"))) == 3 * 2 + 2
 
 
 # -- claims -------------------------------------------------------------------------------------------------------
