@@ -226,6 +226,8 @@ def page(results: list[dict[str, Any]]) -> str:
     for result in results:
         lines += ["", f"- **{result['profile']}**: {hardware(result)}, {result['date']}, commit {result['environment']['commit']}: "
                       f"`{result['command']}`, [{result['file']}](../benchmarks/results/{Path(result['file']).stem}.md)"]  # fmt: skip
+        pictures = (FOLDER / f"{Path(result['file']).stem}_{kind}.png" for kind in ("speed", "memory", "accuracy"))
+        lines += ["", *(f"![{p.stem}](../benchmarks/results/{p.name})" for p in pictures if p.exists())]
     missing = {"gpu", "cpu"} - {r["profile"] for r in results}
     if "gpu" in missing:
         lines += [

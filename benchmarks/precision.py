@@ -137,7 +137,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options.plan = Plan(options.rounds or plan.rounds, options.seconds or plan.seconds, plan.least_steps, plan.sessions)
     options.sizes = dict(SIZES[options.profile])
     options.sizes["seeds"] = options.seeds or options.sizes["seeds"]
-    options.out = options.out or FOLDER / f"{time.strftime('%Y-%m-%d')}_{_hardware(cuda)}_{options.profile}.json"
+    folder = Path("runs/benchmarks") if options.quick else FOLDER  # a look at whether it runs is no result to keep
+    options.out = options.out or folder / f"{time.strftime('%Y-%m-%d')}_{_hardware(cuda)}_{options.profile}.json"
     if options.data_root is not None and not options.data_root.is_dir():
         parser.error(f"--data-root {options.data_root}: no such folder.")
     return options
