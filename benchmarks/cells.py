@@ -27,6 +27,7 @@ from lightning_tricks.precision.advice import LiveTensors
 
 _STARTING = threading.Lock()
 _LAUNCH_BOUND = 0.85
+_PROBE_STEPS = 24
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,14 @@ def quiet_trainer(setting: Setting, device: torch.device, callbacks: list[Any], 
 
 
 class _Probe(L.Callback):
-    """Four steps alone: the first gradient, then the peak of memory, then the work of a step."""
+    """Steps alone, on one batch: the first finite gradient, then the peak of memory, then the work of a step.
+
+    Under 16-mixed the first steps may be skipped: weights have not moved then, and the optimizer has no state yet.
+    """
 
     def __init__(self, device: torch.device, ceilings: dict[str, Any], setting: Setting) -> None:
-        self.device, self.gradient = device, None
+        self.device = device
+        self.gradient: Tensor | None = None
         self.found: dict[str, Any] = {}
         flops = ceilings["flops"]
         single = flops.get("tf32" if setting.precision == "tf32" else "ieee-fp32")
@@ -155,40 +160,50 @@ class _Probe(L.Callback):
         }
         self._roof = Roofline({k: v for k, v in of_dtype.items() if v}, ceilings["bytes_per_second"])
         self._live = LiveTensors()
+        self._phase = "first steps"
         self._before = 0
 
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
         if self.gradient is None:
             parts = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-            self.gradient: Any = torch.cat([g.detach().float().flatten().cpu() for g in parts])
+            found = torch.cat([g.detach().float().flatten().cpu() for g in parts])
+            self.gradient = found if bool(found.isfinite().all()) else None
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        cuda = self.device.type == "cuda"
-        if batch_idx == 2 and cuda:
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-        elif batch_idx == 2:
-            held = [*module.parameters(), *module.buffers()]
-            held += [
-                t for o in trainer.optimizers for s in o.state.values() for t in s.values() if isinstance(t, Tensor)
-            ]
-            self._before = sum(t.nbytes for t in held)
-            self._live.__enter__()
-        elif batch_idx == 3:
+        if self.gradient is None:
+            torch.manual_seed(0)
+        if self._phase == "first steps" and batch_idx >= 2 and all(o.state for o in trainer.optimizers):
+            self._phase = "memory"
+            self._begin_memory(trainer, module)
+        elif self._phase == "measured":
+            self._phase = "work"
             self._roof.__enter__()
 
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 2 and self.device.type == "cuda":
+    def _begin_memory(self, trainer: Any, module: Any) -> None:
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            self.found["peak_bytes"] = torch.cuda.max_memory_allocated(self.device) - self._before
-            self.found["reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
-        elif batch_idx == 2:
-            self._live.__exit__(None, None, None)
-            self.found["peak_bytes"] = self._before + self._live.peak
-        elif batch_idx == 3:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        held = [*module.parameters(), *module.buffers()]
+        held += [t for o in trainer.optimizers for s in o.state.values() for t in s.values() if isinstance(t, Tensor)]
+        self._before = sum(t.nbytes for t in held)
+        self._live.__enter__()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._phase == "memory":
+            self._phase = "measured"
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+                self.found["peak_bytes"] = torch.cuda.max_memory_allocated(self.device) - self._before
+                self.found["reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
+            else:
+                self._live.__exit__(None, None, None)
+                self.found["peak_bytes"] = self._before + self._live.peak
+        elif self._phase == "work":
             self._roof.__exit__(None, None, None)
             seconds, seen = self._roof.seconds, self._roof.seen_flops
             self.found.update(roofline_seconds=seconds, bytes_moved=self._roof.bytes, seen_flops=seen)
+            self._phase, trainer.should_stop = "done", True
 
 
 def _alone(
@@ -207,7 +222,9 @@ def _alone(
         probe._before = torch.cuda.memory_allocated(device)
     with setting.flags():
         t = quiet_trainer(setting, device, [*(pack() if setting.pack else []), probe], max_steps=-1)
-        t.fit(module, DataLoader([batches[i % len(batches)] for i in range(4)], batch_size=None))  # type: ignore[arg-type]
+        t.fit(module, DataLoader([batches[0]] * _PROBE_STEPS, batch_size=None))  # type: ignore[arg-type]
+    if "peak_bytes" not in probe.found or "roofline_seconds" not in probe.found:
+        raise RuntimeError(f"no update happened in {_PROBE_STEPS} steps: every one was skipped")
     return probe
 
 

@@ -146,4 +146,5 @@ def support_page() -> str:
     lines += ["Host reads of `GradientMonitor` and `GradientClip` per update that is not logged, on a GPU:", ""]
     lines += ["| optimizer | GradScaler | `nonfinite` | reads |", "| --- | --- | --- | --- |"]
     lines += [f"| {' | '.join(key)} | {reads} |" for key, reads in HOST_READS.items()]
+    lines += ["", "`LossScaleGuard` and `PrecisionDoctor` add none to these (counted in tests/precision)."]
     return "\n".join(lines) + "\n"

@@ -28,6 +28,7 @@ from lightning_tricks.runtime.snapshot import random_numbers
 PRECISIONS = ("ieee-fp32", "tf32", "bf16-mixed", "16-mixed", "bf16-true")
 _TRAINER = {"ieee-fp32": "32-true", "tf32": "32-true"}
 _ROUNDS = 3
+_WARM_UP = 24
 _PAYS = 1.1
 _SAVES = 0.85
 _FAITHFUL = 0.99
@@ -272,13 +273,28 @@ class Candidate:
             return _loss(self.module, self.batch)
 
     def gradient(self) -> tuple[Tensor, float]:
-        """Return the gradient of the first step as one float32 vector, and its loss."""
-        torch.manual_seed(0)
-        loss = self.loss()
-        loss.backward()  # type: ignore[no-untyped-call]
-        parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in self.module.parameters()]
-        self.optimizer.zero_grad()
-        return torch.cat([p.float() for p in parts]), float(loss.detach())
+        """Return the gradient of the first step as one float32 vector, and its loss.
+
+        Under 16-mixed at the largest loss scale, a power of two up to 2^16, at which it is finite.
+        """
+        scale = 1.0 if self.scaler is None else 2.0**16
+        while True:
+            torch.manual_seed(0)
+            loss = self.loss()
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            grads = (p.grad if p.grad is not None else torch.zeros_like(p) for p in self.module.parameters())
+            found = torch.cat([g.reshape(-1).float() for g in grads]) / scale
+            self.optimizer.zero_grad()
+            if scale == 1.0 or bool(found.isfinite().all()):
+                return found, float(loss.detach())
+            scale /= 2
+
+    def warm_up(self) -> None:
+        """Step until a step is applied and the optimizer has its state: the first ones of 16-mixed may be skipped."""
+        for _ in range(_WARM_UP):
+            self.step()
+            if self.optimizer.state:
+                return
 
     def step(self) -> None:
         """One training step."""
@@ -307,7 +323,7 @@ def _measure(
             gradient, row.loss = candidate.gradient()
             reference = gradient if reference is None else reference
             row.cosine = float(nn.functional.cosine_similarity(gradient.double(), reference.double(), dim=0))
-            candidate.step()  # makes the optimizer's state
+            candidate.warm_up()
             static = sum(t.nbytes for t in _held(candidate))
             row.peak_bytes = static + peak_bytes(candidate.step, device)
             del candidate, gradient
@@ -318,6 +334,7 @@ def _measure(
         for row in order.sample(usable, len(usable)):
             with fp32_mode(row.precision == "tf32"), _trouble_in(row):
                 candidate = Candidate(module, batch, device, row.precision)
+                candidate.warm_up()
                 seconds_per_step, row.host_share = _time(candidate, budget)
                 row.seconds.append(seconds_per_step)
                 row.skipped += candidate.skipped / candidate.steps / _ROUNDS

@@ -152,6 +152,35 @@ def test_what_is_only_missed_while_lanes_run_marks_the_cell_too(monkeypatch: pyt
     assert found[0]["status"] == "ok"
 
 
+@pytest.mark.parametrize("name", ["mlp_tab", "dcgan", "simsiam"])
+def test_all_columns_of_a_gpu_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU has and a CPU has not is played: TF32 by its flags alone, 16-mixed by a real GradScaler."""
+    from lightning.pytorch.plugins import MixedPrecision
+
+    def arguments(self: Setting, device: torch.device) -> dict[str, Any]:
+        if self.precision == "16-mixed":
+            return {"plugins": [MixedPrecision("16-mixed", "cpu")]}
+        return {"precision": "32-true" if "fp32" in self.name or "tf32" in self.name else self.precision}
+
+    monkeypatch.setattr(Setting, "missing", lambda self, device: "")
+    monkeypatch.setattr(Setting, "trainer", arguments)
+    workload = workloads("cpu")[name]
+    with precision._quiet():
+        found = measure(workload, settings_for(workload, PRECISIONS), CPU, FAST, CEILINGS)
+    by_name = {c["setting"]: c for c in found}
+    assert all(c["status"] == "ok" for c in found), [c.get("reason") for c in found]
+    half = by_name["16-mixed"]
+    assert half["skipped_steps"] >= 0
+    assert 1.0 <= half["loss_scale"] <= 65536.0
+    assert half["gradient_cosine"] > 0.9, "the loss scale does not turn a gradient"
+    for cell in found:
+        assert {"faster_than_ieee-fp32", "faster_than_tf32", "memory_of_tf32", "mfu_ceiling"} <= set(cell)
+    text = precision_report.markdown({**result(), "cells": [{**c, "text": name} for c in found]})
+    assert f"| {name} | 16-mixed |" in text
+    page = claims.page([{**result(), "cells": [{**c, "text": name} for c in found], "file": "r.json"}])
+    assert "over tf32:" in page
+
+
 def test_an_interrupted_run_keeps_what_is_finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real, out = precision.measure, tmp_path / "a.json"
     seen: list[str] = []

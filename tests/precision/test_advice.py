@@ -61,6 +61,24 @@ def test_the_gradient_is_the_one_of_plain_torch() -> None:
     assert loss == pytest.approx(wanted.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e3])
+def test_the_gradient_of_16_mixed_is_taken_under_a_loss_scale_that_fits(size: float) -> None:
+    module = Classifier(spoil=lambda i, loss: loss * size)
+    plain, _ = Candidate(module, batch(), CPU, "ieee-fp32").gradient()
+    half, _ = Candidate(module, batch(), CPU, "16-mixed").gradient()
+    assert torch.nn.functional.cosine_similarity(plain, half, dim=0) > 0.999
+    torch.testing.assert_close(half.norm(), plain.norm(), rtol=2e-2, atol=0)
+
+
+def test_memory_is_measured_when_the_optimizer_has_its_state() -> None:
+    candidate = Candidate(
+        Classifier(lambda p: torch.optim.AdamW(p), spoil=lambda i, loss: loss * 1e3), batch(), CPU, "16-mixed"
+    )
+    candidate.warm_up()
+    assert candidate.skipped > 0
+    assert candidate.optimizer.state
+
+
 def test_a_scaler_that_skips_is_counted() -> None:
     module = Classifier(spoil=lambda i, loss: loss * 1e6)
     candidate = Candidate(module, batch(), CPU, "16-mixed")
