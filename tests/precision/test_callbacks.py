@@ -512,6 +512,38 @@ def test_gradients_in_the_table_are_without_the_loss_scale(kind: Any) -> None:
         assert found["largest_gradient"] == pytest.approx(plain.table[name]["largest_gradient"], rel=0.02)
 
 
+@pytest.mark.parametrize("recompute", [True, False])
+def test_recomputed_activations_are_measured_once_and_nothing_changes(recompute: bool) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Recomputed(nn.Module):
+        def __init__(self, on: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.head, self.on = nn.Linear(64, 24), nn.Linear(24, 10), on
+            self.middle = nn.Sequential(nn.Linear(24, 24), nn.ReLU(inplace=True), nn.Dropout(0.1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = checkpoint(self.middle, x, use_reentrant=recompute) if self.on else self.middle(x)
+            return self.head(x)
+
+    def run(on: bool, tricks: list[Any]) -> tuple[Tensor, dict[str, float]]:
+        module, memory = Classifier(net=Recomputed(on)), Memory()
+        torch.manual_seed(5)
+        fit(module, tricks, n=24, precision="16-mixed", logger=memory)
+        return weights(module), {k: v for _, row in memory.rows for k, v in row.items() if k.startswith("amp/h")}
+
+    (alone, _), (watched, rows), (_, plain) = (
+        run(True, []),
+        run(True, [PrecisionDoctor()]),
+        run(False, [PrecisionDoctor()]),
+    )
+    assert torch.equal(alone, watched)
+    assert len(rows) == 5
+    assert rows == pytest.approx(plain)
+
+
 def test_only_logged_steps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory()
     fit(Classifier(), [PrecisionDoctor(every_n_steps=4)], n=96, logger=memory, log_every_n_steps=1)

@@ -70,3 +70,12 @@ def test_a_run_belongs_to_one_trainer() -> None:
     run = TrainingRun(a)
     assert run.belongs_to(a)
     assert not run.belongs_to(b)
+
+
+def test_what_several_tricks_would_say_is_said_once() -> None:
+    class Owner:
+        pass
+
+    run = TrainingRun(owner := Owner())
+    assert [run.first_to_say("a"), run.first_to_say("a"), run.first_to_say("b")] == [True, False, True]
+    assert run.belongs_to(owner)

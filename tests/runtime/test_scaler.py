@@ -63,3 +63,18 @@ def test_a_norm_that_overflows_although_no_element_does_is_skipped(fused: bool) 
     logger, clip = Memory(), GradientClip(1.0)
     fit(Huge(lambda p: sgd(p, fused=fused)), [GradientMonitor(), clip], precision="16-mixed", n=32, logger=logger)
     assert clip.run.clock.state_dict()["applied"] == [3]
+
+
+def test_the_scale_is_bounded_before_and_after_its_first_use() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    known = LossScale(scaler)
+    known.bound(1.0, 2.0**10)
+    scaler.scale(torch.ones(()))
+    assert scaler.get_scale() == 2.0**10
+    scaler.update(2.0**-5)
+    known.bound(4.0, None)
+    assert scaler.get_scale() == 4.0
+    known.retire()
+    assert not known.active
+    known.bound(64.0, None)
+    assert scaler.get_scale() == 4.0, "a run without a loss scale leaves it alone"
