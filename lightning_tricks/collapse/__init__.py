@@ -1,0 +1,1 @@
+"""Collapse: outputs that have become all the same. Representations, predictions, generations; acts after the step."""

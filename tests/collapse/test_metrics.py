@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torchmetrics import Metric
+
+import lightning_tricks
+from lightning_tricks import EffectiveRank, PredictionSkill, RepetitionRate
+from lightning_tricks.collapse import generation, metrics, prediction, representation
+
+FEATURES = ("SphereVariance", "EmbeddingStd", "MeanCosine", "DeadDimensions", "EffectiveRank", "ParticipationRatio")
+PREDICTIONS = ("PredictionSkill", "PredictionEntropy", "ClassShare", "InputDependence", "MacroF1Gain")
+PAIRS = ("Coverage", "Density", "Recall", "Precision", "PairwiseDistanceRatio", "NearestDistanceRatio")
+OTHERS = ("Uniformity", "VendiScore", "Alignment", "RepetitionRate")
+ALL = (*FEATURES, *PREDICTIONS, *PAIRS, *OTHERS)
+
+
+def make(name: str) -> Metric:
+    cls = getattr(lightning_tricks, name)
+    if name in FEATURES:
+        return cls(6)
+    return cls(4) if name in PREDICTIONS else cls()
+
+
+def data(name: str, n: int = 60, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Arguments of one update."""
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.randn(n, 6, generator=draw) @ torch.randn(6, 6, generator=draw) + 1
+    if name in PREDICTIONS:
+        logits = 2 * torch.randn(n, 4, generator=draw)
+        return logits, torch.where(torch.rand(n, generator=draw) < 0.5, logits.argmax(1), 0)
+    if name == "RepetitionRate":
+        return (torch.randint(0, 3, (n, 12), generator=draw),)
+    if name in (*PAIRS, "Alignment"):
+        return features, torch.randn(n, 6, generator=draw)
+    return (features,)
+
+
+def parts(arguments: tuple[torch.Tensor, ...], bounds: list[int]) -> list[tuple[torch.Tensor, ...]]:
+    return [
+        tuple(a[i:j] for a in arguments)
+        for i, j in zip([0, *bounds], [*bounds, len(arguments[0])], strict=True)
+    ]  # fmt: skip
+
+
+def test_every_metric_is_public() -> None:
+    own = {
+        n for n, c in vars(metrics).items() if inspect.isclass(c) and issubclass(c, Metric) and not n.startswith("_")
+    }
+    assert own - {"Metric"} == set(ALL)
+    assert set(ALL) <= set(lightning_tricks.__all__)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_batches_of_any_size_give_the_value_of_all_at_once(name: str) -> None:
+    whole, streamed = make(name), make(name)
+    whole.update(*data(name))
+    for part in parts(data(name), [1, 17, 30]):
+        streamed.update(*part)
+    torch.testing.assert_close(streamed.compute(), whole.compute(), rtol=1e-9, atol=1e-9)
+    assert whole.compute().ndim == 0
+    streamed.reset()
+    streamed.update(*data(name, seed=1))
+    other = make(name)
+    other.update(*data(name, seed=1))
+    torch.testing.assert_close(streamed.compute(), other.compute(), rtol=1e-9, atol=1e-9)
+
+
+WANTED = {
+    "EffectiveRank": lambda x: representation.effective_rank(
+        representation.spectrum(torch.cov(x.double().T, correction=0))
+    ),
+    "ParticipationRatio": lambda x: representation.participation_ratio(torch.cov(x.double().T, correction=0)),
+    "Uniformity": representation.uniformity,
+    "VendiScore": generation.vendi_score,
+    "Alignment": representation.alignment,
+    "Coverage": generation.coverage,
+    "Density": generation.density,
+    "Recall": generation.recall,
+    "Precision": generation.precision,
+    "PairwiseDistanceRatio": generation.pairwise_distance_ratio,
+    "NearestDistanceRatio": generation.nearest_distance_ratio,
+    "RepetitionRate": generation.repetition_rate,
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_a_metric_is_its_function(name: str) -> None:
+    metric = make(name)
+    metric.update(*data(name))
+    torch.testing.assert_close(metric.compute().double(), WANTED[name](*data(name)).double(), rtol=1e-6, atol=1e-9)
+
+
+def test_predictions_are_those_of_torch() -> None:
+    logits, target = data("PredictionSkill")
+    loss = torch.nn.functional.cross_entropy(logits.double(), target)
+    labels = torch.bincount(target, minlength=4).double()
+    share = logits.double().softmax(1)
+    wanted = {
+        "PredictionSkill": 1 - loss / prediction.entropy(labels / 60),
+        "PredictionEntropy": torch.distributions.Categorical(share).entropy().mean() / torch.tensor(4.0).log(),
+    }
+    for name, value in wanted.items():
+        metric = make(name)
+        metric.update(logits, target)
+        torch.testing.assert_close(metric.compute(), value, rtol=1e-6, atol=0)
+    shares = lightning_tricks.ClassShare(4)
+    shares.update(logits, target)
+    torch.testing.assert_close(shares.predicted_share, logits.argmax(1).bincount(minlength=4) / 60.0, check_dtype=False)
+    torch.testing.assert_close(shares.label_share, labels / 60)
+    assert 1 <= shares.num_predicted <= 4
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_ignored_targets_do_not_count_and_tokens_are_samples(name: str) -> None:
+    logits, target = data(name)
+    plain, padded = make(name), make(name)
+    plain.update(logits, target)
+    more = torch.cat([target, torch.full((4,), -100)]).reshape(8, 8)
+    padded.update(torch.cat([logits, torch.randn(4, 4)]).reshape(8, 8, 4), more)
+    torch.testing.assert_close(padded.compute(), plain.compute())
+
+
+def test_labels_of_one_class_are_reported_and_not_divided_by() -> None:
+    for name in ("PredictionSkill", "InputDependence"):
+        metric = make(name)
+        metric.update(torch.randn(8, 4), torch.zeros(8, dtype=torch.int64))
+        assert metric.compute().isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_are_added_up_in_float64(dtype: torch.dtype) -> None:
+    metric, wanted = EffectiveRank(6), EffectiveRank(6)
+    (features,) = data("EffectiveRank", 2000)
+    metric.update(features.to(dtype))
+    wanted.update(features)
+    assert metric.compute().dtype == torch.float64
+    assert metric.compute().item() == pytest.approx(wanted.compute().item(), rel=0.02)
+
+
+def test_features_keep_no_graph_and_no_samples() -> None:
+    metric = EffectiveRank(6)
+    (features,) = data("EffectiveRank", 500)
+    metric.update(features.requires_grad_())
+    held = sum(t.numel() for t in metric.metric_state.values())
+    assert held == 6 * 6 + 6 + 1
+    assert not any(t.requires_grad for t in metric.metric_state.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_pickled_metric_goes_on(name: str) -> None:
+    metric = make(name)
+    metric.update(*data(name))
+    twin = pickle.loads(pickle.dumps(metric))
+    for each in (metric, twin):
+        each.update(*data(name, seed=3))
+    torch.testing.assert_close(twin.compute(), metric.compute())
+
+
+def test_fingerprints_survive_their_way_through_float32() -> None:
+    grams = torch.randint(-(2**40), 2**40, (5000, 4), generator=torch.Generator().manual_seed(0))
+    prints = metrics._hash(grams)
+    assert torch.equal(metrics._fingerprints(metrics._pieces(prints)), prints)
+    assert len(prints.unique()) == 5000
+    assert len(metrics._hash(torch.tensor([[1, 2], [2, 1], [0, 1], [1, 0], [0, 0]])).unique()) == 5
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda: EffectiveRank(1), "num_features must be a whole number >= 2"),
+        (lambda: PredictionSkill(0), "num_classes must be a whole number >= 2"),
+        (lambda: lightning_tricks.Coverage(0), "k must be a whole number >= 1"),
+        (lambda: RepetitionRate(0), "n must be a whole number >= 1"),
+        (lambda: EffectiveRank(4).update(torch.zeros(2, 3)), r"the last dimension must be 4.*EffectiveRank\(3\)"),
+        (lambda: PredictionSkill(3).update(torch.zeros(2, 3), torch.zeros(5)), "2 predictions, target 5"),
+        (lambda: lightning_tricks.Alignment().update(torch.zeros(2, 3), torch.zeros(2, 4)), "two views"),
+        (lambda: lightning_tricks.Coverage().compute(), "0 generated samples were given, at least 6"),
+    ],
+    ids=range(8),
+)
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_bad_input_is_named(use: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        use()
+
+
+def test_samples_of_another_shape_are_refused() -> None:
+    metric = lightning_tricks.Uniformity()
+    metric.update(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="2 numbers each, those before had 3"):
+        metric.update(torch.zeros(2, 2))
