@@ -294,19 +294,18 @@ class _Predictions(_Sums):
             raise ValueError(
                 message(type(self).__name__, "target", tuple(target.shape), rule, "Pass one target for each")
             )
-        keep = label != self.ignore_index
-        flat, label = flat[keep], label[keep]
-        log_probability = flat.log_softmax(1)
-        share = log_probability.exp()
-        guess = flat.argmax(1)
-        size = self.num_classes
-        self.labels += label.bincount(minlength=size)
-        self.predicted += guess.bincount(minlength=size)
-        self.hits += guess[guess == label].bincount(minlength=size)
-        self.probability += share.sum(0)
-        self.cross_entropy -= log_probability.gather(1, label[:, None]).sum()
-        self.entropy += prediction.entropy(share).sum()
-        self.count += len(label)
+        keep = label != self.ignore_index  # by weights and not by index, which would wait for a GPU
+        weight = keep.to(torch.float64)
+        label = torch.where(keep, label, 0)
+        log_probability = torch.where(keep[:, None], flat, 0.0).log_softmax(1)
+        share, guess = log_probability.exp(), flat.argmax(1)
+        self.labels.index_add_(0, label, weight)
+        self.predicted.index_add_(0, guess, weight)
+        self.hits.index_add_(0, guess, weight * (guess == label))
+        self.probability += weight @ share
+        self.cross_entropy -= weight @ log_probability.gather(1, label[:, None]).squeeze(1)
+        self.entropy += weight @ prediction.entropy(share)
+        self.count += weight.sum()
 
     def _mean(self, total: Tensor) -> Tensor:
         return total / self.count
@@ -462,20 +461,26 @@ class _Samples(Metric):
 
     def __init__(self, *kinds: str) -> None:
         super().__init__()
-        self._kinds = kinds
+        self._numbers = 0  # of a sample, on the host: the state is for processes that have none
         for kind in kinds:
             self.add_state(kind, [], dist_reduce_fx="cat")
         self.add_state("width", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
     def _keep(self, kind: str, samples: Tensor) -> None:
         flat = samples.detach().reshape(len(samples), -1).to(torch.float32)
-        if int(self.width) not in (0, flat.shape[1]):
-            rule = f"samples have {flat.shape[1]} numbers each, those before had {int(self.width)}"
+        if self._numbers not in (0, flat.shape[1]):
+            rule = f"samples have {flat.shape[1]} numbers each, those before had {self._numbers}"
             raise ValueError(
                 message(type(self).__name__, kind, tuple(samples.shape), rule, "Pass samples of one shape")
             )
-        self.width = torch.full_like(self.width, flat.shape[1])
+        self._numbers = flat.shape[1]
+        self.width = torch.full_like(self.width, self._numbers)
         getattr(self, kind).append(flat.reshape(-1))
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        super().reset()
+        self._numbers = 0
 
     def _kept(self, kind: str, least: int) -> Tensor:
         found = getattr(self, kind)

@@ -125,6 +125,36 @@ def test_ignored_targets_do_not_count_and_tokens_are_samples(name: str) -> None:
     torch.testing.assert_close(padded.compute(), plain.compute())
 
 
+@pytest.mark.parametrize("name", [*FEATURES, *PREDICTIONS, *PAIRS, "Uniformity", "VendiScore", "Alignment"])
+def test_an_update_reads_nothing_on_the_host(name: str) -> None:
+    from tests.precision.reads import Reads
+
+    metric = make(name)
+    with Reads() as reads:
+        metric.update(*data(name))
+    assert reads.count == 0
+
+
+def test_padding_may_hold_anything() -> None:
+    logits, target = data("PredictionSkill")
+    plain, padded = PredictionSkill(4), PredictionSkill(4)
+    plain.update(logits, target)
+    nonsense = torch.full((3, 4), float("nan"))
+    padded.update(torch.cat([logits, nonsense]), torch.cat([target, torch.full((3,), -100)]))
+    torch.testing.assert_close(padded.compute(), plain.compute())
+
+
+def test_a_step_value_and_the_value_of_the_epoch_both_come_from_forward() -> None:
+    for name in ("EffectiveRank", "Uniformity", "ClassShare"):
+        metric, whole, last = make(name), make(name), make(name)
+        for part in parts(data(name), [30]):
+            step = metric(*part)
+        whole.update(*data(name))
+        last.update(*part)
+        torch.testing.assert_close(metric.compute(), whole.compute())
+        torch.testing.assert_close(step, last.compute())
+
+
 def test_labels_of_one_class_are_reported_and_not_divided_by() -> None:
     for name in ("PredictionSkill", "InputDependence"):
         metric = make(name)

@@ -43,6 +43,33 @@ def test_the_gallery_draws_every_shape(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "schedules.png").stat().st_size > 50_000
 
 
+def test_float16_fails_in_silence_in_lightning_and_is_explained_and_rescued_here(tmp_path: Path) -> None:
+    printed = run("mixed_precision", tmp_path, "--epochs", "2")
+    rows = dict(re.findall(r"│ (\S.*?) +│ +[\d.]+% +│ (\d+) +│", printed))
+    assert rows["Lightning alone"] == rows["LossScaleGuard, PrecisionDoctor"] == "0"
+    assert int(rows["and FP32Islands(['auto'])"]) > 40
+    assert int(rows["LossScaleGuard(on_failure='bf16')"]) > 20
+    assert "21 attempts in a row were skipped" in printed
+    assert "forward overflow in energy" in printed.replace("\n", " ") or "islands: energy" in printed
+    assert (tmp_path / "runs" / "mixed_precision.png").stat().st_size > 10_000
+
+
+def test_advice_is_given_for_a_model_of_ones_own_and_a_wrong_path_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Linear(64, 8), (torch.randn(32, 64), torch.randint(8, (32,)))\n"
+    )
+    printed = run("advise_precision", tmp_path, "--model", "mine:make", "--seconds", "0.3")
+    assert "bf16-mixed" in printed
+    assert "Trainer(precision=" in printed
+    assert (tmp_path / "runs" / "advise_precision.png").stat().st_size > 5_000
+    command = [sys.executable, "examples/advise_precision.py", "--model", "nothing:make"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode != 0
+    assert "Use package.module:function" in done.stderr
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 120
