@@ -87,9 +87,9 @@ def _main(options: argparse.Namespace, device: torch.device, out: Path, argument
     console.print(f"written: {out}, {', '.join(p.name for p in [out.with_suffix('.md'), *pictures])}", highlight=False)
     console.print(f"TensorBoard: tensorboard --logdir {options.tensorboard}", highlight=False)
     if code:
-        console.print(
-            f"interrupted; go on with: python -m benchmarks run precision --resume --out {out}", highlight=False
-        )
+        more = [] if "--out" in arguments else ["--out", str(out)]
+        again = " ".join([result["command"], *more, "--resume"])
+        console.print(f"interrupted; go on with: {again}", highlight=False, soft_wrap=True)
     return code
 
 
@@ -219,7 +219,10 @@ def _resumed(fresh: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the result in the file, if it was measured in the same way."""
     if not path.exists():
         return fresh
-    old: dict[str, Any] = json.loads(path.read_text())
+    try:
+        old: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise SystemExit(f"--resume: {path} cannot be read ({error}). Remove it, or use another --out.") from error
     for key in ("table", "schema", "profile", "fused", "plan", "precisions"):
         if old.get(key) != fresh[key]:
             raise SystemExit(

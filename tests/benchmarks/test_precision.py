@@ -181,7 +181,9 @@ def test_all_columns_of_a_gpu_are_measured(name: str, monkeypatch: pytest.Monkey
     assert "over tf32:" in page
 
 
-def test_an_interrupted_run_keeps_what_is_finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_what_is_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
     real, out = precision.measure, tmp_path / "a.json"
     seen: list[str] = []
 
@@ -199,6 +201,7 @@ def test_an_interrupted_run_keeps_what_is_finished(monkeypatch: pytest.MonkeyPat
     assert {c["workload"] for c in first["cells"]} == {seen[0]}
     assert "Not complete" in out.with_suffix(".md").read_text()
     monkeypatch.setattr(precision, "measure", real)
+    assert f"--sections speed --rounds 3 --precisions ieee-fp32,bf16-mixed --out {out}" in capsys.readouterr().out
     assert precision.main([*command, "--resume"]) == 0
     second = json.loads(out.read_text())
     assert second["complete"]
@@ -206,6 +209,9 @@ def test_an_interrupted_run_keeps_what_is_finished(monkeypatch: pytest.MonkeyPat
     assert {c["workload"] for c in second["cells"]} == set(workloads("quick"))
     with pytest.raises(SystemExit, match="was measured with precisions"):
         precision.main(["--quick", "--out", str(out), "--resume", "--precisions", "ieee-fp32"])
+    out.write_text("{")
+    with pytest.raises(SystemExit, match="cannot be read .*Remove it"):
+        precision.main([*command, "--resume"])
 
 
 @pytest.mark.parametrize(
