@@ -29,7 +29,7 @@ from lightning_tricks.precision.health import Finding, Findings
 from lightning_tricks.precision.islands import Islands, in_compiled_graphs, matching_modules, plain_modules
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.precision.scale_policy import ScalePolicy, on_host
-from lightning_tricks.precision.watch import Call, Trace, Watch, floating, largest
+from lightning_tricks.precision.watch import Call, Trace, Watch, floating, largest, picked
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.gradient_writer import make_skipping_safe
@@ -506,8 +506,13 @@ class PrecisionDoctor(Trick):
         if not watch.names:
             return
         measured = watch.collect(run.views[0].device)
-        put.put_many(step, self._keys["headroom"], health.headroom(measured[0]))
-        put.put_many(step, self._keys["underflow"], health.underflow(measured[2:]))
+        shown = {
+            "headroom": (watch.called, health.headroom(measured[0])),
+            "underflow": (watch.flowed, health.underflow(measured[2:])),
+        }
+        for kind, (positions, values) in shown.items():  # (a module that was not called has no value)
+            if positions:
+                put.put_many(step, [self._keys[kind][i] for i in positions], picked(values, positions))
         used = torch.ones(1) if scale is None else scale.reshape(1)
         names, size = list(watch.names), len(watch.names)
 

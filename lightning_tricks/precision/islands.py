@@ -97,11 +97,11 @@ def in_compiled_graphs(root: nn.Module) -> set[int]:
     """Return the ids of the modules whose ``forward`` is traced into a graph of ``torch.compile``, hooks and all.
 
     The wrapper that ``torch.compile(module)`` returns is outside of its graph; a module after ``module.compile()`` is
-    inside.
+    inside, and so is one of TorchScript, which takes no hooks.
     """
     inside: set[int] = set()
     for module in root.modules():
-        if getattr(module, "_compiled_call_impl", None) is not None:
+        if getattr(module, "_compiled_call_impl", None) is not None or isinstance(module, torch.jit.ScriptModule):
             inside.update(map(id, module.modules()))
         elif isinstance(original := getattr(module, "_orig_mod", None), nn.Module):
             inside.update(map(id, original.modules()))

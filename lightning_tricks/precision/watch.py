@@ -7,7 +7,7 @@ checkpointing a module runs twice, and what is seen twice counts once: all resul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,6 +67,8 @@ class Watch:
     def __init__(self, modules: Mapping[str, nn.Module], factor: float = 1.0) -> None:
         self.names = list(modules)
         self.dtypes: dict[str, torch.dtype] = {}
+        self.called: list[int] = []
+        self.flowed: list[int] = []
         self._modules = list(modules.values())
         self._factor = factor
         self._handles: list[Any] = []
@@ -111,7 +113,8 @@ class Watch:
         """Return what was measured since the last call, ``[4, n]`` on ``device``, and begin anew.
 
         Rows: largest activation, largest gradient (as it flowed, with the loss scale), number of gradient elements
-        below float16's normal range, number that are not 0. -1 and 0 where nothing was seen.
+        below float16's normal range, number that are not 0. -1 and 0 where nothing was seen; ``called`` and ``flowed``
+        hold the positions of the modules whose outputs and gradients were.
         """
         out = torch.zeros(4, len(self.names), device=device)
         out[:2] = -1.0
@@ -126,6 +129,7 @@ class Watch:
         if self._backward:
             counts = torch.stack([c.to(device) for _, _, c in self._backward], dim=1)
             out[2:] = out[2:].index_add(1, _index(self._backward, device), counts)
+        self.called, self.flowed = (sorted({entry[0] for entry in seen}) for seen in (self._forward, self._backward))
         self.clear()
         return out
 
@@ -223,6 +227,15 @@ def _largest_of(value: Any) -> Tensor:
         return torch.zeros(())
     tops = [largest(local(t)) for t in tensors]
     return torch.stack([top.to(tops[0].device) for top in tops]).max()
+
+
+def picked(values: Tensor, positions: Sequence[int]) -> Tensor:
+    """Return the entries of ``[n]`` at these positions, without waiting for a device.
+
+    >>> picked(torch.tensor([5.0, 6.0, 7.0]), [0, 2])
+    tensor([5., 7.])
+    """
+    return values.index_select(0, torch.tensor(positions, dtype=torch.int64).to(values.device, non_blocking=True))
 
 
 def _index(seen: list[Any], device: torch.device) -> Tensor:

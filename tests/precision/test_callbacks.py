@@ -661,6 +661,26 @@ def test_compiled_parts_are_measured_from_outside() -> None:
         fit(Classifier(net=net), [PrecisionDoctor(modules=["net.2.0"])], n=16)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*torch.jit.*:FutureWarning")
+def test_torchscript_takes_no_hooks_and_is_left_out_or_refused_by_name() -> None:
+    net, memory = network(), Memory()
+    net[2] = torch.jit.script(nn.Sequential(nn.Linear(24, 24)))
+    fit(Classifier(net=net), [PrecisionDoctor()], n=16, logger=memory)
+    keys = {k for _, row in memory.rows for k in row if k.startswith("amp/headroom")}
+    assert keys == {f"amp/headroom/net.{i}" for i in (0, 1, 3, 4)}
+    for trick in (PrecisionDoctor(modules=["net.2"]), FP32Islands(["net.2"])):
+        with pytest.raises(UnsupportedError, match=r"'net\.2' is part of a compiled graph"):
+            fit(Classifier(net=net), [trick], n=16, precision="bf16-mixed")
+
+
+def test_a_module_that_is_not_called_logs_nothing() -> None:
+    module, memory = Classifier(), Memory()
+    module.unused = nn.Linear(2, 2)
+    fit(module, [PrecisionDoctor()], n=16, logger=memory)
+    assert not any("unused" in key for _, row in memory.rows for key in row)
+    assert all(math.isfinite(v) for _, row in memory.rows for k, v in row.items() if k.startswith("amp/"))
+
+
 @pytest.mark.parametrize("trick", [lambda: PrecisionDoctor(), lambda: FP32Islands(["net.0"])])
 def test_a_module_that_is_compiled_as_a_whole_is_refused(trick: Any) -> None:
     module: Any = torch.compile(Classifier(), backend="eager")
