@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.ceilings import synchronize
 from benchmarks.cells import pack, quiet_trainer
 from benchmarks.measure import equivalence, median_interval
 from benchmarks.models.cifar import cifar10
@@ -42,11 +43,11 @@ class Classifier(L.LightningModule):
         return cross_entropy(self.net(batch[0]), batch[1])
 
     def on_train_epoch_start(self) -> None:
-        _wait(self.device)
+        synchronize(self.device)
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        _wait(self.device)
+        synchronize(self.device)
         self.seconds.append(time.perf_counter() - self._began)
         self.accuracies.append(self.judged())
 
@@ -68,9 +69,16 @@ class Classifier(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=2e-3)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _paired(
+    name: str, precisions: Sequence[str], seeds: int, tick: Callable[[str], None]
+) -> Iterator[tuple[int, Setting]]:
+    """Yield every precision for every seed, in shuffled order, with torch seeded anew for each."""
+    order = random.Random(0)
+    for seed in range(seeds):
+        for precision in order.sample(list(precisions), len(precisions)):
+            tick(f"{name} {precision}, seed {seed}")
+            torch.manual_seed(seed)
+            yield seed, Setting(precision)
 
 
 def digits() -> tuple[Callable[[], nn.Module], TensorDataset, tuple[Tensor, Tensor], int]:
@@ -108,23 +116,16 @@ def measure(
     """
     net, train, test, batch = data
     rows: dict[str, dict[str, list[Any]]] = {p: {"accuracy": [], "curve": [], "seconds": []} for p in precisions}
-    order = random.Random(0)
-    for seed in range(seeds):
-        for precision in order.sample(list(precisions), len(precisions)):
-            tick(f"{name} {precision}, seed {seed}")
-            setting = Setting(precision)
-            torch.manual_seed(seed)
-            module = Classifier(net(), test)
-            loader = DataLoader(
-                train, batch, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(seed)
-            )
-            with setting.flags():
-                t = quiet_trainer(setting, device, pack(), max_epochs=epochs)
-                t.fit(module, loader)
-            row = rows[precision]
-            row["accuracy"].append(module.accuracies[-1])
-            row["curve"].append(module.accuracies)
-            row["seconds"].append(module.seconds)
+    for seed, setting in _paired(name, precisions, seeds, tick):
+        module = Classifier(net(), test)
+        loader = DataLoader(train, batch, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(seed))
+        with setting.flags():
+            t = quiet_trainer(setting, device, pack(), max_epochs=epochs)
+            t.fit(module, loader)
+        row = rows[setting.precision]
+        row["accuracy"].append(module.accuracies[-1])
+        row["curve"].append(module.accuracies)
+        row["seconds"].append(module.seconds)
     return {"task": name, "seeds": seeds, "epochs": epochs, "rows": [_row(p, rows, precisions[0]) for p in precisions]}
 
 
@@ -204,21 +205,16 @@ def bits_per_byte(
     cut = len(text) * 9 // 10
     judge = windows(text[cut:], context, batch, 8, seed=99)
     values: dict[str, list[float]] = {p: [] for p in precisions}
-    order = random.Random(0)
-    for seed in range(seeds):
-        for precision in order.sample(list(precisions), len(precisions)):
-            tick(f"bytes {precision}, seed {seed}")
-            setting = Setting(precision)
-            torch.manual_seed(seed)
-            module = LanguageModel(layers, width, context)
-            batches = windows(text[:cut], context, batch, steps, seed=seed)
-            with setting.flags():
-                t = quiet_trainer(setting, device, pack(), max_epochs=1)
-                t.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
-                module.to(device).eval()
-                with torch.no_grad(), t.precision_plugin.val_step_context():
-                    losses = [cross_entropy(module.net(x.to(device)).float(), y.to(device)).item() for x, y in judge]
-            values[precision].append(statistics.fmean(losses) / torch.tensor(2.0).log().item())
+    for seed, setting in _paired("bytes", precisions, seeds, tick):
+        module = LanguageModel(layers, width, context)
+        batches = windows(text[:cut], context, batch, steps, seed=seed)
+        with setting.flags():
+            t = quiet_trainer(setting, device, pack(), max_epochs=1)
+            t.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+            module.to(device).eval()
+            with torch.no_grad(), t.precision_plugin.val_step_context():
+                losses = [cross_entropy(module.net(x.to(device)).float(), y.to(device)).item() for x, y in judge]
+        values[setting.precision].append(statistics.fmean(losses) / torch.tensor(2.0).log().item())
     rows = []
     for precision in precisions:
         row: dict[str, Any] = {"precision": precision, "bits": values[precision]}

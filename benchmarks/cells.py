@@ -23,7 +23,7 @@ from benchmarks.overhead import trainer
 from benchmarks.settings import BASES, Setting
 from benchmarks.workloads import Storage, Workload, on_device
 from lightning_tricks import GradientClip, GradientMonitor, LossScaleGuard, LRSchedule, PrecisionDoctor
-from lightning_tricks.precision.advice import LiveTensors
+from lightning_tricks.precision.advice import LiveTensors, held_tensors
 
 _STARTING = threading.Lock()
 _LAUNCH_BOUND = 0.85
@@ -184,9 +184,7 @@ class _Probe(L.Callback):
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return
-        held = [*module.parameters(), *module.buffers()]
-        held += [t for o in trainer.optimizers for s in o.state.values() for t in s.values() if isinstance(t, Tensor)]
-        self._before = sum(t.nbytes for t in held)
+        self._before = sum(t.nbytes for t in held_tensors(module, trainer.optimizers))
         self._live.__enter__()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.precision_report import hardware, interval, ratio
+from benchmarks.precision_report import baseline, hardware, interval, ratio
 from benchmarks.results import FOLDER, table
 from benchmarks.settings import BASES
 
@@ -62,10 +62,6 @@ def _cells(result: dict[str, Any], *precisions: str) -> list[dict[str, Any]]:
     ]
 
 
-def _best_base(cells: list[dict[str, Any]]) -> str:
-    return "tf32" if any("faster_than_tf32" in c for c in cells) else "ieee-fp32"
-
-
 def speed(result: dict[str, Any]) -> Measured | None:
     """Mixed precision is 1.7 to 2 times as fast."""
     cells = _cells(result, "bf16-mixed", "16-mixed")
@@ -82,7 +78,7 @@ def speed(result: dict[str, Any]) -> Measured | None:
                 f"over {base}: {min(values):.2f} to {max(values):.2f}, median {statistics.median(values):.2f}; "
                 f"faster in {sure} of {len(values)}, slower in {slower}, no claim in {len(values) - sure - slower}"
             )
-    values = [c[f"faster_than_{_best_base(cells)}"]["value"] for c in cells]
+    values = [c[f"faster_than_{baseline(cells)}"]["value"] for c in cells]
     reached = sum(v >= 1.7 for v in values)
     verdict = f"reached in {reached} of {len(values)} cells" if reached else "not reached here"
     return "; ".join(said), verdict
@@ -93,7 +89,7 @@ def memory(result: dict[str, Any]) -> Measured | None:
     cells = _cells(result, "bf16-mixed", "16-mixed")
     if not cells:
         return None
-    base = _best_base(cells)
+    base = baseline(cells)
     shares = {f"{c['workload']} {c['precision']}": c[f"memory_of_{base}"] for c in cells if f"memory_of_{base}" in c}
     shown = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda item: item[1]))
     reached = sum(share <= 0.605 for share in shares.values())
@@ -161,12 +157,10 @@ def batch_norm(result: dict[str, Any]) -> Measured | None:
         return None
     shown = "; ".join(f"{r['precision']}: {interval(r['difference'])} points, {r['verdict']}" for r in rows)
     cosines = ", ".join(f"{c['workload']} {c['precision']} {c['gradient_cosine']:.2f}" for c in cells)
-    return (
-        f"a CNN with BatchNorm on digits, {shown}. Cosine of the first gradient to float32's: {cosines}",
-        "not seen in the accuracy; the first gradient of deep networks with BatchNorm does change",
-    ) if all(r["verdict"] == "EQUIVALENT" for r in rows) else (
-        f"a CNN with BatchNorm on digits, {shown}. Cosine of the first gradient to float32's: {cosines}", "see left"
-    )  # fmt: skip
+    text = f"a CNN with BatchNorm on digits, {shown}. Cosine of the first gradient to float32's: {cosines}"
+    same = all(r["verdict"] == "EQUIVALENT" for r in rows)
+    verdict = "not seen in the accuracy; the first gradient of deep networks with BatchNorm does change"
+    return text, verdict if same else "see left"
 
 
 def data_bound(result: dict[str, Any]) -> Measured | None:
@@ -180,7 +174,7 @@ def data_bound(result: dict[str, Any]) -> Measured | None:
     holds = True
     for (workload, precision), cell in found.items():
         free = found.get(("resnet18", precision))
-        base = "tf32" if "faster_than_tf32" in cell else "ieee-fp32"
+        base = baseline([cell])
         if workload == "data_bound" and free is not None and f"faster_than_{base}" in cell:
             own = cell[f"faster_than_{base}"]
             # (noise of the store itself included: what shows is that the gain is gone)

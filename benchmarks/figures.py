@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.precision_report import hardware
+from benchmarks.precision_report import baseline, hardware
 
 COLORS = {
     "ieee-fp32": "#4c566a",
@@ -24,21 +24,14 @@ def draw(result: dict[str, Any], path: Path) -> list[Path]:
     cells = [c for c in result["cells"] if c["status"] == "ok" and c["pack"] and not c["cached"]]
     out = []
     if cells:
-        out.append(_speed(result, cells, path.with_name(f"{path.stem}_speed.png")))
-        out.append(_memory(result, cells, path.with_name(f"{path.stem}_memory.png")))
+        base = baseline(cells)
+        speed, memory = (path.with_name(f"{path.stem}_{kind}.png") for kind in ("speed", "memory"))
+        title, unit = f"Speed over {base}, with 95 % intervals (1 = as fast)", f"times as fast as {base}"
+        out.append(_bars(result, cells, speed, title, unit, f"faster_than_{base}", 1.0))
+        out.append(_bars(result, cells, memory, f"Peak memory of a step, % of {base}", "%", f"memory_of_{base}", 100.0))
     if any(len(t["rows"]) > 1 and t["seeds"] > 1 for t in result.get("accuracy", [])):
         out.append(_accuracy(result, path.with_name(f"{path.stem}_accuracy.png")))
     return out
-
-
-def _base(cells: list[dict[str, Any]]) -> str:
-    present = {c["precision"] for c in cells}
-    return "tf32" if "tf32" in present else "ieee-fp32"
-
-
-def _grouped(cells: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    names = list(dict.fromkeys(c["workload"] for c in cells))
-    return names, list(dict.fromkeys(c["precision"] for c in cells))
 
 
 def _figure(title: str, result: dict[str, Any], height: float) -> tuple[Any, Any]:
@@ -51,38 +44,25 @@ def _figure(title: str, result: dict[str, Any], height: float) -> tuple[Any, Any
     return figure, axes
 
 
-def _speed(result: dict[str, Any], cells: list[dict[str, Any]], path: Path) -> Path:
-    names, precisions = _grouped(cells)
-    base = _base(cells)
-    figure, axes = _figure(f"Speed over {base}, with 95 % intervals (1 = as fast)", result, 1.6 + 0.55 * len(names))
+def _bars(
+    result: dict[str, Any], cells: list[dict[str, Any]], path: Path, title: str, unit: str, key: str, scale: float
+) -> Path:
+    """One bar per workload and precision, with its interval where the value has one; a line at the baseline's."""
+    names = list(dict.fromkeys(c["workload"] for c in cells))
+    precisions = list(dict.fromkeys(c["precision"] for c in cells))
+    figure, axes = _figure(title, result, 1.6 + 0.55 * len(names))
     width = 0.8 / max(1, len(precisions))
     for j, precision in enumerate(precisions):
-        for cell in (c for c in cells if c["precision"] == precision and f"faster_than_{base}" in c):
-            found, y = (
-                cell[f"faster_than_{base}"],
-                names.index(cell["workload"]) + (j - len(precisions) / 2 + 0.5) * width,
-            )
+        for cell in (c for c in cells if c["precision"] == precision and key in c):
+            found, y = cell[key], names.index(cell["workload"]) + (j - len(precisions) / 2 + 0.5) * width
             label = precision if cell["workload"] == names[0] else None
-            axes.barh(y, found["value"], width * 0.9, color=COLORS[precision], label=label)
-            error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
-            axes.errorbar(found["value"], y, xerr=error, color="black", linewidth=1, capsize=2)
-    axes.axvline(1.0, color="black", linewidth=0.8, linestyle="--")
-    _finish(axes, names, f"times as fast as {base}")
-    return _saved(figure, path)
-
-
-def _memory(result: dict[str, Any], cells: list[dict[str, Any]], path: Path) -> Path:
-    names, precisions = _grouped(cells)
-    base = _base(cells)
-    figure, axes = _figure(f"Peak memory of a step, % of {base}", result, 1.6 + 0.55 * len(names))
-    width = 0.8 / max(1, len(precisions))
-    for j, precision in enumerate(precisions):
-        for cell in (c for c in cells if c["precision"] == precision and f"memory_of_{base}" in c):
-            y = names.index(cell["workload"]) + (j - len(precisions) / 2 + 0.5) * width
-            label = precision if cell["workload"] == names[0] else None
-            axes.barh(y, 100 * cell[f"memory_of_{base}"], width * 0.9, color=COLORS[precision], label=label)
-    axes.axvline(100.0, color="black", linewidth=0.8, linestyle="--")
-    _finish(axes, names, "%")
+            value = found["value"] if isinstance(found, dict) else found
+            axes.barh(y, scale * value, width * 0.9, color=COLORS[precision], label=label)
+            if isinstance(found, dict):
+                error = [[value - found["low"]], [found["high"] - value]]
+                axes.errorbar(value, y, xerr=error, color="black", linewidth=1, capsize=2)
+    axes.axvline(scale, color="black", linewidth=0.8, linestyle="--")
+    _finish(axes, names, unit)
     return _saved(figure, path)
 
 

@@ -26,7 +26,7 @@ from benchmarks.cells import Plan, measure, pack, settings_for
 from benchmarks.environment import describe
 from benchmarks.overhead import synchronizes
 from benchmarks.results import FOLDER, save
-from benchmarks.settings import PRECISIONS, all_flags
+from benchmarks.settings import PRECISIONS, Setting, all_flags
 from benchmarks.workloads import PROFILES, workloads
 from lightning_tricks.errors import nearest
 
@@ -253,7 +253,7 @@ def _run(
             result["cells"] += [{**cell, "text": known[name].text, "expects": known[name].expects} for cell in found]
             keep()
         advance()
-    usable = [p for p in options.precisions if not _missing(p, device)]
+    usable = [p for p in options.precisions if not Setting(p).missing(device)]
     sizes = options.sizes
     for section in options.sections:
         if section == "speed":
@@ -269,12 +269,6 @@ def _run(
             for name in ("b", "transformer")
             for what, tricks in (("bare", []), ("pack", pack()))
         }
-
-
-def _missing(precision: str, device: torch.device) -> str:
-    from benchmarks.settings import Setting
-
-    return Setting(precision).missing(device)
 
 
 def _section(

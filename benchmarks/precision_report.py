@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.results import table
@@ -30,6 +31,15 @@ def ratio(found: dict[str, float] | None) -> str:
     if found["low"] <= 1.0 <= found["high"]:
         return "no claim [{low:.2f}, {high:.2f}]".format(**found)
     return f"{interval(found)}x"
+
+
+def baseline(cells: Sequence[dict[str, Any]]) -> str:
+    """Return the baseline that flatters least: TF32 where it was measured, else IEEE float32.
+
+    >>> baseline([{"faster_than_ieee-fp32": {}}])
+    'ieee-fp32'
+    """
+    return "tf32" if any("faster_than_tf32" in cell for cell in cells) else "ieee-fp32"
 
 
 def hardware(result: dict[str, Any]) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from lightning_tricks import CachedMixedPrecision
-from lightning_tricks.precision.advice import fp32_mode, unavailable
+from lightning_tricks.precision.advice import PRECISIONS, fp32_mode, unavailable
 
-PRECISIONS = ("ieee-fp32", "tf32", "bf16-mixed", "16-mixed", "bf16-true")
 BASES = ("ieee-fp32", "tf32")
+__all__ = ["BASES", "PRECISIONS", "Setting", "all_flags"]
 
 
 @dataclass(frozen=True)

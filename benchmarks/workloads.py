@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,9 +255,3 @@ def on_device(batches: list[Batch], device: torch.device) -> list[Batch]:
     if device.type == "cuda":
         moved = [tuple(t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in b) for b in moved]
     return moved
-
-
-def parameters(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers."""
-    yield from module.parameters()
-    yield from module.buffers()

@@ -6,6 +6,8 @@ and keeps them: update it with a few thousand at most. A process without data is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -493,7 +495,18 @@ class _Samples(Metric):
         return samples
 
 
-class Uniformity(_Samples):
+class _Features(_Samples):
+    """Of one kind only."""
+
+    def __init__(self) -> None:
+        super().__init__("features")
+
+    def update(self, features: Tensor) -> None:
+        """Add features ``[n, ...]``."""
+        self._keep("features", features)
+
+
+class Uniformity(_Features):
     """``log mean over pairs of exp(-2 ||a - b||^2)`` of unit features: 0 when all are one, lower when spread.
 
     Shape:
@@ -509,13 +522,6 @@ class Uniformity(_Samples):
     """
 
     higher_is_better = False
-
-    def __init__(self) -> None:
-        super().__init__("features")
-
-    def update(self, features: Tensor) -> None:
-        """Add features ``[n, ...]``."""
-        self._keep("features", features)
 
     def compute(self) -> Tensor:
         """Return the uniformity."""
@@ -560,7 +566,7 @@ class Alignment(_Sums):
         return self.total / self.count
 
 
-class VendiScore(_Samples):
+class VendiScore(_Features):
     """Effective number of different samples: ``exp`` of the entropy of the cosine kernel's eigenvalues, in [1, n].
 
     Shape:
@@ -576,13 +582,6 @@ class VendiScore(_Samples):
     """
 
     higher_is_better = True
-
-    def __init__(self) -> None:
-        super().__init__("features")
-
-    def update(self, features: Tensor) -> None:
-        """Add features ``[n, ...]``."""
-        self._keep("features", features)
 
     def compute(self) -> Tensor:
         """Return the score."""
@@ -602,14 +601,18 @@ class _Generated(_Samples):
 
 
 class _Neighbours(_Generated):
-    """With spheres to the k-th nearest neighbour."""
+    """With spheres to the k-th nearest neighbour; a subclass says what is measured."""
+
+    measure: Callable[[Tensor, Tensor, int], Tensor]
 
     def __init__(self, k: int = 5) -> None:
         super().__init__()
         self.k = require_count(type(self).__name__, "k", k, remedy="Use e.g. 5")
 
-    def _both(self) -> tuple[Tensor, Tensor]:
-        return self._kept("generated", self.k + 1), self._kept("real", self.k + 1)
+    def compute(self) -> Tensor:
+        """Return what the class's measure gives."""
+        generated, real = (self._kept(kind, self.k + 1) for kind in ("generated", "real"))
+        return self.measure(generated, real, self.k)
 
 
 class Coverage(_Neighbours):
@@ -632,9 +635,7 @@ class Coverage(_Neighbours):
 
     higher_is_better = True
 
-    def compute(self) -> Tensor:
-        """Return the share."""
-        return generation.coverage(*self._both(), self.k)
+    measure = staticmethod(generation.coverage)
 
 
 class Density(_Neighbours):
@@ -657,9 +658,7 @@ class Density(_Neighbours):
 
     higher_is_better = True
 
-    def compute(self) -> Tensor:
-        """Return the density."""
-        return generation.density(*self._both(), self.k)
+    measure = staticmethod(generation.density)
 
 
 class Recall(_Neighbours):
@@ -682,9 +681,7 @@ class Recall(_Neighbours):
 
     higher_is_better = True
 
-    def compute(self) -> Tensor:
-        """Return the share."""
-        return generation.recall(*self._both(), self.k)
+    measure = staticmethod(generation.recall)
 
 
 class Precision(_Neighbours):
@@ -707,9 +704,7 @@ class Precision(_Neighbours):
 
     higher_is_better = True
 
-    def compute(self) -> Tensor:
-        """Return the share."""
-        return generation.precision(*self._both(), self.k)
+    measure = staticmethod(generation.precision)
 
 
 class PairwiseDistanceRatio(_Generated):

@@ -9,7 +9,7 @@ import statistics
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -324,7 +324,7 @@ def _measure(
             reference = gradient if reference is None else reference
             row.cosine = float(nn.functional.cosine_similarity(gradient.double(), reference.double(), dim=0))
             candidate.warm_up()
-            static = sum(t.nbytes for t in _held(candidate))
+            static = sum(t.nbytes for t in held_tensors(candidate.module, [candidate.optimizer]))
             row.peak_bytes = static + peak_bytes(candidate.step, device)
             del candidate, gradient
     usable = [r for r in rows.values() if not r.problem]
@@ -545,11 +545,17 @@ def _optimizer(module: nn.Module) -> Optimizer:
     return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
 
 
-def _held(candidate: Candidate) -> Iterator[Tensor]:
-    yield from candidate.module.parameters()
-    yield from candidate.module.buffers()
-    for state in candidate.optimizer.state.values():
-        yield from (t for t in state.values() if isinstance(t, Tensor))
+def held_tensors(module: nn.Module, optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+    """Yield what a training holds between two steps: parameters, buffers, and the optimizers' state.
+
+    >>> len(list(held_tensors(nn.Linear(1, 1), [])))
+    2
+    """
+    yield from module.parameters()
+    yield from module.buffers()
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            yield from (t for t in state.values() if isinstance(t, Tensor))
 
 
 def _moved(tensor: Tensor, device: torch.device, half: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -48,13 +48,24 @@ _LATE = 512  # attempts kept at most when nothing is logged
 _INITIAL_SCALE = 65536.0
 
 
-def _precision_of(run: TrainingRun) -> str:
-    return str(getattr(run.trainer.precision_plugin, "precision", "32-true"))
+def _precision_of(trainer: Any) -> str:
+    return str(getattr(trainer.precision_plugin, "precision", "32-true"))
+
+
+def _finite(losses: Sequence[Tensor]) -> Tensor:
+    """Whether all losses are, 0-d, not read."""
+    return torch.isfinite(torch.stack([x.reshape(()) for x in losses])).all()
+
+
+def _known(flag: Tensor) -> bool | Tensor:
+    """The flag where the host may look at it; else as it is."""
+    value = host.at_hand(flag)
+    return flag if value is None else bool(value)
 
 
 def _tell_of_cpu(run: TrainingRun, owner: str) -> None:
     """On a CPU, Lightning turns 16-mixed into bf16-mixed; nothing in the Trainer shows later that it did."""
-    on_cpu = run.trainer.strategy.root_device.type == "cpu" and _precision_of(run) == "bf16-mixed"
+    on_cpu = run.trainer.strategy.root_device.type == "cpu" and _precision_of(run.trainer) == "bf16-mixed"
     if on_cpu and run.first_to_say("cpu"):
         warn(
             owner,
@@ -81,15 +92,11 @@ class _Attempt:
 
     def stepped(self) -> None:
         found = getattr(self.view.optimizer, "found_inf", None)
-        known = None if found is None else host.at_hand(found)
-        if found is None:
-            self.outcome = False
-        else:
-            self.outcome = found if known is None else bool(known)
+        self.outcome = False if found is None else _known(found)
 
     def loss_finite(self) -> bool:
         """One host read."""
-        return not self.losses or bool(torch.isfinite(torch.stack([x.reshape(()) for x in self.losses])).all())
+        return not self.losses or bool(_finite(self.losses))
 
 
 @final
@@ -145,7 +152,6 @@ class LossScaleGuard(Trick):
         max_consecutive_skips: int = 20,
         on_failure: Literal["raise", "warn", "bf16", "fp32"] = "raise",
     ) -> None:
-        self._policy = ScalePolicy(min_scale, max_scale, max_consecutive_skips)
         self.min_scale, self.max_scale, self.max_consecutive_skips = min_scale, max_scale, max_consecutive_skips
         self.on_failure = require_choice("LossScaleGuard", "on_failure", on_failure, ("raise", "warn", "bf16", "fp32"))
         self.reset()
@@ -195,7 +201,9 @@ class LossScaleGuard(Trick):
             self._switch(run, state["fallback"])
         _tell_of_cpu(run, "LossScaleGuard")
         if not run.loss_scale.active and self._fallback is None and run.first_to_say("no loss scale"):
-            rank_zero_info(f"LossScaleGuard: precision {_precision_of(run)} has no loss scale; nothing to guard.")
+            rank_zero_info(
+                f"LossScaleGuard: precision {_precision_of(run.trainer)} has no loss scale; nothing to guard."
+            )
         run.loss_scale.bound(self.min_scale, self.max_scale)
         for view in run.views if run.loss_scale.active else ():
             make_skipping_safe(view)
@@ -215,9 +223,7 @@ class LossScaleGuard(Trick):
             self._open[index] = _Attempt(page)
         elif self._fallback is not None and page.losses:
             self._open[index] = attempt = _Attempt(page)
-            bad = ~torch.isfinite(torch.stack([x.reshape(()) for x in page.losses])).all()
-            known = host.at_hand(bad)
-            attempt.outcome = bad if known is None else bool(known)
+            attempt.outcome = _known(~_finite(page.losses))
         if self._cadence.due(page.step) and (scale := run.loss_scale.scale()) is not None:
             run.publisher.put(page.step, {"amp/scale": scale})
 
@@ -287,7 +293,7 @@ class LossScaleGuard(Trick):
         if polluted:
             names = ", ".join(polluted[:6])
             text += f" NaN or inf is left in the buffers {names}: reset them (BatchNorm: reset_running_stats())."
-        warn("LossScaleGuard", f"{text} Training goes on in {_precision_of(run)}.")
+        warn("LossScaleGuard", f"{text} Training goes on in {_precision_of(run.trainer)}.")
 
     def _describe(self, run: TrainingRun, attempt: _Attempt) -> str:
         count = self._known[attempt.view.index]
@@ -420,7 +426,7 @@ class PrecisionDoctor(Trick):
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the modules, take up old findings, look at the optimizers' eps."""
-        trainer, precision = run.trainer, _precision_of(run)
+        trainer, precision = run.trainer, _precision_of(run.trainer)
         n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
         self._cadence = Cadence(n, run.step)
         self._half = precision in ("16-mixed", "16-true")
@@ -443,8 +449,7 @@ class PrecisionDoctor(Trick):
             leaves = (n for n, m in self._all.items() if all(id(c) in hidden for c in m.children()))
             chosen = [n for n in leaves if not isinstance(self._all[n], (nn.Identity, nn.Flatten, Metric))]
         else:
-            chosen = matching_modules(known, self.modules, owner="PrecisionDoctor")
-            _refuse_hidden([n for n in chosen if n not in self._all], "PrecisionDoctor", self.modules)
+            chosen = _reachable(known, hidden, self.modules, "PrecisionDoctor", self.modules)
         return {n: self._all[n] for n in chosen}
 
     def trick_state(self) -> dict[str, Any]:
@@ -617,14 +622,13 @@ class PrecisionDoctor(Trick):
 
     def _of_all_processes(self, run: TrainingRun, finding: Finding | None, step: int) -> list[Finding]:
         """Return the overflows of all processes. All must call; each has another batch, and decisions must be equal."""
-        names = list(self._all)
-        overflow = finding is not None and finding.kind == "forward overflow"
-        flags = [overflow and finding is not None and finding.module == name for name in names]
-        anywhere = on_any_rank([*flags, finding is not None and not overflow], run.trainer.strategy.root_device)
-        out = [health.overflow_elsewhere(n, step) for n, there in zip(names, anywhere, strict=False) if there]
-        return [finding if finding is not None and f.module == finding.module else f for f in out] or (
-            [finding] if finding is not None else []
-        )
+        names, own = list(self._all), [] if finding is None else [finding]
+        if not names:
+            return own
+        mine = finding.module if finding is not None and finding.kind == "forward overflow" else None
+        anywhere = on_any_rank([name == mine for name in names], run.trainer.strategy.root_device)
+        overflowing = [name for name, there in zip(names, anywhere, strict=True) if there]
+        return [own[0] if name == mine else health.overflow_elsewhere(name, step) for name in overflowing] or own
 
     def _drop_trace(self) -> None:
         if self._trace is not None:
@@ -753,7 +757,7 @@ class FP32Islands(Trick):
     def _make(self, trainer: Any, pl_module: Any) -> None:
         if self._islands is not None:
             return
-        precision = str(getattr(trainer.precision_plugin, "precision", "32-true"))
+        precision = _precision_of(trainer)
         if precision not in ("16-mixed", "bf16-mixed", "32-true", "64-true"):
             text = f"precision={precision!r} keeps the weights themselves in 16 bit"
             remedy = "Use precision='16-mixed' or 'bf16-mixed'"
@@ -761,8 +765,7 @@ class FP32Islands(Trick):
         _refuse_compiled(pl_module, "FP32Islands")
         known, hidden = plain_modules(pl_module), in_compiled_graphs(pl_module)
         patterns = [p for p in self.modules if p != _AUTO]
-        names = matching_modules(known, patterns, owner="FP32Islands") if patterns else []
-        _refuse_hidden([n for n in names if id(known[n]) in hidden], "FP32Islands", self.modules)
+        names = _reachable(known, hidden, patterns, "FP32Islands", self.modules)
         self._islands = Islands(trainer.strategy.root_device.type)
         self._names = [*names, *(n for n in self._found if n in known and n not in names)]
         for name in self._names:
@@ -832,11 +835,17 @@ def _refuse_compiled(module: Any, owner: str) -> None:
         )
 
 
-def _refuse_hidden(inside: list[str], owner: str, modules: Sequence[str]) -> None:
+def _reachable(
+    known: Mapping[str, nn.Module], hidden: set[int], patterns: Sequence[str], owner: str, given: list[str]
+) -> list[str]:
+    """Return the names that the patterns match; refuse what is part of a compiled graph."""
+    names = matching_modules(known, patterns, owner=owner)
+    inside = [n for n in names if id(known[n]) in hidden]
     if inside:
         text = f"{inside[0]!r} is part of a compiled graph, where hooks would be traced"
         remedy = "Name what was wrapped by torch.compile(part) itself, or compile smaller parts"
-        raise UnsupportedError(message(owner, "modules", list(modules), text, remedy))
+        raise UnsupportedError(message(owner, "modules", given, text, remedy))
+    return names
 
 
 def _scale_used(run: TrainingRun) -> float:

@@ -127,7 +127,7 @@ def test_ignored_targets_do_not_count_and_tokens_are_samples(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*FEATURES, *PREDICTIONS, *PAIRS, "Uniformity", "VendiScore", "Alignment"])
 def test_an_update_reads_nothing_on_the_host(name: str) -> None:
-    from tests.precision.reads import Reads
+    from benchmarks.overhead import Reads
 
     metric = make(name)
     with Reads() as reads:

@@ -267,7 +267,7 @@ def test_each_optimizer_is_counted_by_itself(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_healthy_run_is_bit_identical_and_reads_nothing(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
-    from tests.precision.reads import Reads
+    from benchmarks.overhead import Reads
 
     def reads(n: int, tricks: list[Any]) -> tuple[int, Tensor]:
         module = Classifier(kind)
