@@ -1,6 +1,13 @@
 """Training tricks for PyTorch Lightning, done right once, measured, and safe to leave switched on."""
 
 from lightning_tricks.accumulation.callbacks import GradientAccumulation
+from lightning_tricks.collapse.callbacks import (
+    DeadUnits,
+    GenerationDrift,
+    ModeCollapse,
+    PredictionCollapse,
+    RepresentationCollapse,
+)
 from lightning_tricks.collapse.metrics import (
     Alignment,
     ClassShare,
@@ -30,10 +37,11 @@ from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
 from lightning_tricks.lr_finder.callbacks import LRFinder
+from lightning_tricks.measure.alarm import Verdict
 from lightning_tricks.precision.advice import PrecisionAdvice, advise_precision
 from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, PrecisionDoctor
 from lightning_tricks.precision.plugins import CachedMixedPrecision
-from lightning_tricks.runtime.action import TrickWarning
+from lightning_tricks.runtime.action import AlarmError, Rollback, TrickWarning
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
     Constant,
@@ -63,6 +71,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGC",
     "AdaGC",
+    "AlarmError",
     "Alignment",
     "AutoClip",
     "CachedMixedPrecision",
@@ -76,6 +85,7 @@ __all__ = [
     "CosineRestarts",
     "Coverage",
     "DeadDimensions",
+    "DeadUnits",
     "Decay",
     "Density",
     "EffectiveRank",
@@ -83,6 +93,7 @@ __all__ = [
     "Exponential",
     "FP32Islands",
     "Function",
+    "GenerationDrift",
     "GradientAccumulation",
     "GradientClip",
     "GradientMonitor",
@@ -98,6 +109,7 @@ __all__ = [
     "MacroF1Gain",
     "MeanCosine",
     "MixedGenerations",
+    "ModeCollapse",
     "MultiStep",
     "NaturalExponential",
     "NearestDistanceRatio",
@@ -114,10 +126,13 @@ __all__ = [
     "Precision",
     "PrecisionAdvice",
     "PrecisionDoctor",
+    "PredictionCollapse",
     "PredictionEntropy",
     "PredictionSkill",
     "Recall",
     "RepetitionRate",
+    "RepresentationCollapse",
+    "Rollback",
     "SphereVariance",
     "Step",
     "TrickError",
@@ -125,6 +140,7 @@ __all__ = [
     "Uniformity",
     "UnsupportedError",
     "VendiScore",
+    "Verdict",
     "ZClip",
     "advise_precision",
 ]

@@ -112,6 +112,7 @@ class GradientAccumulation(Trick):
 
     def reset(self) -> None:
         """Forget the last run."""
+        self._window = self.window
         self._reference: float | None = None
         self._micro_size: float | None = None
         self._rate_factor = 1.0
@@ -153,8 +154,9 @@ class GradientAccumulation(Trick):
         if self.on_oom == "split":
             self._refuse_split(run)
         run.own_mean_factor = self._mean_factor
-        if isinstance(self.window, Fixed):
-            self._steer(trainer, self.window.batches)
+        run.window.claim(lambda factor: setattr(self, "_window", self.window.enlarged(factor)))
+        if isinstance(self._window, Fixed):
+            self._steer(trainer, self._window.batches)
 
     def _refuse_split(self, run: TrainingRun) -> None:
         module, owner = run.trainer.lightning_module, "GradientAccumulation"
@@ -179,7 +181,7 @@ class GradientAccumulation(Trick):
         self._micro_size = state.get("micro_size", self._micro_size)
         self._splitter.limit = state.get("limit", self._splitter.limit)
         if "rate_factor" in state and not run.rate.claimed:
-            run.rate.factor = state["rate_factor"]  # the rates in the checkpoint have it already
+            run.rate.restore(state["rate_factor"], "accumulation")  # the rates in the checkpoint have it already
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
         self._now, self._stepped, self._pending = _Open(), False, None
         if self.on_oom == "split":
@@ -210,11 +212,11 @@ class GradientAccumulation(Trick):
     def updates_in_epoch(self, batches: float, done: int) -> int | None:
         """Return the updates of an epoch, for the forecast; None when not known."""
         size = None
-        if isinstance(self.window, Target) and self.weight == "samples":
+        if isinstance(self._window, Target) and self.weight == "samples":
             trainer = self.run.trainer
             own = getattr(trainer.train_dataloader, "batch_size", None)
             size = self._micro_size if own is None else own * trainer.world_size
-        return self.window.updates(batches, size, done)
+        return self._window.updates(batches, size, done)
 
     # -- a micro-batch ------------------------------------------------------------------------------------------
 
@@ -235,9 +237,9 @@ class GradientAccumulation(Trick):
             self._set_references(run, weight, whole)
         if self._now.batches == 1:
             self._plan(run)
-        if not isinstance(self.window, Fixed):
+        if not isinstance(self._window, Fixed):
             self._now.size += whole
-            closes = self.window.closes(self._now.batches, self._now.size, self._applied(run))
+            closes = self._window.closes(self._now.batches, self._now.size, self._applied(run))
             # Lightning steps when ready % N == 0 and clears gradients when index % N == 0: N = ready steps without
             # clearing, N = ready + 1 does neither; the first batch of an epoch may be cleared
             self._steer(trainer, batch_idx + (1 if closes else 2))
@@ -257,7 +259,7 @@ class GradientAccumulation(Trick):
 
     def _size_of_all(self, run: TrainingRun, weight: Weight) -> float:
         """Return the weight over all processes where the window depends on it; all must agree."""
-        if not isinstance(self.window, Target):
+        if not isinstance(self._window, Target):
             return 0.0
         trainer = run.trainer
         if trainer.world_size == 1:
@@ -274,13 +276,13 @@ class GradientAccumulation(Trick):
 
     def _plan(self, run: TrainingRun) -> None:
         applied = self._applied(run)
-        self._now.planned = self.window.planned(self._micro_size or 1.0, applied)
+        self._now.planned = self._window.planned(self._micro_size or 1.0, applied)
         ratio = self._now.planned
-        if isinstance(self.window, Target):
-            ratio = self.window.size / (self._micro_size or 1.0)  # type: ignore[assignment]
+        if isinstance(self._window, Target):
+            ratio = self._window.size / (self._micro_size or 1.0)  # type: ignore[assignment]
         self._rate_factor = _SCALINGS[self.lr_scaling](ratio)
         if self.lr_scaling != "none":
-            run.rate.ask(self._rate_factor, [view.optimizer for view in run.views])
+            run.rate.ask(self._rate_factor, [view.optimizer for view in run.views], "accumulation")
 
     @staticmethod
     def _applied(run: TrainingRun) -> int:
@@ -297,7 +299,7 @@ class GradientAccumulation(Trick):
         model = trainer.strategy.model
         if hasattr(model, "require_forward_param_sync"):
             model.require_forward_param_sync = True  # DDP sends rank 0's buffers at the begin of a window
-        if isinstance(self.window, Fixed) or batch_idx == 0:
+        if isinstance(self._window, Fixed) or batch_idx == 0:
             return
         optimization = trainer.fit_loop.epoch_loop.automatic_optimization
         for optimizer in trainer.optimizers:

@@ -18,6 +18,10 @@ class Window(ABC):
         """Whether a window of so many micro-batches and so much size is complete, for the update after ``applied``."""
 
     @abstractmethod
+    def enlarged(self, factor: int) -> Window:
+        """Return the window that takes ``factor`` times as much, to change to between two windows of a run."""
+
+    @abstractmethod
     def planned(self, micro_size: float, applied: int) -> int:
         """Return how many micro-batches of ``micro_size`` the window will take."""
 
@@ -56,6 +60,14 @@ class Fixed(Window):
         """Return the number."""
         return self.batches
 
+    def enlarged(self, factor: int) -> Window:
+        """Return the longer window, as one that may begin at any batch.
+
+        >>> Fixed(2).enlarged(8).planned(1.0, 0)
+        16
+        """
+        return ByUpdate({0: factor * self.batches})
+
 
 @dataclass(frozen=True)
 class ByUpdate(Window):
@@ -77,6 +89,10 @@ class ByUpdate(Window):
         reached = [start for start in self.schedule if start <= applied]
         return self.schedule[max(reached)] if reached else 1
 
+    def enlarged(self, factor: int) -> Window:
+        """Return the longer window."""
+        return ByUpdate({start: factor * batches for start, batches in {0: 1, **self.schedule}.items()})
+
 
 @dataclass(frozen=True)
 class Target(Window):
@@ -95,6 +111,10 @@ class Target(Window):
     def planned(self, micro_size: float, applied: int) -> int:
         """Return the number for micro-batches of equal size."""
         return max(1, math.ceil(self.size / max(micro_size, 1e-12)))
+
+    def enlarged(self, factor: int) -> Window:
+        """Return the window of the larger size."""
+        return Target(factor * self.size)
 
     def updates(self, batches: float, micro_size: float | None, done: int) -> int | None:
         """Return the updates in an epoch; None without the size of a micro-batch."""

@@ -112,6 +112,33 @@ def nearest_distance_ratio(generated: Tensor, real: Tensor) -> Tensor:
     return distances(real, generated).min(dim=1).values.mean() / radii(real, 1).mean()
 
 
+MODES = ("recall", "coverage", "precision", "pairwise_distance_ratio", "nearest_distance_ratio")
+
+
+def mode_measures(generated: Tensor, real: Tensor, k: int = 5) -> Tensor:
+    """Return the measures of ``MODES`` from three distance matrices, ``[5]``: each equals the function of its name.
+
+    >>> mode_measures(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [4.0]]), k=1)[3]
+    tensor(0.2500, dtype=torch.float64)
+    """
+    within, among, across = (
+        distances(generated, generated),
+        distances(real, real),
+        distances(real, generated),
+    )
+    own, theirs = (d.kthvalue(k + 1, dim=1).values for d in (within, among))
+    m, n = len(within), len(among)
+    return torch.stack(
+        [
+            (across <= own).any(dim=1).double().mean(),
+            (across <= theirs[:, None]).any(dim=1).double().mean(),
+            (across <= theirs[:, None]).any(dim=0).double().mean(),
+            within.sum() / (m * (m - 1)) / (among.sum() / (n * (n - 1))),
+            across.min(dim=1).values.mean() / among.kthvalue(2, dim=1).values.mean(),
+        ]
+    )
+
+
 def vendi_score(features: Tensor) -> Tensor:
     """Return ``exp(entropy of the eigenvalues of K / n)`` with the cosine kernel K: effective number of samples, 0-d.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, final
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -26,19 +25,20 @@ from lightning_tricks.measure.norms import nonfinite, tensor_norms
 from lightning_tricks.measure.state import State
 from lightning_tricks.precision import health
 from lightning_tricks.precision.health import Finding, Findings
-from lightning_tricks.precision.islands import Islands, in_compiled_graphs, matching_modules, plain_modules
+from lightning_tricks.precision.islands import Islands
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.precision.scale_policy import ScalePolicy, on_host
-from lightning_tricks.precision.watch import Call, Trace, Watch, floating, largest, picked
+from lightning_tricks.precision.watch import Watch, picked
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.gradient_writer import make_skipping_safe
 from lightning_tricks.runtime.logbook import OptimizerView, Page
+from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules, reachable, refuse_compiled
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import on_any_rank
-from lightning_tricks.runtime.snapshot import attributes, buffers, random_numbers
-from lightning_tricks.runtime.training_step import logs_kept_back
+from lightning_tricks.runtime.trace import Call, Trace, floating, largest
+from lightning_tricks.runtime.training_step import loss_of, step_again
 from lightning_tricks.runtime.trick import Trick
 
 _AUTO = "auto"
@@ -422,7 +422,7 @@ class PrecisionDoctor(Trick):
     def configure(self, run: TrainingRun) -> None:
         """Keep the losses of each attempt."""
         run.watch_loss = True
-        _refuse_compiled(run.trainer.lightning_module, "PrecisionDoctor")
+        refuse_compiled(run.trainer.lightning_module, "PrecisionDoctor")
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the modules, take up old findings, look at the optimizers' eps."""
@@ -449,7 +449,7 @@ class PrecisionDoctor(Trick):
             leaves = (n for n, m in self._all.items() if all(id(c) in hidden for c in m.children()))
             chosen = [n for n in leaves if not isinstance(self._all[n], (nn.Identity, nn.Flatten, Metric))]
         else:
-            chosen = _reachable(known, hidden, self.modules, "PrecisionDoctor", self.modules)
+            chosen = reachable(known, hidden, self.modules, "PrecisionDoctor", self.modules)
         return {n: self._all[n] for n in chosen}
 
     def trick_state(self) -> dict[str, Any]:
@@ -597,18 +597,13 @@ class PrecisionDoctor(Trick):
         if self._batch is None or not module.automatic_optimization:
             return None
         batch, batch_idx = self._batch
-        step = type(module).training_step
-        arguments = (batch, batch_idx) if is_param_in_hook_signature(step, "batch_idx", min_args=3) else (batch,)
-        undo = [random_numbers(), buffers(module), attributes(module.modules())]
+        trace = Trace(self._all)
         try:
-            trace = Trace(self._all)
-            with logs_kept_back(module), torch.no_grad(), trace, trainer.precision_plugin.train_step_context():
-                output = step(module, *arguments)
-                trace.detach()
-                losses = floating(output.get("loss") if isinstance(output, dict) else output)
-                tops = [[largest(t) for t in floating(x)] for x in (losses, batch)]
-                finite = [all(float(t) < torch.inf for t in top) for top in tops]
-                return trace.calls(), finite[0], finite[1]
+            with trace:
+                losses = floating(loss_of(step_again(trainer, batch, batch_idx)))
+            tops = [[largest(t) for t in floating(x)] for x in (losses, batch)]
+            finite = [all(float(t) < torch.inf for t in top) for top in tops]
+            return trace.calls(), finite[0], finite[1]
         except Exception as error:  # a training_step that cannot be called twice must not end the run
             if run.first_to_say("doctor"):
                 warn(
@@ -616,9 +611,6 @@ class PrecisionDoctor(Trick):
                     f"the forward pass could not be looked at again ({type(error).__name__}: {error}).",
                 )
             return None
-        finally:
-            for part in undo:
-                part()
 
     def _of_all_processes(self, run: TrainingRun, finding: Finding | None, step: int) -> list[Finding]:
         """Return the overflows of all processes. All must call; each has another batch, and decisions must be equal."""
@@ -762,10 +754,10 @@ class FP32Islands(Trick):
             text = f"precision={precision!r} keeps the weights themselves in 16 bit"
             remedy = "Use precision='16-mixed' or 'bf16-mixed'"
             raise UnsupportedError(message("FP32Islands", "modules", self.modules, text, remedy))
-        _refuse_compiled(pl_module, "FP32Islands")
+        refuse_compiled(pl_module, "FP32Islands")
         known, hidden = plain_modules(pl_module), in_compiled_graphs(pl_module)
         patterns = [p for p in self.modules if p != _AUTO]
-        names = _reachable(known, hidden, patterns, "FP32Islands", self.modules)
+        names = reachable(known, hidden, patterns, "FP32Islands", self.modules)
         self._islands = Islands(trainer.strategy.root_device.type)
         self._names = [*names, *(n for n in self._found if n in known and n not in names)]
         for name in self._names:
@@ -825,27 +817,6 @@ def _checked_patterns(owner: str, modules: object) -> list[str]:
     if not modules:
         raise ValueError(message(owner, "modules", modules, "modules must name at least one module", remedy))
     return list(modules)
-
-
-def _refuse_compiled(module: Any, owner: str) -> None:
-    if getattr(module, "_compiler_ctx", None) is not None:
-        raise UnsupportedError(
-            f"{owner}: the whole LightningModule is compiled, so that no module in it can be reached. "
-            "Compile its parts instead: self.net = torch.compile(self.net)."
-        )
-
-
-def _reachable(
-    known: Mapping[str, nn.Module], hidden: set[int], patterns: Sequence[str], owner: str, given: list[str]
-) -> list[str]:
-    """Return the names that the patterns match; refuse what is part of a compiled graph."""
-    names = matching_modules(known, patterns, owner=owner)
-    inside = [n for n in names if id(known[n]) in hidden]
-    if inside:
-        text = f"{inside[0]!r} is part of a compiled graph, where hooks would be traced"
-        remedy = "Name what was wrapped by torch.compile(part) itself, or compile smaller parts"
-        raise UnsupportedError(message(owner, "modules", given, text, remedy))
-    return names
 
 
 def _scale_used(run: TrainingRun) -> float:

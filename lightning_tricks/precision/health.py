@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_tricks.precision.watch import LARGEST, Call
+from lightning_tricks.precision.watch import LARGEST
+from lightning_tricks.runtime.trace import Call
 
 _LITTLE_HEADROOM = 2.0
 _MUCH_UNDERFLOW = 0.5

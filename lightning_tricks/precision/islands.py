@@ -7,16 +7,14 @@ comes next. Its weights are float32 already: mixed precision keeps them so.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_tricks.errors import TrickError, UnsupportedError, message, nearest
-from lightning_tricks.runtime.selection import plain_name
+from lightning_tricks.errors import UnsupportedError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -57,55 +55,6 @@ def in_fp32(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*to_float32(args), **to_float32(kwargs))
 
     return island
-
-
-def matching_modules(modules: Mapping[str, nn.Module], patterns: Sequence[str], *, owner: str) -> list[str]:
-    """Return the names that a name or glob of ``patterns`` matches, in the order of ``modules``.
-
-    Args:
-        modules: name -> module.
-        patterns: full names or globs, as ``head`` or ``blocks.*.norm``.
-        owner: who asks, for the message.
-
-    Raises:
-        TrickError: a pattern matches nothing; the message shows the nearest name.
-
-    >>> matching_modules({"": nn.ReLU(), "body": nn.ReLU(), "head": nn.ReLU()}, ["h*"], owner="FP32Islands")
-    ['head']
-    """
-    names = [name for name in modules if name]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = nearest(pattern, names) or next(iter(names), None)
-            remedy = f"The nearest name is {near!r}" if near else "The module has no submodules"
-            raise TrickError(message(owner, "modules", pattern, "the name or glob matches no module", remedy))
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def plain_modules(root: nn.Module) -> dict[str, nn.Module]:
-    """Return name -> module without what ``torch.compile`` adds to names.
-
-    A module that ``torch.compile`` wrapped stands for itself under its plain name; what is inside it is named too.
-    """
-    found: dict[str, nn.Module] = {}
-    for name, module in root.named_modules():
-        found.setdefault(plain_name(name), module)
-    return found
-
-
-def in_compiled_graphs(root: nn.Module) -> set[int]:
-    """Return the ids of the modules whose ``forward`` is traced into a graph of ``torch.compile``, hooks and all.
-
-    The wrapper that ``torch.compile(module)`` returns is outside of its graph; a module after ``module.compile()`` is
-    inside, and so is one of TorchScript, which takes no hooks.
-    """
-    inside: set[int] = set()
-    for module in root.modules():
-        if getattr(module, "_compiled_call_impl", None) is not None or isinstance(module, torch.jit.ScriptModule):
-            inside.update(map(id, module.modules()))
-        elif isinstance(original := getattr(module, "_orig_mod", None), nn.Module):
-            inside.update(map(id, original.modules()))
-    return inside
 
 
 class Islands:

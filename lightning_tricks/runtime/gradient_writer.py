@@ -151,6 +151,11 @@ def give(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> No
         p.grad = gradient
 
 
+def clear(parameters: Sequence[Tensor]) -> None:
+    """Drop all gradients."""
+    give(parameters, [None] * len(parameters))
+
+
 def average(parameters: Sequence[Tensor], device: torch.device) -> None:
     """Replace gradients by their means over all processes; one that is missing counts as 0 where another has it."""
     anywhere = shards.on_any_rank([p.grad is not None for p in parameters], device)

@@ -98,6 +98,16 @@ class Publisher:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
         self._parcel(step).histograms[name] = values.detach().clone()
 
+    def tell(self, step: int, name: str, text: str) -> None:
+        """Give a text to the loggers that take one, at once."""
+        for logger in self._loggers():
+            if id(logger) in self._broken or not hasattr(getattr(logger, "experiment", None), "add_text"):
+                continue
+            try:
+                logger.experiment.add_text(name, text, step)
+            except Exception as error:  # whatever a logger does, training goes on
+                self._give_up(logger, step, error)
+
     def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
         """Give a matplotlib figure to the loggers that draw, at once; nothing happens where matplotlib is missing."""
         for logger in self._loggers():

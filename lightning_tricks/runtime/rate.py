@@ -6,6 +6,7 @@ and multiplies it in. Where no schedule is in use, the default owner here does: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,45 +14,79 @@ from torch import Tensor
 
 
 class RateRequest:
-    """The factor, and who carries it out.
+    """The factor, and who carries it out. Factors that several tricks ask for are multiplied.
 
     Example:
         >>> weight = __import__("torch").nn.Parameter(__import__("torch").zeros(1))
         >>> optimizer = __import__("torch").optim.SGD([weight], lr=0.1)
         >>> rate = RateRequest()
-        >>> rate.ask(2.0, [optimizer])
-        >>> optimizer.param_groups[0]["lr"]
-        0.2
+        >>> rate.ask(2.0, [optimizer], "accumulation"); rate.ask(0.5, [optimizer], "rollback")
+        >>> optimizer.param_groups[0]["lr"], rate.factor
+        (0.1, 1.0)
     """
 
     def __init__(self) -> None:
-        self.factor = 1.0
+        self._asked: dict[str, float] = {}
         self._rewrite: Callable[[], None] | None = None
+        self._bases: Callable[[int], list[float]] | None = None
+
+    @property
+    def factor(self) -> float:
+        """The product of all factors that were asked for."""
+        return math.prod(self._asked.values())
 
     @property
     def claimed(self) -> bool:
         """Whether a schedule writes the rates."""
         return self._rewrite is not None
 
-    def claim(self, rewrite: Callable[[], None]) -> None:
-        """Become the writer; ``rewrite`` is called when the factor changes."""
-        self._rewrite = rewrite
+    def claim(self, rewrite: Callable[[], None], bases: Callable[[int], list[float]]) -> None:
+        """Become the writer.
 
-    def ask(self, factor: float, optimizers: list[Any]) -> None:
-        """Multiply the rates from the next update on by ``factor`` (instead of the one asked for before)."""
-        if factor == self.factor:
+        Args:
+            rewrite: called when the factor changes.
+            bases: index of an optimizer -> the base rates of its groups, those at the height of the curve.
+        """
+        self._rewrite, self._bases = rewrite, bases
+
+    def restore(self, factor: float, asker: str) -> None:
+        """Take up a factor that the rates of a checkpoint hold already."""
+        self._asked[asker] = factor
+        if self._rewrite is not None:
+            self._rewrite()
+
+    def ask(self, factor: float, optimizers: list[Any], asker: str) -> None:
+        """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before)."""
+        before = self._asked.get(asker, 1.0)
+        if factor == before:
             return
-        ratio, self.factor = factor / self.factor, factor
+        self._asked[asker] = factor
         if self._rewrite is not None:
             self._rewrite()
             return
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
-                    group["lr"].mul_(ratio)
+                    group["lr"].mul_(factor / before)
                 else:
-                    group["lr"] *= ratio
+                    group["lr"] *= factor / before
+
+    def height(self, index: int, optimizer: Any) -> float | Tensor:
+        """Return the rate of an optimizer now, over its highest one, in [0, 1]: how much an update counts as learning.
+
+        1 where no warm-up or decay is known. A tensor where the rate is one: it is not read.
+        """
+        group = optimizer.param_groups[0]
+        known = self._bases(index)[:1] if self._bases is not None else []
+        highest = (known or [0.0])[0] * self.factor
+        if not highest:
+            names = [group[n] for n in ("initial_lr", "max_lr") if n in group]
+            highest = max((float(v) for v in names if not isinstance(v, Tensor)), default=0.0)
+        if not highest:
+            return 1.0
+        now = group["lr"]
+        return (now / highest).clamp(max=1.0) if isinstance(now, Tensor) else min(1.0, float(now) / highest)
 
     def close(self) -> None:
         """The run is over."""
-        self._rewrite = None
+        self._rewrite, self._bases = None, None

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,8 +23,10 @@ from lightning_tricks.runtime.rate import RateRequest
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.selection import parameter_names
 from lightning_tricks.runtime.steps import StepClock
+from lightning_tricks.runtime.window import WindowRequest
 
 if TYPE_CHECKING:
+    from lightning_tricks.runtime.rollback import Rescue
     from lightning_tricks.runtime.trick import Trick
 
 
@@ -41,6 +44,8 @@ class TrainingRun:
         self.publisher = Publisher(lambda: self.trainer.loggers)
         self.writer = GradientWriter()
         self.rate = RateRequest()
+        self.window = WindowRequest()
+        self.rescue: Rescue | None = None
         self.loss_scale = LossScale(None)
         self.views: list[OptimizerView] = []
         self.watch_loss = False
@@ -137,6 +142,8 @@ class TrainingRun:
         self.writer.close()
         self.publisher.drop()
         self.rate.close()
+        self.window.close(self._trainer())
+        self.rescue = None
         self.active = False
         self.views = []
         self._page, self._losses = None, []
@@ -153,10 +160,17 @@ class TrainingRun:
 
     # -- one batch ----------------------------------------------------------------------------------------------
 
-    def begin_batch(self) -> None:
+    def begin_batch(self, batch_idx: int) -> None:
         """A batch starts: hand over what has arrived from the device meanwhile."""
         self._backward_in_batch = False
+        self.window.begin_batch(self.trainer, batch_idx)
         self.publisher.deliver()
+
+    def rolled_back(self) -> None:
+        """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""
+        self._losses, self._page = [], None
+        for trick in self.tricks:
+            trick.rolled_back(self)
 
     def note_loss(self, loss: Tensor) -> None:
         """Remember the losses of this window, on the device."""
@@ -182,6 +196,11 @@ class TrainingRun:
             self._page = None
         else:
             self._page = Page(view, self.step, self.clock.attempted(view.index), self._losses)
+            correction = self.window.correction(self.trainer)
+            if correction is not None:
+                factor = torch.full((), correction, dtype=torch.float32, device=view.device)
+                self._page.correct(factor)
+                self.writer.scale(factor)
             for trick in self.tricks:
                 trick.opened(self, self._page)
         return self._page

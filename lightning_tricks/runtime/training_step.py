@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+
+from lightning_tricks.runtime.snapshot import attributes, buffers, modes, random_numbers
 
 _MISSING = object()
 
@@ -82,6 +86,36 @@ def logs_kept_back(module: Any) -> Iterator[list[Logged]]:
             vars(module).pop("log", None)
         else:
             vars(module)["log"] = before
+
+
+def step_again(trainer: Any, batch: Any, batch_idx: int, *, evaluate: bool = False) -> Any:
+    """Run the module's own ``training_step`` on a batch without gradients and without a trace; return its output.
+
+    Random numbers, buffers, metrics, plain attributes and modes are put back, and nothing is logged.
+
+    Args:
+        trainer: a Trainer whose module optimizes automatically.
+        batch: on the right device already.
+        batch_idx: given to a ``training_step`` that takes one.
+        evaluate: in eval mode.
+    """
+    module = trainer.lightning_module
+    step = type(module).training_step
+    arguments = (batch, batch_idx) if is_param_in_hook_signature(step, "batch_idx", min_args=3) else (batch,)
+    undo = [random_numbers(), buffers(module), attributes(module.modules()), modes(module)]
+    try:
+        if evaluate:
+            module.eval()
+        with logs_kept_back(module), torch.no_grad(), trainer.precision_plugin.train_step_context():
+            return step(module, *arguments)
+    finally:
+        for part in undo:
+            part()
+
+
+def loss_of(output: Any) -> Any:
+    """Return the loss in what a ``training_step`` returned; None when there is none."""
+    return output.get("loss") if isinstance(output, Mapping) else output
 
 
 def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[float | Tensor]) -> None:

@@ -66,6 +66,9 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     def updated(self, view: OptimizerView, page: Page | None) -> None:
         """The optimizer's step is over. ``page`` is None for a step that Lightning did not announce."""
 
+    def rolled_back(self, run: TrainingRun) -> None:
+        """A detector put back the weights and optimizers of an earlier step; training goes on from there."""
+
     def finished(self, run: TrainingRun) -> None:
         """Training reached its end without an exception."""
 
@@ -131,7 +134,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
         """Begin a batch."""
         run = self._live
         if run is not None and run.lead is self:
-            run.begin_batch()
+            run.begin_batch(batch_idx)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Note the loss."""

@@ -248,7 +248,7 @@ class LRSchedule(Trick):
         self._pace = _Pace(**{**vars(self._pace), **state.get("pace", {})})
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
         self._lay_out(run)
-        run.rate.claim(lambda: self._write_all(run))
+        run.rate.claim(lambda: self._write_all(run), lambda i: [base.lr for base in self._base[i]])
         self._write_all(run)
 
     def _lay_out(self, run: TrainingRun) -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks import TrickError, UnsupportedError
+from lightning_tricks import UnsupportedError
 from lightning_tricks.functional import in_fp32
-from lightning_tricks.precision.islands import Islands, in_compiled_graphs, matching_modules, plain_modules
+from lightning_tricks.precision.islands import Islands
 
 
 class Recorder(nn.Module):
@@ -100,27 +100,6 @@ def test_gradients_are_those_of_float32() -> None:
 def test_weights_in_16_bit_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="has weights in 16 bit"):
         Islands("cpu").add("a", nn.Linear(2, 2).half())
-
-
-def test_a_pattern_without_a_match_names_the_nearest() -> None:
-    net = nn.ModuleDict({"encoder": nn.Linear(1, 1), "head": nn.Linear(1, 1)})
-    known = plain_modules(net)
-    assert matching_modules(known, ["*e*"], owner="FP32Islands") == ["encoder", "head"]
-    with pytest.raises(TrickError, match="The nearest name is 'encoder'"):
-        matching_modules(known, ["head", "encodr"], owner="FP32Islands")
-    with pytest.raises(TrickError, match="has no submodules"):
-        matching_modules({"": nn.ReLU()}, ["x"], owner="FP32Islands")
-
-
-def test_compiled_parts_are_known() -> None:
-    inner = nn.Sequential(nn.Linear(1, 1))
-    net = nn.ModuleDict({"plain": nn.Linear(1, 1), "wrapped": torch.compile(inner, backend="eager")})
-    hidden = in_compiled_graphs(net)
-    known = plain_modules(net)
-    assert {n for n, m in known.items() if id(m) in hidden} == {"wrapped.0"}
-    inner_too = nn.ModuleDict({"a": nn.Sequential(nn.ReLU())})
-    inner_too["a"].compile(backend="eager")
-    assert {n for n, m in plain_modules(inner_too).items() if id(m) in in_compiled_graphs(inner_too)} == {"a", "a.0"}
 
 
 def test_a_function_becomes_an_island_on_its_own() -> None:

@@ -1,0 +1,157 @@
+"""What an alarm is called, why, and what to try. Numbers and texts only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Explained = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+def of_representation(active: Sequence[str], values: Mapping[str, float], layer: str) -> Explained:
+    """Explain a collapsed representation.
+
+    >>> of_representation(["sphere_variance"], {"sphere_variance": 0.01, "mean_cosine": 0.99}, "head")[0]
+    'complete collapse'
+    """
+    if "sphere_variance" in active:
+        cosine = values.get("mean_cosine", float("nan"))
+        reason = f"outputs of {layer} are nearly one vector: sphere variance {values['sphere_variance']:.3g} of 1, "
+        return (
+            "complete collapse",
+            (reason + f"mean cosine {cosine:.3f}",),
+            (
+                "stop the gradient of one branch, or add a predictor (SimSiam), or a variance term (VICReg)",
+                "lower the learning rate",
+                "check that the loss cannot be minimised by a constant",
+            ),
+        )
+    reason = f"outputs of {layer} use few dimensions: effective rank {values['effective_rank']:.1f}, "
+    return (
+        "dimensional collapse",
+        (reason + f"{values['rank_share']:.0%} of what is possible",),
+        (
+            "add a covariance or redundancy term (VICReg, Barlow Twins), or stop the gradient of one branch (SimSiam)",
+            "lower the learning rate or the weight decay",
+            "widen or deepen the projector",
+        ),
+    )
+
+
+def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: float) -> Explained:
+    """Explain predictions that know nothing, or no longer.
+
+    >>> of_prediction(["skill"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
+    'inputs ignored'
+    """
+    skill, dependence = values["skill"], values.get("input_dependence", float("nan"))
+    shares = f"{values.get('top_share', 0.0):.0%} of predictions are class {values.get('top_class', 0.0):.0f}"
+    if "lost" in active:
+        if values.get("cross_entropy", 0.0) > 3 * max(values.get("label_entropy", 1.0), 1e-9):
+            return (
+                "divergence",
+                (f"skill fell from {peak:.2f} to {skill:.2f}", f"the loss is {values['cross_entropy']:.3g}", shares),
+                ("lower the learning rate", "clip gradients: GradientClip(1.0)", "warm up for longer"),
+            )
+        return (
+            "prediction collapse",
+            (f"skill fell from {peak:.2f} to {skill:.2f}", shares),
+            (
+                "use a larger effective batch: GradientAccumulation(8)",
+                "lower the learning rate",
+                "clip gradients: GradientClip(1.0)",
+            ),
+        )
+    told = f"skill {skill:.3f}: no better than always answering with the label frequencies"
+    if dependence < 1e-4:
+        return (
+            "inputs ignored",
+            (told, f"the output is the same whatever the input (dependence {dependence:.1g})", shares),
+            (
+                "check that the inputs reach the model and vary, and that no layer multiplies them by 0",
+                "look for dead or saturated units: DeadUnits()",
+                "lower the learning rate",
+            ),
+        )
+    if skill < -0.2:
+        return (
+            "learning rate too high",
+            (told, f"worse than chance: the loss is {values.get('cross_entropy', 0.0):.3g}", shares),
+            ("lower the learning rate: LRFinder()", "warm up", "clip gradients: GradientClip(1.0)"),
+        )
+    return (
+        "labels do not follow from inputs",
+        (told, f"the output does depend on the input (dependence {dependence:.2g})", shares),
+        (
+            "check that labels belong to their inputs: shuffled together, sorted alike",
+            "try to overfit one batch: SanityCheck()",
+            "find a learning rate: LRFinder()",
+        ),
+    )
+
+
+def of_modes(values: Mapping[str, float], generator: str) -> Explained:
+    """Explain a generator that misses modes.
+
+    >>> of_modes({"recall": 0.1, "coverage": 0.1, "pairwise_distance_ratio": 0.2}, "generator")[0]
+    'mode collapse'
+    """
+    reason = (
+        f"samples of {generator} cover {values['recall']:.0%} of real ones (coverage {values['coverage']:.0%}), "
+        f"and lie {values['pairwise_distance_ratio']:.2f} times as far apart"
+    )
+    return (
+        "mode collapse",
+        (reason,),
+        (
+            "lower the generator's learning rate, or update the discriminator more often",
+            "use a gradient penalty or spectral normalisation (WGAN-GP, SN-GAN)",
+            "show the discriminator whole batches (minibatch discrimination)",
+        ),
+    )
+
+
+def of_units(kind: str, layer: str, share: float) -> Explained:
+    """Explain units that have stopped.
+
+    >>> of_units("dead", "net.1", 0.96)[1]
+    ('96% of the units of net.1 are dead',)
+    """
+    advice = {
+        "dead": (
+            "lower the learning rate, or warm up",
+            "use LeakyReLU or GELU, or initialise biases at 0 or above",
+            "normalise inputs and activations",
+        ),
+        "saturated": (
+            "use smaller initial weights, or normalise before the activation",
+            "use ReLU or GELU in deep networks",
+            "lower the learning rate",
+        ),
+        "dormant": ("lower the learning rate", "normalise activations", "reset the units (ReDo)"),
+    }[kind]
+    return f"{kind} units", (f"{share:.0%} of the units of {layer} are {kind}",), advice
+
+
+def of_drift(active: Sequence[str], values: Mapping[str, float]) -> Explained:
+    """Explain generated samples that lose diversity.
+
+    >>> of_drift(["repetition"], {"repetition": 0.8, "real_repetition": 0.02})[0]
+    'repetition'
+    """
+    if "repetition" in active:
+        real = values["real_repetition"]
+        reason = f"{values['repetition']:.0%} of generated n-grams are repeated, {real:.0%} of real ones"
+        advice = ("sample at a higher temperature", "train with an unlikelihood or entropy term", "look at the samples")
+        return "repetition", (reason,), advice
+    lost = [f"diversity is {values['diversity']:.0%} of what it was at best"]
+    if "real_loss_ratio" in values:
+        lost.append(f"the loss on real data is {values['real_loss_ratio']:.2f} times what it was at best")
+    return (
+        "recursive collapse",
+        tuple(lost),
+        (
+            'keep real data in the mix: MixedGenerations(real, generated, mode="accumulate")',
+            "generate more samples than you train on, and filter them",
+            "train fewer generations on generated data",
+        ),
+    )

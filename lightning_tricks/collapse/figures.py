@@ -1,0 +1,87 @@
+"""What a collapse looks like: spectrum, classes over time, samples, units, generations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+History = Sequence[tuple[int, Mapping[str, float]]]
+
+
+def _new(columns: int) -> tuple[Figure, list[Any]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
+    figure = Figure(figsize=(4.2 * columns, 3.4), layout="constrained")
+    return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+
+
+def _lines(axes: Any, history: History, names: Sequence[str], title: str) -> None:
+    for name in names:
+        points = [(step, values[name]) for step, values in history if name in values]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+    axes.set(xlabel="step", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def draw_spectrum(eigenvalues: Sequence[float], history: History, layer: str) -> Figure:
+    """Return the spectrum of the covariance, and variance and rank over time."""
+    figure, (left, right) = _new(2)
+    top = max([*eigenvalues, 1e-12])
+    left.plot(range(1, len(eigenvalues) + 1), [max(v / top, 1e-9) for v in eigenvalues], color="tab:blue")
+    left.set(yscale="log", ylim=(1e-7, 2), xlabel="dimension", ylabel="variance / largest")
+    left.set_title(f"spectrum of {layer}", fontsize="medium")
+    left.grid(alpha=0.3)
+    _lines(right, history, ("sphere_variance", "rank_share", "embedding_std"), "0 is collapsed")
+    right.set_ylim(-0.05, 1.1)
+    return figure
+
+
+def draw_classes(shares: Sequence[tuple[int, Sequence[float]]], labels: Sequence[float], history: History) -> Figure:
+    """Return shares of predicted classes over time beside those of the labels, and the skill."""
+    figure, (left, right) = _new(2)
+    steps = [step for step, _ in shares]
+    left.stackplot(steps, *zip(*(row for _, row in shares), strict=True), alpha=0.85)
+    position, low = steps[-1] * 1.02 + 1, 0.0
+    for i, share in enumerate(labels):
+        left.bar(position, share, bottom=low, width=max(1.0, 0.05 * steps[-1]), align="edge", color=f"C{i % 10}")
+        low += share
+    left.set(xlabel="step", ylim=(0, 1))
+    left.set_title("predicted classes (bar: labels)", fontsize="medium")
+    _lines(right, history, ("skill", "macro_f1"), "1 is best, 0 knows nothing")
+    right.set_ylim(-0.3, 1.05)
+    return figure
+
+
+def draw_samples(generated: Sequence[Sequence[float]], real: Sequence[Sequence[float]], history: History) -> Figure:
+    """Return generated samples over real ones in the first two dimensions, and the measures over time."""
+    figure, (left, right) = _new(2)
+    for rows, color, name in ((real, "tab:gray", "real"), (generated, "tab:red", "generated")):
+        left.scatter([r[0] for r in rows], [r[-1] for r in rows], s=6, alpha=0.5, color=color, label=name)
+    left.set_title("samples", fontsize="medium")
+    left.legend(fontsize="small")
+    _lines(right, history, ("recall", "coverage", "precision", "pairwise_distance_ratio"), "generated against real")
+    return figure
+
+
+def draw_units(history: History) -> Figure:
+    """Return the shares of stopped units by layer over time."""
+    figure, (axes,) = _new(1)
+    names = sorted({name for _, values in history for name in values if "/" in name})
+    _lines(axes, history, names[:12], "share of stopped units")
+    axes.set_ylim(-0.05, 1.05)
+    return figure
+
+
+def draw_generations(history: History) -> Figure:
+    """Return diversity and the loss on real data, generation by generation."""
+    figure, (axes,) = _new(1)
+    names = ("diversity", "variance_ratio", "tail_mass", "repetition", "real_loss_ratio")
+    _lines(axes, history, names, "generation by generation")
+    return figure

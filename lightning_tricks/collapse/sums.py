@@ -1,0 +1,281 @@
+"""What detectors gather on the device between two checks, and what they make of it. torch only, no host read.
+
+A dict of sums is begun by the first ``add_*`` and closed by ``measured_*``, which returns one vector for the host. Sums
+of several processes are added before. Features are counted from a shift (the first row seen), in float32: an
+uncentred second moment would lose the variance where the mean is large.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_tricks.collapse import prediction, representation, units
+from lightning_tricks.runtime.shards import local
+
+Sums = dict[str, Tensor]
+
+SKETCH = 128
+CLASSES_SHOWN = 32
+IGNORED = -1  # labels below 0, as -100, count for nothing
+
+
+def floating_tensor(output: object) -> Tensor | None:
+    """Return the first floating-point tensor in a module's output; None when it holds none.
+
+    >>> floating_tensor({"hidden": torch.zeros(2, 3)}).shape
+    torch.Size([2, 3])
+    """
+    deeper = [x for leaf in tree_leaves(output) for x in (leaf.values() if isinstance(leaf, dict) else [leaf])]
+    return next((local(t.detach()) for t in deeper if isinstance(t, Tensor) and t.is_floating_point()), None)
+
+
+def feature_rows(output: Tensor, most: int) -> Tensor:
+    """Return features as rows ``[n, d]`` in float32, at most ``most`` of them, taken evenly.
+
+    ``[n, d]`` as it is; ``[n, tokens, d]`` token by token; images and volumes ``[n, d, ...]`` as means over space.
+
+    >>> feature_rows(torch.zeros(4, 3, 8, 8), 512).shape, feature_rows(torch.zeros(4, 10, 6), 8).shape
+    (torch.Size([4, 3]), torch.Size([8, 6]))
+    """
+    rows = output.flatten(2).mean(2) if output.ndim > 3 else output.reshape(-1, output.shape[-1])
+    return _thinned(rows, most).float()
+
+
+def _thinned(rows: Tensor, most: int) -> Tensor:
+    if len(rows) <= most:
+        return rows
+    return rows[:: -(-len(rows) // most)] if len(rows) >= 2 * most else rows[:most]
+
+
+def sketch(width: int, size: int, device: torch.device) -> Tensor:
+    """Return a fixed random projection ``[width, size]`` that keeps distances on average; the same at every call.
+
+    >>> sketch(1000, 64, torch.device("cpu")).shape
+    torch.Size([1000, 64])
+    """
+    generator = torch.Generator().manual_seed(0)
+    matrix: Tensor = torch.randn(width, size, generator=generator) / float(size) ** 0.5
+    return matrix.to(device, non_blocking=True)
+
+
+def projected(rows: Tensor, size: int) -> Tensor:
+    """Return rows of at most ``size`` numbers, wider ones through ``sketch``.
+
+    >>> projected(torch.zeros(2, 5), 3).shape
+    torch.Size([2, 3])
+    """
+    return rows if rows.shape[1] <= size else rows @ sketch(rows.shape[1], size, rows.device)
+
+
+# -- representation ---------------------------------------------------------------------------------------------------
+
+
+def add_features(sums: Sums, rows: Tensor, shift: Tensor) -> None:
+    """Add features ``[n, d]``.
+
+    Args:
+        sums: written in place.
+        rows: float32.
+        shift: ``[min(d, SKETCH)]``, taken off before squaring; the same for all calls and processes.
+    """
+    unit, there = (x.float() for x in representation.unit_rows(rows))
+    small = projected(rows, SKETCH) - shift
+    new = {
+        "count": torch.full((), float(len(rows)), device=rows.device),
+        "nonzero": there.sum(),
+        "unit_sum": unit.sum(0),
+        "unit_squares": unit.square().sum(0),
+        "total": small.sum(0),
+        "second": small.T @ small,
+    }
+    for name, value in new.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def measured_features(sums: Sums) -> Tensor:
+    """Return count, sphere variance, std ratio, mean cosine, and the covariance ``[k * k]``, in one vector."""
+    s = {name: value.double() for name, value in sums.items()}
+    covariance = representation.covariance(s["total"], s["second"], s["count"])
+    scalars = [
+        s["count"],
+        representation.sphere_variance(s["unit_sum"], s["nonzero"], s["count"]),
+        representation.embedding_std(s["unit_sum"], s["unit_squares"], s["nonzero"]),
+        representation.mean_cosine(s["unit_sum"], s["nonzero"]),
+    ]
+    # scaled to the largest variance, so that nothing is lost on the way through float32
+    largest = covariance.diagonal().max().clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
+
+
+def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
+    """Return the values by name, and the eigenvalues of the covariance, from what ``measured_features`` sent.
+
+    >>> sums = {}
+    >>> add_features(sums, torch.eye(4).repeat(50, 1), torch.zeros(4))
+    >>> values, spectrum = read_features(measured_features(sums).tolist())
+    >>> round(values["effective_rank"], 3), round(values["sphere_variance"], 3)
+    (3.0, 0.75)
+    """
+    count, variance, std, cosine, *matrix = vector
+    size = round(len(matrix) ** 0.5)
+    covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
+    if not bool(torch.isfinite(covariance).all()):
+        eigenvalues = torch.full((size,), torch.nan, dtype=torch.float64)
+    else:
+        eigenvalues = representation.spectrum(covariance)
+    rank = float(representation.effective_rank(eigenvalues))
+    possible = max(1.0, min(size, count - 1))
+    return {
+        "sphere_variance": variance,
+        "effective_rank": rank,
+        "rank_share": rank / possible,
+        "embedding_std": std,
+        "mean_cosine": cosine,
+    }, eigenvalues.tolist()
+
+
+# -- prediction -------------------------------------------------------------------------------------------------------
+
+
+def matched(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return logits ``[n, K]`` and targets ``[n]`` from any usual pair of shapes; None when they do not fit.
+
+    ``[n, K]`` and ``[n]``; ``[n, tokens, K]`` and ``[n, tokens]``; ``[n, K, ...]`` and ``[n, ...]`` (as
+    ``cross_entropy`` wants it); ``[n]`` or ``[n, 1]`` and ``[n]`` for two classes.
+
+    >>> logits, target = matched(torch.zeros(2, 5, 7, 7), torch.zeros(2, 7, 7).long())
+    >>> logits.shape, target.shape
+    (torch.Size([98, 5]), torch.Size([98]))
+    """
+    logits, target = local(logits.detach()), local(target.detach())
+    if (target.ndim and logits.shape == target.shape) or logits.shape == (*target.shape, 1):
+        if not target.is_floating_point() or target.ndim < 2 or target.shape[-1] == 1:
+            one = logits.reshape(-1).float()
+            return torch.stack([torch.zeros_like(one), one], 1), target.reshape(-1).round().long()
+        return None
+    if target.is_floating_point() or target.dtype == torch.bool or logits.ndim < 2:
+        return None
+    if logits.shape[:-1] == target.shape:
+        return logits.reshape(-1, logits.shape[-1]).float(), target.reshape(-1)
+    if logits.ndim > 2 and logits.shape[:1] + logits.shape[2:] == target.shape:
+        return logits.movedim(1, -1).reshape(-1, logits.shape[1]).float(), target.reshape(-1)
+    return None
+
+
+def add_predictions(sums: Sums, logits: Tensor, target: Tensor, most: int) -> None:
+    """Add logits ``[n, K]`` and targets ``[n]``, at most ``most`` rows of them.
+
+    Args:
+        sums: written in place.
+        logits: float32, not normalised; log-probabilities do as well.
+        target: class numbers; negative ones are left out.
+        most: rows at most, taken evenly.
+    """
+    logits, target = _thinned(logits, most), _thinned(target, most)
+    classes = logits.shape[1]
+    valid = target > IGNORED
+    weight, label = valid.float(), target.clamp(min=0, max=classes - 1)
+    log_p = logits.log_softmax(1)
+    p = log_p.exp()
+    guess = logits.argmax(1)
+    zeros = torch.zeros(classes, device=logits.device)
+    cross_entropy = -log_p.gather(1, label[:, None]).squeeze(1)
+    new = {
+        "count": weight.sum(),
+        "cross_entropy": torch.where(valid, cross_entropy, 0.0).sum(),
+        "entropy": (prediction.entropy(p) * weight).sum(),
+        "probability": (p * weight[:, None]).sum(0),
+        "predicted": zeros.scatter_add(0, guess, weight),
+        "labels": zeros.scatter_add(0, label, weight),
+        "hits": zeros.scatter_add(0, label, weight * (guess == label)),
+    }
+    for name, value in new.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+PREDICTION: tuple[str, ...] = (
+    "skill",
+    "input_dependence",
+    "class_divergence",
+    "macro_f1_gain",
+    "macro_f1",
+    "predicted_classes",
+    "label_classes",
+    "top_share",
+    "top_class",
+    "cross_entropy",
+    "label_entropy",
+)
+
+
+def measured_predictions(sums: Sums) -> Tensor:
+    """Return the values of ``PREDICTION``, and the shares of predicted and labelled classes, in one vector."""
+    s = {name: value.double() for name, value in sums.items()}
+    n = s["count"].clamp(min=1)
+    guessed, labelled = prediction.shares(s["predicted"]), prediction.shares(s["labels"])
+    f1 = prediction.macro_f1(s["hits"], s["predicted"], s["labels"])
+    scalars = [
+        prediction.skill(s["cross_entropy"] / n, s["labels"]),
+        prediction.input_dependence(s["probability"] / n, s["entropy"] / n, s["labels"]),
+        prediction.jensen_shannon(guessed, labelled),
+        f1 - prediction.trivial_macro_f1(s["labels"]),
+        f1,
+        prediction.entropy(guessed).exp(),
+        prediction.entropy(labelled).exp(),
+        guessed.max(),
+        guessed.argmax().double(),
+        s["cross_entropy"] / n,
+        prediction.entropy(labelled),
+    ]
+    shown = min(CLASSES_SHOWN, len(guessed))
+    return torch.cat([torch.stack(scalars), guessed[:shown], labelled[:shown]])
+
+
+# -- units ------------------------------------------------------------------------------------------------------------
+
+
+def add_units(sums: Sums, name: str, output: Tensor, low: float, high: float) -> None:
+    """Add the outputs of a layer: largest and mean magnitude of each unit, and how many lie at the ends of their range.
+
+    Args:
+        sums: written in place.
+        name: of the layer.
+        output: ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``.
+        low, high: ends of its range, infinite where it has none.
+    """
+    rows = output.movedim(1, -1) if output.ndim > 3 else output
+    rows = rows.reshape(-1, rows.shape[-1]).float()
+    edge = 0.05 * (high - low)
+    ends = torch.zeros((), device=rows.device)
+    if edge < float("inf"):
+        ends = ((rows < low + edge) | (rows > high - edge)).float().mean()
+    keys = [f"{kind}/{name}/{rows.shape[1]}" for kind in ("largest", "magnitude", "ends", "calls")]
+    new = (rows.amax(0), rows.abs().mean(0), ends, torch.ones((), device=rows.device))
+    for key, value in zip(keys, new, strict=True):
+        if key not in sums:
+            sums[key] = value
+        elif key.startswith("largest"):
+            sums[key] = torch.maximum(sums[key], value)
+        else:
+            sums[key] = sums[key] + value
+
+
+UNITS = ("dead", "dormant", "saturated")
+
+
+def measured_units(sums: Sums) -> tuple[list[str], Tensor]:
+    """Return the layers, and for each the shares of ``UNITS`` ``[layers * 3]``."""
+    layers = [key.split("/", 1)[1] for key in sums if key.startswith("largest/")]
+    rows = [
+        torch.stack(
+            [
+                units.dead_share(sums[f"largest/{layer}"]),
+                units.dormant_share(sums[f"magnitude/{layer}"]),
+                sums[f"ends/{layer}"] / sums[f"calls/{layer}"],
+            ]
+        )
+        for layer in layers
+    ]
+    return layers, torch.cat(rows)

@@ -1,0 +1,396 @@
+"""Detector: the base of callbacks that look at a run now and then, judge what they see, and act.
+
+A detector gathers samples on the device in the last batches before a check, measures them at the check, and sends one
+vector to the host without waiting. The verdict is acted on after the next update: then it has arrived on every rank, so
+all do the same at the same step. Between checks there is nothing but the test of a flag in each hook.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_tricks.errors import TrickError, message, nearest, require_count
+from lightning_tricks.measure.alarm import Alarm, Verdict
+from lightning_tricks.measure.alarm import State as AlarmState
+from lightning_tricks.measure.duration import Duration
+from lightning_tricks.runtime.action import Action, Rollback, as_action, carry_out
+from lightning_tricks.runtime.horizon import UnknownHorizonError, forecast_updates, updates_per_epoch
+from lightning_tricks.runtime.logbook import Page
+from lightning_tricks.runtime.modules import (
+    in_compiled_graphs,
+    matching_modules,
+    plain_modules,
+    reachable,
+    refuse_compiled,
+)
+from lightning_tricks.runtime.publish import Cadence
+from lightning_tricks.runtime.rollback import Rescue
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.trick import Trick
+
+LONGEST_GRACE = 1000
+UNKNOWN_GRACE = 200
+_SPARSE_CHECKS = 8
+
+
+class Detector(Trick):
+    """Base of the pack's detectors. A subclass says what to watch, what to measure and what it means.
+
+    Args:
+        every_n_steps: updates between two checks.
+        action: what to do about an alarm.
+        patience: bad checks in a row that make an alarm.
+        grace: how much learning comes before the first alarm.
+    """
+
+    topic: ClassVar[str] = "collapse"
+    samples: ClassVar[int] = 512  # wanted for a check
+    fewest: ClassVar[int] = 128  # with less, the check waits for the next ones
+
+    every_n_steps: int
+    patience: int
+    grace: int | str
+    _rescue: Rescue | None = None
+
+    def __init__(self, every_n_steps: int, action: Action, patience: int, grace: int | str) -> None:
+        owner = type(self).__name__
+        self.every_n_steps = require_count(owner, "every_n_steps", every_n_steps, remedy="Use e.g. 25")
+        self.action = as_action(owner, action)
+        self.patience = require_count(owner, "patience", patience, remedy="Use e.g. 3")
+        self.grace = grace
+        Duration.parse(grace, owner=owner, argument="grace")
+        self.reset()
+
+    # -- what a subclass says -------------------------------------------------------------------------------------
+
+    def alarms(self) -> dict[str, Alarm]:
+        """Return the alarms by the name of their statistic."""
+        raise TrickError(f"{type(self).__name__} has no alarms.")
+
+    def attach(self, run: TrainingRun) -> None:
+        """Find what is watched, and put hooks on it with ``watch``; called once per fit."""
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
+        """A watched batch is over: add what was seen to ``self._sums``; return how many samples that were."""
+        return 0
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Return what was gathered as one vector on the device, equal on all ranks; called at a check."""
+        raise TrickError(f"{type(self).__name__} measures nothing.")
+
+    def read(self, vector: list[float]) -> dict[str, float]:
+        """Return the values by name from the vector; on the host."""
+        raise TrickError(f"{type(self).__name__} reads nothing.")
+
+    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return what the alarms follow, by their names; by default the values of the same names."""
+        return {name: values[name] for name in self._states if name in values}
+
+    def explain(self, active: list[str], values: Mapping[str, float]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Return cause, reasons and advice for the alarms that are on."""
+        raise TrickError(f"{type(self).__name__} explains nothing.")
+
+    def figure(self) -> Callable[[], Any] | None:
+        """Return a function that draws what was seen; None where there is nothing to see."""
+        return None
+
+    # -- what users see -------------------------------------------------------------------------------------------
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the last check, or of the alarm that is on."""
+        return self._verdict
+
+    @property
+    def history(self) -> list[tuple[int, dict[str, float]]]:
+        """Step and values of every check of this run, since its last resume."""
+        return list(self._history)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self._sums: dict[str, Tensor] = {}
+        self._verdict = Verdict(type(self).__name__)
+        self._pending: Verdict | None = None
+        self._history: list[tuple[int, dict[str, float]]] = []
+        self._states: dict[str, AlarmState] = {}
+        self._progress, self._last, self._content = 0.0, 0, False
+        self._samples, self._waited, self._span = 0, 0, 1
+        self._sent, self._first, self._armed, self._attached = False, True, False, False
+        self._stepped: int | None = None
+        self._handles: list[Any] = []
+
+    def configuration(self) -> dict[str, Any]:
+        """The arguments."""
+        action = self.action if isinstance(self.action, str) else repr(self.action)
+        if callable(self.action):
+            action = getattr(self.action, "__qualname__", type(self.action).__qualname__)
+        plain = {n: getattr(self, n) for n in ("every_n_steps", "patience", "grace")}
+        return {**plain, "action": action, **{n: getattr(self, n) for n in self.identity}}
+
+    def configure(self, run: TrainingRun) -> None:
+        """Attach before the first forward pass: a compiled module takes no hook later."""
+        self._attach(run, final=False)
+
+    def _attach(self, run: TrainingRun, *, final: bool) -> None:
+        self._detach()
+        refuse_compiled(run.trainer.lightning_module, type(self).__name__)
+        try:
+            self.attach(run)
+        except TrickError:
+            self._detach()
+            # modules that configure_model makes are not there yet
+            if final or not hasattr(run.trainer.lightning_module, "configure_model"):
+                raise
+            return
+        self._attached = True
+
+    def module(self, run: TrainingRun, name: str, argument: str) -> nn.Module:
+        """Return a module by its plain name.
+
+        Raises:
+            TrickError: there is none; the message names the nearest.
+            UnsupportedError: it is part of a compiled graph.
+        """
+        root = run.trainer.lightning_module
+        known = plain_modules(root)
+        if name not in known or not name:
+            near = nearest(name, [n for n in known if n])
+            remedy = f"The nearest name is {near!r}" if near else f"The module has {', '.join(list(known)[1:9])}"
+            raise TrickError(message(type(self).__name__, argument, name, "there is no such module", remedy))
+        reachable(known, in_compiled_graphs(root), [name], type(self).__name__, [name])
+        return known[name]
+
+    def hidden(self, run: TrainingRun) -> set[int]:
+        """Return the ids of the modules that hooks cannot reach."""
+        return in_compiled_graphs(run.trainer.lightning_module)
+
+    def matching(self, run: TrainingRun, patterns: list[str]) -> list[str]:
+        """Return the names of the modules that names or globs match; no match is an error with the nearest name."""
+        return matching_modules(plain_modules(run.trainer.lightning_module), patterns, owner=type(self).__name__)
+
+    def watch(self, module: nn.Module, seen: Callable[[Any], None]) -> None:
+        """Call ``seen(output)`` for each forward pass of ``module`` in the training step of a watched batch."""
+
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            if self._armed:
+                with torch.no_grad():
+                    seen(output)
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Learn the length of the run; take up the state."""
+        if not self._attached:
+            self._attach(run, final=True)
+        self._cadence = Cadence(self.every_n_steps, run.step)
+        self._grace = self._grace_of(run)
+        self._states = self._states or {name: alarm.init() for name, alarm in self.alarms().items()}
+        self._alarms = self.alarms()
+        self._rescue = None
+        if isinstance(self.action, Rollback):
+            distance = self.every_n_steps * self.patience
+            self._rescue = Rescue.join(run, self, self.action, distance)
+        if state is not None:
+            self._take_up(run, state)
+
+    def _grace_of(self, run: TrainingRun) -> float:
+        """Return the grace time in updates at the highest learning rate."""
+        duration = Duration.parse(self.grace, owner=type(self).__name__, argument="grace")
+        try:
+            total = forecast_updates(run.trainer)
+        except UnknownHorizonError:
+            total = None
+        if duration.unit == "%":
+            share = UNKNOWN_GRACE if total is None else duration.updates(total)
+            return float(min(share, LONGEST_GRACE))
+        per_epoch = updates_per_epoch(run.trainer)
+        if duration.unit == "ep" and per_epoch is None:
+            rule = "the length of an epoch is not known"
+            raise TrickError(message(type(self).__name__, "grace", self.grace, rule, "Use a number of updates"))
+        return float(duration.updates(total, per_epoch))
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Take the hooks away."""
+        self._detach()
+
+    def _detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._armed, self._attached = [], False, False
+
+    # -- a batch --------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Watch the last batches before a check, and the very first one, to see that there is something to see."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        run = self._live
+        if run is None:
+            return
+        self._stepped = None
+        left = self.every_n_steps - run.step % self.every_n_steps
+        self._armed = self._first or left <= self._span
+        self._watched = self._armed
+        if self._rescue is not None and self._rescue.owner is self and not self._rescue.steps:
+            self._rescue.keep(run)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Look away: activation checkpointing runs modules again. With manual optimization, more is to come."""
+        super().on_before_backward(trainer, pl_module, loss)
+        if pl_module.automatic_optimization:
+            self._armed = False
+
+    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+        """An update comes: note its step."""
+        self._stepped = page.step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Act on the last check, gather, and check."""
+        run = self._live
+        if run is not None:
+            self._armed = False
+            if self._sent and self._stepped is not None:
+                self._sent = False
+                run.publisher.deliver(wait=True)
+                self._act(run)
+            if self._watched:
+                self._gather(run, batch, outputs)
+            if self._stepped is not None and self._cadence.due(self._stepped):
+                self._check(run, self._stepped)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    @torch.no_grad()
+    def _gather(self, run: TrainingRun, batch: Any, outputs: Any) -> None:
+        count = self.gather(run, batch, outputs)
+        self._samples += count
+        if self._first and count:
+            self._first = False
+            self._span = min(self.every_n_steps, math.ceil(self.samples / count))
+
+    @torch.no_grad()
+    def _check(self, run: TrainingRun, step: int) -> None:
+        """Measure, and send what was measured to the host."""
+        self._waited += 1
+        enough = run.trainer.world_size > 1 or self._samples >= self.fewest or self._waited >= _SPARSE_CHECKS
+        if not self._sums or not enough:
+            return
+        vector = self.measure(run).reshape(-1).float()
+        self._sums, self._samples, self._waited = {}, 0, 0
+        elapsed, self._last = step + 1 - self._last, step + 1
+        height = run.rate.height(0, run.views[0].optimizer)
+        known = None if isinstance(height, Tensor) else height
+        if isinstance(height, Tensor):
+            vector = torch.cat([vector, height.detach().reshape(1).to(vector)])
+        run.publisher.put_private(step, vector, lambda numbers: self._hear(run, step, elapsed, known, numbers))
+        self._sent = True
+
+    # -- on the host ----------------------------------------------------------------------------------------------
+
+    def _hear(self, run: TrainingRun, step: int, elapsed: int, height: float | None, numbers: list[float]) -> None:
+        """Judge what was measured at a check."""
+        if height is None:
+            *numbers, height = numbers
+        self._progress += elapsed * height
+        values = self.read(numbers)
+        begun = self._judge(values, step)
+        active = [name for name, state in self._states.items() if state["alarmed"]]
+        if begun:
+            cause, reasons, advice = self.explain(active, values)
+            since = min(self._states[name]["since"] for name in begun)
+            self._verdict = Verdict(type(self).__name__, True, step, since, cause, reasons, values, advice)
+            self._pending = self._verdict
+        elif not active:
+            self._verdict = Verdict(type(self).__name__, step=step, values=values)
+        self._history.append((step, values))
+        shown = {**{k: v for k, v in values.items() if not k.startswith("_")}, "alarm": float(bool(active))}
+        run.publisher.put(step, {f"{self.prefix(run)}/{name}": value for name, value in shown.items()})
+
+    def _judge(self, values: Mapping[str, float], step: int) -> list[str]:
+        """Let every alarm hear its statistic; return the names of those that begin."""
+        statistics, begun, content = self.statistics(values), [], True
+        for name, value in statistics.items():
+            alarm = self._alarms[name]
+            ready = self._progress >= self._grace * self.slowness(name)
+            started, self._states[name] = alarm.update(value, step=step, ready=ready, state=self._states[name])
+            content &= alarm.healthy(value, self._states[name])
+            if started:
+                begun.append(name)
+        self._content = content and bool(statistics)
+        return begun
+
+    def slowness(self, name: str) -> float:
+        """Return by how many times the grace of an alarm is longer."""
+        return 1.0
+
+    def prefix(self, run: TrainingRun) -> str:
+        """Return what log keys begin with; with the identity where there is more than one of the class."""
+        several = sum(type(trick) is type(self) for trick in run.tricks) > 1
+        words = "".join("_" + c.lower() if c.isupper() else c for c in type(self).__name__).strip("_")
+        return f"{self.topic}/{words}" + (f".{getattr(self, self.identity[0])}" if several and self.identity else "")
+
+    def _act(self, run: TrainingRun) -> None:
+        """Do what the user wants done about an alarm; keep a state when all is well."""
+        verdict, self._pending = self._pending, None
+        if verdict is not None:
+            self._show(run, verdict)
+            carry_out(run, self.action, verdict)
+        elif self._rescue is not None:
+            self._rescue.offer(run, self, self._content)
+
+    def _show(self, run: TrainingRun, verdict: Verdict) -> None:
+        run.publisher.tell(verdict.step, f"{self.prefix(run)}/verdict", str(verdict))
+        if (draw := self.figure()) is not None:
+            run.publisher.draw(verdict.step, f"{self.prefix(run)}/figure", draw)
+
+    def rolled_back(self, run: TrainingRun) -> None:
+        """Begin again, with the same grace: the run is where it was."""
+        self._sums, self._samples, self._waited = {}, 0, 0
+        self._states = {name: alarm.init() for name, alarm in self._alarms.items()}
+        self._progress, self._last, self._pending, self._sent = 0.0, run.step, None, False
+
+    def finished(self, run: TrainingRun) -> None:
+        """Judge what was sent last; a run that is over can neither be stopped nor rolled back."""
+        run.publisher.flush()
+        verdict, self._pending = self._pending, None
+        if verdict is not None:
+            self._show(run, verdict)
+            last = "warn" if self.action == "stop" or isinstance(self.action, Rollback) else self.action
+            carry_out(run, last, verdict)
+        elif self._history and (draw := self.figure()) is not None:
+            run.publisher.draw(self._history[-1][0], f"{self.prefix(run)}/figure", draw)
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def trick_state(self) -> dict[str, Any]:
+        """Alarms with their baselines, what was gathered since the last check, and the states to go back to."""
+        if self._run is not None:
+            self._run.publisher.flush()
+        rescue = self._rescue
+        return {
+            "alarms": {name: dict(state) for name, state in self._states.items()},
+            "sums": {name: t.detach().clone() for name, t in self._sums.items()},
+            "counters": [self._samples, self._waited, self._span, self._last],
+            "flags": [self._sent, self._first, self._content],
+            "progress": self._progress,
+            "verdict": self._verdict.as_dict(),
+            "pending": None if self._pending is None else self._pending.as_dict(),
+            "rescue": rescue.state_dict() if rescue is not None and rescue.owner is self else None,
+        }
+
+    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        device = run.trainer.strategy.root_device
+        known = {name: dict(saved) for name, saved in state["alarms"].items() if name in self._states}
+        self._states = {**self._states, **known}
+        self._sums = {name: t.to(device) for name, t in state["sums"].items()}
+        self._samples, self._waited, self._span, self._last = state["counters"]
+        self._sent, self._first, self._content = state["flags"]
+        self._progress, self._verdict = state["progress"], Verdict.from_dict(state["verdict"])
+        self._pending = None if state["pending"] is None else Verdict.from_dict(state["pending"])
+        if self._rescue is not None and self._rescue.owner is self and state["rescue"] is not None:
+            self._rescue.load(run, state["rescue"])

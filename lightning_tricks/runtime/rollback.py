@@ -1,0 +1,135 @@
+"""Healthy states of a run in memory, and the way back to one of them.
+
+One ``Rescue`` per run, shared by all detectors that roll back: a state is kept only when all of them are content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning_tricks.errors import ConflictError, UnsupportedError
+from lightning_tricks.measure.alarm import Verdict
+from lightning_tricks.runtime.action import AlarmError, Rollback
+from lightning_tricks.runtime.snapshot import put_training_state, training_state
+
+if TYPE_CHECKING:
+    from lightning_tricks.runtime.run import TrainingRun
+    from lightning_tricks.runtime.trick import Trick
+
+_ASKER = "rollback"
+_NOISE = frozenset({"prediction collapse", "loss spikes", "oscillation"})
+
+
+class Rescue:
+    """The states that are kept, what was asked for so far, and how often.
+
+    Args:
+        owner: the detector that keeps the states in its checkpoint state.
+        how: its action.
+        distance: steps between two kept states.
+    """
+
+    def __init__(self, owner: Trick, how: Rollback, distance: int) -> None:
+        self.owner, self.how, self.distance = owner, how, distance
+        self.times = 0
+        self.lr_factor, self.accumulate_factor = 1.0, 1
+        self._states: list[tuple[int, dict[str, Any]]] = []
+        self._content: dict[str, bool] = {}
+
+    @classmethod
+    def join(cls, run: TrainingRun, owner: Trick, how: Rollback, distance: int) -> Rescue:
+        """Return the run's rescue; made by the first detector that asks.
+
+        Raises:
+            ConflictError: two detectors want to roll back in different ways.
+            UnsupportedError: weights are sharded, or the strategy keeps them to itself.
+        """
+        name = type(owner).__name__
+        if type(run.trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
+            text = f"{type(run.trainer.strategy).__name__}, whose weights cannot be kept in memory"
+            raise UnsupportedError(f"{name}(action={how!r}) does not work with {text}. Use action='stop' or 'warn'.")
+        if run.rescue is None:
+            run.rescue = cls(owner, how, distance)
+        elif run.rescue.how != how:
+            other = type(run.rescue.owner).__name__
+            text = f"{other} rolls back with {run.rescue.how!r}, and {name} with {how!r}"
+            raise ConflictError(f"{text}. Give both the same Rollback, or one of them action='warn'.")
+        run.rescue._content[owner.state_key] = True
+        return run.rescue
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the states that are kept, the oldest first."""
+        return [step for step, _ in self._states]
+
+    def offer(self, run: TrainingRun, owner: Trick, content: bool) -> None:
+        """Keep the present state when every detector is content and the last one is old enough.
+
+        Args:
+            run: the run, between two updates.
+            owner: the detector that has just looked.
+            content: whether all that it follows is healthy.
+        """
+        self._content[owner.state_key] = content
+        if all(self._content.values()) and (not self._states or run.step - self._states[-1][0] >= self.distance):
+            self.keep(run)
+
+    def keep(self, run: TrainingRun) -> None:
+        """Keep the present state."""
+        trainer = run.trainer
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        state = training_state(trainer.lightning_module, trainer.optimizers, scaler)
+        self._states = [*self._states, (run.step, state)][-self.how.keep :]
+
+    def roll_back(self, run: TrainingRun, verdict: Verdict) -> str:
+        """Put the oldest state back and ask for the remedy; return what was done, in words.
+
+        Raises:
+            AlarmError: there were as many rollbacks as are allowed.
+        """
+        if self.times >= self.how.max_times:
+            raise AlarmError(verdict, f" {self.times} rollbacks did not help (max_times={self.how.max_times}).")
+        self.times += 1
+        trainer = run.trainer
+        step, state = self._states[0]
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
+        self._states = self._states[:1]
+        self._content = dict.fromkeys(self._content, False)  # (until each has looked again)
+        done = [f"Went back to the state of step {step}"]
+        both = self.times > 1 or not trainer.lightning_module.automatic_optimization
+        larger = verdict.cause in _NOISE
+        if trainer.lightning_module.automatic_optimization and (both or larger) and self.how.accumulate_factor > 1:
+            self.accumulate_factor *= self.how.accumulate_factor if self.accumulate_factor == 1 else 1
+            run.window.ask(self.accumulate_factor)
+            done.append(f"updates from {self.accumulate_factor} times as many batches")
+        if (both or not larger or len(done) == 1) and self.how.lr_factor < 1:
+            self.lr_factor *= self.how.lr_factor
+            run.rate.ask(self.lr_factor, trainer.optimizers, _ASKER)
+            done.append(f"learning rates times {self.lr_factor:g}")
+        run.rolled_back()
+        values = {"rollbacks": self.times, "lr_factor": self.lr_factor, "accumulate_factor": self.accumulate_factor}
+        run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})
+        return ", ".join(done) + f" (rollback {self.times} of {self.how.max_times})."
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors: a resumed run goes back to the same states."""
+        return {
+            "times": self.times,
+            "lr_factor": self.lr_factor,
+            "accumulate_factor": self.accumulate_factor,
+            "states": [{"step": step, "state": state} for step, state in self._states],
+            "content": dict(self._content),
+        }
+
+    def load(self, run: TrainingRun, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` returned."""
+        self.times, self._content = state["times"], dict(state["content"])
+        self.lr_factor, self.accumulate_factor = state["lr_factor"], state["accumulate_factor"]
+        self._states = [(kept["step"], kept["state"]) for kept in state["states"]]
+        run.rate.restore(self.lr_factor, _ASKER)
+        if self.accumulate_factor > 1:
+            run.window.ask(self.accumulate_factor)
