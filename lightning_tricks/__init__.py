@@ -32,6 +32,7 @@ from lightning_tricks.collapse.metrics import (
     VendiScore,
 )
 from lightning_tricks.collapse.recursive import MixedGenerations
+from lightning_tricks.diagnosis.callbacks import SanityCheck, TrainingDoctor
 from lightning_tricks.errors import ConflictError, NonFiniteError, TrickError, UnsupportedError
 from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
@@ -133,8 +134,10 @@ __all__ = [
     "RepetitionRate",
     "RepresentationCollapse",
     "Rollback",
+    "SanityCheck",
     "SphereVariance",
     "Step",
+    "TrainingDoctor",
     "TrickError",
     "TrickWarning",
     "Uniformity",

@@ -41,11 +41,6 @@ from lightning_tricks.collapse.representation import (
     sphere_variance,
     uniformity,
 )
-from lightning_tricks.collapse.units import (
-    dead_share,
-    dormant_share,
-    saturated_share,
-)
 from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
 from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coefficients
 from lightning_tricks.lr_finder.suggest import minimum, slide, steepest, valley
@@ -57,6 +52,11 @@ from lightning_tricks.measure.norms import (
     tensor_norms,
     total_norm,
     unit_norms,
+)
+from lightning_tricks.measure.units import (
+    dead_share,
+    dormant_share,
+    saturated_share,
 )
 from lightning_tricks.precision.advice import fp32_mode, peak_bytes, shape_findings
 from lightning_tricks.precision.health import headroom, underflow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, final
@@ -13,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
 from lightning_tricks.errors import TrickError, UnsupportedError, message, nearest, require_count
 from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.labels import matched
 from lightning_tricks.runtime.action import Action
 from lightning_tricks.runtime.detector import Detector
 from lightning_tricks.runtime.modules import plain_modules
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import local
 from lightning_tricks.runtime.snapshot import attributes, buffers, modes, random_numbers
 from lightning_tricks.runtime.training_step import loss_of, step_again
 
@@ -154,6 +157,11 @@ class RepresentationCollapse(Detector):
         values, self._spectrum = sums.read_features(vector)
         return values
 
+    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Variance and rank; features that are NaN or inf are worth nothing."""
+        finite = values["finite"] > 0
+        return {n: values[n] if finite else -1.0 for n in ("sphere_variance", "rank_share")}
+
     def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
         """Say which collapse."""
         return causes.of_representation(active, values, self.layer)
@@ -276,7 +284,7 @@ class PredictionCollapse(Detector):
         logits = seen[-1] if seen else self._from_result(run, outputs)
         if logits is None:
             return 0
-        fitting = [p for p in (sums.matched(logits, t) for t in self._targets(batch, outputs)) if p is not None]
+        fitting = [p for p in (matched(logits, t) for t in self._targets(batch, outputs)) if p is not None]
         if not fitting:
             rule = f"no target fits logits of shape {tuple(logits.shape)}"
             remedy = "Return it from training_step as {'loss': ..., 'target': ...}, class numbers of shape [n]"
@@ -289,8 +297,7 @@ class PredictionCollapse(Detector):
     def _from_result(self, run: TrainingRun, outputs: Any) -> Tensor | None:
         keys = [k for k, v in outputs.items() if isinstance(v, Tensor)] if isinstance(outputs, Mapping) else []
         if self.output in keys:
-            found: Tensor = outputs[self.output]
-            return found
+            return local(outputs[self.output])
         if not self._first:
             return None  # this training step returned nothing
         known = [*keys, *(n for n in plain_modules(run.trainer.lightning_module) if n)]
@@ -324,13 +331,14 @@ class PredictionCollapse(Detector):
         count = len(sums.PREDICTION)
         shown = (len(vector) - count) // 2
         self._checks += 1
-        self._shares.append((self._checks * self.every_n_steps, vector[count : count + shown]))
+        self._shares.append((self._checks * self._every, vector[count : count + shown]))
         self._labels = vector[count + shown :]
         return dict(zip(sums.PREDICTION, vector, strict=False))
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Both alarms follow the skill."""
-        return {"skill": values["skill"], "lost": values["skill"]}
+        """Both alarms follow the skill; a loss that is NaN or inf knows nothing."""
+        skill = values["skill"] if math.isfinite(values["cross_entropy"]) else -1.0
+        return {"skill": skill, "lost": skill}
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
         """Say what kind of failure."""

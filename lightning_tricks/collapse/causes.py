@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 Explained = tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -13,6 +14,8 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
     >>> of_representation(["sphere_variance"], {"sphere_variance": 0.01, "mean_cosine": 0.99}, "head")[0]
     'complete collapse'
     """
+    if not values.get("finite", 1.0):
+        return _nonfinite(f"outputs of {layer} are NaN or inf")
     if "sphere_variance" in active:
         cosine = values.get("mean_cosine", float("nan"))
         reason = f"outputs of {layer} are nearly one vector: sphere variance {values['sphere_variance']:.3g} of 1, "
@@ -43,6 +46,8 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
     >>> of_prediction(["skill"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
     'inputs ignored'
     """
+    if not math.isfinite(values.get("cross_entropy", 0.0)):
+        return _nonfinite(f"the cross entropy is {values['cross_entropy']}")
     skill, dependence = values["skill"], values.get("input_dependence", float("nan"))
     shares = f"{values.get('top_share', 0.0):.0%} of predictions are class {values.get('top_class', 0.0):.0f}"
     if "lost" in active:
@@ -87,6 +92,15 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
             "find a learning rate: LRFinder()",
         ),
     )
+
+
+def _nonfinite(reason: str) -> Explained:
+    advice = (
+        "go back to a checkpoint and lower the learning rate",
+        "skip such updates: GradientClip(1.0, nonfinite='skip')",
+        "find the module: TrainingDoctor(), PrecisionDoctor()",
+    )
+    return "non-finite values", (reason,), advice
 
 
 def of_modes(values: Mapping[str, float], generator: str) -> Explained:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lightning_tricks.collapse import prediction, representation, units
+from lightning_tricks.collapse import prediction, representation
+from lightning_tricks.measure import units
 from lightning_tricks.runtime.shards import local
 
 Sums = dict[str, Tensor]
@@ -121,10 +122,8 @@ def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
     count, variance, std, cosine, *matrix = vector
     size = round(len(matrix) ** 0.5)
     covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
-    if not bool(torch.isfinite(covariance).all()):
-        eigenvalues = torch.full((size,), torch.nan, dtype=torch.float64)
-    else:
-        eigenvalues = representation.spectrum(covariance)
+    finite = bool(torch.isfinite(covariance).all())
+    eigenvalues = representation.spectrum(covariance) if finite else torch.zeros(size, dtype=torch.float64)
     rank = float(representation.effective_rank(eigenvalues))
     possible = max(1.0, min(size, count - 1))
     return {
@@ -133,35 +132,11 @@ def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
         "rank_share": rank / possible,
         "embedding_std": std,
         "mean_cosine": cosine,
+        "finite": float(finite),
     }, eigenvalues.tolist()
 
 
 # -- prediction -------------------------------------------------------------------------------------------------------
-
-
-def matched(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return logits ``[n, K]`` and targets ``[n]`` from any usual pair of shapes; None when they do not fit.
-
-    ``[n, K]`` and ``[n]``; ``[n, tokens, K]`` and ``[n, tokens]``; ``[n, K, ...]`` and ``[n, ...]`` (as
-    ``cross_entropy`` wants it); ``[n]`` or ``[n, 1]`` and ``[n]`` for two classes.
-
-    >>> logits, target = matched(torch.zeros(2, 5, 7, 7), torch.zeros(2, 7, 7).long())
-    >>> logits.shape, target.shape
-    (torch.Size([98, 5]), torch.Size([98]))
-    """
-    logits, target = local(logits.detach()), local(target.detach())
-    if (target.ndim and logits.shape == target.shape) or logits.shape == (*target.shape, 1):
-        if not target.is_floating_point() or target.ndim < 2 or target.shape[-1] == 1:
-            one = logits.reshape(-1).float()
-            return torch.stack([torch.zeros_like(one), one], 1), target.reshape(-1).round().long()
-        return None
-    if target.is_floating_point() or target.dtype == torch.bool or logits.ndim < 2:
-        return None
-    if logits.shape[:-1] == target.shape:
-        return logits.reshape(-1, logits.shape[-1]).float(), target.reshape(-1)
-    if logits.ndim > 2 and logits.shape[:1] + logits.shape[2:] == target.shape:
-        return logits.movedim(1, -1).reshape(-1, logits.shape[1]).float(), target.reshape(-1)
-    return None
 
 
 def add_predictions(sums: Sums, logits: Tensor, target: Tensor, most: int) -> None:

@@ -35,6 +35,7 @@ from lightning_tricks.runtime.trick import Trick
 
 LONGEST_GRACE = 1000
 UNKNOWN_GRACE = 200
+UNKNOWN_CADENCE = 50
 _SPARSE_CHECKS = 8
 
 
@@ -42,7 +43,7 @@ class Detector(Trick):
     """Base of the pack's detectors. A subclass says what to watch, what to measure and what it means.
 
     Args:
-        every_n_steps: updates between two checks.
+        every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
         action: what to do about an alarm.
         patience: bad checks in a row that make an alarm.
         grace: how much learning comes before the first alarm.
@@ -52,14 +53,16 @@ class Detector(Trick):
     samples: ClassVar[int] = 512  # wanted for a check
     fewest: ClassVar[int] = 128  # with less, the check waits for the next ones
 
-    every_n_steps: int
+    every_n_steps: int | None
     patience: int
     grace: int | str
     _rescue: Rescue | None = None
 
-    def __init__(self, every_n_steps: int, action: Action, patience: int, grace: int | str) -> None:
+    def __init__(self, every_n_steps: int | None, action: Action, patience: int, grace: int | str) -> None:
         owner = type(self).__name__
-        self.every_n_steps = require_count(owner, "every_n_steps", every_n_steps, remedy="Use e.g. 25")
+        if every_n_steps is not None:
+            require_count(owner, "every_n_steps", every_n_steps, remedy="Use e.g. 25")
+        self.every_n_steps = every_n_steps
         self.action = as_action(owner, action)
         self.patience = require_count(owner, "patience", patience, remedy="Use e.g. 3")
         self.grace = grace
@@ -115,6 +118,7 @@ class Detector(Trick):
 
     def reset(self) -> None:
         """Forget what was measured."""
+        self._every = self.every_n_steps or UNKNOWN_CADENCE
         self._sums: dict[str, Tensor] = {}
         self._verdict = Verdict(type(self).__name__)
         self._pending: Verdict | None = None
@@ -189,13 +193,14 @@ class Detector(Trick):
         """Learn the length of the run; take up the state."""
         if not self._attached:
             self._attach(run, final=True)
-        self._cadence = Cadence(self.every_n_steps, run.step)
+        self._every = self.every_n_steps or run.trainer.log_every_n_steps or UNKNOWN_CADENCE
+        self._cadence = Cadence(self._every, run.step)
         self._grace = self._grace_of(run)
         self._states = self._states or {name: alarm.init() for name, alarm in self.alarms().items()}
         self._alarms = self.alarms()
         self._rescue = None
         if isinstance(self.action, Rollback):
-            distance = self.every_n_steps * self.patience
+            distance = self._every * self.patience
             self._rescue = Rescue.join(run, self, self.action, distance)
         if state is not None:
             self._take_up(run, state)
@@ -234,7 +239,7 @@ class Detector(Trick):
         if run is None:
             return
         self._stepped = None
-        left = self.every_n_steps - run.step % self.every_n_steps
+        left = self._every - run.step % self._every
         self._armed = self._first or left <= self._span
         self._watched = self._armed
         if self._rescue is not None and self._rescue.owner is self and not self._rescue.steps:
@@ -271,14 +276,13 @@ class Detector(Trick):
         self._samples += count
         if self._first and count:
             self._first = False
-            self._span = min(self.every_n_steps, math.ceil(self.samples / count))
+            self._span = min(self._every, math.ceil(self.samples / count))
 
     @torch.no_grad()
     def _check(self, run: TrainingRun, step: int) -> None:
         """Measure, and send what was measured to the host."""
         self._waited += 1
-        enough = run.trainer.world_size > 1 or self._samples >= self.fewest or self._waited >= _SPARSE_CHECKS
-        if not self._sums or not enough:
+        if not self.ready(run):
             return
         vector = self.measure(run).reshape(-1).float()
         self._sums, self._samples, self._waited = {}, 0, 0
@@ -289,6 +293,11 @@ class Detector(Trick):
             vector = torch.cat([vector, height.detach().reshape(1).to(vector)])
         run.publisher.put_private(step, vector, lambda numbers: self._hear(run, step, elapsed, known, numbers))
         self._sent = True
+
+    def ready(self, run: TrainingRun) -> bool:
+        """Whether there is enough to measure; if not, gathering goes on. Equal on all ranks."""
+        enough = run.trainer.world_size > 1 or self._samples >= self.fewest or self._waited >= _SPARSE_CHECKS
+        return bool(self._sums) and enough
 
     # -- on the host ----------------------------------------------------------------------------------------------
 
@@ -301,15 +310,19 @@ class Detector(Trick):
         begun = self._judge(values, step)
         active = [name for name, state in self._states.items() if state["alarmed"]]
         if begun:
-            cause, reasons, advice = self.explain(active, values)
-            since = min(self._states[name]["since"] for name in begun)
-            self._verdict = Verdict(type(self).__name__, True, step, since, cause, reasons, values, advice)
-            self._pending = self._verdict
+            self._begin(run, active, values, step)
         elif not active:
             self._verdict = Verdict(type(self).__name__, step=step, values=values)
         self._history.append((step, values))
         shown = {**{k: v for k, v in values.items() if not k.startswith("_")}, "alarm": float(bool(active))}
         run.publisher.put(step, {f"{self.prefix(run)}/{name}": value for name, value in shown.items()})
+
+    def _begin(self, run: TrainingRun, active: list[str], values: Mapping[str, float], step: int) -> None:
+        """There is an alarm: explain it, and act on it after the next update."""
+        cause, reasons, advice = self.explain(active, values)
+        since = min(self._states[name]["since"] for name in active)
+        self._verdict = Verdict(type(self).__name__, True, step, since, cause, reasons, dict(values), advice)
+        self._pending = self._verdict
 
     def _judge(self, values: Mapping[str, float], step: int) -> list[str]:
         """Let every alarm hear its statistic; return the names of those that begin."""

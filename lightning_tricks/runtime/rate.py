@@ -13,6 +13,15 @@ from typing import Any
 from torch import Tensor
 
 
+def scale_rates(optimizer: Any, factor: float) -> None:
+    """Multiply the rates of all parameter groups, tensors in place."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].mul_(factor)
+        else:
+            group["lr"] *= factor
+
+
 class RateRequest:
     """The factor, and who carries it out. Factors that several tricks ask for are multiplied.
 
@@ -65,11 +74,7 @@ class RateRequest:
             self._rewrite()
             return
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].mul_(factor / before)
-                else:
-                    group["lr"] *= factor / before
+            scale_rates(optimizer, factor / before)
 
     def height(self, index: int, optimizer: Any) -> float | Tensor:
         """Return the rate of an optimizer now, over its highest one, in [0, 1]: how much an update counts as learning.

@@ -7,8 +7,9 @@ clipping of the run, on batches of a second loader over the same data. Everythin
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tricks.errors import TrickError, UnsupportedError
 from lightning_tricks.runtime.horizon import window_at, window_lengths
+from lightning_tricks.runtime.rate import scale_rates
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.snapshot import Snapshot, random_numbers
-from lightning_tricks.runtime.training_step import logs_kept_back
+from lightning_tricks.runtime.training_step import logs_kept_back, loss_of
 
 
 class Trial:
@@ -44,6 +46,7 @@ class Trial:
         self.optimizer: Any = self._trainer.optimizers[0]
         self._probe: Any = None
         self._data: Iterator[Any] = iter(())
+        self._held: Iterator[Any] | None = None
 
     def _refuse(self) -> None:
         trainer, module = self._trainer, self._module
@@ -102,6 +105,7 @@ class Trial:
         """Go back to the state, the random numbers and the data with which the trial began."""
         self._snapshot.put_back()
         self._data = self._batches()
+        self._held = None
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -136,7 +140,26 @@ class Trial:
             if not served:
                 raise TrickError(f"{self._owner}: the training data are empty.")
 
+    def hold(self, batches: list[Any]) -> None:
+        """Let the batches from now on be these, again and again, until ``restart``."""
+        self._held = cycle(batches)
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """How many batches one pass over the data has; inf where that is not known."""
+        return float(self._trainer.num_training_batches)
+
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates until ``restart``."""
+        scale_rates(self.optimizer, factor)
+
+    def next_batch(self) -> Any:
+        """Return the next batch, on the device."""
+        return self._next()
+
     def _next(self) -> Any:
+        if self._held is not None:
+            return next(self._held)
         batch = next(self._data)
         batch = self._trainer.precision_plugin.convert_input(batch)
         batch = self._module._on_before_batch_transfer(batch, dataloader_idx=0)
@@ -177,14 +200,26 @@ class Trial:
         with silent:
             closure()
 
-    def _loss(self, batch: Any, index: int) -> Tensor | None:
+    def output(self, batch: Any, index: int = 0) -> Any:
+        """Return what ``training_step`` returns for a batch; its logs are kept back."""
         arguments = [batch]
         if is_param_in_hook_signature(self._module.training_step, "batch_idx", min_args=2):
             arguments.append(index)
         with logs_kept_back(self._module):
-            output = call._call_strategy_hook(self._trainer, "training_step", *arguments)
-        loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
+            return call._call_strategy_hook(self._trainer, "training_step", *arguments)
+
+    def _loss(self, batch: Any, index: int) -> Tensor | None:
+        loss: Tensor | None = loss_of(self.output(batch, index))
         return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Run the backward pass of a loss, with gradients cleared before."""
+        self.optimizer.zero_grad()
+        self._trainer.strategy.backward(loss, self.optimizer)
+
+    def mean(self, value: Tensor) -> float:
+        """Return the mean of a 0-d value over all processes."""
+        return self._mean(value.detach().float())
 
     def probe(self) -> float | None:
         """Return the loss on one batch that is the same at every call, with the same random numbers."""

@@ -1,0 +1,605 @@
+"""TrainingDoctor and SanityCheck: Lightning's hooks on one side, the pure files of this room on the other."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lightning_tricks.diagnosis import autopsy, figures, loss_curve
+from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.loss_curve import Finding
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.errors import TrickError, require_choice, require_flag
+from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.norms import bounded_sample, tensor_norms
+from lightning_tricks.runtime import host
+from lightning_tricks.runtime.action import Action, warn
+from lightning_tricks.runtime.detector import Detector
+from lightning_tricks.runtime.logbook import OptimizerView, Page
+from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import local
+from lightning_tricks.runtime.trace import Trace, floating
+from lightning_tricks.runtime.training_step import step_again
+from lightning_tricks.runtime.trial import Trial
+from lightning_tricks.runtime.trick import Trick
+
+_MOST_LOSSES = 256
+_MATRICES = 16
+_ELEMENTS = 4096
+_SHOWN_SAMPLES = 16
+
+
+class _Layout(NamedTuple):
+    """What the vector of a check holds."""
+
+    counts: tuple[int, ...]  # losses, norms, ratios, what was said to the first batch
+    waited: float
+    seconds: float
+
+
+@final
+class TrainingDoctor(Detector):
+    """Follow a training and say what is wrong with it, with evidence, how sure that is, and the next step.
+
+    Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above its first value) or
+    jumped far above what was usual; gradients vanish on the way to the first layer while nothing is learned; validation
+    gets worse while training gets better. Advice, which is only logged: plateau, oscillation, learning rate too low,
+    updates out of 1e-4 to 1e-2 of the weights, waiting for data. When training dies, by an exception or by an alarm, it
+    writes ``health.json`` and ``health.txt`` into the run's folder, also when the logger is broken.
+
+    With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
+
+    Args:
+        every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
+        action: ``"log"``, ``"warn"``, ``"stop"``, ``"raise"``, ``"rollback"``, a ``Rollback``, or a function that takes
+            the verdict.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        AlarmError: while training, with ``action="raise"`` or after too many rollbacks.
+
+    Logs:
+        At every check, ``diagnosis/training_doctor/`` with ``loss``, ``loss_std``, ``first_gradient``,
+        ``last_gradient`` (norms), ``update_ratio`` (median over matrices), ``waiting`` (share of the time), ``alarm``;
+        ``fixed_batch_loss``, of the first batch, in eval mode. ``diagnosis/<finding>`` is 1 at the step of a finding,
+        with its text. At the end a figure: loss, predictions on the first batch over time, gradients and updates.
+
+    Changes:
+        Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
+
+    State:
+        Findings, curves and baselines.
+
+    Cost:
+        At a check one forward pass of the first batch, the norms of the gradients (shared with the other tricks), and
+        one copy of some hundred numbers. At other steps two readings of the clock; on a CPU it looks at the loss.
+
+    Example:
+        >>> from lightning_tricks import TrainingDoctor
+        >>> TrainingDoctor(action="stop").findings
+        []
+
+    Reference: Zhang et al., "AUTOTRAINER", ICSE 2021 (vanishing gradients); Karpathy, "A Recipe for Training Neural
+    Networks", 2019 (updates, predictions on one batch).
+    """
+
+    topic = "diagnosis"
+
+    def __init__(self, every_n_steps: int | None = None, action: Action = "warn") -> None:
+        super().__init__(every_n_steps, action, 3, "10%")
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        super().reset()
+        self._findings: dict[str, Finding] = {}
+        self._losses: list[Tensor] = []
+        self._steps: list[int] = []
+        self._means: list[float] = []
+        self._usual: list[float] = []
+        self._validation: list[float] = []
+        self._predictions: list[tuple[int, list[float]]] = []
+        self._layouts: list[_Layout] = []
+        self._norms: Tensor | None = None
+        self._before: list[Tensor] = []
+        self._ratios: Tensor | None = None
+        self._batch: Any = None
+        self._last_batch: Any = None
+        self._culprit = ""
+        self._names: list[str] = []
+        self._kept = 0
+        self._ended = self._begun = 0.0
+        self._waiting = self._seconds = 0.0
+        self._folder: Path | None = None
+        self._manual = False
+        self._checks = 0
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was noticed so far, in the order in which it was."""
+        return list(self._findings.values())
+
+    def plot(self) -> Any:
+        """Return the figure: loss, predictions on the first batch over time, gradients and updates."""
+        return figures.draw_training(self._history, self._predictions, self._validation, self.findings)
+
+    # -- what it follows --------------------------------------------------------------------------------------------
+
+    def alarms(self) -> dict[str, Alarm]:
+        """Each follows a margin that is positive in a sound training."""
+        return {
+            "finite": Alarm(below=0.5, patience=1),
+            "divergence": Alarm(below=0.0, patience=2, recovery=1.0),
+            "spike": Alarm(below=0.5, patience=1),
+            "flow": Alarm(below=0.5, patience=self.patience),
+            "generalisation": Alarm(below=0.5, patience=self.patience),
+        }
+
+    def slowness(self, name: str) -> float:
+        """What is NaN needs no grace; for vanishing gradients the network must have had the time to learn."""
+        return {"finite": 0.0, "flow": 1.5}.get(name, 1.0)
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Find the folder, on all ranks; the names of parameters; begin to look at the clock."""
+        super().started(run, state)
+        trainer = run.trainer
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._names = list(run.views[0].names) if run.views else []
+        self._manual = not trainer.lightning_module.automatic_optimization
+        self._total = max(1.0, 10 * self._grace)
+        self._ended = self._begun = time.perf_counter()
+
+    # -- a batch ----------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep the first batch; look at the clock."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._live is None:
+            return
+        self._begun = time.perf_counter()
+        self._waiting += self._begun - self._ended
+        self._last_batch = batch
+        if self._batch is None and not self._manual:
+            self._batch = batch
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Keep the loss on the device; where it may be looked at, look for the culprit while weights are still good."""
+        super().on_before_backward(trainer, pl_module, loss)
+        run = self._live
+        if run is None:
+            return
+        if len(self._losses) < _MOST_LOSSES:
+            self._losses.append(loss.detach().reshape(()))
+        value = host.at_hand(loss.detach().reshape(()))
+        if value is not None and not math.isfinite(value) and not self._culprit:
+            self._culprit = self._look(run, self._last_batch)
+
+    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+        """At a check, norms of gradients, and weights before the update."""
+        super().gradients_ready(run, page)
+        if page.view.index == 0 and self._cadence.due(page.step):
+            self._norms = page.norms().detach()
+            matrices = [p for p in page.view.parameters if p.ndim > 1][:_MATRICES]
+            self._before = [bounded_sample(local(p), _ELEMENTS).clone() for p in matrices]
+
+    @torch.no_grad()
+    def updated(self, view: OptimizerView, page: Page | None) -> None:
+        """How far did the weights go?"""
+        if view.index == 0 and self._before:
+            matrices = [p for p in view.parameters if p.ndim > 1][:_MATRICES]
+            after = [bounded_sample(local(p), _ELEMENTS) for p in matrices]
+            moved = tensor_norms([a - b for a, b in zip(after, self._before, strict=True)])
+            self._ratios = moved / tensor_norms(self._before).clamp(min=1e-12)
+            self._before = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look at the clock, and check."""
+        now = time.perf_counter()
+        self._seconds += now - self._ended
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._ended = time.perf_counter()
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
+        """Nothing is sampled."""
+        return 0
+
+    def ready(self, run: TrainingRun) -> bool:
+        """Whether there was a loss and an update."""
+        return bool(self._losses) and self._norms is not None
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Losses, norms, ratios, and what the model says to the first batch."""
+        losses, norms, ratios = self._losses, self._norms, self._ratios
+        assert norms is not None
+        device = norms.device
+        said = self._said(run, device)
+        parts = [
+            torch.stack([x.to(device, torch.float32) for x in losses]),
+            norms,
+            torch.zeros(0, device=device) if ratios is None else ratios.to(device),
+            said,
+        ]
+        self._layouts.append(_Layout(tuple(map(len, parts)), self._waiting, self._seconds))
+        self._losses, self._norms, self._ratios, self._waiting, self._seconds = [], None, None, 0.0, 0.0
+        vector = torch.cat(parts)
+        if run.trainer.world_size > 1:  # every rank has its own losses; decisions are made from their mean
+            vector = run.trainer.strategy.reduce(vector, reduce_op="mean")
+        return vector
+
+    def _said(self, run: TrainingRun, device: torch.device) -> Tensor:
+        """Return the loss on the first batch in eval mode, and the predictions for its first samples."""
+        if self._batch is None:
+            return torch.zeros(0, device=device)
+        seen: list[Tensor] = []
+        module = run.trainer.lightning_module
+        hidden = in_compiled_graphs(module)
+        leaves = [m for m in plain_modules(module).values() if not any(m.children()) and id(m) not in hidden]
+        handles = [m.register_forward_hook(lambda _, args, out: seen.extend(floating(out)[:1])) for m in leaves]
+        try:
+            output = step_again(run.trainer, self._batch, 0, evaluate=True)
+        except Exception as error:  # a training_step that cannot be called twice must not end the run
+            self._batch = None
+            warn("TrainingDoctor", f"the first batch cannot be run again ({type(error).__name__}: {error}).")
+            return torch.zeros(0, device=device)
+        finally:
+            for handle in handles:
+                handle.remove()
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        said = [loss.detach().reshape(1).float()] if isinstance(loss, Tensor) else [torch.full((1,), torch.nan)]
+        named = output.get("logits") if isinstance(output, Mapping) else None
+        last = named if isinstance(named, Tensor) else next((t for t in reversed(seen) if t.ndim > 1), None)
+        if last is not None:
+            rows = local(last.detach()).reshape(-1, last.shape[-1])[:_SHOWN_SAMPLES]
+            said.append((rows.argmax(1) if rows.shape[1] > 1 else rows[:, 0]).float())
+        return torch.cat([part.to(device) for part in said])
+
+    # -- on the host ------------------------------------------------------------------------------------------------
+
+    def read(self, vector: list[float]) -> dict[str, float]:
+        """Curves; and advice, which is no alarm."""
+        layout = self._layouts.pop(0)
+        numbers = iter(vector)
+        losses, norms, ratios, said = (list(islice(numbers, count)) for count in layout.counts)
+        self._checks += 1
+        step = self._checks * self._every
+        mean = loss_curve.finite_mean(losses)
+        ratio = sorted(ratios)[len(ratios) // 2] if ratios else math.nan
+        there = [n for n in norms if n > 0] or [0.0]
+        values = {
+            "loss": mean,
+            "loss_std": _spread(losses),
+            "first_gradient": max(there[:2]),
+            "last_gradient": max(there[-2:]),
+            "update_ratio": ratio,
+            "waiting": layout.waited / layout.seconds if layout.seconds else 0.0,
+            "_finite": float(not loss_curve.ends_nonfinite(losses)),
+            "_spike": float(not self._manual and loss_curve.spiking(losses, self._usual)),
+            "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
+        }
+        if said:
+            values["fixed_batch_loss"] = said[0]
+            self._predictions.append((step, said[1:]))
+        if not self._means:
+            self._steps, self._means = [0], [loss_curve.beginning(losses)]
+        self._steps.append(step)
+        self._means.append(mean)
+        self._usual = [*self._usual, *losses][-150:]
+        if not self._manual:
+            self._advise(step, ratio, layout)
+        return values
+
+    def _advise(self, step: int, ratio: float, layout: _Layout) -> None:
+        late = self._progress >= self._grace
+        flat = loss_curve.plateau(self._steps, self._means, round(self._total))
+        swing = loss_curve.oscillation(self._means)
+        found: list[Finding | None] = [loss_curve.waiting(layout.waited, layout.seconds, step) if step > 1 else None]
+        if late:
+            found += [loss_curve.update_advice(ratio, step), loss_curve.too_slow(self._means, ratio, step)]
+        if flat is not None:
+            text = "lower the learning rate, or stop: it may be as good as it gets"
+            found.append(Finding("plateau", flat, 0.5, text, step))
+        if swing is not None:
+            found.append(Finding("oscillation", swing, 0.5, "lower the learning rate, or use larger batches", step))
+        for finding in found:
+            if finding is not None:
+                self._note(finding)
+
+    def _note(self, finding: Finding) -> None:
+        if finding.kind in self._findings:
+            return
+        self._findings[finding.kind] = finding
+        key = f"diagnosis/{finding.kind.replace(' ', '_')}"
+        run = self._live
+        if run is not None:
+            run.publisher.put(run.step, {key: 1.0})
+            run.publisher.tell(run.step, key, str(finding))
+
+    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The margins; a loss that has moved needs no gradient in its first layer."""
+        means = [m for m in self._means if math.isfinite(m)]
+        learned = len(means) > 1 and (means[0] - min(means)) > 0.1 * abs(means[0])
+        return {
+            "finite": values["_finite"],
+            "divergence": math.nan if self._manual else loss_curve.divergence(self._means),
+            "spike": 1.0 - values["_spike"],
+            "flow": 0.0 if values["_vanishing"] and not learned else 1.0,
+        }
+
+    def explain(self, active: list[str], values: Mapping[str, float]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Name the most serious alarm, and note it as a finding."""
+        name = next(n for n in ("finite", "divergence", "flow", "spike", "generalisation") if n in active)
+        cause, evidence, advice = loss_curve.named(name, values, self._means, self._validation, self._culprit)
+        step = self._steps[-1] if self._steps else 0
+        self._note(Finding(cause, evidence, 0.9, advice[0], step))
+        return cause, (evidence,), advice
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Compare the loss of validation with that of training."""
+        run = self._live
+        if run is None or trainer.sanity_checking or not self._means:
+            return
+        found = {n: v for n, v in trainer.callback_metrics.items() if "val" in n.lower() and "loss" in n.lower()}
+        if not found:
+            return
+        value = next(iter(found.values())).detach().float().reshape(1)
+        if trainer.world_size > 1:
+            value = trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="mean")
+        self._validation.append(float(value))
+        train = self._means[-1]
+        over = loss_curve.overfitting(train, self._validation)
+        state, ready = self._states["generalisation"], self._progress >= self._grace
+        begins, state = self._alarms["generalisation"].update(
+            0.0 if over else 1.0, step=run.step, ready=ready, state=state
+        )
+        self._states["generalisation"] = state
+        gap = self._validation[-1] - train
+        run.publisher.put(run.step, {"diagnosis/training_doctor/validation_gap": gap})
+        if begins:
+            self._begin(run, ["generalisation"], {"validation_gap": gap, "loss": train}, run.step)
+            self._act(run)
+            run.publisher.flush()
+
+    # -- the first module that is not finite ------------------------------------------------------------------------
+
+    def _look(self, run: TrainingRun, batch: Any) -> str:
+        """Return where NaN or inf comes from: the batch, the weights, or a module's output."""
+        if any(not bool(torch.isfinite(t).all()) for t in floating(batch)):
+            return "the batch itself holds NaN or inf"
+        names = autopsy.nonfinite_names(run.trainer.lightning_module)
+        if names:
+            return f"weights or buffers are not finite, first {names[0]!r} ({len(names)} in all)"
+        if self._manual:
+            return ""
+        module = run.trainer.lightning_module
+        hidden = in_compiled_graphs(module)
+        watched = {n: m for n, m in plain_modules(module).items() if n and id(m) not in hidden}
+        try:
+            with Trace(watched) as trace:
+                step_again(run.trainer, batch, 0)
+        except Exception:
+            return ""
+        for call in trace.calls():
+            if call.largest_output == math.inf and call.largest_input < math.inf and not call.masks:
+                return f"the output of {call.name!r} is the first that is not finite"
+        return "every module's output is finite, the loss is not: look for log(0) or a division by 0 in it"
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def figure(self) -> Callable[[], Any] | None:
+        """The whole training."""
+        return self.plot
+
+    def _show(self, run: TrainingRun, verdict: Any) -> None:
+        super()._show(run, verdict)
+        self._write(run, f"alarm: {verdict}", None)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Write the report, before everything is cleaned up."""
+        run = self._live
+        if run is not None and not isinstance(exception, KeyboardInterrupt):
+            self._write(run, f"{type(exception).__name__}: {exception}", exception)
+        super().on_exception(trainer, pl_module, exception)
+
+    def _write(self, run: TrainingRun, why: str, error: BaseException | None) -> None:
+        """Write ``health.json`` and ``health.txt``; never raises, and waits for no other process."""
+        if self._folder is None or not run.trainer.is_global_zero:
+            return
+        try:
+            path = autopsy.write(self._report(run, why, error), self._folder)
+            print(f"TrainingDoctor: {path}")
+        except Exception as problem:
+            warnings.warn(
+                f"TrainingDoctor: no report ({type(problem).__name__}: {problem}).", RuntimeWarning, stacklevel=2
+            )
+
+    def _report(self, run: TrainingRun, why: str, error: BaseException | None) -> dict[str, Any]:
+        trainer = run.trainer
+        report: dict[str, Any] = {
+            "why": why[:2000],
+            "step": run.step,
+            "epoch": trainer.current_epoch,
+            "precision": str(getattr(trainer.precision_plugin, "precision", "")),
+            "verdicts": [str(t.verdict) for t in run.tricks if isinstance(t, Detector) and t.verdict.alarmed],
+            "findings": [str(finding) for finding in self.findings],
+            "culprit": self._culprit,
+            "last_losses": self._usual[-10:],
+            "checks": [{"step": step, **values} for step, values in self._history[-3:]],
+        }
+        parts: dict[str, Callable[[], Any]] = {
+            "learning_rates": lambda: [float(g["lr"]) for v in run.views for g in v.optimizer.param_groups],
+            "loss_scale": lambda: None if run.loss_scale.scale() is None else float(run.loss_scale.scale()),  # type: ignore[arg-type]
+            "nonfinite_weights": lambda: autopsy.nonfinite_names(trainer.lightning_module)[:20],
+            "gradient_norms": self._present_norms,
+            "last_batch": lambda: autopsy.batch_statistics(self._last_batch),
+            "exception": lambda: None if error is None else autopsy.of_exception(error),
+        }
+        for name, part in parts.items():  # a device that has failed must not take the rest along
+            try:
+                report[name] = part()
+            except Exception as problem:
+                report[name] = f"not known ({type(problem).__name__}: {problem})"
+        return report
+
+    def _present_norms(self) -> dict[str, float]:
+        run = self.run
+        view = run.views[0]
+        norms = {n: p.grad for n, p in zip(view.names, view.parameters, strict=True) if p.grad is not None}
+        values = [float(torch.linalg.vector_norm(local(g).float())) for g in norms.values()]
+        rows = sorted(zip(norms, values, strict=True), key=lambda row: -row[1] if math.isfinite(row[1]) else -math.inf)
+        return dict(rows[:12])
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Let go of the batches."""
+        super().stopped(run)
+        self._batch, self._last_batch, self._losses, self._norms, self._before = None, None, [], None, []
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def trick_state(self) -> dict[str, Any]:
+        """Also findings and curves."""
+        curves = {n: list(getattr(self, f"_{n}")) for n in ("steps", "means", "usual", "validation")}
+        findings = [vars(f).copy() for f in self.findings]
+        losses = [float(x) for x in self._losses]
+        return {**super().trick_state(), **curves, "findings": findings, "losses": losses, "culprit": self._culprit}
+
+    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        super()._take_up(run, state)
+        self._steps, self._means = list(state["steps"]), list(state["means"])
+        self._usual, self._validation = list(state["usual"]), list(state["validation"])
+        self._findings = {f["kind"]: Finding(**f) for f in state["findings"]}
+        self._losses = [torch.tensor(x) for x in state["losses"]]
+        self._culprit, self._checks = state["culprit"], max(0, len(self._steps) - 1)
+
+
+@final
+class SanityCheck(Trick):
+    """Ask, before the first update, whether this training can work at all; print a table of answers and fixes.
+
+    Experiments on a few batches, with the module's own ``training_step``, optimizer and precision: is the first loss
+    that of knowing nothing; do inputs matter; do samples leak into each other; do all parameters get gradients; are
+    units alive; do labels follow from inputs; does the model overfit one batch. Everything is put back: the training
+    after it is bit-identical to one without it. Not run on a resume, nor under ``fast_dev_run``.
+
+    Args:
+        initial_loss: compare the first loss with ``ln C`` (or the variance of a regression's target), find outputs and
+            labels that broadcast, and say which output bias the labels imply.
+        overfit_batch: train on one batch, 60 updates; and on some batches, where nearest neighbours cannot tell whether
+            labels belong to their inputs.
+        input_matters: zero the inputs; look for parameters without gradient, and dead or saturated units.
+        sample_independence: replace all samples but one, in eval mode and in training.
+        on_failure: ``"warn"``, or ``"raise"`` to end the run before it begins.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        TrickError: at fit start, a check failed, with ``on_failure="raise"``.
+        UnsupportedError: at fit start, manual optimization, several optimizers, LBFGS, a sharding strategy, or data
+            that cannot be given back.
+
+    Logs:
+        The table as text, under ``diagnosis/sanity``.
+
+    Changes:
+        Nothing.
+
+    State:
+        None: a resumed run is not checked again.
+
+    Cost:
+        Once: a dozen forward passes, 60 updates on one batch, up to 360 where the model fails.
+
+    Example:
+        >>> from lightning_tricks import SanityCheck
+        >>> SanityCheck(on_failure="raise").checks
+        []
+
+    Reference: Karpathy, "A Recipe for Training Neural Networks", 2019; Lightning #1237.
+    """
+
+    def __init__(
+        self,
+        initial_loss: bool = True,
+        overfit_batch: bool = True,
+        input_matters: bool = True,
+        sample_independence: bool = True,
+        on_failure: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        owner = "SanityCheck"
+        self.initial_loss = require_flag(owner, "initial_loss", initial_loss)
+        self.overfit_batch = require_flag(owner, "overfit_batch", overfit_batch)
+        self.input_matters = require_flag(owner, "input_matters", input_matters)
+        self.sample_independence = require_flag(owner, "sample_independence", sample_independence)
+        self.on_failure = require_choice(owner, "on_failure", on_failure, ("warn", "raise"))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the answers."""
+        self._checks: list[Check] = []
+
+    @property
+    def checks(self) -> list[Check]:
+        """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
+        return list(self._checks)
+
+    def prepare(self, run: TrainingRun) -> None:
+        """Run the experiments before any trick looks at the optimizers."""
+        trainer = run.trainer
+        if trainer.global_step > 0 or self._loaded is not None:
+            return
+        if trainer.fast_dev_run:
+            rank_zero_info("SanityCheck: not run, since fast_dev_run tries the loop only.")
+            return
+        with Trial(run, "SanityCheck") as trial:
+            self._checks = self._examined(Examination(trial, trainer.lightning_module, trainer.optimizers))
+        if trainer.is_global_zero:
+            Console().print(self._as_table())
+        run.publisher.tell(run.step, "diagnosis/sanity", self._as_markdown())
+        failed = [c for c in self._checks if c.passed is False]
+        if failed:
+            text = "; ".join(f"{c.name}: {c.evidence}. Fix: {c.fix}" for c in failed)
+            if self.on_failure == "raise":
+                raise TrickError(f"SanityCheck: {len(failed)} of {len(self._checks)} checks failed. {text}.")
+            warn("SanityCheck", f"{len(failed)} of {len(self._checks)} checks failed. {text}.")
+
+    def _examined(self, exam: Examination) -> list[Check]:
+        experiments: list[Callable[[], list[Check]]] = []
+        if self.initial_loss:
+            experiments += [exam.initial_loss]
+        if self.input_matters:
+            experiments += [exam.input_matters, exam.gradients, exam.units]
+        if self.sample_independence:
+            experiments += [exam.sample_independence]
+        if self.overfit_batch:
+            experiments += [exam.labels, exam.overfit_batch]
+        return [check for experiment in experiments for check in experiment()]
+
+    def _as_table(self) -> Table:
+        table = Table(title="SanityCheck")
+        for column in ("check", "", "what was seen", "fix"):
+            table.add_column(column)
+        style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
+        for check in self._checks:
+            table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
+        return table
+
+    def _as_markdown(self) -> str:
+        rows = [f"| {c.name} | {c.mark} | {c.evidence} | {c.fix} |" for c in self._checks]
+        return "\n".join(["| check | | what was seen | fix |", "| --- | --- | --- | --- |", *rows])
+
+
+def _spread(losses: list[float]) -> float:
+    finite = [x for x in losses if math.isfinite(x)]
+    mean = loss_curve.finite_mean(finite)
+    return math.sqrt(sum((x - mean) ** 2 for x in finite) / len(finite)) if finite else math.nan
