@@ -119,7 +119,7 @@ class RepresentationCollapse(Detector):
         """Complete and dimensional collapse."""
         return {
             "sphere_variance": Alarm(below=0.05, growth=1.5, patience=self.patience),
-            "rank_share": Alarm(below=0.2, growth=1.3, patience=self.patience),
+            "rank_share": Alarm(below=0.15, growth=1.3, patience=self.patience),
         }
 
     def attach(self, run: TrainingRun) -> None:
@@ -256,7 +256,7 @@ class PredictionCollapse(Detector):
     def alarms(self) -> dict[str, Alarm]:
         """Never learned, and lost."""
         return {
-            "skill": Alarm(below=0.02, gain=0.005, trend=4, patience=self.patience),
+            "skill": Alarm(below=0.02, gain=0.01, trend=8, patience=self.patience),
             "lost": Alarm(of_peak=0.25, least_peak=0.2, gain=0.05, patience=self.patience),
         }
 
@@ -659,7 +659,7 @@ class GenerationDrift(Detector):
     time (``Trainer(reload_dataloaders_every_n_epochs=...)``). The data of the first epoch are taken as real. Samples of
     numbers are compared by variance, tails and recall; tokens (whole numbers) by distinct 4-grams and repetition. The
     loss on real data is measured too, with the module's own ``training_step``. Alarm: diversity below 75 % of its best
-    while the loss on real data is 5 % above its best, or 4-grams repeated by 0.2 more than in real data; two in a row.
+    while the loss on real data is 5 % above its best, or half as many distinct 4-grams as in real data; two in a row.
 
     Args:
         sample: a method of the LightningModule: ``sample(n)`` returns n generated samples ``[n, ...]``.
@@ -728,7 +728,7 @@ class GenerationDrift(Detector):
 
     def alarms(self) -> dict[str, Alarm]:
         """Diversity, and distinct n-grams beside real ones."""
-        return {"diversity": Alarm(below=0.75, patience=2), "repetition": Alarm(below=0.8, patience=2)}
+        return {"diversity": Alarm(below=0.75, patience=2), "repetition": Alarm(below=0.5, patience=2)}
 
     def attach(self, run: TrainingRun) -> None:
         """See that the method is there."""
@@ -842,8 +842,8 @@ class GenerationDrift(Detector):
         """Diversity counts as lost only where the real data have become less likely too."""
         sound = values.get("real_loss_ratio", float("inf")) <= 1.05
         found = {"diversity": 1.0 if sound else values["diversity"]}
-        if "repetition" in values:
-            found["repetition"] = 1.0 - max(0.0, values["repetition"] - values["real_repetition"])
+        if "distinct_ratio" in values:
+            found["repetition"] = values["distinct_ratio"]
         return found
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:

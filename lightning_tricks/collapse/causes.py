@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 Explained = tuple[str, tuple[str, ...], tuple[str, ...]]
 
+_SAME = 1e-6  # what rounding makes of outputs that are equal
+
 
 def of_representation(active: Sequence[str], values: Mapping[str, float], layer: str) -> Explained:
     """Explain a collapsed representation.
@@ -67,7 +69,7 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
             ),
         )
     told = f"skill {skill:.3f}: no better than always answering with the label frequencies"
-    if dependence < 1e-4:
+    if dependence < _SAME:
         return (
             "inputs ignored",
             (told, f"the output is the same whatever the input (dependence {dependence:.1g})", shares),
@@ -152,7 +154,7 @@ def of_drift(active: Sequence[str], values: Mapping[str, float]) -> Explained:
     >>> of_drift(["repetition"], {"repetition": 0.8, "real_repetition": 0.02})[0]
     'repetition'
     """
-    if "repetition" in active:
+    if "diversity" not in active:
         real = values["real_repetition"]
         reason = f"{values['repetition']:.0%} of generated n-grams are repeated, {real:.0%} of real ones"
         advice = ("sample at a higher temperature", "train with an unlikelihood or entropy term", "look at the samples")

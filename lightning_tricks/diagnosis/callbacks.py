@@ -287,12 +287,13 @@ class TrainingDoctor(Detector):
             "_finite": float(not loss_curve.ends_nonfinite(losses)),
             "_spike": float(not self._manual and loss_curve.spiking(losses, self._usual)),
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
+            "_silent": float(bool(norms) and not any(norms)),
         }
         if said:
             values["fixed_batch_loss"] = said[0]
             self._predictions.append((step, said[1:]))
         if not self._means:
-            self._steps, self._means = [0], [loss_curve.beginning(losses)]
+            self._steps, self._means = [step - self._every], [loss_curve.beginning(losses)]
         self._steps.append(step)
         self._means.append(mean)
         self._usual = [*self._usual, *losses][-150:]
@@ -334,7 +335,7 @@ class TrainingDoctor(Detector):
             "finite": values["_finite"],
             "divergence": math.nan if self._manual else loss_curve.divergence(self._means),
             "spike": 1.0 - values["_spike"],
-            "flow": 0.0 if values["_vanishing"] and not learned else 1.0,
+            "flow": 0.0 if values["_silent"] or (values["_vanishing"] and not learned) else 1.0,
         }
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
@@ -370,6 +371,13 @@ class TrainingDoctor(Detector):
             self._begin(run, ["generalisation"], {"validation_gap": gap, "loss": train}, run.step)
             self._act(run)
             run.publisher.flush()
+
+    def rolled_back(self, run: TrainingRun) -> None:
+        """The curves begin anew, but for the loss before training."""
+        super().rolled_back(run)
+        self._steps, self._means, self._usual, self._validation = self._steps[:1], self._means[:1], [], []
+        self._losses, self._norms, self._before, self._ratios = [], None, [], None
+        self._layouts, self._culprit = [], ""
 
     # -- the first module that is not finite ------------------------------------------------------------------------
 

@@ -243,6 +243,13 @@ def named(
     if alarm == "divergence":
         advice = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
         return "divergence", f"the loss began at {first:.4g} and is {now:.4g}", advice
+    if alarm == "flow" and values.get("_silent"):
+        advice = (
+            "give the optimizer the parameters of the model that is trained: self.parameters()",
+            "look for detach() and no_grad() between them and the loss",
+            "ask SanityCheck()",
+        )
+        return "no gradients", "no parameter of the optimizer gets a gradient", advice
     if alarm == "flow":
         first, now = (values.get(name, 0.0) for name in ("first_gradient", "last_gradient"))
         ends = f"{first:.1g} in the first layer, {now:.1g} in the last"

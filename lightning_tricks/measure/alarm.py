@@ -2,8 +2,8 @@
 
 A statistic is followed check by check and is healthy when it is high; take ``1 - x`` of one that is healthy when low. A
 check is *bad* when the value is low in absolute terms, and low against the best of the run, and not on its way up. Only
-``patience`` bad checks in a row after the grace time are an alarm; it is over when the value is clearly good again.
-Plain numbers on the host: no tensor, no Lightning.
+``patience`` bad checks in a row, the last one after the grace time, are an alarm; it is over when the value is clearly
+good again. Plain numbers on the host: no tensor, no Lightning.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ class Alarm:
         return min(limits, default=-math.inf)
 
     def rising(self, value: float, state: State) -> bool:
-        """Whether the value is clearly above what it was ``trend`` checks ago."""
-        if len(state["last"]) < self.trend:
+        """Whether the value is clearly above what it was ``trend`` checks ago (or at the first check, before that)."""
+        if not state["last"]:
             return False
-        before = state["last"][-self.trend]
+        before = state["last"][-self.trend :][0]
         by_gain = self.gain is not None and value >= before + self.gain
         return by_gain or (self.growth is not None and before > 0 and value >= self.growth * before)
 
@@ -126,7 +126,7 @@ class Alarm:
         Args:
             value: of the statistic. NaN says that it is not defined now: nothing is concluded from that.
             step: of the check.
-            ready: whether the grace time is over. Until then values only make the baseline.
+            ready: whether the grace time is over. Until then there is no alarm.
             state: as ``init`` or the last ``update`` returned it.
         """
         if math.isnan(value):
@@ -140,11 +140,11 @@ class Alarm:
             if value >= limit + (self.recovery - 1) * abs(limit):
                 new.update(alarmed=False, streak=0, first=None, since=None)
             return False, new
-        if not (bad and ready):
+        if not bad:
             new.update(streak=0, first=None)
             return False, new
         new.update(streak=state["streak"] + 1, first=state["first"] if state["streak"] else step)
-        begins = new["streak"] >= self.patience
+        begins = ready and new["streak"] >= self.patience
         if begins:
             new.update(alarmed=True, since=new["first"])
         return begins, new
@@ -152,9 +152,12 @@ class Alarm:
     def healthy(self, value: float, state: State) -> bool:
         """Whether the statistic is well away from an alarm: a good moment for a snapshot.
 
-        That is: defined, above the limit, and above half of the best value where a relative condition is in force.
+        That is: defined, half as far again above the absolute limit, and above half of the best value where a relative
+        condition is in force.
         """
         if math.isnan(value) or state["alarmed"] or state["streak"] or value < self.limit(state):
+            return False
+        if self.below is not None and self.of_peak is None and value < 1.5 * self.below:
             return False
         peak = state["peak"]
         relative = self.of_peak is not None and peak is not None and peak >= max(self.least_peak, 1e-12)

@@ -41,8 +41,8 @@ class Rollback:
 
     Copies of weights, buffers, optimizer state and loss scale are taken at healthy checks. After an alarm the oldest is
     put back, since a collapse precedes its alarm; the data go on where they are, so the batches of the collapse are not
-    seen again. Then the remedy: the first time what fits the cause (a larger effective batch through accumulation,
-    or a lower rate), from the second time on both.
+    seen again. Then the remedy, the first time what fits the cause: nothing more for bad batches, a lower rate for all
+    else, with a larger effective batch through accumulation for predictions that collapsed; after that, always both.
 
     Args:
         keep: states in the host's memory, >= 1. Each has the size of the model and of its optimizer's state.

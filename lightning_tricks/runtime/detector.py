@@ -200,7 +200,7 @@ class Detector(Trick):
         self._alarms = self.alarms()
         self._rescue = None
         if isinstance(self.action, Rollback):
-            distance = self._every * self.patience
+            distance = 2 * self._every
             self._rescue = Rescue.join(run, self, self.action, distance)
         if state is not None:
             self._take_up(run, state)
@@ -242,8 +242,8 @@ class Detector(Trick):
         left = self._every - run.step % self._every
         self._armed = self._first or left <= self._span
         self._watched = self._armed
-        if self._rescue is not None and self._rescue.owner is self and not self._rescue.steps:
-            self._rescue.keep(run)
+        if self._rescue is not None:
+            self._rescue.begin(run)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Look away: activation checkpointing runs modules again. With manual optimization, more is to come."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lightning_tricks.runtime.trick import Trick
 
 _ASKER = "rollback"
-_NOISE = frozenset({"prediction collapse", "loss spikes", "oscillation"})
+_OF_DATA = frozenset({"non-finite values", "loss spikes"})
+_OF_NOISE = frozenset({"prediction collapse"})
 
 
 class Rescue:
@@ -34,6 +35,7 @@ class Rescue:
         self.owner, self.how, self.distance = owner, how, distance
         self.times = 0
         self.lr_factor, self.accumulate_factor = 1.0, 1
+        self._first: tuple[int, dict[str, Any]] | None = None
         self._states: list[tuple[int, dict[str, Any]]] = []
         self._content: dict[str, bool] = {}
 
@@ -60,8 +62,13 @@ class Rescue:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the states that are kept, the oldest first."""
-        return [step for step, _ in self._states]
+        """The steps of the states that are kept, the oldest first; the state of the begin until there are others."""
+        return [step for step, _ in self._states or ([self._first] if self._first else [])]
+
+    def begin(self, run: TrainingRun) -> None:
+        """Keep the state before the first update: where to go while nothing was healthy yet."""
+        if self._first is None and not self._states:
+            self._first = (run.step, self._taken(run))
 
     def offer(self, run: TrainingRun, owner: Trick, content: bool) -> None:
         """Keep the present state when every detector is content and the last one is old enough.
@@ -73,14 +80,14 @@ class Rescue:
         """
         self._content[owner.state_key] = content
         if all(self._content.values()) and (not self._states or run.step - self._states[-1][0] >= self.distance):
-            self.keep(run)
+            self._states = [*self._states, (run.step, self._taken(run))][-self.how.keep :]
+            self._first = None
 
-    def keep(self, run: TrainingRun) -> None:
-        """Keep the present state."""
+    @staticmethod
+    def _taken(run: TrainingRun) -> dict[str, Any]:
         trainer = run.trainer
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        state = training_state(trainer.lightning_module, trainer.optimizers, scaler)
-        self._states = [*self._states, (run.step, state)][-self.how.keep :]
+        return training_state(trainer.lightning_module, trainer.optimizers, scaler)
 
     def roll_back(self, run: TrainingRun, verdict: Verdict) -> str:
         """Put the oldest state back and ask for the remedy; return what was done, in words.
@@ -92,26 +99,37 @@ class Rescue:
             raise AlarmError(verdict, f" {self.times} rollbacks did not help (max_times={self.how.max_times}).")
         self.times += 1
         trainer = run.trainer
-        step, state = self._states[0]
+        kept = self._states or ([self._first] if self._first else [])
+        step, state = kept[0]
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
         self._states = self._states[:1]
         self._content = dict.fromkeys(self._content, False)  # (until each has looked again)
-        done = [f"Went back to the state of step {step}"]
-        both = self.times > 1 or not trainer.lightning_module.automatic_optimization
-        larger = verdict.cause in _NOISE
-        if trainer.lightning_module.automatic_optimization and (both or larger) and self.how.accumulate_factor > 1:
-            self.accumulate_factor *= self.how.accumulate_factor if self.accumulate_factor == 1 else 1
-            run.window.ask(self.accumulate_factor)
-            done.append(f"updates from {self.accumulate_factor} times as many batches")
-        if (both or not larger or len(done) == 1) and self.how.lr_factor < 1:
-            self.lr_factor *= self.how.lr_factor
-            run.rate.ask(self.lr_factor, trainer.optimizers, _ASKER)
-            done.append(f"learning rates times {self.lr_factor:g}")
+        done = [f"Went back to the state of step {step}", *self._remedy(run, verdict.cause)]
         run.rolled_back()
         values = {"rollbacks": self.times, "lr_factor": self.lr_factor, "accumulate_factor": self.accumulate_factor}
         run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})
         return ", ".join(done) + f" (rollback {self.times} of {self.how.max_times})."
+
+    def _remedy(self, run: TrainingRun, cause: str) -> list[str]:
+        """Ask for what fits the cause; for all of it from the second time on. Return what was asked for, in words.
+
+        Bad batches are passed over by going on with the data; noise needs a larger batch as well as a lower rate.
+        """
+        again = self.times > 1
+        automatic = run.trainer.lightning_module.automatic_optimization
+        larger = automatic and self.how.accumulate_factor > 1 and (again or cause in _OF_NOISE)
+        lower = self.how.lr_factor < 1 and (again or cause not in _OF_DATA)
+        done = []
+        if larger:
+            self.accumulate_factor = self.how.accumulate_factor
+            run.window.ask(self.accumulate_factor)
+            done.append(f"updates from {self.accumulate_factor} times as many batches")
+        if lower:
+            self.lr_factor *= self.how.lr_factor
+            run.rate.ask(self.lr_factor, run.trainer.optimizers, _ASKER)
+            done.append(f"learning rates times {self.lr_factor:g}")
+        return done or ["the batches since then are passed over"]
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -122,6 +140,7 @@ class Rescue:
             "lr_factor": self.lr_factor,
             "accumulate_factor": self.accumulate_factor,
             "states": [{"step": step, "state": state} for step, state in self._states],
+            "first": None if self._first is None else {"step": self._first[0], "state": self._first[1]},
             "content": dict(self._content),
         }
 
@@ -130,6 +149,8 @@ class Rescue:
         self.times, self._content = state["times"], dict(state["content"])
         self.lr_factor, self.accumulate_factor = state["lr_factor"], state["accumulate_factor"]
         self._states = [(kept["step"], kept["state"]) for kept in state["states"]]
+        first = state["first"]
+        self._first = None if first is None else (first["step"], first["state"])
         run.rate.restore(self.lr_factor, _ASKER)
         if self.accumulate_factor > 1:
             run.window.ask(self.accumulate_factor)
