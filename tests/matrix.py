@@ -27,6 +27,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "LRSchedule": {"warmup": 2},
     "LossScaleGuard": {},
     "PrecisionDoctor": {},
+    "DeadUnits": {"every_n_steps": 1, "patience": 1, "grace": 0},
+    "GenerationDrift": {"num_samples": 32},
+    "ModeCollapse": {"generator": "echo", "every_n_steps": 1, "patience": 1, "grace": 0},
+    "PredictionCollapse": {"output": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
+    "RepresentationCollapse": {"layer": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
+    "SanityCheck": {},
+    "TrainingDoctor": {"every_n_steps": 1},
 }
 
 # argument -> a value that differs from the example's in what is logged or in the weights
@@ -39,6 +46,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "on_failure": "fp32",
     },
     "PrecisionDoctor": {"every_n_steps": 3, "modules": ["net.0"]},
+    "DeadUnits": {"layers": ["net.0"], "every_n_steps": 2, "action": "raise", "patience": 3, "grace": 4},
+    "GenerationDrift": {"sample": "other_sample", "num_samples": 40, "every_n_epochs": 2, "action": "raise"},
+    "ModeCollapse": {"generator": "net.1", "every_n_steps": 2, "action": "raise", "patience": 3, "grace": 4},
+    "PredictionCollapse": {
+        "output": "net.3",
+        "target": "second",
+        "every_n_steps": 2,
+        "action": "raise",
+        "patience": 3,
+        "grace": 4,
+    },
+    "RepresentationCollapse": {"layer": "net.1", "every_n_steps": 2, "action": "raise", "patience": 3, "grace": 4},
+    "SanityCheck": {
+        "initial_loss": False,
+        "overfit_batch": False,
+        "input_matters": False,
+        "sample_independence": False,
+        "on_failure": "raise",
+    },
+    "TrainingDoctor": {"every_n_steps": 3, "action": "raise"},
     "GradientAccumulation": {
         "batches": 3,
         "target_batch_size": 20,
@@ -108,6 +135,7 @@ MEMORY_RUNS_OUT = {("GradientAccumulation", "on_oom"), ("GradientAccumulation", 
 REFUSES = {
     "GradientAccumulation": {"manual": "manual optimization", "lbfgs": "LBFGS evaluates"},
     "LRFinder": {"manual": "manual optimization", "lbfgs": "LBFGS"},
+    "SanityCheck": {"manual": "manual optimization", "lbfgs": "LBFGS"},
     "FP32Islands": {"bf16-true": "keeps the weights themselves in 16 bit"},
 }
 
@@ -118,8 +146,8 @@ REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
 STRATEGIES = {
     "one device": "works",
     "DDP": "works, no collective added; `GradientAccumulation`: an all-reduce of two numbers per update",
-    "FSDP2 (`ModelParallelStrategy`)": "works, one all-reduce of a number per parameter; `AGC`, `LRFinder` and "
-    "`GradientAccumulation(on_oom='split')` refused by name",
+    "FSDP2 (`ModelParallelStrategy`)": "works, one all-reduce of a number per parameter; `AGC`, `LRFinder`, "
+    "`SanityCheck`, rollbacks and `GradientAccumulation(on_oom='split')` refused by name",
     "FSDP1": "refused by name",
     "DeepSpeed": "refused by name",
 }
@@ -146,5 +174,6 @@ def support_page() -> str:
     lines += ["Host reads of `GradientMonitor` and `GradientClip` per update that is not logged, on a GPU:", ""]
     lines += ["| optimizer | GradScaler | `nonfinite` | reads |", "| --- | --- | --- | --- |"]
     lines += [f"| {' | '.join(key)} | {reads} |" for key, reads in HOST_READS.items()]
-    lines += ["", "`LossScaleGuard` and `PrecisionDoctor` add none to these (counted in tests/precision)."]
+    lines += ["", "`LossScaleGuard` and `PrecisionDoctor` add none to these (counted in tests/precision), nor do the"]
+    lines += ["detectors of collapse between checks (tests/collapse)."]
     return "\n".join(lines) + "\n"

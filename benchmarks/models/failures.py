@@ -244,7 +244,7 @@ SCENARIOS = [
     ),
     Scenario("one in ten", lambda s: classifier(s, lambda: mlp([64, 64, 2]), adam(1e-3), change=one_against_all)),
     Scenario("tagger", lambda s: t.tagger(s, 1e-3, 16, 400)),
-    Scenario("tagger, batch 32", lambda s: t.tagger(s, 1e-2, 32, 300)),
+    Scenario("tagger, batch 32", lambda s: t.tagger(s, 1e-2, 32, 200)),
     Scenario("SimSiam", lambda s: t.siamese(s, t.simsiam())),
     Scenario(
         "VICReg",

@@ -409,7 +409,7 @@ def siamese(
     *,
     net: Callable[[], nn.Module] = Siamese,
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
-    steps: int = 500,
+    steps: int = 400,
     data: Tensor | None = None,
     batch: int = 128,
     **more: Any,
@@ -504,7 +504,7 @@ GENERATOR: dict[str, dict[str, Any]] = {
 }
 
 
-def adversarial(seed: int, draw: Callable[[torch.Generator, int], Any], steps: int = 800, **arguments: Any) -> Training:
+def adversarial(seed: int, draw: Callable[[torch.Generator, int], Any], steps: int = 600, **arguments: Any) -> Training:
     """Train a GAN."""
     torch.manual_seed(seed)
     return Training(Adversarial(**arguments), Batches(steps, draw, seed), steps, GENERATOR)

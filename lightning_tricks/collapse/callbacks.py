@@ -26,6 +26,7 @@ from lightning_tricks.runtime.training_step import loss_of, step_again
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
 _NEIGHBOURS = 5
+_ANY_TARGET = "target"
 
 
 def _summed(run: TrainingRun, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,7 +120,7 @@ class RepresentationCollapse(Detector):
         """Complete and dimensional collapse."""
         return {
             "sphere_variance": Alarm(below=0.05, growth=1.5, patience=self.patience),
-            "rank_share": Alarm(below=0.15, growth=1.3, patience=self.patience),
+            "rank_share": Alarm(below=0.2, growth=1.3, patience=self.patience),
         }
 
     def attach(self, run: TrainingRun) -> None:
@@ -190,8 +191,8 @@ class PredictionCollapse(Detector):
     Args:
         output: the logits: a key of what ``training_step`` returns, or the name of a module. ``[n, K]``, ``[n, tokens,
             K]``, ``[n, K, ...]``, or ``[n]`` for two classes.
-        target: the labels: a key of what ``training_step`` returns or of the batch; of a batch that is a tuple, the
-            integer tensor whose shape fits. Negative labels (-100) are left out.
+        target: the labels: a key of what ``training_step`` returns or of the batch; of a batch that is a tuple, with
+            ``"target"``, the integer tensor whose shape fits. Negative labels (-100) are left out.
         every_n_steps: updates between two checks; as in ``RepresentationCollapse``, as the rest.
         action: what to do about an alarm.
         patience: bad checks in a row that make an alarm.
@@ -307,10 +308,18 @@ class PredictionCollapse(Detector):
         raise TrickError(message("PredictionCollapse", "output", self.output, rule, remedy))
 
     def _targets(self, batch: Any, outputs: Any) -> list[Tensor]:
-        for place in (outputs, batch):
-            if isinstance(place, Mapping) and isinstance(place.get(self.target), Tensor):
-                return [place[self.target]]
-        tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
+        """Return the tensors that may be the labels, the likeliest first."""
+        places = [place for place in (outputs, batch) if isinstance(place, Mapping)]
+        for place in places:
+            if isinstance(place.get(self.target), Tensor):
+                return [local(place[self.target])]
+        if self.target != _ANY_TARGET or isinstance(batch, Mapping):
+            keys = [key for place in places for key in place if isinstance(key, str)]
+            near = nearest(self.target, keys) or "target"
+            rule = "neither the batch nor what training_step returns has such a key"
+            remedy = f"The nearest name is {near!r}" if near in keys else "Return {'loss': ..., 'target': ...}"
+            raise TrickError(message("PredictionCollapse", "target", self.target, rule, remedy))
+        tensors = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor)]
         whole = [t for t in tensors if not t.is_floating_point()]
         return [*reversed(whole), *(t for t in reversed(tensors[1:]) if t.is_floating_point())]
 

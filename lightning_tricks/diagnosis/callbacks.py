@@ -189,7 +189,7 @@ class TrainingDoctor(Detector):
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """At a check, norms of gradients, and weights before the update."""
         super().gradients_ready(run, page)
-        if page.view.index == 0 and self._cadence.due(page.step):
+        if page.view.index == 0 and self._due():
             self._norms = page.norms().detach()
             matrices = [p for p in page.view.parameters if p.ndim > 1][:_MATRICES]
             self._before = [bounded_sample(local(p), _ELEMENTS).clone() for p in matrices]

@@ -9,11 +9,14 @@ good again. Plain numbers on the host: no tensor, no Lightning.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 State = dict[str, Any]
+
+_STEADY = 4.0  # standard errors of a slope
+_NOTICEABLE = 1e-4  # of the limit
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,23 @@ class Verdict:
         return cls(**values)
 
 
+def steepness(values: Sequence[float]) -> float:
+    """Return the slope of a straight line through the values, over its standard error; 0 for fewer than three.
+
+    >>> steepness([0.0, 1.0, 2.1, 2.9]) > 4, steepness([0.0, 2.0, 1.0, 0.5]) > 4
+    (True, False)
+    """
+    n = len(values)
+    if n < 3:
+        return 0.0
+    places = [i - (n - 1) / 2 for i in range(n)]
+    mean, size = sum(values) / n, sum(x * x for x in places)
+    slope = sum(x * y for x, y in zip(places, values, strict=True)) / size
+    rest = sum((y - mean - slope * x) ** 2 for x, y in zip(places, values, strict=True))
+    error = math.sqrt(rest / (n - 2) / size)
+    return slope / error if error > 1e-12 * max(1.0, abs(mean)) else math.copysign(math.inf, slope) if slope else 0.0
+
+
 @dataclass(frozen=True)
 class Alarm:
     """When a statistic that should be high is too low.
@@ -113,12 +133,17 @@ class Alarm:
         return min(limits, default=-math.inf)
 
     def rising(self, value: float, state: State) -> bool:
-        """Whether the value is clearly above what it was ``trend`` checks ago (or at the first check, before that)."""
-        if not state["last"]:
+        """Whether the value is clearly above that of ``trend`` checks ago, or rises as steadily as chance does not."""
+        if not state["last"] or (self.gain is None and self.growth is None):
             return False
-        before = state["last"][-self.trend :][0]
-        by_gain = self.gain is not None and value >= before + self.gain
-        return by_gain or (self.growth is not None and before > 0 and value >= self.growth * before)
+        recent = [*state["last"][-self.trend :], value]
+        by_gain = self.gain is not None and value >= recent[0] + self.gain
+        if by_gain:
+            return True
+        if value - recent[0] < _NOTICEABLE * abs(self.below or 0.0):
+            return False  # rounding
+        by_growth = self.growth is not None and value >= self.growth * recent[0] > 0
+        return by_growth or steepness(recent) > _STEADY
 
     def update(self, value: float, *, step: int, ready: bool, state: State) -> tuple[bool, State]:
         """Return whether an alarm begins, and the state after the check.

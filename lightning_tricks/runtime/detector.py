@@ -128,6 +128,7 @@ class Detector(Trick):
         self._samples, self._waited, self._span = 0, 0, 1
         self._sent, self._first, self._armed, self._attached = False, True, False, False
         self._stepped: int | None = None
+        self._number = 0
         self._handles: list[Any] = []
 
     def configuration(self) -> dict[str, Any]:
@@ -194,7 +195,8 @@ class Detector(Trick):
         if not self._attached:
             self._attach(run, final=True)
         self._every = self.every_n_steps or run.trainer.log_every_n_steps or UNKNOWN_CADENCE
-        self._cadence = Cadence(self._every, run.step)
+        # counted in attempts: Lightning's own count is one behind after a resume in the midst of an epoch
+        self._cadence = Cadence(self._every, run.clock.attempted(0) if run.views else 0)
         self._grace = self._grace_of(run)
         self._states = self._states or {name: alarm.init() for name, alarm in self.alarms().items()}
         self._alarms = self.alarms()
@@ -239,7 +241,7 @@ class Detector(Trick):
         if run is None:
             return
         self._stepped = None
-        left = self._every - run.step % self._every
+        left = self._every - run.clock.attempted(0) % self._every
         self._armed = self._first or left <= self._span
         self._watched = self._armed
         if self._rescue is not None:
@@ -252,8 +254,9 @@ class Detector(Trick):
             self._armed = False
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """An update comes: note its step."""
-        self._stepped = page.step
+        """An update comes: note its step and its number (of the first optimizer)."""
+        if page.view.index == 0:
+            self._stepped, self._number = page.step, page.attempt
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Act on the last check, gather, and check."""
@@ -266,9 +269,13 @@ class Detector(Trick):
                 self._act(run)
             if self._watched:
                 self._gather(run, batch, outputs)
-            if self._stepped is not None and self._cadence.due(self._stepped):
+            if self._stepped is not None and self._due():
                 self._check(run, self._stepped)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _due(self) -> bool:
+        """Whether the present update is one after which there is a check."""
+        return self._cadence.due(self._number - 1)
 
     @torch.no_grad()
     def _gather(self, run: TrainingRun, batch: Any, outputs: Any) -> None:
@@ -286,7 +293,7 @@ class Detector(Trick):
             return
         vector = self.measure(run).reshape(-1).float()
         self._sums, self._samples, self._waited = {}, 0, 0
-        elapsed, self._last = step + 1 - self._last, step + 1
+        elapsed, self._last = self._number - self._last, self._number
         height = run.rate.height(0, run.views[0].optimizer)
         known = None if isinstance(height, Tensor) else height
         if isinstance(height, Tensor):
@@ -365,7 +372,7 @@ class Detector(Trick):
         """Begin again, with the same grace: the run is where it was."""
         self._sums, self._samples, self._waited = {}, 0, 0
         self._states = {name: alarm.init() for name, alarm in self._alarms.items()}
-        self._progress, self._last, self._pending, self._sent = 0.0, run.step, None, False
+        self._progress, self._last, self._pending, self._sent = 0.0, self._number, None, False
 
     def finished(self, run: TrainingRun) -> None:
         """Judge what was sent last; a run that is over can neither be stopped nor rolled back."""

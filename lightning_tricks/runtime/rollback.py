@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ASKER = "rollback"
 _OF_DATA = frozenset({"non-finite values", "loss spikes"})
-_OF_NOISE = frozenset({"prediction collapse"})
+_OF_NOISE = frozenset({"prediction collapse", "labels do not follow from inputs"})
 
 
 class Rescue:
@@ -28,7 +28,7 @@ class Rescue:
     Args:
         owner: the detector that keeps the states in its checkpoint state.
         how: its action.
-        distance: steps between two kept states.
+        distance: updates between two kept states.
     """
 
     def __init__(self, owner: Trick, how: Rollback, distance: int) -> None:
@@ -57,18 +57,18 @@ class Rescue:
             other = type(run.rescue.owner).__name__
             text = f"{other} rolls back with {run.rescue.how!r}, and {name} with {how!r}"
             raise ConflictError(f"{text}. Give both the same Rollback, or one of them action='warn'.")
-        run.rescue._content[owner.state_key] = True
+        run.rescue._content.setdefault(owner.state_key, True)  # (a resume has put in what it was)
         return run.rescue
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the states that are kept, the oldest first; the state of the begin until there are others."""
+        """Updates before each of the states that are kept, the oldest first; 0 until there are others than the first."""
         return [step for step, _ in self._states or ([self._first] if self._first else [])]
 
     def begin(self, run: TrainingRun) -> None:
         """Keep the state before the first update: where to go while nothing was healthy yet."""
         if self._first is None and not self._states:
-            self._first = (run.step, self._taken(run))
+            self._first = (run.clock.attempted(0), self._taken(run))
 
     def offer(self, run: TrainingRun, owner: Trick, content: bool) -> None:
         """Keep the present state when every detector is content and the last one is old enough.
@@ -79,8 +79,9 @@ class Rescue:
             content: whether all that it follows is healthy.
         """
         self._content[owner.state_key] = content
-        if all(self._content.values()) and (not self._states or run.step - self._states[-1][0] >= self.distance):
-            self._states = [*self._states, (run.step, self._taken(run))][-self.how.keep :]
+        now = run.clock.attempted(0)
+        if all(self._content.values()) and (not self._states or now - self._states[-1][0] >= self.distance):
+            self._states = [*self._states, (now, self._taken(run))][-self.how.keep :]
             self._first = None
 
     @staticmethod
@@ -105,7 +106,7 @@ class Rescue:
         put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
         self._states = self._states[:1]
         self._content = dict.fromkeys(self._content, False)  # (until each has looked again)
-        done = [f"Went back to the state of step {step}", *self._remedy(run, verdict.cause)]
+        done = [f"Went back to the state after {step} updates", *self._remedy(run, verdict.cause)]
         run.rolled_back()
         values = {"rollbacks": self.times, "lr_factor": self.lr_factor, "accumulate_factor": self.accumulate_factor}
         run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})

@@ -53,6 +53,7 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net = network() if net is None else net
+        self.echo = nn.Identity()  # what detectors of generators may look at
         self.make_optimizer = make_optimizer
         self.automatic_optimization = not manual
         self.spoil = spoil
@@ -60,7 +61,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
-        loss: Any = nn.functional.cross_entropy(self.net(x), y)
+        loss: Any = nn.functional.cross_entropy(self.net(self.echo(x)), y)
         if self.spoil is not None:
             loss = self.spoil(self.seen, loss)
         self.seen += 1
@@ -72,8 +73,27 @@ class Classifier(L.LightningModule):
         optimizer.step()
         return None
 
+    def sample(self, count: int) -> Tensor:
+        return torch.rand(count, 64) * 0.3**self.current_epoch
+
     def configure_optimizers(self) -> Any:
         return self.make_optimizer(self.parameters())
+
+
+class Nothing(nn.Module):
+    """Multiplies by 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0
+
+
+class Collapsed(Classifier):
+    """Everything about it has collapsed: inputs, units, predictions, samples; and it gets worse."""
+
+    def __init__(self, make_optimizer: Callable[[Any], Any] = lambda p: sgd(p, maximize=True, lr=0.5)) -> None:
+        super().__init__(make_optimizer)
+        self.echo = Nothing()
+        nn.init.constant_(self.net[0].bias, -1.0)  # type: ignore[index,arg-type]
 
 
 class Memory(L.loggers.Logger):

@@ -19,7 +19,7 @@ from lightning_tricks.runtime.trick import Trick
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lightning_tricks"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {"accumulation", "collapse", "gradients", "lr_finder", "precision", "schedules"}
+ROOMS = {"accumulation", "collapse", "diagnosis", "gradients", "lr_finder", "precision", "schedules"}
 BANNED = {"utils", "util", "helpers", "helper", "misc", "common", "tools", "base", "core"}
 
 
@@ -120,7 +120,7 @@ def test_everything_that_changes_has_one_writer() -> None:
         "precision_plugin": {"precision/callbacks.py"},
         "allow_tf32": {"precision/advice.py"},
         "should_stop": {"runtime/action.py"},
-        "accumulate_grad_batches": {"accumulation/callbacks.py"},
+        "accumulate_grad_batches": {"accumulation/callbacks.py", "runtime/window.py"},
     }
     for path in FILES:
         name = str(path.relative_to(PACKAGE))

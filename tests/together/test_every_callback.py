@@ -16,9 +16,10 @@ from torch import nn
 
 import lightning_tricks
 from lightning_tricks import GradientMonitor
+from lightning_tricks.runtime.detector import Detector
 from lightning_tricks.runtime.trick import Trick
 from tests.accumulation.test_callbacks import Hungry
-from tests.gradients.plain import Classifier, Memory, fit, loader, sgd, trainer, weights
+from tests.gradients.plain import Classifier, Collapsed, Memory, fit, loader, sgd, trainer, weights
 from tests.matrix import BESIDE, EXAMPLES, MEMORY_RUNS_OUT, OPTIMIZERS, PRECISIONS, REFUSED, REFUSES, UNDER, VARIANTS
 
 CALLBACKS = sorted(
@@ -103,10 +104,13 @@ def test_either_trainer_takes_it_alone_and_in_a_list_with_resume(
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
-            self.net = nn.Linear(64, 10)
+            self.net, self.echo = nn.Sequential(nn.Linear(64, 10), nn.ReLU()), nn.Identity()
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            return nn.functional.cross_entropy(self.net(self.echo(batch[0])), batch[1])
+
+        def sample(self, count: int) -> Any:
+            return torch.rand(count, 64)
 
         def configure_optimizers(self) -> Any:
             return sgd(self.parameters())
@@ -217,13 +221,28 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
         spoil = lambda i, loss: loss * float("nan") if 2 <= i < 10 else loss  # noqa: E731
     make = optimizer_with_scheduler if "conflict" in changed else sgd
     module = Hungry(5, make_optimizer=make) if hungry else Classifier(make, spoil=spoil)
+    detects = issubclass(getattr(lightning_tricks, name), Detector) or name == "SanityCheck"
+    if detects:
+        module = Collapsed()
+        module.other_sample = lambda count: torch.ones(count, 64)
     window, trick = 1 if name == "GradientAccumulation" else 2, example(name, **changed)
     try:
         precision = UNDER.get(name, "32-true")
-        fit(module, [trick], n=92, logger=logger, accumulate_grad_batches=window, precision=precision)
+        epochs = 5 if name == "GenerationDrift" else 1
+        fit(
+            module,
+            [trick],
+            n=1500 if detects else 92,
+            batch=125 if detects else 8,
+            logger=logger,
+            accumulate_grad_batches=window,
+            precision=precision,
+            max_epochs=epochs,
+        )
     except (lightning_tricks.TrickError, torch.OutOfMemoryError) as error:
         return type(error).__name__
-    return weights(module).tolist(), logger.rows, getattr(module, "tries", 0), getattr(trick, "result", None)
+    found = getattr(trick, "checks", None)
+    return weights(module).tolist(), logger.rows, getattr(module, "tries", 0), getattr(trick, "result", None), found
 
 
 @pytest.mark.parametrize(("name", "argument"), [(n, a) for n in CALLBACKS for a in VARIANTS[n]])
