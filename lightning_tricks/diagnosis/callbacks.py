@@ -471,7 +471,7 @@ class TrainingDoctor(Detector):
     def stopped(self, run: TrainingRun) -> None:
         """Let go of the batches."""
         super().stopped(run)
-        self._batch, self._last_batch, self._losses, self._norms, self._before = None, None, [], None, []
+        self._batch, self._last_batch, self._norms, self._before = None, None, None, []
 
     # -- state ------------------------------------------------------------------------------------------------------
 

@@ -284,6 +284,8 @@ class Detector(Trick):
         if self._first and count:
             self._first = False
             self._span = min(self._every, math.ceil(self.samples / count))
+            if run.clock.attempted(0) + self._span < self._every:  # it was watched to see that there is something
+                self._sums, self._samples = {}, 0
 
     @torch.no_grad()
     def _check(self, run: TrainingRun, step: int) -> None:

@@ -62,7 +62,7 @@ class Rescue:
 
     @property
     def steps(self) -> list[int]:
-        """Updates before each of the states that are kept, the oldest first; 0 until there are others than the first."""
+        """Updates before each state that is kept, the oldest first; that of the first batch until there are others."""
         return [step for step, _ in self._states or ([self._first] if self._first else [])]
 
     def begin(self, run: TrainingRun) -> None:

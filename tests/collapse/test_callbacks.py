@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as L
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_tricks import (
+    DeadUnits,
+    GenerationDrift,
+    ModeCollapse,
+    PredictionCollapse,
+    RepresentationCollapse,
+    TrickError,
+    UnsupportedError,
+)
+from lightning_tricks.functional import coverage, recall, skill
+from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
+
+QUICK: dict[str, Any] = {"every_n_steps": 2, "patience": 2, "grace": 0}
+
+
+class Dictionary(Classifier):
+    """Returns logits and labels; batches are dicts."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(batch["x"])
+        return {"loss": nn.functional.cross_entropy(logits, batch["y"]), "logits": logits, "nothing": None}
+
+
+def dictionaries(batch: int = 128) -> DataLoader[Any]:
+    rows = [{"x": x, "y": y} for x, y in digits(1792)]
+    return DataLoader(rows, batch_size=batch)  # type: ignore[arg-type]
+
+
+# -- what they measure --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["logits", "net"])
+def test_the_skill_is_that_of_the_batches_before_the_check(output: str) -> None:
+    class Remembering(Dictionary):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            out = super().training_step(batch, batch_idx)
+            self.seen_pairs = [*getattr(self, "seen_pairs", []), (out["logits"].detach(), batch["y"])]
+            return out
+
+    module, detector = Remembering(), PredictionCollapse(output, "y", every_n_steps=5)
+    trainer([detector]).fit(module, dictionaries())
+    step, values = detector.history[1]
+    assert step == 9
+    pairs = module.seen_pairs[6:10]  # four batches of 128 are 512 samples
+    logits, labels = (torch.cat(x) for x in zip(*pairs, strict=True))
+    wanted = skill(nn.functional.cross_entropy(logits.double(), labels), torch.bincount(labels).double())
+    assert values["skill"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_features_are_those_of_the_layer() -> None:
+    seen: list[Tensor] = []
+    module, detector = Classifier(), RepresentationCollapse("net.2", every_n_steps=6)
+    module.net[2].register_forward_hook(lambda m, a, out: seen.append(out.detach()))
+    fit(module, [detector], n=1792, batch=256)
+    x = torch.cat(seen[4:6]).double().numpy()
+    unit = x / numpy.linalg.norm(x, axis=1, keepdims=True)
+    assert detector.history[0][1]["sphere_variance"] == pytest.approx(1 - (unit.mean(0) ** 2).sum(), abs=1e-5)
+
+
+class Toy(L.LightningModule):
+    """A generator that gives points on so many of eight places; no training worth the name."""
+
+    def __init__(self, modes: int) -> None:
+        super().__init__()
+        self.generator, self.weight, self.modes = nn.Identity(), nn.Parameter(torch.zeros(())), modes
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        made = self.generator(self.weight + ring(len(batch[0]), self.modes))
+        return made.mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def ring(count: int, modes: int) -> Tensor:
+    angle = torch.randint(modes, (count,)) * (2 * math.pi / 8)
+    return torch.stack([angle.cos(), angle.sin()], 1) * 2 + 0.05 * torch.randn(count, 2)
+
+
+def rings() -> DataLoader[Any]:
+    return DataLoader(torch.utils.data.TensorDataset(ring(1280, 8)), batch_size=128)
+
+
+@pytest.mark.parametrize(("modes", "alarmed"), [(8, False), (2, True), (1, True)])
+def test_lost_modes_are_noticed_and_measured_as_the_functions_do(modes: int, alarmed: bool) -> None:
+    detector = ModeCollapse("generator", every_n_steps=2, patience=2, grace=0, action="log")
+    trainer([detector]).fit(Toy(modes), rings())
+    assert detector.verdict.alarmed is alarmed
+    made, real = detector._shown or (torch.zeros(0), torch.zeros(0))
+    values = detector.history[-1][1]
+    assert values["recall"] == pytest.approx(float(recall(made, real)), abs=1e-6)
+    assert values["coverage"] == pytest.approx(float(coverage(made, real)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "bias", "alarmed"),
+    [
+        (nn.ReLU(), "dead", -50.0, True),
+        (nn.ReLU(), "dead", -0.3, False),
+        (nn.Sigmoid(), "saturated", 50.0, True),
+        (nn.Tanh(), "saturated", 0.0, False),
+        (nn.GELU(), "dormant", 0.0, False),
+    ],
+)
+def test_units_that_have_stopped(act: nn.Module, kind: str, bias: float, alarmed: bool) -> None:
+    net = nn.Sequential(nn.Linear(64, 40), act, nn.Linear(40, 10))
+    nn.init.constant_(net[0].bias, bias)  # type: ignore[arg-type]
+    detector = DeadUnits(**QUICK, action="log")
+    fit(Classifier(lambda p: sgd(p, lr=1e-4), net=net), [detector], n=1792, batch=128)
+    assert detector.verdict.alarmed is alarmed
+    assert list(detector.history[0][1]) == [f"{kind}/net.1"]
+    if alarmed:
+        assert f"of the units of net.1 are {kind}" in detector.verdict.reasons[0]
+
+
+def test_a_linear_layer_can_be_watched_for_a_functional_relu() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(64, 30), nn.Linear(30, 10)
+            nn.init.constant_(self.one.bias, -50.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(torch.relu(self.one(x)))
+
+    with pytest.raises(TrickError, match=r"has no activation modules .* Name the layers before them"):
+        fit(Classifier(net=Functional()), [DeadUnits()])
+    detector = DeadUnits(["net.one"], **QUICK, action="log")
+    fit(Classifier(net=Functional()), [detector], n=1792, batch=128)
+    assert detector.verdict.cause == "dead units"
+
+
+class Writer(L.LightningModule):
+    """Samples lose variance, or repeat themselves; the loss on real data grows with it."""
+
+    def __init__(self, tokens: bool, shrink: float) -> None:
+        super().__init__()
+        self.tokens, self.shrink, self.weight = tokens, shrink, nn.Parameter(torch.ones(()))
+
+    def sample(self, count: int) -> Tensor:
+        left = self.shrink**self.current_epoch
+        if self.tokens:
+            return torch.randint(max(1, int(20 * left)), (count, 30))
+        return torch.randn(count, 5) * left
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        assert self.training or not torch.is_grad_enabled()
+        return self.weight * 0 + 2.0 - self.shrink**self.current_epoch
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def real(tokens: bool) -> DataLoader[Any]:
+    data = torch.randint(20, (128, 30)) if tokens else torch.randn(128, 5)
+    return DataLoader(torch.utils.data.TensorDataset(data), batch_size=32)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize(("shrink", "cause"), [(1.0, ""), (0.6, "recursive collapse")])
+def test_generations_are_followed(tokens: bool, shrink: float, cause: str) -> None:
+    detector = GenerationDrift(num_samples=96, action="log")
+    trainer([detector], max_epochs=6).fit(Writer(tokens, shrink), real(tokens))
+    assert detector.verdict.cause == cause
+    last = detector.history[-1][1]
+    assert last["real_loss"] == pytest.approx(2.0 - shrink**5)
+    if not tokens:
+        assert last["variance_ratio"] == pytest.approx(shrink**10, rel=0.35)
+
+
+def test_a_resumed_run_knows_its_real_data(tmp_path: Any) -> None:
+    def make() -> GenerationDrift:
+        return GenerationDrift(num_samples=96, action="log")
+
+    whole = make()
+    torch.manual_seed(0)
+    trainer([whole], max_epochs=6).fit(Writer(False, 0.6), real(False))
+    first = make()
+    torch.manual_seed(0)
+    t = trainer([first], max_epochs=3)
+    t.fit(Writer(False, 0.6), real(False))
+    t.save_checkpoint(tmp_path / "a.ckpt")
+    second = make()
+    trainer([second], max_epochs=6).fit(Writer(False, 0.6), real(False), ckpt_path=tmp_path / "a.ckpt")
+    assert second._real is not None
+    assert first._real is not None
+    assert torch.equal(second._real, first._real)
+    assert second.verdict.cause == whole.verdict.cause == "recursive collapse"
+
+
+def test_logged_keys_are_those_of_the_docstring() -> None:
+    logger = Memory()
+    tricks = [
+        RepresentationCollapse("net.2", **QUICK),
+        PredictionCollapse("net", **QUICK),
+        ModeCollapse("echo", **QUICK),
+        DeadUnits(**QUICK),
+        GenerationDrift(num_samples=32),
+    ]
+    fit(Classifier(lambda p: sgd(p, lr=0.0)), tricks, n=1792, batch=128, logger=logger)
+    keys = {key for _, row in logger.rows for key in row}
+    for trick in tricks:
+        name = trick.prefix(trick.run)
+        logged = {key.removeprefix(f"{name}/") for key in keys if key.startswith(f"{name}/")}
+        assert "alarm" in logged
+        assert not any(k.startswith("_") for k in logged)
+        for key in logged:
+            assert f"``{key.split('/')[0]}" in type(trick).__doc__ or f"/{key.split('/')[0]}" in type(trick).__doc__, (
+                key
+            )  # type: ignore[operator]
+
+
+# -- bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: RepresentationCollapse(3), TypeError, "layer must be a name"),  # type: ignore[arg-type]
+        (
+            lambda: RepresentationCollapse("net", every_n_steps=0),
+            ValueError,
+            "every_n_steps must be a whole number >= 1",
+        ),
+        (lambda: RepresentationCollapse("net", patience=0), ValueError, "patience must be"),
+        (lambda: RepresentationCollapse("net", grace="soon"), ValueError, "grace is in no known form"),
+        (lambda: RepresentationCollapse("net", action="wrn"), ValueError, "Did you mean 'warn'"),
+        (lambda: PredictionCollapse(""), TypeError, "output must be a name"),
+        (lambda: ModeCollapse(""), TypeError, "generator must be a name"),
+        (lambda: DeadUnits("net"), TypeError, "layers must be a list of names"),  # type: ignore[arg-type]
+        (lambda: DeadUnits([]), ValueError, "layers must name at least one module"),
+        (lambda: GenerationDrift(num_samples=3), ValueError, "num_samples must be a whole number >= 32"),
+        (lambda: GenerationDrift(action="rollback"), UnsupportedError, "generations cannot be put back"),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(make: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: RepresentationCollapse("nett.2"), r"there is no such module. The nearest name is 'net\.\d'"),
+        (lambda: ModeCollapse("ecko"), "there is no such module. The nearest name is 'echo'"),
+        (lambda: DeadUnits(["nat.1"]), r"The nearest name is 'net\.1'"),
+        (lambda: GenerationDrift("sampel"), "has no such method. The nearest name is 'sample'"),
+        (lambda: PredictionCollapse("logitz"), "training_step returns no such key"),
+        (
+            lambda: PredictionCollapse("net", "labels"),
+            "neither the batch nor what training_step returns has such a key",
+        ),
+        (lambda: ModeCollapse("net"), "the batch holds no real samples of 10 numbers"),
+        (lambda: PredictionCollapse("net.0"), r"label \d+ is none|no target fits"),
+    ],
+)
+def test_what_cannot_work_is_an_error_at_fit_start(make: Any, text: str) -> None:
+    if "label" in text and "none" in text:
+        net = nn.Sequential(nn.Linear(64, 4), nn.Linear(4, 10))
+        with pytest.raises(TrickError, match=text):
+            fit(Classifier(net=net), [make()])
+        return
+    with pytest.raises(TrickError, match=text):
+        fit(Classifier(), [make()])
+
+
+def test_a_dict_of_batch_names_the_nearest_key() -> None:
+    with pytest.raises(TrickError, match="The nearest name is 'y'"):
+        trainer([PredictionCollapse("logits", "yy")]).fit(Dictionary(), dictionaries())
+
+
+def test_layers_that_are_not_called_or_give_no_features() -> None:
+    class Spare(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare, self.act = nn.Linear(2, 2), nn.ReLU()
+
+    for make in (
+        lambda: RepresentationCollapse("spare"),
+        lambda: ModeCollapse("spare"),
+        lambda: DeadUnits(["act"]),
+    ):
+        with pytest.raises(TrickError, match="called in the first training step"):
+            fit(Spare(), [make()])
+
+    class Text(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, str]:
+            self.last = x
+            return "text", x.long()  # type: ignore[return-value]
+
+    class Odd(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.odd = Text()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.odd(batch[0])
+            return super().training_step(batch, batch_idx)
+
+    for make, text in (
+        (lambda: RepresentationCollapse("odd"), "holds no features"),
+        (lambda: PredictionCollapse("odd"), "holds no floating-point tensor"),
+        (lambda: ModeCollapse("odd"), "holds no batch of samples"),
+    ):
+        with pytest.raises(TrickError, match=text):
+            fit(Odd(), [make()])
+
+
+def test_labels_that_do_not_fit_are_an_error() -> None:
+    class Wrong(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return {"loss": loss, "logits": torch.randn(len(batch[0]) + 1, 10)}
+
+    with pytest.raises(TrickError, match=r"no target fits logits of shape \(9, 10\)"):
+        fit(Wrong(), [PredictionCollapse()])
+
+
+class Regression(Classifier):
+    def sample(self, count: int) -> Any:
+        return "no tensor"
+
+
+def test_samples_that_are_no_tensor_or_of_another_size() -> None:
+    with pytest.raises(TrickError, match=r"sample\(2\) returned str instead of 2 samples"):
+        fit(Regression(), [GenerationDrift()])
+
+    class Other(Classifier):
+        def sample(self, count: int) -> Tensor:
+            return torch.randn(count, 3)
+
+    with pytest.raises(TrickError, match=r"no real samples of shape \(3,\)"):
+        fit(Other(), [GenerationDrift()])
+
+
+def test_labels_of_one_class_are_no_alarm() -> None:
+    class One(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step((batch[0], batch[1] * 0), batch_idx)
+
+    detector = PredictionCollapse("net", **QUICK, action="raise")
+    one = [(x, y * 0) for x, y in digits(1792)]
+    trainer([detector]).fit(One(), DataLoader(one, batch_size=128))  # type: ignore[arg-type]
+    assert not detector.verdict.alarmed
+    assert math.isnan(detector.verdict.values["skill"])
+
+
+def test_a_network_at_its_begin_is_not_yet_collapsed() -> None:
+    """Deep networks look collapsed before they have learned."""
+    torch.manual_seed(0)
+    layers = [m for _ in range(12) for m in (nn.Linear(64, 64), nn.Tanh())]
+    net = nn.Sequential(*layers, nn.Linear(64, 10))
+    detector = RepresentationCollapse("net.23", every_n_steps=2, action="log", grace="10%")
+    module = Classifier(lambda p: torch.optim.AdamW(p, lr=2e-3), net=net)
+    t = trainer([detector], max_epochs=3)
+    t.fit(module, loader(1792, 64))
+    assert detector.history[0][1]["sphere_variance"] < 0.05, "so it looks at first"
+    assert detector.verdict.cause != "complete collapse"  # (a classifier's last layer does have a low rank)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_tricks import SanityCheck
+from tests.gradients.plain import digits, trainer
+
+
+class Net(L.LightningModule):
+    """A network on digits with one thing that may be wrong."""
+
+    def __init__(self, fault: str = "", lr: float = 0.1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fault, self.lr = fault, lr
+        norm = nn.BatchNorm1d(64) if fault in ("", "batch norm") else nn.Identity()
+        self.net = nn.Sequential(nn.Linear(64, 64), norm, nn.ReLU(), nn.Linear(64, 10))
+        if fault == "dead":
+            nn.init.constant_(self.net[0].bias, -50.0)
+        if fault == "saturated":
+            self.net[2] = nn.Sigmoid()
+            nn.init.constant_(self.net[0].bias, 50.0)
+        if fault == "large":
+            self.net[3].weight.data.mul_(100)
+        if fault == "unused":
+            self.spare = nn.Linear(3, 3)
+        if fault == "frozen":
+            self.net[0].requires_grad_(False)
+        if fault == "zero gradient":
+            self.net.append(nn.Identity())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        if self.fault == "ignored":
+            x = x * 0
+        if self.fault == "leak":
+            x = x - x.mean(0, keepdim=True)
+        logits = self.net(x)
+        if self.fault == "detached":
+            logits = self.net[3](self.net[:3](x).detach())
+        if self.fault == "nan":
+            logits = logits / 0
+        self.log("loss", logits.sum())
+        return F.cross_entropy(logits, y)
+
+    def configure_optimizers(self) -> Any:
+        if self.fault == "forgotten":
+            return torch.optim.SGD(self.net[3].parameters(), lr=self.lr)
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=self.lr)
+
+
+def loader(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda x, y: (x, y)) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*change(*digits(1280).tensors)), batch_size=64, shuffle=True)
+
+
+def marks(module: Any, data: Any = None, **arguments: Any) -> dict[str, Any]:
+    check = SanityCheck(**arguments)
+    trainer([check], max_steps=1).fit(module, loader() if data is None else data)
+    return {c.name: c for c in check.checks}
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
+
+
+def test_a_sound_training_passes_everything() -> None:
+    found = marks(Net())
+    assert {c.mark for c in found.values()} == {"pass"}, found
+    assert len(found) == 7
+    assert "BatchNorm (net.1), which is meant to" in found["samples do not leak"].evidence
+
+
+@pytest.mark.parametrize(
+    ("fault", "failed", "words"),
+    [
+        ("ignored", "inputs matter", "outputs change by 0"),
+        ("leak", "samples do not leak", "in eval mode"),
+        ("dead", "units are alive", "of net.2 are dead"),
+        ("saturated", "units are alive", "of net.2 are saturated"),
+        ("large", "initial loss", "scale the last layer down"),
+        ("unused", "all parameters learn", "no gradient: spare.weight, spare.bias"),
+        ("detached", "all parameters learn", "no gradient: net.0.weight, net.0.bias"),
+        ("forgotten", "all parameters learn", "in no optimizer: net.0.weight, net.0.bias"),
+        ("nan", "initial loss", "it is nan"),
+    ],
+)
+def test_each_fault_is_found_and_named(fault: str, failed: str, words: str) -> None:
+    check = marks(Net(fault))[failed]
+    assert check.mark == "FAIL"
+    assert words in f"{check.evidence} {check.fix}"
+
+
+def test_frozen_parameters_are_named_and_no_fault() -> None:
+    found = marks(Net("frozen"))["all parameters learn"]
+    assert found.mark == "pass"
+    assert found.evidence.endswith("frozen: net.0.weight, net.0.bias")
+
+
+def test_shuffled_labels_are_found() -> None:
+    def shuffle(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x, y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]
+
+    assert marks(Net(), loader(shuffle))["labels follow from inputs"].mark == "FAIL"
+
+
+def test_labels_that_neighbours_do_not_show_are_told_by_a_short_training() -> None:
+    def parity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(len(x), 64, generator=generator)
+        label = (noise[:, 0] > 0).long()
+        return noise, label
+
+    found = marks(Net(lr=0.3), loader(parity))["labels follow from inputs"]
+    assert found.mark == "pass"
+
+
+def test_a_rate_that_is_too_low_is_told_from_a_model_that_cannot_learn() -> None:
+    found = marks(Net(lr=1e-3))["overfits one batch"]
+    assert found.mark in ("FAIL", "?")
+    assert "times the learning rate it does" in found.fix
+
+
+class Regression(L.LightningModule):
+    def __init__(self, squeeze: bool) -> None:
+        super().__init__()
+        self.net, self.squeeze = nn.Linear(64, 1), squeeze
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        out = self.net(batch[0])
+        return F.mse_loss(out.squeeze(1) if self.squeeze else out, batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("squeeze", [True, False])
+def test_a_regression_is_checked_for_broadcasting(squeeze: bool) -> None:
+    found = marks(Regression(squeeze), loader(lambda x, y: (x, y.float() / 10)))
+    assert ("shapes of outputs and labels" in found) is not squeeze
+    assert found["initial loss"].mark in ("pass", "?")
+
+
+def test_tokens_in_one_tensor_say_what_cannot_be_asked() -> None:
+    class Language(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 20))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            logits = self.net(batch[:, :-1])
+            return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=0.05)
+
+    data = DataLoader(torch.randint(20, (256, 12)), batch_size=32)  # type: ignore[arg-type]
+    found = marks(Language(), data)
+    assert found["overfits one batch"].mark in ("pass", "?", "FAIL")
+    assert found["initial loss"].mark == "pass"
+
+
+@pytest.mark.parametrize("name", ["initial_loss", "overfit_batch", "input_matters", "sample_independence"])
+def test_experiments_can_be_left_out(name: str) -> None:
+    assert len(marks(Net(), **{name: False})) < 7
