@@ -74,8 +74,8 @@ class RepresentationCollapse(Detector):
 
     Logs:
         At every check, ``collapse/representation_collapse/`` with ``sphere_variance``, ``effective_rank``,
-        ``rank_share`` (of the possible), ``embedding_std``, ``mean_cosine``, ``finite`` and ``alarm`` (0 or 1); the layer is in the
-        key where several are watched. At an alarm the verdict as text, and a figure of the spectrum.
+        ``rank_share`` (of the possible), ``embedding_std``, ``mean_cosine``, ``finite`` and ``alarm`` (0 or 1); the
+        layer is in the key where several are watched. At an alarm the verdict as text, and a figure of the spectrum.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
