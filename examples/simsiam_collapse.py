@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ RUNS = Path(__file__).parent.parent / "runs"
 def layers(*sizes: int) -> nn.Sequential:
     """Linear layers with BatchNorm and ReLU between them."""
     parts: list[nn.Module] = []
-    for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for a, b in pairwise(sizes[:-1]):
         parts += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
     return nn.Sequential(*parts, nn.Linear(sizes[-2], sizes[-1]))
 

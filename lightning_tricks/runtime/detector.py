@@ -327,8 +327,10 @@ class Detector(Trick):
         run.publisher.put(step, {f"{self.prefix(run)}/{name}": value for name, value in shown.items()})
 
     def _begin(self, run: TrainingRun, active: list[str], values: Mapping[str, float], step: int) -> None:
-        """There is an alarm: explain it, and act on it after the next update."""
+        """There is an alarm: explain it, and act on it after the next update. The same one again is no news."""
         cause, reasons, advice = self.explain(active, values)
+        if self._verdict.alarmed and self._verdict.cause == cause:
+            return
         since = min(self._states[name]["since"] for name in active)
         self._verdict = Verdict(type(self).__name__, True, step, since, cause, reasons, dict(values), advice)
         self._pending = self._verdict
