@@ -273,7 +273,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="processes; a run takes one core")
     parser.add_argument("--quick", action="store_true", help="some scenarios, one seed, half a minute")
-    parser.add_argument("--long", action="store_true", help="at least 370 healthy runs of the held-out scenarios, to state a bound of 1 %%")
+    parser.add_argument(
+        "--long",
+        action="store_true",
+        help="at least 370 healthy runs of the held-out scenarios, to state a bound of 1 %%",
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSON file; by default in benchmarks/results")
     options = parser.parse_args(arguments)
     seeds = range(1 if options.quick else options.seeds)

@@ -30,7 +30,16 @@ from benchmarks.models.resnet import resnet18
 from benchmarks.models.towers import compute_bound, launch_bound, loop_bound
 from benchmarks.models.transformer import byte_transformer
 from benchmarks.results import FOLDER, save, table
-from lightning_tricks import GradientAccumulation, GradientClip, GradientMonitor, LRSchedule
+from lightning_tricks import (
+    DeadUnits,
+    GradientAccumulation,
+    GradientClip,
+    GradientMonitor,
+    LRSchedule,
+    PredictionCollapse,
+    RepresentationCollapse,
+    TrainingDoctor,
+)
 
 MODELS: dict[str, Callable[[], Any]] = {
     "a": launch_bound,
@@ -53,6 +62,10 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     THEIR_WINDOW: lambda: {"accumulate_grad_batches": 4},
     OUR_WINDOW: lambda: {"callbacks": [GradientAccumulation(4)]},
     "both, every layer logged each step": lambda: {"callbacks": [GradientMonitor(every_n_steps=1), GradientClip(1.0)]},
+    "RepresentationCollapse": lambda: {"callbacks": [RepresentationCollapse("net")]},
+    "PredictionCollapse": lambda: {"callbacks": [PredictionCollapse("net")]},
+    "DeadUnits": lambda: {"callbacks": [DeadUnits()]},
+    "TrainingDoctor": lambda: {"callbacks": [TrainingDoctor()]},
 }
 _STARTING = threading.Lock()
 METHOD = (

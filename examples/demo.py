@@ -1,4 +1,4 @@
-"""Train a small convolutional network on scikit-learn's handwritten digits: LR finder, schedule, monitoring, clipping.
+"""Train a small convolutional network on scikit-learn's handwritten digits: checks, LR finder, schedule, clipping, doctor.
 
 What you have: nothing but this checkout. Run: ./dev demo. What you get: a table, pictures and TensorBoard logs.
 """
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_tricks import GradientClip, GradientMonitor, LRFinder, LRSchedule
+from lightning_tricks import GradientClip, GradientMonitor, LRFinder, LRSchedule, SanityCheck, TrainingDoctor
 
 RUNS = Path(__file__).parent.parent / "runs"
 
@@ -75,6 +75,7 @@ def main() -> None:
     train, val = digits()
     clip, schedule = GradientClip(options.clip), LRSchedule("cosine", warmup="5%")
     monitor = GradientMonitor(groups={"body": "^body", "head": "^head"})
+    doctor = TrainingDoctor(every_n_steps=20)
     finder = LRFinder() if options.lr is None else None
     logger = L.loggers.TensorBoardLogger(RUNS, name="demo")
     trainer = L.Trainer(
@@ -85,7 +86,7 @@ def main() -> None:
         logger=logger,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[monitor, clip, schedule, *([finder] if finder else [])],
+        callbacks=[SanityCheck(), monitor, clip, schedule, doctor, *([finder] if finder else [])],
     )
     begun = time.perf_counter()
     trainer.fit(Net(options.lr or 1e-3), DataLoader(train, 64, shuffle=True), DataLoader(val, 512))
@@ -93,6 +94,8 @@ def main() -> None:
     from picture import show  # (matplotlib and TensorBoard take a moment to import)
 
     show(trainer, clip, finder, schedule, Path(logger.log_dir), seconds)
+    for finding in doctor.findings or ["nothing"]:
+        print(f"TrainingDoctor found {finding}")
 
 
 if __name__ == "__main__":

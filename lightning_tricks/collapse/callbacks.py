@@ -135,7 +135,8 @@ class RepresentationCollapse(Detector):
             raise TrickError(message("RepresentationCollapse", "layer", self.layer, rule, "Name an inner layer"))
         rows = sums.feature_rows(tensor, self.samples)
         if self._shift is None:
-            self._shift = sums.projected(rows[:1], sums.SKETCH)[0]
+            # (a copy: rows may be the module's output itself, and the broadcast writes)
+            self._shift = sums.projected(rows[:1], sums.SKETCH)[0].clone()
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.broadcast(self._shift, 0)
         sums.add_features(self._sums, rows, self._shift)

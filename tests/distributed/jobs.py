@@ -309,3 +309,72 @@ def metric_value(name: str, bounds: tuple[int, ...]) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchmetrics says so when nothing was updated
         return float(metric.compute())
+
+
+class Forgetful(Classifier):
+    """Forgets everything after some steps, where it is told to."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.seen == self.at:
+            with torch.no_grad():
+                for p in self.net.parameters():
+                    p.zero_()
+
+
+def detectors(action: Any) -> list[Any]:
+    """All that look at a classifier."""
+    from lightning_tricks import DeadUnits, ModeCollapse, PredictionCollapse, RepresentationCollapse, TrainingDoctor
+
+    every: dict[str, Any] = {"every_n_steps": 4, "patience": 2, "grace": 4, "action": action}
+    return [
+        PredictionCollapse("net", **every),
+        RepresentationCollapse("net.0", **every),
+        DeadUnits(["net.0"], **every),
+        ModeCollapse("echo", **every),
+        TrainingDoctor(4, action=action),
+    ]
+
+
+def _fitted(what: str, **arguments: Any) -> dict[str, Any]:
+    from torch.utils.data import DataLoader
+
+    action = "log" if what == "healthy" else what
+    module, tricks = Forgetful(-1 if what == "healthy" else 30), detectors(action)
+    epochs = 1 if what == "healthy" else 6
+    t = trainer(tricks, max_epochs=epochs, use_distributed_sampler=False, **arguments)
+    world = t.world_size
+    rows = digits(1536)
+    own = [rows[i] for i in range(len(rows)) if (i // 48) % world == t.global_rank]
+    error = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            t.fit(module, DataLoader(own, batch_size=96 // world))  # type: ignore[arg-type]
+        except Exception as problem:
+            error = type(problem).__name__
+    rescues = [trick._rescue for trick in tricks if trick._rescue is not None]
+    return {
+        "histories": {type(d).__name__: d.history[0][1] if d.history else {} for d in tricks},
+        "weights": [float(p.detach().double().sum()) for p in module.parameters()],
+        "seen": module.seen,
+        "error": error,
+        "rollbacks": rescues[0].times if rescues else 0,
+    }
+
+
+def detected(what: str, nothing: tuple[()]) -> dict[str, Any]:
+    """Train on both ranks under the detectors; return what they saw and did."""
+    found = _fitted(what, strategy="ddp", devices=2)
+    for values in found["histories"].values():
+        values.pop("waiting", None)
+    return found
+
+
+def detected_alone(what: str) -> dict[str, float]:
+    """What the detector of predictions sees of the same data in one process."""
+    values: dict[str, float] = _fitted(what)["histories"]["PredictionCollapse"]
+    return values

@@ -73,3 +73,42 @@ def test_advice_is_given_for_a_model_of_ones_own_and_a_wrong_path_is_named(tmp_p
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 120
+
+
+def test_a_collapse_of_embeddings_is_noticed_and_a_healthy_run_left_alone(tmp_path: Path) -> None:
+    printed = run("simsiam_collapse", tmp_path, "--epochs", "25")
+    healthy, collapsed = printed.split("without stop-gradient")
+    assert "RepresentationCollapse: no alarm" in healthy
+    assert "dimensional collapse since step" in collapsed
+    assert (tmp_path / "runs" / "simsiam_collapse.png").stat().st_size > 10_000
+
+
+def test_lost_modes_are_noticed(tmp_path: Path) -> None:
+    printed = run("gan_mode_collapse", tmp_path, "--steps", "500")
+    assert re.search(r"8e-3, no penalty: ModeCollapse: mode collapse since step", printed), printed
+    assert "R1 penalty: ModeCollapse: no alarm" in printed
+    assert (tmp_path / "runs" / "gan_mode_collapse.png").stat().st_size > 10_000
+
+
+def test_a_collapsed_tagger_is_rescued(tmp_path: Path) -> None:
+    printed = run("token_classifier_collapse", tmp_path, "--updates", "500")
+    left, rescued = (float(x) for x in re.findall(r"macro-F1 ([\d.]+)", printed))
+    assert left < 0.3
+    assert rescued > left + 0.2
+    assert (tmp_path / "runs" / "token_classifier_collapse.png").stat().st_size > 10_000
+
+
+def test_own_text_alone_collapses_and_real_text_in_the_mix_prevents_it(tmp_path: Path) -> None:
+    printed = run("recursive_training", tmp_path)
+    assert "replace: GenerationDrift: recursive collapse" in printed
+    assert "fraction: GenerationDrift: no alarm" in printed
+    assert (tmp_path / "runs" / "recursive_training.png").stat().st_size > 10_000
+
+
+def test_every_mistake_is_found_before_the_first_step(tmp_path: Path) -> None:
+    printed = run("sanity_check", tmp_path)
+    parts = printed.split("mistake: ")[1:]
+    failed = [part.count("FAIL") for part in parts]
+    assert failed[0] == 0
+    assert all(failed[1:])
+    assert (tmp_path / "runs" / "sanity_check.png").stat().st_size > 10_000

@@ -169,7 +169,7 @@ def test_every_room_has_a_card_with_all_its_parts() -> None:
 
 def code_blocks(language: str) -> list[tuple[str, str]]:
     found = []
-    for page in [ROOT / "README.md", *PACKAGE.rglob("README.md")]:
+    for page in [ROOT / "README.md", *PACKAGE.rglob("README.md"), *(ROOT / "docs" / "detectors").glob("*.md")]:
         blocks = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
         found += [(f"{page.relative_to(ROOT)}#{i}", block) for i, block in enumerate(blocks)]
     return found

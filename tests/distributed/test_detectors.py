@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.distributed import jobs
+
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
+
+
+def test_values_are_those_of_all_data_and_both_act_alike(both_ranks: Any) -> None:
+    one, two = both_ranks(jobs.detected, "healthy", ())
+    assert one["histories"] == two["histories"]
+    assert one["weights"] == two["weights"]
+    whole = jobs.detected_alone("healthy")
+    for name, value in whole.items():
+        assert one["histories"]["PredictionCollapse"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("action", ["stop", "raise", "rollback"])
+def test_actions_are_taken_on_both_at_the_same_step(both_ranks: Any, action: str) -> None:
+    one, two = both_ranks(jobs.detected, action, ())
+    assert one["seen"] == two["seen"]
+    assert one["error"] == two["error"]
+    assert one["weights"] == two["weights"]
+    if action == "raise":
+        assert "AlarmError" in one["error"]
+    if action == "rollback":
+        assert one["rollbacks"] == two["rollbacks"] == 1
