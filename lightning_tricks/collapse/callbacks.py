@@ -86,7 +86,8 @@ class RepresentationCollapse(Detector):
 
     Cost:
         At a check sums of 512 rows, of at most 128 dimensions (wider ones through a fixed random projection), one copy
-        to the host, eigenvalues of 128 x 128 there. One all-reduce on several processes. Else the test of a flag.
+        to the host, eigenvalues of 128 x 128 there; one all-reduce on several processes. At the batches before it a
+        copy of their rows. Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import RepresentationCollapse
@@ -134,12 +135,7 @@ class RepresentationCollapse(Detector):
             rule = f"its output ({found}) holds no features [n, d]"
             raise TrickError(message("RepresentationCollapse", "layer", self.layer, rule, "Name an inner layer"))
         rows = sums.feature_rows(tensor, self.samples)
-        if self._shift is None:
-            # (a copy: rows may be the module's output itself, and the broadcast writes)
-            self._shift = sums.projected(rows[:1], sums.SKETCH)[0].clone()
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.broadcast(self._shift, 0)
-        sums.add_features(self._sums, rows, self._shift)
+        self._keep("rows", rows)
         self._seen += len(rows)
 
     def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
@@ -151,8 +147,15 @@ class RepresentationCollapse(Detector):
         return count
 
     def measure(self, run: TrainingRun) -> Tensor:
-        """Moments over all processes."""
-        return sums.measured_features(_summed(run, self._sums))
+        """Moments over all processes, counted from the first row of the first one."""
+        rows = self._sums["rows"].float()
+        if self._shift is None:
+            self._shift = sums.projected(rows[:1], sums.SKETCH)[0].clone()
+            if run.trainer.world_size > 1:
+                torch.distributed.broadcast(self._shift, 0)
+        moments: dict[str, Tensor] = {}
+        sums.add_features(moments, rows, self._shift)
+        return sums.measured_features(_summed(run, moments))
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """Variance, rank and the like."""
@@ -220,7 +223,8 @@ class PredictionCollapse(Detector):
         As ``RepresentationCollapse``.
 
     Cost:
-        At a check softmax and counts of 512 rows and one copy of some 80 numbers. Else the test of a flag.
+        At a check softmax and counts of 512 rows and one copy of some 80 numbers; at the batches before it a copy of
+        their rows of logits (at most 1,023 are held). Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import PredictionCollapse
@@ -293,8 +297,10 @@ class PredictionCollapse(Detector):
             raise TrickError(message("PredictionCollapse", "target", self.target, rule, remedy))
         if self._first:
             self._check_classes(*fitting[0])
-        sums.add_predictions(self._sums, *fitting[0], self.samples)
-        return min(self.samples, len(fitting[0][1]))
+        kept = [sums.thinned(part, self.samples) for part in fitting[0]]
+        self._keep("logits", kept[0])
+        self._keep("target", kept[1])
+        return len(kept[1])
 
     def _from_result(self, run: TrainingRun, outputs: Any) -> Tensor | None:
         keys = [k for k, v in outputs.items() if isinstance(v, Tensor)] if isinstance(outputs, Mapping) else []
@@ -334,7 +340,9 @@ class PredictionCollapse(Detector):
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Counts over all processes."""
-        return sums.measured_predictions(_summed(run, self._sums))
+        counts: dict[str, Tensor] = {}
+        sums.add_predictions(counts, self._sums["logits"].float(), self._sums["target"])
+        return sums.measured_predictions(_summed(run, counts))
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """Skill and the rest."""

@@ -33,7 +33,7 @@ def floating_tensor(output: object) -> Tensor | None:
 
 
 def feature_rows(output: Tensor, most: int) -> Tensor:
-    """Return features as rows ``[n, d]`` in float32, at most ``most`` of them, taken evenly.
+    """Return features as rows ``[n, d]``, at most ``most`` of them, taken evenly.
 
     ``[n, d]`` as it is; ``[n, tokens, d]`` token by token; images and volumes ``[n, d, ...]`` as means over space.
 
@@ -41,10 +41,15 @@ def feature_rows(output: Tensor, most: int) -> Tensor:
     (torch.Size([4, 3]), torch.Size([8, 6]))
     """
     rows = output.flatten(2).mean(2) if output.ndim > 3 else output.reshape(-1, output.shape[-1])
-    return _thinned(rows, most).float()
+    return thinned(rows, most)
 
 
-def _thinned(rows: Tensor, most: int) -> Tensor:
+def thinned(rows: Tensor, most: int) -> Tensor:
+    """Return at most ``most`` rows, taken evenly.
+
+    >>> len(thinned(torch.zeros(100, 2), 30))
+    25
+    """
     if len(rows) <= most:
         return rows
     return rows[:: -(-len(rows) // most)] if len(rows) >= 2 * most else rows[:most]
@@ -139,16 +144,14 @@ def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
 # -- prediction -------------------------------------------------------------------------------------------------------
 
 
-def add_predictions(sums: Sums, logits: Tensor, target: Tensor, most: int) -> None:
-    """Add logits ``[n, K]`` and targets ``[n]``, at most ``most`` rows of them.
+def add_predictions(sums: Sums, logits: Tensor, target: Tensor) -> None:
+    """Add logits ``[n, K]`` and targets ``[n]``.
 
     Args:
         sums: written in place.
         logits: float32, not normalised; log-probabilities do as well.
         target: class numbers; negative ones are left out.
-        most: rows at most, taken evenly.
     """
-    logits, target = _thinned(logits, most), _thinned(target, most)
     classes = logits.shape[1]
     valid = target > IGNORED
     weight, label = valid.float(), target.clamp(min=0, max=classes - 1)

@@ -272,7 +272,7 @@ class Examination:
         logits, labels = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
         share = counted(labels, classes) / len(labels)
         baseline = -(share * share.clamp(min=1e-12).log()).sum()
-        loss = nn.functional.cross_entropy(logits, labels, ignore_index=-100)
+        loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100)
         return self._trial.mean(1 - loss / baseline.clamp(min=1e-12))
 
     def overfit_batch(self) -> list[Check]:

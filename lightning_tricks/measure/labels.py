@@ -19,15 +19,15 @@ def matched(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
     logits, target = logits.detach(), target.detach()
     if (target.ndim and logits.shape == target.shape) or logits.shape == (*target.shape, 1):
         if not target.is_floating_point() or target.ndim < 2 or target.shape[-1] == 1:
-            one = logits.reshape(-1).float()
+            one = logits.reshape(-1)
             return torch.stack([torch.zeros_like(one), one], 1), target.reshape(-1).round().long()
         return None
     if target.is_floating_point() or target.dtype == torch.bool or logits.ndim < 2:
         return None
     if logits.shape[:-1] == target.shape:
-        return logits.reshape(-1, logits.shape[-1]).float(), target.reshape(-1)
+        return logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
     if logits.ndim > 2 and logits.shape[:1] + logits.shape[2:] == target.shape:
-        return logits.movedim(1, -1).reshape(-1, logits.shape[1]).float(), target.reshape(-1)
+        return logits.movedim(1, -1).reshape(-1, logits.shape[1]), target.reshape(-1)
     return None
 
 

@@ -172,6 +172,11 @@ class Detector(Trick):
         reachable(known, in_compiled_graphs(root), [name], type(self).__name__, [name])
         return known[name]
 
+    def _keep(self, name: str, rows: Tensor) -> None:
+        """Add rows to those that are kept for the check: a copy, since later layers may write into an output."""
+        held = [self._sums[name]] if name in self._sums else []
+        self._sums[name] = torch.cat([*held, rows]) if held else rows.clone()
+
     def hidden(self, run: TrainingRun) -> set[int]:
         """Return the ids of the modules that hooks cannot reach."""
         return in_compiled_graphs(run.trainer.lightning_module)

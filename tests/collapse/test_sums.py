@@ -86,7 +86,7 @@ def test_predictions_are_those_of_scikit_learn() -> None:
     ignored = torch.cat([target, torch.full((50,), -100)])
     gathered: dict[str, Tensor] = {}
     for a, b in zip(torch.cat([logits, torch.randn(50, 4)]).tensor_split(3), ignored.tensor_split(3), strict=True):
-        add_predictions(gathered, a, b, 10_000)
+        add_predictions(gathered, a, b)
     vector = measured_predictions(gathered).tolist()
     values = dict(zip(sums.PREDICTION, vector, strict=False))
     p, y, guess = logits.softmax(1).double().numpy(), target.numpy(), logits.argmax(1).numpy()
@@ -102,7 +102,7 @@ def test_predictions_are_those_of_scikit_learn() -> None:
 
 def test_one_class_of_labels_is_undefined_and_not_divided_by() -> None:
     gathered: dict[str, Tensor] = {}
-    add_predictions(gathered, torch.randn(10, 3), torch.zeros(10, dtype=torch.int64), 512)
+    add_predictions(gathered, torch.randn(10, 3), torch.zeros(10, dtype=torch.int64))
     assert numpy.isnan(dict(zip(sums.PREDICTION, measured_predictions(gathered).tolist(), strict=False))["skill"])
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from lightning_tricks.collapse import units
+from lightning_tricks.measure import units
 
 
 def test_dead_is_never_above_zero() -> None:
