@@ -24,7 +24,7 @@ from lightning_tricks.errors import TrickError, require_choice, require_flag
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms
 from lightning_tricks.runtime import host
-from lightning_tricks.runtime.action import Action, warn
+from lightning_tricks.runtime.action import Action, Rollback, warn
 from lightning_tricks.runtime.detector import Detector
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
@@ -56,8 +56,8 @@ class TrainingDoctor(Detector):
     Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above its first value) or
     jumped far above what was usual; gradients vanish on the way to the first layer while nothing is learned; validation
     gets worse while training gets better. Advice, which is only logged: plateau, oscillation, learning rate too low,
-    updates out of 1e-4 to 1e-2 of the weights, waiting for data. When training dies, by an exception or by an alarm, it
-    writes ``health.json`` and ``health.txt`` into the run's folder, also when the logger is broken.
+    updates out of 1e-4 to 1e-2 of the weights, waiting for data. When training dies by an exception, or an alarm stops
+    it or rolls it back, ``health.json`` and ``health.txt`` in the run's folder say why, also when the logger is broken.
 
     With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
 
@@ -411,7 +411,8 @@ class TrainingDoctor(Detector):
 
     def _show(self, run: TrainingRun, verdict: Any) -> None:
         super()._show(run, verdict)
-        self._write(run, f"alarm: {verdict}", None)
+        if self.action == "stop" or isinstance(self.action, Rollback):
+            self._write(run, f"alarm: {verdict}", None)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Write the report, before everything is cleaned up."""

@@ -192,6 +192,7 @@ def test_divergence_and_its_picture() -> None:
     assert any(f.kind == doctor.verdict.cause for f in doctor.findings)
     figure = doctor.plot()
     assert figure.axes[1].images, "predictions on the first batch"
+    assert not Path("health.json").exists(), "the run goes on"
 
 
 class Validated(Classifier):
@@ -210,6 +211,7 @@ def test_overfitting_is_seen_by_the_validation_loss() -> None:
     t.fit(module, DataLoader(few, batch_size=8), held)
     assert doctor.verdict.cause == "overfitting"
     assert t.current_epoch < 50
+    assert json.loads(Path("health.json").read_text())["why"].startswith("alarm: TrainingDoctor: overfitting")
 
 
 @quiet
