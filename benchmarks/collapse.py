@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,23 @@ METHOD = (
 )
 
 
-def quiet() -> None:
-    """Say nothing."""
-    warnings.filterwarnings("ignore")
-    for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
-        for logger in (name, f"{name}.utilities.rank_zero"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """One thread, and nothing said; put back after it."""
+    names = ("lightning.pytorch", "pytorch_lightning", "lightning.fabric")
+    loggers = [logging.getLogger(n + more) for n in names for more in ("", ".utilities.rank_zero")]
+    levels, threads = [logger.level for logger in loggers], torch.get_num_threads()
+    torch.set_num_threads(1)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def fit(training: Training, callbacks: list[Any]) -> None:
@@ -111,11 +122,10 @@ def detectors(training: Training, action: Any) -> list[Any]:
     ]
 
 
+@quiet()
 def run(job: tuple[str, str, int]) -> dict[str, Any]:
     """Run one scenario with one seed; return the first alarm of every tool."""
     group, name, seed = job
-    quiet()
-    torch.set_num_threads(1)
     scenario = next(s for s in SETS[group] if s.name == name)
     begun = time.perf_counter()
     training = scenario.make(seed)
@@ -141,11 +151,10 @@ def run(job: tuple[str, str, int]) -> dict[str, Any]:
     }
 
 
+@quiet()
 def rescue(job: tuple[str, str, int]) -> dict[str, Any]:
     """Run a failing training with rollback; return its score."""
     group, name, seed = job
-    quiet()
-    torch.set_num_threads(1)
     scenario = next(s for s in SETS[group] if s.name == name)
     training = scenario.make(seed)
     texts: list[str] = []

@@ -72,8 +72,8 @@ def test_the_rules_of_others_do_as_their_documentation_says() -> None:
     assert peers.spike_detection(recorded([*calm[:50], 3.1, *calm])) == 50
     assert peers.spike_detection(recorded([*calm[:50], 2.9, *calm])) is None
     assert peers.spike_detection(recorded([1.0, math.nan])) == 1
-    assert peers.kill_loss_spike(recorded([*calm, *[2.5] * 4, *calm])) is None
-    assert peers.kill_loss_spike(recorded([*calm, *[2.5] * 5, *calm])) == 204
+    assert peers.kill_loss_spike(recorded([*calm, *[4.0] * 4, *calm])) is None
+    assert peers.kill_loss_spike(recorded([*calm, *[4.0] * 5, *calm])) == 204
     dead = Look(24, dead=[0.6])
     assert peers.sagemaker(recorded(calm, [Look(0, dead=[0.4]), dead])) == 24
     slow = [Look(25 * i, accuracy=0.1, first_gradient=1.0, last_gradient=1.0) for i in range(8)]
