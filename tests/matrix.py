@@ -32,7 +32,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ModeCollapse": {"generator": "echo", "every_n_steps": 1, "patience": 1, "grace": 0},
     "PredictionCollapse": {"output": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
     "RepresentationCollapse": {"layer": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
-    "SanityCheck": {},
+    "SanityCheck": {"overfit_batch": False},
     "TrainingDoctor": {"every_n_steps": 1},
 }
 
@@ -60,7 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "RepresentationCollapse": {"layer": "net.1", "every_n_steps": 2, "action": "raise", "patience": 3, "grace": 4},
     "SanityCheck": {
         "initial_loss": False,
-        "overfit_batch": False,
+        "overfit_batch": True,
         "input_matters": False,
         "sample_independence": False,
         "on_failure": "raise",

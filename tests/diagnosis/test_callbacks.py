@@ -33,9 +33,17 @@ def nan_from(step: int) -> Any:
 
 
 @quiet
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-@pytest.mark.parametrize("kind", ["sgd", "adamw fused"])
-@pytest.mark.parametrize("beside", ["alone", "clip", "finder"])
+@pytest.mark.parametrize(
+    ("precision", "kind", "beside"),
+    [
+        ("32-true", "sgd", "alone"),
+        ("32-true", "adamw fused", "finder"),
+        ("bf16-mixed", "adamw fused", "clip"),
+        ("16-mixed", "sgd", "clip"),
+        ("16-mixed", "adamw fused", "alone"),
+        ("16-mixed", "sgd", "finder"),
+    ],
+)
 def test_the_training_after_it_is_bit_identical(precision: str, kind: str, beside: str) -> None:
     def make() -> tuple[Any, list[Any]]:
         inner = network()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     command = [sys.executable, "-W", "ignore", "examples/demo.py", "--epochs", "6"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, env=environment)
     assert done.returncode == 0, done.stderr
     for row in (

@@ -200,7 +200,7 @@ class Later(Breaks):
 
 
 @pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
-@pytest.mark.parametrize("epochs_before", [2, 4, 6])
+@pytest.mark.parametrize("epochs_before", [2, 4])
 @pytest.mark.parametrize("kind", ["sgd", "adamw fused"])
 def test_a_resumed_run_rolls_back_to_the_same_state(kind: str, epochs_before: int, tmp_path: Path) -> None:
     def make() -> tuple[Any, list[Any]]:
@@ -209,10 +209,10 @@ def test_a_resumed_run_rolls_back_to_the_same_state(kind: str, epochs_before: in
 
     path = tmp_path / "a.ckpt"
     whole, tricks = make()
-    run(whole, [*tricks, Cut(14 * epochs_before, path)], epochs=10)
+    run(whole, [*tricks, Cut(14 * epochs_before, path)], epochs=7)
     saved = torch.load(path, weights_only=True)
     assert saved["callbacks"]
     resumed, tricks = make()
-    t = trainer(tricks, max_epochs=10)
+    t = trainer(tricks, max_epochs=7)
     t.fit(resumed, data(), ckpt_path=path)
     assert torch.equal(weights(resumed), weights(whole))
