@@ -39,9 +39,11 @@ from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
 from lightning_tricks.lr_finder.callbacks import LRFinder
 from lightning_tricks.measure.alarm import Verdict
+from lightning_tricks.mixin import TricksMixin
 from lightning_tricks.precision.advice import PrecisionAdvice, advise_precision
 from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, PrecisionDoctor
 from lightning_tricks.precision.plugins import CachedMixedPrecision
+from lightning_tricks.recipes import recipe
 from lightning_tricks.runtime.action import AlarmError, Rollback, TrickWarning
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
@@ -140,10 +142,12 @@ __all__ = [
     "TrainingDoctor",
     "TrickError",
     "TrickWarning",
+    "TricksMixin",
     "Uniformity",
     "UnsupportedError",
     "VendiScore",
     "Verdict",
     "ZClip",
     "advise_precision",
+    "recipe",
 ]

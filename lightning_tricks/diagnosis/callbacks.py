@@ -27,7 +27,7 @@ from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import Action, Rollback, warn
 from lightning_tricks.runtime.detector import Detector
 from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
+from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_graphs, plain_modules
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import local
 from lightning_tricks.runtime.trace import Trace, floating
@@ -60,6 +60,7 @@ class TrainingDoctor(Detector):
     it or rolls it back, ``health.json`` and ``health.txt`` in the run's folder say why, also when the logger is broken.
 
     With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
+    In a module that is compiled as a whole, no module inside it is named, and the first batch is not followed.
 
     Args:
         every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
@@ -97,6 +98,7 @@ class TrainingDoctor(Detector):
     """
 
     topic = "diagnosis"
+    hooks_modules = False
 
     def __init__(self, every_n_steps: int | None = None, action: Action = "warn") -> None:
         super().__init__(every_n_steps, action, 3, "10%")
@@ -123,7 +125,7 @@ class TrainingDoctor(Detector):
         self._ended = self._begun = 0.0
         self._waiting = self._seconds = 0.0
         self._folder: Path | None = None
-        self._manual = False
+        self._manual = self._closed = False
         self._checks = 0
 
     @property
@@ -157,7 +159,10 @@ class TrainingDoctor(Detector):
         trainer = run.trainer
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._names = list(run.views[0].names) if run.views else []
-        self._manual = not trainer.lightning_module.automatic_optimization
+        module = trainer.lightning_module
+        # what cannot be run again, or not with a look inside: no culprit's name, and no fixed batch
+        self._closed = not module.automatic_optimization or compiled_as_a_whole(module)
+        self._manual = not module.automatic_optimization
         self._total = max(1.0, 10 * self._grace)
         self._ended = self._begun = time.perf_counter()
 
@@ -171,7 +176,7 @@ class TrainingDoctor(Detector):
         self._begun = time.perf_counter()
         self._waiting += self._begun - self._ended
         self._last_batch = batch
-        if self._batch is None and not self._manual:
+        if self._batch is None and not self._closed:
             self._batch = batch
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
@@ -388,7 +393,7 @@ class TrainingDoctor(Detector):
         names = autopsy.nonfinite_names(run.trainer.lightning_module)
         if names:
             return f"weights or buffers are not finite, first {names[0]!r} ({len(names)} in all)"
-        if self._manual:
+        if self._closed:
             return ""
         module = run.trainer.lightning_module
         hidden = in_compiled_graphs(module)

@@ -50,6 +50,7 @@ class Detector(Trick):
     """
 
     topic: ClassVar[str] = "collapse"
+    hooks_modules: ClassVar[bool] = True  # whether it is nothing without a look into the module
     samples: ClassVar[int] = 512  # wanted for a check
     fewest: ClassVar[int] = 128  # with less, the check waits for the next ones
 
@@ -145,7 +146,8 @@ class Detector(Trick):
 
     def _attach(self, run: TrainingRun, *, final: bool) -> None:
         self._detach()
-        refuse_compiled(run.trainer.lightning_module, type(self).__name__)
+        if self.hooks_modules:
+            refuse_compiled(run.trainer.lightning_module, type(self).__name__)
         try:
             self.attach(run)
         except TrickError:

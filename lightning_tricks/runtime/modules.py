@@ -62,13 +62,18 @@ def in_compiled_graphs(root: nn.Module) -> set[int]:
     return inside
 
 
+def compiled_as_a_whole(module: Any) -> bool:
+    """Whether ``torch.compile`` was applied to the LightningModule itself."""
+    return getattr(module, "_compiler_ctx", None) is not None
+
+
 def refuse_compiled(module: Any, owner: str) -> None:
     """Refuse a LightningModule that is compiled as a whole: no hook in it can be reached.
 
     Raises:
         UnsupportedError: it is.
     """
-    if getattr(module, "_compiler_ctx", None) is not None:
+    if compiled_as_a_whole(module):
         raise UnsupportedError(
             f"{owner}: the whole LightningModule is compiled, so that no module in it can be reached. "
             "Compile its parts instead: self.net = torch.compile(self.net)."

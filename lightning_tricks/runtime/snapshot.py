@@ -227,6 +227,8 @@ def _copied(value: Any) -> Any:
         return deque((_copied(v) for v in value), value.maxlen)
     if type(value) in (list, tuple, set):
         return type(value)(_copied(v) for v in value)
+    if isinstance(value, (list, set)):  # somebody's own kind, whose constructor is not known
+        return _refilled(copy.copy(value), [_copied(v) for v in value])
     return value
 
 
@@ -235,11 +237,13 @@ def _refilled(original: Any, saved: Any) -> Any:
     if isinstance(original, Tensor) and isinstance(saved, Tensor) and original.shape == saved.shape:
         with torch.no_grad():
             return original.copy_(saved) if original.dtype == saved.dtype and original.is_leaf else saved
-    if isinstance(original, (dict, set)) and type(original) is type(saved):
+    if original is saved:
+        return original
+    if isinstance(original, (dict, set)) and isinstance(saved, (type(original), list)):
         original.clear()
         original.update(saved)
         return original
-    if isinstance(original, (list, deque)) and type(original) is type(saved):
+    if isinstance(original, (list, deque)) and isinstance(saved, (type(original), list)):
         original.clear()
         original.extend(saved)
         return original

@@ -7,7 +7,7 @@ A trick overrides the small methods below (``configure``, ``started``, ``gradien
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import lightning.pytorch as lightning_pytorch
@@ -37,6 +37,8 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
 
     identity: ClassVar[tuple[str, ...]] = ()
     in_trial: ClassVar[bool] = False  # whether steps that are tried before training need it, since it shapes gradients
+
+    gives_way: bool = False  # to another of its class, and to a run that cannot have it: it was not asked for in code
 
     _run: TrainingRun | None = None
     _loaded: dict[str, Any] | None = None
@@ -110,8 +112,10 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Join the run and check the configuration."""
-        if stage != "fit":
-            return
+        if stage == "fit" and not (self.gives_way and self._has_a_rival(trainer)):
+            self._try_to(lambda: self._join(trainer))
+
+    def _join(self, trainer: Any) -> None:
         for cls in type(trainer.strategy).__mro__:
             if cls.__name__ in _REFUSED:
                 text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
@@ -125,10 +129,26 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the optimizers, restored by now."""
-        run = self.run
+        run = self._run
+        if run is not None and self in run.tricks:
+            self._try_to(lambda: self._start(run))
+
+    def _start(self, run: TrainingRun) -> None:
         run.start()
         state, self._loaded = self._loaded, None
         self.started(run, state)
+
+    def _has_a_rival(self, trainer: Any) -> bool:
+        return any(type(callback) is type(self) and callback is not self for callback in trainer.callbacks)
+
+    def _try_to(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except TrickError as error:
+            if not self.gives_way:
+                raise
+            warn("LIGHTNING_TRICKS", f"{error} This run goes on without {type(self).__name__}.")
+            self._leave()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
@@ -202,7 +222,8 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     def state_key(self) -> str:
         """Class and identity arguments; read at every hook by Lightning's profiler, so made once."""
         if self._key is None:
-            self._key = self._generate_state_key(**{name: getattr(self, name) for name in self.identity})
+            apart = {"gives_way": True} if self.gives_way else {}  # two of one key are refused by the Trainer
+            self._key = self._generate_state_key(**{name: getattr(self, name) for name in self.identity}, **apart)
         return self._key
 
     def state_dict(self) -> dict[str, Any]:

@@ -154,3 +154,24 @@ def test_containers_keep_their_identity() -> None:
     put_back()
     assert module.history is history and module.table is table
     assert history == [1] and dict(table) == {"a": [torch.ones(1)]}
+
+
+def test_containers_of_ones_own_kind_keep_their_kind_and_content() -> None:
+    class History(list[Any]):
+        def __init__(self, name: str, *values: Any) -> None:
+            super().__init__(values)
+            self.name = name
+
+    class Seen(set[Any]):
+        pass
+
+    module = nn.Linear(1, 1)
+    module.history, module.seen = History("loss", 1, [2]), Seen({1})  # type: ignore[assignment]
+    history, seen = module.history, module.seen
+    put_back = attributes([module])
+    history[1].append(3)  # type: ignore[index,operator,union-attr]
+    history.append(4)  # type: ignore[operator]
+    seen.add(2)  # type: ignore[operator]
+    put_back()
+    assert module.history is history and history == [1, [2]] and history.name == "loss"
+    assert module.seen is seen and seen == {1} and type(seen) is Seen
