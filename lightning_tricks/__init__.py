@@ -44,6 +44,7 @@ from lightning_tricks.precision.advice import PrecisionAdvice, advise_precision
 from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, PrecisionDoctor
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.recipes import recipe
+from lightning_tricks.report.callbacks import ProgressMetrics
 from lightning_tricks.runtime.action import AlarmError, Rollback, TrickWarning
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
@@ -132,6 +133,7 @@ __all__ = [
     "PredictionCollapse",
     "PredictionEntropy",
     "PredictionSkill",
+    "ProgressMetrics",
     "Recall",
     "RepetitionRate",
     "RepresentationCollapse",

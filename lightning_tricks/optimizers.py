@@ -143,7 +143,7 @@ def has_fused_step(kind: tuple[torch.device, torch.dtype]) -> bool:
     (True, False)
     """
     probe = torch.zeros(1, device=kind[0], dtype=kind[1], requires_grad=True)
-    probe.abs().sum().backward()
+    torch.autograd.backward(probe.abs().sum())
     try:
         torch.optim.SGD([probe], fused=True).step()
     except RuntimeError:

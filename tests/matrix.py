@@ -32,6 +32,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ModeCollapse": {"generator": "echo", "every_n_steps": 1, "patience": 1, "grace": 0},
     "PredictionCollapse": {"output": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
     "RepresentationCollapse": {"layer": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
+    "ProgressMetrics": {},
     "SanityCheck": {"overfit_batch": False},
     "TrainingDoctor": {"every_n_steps": 1},
 }
@@ -65,6 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "sample_independence": False,
         "on_failure": "raise",
     },
+    "ProgressMetrics": {"keys": ["trainer/updates"]},
     "TrainingDoctor": {"every_n_steps": 3, "action": "raise"},
     "GradientAccumulation": {
         "batches": 3,

@@ -76,7 +76,8 @@ class TrainingDoctor(Detector):
         At every check, ``diagnosis/training_doctor/`` with ``loss``, ``loss_std``, ``first_gradient``,
         ``last_gradient`` (norms), ``update_ratio`` (median over matrices), ``waiting`` (share of the time), ``alarm``;
         ``fixed_batch_loss``, of the first batch, in eval mode. ``diagnosis/<finding>`` is 1 at the step of a finding,
-        with its text. At the end a figure: loss, predictions on the first batch over time, gradients and updates.
+        with its text. At the end a figure: loss with clips, skips, alarms and rollbacks; predictions on the first batch
+        over time; gradients and updates.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -135,7 +136,8 @@ class TrainingDoctor(Detector):
 
     def plot(self) -> Any:
         """Return the figure: loss, predictions on the first batch over time, gradients and updates."""
-        return figures.draw_training(self._history, self._predictions, self._validation, self.findings)
+        events = [] if self._run is None else self._run.publisher.events
+        return figures.draw_training(self._history, self._predictions, self._validation, self.findings, events)
 
     # -- what it follows --------------------------------------------------------------------------------------------
 

@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_tricks.runtime.events import mark_events
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lightning_tricks.diagnosis.loss_curve import Finding
+    from lightning_tricks.runtime.events import Event
 
 
 def draw_training(
@@ -17,8 +20,9 @@ def draw_training(
     predictions: Sequence[tuple[int, Sequence[float]]],
     validation: Sequence[float],
     findings: Sequence[Finding],
+    events: Sequence[Event] = (),
 ) -> Figure:
-    """Return losses with the findings marked, predictions on the first batch over time, gradients and updates.
+    """Return losses with findings and events, predictions on the first batch over time, gradients and updates.
 
     Raises:
         ImportError: matplotlib is missing; the message says what to install.
@@ -40,8 +44,9 @@ def draw_training(
     for finding in findings:
         losses.axvline(finding.step, color="tab:red", linewidth=0.8, linestyle=":")
         losses.annotate(finding.kind, (finding.step, 0.98), xycoords=("data", "axes fraction"), rotation=90, va="top")
+    mark_events(losses, [event for event in events if event.kind != "finding"])
     losses.set(xlabel="step", title="loss")
-    if losses.lines:
+    if losses.get_legend_handles_labels()[0]:
         losses.legend(fontsize="small")
     rows = [values for _, values in predictions if values]
     if rows:

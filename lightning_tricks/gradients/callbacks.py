@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,6 +23,7 @@ from lightning_tricks.errors import (
     require_number,
 )
 from lightning_tricks.gradients.clipper import Clipper
+from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.gradients.noise_scale import NoiseScale, NoiseWindow
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
@@ -39,7 +40,11 @@ from lightning_tricks.runtime.selection import check_patterns
 from lightning_tricks.runtime.shards import local
 from lightning_tricks.runtime.trick import Trick, defined_by_lightning
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _HISTOGRAM_SAMPLE = 16384
+_MOST_COLUMNS = 256  # logged steps in the picture of all layers; beyond, every second one is dropped
 
 
 def _suffix(run: TrainingRun, view: OptimizerView) -> str:
@@ -76,7 +81,8 @@ class GradientMonitor(Trick):
         - ``grad/norm/<parameter>``, ``grad/group/<name>``, ``grad/update_ratio/<parameter>``: at logged steps.
         - ``grad/nonfinite``: attempts with a NaN or inf gradient since the last logged step.
         - ``grad/noise_scale``: in samples. ``grad/histogram/<parameter>``: samples of gradients.
-        - with several optimizers the first, second, fifth and last end in ``/optimizer<index>``.
+        - ``grad/layers``: at the end a figure, the norm of each parameter over time (also ``plot()``).
+        - with several optimizers the first, second, fifth and last scalars end in ``/optimizer<index>``.
         - ``grad/norm`` is in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint.
 
     Changes:
@@ -130,6 +136,9 @@ class GradientMonitor(Trick):
         self._warned = False
         self._before: dict[int, list[Tensor]] = {}
         self._window = NoiseWindow()
+        self._columns: list[tuple[int, list[float]]] = []
+        self._layers: list[str] = []
+        self._every, self._skipped = 1, 0
 
     @property
     def nonfinite_layers(self) -> dict[str, int]:
@@ -141,6 +150,18 @@ class GradientMonitor(Trick):
         """The noise scale, rounded to samples: a larger batch saves few steps. None before it was measured."""
         value = float("nan") if self._noise is None else float(NoiseScale().value(self._noise))
         return max(1, round(value)) if 0 < value < float("inf") else None
+
+    def plot(self) -> Figure:
+        """Return a heat map of the norm of each parameter over the logged steps; of the first optimizer.
+
+        Raises:
+            TrickError: nothing was measured by parameter.
+            ImportError: matplotlib is missing.
+        """
+        if not self._columns:
+            raise TrickError("GradientMonitor.plot(): no norm of a parameter was logged yet. Fit, with per_layer=True.")
+        steps, norms = zip(*self._columns, strict=True)
+        return draw_layers(self._layers, steps, norms)
 
     def configuration(self) -> dict[str, Any]:
         """The arguments."""
@@ -213,6 +234,9 @@ class GradientMonitor(Trick):
         )
         if self.per_layer:
             put.put_many(page.step, view.keys("grad/norm/"), norms)
+            if view.index == 0:
+                names, step = view.names, page.step
+                put.put_private(step, norms, lambda numbers: self._remember(names, step, numbers))
         if view.index in self._groups:
             parts = self._groups[view.index]
             # the last part takes what is in no group
@@ -232,6 +256,17 @@ class GradientMonitor(Trick):
                 run.publisher.put_histogram(page.step, f"grad/histogram/{view.names[i]}", sample)
         if self._noise is not None:
             self._noise = self._measure_noise(run, page, self._noise)
+
+    def _remember(self, names: list[str], step: int, norms: list[float]) -> None:
+        if names != self._layers:  # layers were unfrozen: the picture begins anew
+            self._columns, self._layers, self._every, self._skipped = [], list(names), 1, 0
+        self._skipped += 1
+        if self._skipped < self._every:
+            return
+        self._skipped = 0
+        self._columns.append((step, norms))
+        if len(self._columns) > _MOST_COLUMNS:
+            self._columns, self._every = self._columns[::2], 2 * self._every
 
     def _report(self, run: TrainingRun, view: OptimizerView, step: int) -> None:
         count = self._watches[view.index].send(run.publisher, step, lambda found: self._tell(run, found))
@@ -261,9 +296,12 @@ class GradientMonitor(Trick):
         )
 
     def finished(self, run: TrainingRun) -> None:
-        """Tell what came after the last logged step."""
+        """Tell what came after the last logged step; draw the norms of all layers over time."""
         for view in run.views:
             self._report(run, view, run.step)
+        run.publisher.flush()
+        if self._columns:
+            run.publisher.draw(self._columns[-1][0], "grad/layers", self.plot)
 
     # -- noise scale: the first micro-batch of a window against the whole window ---------------------------------
 

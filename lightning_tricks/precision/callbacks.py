@@ -729,9 +729,9 @@ class FP32Islands(Trick):
             )
 
     # modules may be made in configure_model, which comes after setup; validation may come before training
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def assembled(self, run: TrainingRun) -> None:
         """Make the islands."""
-        self._make(trainer, pl_module)
+        self._make(run.trainer, run.trainer.lightning_module)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the islands."""

@@ -17,7 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_tricks.runtime.dashboard import LAYOUT
+from lightning_tricks.runtime.events import Event, events, tells_of_events
+
 Listener = Callable[[list[float]], None]
+
+_LONGEST = 2000  # values of a key that tells of events which are kept for the pictures
 
 
 class Cadence:
@@ -74,6 +79,29 @@ class Publisher:
         self._open: _Parcel | None = None
         self._travelling: deque[_Parcel] = deque()
         self._broken: set[int] = set()
+        self._record: dict[str, deque[tuple[int, float]]] = {}
+        self.latest: dict[str, float] = {}
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened so far, as far as it is remembered."""
+        return events({key: list(points) for key, points in self._record.items()})
+
+    def introduce(self, configuration: Mapping[str, Any]) -> None:
+        """A run begins: give the loggers the configuration, and TensorBoard the layout of its dashboard.
+
+        TensorBoard shows the first hyperparameters of a run only, so these have to hold the module's own too.
+        """
+        for logger in self._loggers():
+            try:
+                experiment: Any = getattr(logger, "experiment", None)
+                # with a first value, since TensorBoard shows no hyperparameters without a metric
+                first = [{"trainer/updates": 0}] if hasattr(experiment, "add_hparams") else []
+                logger.log_hyperparams(dict(configuration), *first)
+                if hasattr(experiment, "add_custom_scalars"):
+                    experiment.add_custom_scalars(LAYOUT)
+            except Exception as error:  # whatever a logger does, training goes on
+                self._give_up(logger, 0, error)
 
     def put(self, step: int, values: Mapping[str, float | Tensor]) -> None:
         """Add named values to the parcel of ``step``: numbers or 0-d tensors."""
@@ -163,6 +191,9 @@ class Publisher:
     def _hand_over(self, parcel: _Parcel) -> None:
         floats = [] if parcel.host is None else parcel.host.tolist()
         values = {**parcel.numbers, **dict(zip(parcel.names, floats, strict=False))}
+        self.latest.update(values)
+        for name in filter(tells_of_events, values):
+            self._record.setdefault(name, deque(maxlen=_LONGEST)).append((parcel.step, values[name]))
         rest = iter(floats[len(parcel.names) :])
         samples = {name: list(islice(rest, h.numel())) for name, h in parcel.histograms.items()}
         told = [(listener, list(islice(rest, v.numel()))) for v, listener in parcel.private]

@@ -121,6 +121,20 @@ class TrainingRun:
         self._losses, self._page, self._backward_in_batch = [], None, False
         self.active = True
 
+    def introduce(self) -> None:
+        """Give the loggers the arguments of every trick, beside the hyperparameters that Lightning logs after this."""
+        if not self.trainer.loggers:
+            return
+        found: dict[str, Any] = {}
+        sources: list[Any] = [getattr(self.trainer, "datamodule", None), self.trainer.lightning_module]
+        for source in sources:
+            if getattr(source, "_log_hyperparams", False):
+                found.update(source.hparams_initial)
+        for trick in self.tricks:
+            name = type(trick).__name__
+            found.update({f"{name}/{argument}": value for argument, value in trick.arguments().items()})
+        self.publisher.introduce(found)
+
     def derive_position(self) -> None:
         """Take the number of updates from Lightning's global step: the checkpoint holds none of ours."""
         count = max(1, len(self.views))

@@ -6,6 +6,7 @@ A trick overrides the small methods below (``configure``, ``started``, ``gradien
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -53,6 +54,9 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     def reset(self) -> None:
         """A new Trainer begins: forget what was measured in another one."""
 
+    def assembled(self, run: TrainingRun) -> None:
+        """Optimizers and schedulers are made; a checkpoint may be restored after this."""
+
     def prepare(self, run: TrainingRun) -> None:
         """Optimizers are there and restored, and no trick has looked at them yet."""
 
@@ -80,6 +84,11 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     def configuration(self) -> dict[str, Any]:
         """Return the arguments, as plain values, to compare with those in a checkpoint."""
         return {}
+
+    def arguments(self) -> dict[str, str | float | bool]:
+        """Return the constructor's arguments as loggers show them: numbers, flags and texts."""
+        found = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {n: v if isinstance(v, (str, int, float)) else str(v) for n, v in found.items()}
 
     def trick_state(self) -> dict[str, Any]:
         """Return what a resumed run needs: dict, list, str, int, float, bool, None and tensors only."""
@@ -126,6 +135,14 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
             self.reset()
         self._load_clock(run)
         self.configure(run)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
+        run = self._run
+        if run is not None and self in run.tricks:
+            self._try_to(lambda: self.assembled(run))
+            if run.tricks and run.tricks[-1] is self:
+                run.introduce()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the optimizers, restored by now."""

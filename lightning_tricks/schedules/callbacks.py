@@ -215,14 +215,15 @@ class LRSchedule(Trick):
 
     # -- a run begins -------------------------------------------------------------------------------------------
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def assembled(self, run: TrainingRun) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
+        trainer = run.trainer
         configs = trainer.strategy.lr_scheduler_configs
         if not configs:
             return
         names = ", ".join(sorted({type(config.scheduler).__name__ for config in configs}))
         if self.conflict == "error":
-            text = f"{type(pl_module).__name__}.configure_optimizers returns a scheduler too ({names})"
+            text = f"{type(trainer.lightning_module).__name__}.configure_optimizers returns a scheduler too ({names})"
             remedy = "Return only the optimizer, remove LRSchedule, or use conflict='replace'"
             raise ConflictError(message("LRSchedule", "conflict", self.conflict, text, remedy))
         for optimizer in trainer.optimizers:

@@ -226,12 +226,13 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
         module = Collapsed()
         module.other_sample = lambda count: torch.ones(count, 64)
     window, trick = 1 if name == "GradientAccumulation" else 2, example(name, **changed)
+    beside = [GradientMonitor()] if name == "ProgressMetrics" else []  # it shows what others measure
     try:
         precision = UNDER.get(name, "32-true")
         epochs = 5 if name == "GenerationDrift" else 1
-        fit(
+        t = fit(
             module,
-            [trick],
+            [trick, *beside],
             n=1500 if detects else 92,
             batch=125 if detects else 8,
             logger=logger,
@@ -242,7 +243,8 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
     except (lightning_tricks.TrickError, torch.OutOfMemoryError) as error:
         return type(error).__name__
     found = getattr(trick, "checks", None)
-    return weights(module).tolist(), logger.rows, getattr(module, "tries", 0), getattr(trick, "result", None), found
+    seen = weights(module).tolist(), logger.rows, sorted(t.progress_bar_metrics), found
+    return *seen, getattr(module, "tries", 0), getattr(trick, "result", None)
 
 
 @pytest.mark.parametrize(("name", "argument"), [(n, a) for n in CALLBACKS for a in VARIANTS[n]])

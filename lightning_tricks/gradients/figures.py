@@ -1,0 +1,42 @@
+"""The picture of gradient norms: every layer over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_NAMES = 40
+
+
+def draw_layers(names: Sequence[str], steps: Sequence[int], norms: Sequence[Sequence[float]]) -> Figure:
+    """Return a heat map of log10 of the gradient norms: a row for each parameter, a column for each logged step.
+
+    Zero (no gradient) and non-finite norms are left white.
+
+    Args:
+        names: of the P parameters, from the input to the output.
+        steps: of the T logged steps.
+        norms: ``[T, P]``.
+
+    Raises:
+        ImportError: matplotlib is missing; the message says what to install.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
+    figure = Figure(figsize=(9, min(12.0, 1.8 + 0.22 * min(len(names), _MOST_NAMES))), layout="constrained")
+    ax = figure.subplots()
+    rows = [[math.log10(v) if 0 < v < math.inf else math.nan for v in row] for row in zip(*norms, strict=True)]
+    image = ax.imshow(rows or [[math.nan]], aspect="auto", interpolation="nearest", cmap="viridis")
+    every = max(1, math.ceil(len(names) / _MOST_NAMES))
+    ax.set_yticks(range(0, len(names), every), [name[-48:] for name in names[::every]], fontsize=7)
+    columns = range(0, len(steps), max(1, len(steps) // 8))
+    ax.set_xticks(list(columns), [str(steps[i]) for i in columns])
+    ax.set(xlabel="step", title="gradient norm of each parameter")
+    figure.colorbar(image, ax=ax, label="log10 of the norm")
+    return figure

@@ -1,0 +1,112 @@
+"""Logs -> what to change next. Pure: rules on numbers, each with its evidence in the sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+
+from lightning_tricks.runtime.events import Series
+
+_OFTEN_CLIPPED = 0.5
+_OFTEN_SKIPPED = 0.05
+_FEWEST = 20
+_SETTLED = 0.05  # share of the first loss below which a loss that falls is no reason to go on
+_BETTER_IS_LESS = re.compile(r"loss|error|perplexity|bits", re.I)
+
+
+def is_loss(key: str) -> bool:
+    """Whether a log key is a loss of the user's own.
+
+    >>> is_loss("train/loss"), is_loss("diagnosis/training_doctor/loss")
+    (True, False)
+    """
+    return "loss" in key.lower() and not key.startswith(("diagnosis/", "collapse/", "grad/", "amp/"))
+
+
+def advice(scalars: Mapping[str, Series], remedies: Sequence[str] = ()) -> list[str]:
+    """Return what to change in the next run, the most urgent first.
+
+    Args:
+        scalars: log key -> (step, value).
+        remedies: what verdicts and findings of the run advise.
+
+    Example:
+        >>> advice({"grad/clip_coefficient": [(i, 0.5) for i in range(40)]})[0][:51]
+        '100% of the logged updates were clipped: that fixes'
+    """
+    found = [*dict.fromkeys(remedies)]
+    for rule in (_clipped, _skipped, _nonfinite, _schedule, _validation, _falling):
+        found += rule(scalars)
+    return found or ["Nothing stands out. A change worth a try: another learning rate (LRFinder), or a longer run."]
+
+
+def _clipped(scalars: Mapping[str, Series]) -> list[str]:
+    values = [v for _, v in scalars.get("grad/clip_coefficient", ())]
+    if len(values) < _FEWEST or fmean(v < 1 for v in values) <= _OFTEN_CLIPPED:
+        return []
+    share = fmean(v < 1 for v in values)
+    norms = [v for _, v in scalars.get("grad/norm", ()) if math.isfinite(v)]
+    usual = f" The median norm was {median(norms):.3g}." if norms else ""
+    return [
+        f"{share:.0%} of the logged updates were clipped: that fixes the length of the gradient, so the threshold "
+        f"acts as a learning rate.{usual} Raise GradientClip's threshold, or choose it by AutoClip."
+    ]
+
+
+def _skipped(scalars: Mapping[str, Series]) -> list[str]:
+    skipped, updates = scalars.get("amp/skipped_steps", ()), scalars.get("trainer/updates", ())
+    if not skipped or not updates or skipped[-1][1] <= max(3, _OFTEN_SKIPPED * updates[-1][1]):
+        return []
+    return [
+        f"{skipped[-1][1]:.0f} updates were skipped beside {updates[-1][1]:.0f} that were made. PrecisionDoctor names "
+        "the module that overflows; FP32Islands keeps it in float32; bf16-mixed has no loss scale."
+    ]
+
+
+def _nonfinite(scalars: Mapping[str, Series]) -> list[str]:
+    attempts = sum(v for _, v in scalars.get("grad/nonfinite", ()) if math.isfinite(v))
+    if not attempts or "amp/scale" in scalars:
+        return []
+    return [
+        f"{attempts:.0f} attempts had NaN or inf in a gradient. GradientClip(nonfinite='skip') leaves them out; "
+        "TrainingDoctor names where they come from."
+    ]
+
+
+def _schedule(scalars: Mapping[str, Series]) -> list[str]:
+    rates = [v for _, v in scalars.get("schedule/lr", ())]
+    if len(rates) < _FEWEST or not rates[-1] > 0.3 * max(rates) or rates[-1] >= 0.999 * max(rates):
+        return []
+    return [
+        f"Training ended while the learning rate was at {rates[-1] / max(rates):.0%} of its peak: the end of the "
+        "decay, where the loss falls most, is missing. Give LRSchedule total=, or train to the end."
+    ]
+
+
+def _validation(scalars: Mapping[str, Series]) -> list[str]:
+    found = []
+    for key, points in scalars.items():
+        values = [v for _, v in points]
+        if not re.search(r"val", key, re.I) or not _BETTER_IS_LESS.search(key) or len(values) < 5:
+            continue
+        best = min(values)
+        if math.isfinite(best) and values[-1] > best + 0.05 * abs(best) and values.index(best) < 0.8 * len(values):
+            found.append(
+                f"{key} was best ({best:.3g}) at step {points[values.index(best)][0]} and ended at {values[-1]:.3g}: "
+                "overfitting. Keep the best checkpoint (ModelCheckpoint), or more regularisation or data."
+            )
+    return found
+
+
+def _falling(scalars: Mapping[str, Series]) -> list[str]:
+    losses = {k: [v for _, v in p if math.isfinite(v)] for k, p in scalars.items() if is_loss(k) and "val" not in k}
+    values = max(losses.values(), key=len, default=[])
+    tenth = len(values) // 10
+    if tenth < 10:
+        return []
+    before, last = fmean(values[-2 * tenth : -tenth]), fmean(values[-tenth:])
+    if not _SETTLED * values[0] < last < 0.95 * before:
+        return []
+    return [f"The training loss still fell by {1 - last / before:.0%} over the last tenth of the run: train longer."]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from lightning_tricks.report.advice import advice, is_loss
+from lightning_tricks.runtime.events import Series
+
+CLEAN: dict[str, Series] = {
+    "grad/clip_coefficient": [(i, 1.0 if i % 5 else 0.5) for i in range(100)],
+    "train/loss": [(i, 2.0 / (1 + i)) for i in range(200)],
+    "val/loss": [(i, 1.0 / (1 + i)) for i in range(10)],
+    "schedule/lr": [(i, 1.0 - i / 100) for i in range(100)],
+    "trainer/updates": [(99, 100.0)],
+    "amp/scale": [(99, 1024.0)],
+    "amp/skipped_steps": [(99, 2.0)],
+}
+
+
+def test_a_clean_run_gets_no_advice() -> None:
+    (only,) = advice(CLEAN)
+    assert only.startswith("Nothing stands out")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"grad/clip_coefficient": [(i, 0.1) for i in range(100)], "grad/norm": [(0, 8.0), (1, 9.0), (2, 10.0)]},
+         "100% of the logged updates were clipped.*median norm was 9. Raise"),
+        ({"amp/skipped_steps": [(99, 40.0)]}, "40 updates were skipped beside 100"),
+        ({"grad/nonfinite": [(5, 3.0)], "amp/scale": []}, "Nothing stands out"),
+        ({"schedule/lr": [(i, 1.0 - i / 200) for i in range(100)]}, "at 50% of its peak"),
+        ({"schedule/lr": [(i, 1.0) for i in range(100)]}, "Nothing stands out"),
+        ({"val/loss": [(i, abs(i - 3) + 1.0) for i in range(10)]}, r"val/loss was best \(1\) at step 3 and ended at 7"),
+        ({"train/loss": [(i, 200.0 - i) for i in range(200)]}, "still fell by .*over the last tenth"),
+    ],
+)  # fmt: skip
+def test_each_rule_speaks_up_with_its_evidence(changed: dict[str, Series], words: str) -> None:
+    import re
+
+    found = advice({**CLEAN, **changed})
+    assert len(found) == 1 and re.search(words, found[0]), found
+
+
+def test_nan_is_told_where_no_loss_scale_explains_it() -> None:
+    without = {k: v for k, v in CLEAN.items() if not k.startswith("amp/")}
+    (text,) = advice({**without, "grad/nonfinite": [(5, 3.0)]})
+    assert text.startswith("3 attempts had NaN or inf")
+
+
+def test_remedies_come_first_and_once() -> None:
+    assert advice(CLEAN, ["Lower the rate.", "Lower the rate."]) == ["Lower the rate."]
+
+
+def test_what_is_a_loss_of_the_users_own() -> None:
+    assert is_loss("train_loss") and is_loss("val/Loss_epoch")
+    assert not is_loss("diagnosis/training_doctor/loss") and not is_loss("accuracy")

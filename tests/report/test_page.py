@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import base64
+import re
+from contextlib import suppress
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_tricks import (
+    AlarmError,
+    GradientClip,
+    GradientMonitor,
+    LRSchedule,
+    PredictionCollapse,
+    Rollback,
+    TrainingDoctor,
+)
+from lightning_tricks.report.logs import Logs
+from lightning_tricks.report.page import (
+    Bullets,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    as_html,
+    as_markdown,
+    story,
+    write_report,
+)
+from tests.gradients.plain import Classifier, fit, sgd
+
+
+class Page(HTMLParser):
+    """What a browser would load, and the text that it would show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        assert tag not in ("script", "link", "iframe")
+        self.sources += [v for k, v in attrs if k in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
+def test_the_story_of_a_run_that_collapsed_and_was_rolled_back(tmp_path: Path) -> None:
+    def spoil(i: int, loss: Any) -> Any:
+        return loss * 40 if i > 60 else loss
+
+    class Falls(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            self.log("train/loss", loss)
+            return loss
+
+    detector = PredictionCollapse("net", every_n_steps=4, patience=1, grace=8, action=Rollback(max_times=2))
+    tricks = [
+        GradientMonitor(),
+        GradientClip(50.0),
+        LRSchedule(),
+        TrainingDoctor(every_n_steps=8, action="log"),
+        detector,
+    ]
+    with suppress(AlarmError):  # when two rollbacks do not help
+        fit(
+            Falls(lambda p: sgd(p, lr=0.3), spoil=spoil),
+            tricks,
+            n=512,
+            max_epochs=3,
+            logger=TensorBoardLogger(tmp_path, "run"),
+        )
+    assert detector.verdict.alarmed or detector.history
+    paths = write_report(tmp_path / "run")
+    assert [p.name for p in paths] == ["report.html", "report.md"]
+    page = Page(paths[0].read_text())
+    assert not page.open
+    assert page.sources and all(s.startswith("data:image/png;base64,") for s in page.sources)
+    assert all(base64.b64decode(s.split(",", 1)[1]).startswith(b"\x89PNG") for s in page.sources)
+    text = " ".join(page.words)
+    for words in ("How it went", "What to change next", "What was on", "What happened when", "All numbers"):
+        assert words in text
+    assert "rule=ClipNorm(max_norm=50.0" in text
+    assert "rollback" in text and "weights and optimizer were put back" in text
+    markdown = paths[1].read_text()
+    for name in re.findall(r"\]\((report_files/[\w.-]+\.png)\)", markdown):
+        assert (paths[1].parent / name).read_bytes().startswith(b"\x89PNG")
+    assert "| GradientClip | " in markdown
+
+
+def test_a_report_of_its_own_name_and_a_wrong_ending(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,2.0\n1,1.0\n")
+    assert write_report(tmp_path, tmp_path / "mine.html") == [tmp_path / "mine.html"]
+    assert not (tmp_path / "report.html").exists()
+    with pytest.raises(ValueError, match=r"a report is \.html or \.md"):
+        write_report(tmp_path, tmp_path / "mine.pdf")
+
+
+def texts(blocks: Any) -> str:
+    return " ".join(b.text for b in blocks if isinstance(b, (Heading, Paragraph))) + str(
+        [b for b in blocks if isinstance(b, (Bullets, Table))]
+    )
+
+
+def test_a_run_that_died_says_why_and_what_is_advised() -> None:
+    health = {
+        "why": "AlarmError: boom",
+        "culprit": "weights are not finite",
+        "verdicts": ["X: bad. Try: lower it; wait."],
+    }
+    logs = Logs(Path("run"), {"train/loss": [(0, 1.0), (9, 2.0)]}, health=health)
+    shown = texts(story(logs))
+    assert "This run died or was stopped: AlarmError: boom It is 10 steps long." in shown
+    assert "Where it came from: weights are not finite" in shown
+    assert "'Lower it.', 'Wait.'" in shown
+
+
+def test_advice_of_which_the_doctor_is_not_sure_is_not_given_as_a_step() -> None:
+    said = {
+        "diagnosis/a": [(1, "a (step 1, confidence 40%): x. Next: do a.")],
+        "diagnosis/b": [(1, "b (step 1, confidence 80%): x. Next: do b.")],
+    }
+    shown = story(Logs(Path("run"), {"train/loss": [(0, 1.0)]}, texts=said))
+    advised = next(b for b in shown if isinstance(b, Bullets))
+    assert advised.items == ("Do b.",)
+
+
+def test_a_run_without_anything_is_told_as_such() -> None:
+    shown = texts(story(Logs(Path("run"))))
+    assert "No alarm was raised" in shown and "No trick left its arguments" in shown and "0 steps" in shown
+
+
+def test_nothing_that_was_logged_becomes_markup_or_a_path(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    blocks = [
+        Heading(evil),
+        Paragraph(evil),
+        Bullets((evil,)),
+        Table((evil,), ((f"|{evil}|",),)),
+        Picture("../../x/" + evil, evil, b"\x89PNG"),
+    ]
+    page = Page(as_html(evil, blocks))
+    assert "".join(page.words).count(evil) == 8
+    markdown = as_markdown(evil, blocks[1:], tmp_path / "r.md")
+    assert "<script>" not in markdown.replace(r"\<script>", "")
+    assert [p.parent.name for p in tmp_path.rglob("*.png")] == ["r_files"]
+
+
+def test_many_events_of_a_kind_are_one_row() -> None:
+    logs = Logs(Path("run"), {"grad/clip_coefficient": [(i, 0.5) for i in range(50)]})
+    table = next(b for b in story(logs) if isinstance(b, Table) and b.header[0] == "step")
+    assert table.rows == (("0 to 49 (50 times)", "clip", ""),)

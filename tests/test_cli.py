@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lightning_tricks.cli as cli
+from lightning_tricks import LRSchedule
+
+
+def test_check_says_what_is_wrong_and_ends_with_it(tmp_path: Path, capsys: Any) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("trainer: {callbacks: [{class_path: lightning_tricks.GradientClip}, {class_path: other.Thing}]}")
+    bad.write_text("trainer: {max_epoch: 3}")
+    assert cli.main(["check", str(good)]) == 0
+    said = capsys.readouterr().out
+    assert "1 of ours checked, nothing wrong" in said and "other.Thing is not ours: not imported" in said
+    assert cli.main(["check", str(good), str(bad)]) == 1
+    assert "Did you mean 'max_epochs'?" in capsys.readouterr().out
+    assert cli.main(["check", str(tmp_path / "none.yaml"), str(bad)]) == 2
+
+
+def test_a_schedule_is_drawn_as_the_callback_draws_it(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    drawn: list[Any] = []
+    real = LRSchedule.plot
+    monkeypatch.setattr(
+        LRSchedule, "plot", lambda self, *a, **k: drawn.append((self.values(100), a, k)) or real(self, *a, **k)
+    )
+    options = [
+        "--decay",
+        "linear",
+        "--warmup",
+        "10",
+        "--hold",
+        "20%",
+        "--final",
+        "0.1",
+        "--updates",
+        "100",
+        "--lr",
+        "0.5",
+    ]
+    path = tmp_path / "s.png"
+    assert cli.main(["schedule", *options, "-o", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG") and str(path) in capsys.readouterr().out
+    assert drawn == [(LRSchedule("linear", warmup=10, hold="20%", final=0.1).values(100), (100,), {"base_lr": 0.5})]
+    for wrong, words in (
+        (["--decay", "cosin"], "Did you mean 'cosine'"),
+        (["--final", "2"], "final"),
+        (["--warmup", "x"], "warmup"),
+    ):
+        assert cli.main(["schedule", *wrong, "-o", str(path)]) == 2
+        assert words in capsys.readouterr().out
+
+
+def test_a_report_is_written_and_its_path_is_said(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,2.0\n1,1.0\n")
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "report.html"), str(tmp_path / "report.md")]
+    assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().out
+
+
+def test_demo_and_bench_run_in_a_checkout_and_say_so_elsewhere(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(cli.subprocess, "call", lambda command, cwd: called.append(command) or 0)
+    assert cli.main(["bench", "run", "overhead", "--quick"]) == 0
+    assert called[0][1:] == ["-m", "benchmarks", "run", "overhead", "--quick"]
+    assert cli.main(["demo", "--epochs", "1"]) == 0
+    assert called[1][1].endswith("examples/demo.py") and called[1][2:] == ["--epochs", "1"]
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "lightning_tricks" / "cli.py"))
+    assert cli.main(["demo"]) == 2
+    assert "Get a checkout of the repository" in capsys.readouterr().out
+
+
+def test_both_ways_to_call_it_show_the_commands() -> None:
+    for command in (
+        [sys.executable, "-m", "lightning_tricks"],
+        [str(Path(sys.executable).with_name("lightning-tricks"))],
+    ):
+        done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0
+        for name in ("check", "schedule", "report", "demo", "bench"):
+            assert name in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_tricks", "chekc"], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 2 and "invalid choice" in done.stderr
+
+
+def test_a_missing_command_is_told() -> None:
+    with pytest.raises(SystemExit):
+        cli.main([])
