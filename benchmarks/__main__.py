@@ -14,6 +14,7 @@ TABLES = {
     "overhead": "what the callbacks add to a training step, against Lightning's own means",
     "precision": "float32 against mixed precision: time, memory and accuracy in five precisions",
     "collapse": "failing trainings and healthy ones that look like them: found, named, rescued, against other tools",
+    "tricks": "what the training tricks of the literature bring: one-cycle, dropout, warm-up, clipping and others",
     "lr_finder": "how good the suggested learning rate is, against Lightning's finder and a grid",
 }
 
