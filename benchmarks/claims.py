@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 from benchmarks.precision_report import baseline, hardware, interval, ratio
 from benchmarks.results import FOLDER, table
 from benchmarks.settings import BASES
+from benchmarks.tricks import METHOD, SHARES, rows_of, verdict
 
 ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "docs" / "claims.md", ROOT / "README.md"
 _BLOCK = re.compile(r"(<!-- precision: .*?-->\n).*?(<!-- /precision -->)", re.S)
+_TRICKS = re.compile(r"(<!-- tricks: .*?-->\n).*?(<!-- /tricks -->)", re.S)
 _CONTROLS = ("data_bound",)
 Measured = tuple[str, str]  # what was measured, and the verdict
 
@@ -48,6 +50,12 @@ def newest() -> list[dict[str, Any]]:
         if result["profile"] not in found or key > found[result["profile"]][0]:
             found[result["profile"]] = key, {**result, "file": path.name}
     return [found[profile][1] for profile in ("gpu", "cpu") if profile in found]
+
+
+def newest_tricks() -> list[dict[str, Any]]:
+    """Return the complete results of the tricks table: on a GPU and on a CPU, where they are there."""
+    found = [{**json.loads(path.read_text()), "file": path.name} for path in sorted(FOLDER.glob("tricks-*.json"))]
+    return [result for result in found if not result["quick"]]
 
 
 def _cells(result: dict[str, Any], *precisions: str) -> list[dict[str, Any]]:
@@ -208,7 +216,7 @@ CLAIMS = (
 )
 
 
-def page(results: list[dict[str, Any]]) -> str:
+def page(results: list[dict[str, Any]], tricks: Sequence[dict[str, Any]] = ()) -> str:
     """Return ``docs/claims.md``."""
     lines = [
         "# The literature's claims, measured",
@@ -236,7 +244,50 @@ def page(results: list[dict[str, Any]]) -> str:
             "",
             table(["where", "measured", "verdict"], rows) if rows else "Not measured yet.",
         ]
+    for result in tricks:
+        lines += ["", *_tricks(result)]
     return "\n".join(lines) + "\n"
+
+
+def _tricks(result: dict[str, Any]) -> list[str]:
+    where, stem = result["environment"], Path(result["file"]).stem
+    lines = [
+        f"# Training tricks: {stem}",
+        "",
+        f"{where['gpu'] or where['cpu']}, torch {where['torch']}, {result['seeds']} seeds, commit {where['commit']}: "
+        f"`{result['command']}`, [{result['file']}](../benchmarks/results/{result['file']}). {METHOD}",
+        "",
+        f"![{stem}](../benchmarks/results/{stem}.png)",
+    ]
+    for study in result["studies"]:
+        header, rows = rows_of(study)
+        lines += ["", f"## {study['question'].capitalize()}", "", f"The literature: {study['literature']}.", ""]
+        lines += [f"Here: {study['setting']}.", "", table(header, rows)]
+    return lines
+
+
+def tricks_table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the README's table of training tricks: of each study the arm that gained most; else that differs most."""
+    parts = []
+    for result in results:
+        rows = []
+        for study in result["studies"]:
+            sign = 1 if study["higher"] else -1
+            arms = {name: arm for name, arm in study["arms"].items() if arm["difference"] is not None}
+            gain = {name: sign * arm["difference"][0] for name, arm in arms.items()}
+            better = [name for name in arms if verdict(study, name) == "better"]
+            best = max(better, key=gain.__getitem__) if better else max(arms, key=lambda name: abs(gain[name]))
+            header, shown = rows_of(study)
+            difference, judged = next(row for row in shown if row[0] == best)[-2:]
+            unit = header[-2].split(":")[0] + (" (points)" if study["measure"] in SHARES else "")
+            rows.append(
+                [study["question"], study["literature"], best, f"{unit} {difference}", judged.split(" than ")[0]]
+            )
+        where = result["environment"]
+        head = ["question", "literature", "arm", "difference to its baseline [95 %]", "verdict"]
+        text = f"{where['gpu'] or where['cpu']}, {result['seeds']} seeds; `{result['command']}`:"
+        parts.append(f"{text}\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
 
 
 def headline(results: list[dict[str, Any]]) -> str:
@@ -257,9 +308,10 @@ def headline(results: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def with_headline(readme: str, results: list[dict[str, Any]]) -> str:
-    """Return the README with its table made anew."""
-    return _BLOCK.sub(lambda m: f"{m[1]}\n{headline(results)}\n\n{m[2]}", readme)
+def with_headline(readme: str, results: list[dict[str, Any]], tricks: Sequence[dict[str, Any]] = ()) -> str:
+    """Return the README with its tables made anew."""
+    readme = _BLOCK.sub(lambda m: f"{m[1]}\n{headline(results)}\n\n{m[2]}", readme)
+    return _TRICKS.sub(lambda m: f"{m[1]}\n{tricks_table(tricks)}\n\n{m[2]}", readme) if tricks else readme
 
 
 def main() -> int:
@@ -269,7 +321,8 @@ def main() -> int:
         raise SystemExit(
             "claims: benchmarks/results holds no complete precision result. Run: python -m benchmarks run precision"
         )
-    PAGE.write_text(page(results))
-    README.write_text(with_headline(README.read_text(), results))
+    tricks = newest_tricks()
+    PAGE.write_text(page(results, tricks))
+    README.write_text(with_headline(README.read_text(), results, tricks))
     print(f"written: {PAGE.relative_to(ROOT)}, {README.relative_to(ROOT)} ({', '.join(r['file'] for r in results)})")
     return 0

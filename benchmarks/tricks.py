@@ -28,12 +28,12 @@ from benchmarks.models.studies import STUDIES, Setting, Study
 from benchmarks.results import FOLDER, save, table
 
 QUICK = ("one_cycle", "clipping", "imbalance", "early_stopping")
-_SHARES = ("train", "test", "gap", "macro_f1", "minority_recall", "diverged")
+SHARES = ("train", "test", "gap", "macro_f1", "minority_recall", "diverged")
 METHOD = (
     "Arms of a study differ in one thing; data, their split, initial weights and the order of batches are the same for the "
     "same seed. Differences are paired by seed, with the 95 % interval of the t test; where it contains 0, nothing is "
-    "claimed. Rates were set once, by hand, on seeds that are not among these, and are equal in all arms unless they are the "
-    "question. Small networks on small data: the direction may carry over, the size may not."
+    "claimed. Rates were set by hand beforehand (those of the optimizers: the best on other seeds) and are equal in all arms "
+    "unless they are the question. Small networks on small data: the direction may carry over, the size may not."
 )
 
 
@@ -91,7 +91,7 @@ def verdict(study: dict[str, Any], arm: str) -> str:
 def shown(key: str, value: float, signed: bool = False) -> str:
     """Return a measure as text: shares in per cent, epochs as numbers, losses with three digits."""
     sign = "+" if signed else ""
-    if key in _SHARES:
+    if key in SHARES:
         return f"{100 * value:{sign}.1f}"
     return f"{value:{sign}.1f}" if key == "epochs" else f"{value:{sign}.3f}"
 
@@ -99,7 +99,7 @@ def shown(key: str, value: float, signed: bool = False) -> str:
 def rows_of(study: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a study's table."""
     keys = list(dict.fromkeys(key for arm in study["arms"].values() for key in arm["means"]))
-    names = [f"{key.replace('_', ' ')}{', %' if key in _SHARES else ''}" for key in keys]
+    names = [f"{key.replace('_', ' ')}{', %' if key in SHARES else ''}" for key in keys]
     rows = []
     for arm, found in study["arms"].items():
         difference = "-"

@@ -639,6 +639,7 @@ STUDIES: tuple[Study, ...] = (
             "batch 128, square root": _scaled(128, 0.02 * 8**0.5),
             "batch 128, linear": _scaled(128, 0.16),
         },
+        against={f"batch 128, {how}": "batch 128, same rate" for how in ("square root", "linear")},
         images=True,
     ),
     Study(

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, final
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -599,7 +600,14 @@ class SanityCheck(Trick):
             experiments += [exam.sample_independence]
         if self.overfit_batch:
             experiments += [exam.labels, exam.overfit_batch]
-        return [check for experiment in experiments for check in experiment()]
+        trainer, found = self.run.trainer, []
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+            task = bar.add_task("SanityCheck", total=len(experiments))
+            for experiment in experiments:
+                found += experiment()
+                bar.advance(task)
+        return found
 
     def _as_table(self) -> Table:
         table = Table(title="SanityCheck")

@@ -342,7 +342,7 @@ def test_a_gpus_result_comes_first_and_unfinished_ones_do_not_count(
 
 
 def test_the_page_and_the_readme_are_those_of_the_results() -> None:
-    assert claims.PAGE.read_text() == claims.page(claims.newest())
+    assert claims.PAGE.read_text() == claims.page(claims.newest(), claims.newest_tricks())
     readme = claims.README.read_text()
-    assert readme == claims.with_headline(readme, claims.newest())
+    assert readme == claims.with_headline(readme, claims.newest(), claims.newest_tricks())
     assert "<!-- precision" in readme
