@@ -39,6 +39,7 @@ from lightning_tricks import (
     PredictionCollapse,
     RepresentationCollapse,
     TrainingDoctor,
+    recipe,
 )
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -50,6 +51,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 BARE, CLIP_VAL, BOTH = "bare Trainer", "gradient_clip_val=1.0", "GradientMonitor + GradientClip"
 SCHEDULE, THEIR_WINDOW, OUR_WINDOW = "LRSchedule", "accumulate_grad_batches=4", "GradientAccumulation(4)"
+RECIPE = 'recipe("transformer")'
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     BARE: lambda: {},
     "bare Trainer again": lambda: {},
@@ -66,6 +68,7 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "PredictionCollapse": lambda: {"callbacks": [PredictionCollapse("net")]},
     "DeadUnits": lambda: {"callbacks": [DeadUnits()]},
     "TrainingDoctor": lambda: {"callbacks": [TrainingDoctor()]},
+    RECIPE: lambda: {"callbacks": recipe("transformer", LRSchedule={"total": 10**6, "warmup": 0})},
 }
 _STARTING = threading.Lock()
 METHOD = (

@@ -53,7 +53,7 @@ def leak_police(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for name, before in settings.items():
         now = after[name]
         if name == "environment":
-            now = {k: v for k, v in now.items() if k in before or k not in allowed}
+            now, before = ({k: v for k, v in x.items() if k not in allowed} for x in (now, before))
         assert now == before, f"the test left {name} changed: {before!r} -> {now!r}"
     left = _threads() - threads
     assert not left, f"the test left threads running: {left}"
