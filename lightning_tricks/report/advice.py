@@ -36,7 +36,9 @@ def advice(scalars: Mapping[str, Series], remedies: Sequence[str] = ()) -> list[
         >>> advice({"grad/clip_coefficient": [(i, 0.5) for i in range(40)]})[0][:51]
         '100% of the logged updates were clipped: that fixes'
     """
-    found = [*dict.fromkeys(remedies)]
+    told = [*dict.fromkeys(remedies)]
+    # "Lower the learning rate" is in "Lower the learning rate: LRFinder()"
+    found = [a for a in told if not any(b != a and b.startswith(a.rstrip(".")) for b in told)]
     for rule in (_clipped, _skipped, _nonfinite, _schedule, _validation, _falling):
         found += rule(scalars)
     return found or ["Nothing stands out. A change worth a try: another learning rate (LRFinder), or a longer run."]

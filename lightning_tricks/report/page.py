@@ -144,7 +144,7 @@ def _next(logs: Logs) -> list[Block]:
     remedies += [
         m[2] for text in told for m in re.finditer(r"confidence (\d+)%.*Next: (.+?)\.?$", text) if int(m[1]) >= 60
     ]
-    steps = [step.strip().capitalize() + "." for remedy in remedies for step in remedy.split(";")]
+    steps = [step.strip()[:1].upper() + step.strip()[1:] + "." for remedy in remedies for step in remedy.split(";")]
     return [Heading("What to change next"), Bullets(tuple(advice(logs.scalars, steps)))]
 
 

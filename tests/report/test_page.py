@@ -121,13 +121,13 @@ def test_a_run_that_died_says_why_and_what_is_advised() -> None:
     health = {
         "why": "AlarmError: boom",
         "culprit": "weights are not finite",
-        "verdicts": ["X: bad. Try: lower it; wait."],
+        "verdicts": ["X: bad. Try: lower it; use LRFinder(); lower it: by half."],
     }
     logs = Logs(Path("run"), {"train/loss": [(0, 1.0), (9, 2.0)]}, health=health)
     shown = texts(story(logs))
     assert "This run died or was stopped: AlarmError: boom It is 10 steps long." in shown
     assert "Where it came from: weights are not finite" in shown
-    assert "'Lower it.', 'Wait.'" in shown
+    assert "'Use LRFinder().', 'Lower it: by half.'" in shown
 
 
 def test_advice_of_which_the_doctor_is_not_sure_is_not_given_as_a_step() -> None:
