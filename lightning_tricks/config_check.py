@@ -17,6 +17,7 @@ import yaml
 
 import lightning_tricks
 from lightning_tricks.errors import nearest
+from lightning_tricks.runtime.trick import trainer_arguments
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _SECTIONS = ("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "ckpt_path", "weights_only")
@@ -79,19 +80,13 @@ def check(content: Mapping[str, Any]) -> Findings:
     for prefix, part in [("", dict(content)), *((f"{name}.", content[name]) for name in nested)]:
         trainer = part.get("trainer")
         if isinstance(trainer, Mapping):
-            _names(findings, f"{prefix}trainer.", trainer, _trainer_arguments(), "Trainer")
+            _names(findings, f"{prefix}trainer.", trainer, trainer_arguments(), "Trainer")
             _callbacks(findings, f"{prefix}trainer.callbacks", trainer.get("callbacks"))
     for where, entry in _entries(content, ""):
         if ".callbacks" not in f".{where}":
             _entry(findings, where, entry, callback=False)
     findings.unchecked = sorted(set(findings.unchecked))
     return findings
-
-
-def _trainer_arguments() -> list[str]:
-    from lightning.pytorch import Trainer
-
-    return list(inspect.signature(Trainer).parameters)
 
 
 def _public() -> dict[str, type]:

@@ -299,3 +299,12 @@ def defined_by_lightning(module: Any, method: str) -> bool:
     """Whether a module's method is Lightning's own, in either namespace, and not overridden."""
     owner = next(cls for cls in type(module).__mro__ if method in vars(cls))
     return owner.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+
+
+def trainer_arguments() -> list[str]:
+    """Return the names of the Trainer's arguments.
+
+    >>> "max_epochs" in trainer_arguments()
+    True
+    """
+    return list(inspect.signature(lightning_pytorch.Trainer).parameters)

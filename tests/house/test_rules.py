@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import lightning_tricks
 from lightning_tricks.runtime.trick import Trick
@@ -169,7 +170,11 @@ def test_every_room_has_a_card_with_all_its_parts() -> None:
 
 def code_blocks(language: str) -> list[tuple[str, str]]:
     found = []
-    for page in [ROOT / "README.md", *PACKAGE.rglob("README.md"), *(ROOT / "docs" / "detectors").glob("*.md")]:
+    for page in [
+        ROOT / "README.md",
+        *PACKAGE.rglob("README.md"),
+        *(p for folder in ("detectors", "tricks") for p in (ROOT / "docs" / folder).glob("*.md")),
+    ]:
         blocks = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
         found += [(f"{page.relative_to(ROOT)}#{i}", block) for i, block in enumerate(blocks)]
     return found
@@ -193,7 +198,8 @@ def test_the_yaml_in_the_docs_is_taken_by_lightningcli(where: str, block: str, t
         BoringModel, run=False, args=["--config", str(path), "--trainer.logger", "false"], save_config_callback=None
     )
     ours = [c for c in cli.trainer.callbacks if isinstance(c, Trick)]
-    assert len(ours) == block.count("- class_path: lightning_tricks."), "(rules and decays are no list items)"
+    plugins = len(yaml.safe_load(block)["trainer"].get("plugins") or [])
+    assert len(ours) + plugins == block.count("- class_path: lightning_tricks."), "(rules and decays are no list items)"
 
 
 def test_numbers_in_the_readme_come_from_the_results() -> None:
