@@ -118,6 +118,7 @@ class TrainingDoctor(Detector):
         self._layouts: list[_Layout] = []
         self._norms: Tensor | None = None
         self._before: list[Tensor] = []
+        self._matrices: list[Tensor] = []
         self._ratios: Tensor | None = None
         self._batch: Any = None
         self._last_batch: Any = None
@@ -199,18 +200,17 @@ class TrainingDoctor(Detector):
         super().gradients_ready(run, page)
         if page.view.index == 0 and self._due():
             self._norms = page.norms().detach()
-            matrices = [p for p in page.view.parameters if p.ndim > 1][:_MATRICES]
-            self._before = [bounded_sample(local(p), _ELEMENTS).clone() for p in matrices]
+            self._matrices = [p for p in page.view.parameters if p.ndim > 1 and p.grad is not None][:_MATRICES]
+            self._before = [bounded_sample(local(p), _ELEMENTS).clone() for p in self._matrices]
 
     @torch.no_grad()
     def updated(self, view: OptimizerView, page: Page | None) -> None:
         """How far did the weights go?"""
         if view.index == 0 and self._before:
-            matrices = [p for p in view.parameters if p.ndim > 1][:_MATRICES]
-            after = [bounded_sample(local(p), _ELEMENTS) for p in matrices]
+            after = [bounded_sample(local(p), _ELEMENTS) for p in self._matrices]
             moved = tensor_norms([a - b for a, b in zip(after, self._before, strict=True)])
             self._ratios = moved / tensor_norms(self._before).clamp(min=1e-12)
-            self._before = []
+            self._before, self._matrices = [], []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look at the clock, and check."""
@@ -356,6 +356,7 @@ class TrainingDoctor(Detector):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Compare the loss of validation with that of training."""
+        self._ended = time.perf_counter()  # what went by was no waiting for data
         run = self._live
         if run is None or trainer.sanity_checking or not self._means:
             return
@@ -425,7 +426,8 @@ class TrainingDoctor(Detector):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Write the report, before everything is cleaned up."""
         run = self._live
-        if run is not None and not isinstance(exception, KeyboardInterrupt):
+        pruned = type(exception).__name__ == "TrialPruned"  # a hyperparameter search ends a trial so; nothing failed
+        if run is not None and not pruned and not isinstance(exception, KeyboardInterrupt):
             self._write(run, f"{type(exception).__name__}: {exception}", exception)
         super().on_exception(trainer, pl_module, exception)
 

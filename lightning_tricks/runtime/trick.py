@@ -11,14 +11,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import lightning.pytorch as lightning_pytorch
-import pytorch_lightning
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError, UnsupportedError
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.logbook import OptimizerView, Page
+from lightning_tricks.runtime.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.runtime.run import TrainingRun
 
 _VERSION = 1

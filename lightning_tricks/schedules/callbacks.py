@@ -325,6 +325,13 @@ class LRSchedule(Trick):
 
     # -- each update --------------------------------------------------------------------------------------------
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Write again where an epoch begins: callbacks that unfreeze layers then add groups, and set their rates."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        run = self._live
+        if run is not None and batch_idx == 0:
+            self._write_all(run)
+
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Log what this attempt uses."""
         if not self._cadence.due(page.step):

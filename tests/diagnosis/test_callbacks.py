@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from torch import Tensor, nn
@@ -326,3 +327,42 @@ def test_a_resumed_run_has_the_same_curves(epochs: int, tmp_path: Path) -> None:
     assert [f.kind for f in second.findings if f.kind != "waiting for data"] == [
         f.kind for f in whole.findings if f.kind != "waiting for data"
     ]
+
+
+def test_validation_is_no_waiting_for_data_and_frozen_layers_are_no_small_updates() -> None:
+    class Net(Classifier):
+        def __init__(self) -> None:
+            super().__init__(lambda p: torch.optim.AdamW(p, lr=0.01))
+            self.net[0].requires_grad_(False)  # type: ignore[index,union-attr]
+            self.net[2].requires_grad_(False)  # type: ignore[index,union-attr]
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            clock[0] += 100.0
+
+    clock = [0.0]
+
+    def now() -> float:
+        clock[0] += 0.001
+        return clock[0]
+
+    doctor = TrainingDoctor(every_n_steps=5, action="log")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_tricks.diagnosis.callbacks.time.perf_counter", now)
+        t = trainer([doctor], max_epochs=4)
+        t.fit(Net(), loader(80), loader(16))
+    assert all(values["waiting"] < 0.9 for _, values in doctor.history)
+    assert not [f for f in doctor.findings if f.kind in ("waiting for data", "small updates")]
+
+
+def test_a_trial_that_a_search_prunes_is_no_failure(tmp_path: Path, capsys: Any) -> None:
+    class TrialPruned(Exception):
+        pass
+
+    class Search(L.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 4:
+                raise TrialPruned
+
+    with pytest.raises(TrialPruned):
+        fit(Classifier(), [TrainingDoctor(every_n_steps=2), Search()], n=64, default_root_dir=tmp_path)
+    assert not list(tmp_path.rglob("health.*")) and "health" not in capsys.readouterr().out

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.examples
 
 
 def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.examples
 
 
 def run(name: str, folder: Path, *arguments: str) -> str:

@@ -17,19 +17,19 @@ pytestmark = pytest.mark.examples
 
 
 def test_one_cycle_bears_a_peak_rate_that_steps_do_not(tmp_path: Path) -> None:
-    printed = run("image_classification", tmp_path, "--lr", "1.0", "--seeds", "2")
+    printed = run("image_classification", tmp_path, "--lr", "1.0", "--seeds", "2", "--epochs", "3")
     steps, cycle = (float(x) for x in re.findall(r"([\d.]+)% ±", printed))
     assert 10 < steps < cycle - 5
-    assert cycle > 80
+    assert cycle > 75
     assert (tmp_path / "runs" / "image_classification.png").stat().st_size > 10_000
 
 
 def test_a_byte_transformer_learns_and_writes(tmp_path: Path) -> None:
-    printed = run("byte_language_model", tmp_path, "--updates", "40")
+    printed = run("byte_language_model", tmp_path, "--updates", "20")
     found = re.search(r"([\d.]+) bits per byte on unseen modules; a table of pairs of bytes: ([\d.]+)", printed)
     assert found is not None, printed
     assert 3.0 < float(found[2]) < 4.0
-    assert float(found[2]) < float(found[1]) < 5.0  # 8 without training; 40 updates are too few to beat the table
+    assert float(found[2]) < float(found[1]) < 5.0  # 8 without training; 20 updates are too few to beat the table
     assert re.search(r"clipped [1-9]\d*% of the updates; it writes:\ndef ", printed), printed
     assert (tmp_path / "runs" / "byte_language_model.png").stat().st_size > 10_000
 

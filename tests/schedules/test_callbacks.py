@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
+from torch import nn
 
 from lightning_tricks import (
     ConflictError,
@@ -594,3 +595,27 @@ def test_two_optimizers_of_manual_optimization_follow_the_curve_at_their_own_cou
         base = rates.used[index][1][0]  # the second update is the peak
         expected = [base * closed_form(k, 12, 2, "linear") for k in range(count)]
         assert [row[0] for row in rates.used[index]] == pytest.approx(expected, rel=1e-12)
+
+
+def test_groups_that_are_unfrozen_in_mid_run_follow_the_curve_from_their_first_update_on() -> None:
+    rates: list[list[float]] = []
+
+    class Net(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            rates.append([group["lr"] for group in self.optimizers().param_groups])  # type: ignore[union-attr]
+            return self.head(self.backbone(batch[0])).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.head.parameters(), lr=1.0)
+
+    unfreeze = L.callbacks.BackboneFinetuning(1, backbone_initial_lr=1.0, lambda_func=lambda e: 1.0, should_align=False)
+    schedule = LRSchedule("linear", warmup=0, overrides={"^backbone": 0.1})
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(12, 4)), 4)
+    trainer([unfreeze, schedule], max_epochs=4).fit(Net(), data)
+    curve = [1 - i / 12 for i in range(12)]
+    assert [r[0] for r in rates] == pytest.approx(curve)
+    assert [r[1] for r in rates[3:]] == pytest.approx([0.1 * c for c in curve[3:]])
