@@ -56,7 +56,15 @@ def test_arms_are_compared_with_the_baseline_that_the_study_names() -> None:
 
 def test_the_issues_tricks_are_all_there() -> None:
     wanted = {"one_cycle", "regularisation", "momentum", "optimizers", "label_smoothing", "normalisation", "warmup"}
-    wanted |= {"clipping", "initialisation", "batch_scaling", "accumulation", "imbalance", "early_stopping"}
+    wanted |= {
+        "clipping",
+        "initialisation",
+        "batch_scaling",
+        "accumulation",
+        "imbalance",
+        "early_stopping",
+        "weight_averaging",
+    }
     assert {s.name for s in STUDIES} == wanted
 
 
