@@ -255,7 +255,7 @@ def _tricks(result: dict[str, Any]) -> list[str]:
         f"# Training tricks: {stem}",
         "",
         f"{where['gpu'] or where['cpu']}, torch {where['torch']}, {result['seeds']} seeds, commit {where['commit']}: "
-        f"`{result['command']}`, [{result['file']}](../benchmarks/results/{result['file']}). {METHOD}",
+        f"`{result['command']}`, [{result['file']}](../benchmarks/results/{stem}.md). {METHOD}",
         "",
         f"![{stem}](../benchmarks/results/{stem}.png)",
     ]

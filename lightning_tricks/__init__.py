@@ -45,6 +45,9 @@ from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, Pr
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.recipes import recipe
 from lightning_tricks.report.callbacks import ProgressMetrics
+from lightning_tricks.resume.callbacks import ResumeGuard
+from lightning_tricks.resume.exact import ExactResume
+from lightning_tricks.resume.plugins import DurableCheckpointIO
 from lightning_tricks.runtime.action import AlarmError, Rollback, TrickWarning
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
@@ -92,8 +95,10 @@ __all__ = [
     "DeadUnits",
     "Decay",
     "Density",
+    "DurableCheckpointIO",
     "EffectiveRank",
     "EmbeddingStd",
+    "ExactResume",
     "Exponential",
     "FP32Islands",
     "Function",
@@ -137,6 +142,7 @@ __all__ = [
     "Recall",
     "RepetitionRate",
     "RepresentationCollapse",
+    "ResumeGuard",
     "Rollback",
     "SanityCheck",
     "SphereVariance",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable
 
 
@@ -39,7 +40,31 @@ def message(owner: str, argument: str, value: object, rule: str, remedy: str) ->
     >>> print(message("ClipNorm", "max_norm", 0, "max_norm must be > 0", "Use e.g. 1.0"))
     ClipNorm(max_norm=0): max_norm must be > 0. Use e.g. 1.0.
     """
-    return f"{owner}({argument}={value!r}): {rule.rstrip('.')}. {remedy.rstrip('.')}."
+    end = "" if remedy.endswith("?") else "."
+    return f"{owner}({argument}={shown(value)}): {rule.rstrip('.')}. {remedy.rstrip('.')}{end}"
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: on one line, and not longer than a reader wants.
+
+    >>> shown("a" * 1000) == "'" + "a" * 119 + "..." + "a" * 39 + "'", shown([0] * 10_000)
+    (True, '[0, 0, 0, 0, 0, 0, ...]')
+    """
+    try:
+        huge = isinstance(value, (str, bytes, list, tuple, dict, set)) and len(value) > 1000
+        text = " ".join((reprlib.repr if huge else repr)(value).split())
+    except Exception:  # of a class of the user's
+        text = f"<{type(value).__name__}>"
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """Return a text without its middle, where it is long.
+
+    >>> shortened("short")
+    'short'
+    """
+    return text if len(text) <= 200 else f"{text[:120]}...{text[-40:]}"
 
 
 def require_number(

@@ -33,6 +33,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "PredictionCollapse": {"output": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
     "RepresentationCollapse": {"layer": "net", "every_n_steps": 1, "patience": 1, "grace": 0},
     "ProgressMetrics": {},
+    "ExactResume": {},
+    "ResumeGuard": {},
     "SanityCheck": {"overfit_batch": False},
     "TrainingDoctor": {"every_n_steps": 1},
 }
@@ -67,6 +69,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "on_failure": "raise",
     },
     "ProgressMetrics": {"keys": ["trainer/updates"]},
+    "ExactResume": {"gradients": True},
+    "ResumeGuard": {"mode": "raise"},
     "TrainingDoctor": {"every_n_steps": 3, "action": "raise"},
     "GradientAccumulation": {
         "batches": 3,

@@ -15,6 +15,7 @@ from lightning_tricks.accumulation.out_of_memory import SplitStep
 from lightning_tricks.accumulation.weights import WEIGHTS, Weight, samples
 from lightning_tricks.accumulation.window import Fixed, Target, as_window
 from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, message, require_choice
+from lightning_tricks.measure import form
 from lightning_tricks.runtime import gradient_writer, host
 from lightning_tricks.runtime.logbook import Page
 from lightning_tricks.runtime.publish import Cadence
@@ -83,6 +84,17 @@ class GradientAccumulation(Trick):
     """
 
     in_trial = True
+    state_form = staticmethod(
+        form.record(
+            {
+                "reference": form.maybe(form.positive),
+                "micro_size": form.maybe(form.positive),
+                "limit": form.maybe(form.positive),
+                "rate_factor": form.rate,
+            },
+            more=True,
+        )
+    )
 
     def __init__(
         self,

@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
 from lightning_tricks.errors import TrickError, UnsupportedError, message, nearest, require_count
+from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.labels import matched
 from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector
+from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.modules import plain_modules
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import local
@@ -26,6 +27,7 @@ from lightning_tricks.runtime.training_step import loss_of, step_again
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
 _NEIGHBOURS = 5
+_BEST = form.maybe(form.measured)
 _ANY_TARGET = "target"
 
 
@@ -57,8 +59,8 @@ class RepresentationCollapse(Detector):
 
     Args:
         layer: name of the module whose output is watched. ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``.
-        every_n_steps: updates between two checks. A check looks at the last batches before it, as many as give 512
-            samples.
+        every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``. A check looks at the
+            last batches before it, as many as give 512 samples.
         action: ``"log"``, ``"warn"``, ``"stop"``, ``"raise"``, ``"rollback"``, a ``Rollback``, or a function that takes
             the verdict.
         patience: bad checks in a row that make an alarm.
@@ -98,11 +100,12 @@ class RepresentationCollapse(Detector):
     """
 
     identity = ("layer",)
+    state_form = detector_form(sums=sums.form_of(rows=2), shift=form.maybe(form.tensor))
 
     def __init__(
         self,
         layer: str,
-        every_n_steps: int = 25,
+        every_n_steps: int | None = 25,
         action: Action = "warn",
         patience: int = 3,
         grace: int | str = "10%",
@@ -236,12 +239,13 @@ class PredictionCollapse(Detector):
     """
 
     identity = ("output", "target")
+    state_form = detector_form(sums=sums.form_of(logits=2, target=1))
 
     def __init__(
         self,
         output: str = "logits",
         target: str = "target",
-        every_n_steps: int = 25,
+        every_n_steps: int | None = 25,
         action: Action = "warn",
         patience: int = 3,
         grace: int | str = "10%",
@@ -338,6 +342,11 @@ class PredictionCollapse(Detector):
             remedy = "Name the logits of these labels, or give the model more classes"
             raise TrickError(message("PredictionCollapse", "target", self.target, rule, remedy))
 
+    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        super()._take_up(run, state)
+        if self._sums and int(self._sums["target"].max()) >= self._sums["logits"].shape[1]:
+            raise ValueError("a label in the checkpoint is none of the classes")  # (a GPU would end the process)
+
     def measure(self, run: TrainingRun) -> Tensor:
         """Counts over all processes."""
         counts: dict[str, Tensor] = {}
@@ -350,6 +359,7 @@ class PredictionCollapse(Detector):
         shown = (len(vector) - count) // 2
         self._checks += 1
         self._shares.append((self._checks * self._every, vector[count : count + shown]))
+        keep_bounded(self._shares)
         self._labels = vector[count + shown :]
         return dict(zip(sums.PREDICTION, vector, strict=False))
 
@@ -415,13 +425,14 @@ class ModeCollapse(Detector):
     """
 
     identity = ("generator",)
+    state_form = detector_form(sums=sums.form_of(generated=2, real=2))
     samples: ClassVar[int] = _MODE_SAMPLES
     fewest: ClassVar[int] = 64
 
     def __init__(
         self,
         generator: str,
-        every_n_steps: int = 25,
+        every_n_steps: int | None = 25,
         action: Action = "warn",
         patience: int = 3,
         grace: int | str = "10%",
@@ -566,7 +577,7 @@ class DeadUnits(Detector):
     def __init__(
         self,
         layers: list[str] | None = None,
-        every_n_steps: int = 25,
+        every_n_steps: int | None = 25,
         action: Action = "warn",
         patience: int = 3,
         grace: int | str = "10%",
@@ -717,6 +728,7 @@ class GenerationDrift(Detector):
     """
 
     identity = ("sample",)
+    state_form = detector_form(real=form.maybe(form.tensor), batch=form.anything, best=form.many(_BEST, 2))
 
     def __init__(
         self, sample: str = "sample", num_samples: int = 512, every_n_epochs: int = 1, action: Action = "warn"
@@ -790,6 +802,8 @@ class GenerationDrift(Detector):
         missing = self._live is not None and trainer.current_epoch == 0
         if missing and (self._real is None or len(self._real) < self.num_samples):
             rows = self._rows_of(batch)
+            if self._real is not None and self._real.shape[1:] != rows.shape[1:]:  # of a checkpoint of other data
+                self._real = None
             kept = [] if self._real is None else [self._real]
             self._real = torch.cat([*kept, rows.clone()])[: self.num_samples]
             if self._batch is None and pl_module.automatic_optimization:

@@ -126,7 +126,7 @@ class MixedGenerations(Dataset[Any]):
 
 
 def _length(name: str, data: Any) -> int:
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         rule = f"{name} must have a length and take an index"
         raise TypeError(message(_OWNER, name, type(data).__name__, rule, "Use a map-style data set"))
     return len(data)

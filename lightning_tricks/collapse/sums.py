@@ -7,12 +7,14 @@ uncentred second moment would lose the variance where the mean is large.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import prediction, representation
-from lightning_tricks.measure import units
+from lightning_tricks.measure import form, units
 from lightning_tricks.runtime.shards import local
 
 Sums = dict[str, Tensor]
@@ -20,6 +22,24 @@ Sums = dict[str, Tensor]
 SKETCH = 128
 CLASSES_SHOWN = 32
 IGNORED = -1  # labels below 0, as -100, count for nothing
+
+
+def form_of(**dimensions: int) -> form.Form:
+    """Return the form of what rows are gathered in: nothing yet, or a tensor of so many dimensions by name.
+
+    >>> form_of(rows=2)({"rows": torch.zeros(3)}, "sums")
+    "sums['rows'] must have 2 dimensions"
+    """
+
+    def check(value: Any, where: str) -> str | None:
+        fault = None if isinstance(value, dict) and not value else _all(value, where)
+        if fault is None and value:
+            wrong = next((name for name, n in dimensions.items() if value[name].ndim != n), None)
+            return None if wrong is None else f"{where}[{wrong!r}] must have {dimensions[wrong]} dimensions"
+        return fault
+
+    _all = form.record(dict.fromkeys(dimensions, form.tensor))
+    return check
 
 
 def floating_tensor(output: object) -> Tensor | None:

@@ -22,11 +22,12 @@ from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.loss_curve import Finding
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.errors import TrickError, require_choice, require_flag
+from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import Action, Rollback, warn
-from lightning_tricks.runtime.detector import Detector
+from lightning_tricks.runtime.detector import MOST_POINTS, Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_graphs, plain_modules
 from lightning_tricks.runtime.run import TrainingRun
@@ -40,6 +41,14 @@ _MOST_LOSSES = 256
 _MATRICES = 16
 _ELEMENTS = 4096
 _SHOWN_SAMPLES = 16
+
+
+_FINDING = form.record(
+    {
+        **dict.fromkeys(("kind", "evidence", "next_step"), form.text),
+        **{"confidence": form.number, "step": form.step},
+    }
+)
 
 
 class _Layout(NamedTuple):
@@ -101,6 +110,13 @@ class TrainingDoctor(Detector):
 
     topic = "diagnosis"
     hooks_modules = False
+
+    state_form = detector_form(
+        steps=form.many(form.number),
+        **dict.fromkeys(("means", "usual", "validation", "losses"), form.many(form.measured)),
+        findings=form.many(_FINDING),
+        culprit=form.text,
+    )
 
     def __init__(self, every_n_steps: int | None = None, action: Action = "warn") -> None:
         super().__init__(every_n_steps, action, 3, "10%")
@@ -304,6 +320,8 @@ class TrainingDoctor(Detector):
             self._steps, self._means = [step - self._every], [loss_curve.beginning(losses)]
         self._steps.append(step)
         self._means.append(mean)
+        keep_bounded(self._predictions)
+        keep_bounded(self._steps, self._means)
         self._usual = [*self._usual, *losses][-150:]
         if not self._manual:
             self._advise(step, ratio, layout)
@@ -367,6 +385,9 @@ class TrainingDoctor(Detector):
         if trainer.world_size > 1:
             value = trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="mean")
         self._validation.append(float(value))
+        if len(self._validation) > MOST_POINTS:  # (the best one must stay)
+            best = min(self._validation[: MOST_POINTS // 2], key=lambda v: v if math.isfinite(v) else math.inf)
+            self._validation = [best, *self._validation[MOST_POINTS // 2 :]]
         train = self._means[-1]
         over = loss_curve.overfitting(train, self._validation)
         state, ready = self._states["generalisation"], self._progress >= self._grace
@@ -499,7 +520,11 @@ class TrainingDoctor(Detector):
         self._usual, self._validation = list(state["usual"]), list(state["validation"])
         self._findings = {f["kind"]: Finding(**f) for f in state["findings"]}
         self._losses = [torch.tensor(x) for x in state["losses"]]
-        self._culprit, self._checks = state["culprit"], max(0, len(self._steps) - 1)
+        if len(self._steps) != len(self._means):
+            raise ValueError("the curve has not as many steps as losses")
+        self._culprit = state["culprit"]
+        # not by the number of points: those of a long run were thinned out
+        self._checks = max(0, round(self._steps[-1] / self._every)) if self._steps else 0
 
 
 @final

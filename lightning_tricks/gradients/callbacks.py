@@ -28,6 +28,7 @@ from lightning_tricks.gradients.noise_scale import NoiseScale, NoiseWindow
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
 from lightning_tricks.gradients.rules import ClipRule, as_rule
+from lightning_tricks.measure import form
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms, total_norm
 from lightning_tricks.measure.state import State, fitting, moved
 from lightning_tricks.runtime import host
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HISTOGRAM_SAMPLE = 16384
+_STATE = form.named(form.anything)  # (the rule knows more: ``measure.state.fitting``)
+_CLIPPER = form.record(
+    {"rule": form.text, "parts": form.many(form.text), "rule_state": _STATE, "statistics": _STATE}, more=True
+)
 _MOST_COLUMNS = 256  # logged steps in the picture of all layers; beyond, every second one is dropped
 
 
@@ -104,6 +109,7 @@ class GradientMonitor(Trick):
     """
 
     identity = ("groups",)
+    state_form = staticmethod(form.record({"noise": form.maybe(form.named(form.anything))}, more=True))
 
     def __init__(
         self,
@@ -118,7 +124,7 @@ class GradientMonitor(Trick):
         owner = "GradientMonitor"
         if every_n_steps is not None:
             require_count(owner, "every_n_steps", every_n_steps, remedy="Use e.g. 50, or None for the Trainer's")
-        if norm_type != float("inf"):
+        if not (isinstance(norm_type, float) and math.isinf(norm_type) and norm_type > 0):
             require_number(owner, "norm_type", norm_type, remedy="Use 2.0, 1.0 or float('inf')")
         self.every_n_steps = every_n_steps
         self.per_layer = require_flag(owner, "per_layer", per_layer)
@@ -391,6 +397,7 @@ class GradientClip(Trick):
     """
 
     identity = ("groups",)
+    state_form = staticmethod(form.named(_CLIPPER))
     in_trial = True
 
     def __init__(

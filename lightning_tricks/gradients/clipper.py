@@ -135,6 +135,9 @@ class Clipper:
         """
         if state["parts"] != list(self.parts.names):
             return
+        position = state["statistics"]["position"]
+        if type(position) is not int or not 0 <= position < _STATISTICS.window:
+            raise ValueError("the position in the statistics is none")
         self._statistics = fitting("GradientClip", moved(state["statistics"], device), self._statistics)
         if state["rule"] == repr(self.rule):
             self._state = fitting("GradientClip", moved(state["rule_state"], device), self._state)

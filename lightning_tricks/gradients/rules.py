@@ -7,6 +7,7 @@ the policy's matter (``GradientClip(nonfinite=)``), never the rule's.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lightning_tricks.errors import message, require_number
 from lightning_tricks.measure.norms import unit_norms
+from lightning_tricks.runtime.selection import fault_of
 
 State = dict[str, Any]
 
@@ -121,7 +123,7 @@ class ClipNorm(ClipRule):
     def __post_init__(self) -> None:
         remedy = "Use e.g. 1.0, or GradientMonitor to only watch"
         require_number("ClipNorm", "max_norm", self.max_norm, remedy=remedy)
-        if self.norm_type != float("inf"):
+        if not (isinstance(self.norm_type, float) and math.isinf(self.norm_type) and self.norm_type > 0):
             require_number("ClipNorm", "norm_type", self.norm_type, remedy="Use 2.0, 1.0 or float('inf')")
 
     @property
@@ -200,6 +202,10 @@ class AGC(ClipRule):
         if not isinstance(patterns, (tuple, list)) or not all(isinstance(x, str) for x in patterns):
             rule = "exclude must be a list of patterns on parameter names"
             raise TypeError(message("AGC", "exclude", self.exclude, rule, "Use e.g. ('^head',)"))
+        for pattern in self.exclude:
+            fault = fault_of(pattern)
+            if fault is not None:
+                raise ValueError(message("AGC", "exclude", pattern, f"the pattern {fault}", "Use e.g. ('^head',)"))
         object.__setattr__(self, "exclude", tuple(self.exclude))
 
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:

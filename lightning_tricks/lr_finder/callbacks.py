@@ -24,6 +24,7 @@ from lightning_tricks.errors import (
 )
 from lightning_tricks.lr_finder.suggest import CANDIDATES, RULES, Result, best_candidate, has_turned, judge
 from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
+from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trial import Trial
@@ -81,6 +82,8 @@ class LRFinder(Trick):
 
     Reference: Smith, 2017, arXiv:1506.01186 (range test); Howard, Gugger, 2020, arXiv:2002.04688 (rules).
     """
+
+    state_form = staticmethod(form.record({"suggestion": form.maybe(form.positive), "applied": form.flag}, more=True))
 
     def __init__(
         self,

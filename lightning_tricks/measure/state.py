@@ -28,11 +28,19 @@ def moved(state: State, device: torch.device) -> State:
 
 
 def same_shape(state: State, fresh: State) -> bool:
-    """Whether ``state`` has the keys and shapes of ``fresh``: whether it belongs to the same rule on the same parts."""
+    """Whether ``state`` has the keys, kinds and shapes of ``fresh``: the same rule, the same parts."""
     if state.keys() != fresh.keys():
         return False
-    pairs = [(state[name], fresh[name]) for name in fresh]
-    return all(a.shape == b.shape for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
+    return all(_alike(state[name], fresh[name]) for name in fresh)
+
+
+def _alike(one: Any, two: Any) -> bool:
+    """Whether two entries are of one kind; NaN and inf are in ``one`` only if ``two`` begins with such."""
+    if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+        return type(one) is type(two)
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return False
+    return not any(bool(odd(one).any() & ~odd(two).any()) for odd in (torch.isnan, torch.isinf))
 
 
 def fitting(owner: str, state: State, fresh: State) -> State:

@@ -21,6 +21,7 @@ from lightning_tricks.errors import (
     require_choice,
     require_count,
 )
+from lightning_tricks.measure import form
 from lightning_tricks.measure.norms import nonfinite, tensor_norms
 from lightning_tricks.measure.state import State
 from lightning_tricks.precision import health
@@ -99,6 +100,11 @@ class _Attempt:
         return not self.losses or bool(_finite(self.losses))
 
 
+_FINDING = form.record(
+    {**dict.fromkeys(("kind", "module", "text", "advice"), form.text), "step": form.step, "times": form.whole}
+)
+
+
 @final
 class LossScaleGuard(Trick):
     """Keep the loss scale of 16-mixed within bounds, and end or rescue a run in which every update is skipped.
@@ -144,6 +150,16 @@ class LossScaleGuard(Trick):
 
     Reference: Micikevicius et al., "Mixed Precision Training", 2018, arXiv:1710.03740; Lightning #20619, #9799.
     """
+
+    state_form = staticmethod(
+        form.record(
+            {
+                "counts": form.many(form.record(dict.fromkeys(("version", "consecutive", "skipped"), form.whole))),
+                "fallback": form.maybe(form.one_of("bf16", "fp32")),
+            },
+            more=True,
+        )
+    )
 
     def __init__(
         self,
@@ -375,6 +391,8 @@ class PrecisionDoctor(Trick):
 
     Reference: Micikevicius et al., "Mixed Precision Training", 2018, arXiv:1710.03740.
     """
+
+    state_form = staticmethod(form.record({"findings": form.many(_FINDING), "looks": form.whole}, more=True))
 
     def __init__(self, every_n_steps: int | None = None, modules: list[str] | None = None) -> None:
         owner = "PrecisionDoctor"
@@ -700,6 +718,8 @@ class FP32Islands(Trick):
     """
 
     identity = ("modules",)
+
+    state_form = staticmethod(form.record({"found": form.many(form.text)}, more=True))
 
     def __init__(self, modules: list[str]) -> None:
         self.modules = _checked_patterns("FP32Islands", modules)

@@ -10,7 +10,7 @@ import pytorch_lightning.plugins as pytorch_lightning_plugins
 import torch
 from torch.nn.functional import linear
 
-from lightning_tricks.errors import UnsupportedError, require_choice
+from lightning_tricks.errors import UnsupportedError, message, require_choice
 
 _DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
@@ -54,8 +54,12 @@ class CachedMixedPrecision(lightning_plugins.MixedPrecision, pytorch_lightning_p
         owner = "CachedMixedPrecision"
         require_choice(owner, "precision", precision, _DTYPES)
         kind = require_choice(owner, "device", str(device).split(":")[0], ("cuda", "cpu", "mps", "xpu"))
+        given: object = scaler
+        if given is not None and not isinstance(given, torch.amp.GradScaler):
+            text = "scaler must be a torch.amp.GradScaler"
+            raise TypeError(message(owner, "scaler", given, text, "Leave it out for a new one"))
         if scaler is not None and precision == "bf16-mixed":
-            raise ValueError(f"{owner}(scaler={scaler!r}): bf16-mixed needs no loss scale. Leave scaler out.")
+            raise ValueError(message(owner, "scaler", scaler, "bf16-mixed needs no loss scale", "Leave scaler out"))
         if not cache_is_safe():
             raise UnsupportedError(
                 f"{owner}: torch {torch.__version__} loses the gradient of a weight that was first cast under no_grad "

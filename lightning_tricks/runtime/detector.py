@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.errors import TrickError, message, nearest, require_count
+from lightning_tricks.errors import TrickError, message, nearest, require_count, shortened
+from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm, Verdict
 from lightning_tricks.measure.alarm import State as AlarmState
 from lightning_tricks.measure.duration import Duration
-from lightning_tricks.runtime.action import Action, Rollback, as_action, carry_out
+from lightning_tricks.runtime.action import Action, Rollback, as_action, carry_out, warn
 from lightning_tricks.runtime.horizon import UnknownHorizonError, forecast_updates, updates_per_epoch
 from lightning_tricks.runtime.logbook import Page
 from lightning_tricks.runtime.modules import (
@@ -29,14 +30,62 @@ from lightning_tricks.runtime.modules import (
     refuse_compiled,
 )
 from lightning_tricks.runtime.publish import Cadence
-from lightning_tricks.runtime.rollback import Rescue
+from lightning_tricks.runtime.rollback import RESCUE, Rescue
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trick import Trick
 
+_T = TypeVar("_T")
+
+MOST_POINTS = 4096  # of a curve that is kept for pictures and trends
 LONGEST_GRACE = 1000
 UNKNOWN_GRACE = 200
 UNKNOWN_CADENCE = 50
 _SPARSE_CHECKS = 8
+_ALARM = form.record(
+    {
+        "version": form.whole,
+        "peak": form.maybe(form.measured),
+        "last": form.many(form.measured),
+        "streak": form.whole,
+        "first": form.maybe(form.step),
+        "alarmed": form.flag,
+        "since": form.maybe(form.step),
+    }
+)
+_VERDICT = form.record(
+    {
+        **{"detector": form.text, "alarmed": form.flag, "step": form.step, "since_step": form.maybe(form.step)},
+        **{"cause": form.text, "reasons": form.many(form.text), "values": form.named(form.measured)},
+        "advice": form.many(form.text),
+    }
+)
+
+
+def detector_form(**more: form.Form) -> Any:
+    """Return the form of a detector's state, with what a subclass adds, as a class attribute."""
+    own: dict[str, form.Form] = {
+        "alarms": form.named(_ALARM),
+        "sums": form.named(form.tensor),
+        "counters": form.many(form.whole, 4),
+        "flags": form.many(form.flag, 3),
+        "progress": form.least_zero,
+        "verdict": _VERDICT,
+        "pending": form.maybe(_VERDICT),
+        "rescue": form.maybe(RESCUE),
+    }
+    return staticmethod(form.record({**own, **more}, more=True))
+
+
+def keep_bounded(*curves: list[Any]) -> None:
+    """Thin out curves of one length that have grown long: of the older half every second point goes.
+
+    >>> curve = list(range(5000))
+    >>> keep_bounded(curve); len(curve), curve[:3], curve[-2:]
+    (3976, [0, 2, 4], [4998, 4999])
+    """
+    for curve in curves:
+        if len(curve) > MOST_POINTS:
+            del curve[1 : MOST_POINTS // 2 : 2]
 
 
 class Detector(Trick):
@@ -49,6 +98,7 @@ class Detector(Trick):
         grace: how much learning comes before the first alarm.
     """
 
+    state_form = detector_form()
     topic: ClassVar[str] = "collapse"
     hooks_modules: ClassVar[bool] = True  # whether it is nothing without a look into the module
     samples: ClassVar[int] = 512  # wanted for a check
@@ -112,7 +162,7 @@ class Detector(Trick):
 
     @property
     def history(self) -> list[tuple[int, dict[str, float]]]:
-        """Step and values of every check of this run, since its last resume."""
+        """Step and values of the checks of this run, since its last resume: all, or fewer old ones of a long run."""
         return list(self._history)
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -130,6 +180,7 @@ class Detector(Trick):
         self._sent, self._first, self._armed, self._attached = False, True, False, False
         self._stepped: int | None = None
         self._number = 0
+        self._resumed = False
         self._handles: list[Any] = []
 
     def configuration(self) -> dict[str, Any]:
@@ -193,7 +244,7 @@ class Detector(Trick):
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             if self._armed:
                 with torch.no_grad():
-                    seen(output)
+                    self._or_anew(lambda: seen(output))
 
         self._handles.append(module.register_forward_hook(hook))
 
@@ -286,7 +337,7 @@ class Detector(Trick):
 
     @torch.no_grad()
     def _gather(self, run: TrainingRun, batch: Any, outputs: Any) -> None:
-        count = self.gather(run, batch, outputs)
+        count = self._or_anew(lambda: self.gather(run, batch, outputs)) or 0
         self._samples += count
         if self._first and count:
             self._first = False
@@ -300,7 +351,10 @@ class Detector(Trick):
         self._waited += 1
         if not self.ready(run):
             return
-        vector = self.measure(run).reshape(-1).float()
+        measured = self._or_anew(lambda: self.measure(run))
+        if measured is None:
+            return
+        vector, self._resumed = measured.reshape(-1).float(), False
         self._sums, self._samples, self._waited = {}, 0, 0
         elapsed, self._last = self._number - self._last, self._number
         height = run.rate.height(0, run.views[0].optimizer)
@@ -309,6 +363,20 @@ class Detector(Trick):
             vector = torch.cat([vector, height.detach().reshape(1).to(vector)])
         run.publisher.put_private(step, vector, lambda numbers: self._hear(run, step, elapsed, known, numbers))
         self._sent = True
+
+    def _or_anew(self, do: Callable[[], _T]) -> _T | None:
+        """Return what ``do`` returns; where that fails on what came from a checkpoint, gather anew."""
+        try:
+            return do()
+        except (TrickError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            if not self._resumed:
+                raise
+            self._sums, self._samples, self._resumed = {}, 0, False
+            owner, what = type(self).__name__, shortened(" ".join(str(error).split()))
+            warn(owner, f"the samples in the checkpoint do not fit this run ({what}). They are gathered anew.")
+            return None
 
     def ready(self, run: TrainingRun) -> bool:
         """Whether there is enough to measure; if not, gathering goes on. Equal on all ranks."""
@@ -330,6 +398,7 @@ class Detector(Trick):
         elif not active:
             self._verdict = Verdict(type(self).__name__, step=step, values=values)
         self._history.append((step, values))
+        keep_bounded(self._history)
         shown = {**{k: v for k, v in values.items() if not k.startswith("_")}, "alarm": float(bool(active))}
         run.publisher.put(step, {f"{self.prefix(run)}/{name}": value for name, value in shown.items()})
 
@@ -417,9 +486,13 @@ class Detector(Trick):
     def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
         device = run.trainer.strategy.root_device
         known = {name: dict(saved) for name, saved in state["alarms"].items() if name in self._states}
+        if any(s["since" if s["alarmed"] else "first"] is None for s in known.values() if s["alarmed"] or s["streak"]):
+            raise ValueError("an alarm without a begin")
         self._states = {**self._states, **known}
         self._sums = {name: t.to(device) for name, t in state["sums"].items()}
+        self._resumed = bool(self._sums)
         self._samples, self._waited, self._span, self._last = state["counters"]
+        self._span = max(1, min(self._span, self._every))
         self._sent, self._first, self._content = state["flags"]
         self._progress, self._verdict = state["progress"], Verdict.from_dict(state["verdict"])
         self._pending = None if state["pending"] is None else Verdict.from_dict(state["pending"])

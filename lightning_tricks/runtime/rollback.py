@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning_tricks.errors import ConflictError, UnsupportedError
+from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Verdict
 from lightning_tricks.runtime.action import AlarmError, Rollback
 from lightning_tricks.runtime.snapshot import put_training_state, training_state
@@ -20,6 +21,27 @@ if TYPE_CHECKING:
 _ASKER = "rollback"
 _OF_DATA = frozenset({"non-finite values", "loss spikes"})
 _OF_NOISE = frozenset({"prediction collapse", "labels do not follow from inputs"})
+
+
+_TRAINING = form.record(
+    {
+        "parameters": form.named(form.tensor),
+        "buffers": form.named(form.tensor),
+        "optimizers": form.many(form.record({}, more=True)),
+        "scaler": form.maybe(form.named(form.plain)),
+    }
+)
+_KEPT = form.record({"step": form.whole, "state": _TRAINING})
+RESCUE = form.record(
+    {
+        "times": form.whole,
+        "lr_factor": form.factor,
+        "accumulate_factor": form.whole,
+        "states": form.many(_KEPT),
+        "first": form.maybe(_KEPT),
+        "content": form.named(form.flag),
+    }
+)
 
 
 class Rescue:
@@ -146,7 +168,17 @@ class Rescue:
         }
 
     def load(self, run: TrainingRun, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` returned."""
+        """Take up what ``state_dict`` returned.
+
+        Raises:
+            ValueError: the states to go back to are those of another model.
+        """
+        shapes = {name: p.shape for name, p in run.trainer.lightning_module.named_parameters()}
+        for kept in [*state["states"], *([state["first"]] if state["first"] else [])]:
+            held = kept["state"]
+            same = shapes == {name: t.shape for name, t in held["parameters"].items()}
+            if not same or len(held["optimizers"]) != len(run.trainer.optimizers):
+                raise ValueError("the states to go back to are those of another model")
         self.times, self._content = state["times"], dict(state["content"])
         self.lr_factor, self.accumulate_factor = state["lr_factor"], state["accumulate_factor"]
         self._states = [(kept["step"], kept["state"]) for kept in state["states"]]

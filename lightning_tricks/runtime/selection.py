@@ -9,6 +9,8 @@ import torch
 
 from lightning_tricks.errors import TrickError, message, nearest
 
+LONGEST_PATTERN = 1000
+
 _WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|_forward_module|_fsdp_wrapped_module)(?=\.|$)")
 
 
@@ -26,6 +28,21 @@ def parameter_names(module: torch.nn.Module) -> dict[int, str]:
     return {id(p): plain_name(n) for n, p in module.named_parameters()}
 
 
+def fault_of(pattern: str) -> str | None:
+    """Return what is wrong with a user's regular expression, as the rest of a sentence; None when nothing is.
+
+    >>> fault_of("^head"), fault_of("(")
+    (None, 'is no regular expression (missing ), unterminated subpattern at position 0)')
+    """
+    if len(pattern) > LONGEST_PATTERN:  # to compile a text without end takes time and memory without end
+        return f"has {len(pattern):,} characters, and at most {LONGEST_PATTERN:,} are allowed"
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"is no regular expression ({error})"
+    return None
+
+
 def check_patterns(owner: str, argument: str, groups: Mapping[str, str] | None) -> dict[str, str] | None:
     """Return a copy of ``groups`` after checking that it maps names to regular expressions.
 
@@ -41,11 +58,9 @@ def check_patterns(owner: str, argument: str, groups: Mapping[str, str] | None) 
     if not groups or not all(groups):
         raise ValueError(message(owner, argument, dict(groups), f"{argument} must name at least one group", remedy))
     for name, pattern in groups.items():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            text = f"the pattern of {name!r} is no regular expression ({error})"
-            raise ValueError(message(owner, argument, dict(groups), text, remedy)) from error
+        fault = fault_of(pattern)
+        if fault is not None:
+            raise ValueError(message(owner, argument, dict(groups), f"the pattern of {name!r} {fault}", remedy))
     return dict(groups)
 
 
@@ -58,7 +73,8 @@ def matching(names: Sequence[str], pattern: str, *, owner: str, argument: str) -
     >>> matching(["body.weight", "head.weight"], "^head", owner="AGC", argument="exclude")
     [1]
     """
-    found = [i for i, name in enumerate(names) if re.search(pattern, name)]
+    search = re.compile(pattern).search
+    found = [i for i, name in enumerate(names) if search(name)]
     if not found:
         near = nearest(re.sub(r"[\\^$]", "", pattern), names) or (names[0] if names else None)
         remedy = f"The nearest name is {near!r}" if near else "The optimizer has no parameters"

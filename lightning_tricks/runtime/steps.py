@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.errors import TrickError
+from lightning_tricks.errors import TrickError, shown
 
 _SUM_AFTER = 64
 
@@ -145,5 +145,5 @@ class StepClock:
         lists = [state.get("attempted"), state.get("applied")]
         plain = all(isinstance(x, list) and all(type(v) is int and v >= 0 for v in x) for x in lists)
         if state.get("version") != 1 or not plain or len(lists[0]) != len(lists[1]):  # type: ignore[arg-type]
-            raise ValueError(f"StepClock: {dict(state)!r} is no state of version 1. Is the checkpoint damaged?")
+            raise ValueError(f"StepClock: {shown(dict(state))} is no state of version 1. Is the checkpoint damaged?")
         self._restored = {"attempted": list(state["attempted"]), "applied": list(state["applied"])}

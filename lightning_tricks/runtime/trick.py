@@ -14,13 +14,17 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_tricks.errors import TrickError, UnsupportedError
+from lightning_tricks.errors import TrickError, UnsupportedError, shortened, shown
+from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.runtime.run import TrainingRun
 
 _VERSION = 1
+_ANEW = "Remove this callback's state from the checkpoint, or start anew."
+_CLOCK = form.record({"version": form.whole, "attempted": form.many(form.whole), "applied": form.many(form.whole)})
+_OF_A_BAD_STATE = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError)
 _REFUSED = {
     "DeepSpeedStrategy": "its engine keeps gradients and schedule to itself. Set them in the DeepSpeed config",
     "FSDPStrategy": "FSDP1 keeps flat shards without names. Use ModelParallelStrategy (FSDP2)",
@@ -36,6 +40,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     """
 
     identity: ClassVar[tuple[str, ...]] = ()
+    state_form: Any = staticmethod(form.anything)  # what ``trick_state`` returns looks like
     in_trial: ClassVar[bool] = False  # whether steps that are tried before training need it, since it shapes gradients
 
     gives_way: bool = False  # to another of its class, and to a run that cannot have it: it was not asked for in code
@@ -152,7 +157,15 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     def _start(self, run: TrainingRun) -> None:
         run.start()
         state, self._loaded = self._loaded, None
-        self.started(run, state)
+        try:
+            self.started(run, state)
+        except _OF_A_BAD_STATE as error:
+            if state is None:
+                raise
+            what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise TrickError(
+                f"{type(self).__name__}: the checkpoint's state does not fit this run ({shortened(what)}). {_ANEW}"
+            ) from error
 
     def _has_a_rival(self, trainer: Any) -> bool:
         return any(type(callback) is type(self) and callback is not self for callback in trainer.callbacks)
@@ -259,14 +272,29 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
         Raises:
             ValueError: the state is of an unknown version or not of this form.
         """
+        name = type(self).__name__
+        if not isinstance(state_dict, Mapping):
+            raise ValueError(f"{name}: the checkpoint's state must be a dict, not {shown(state_dict)}. {_ANEW}")
         inner, clock = state_dict.get("state"), state_dict.get("clock")
-        if state_dict.get("version") != _VERSION or not isinstance(inner, dict) or not isinstance(clock, Mapping):
+        version = state_dict.get("version")
+        if (
+            type(version) is not int
+            or version != _VERSION
+            or not isinstance(inner, dict)
+            or not isinstance(clock, Mapping)
+        ):
             raise ValueError(
-                f"{type(self).__name__}: the checkpoint's state (version {state_dict.get('version')!r}) cannot be read "
+                f"{name}: the checkpoint's state (version {shown(version)}) cannot be read "
                 f"by this version, which reads version {_VERSION}. Update lightning-tricks, or train without it."
             )
-        old, new = state_dict.get("configuration") or {}, self.configuration()
-        changed = [f"{k}: {old[k]!r} -> {v!r}" for k, v in new.items() if k in old and old[k] != v]
+        old, new = state_dict.get("configuration", {}), self.configuration()
+        fault = form.named(form.plain)(old, "configuration") or _CLOCK(dict(clock), "clock")
+        if fault is None and len(clock["attempted"]) != len(clock["applied"]):
+            fault = "clock must count attempts and updates of the same optimizers"
+        fault = fault or self.state_form(inner, "state")
+        if fault is not None:
+            raise ValueError(f"{name}: the checkpoint's {fault}. {_ANEW}")
+        changed = [f"{k}: {shown(old[k])} -> {shown(v)}" for k, v in new.items() if k in old and old[k] != v]
         self._loaded, self._loaded_clock = dict(inner), dict(clock)
         if self._run is not None:
             self._load_clock(self._run)
@@ -283,7 +311,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
         warn(type(self).__name__, f"resumed with other arguments ({'; '.join(changed)}). The new ones hold.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was measured and what Lightning attaches: a pickled callback must not carry the model."""
+        """Leave out what was measured and what Lightning attaches: a callback that is sent must not carry the model."""
         kept = ("_loaded", "_loaded_clock")
         public = {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in ("log", "log_dict")}
         return public | {k: self.__dict__[k] for k in kept if k in self.__dict__}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.errors import ConflictError, TrickError, message, nearest, require_choice, require_number
+from lightning_tricks.measure import form
 from lightning_tricks.measure.duration import Duration
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
@@ -19,6 +20,7 @@ from lightning_tricks.runtime.horizon import UnknownHorizonError, forecast_updat
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.selection import fault_of
 from lightning_tricks.runtime.trick import Trick
 from lightning_tricks.schedules.curves import Constant, Decay, Span
 from lightning_tricks.schedules.figures import draw_curve
@@ -30,6 +32,35 @@ if TYPE_CHECKING:
 
 _TICKS = 1_000_000  # positions on a curve that is measured by the wall clock
 _SLACK = 0.05  # share of max_time in which the clock does not hurry a run whose updates are planned
+_PACE = form.record(
+    {
+        "planned": form.maybe(form.whole),
+        "end": form.whole,
+        "learning": form.flag,
+        "learnt": form.maybe(form.whole),
+        "held": form.whole,
+        "elapsed": form.least_zero,
+    }
+)
+_SEEN = form.record(
+    {
+        "version": form.whole,
+        "best": form.maybe(form.measured),
+        "bad": form.whole,
+        "cooling": form.whole,
+        "multiplier": form.factor,
+        "reductions": form.whole,
+    }
+)
+_STATE = form.record(
+    {
+        "base": form.many(form.many(form.many(form.rate, 2))),
+        "pace": _PACE,
+        "plateau": form.maybe(_SEEN),
+        "of_validation": form.flag,
+    },
+    more=True,
+)
 _AGREE_EVERY = 16  # attempts after which several processes agree on the time
 
 
@@ -101,6 +132,8 @@ class LRSchedule(Trick):
     Hägele et al., 2024, arXiv:2405.18392 (hold, then decay); Smith, Topin, 2018, arXiv:1708.07120 (inverse momentum).
     """
 
+    state_form = staticmethod(_STATE)
+
     def __init__(
         self,
         decay: str | Decay | Callable[..., Any] = "cosine",
@@ -147,6 +180,12 @@ class LRSchedule(Trick):
         if self.total is not None and (self.total.unit == "%" or self.total.amount == 0):
             text = "total must be a number of updates or epochs, > 0"
             raise ValueError(message(owner, "total", total, text, "Use e.g. 10_000 or '20ep'"))
+        begun = [length for length in (self.warmup, self.hold) if length.amount]
+        if self.total is not None and all(length.unit in ("%", self.total.unit) for length in begun):
+            share = sum(n.amount / (100.0 if n.unit == "%" else self.total.amount) for n in begun)
+            if share > 1.0 + 1e-9:
+                text = f"warm-up ({self.warmup}) and hold ({self.hold}) are longer than the run ({self.total})"
+                raise ValueError(message(owner, "total", total, text, "Shorten them"))
         self.reset()
 
     def reset(self) -> None:
@@ -244,7 +283,8 @@ class LRSchedule(Trick):
         if "base" in state:
             self._base = [[_Base(*numbers) for numbers in groups] for groups in state["base"]]
         self._base = self._base or [[] for _ in run.views]
-        self._plateau = state.get("plateau") or self._plateau
+        if self._plateau is not None:  # (what another decay has seen lowers no rate of this one)
+            self._plateau = state.get("plateau") or self._plateau
         self._of_validation = state.get("of_validation", self._of_validation)
         self._pace = _Pace(**{**vars(self._pace), **state.get("pace", {})})
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
@@ -601,10 +641,12 @@ def _share(argument: str, value: float) -> float:
     )
 
 
-def _momentum(values: tuple[float, float]) -> tuple[float, float]:
+def _momentum(values: Any) -> tuple[float, float]:
     """Return the momentum at the lowest and at the highest rate; the higher one belongs to the lowest rate."""
-    if len(tuple(values)) != 2:
-        text = "momentum must be two numbers"
+    text = "momentum must be two numbers"
+    if not isinstance(values, (tuple, list)):
+        raise TypeError(message("LRSchedule", "momentum", values, text, "Use e.g. (0.95, 0.85)"))
+    if len(values) != 2:
         raise ValueError(message("LRSchedule", "momentum", values, text, "Use e.g. (0.95, 0.85)"))
     low, high = sorted(
         require_number("LRSchedule", "momentum", v, high=1.0, low_included=True, remedy="Use e.g. (0.95, 0.85)")
@@ -613,20 +655,23 @@ def _momentum(values: tuple[float, float]) -> tuple[float, float]:
     return high, low
 
 
-def _overrides(overrides: dict[str, float | str | Decay] | None) -> dict[str, float | Decay]:
-    owner = "LRSchedule"
+def _overrides(overrides: Any) -> dict[str, float | Decay]:
+    owner, remedy = "LRSchedule", "Use e.g. {'^backbone': 0.1}"
     out: dict[str, float | Decay] = {}
+    if overrides is not None and not isinstance(overrides, Mapping):
+        text = "overrides must be a dict from patterns to factors or decays"
+        raise TypeError(message(owner, "overrides", overrides, text, remedy))
     for pattern, value in (overrides or {}).items():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            text = f"the pattern is no regular expression ({error})"
-            raise ValueError(message(owner, "overrides", pattern, text, "Use e.g. '^head'")) from error
+        if not isinstance(pattern, str) or not pattern:
+            text = "overrides must be a dict from patterns to factors or decays"
+            raise TypeError(message(owner, "overrides", overrides, text, remedy))
+        fault = fault_of(pattern)
+        if fault is not None:
+            raise ValueError(message(owner, "overrides", pattern, f"the pattern {fault}", "Use e.g. '^head'"))
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            remedy = "Use e.g. {'^backbone': 0.1}"
             out[pattern] = require_number(owner, "overrides", value, low_included=True, remedy=remedy)
             continue
-        decay = as_decay(owner, value)
+        decay = as_decay(owner, value, "overrides")
         if isinstance(decay, Plateau):
             raise ValueError(message(owner, "overrides", value, "a plateau holds for all groups", "Pass it as decay="))
         out[pattern] = decay

@@ -202,6 +202,12 @@ class Function(Decay):
 
     takes_final = False
 
+    def __post_init__(self) -> None:
+        function: object = self.function
+        if not callable(function):
+            text = "function must be a function of (update, length)"
+            raise TypeError(message("Function", "function", function, text, "Use e.g. lambda update, length: 0.5"))
+
     def height(self, update: int, length: int) -> float:
         """Return what the function returns."""
         return float(self.function(update, length))

@@ -221,6 +221,10 @@ class Piecewise(Decay):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boundaries", require_points("Piecewise", "boundaries", self.boundaries))
+        given: object = self.values
+        if not isinstance(given, (tuple, list)):
+            text = "values must be a list of multipliers"
+            raise TypeError(message("Piecewise", "values", given, text, "Use e.g. (1.0, 0.1)"))
         values = tuple(
             require_number("Piecewise", "values", v, low_included=True, remedy="Use multipliers, e.g. 0.1")
             for v in self.values
@@ -252,9 +256,10 @@ class _Stairs(Decay):
 
 def require_points(owner: str, argument: str, values: Sequence[Length]) -> tuple[Length, ...]:
     """Return points of the run as a tuple; refuse an empty or a falling one."""
-    if isinstance(values, (str, int)) or not values:
+    given: object = values
+    if not isinstance(given, (tuple, list)) or not given:
         text = f"{argument} must be a list of at least one point"
-        raise ValueError(message(owner, argument, values, text, "Use e.g. ['50%', '75%']"))
+        raise ValueError(message(owner, argument, given, text, "Use e.g. ['50%', '75%']"))
     lengths = [Duration.parse(v, owner=owner, argument=argument) for v in values]
     by_unit = {unit: [d.amount for d in lengths if d.unit == unit] for unit in {d.unit for d in lengths}}
     if any(amounts != sorted(set(amounts)) for amounts in by_unit.values()):

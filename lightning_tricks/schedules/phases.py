@@ -174,6 +174,10 @@ class Join(Decay):
     takes_final = False
 
     def __post_init__(self) -> None:
+        phases: object = self.phases
+        if not isinstance(phases, (tuple, list)) or not all(isinstance(phase, Phase) for phase in phases):
+            text = "phases must be a list of Phase objects"
+            raise TypeError(message("Join", "phases", phases, text, "Use e.g. [Phase('constant', '80%'), ...]"))
         object.__setattr__(self, "phases", tuple(self.phases))
         open_ended = [phase for phase in self.phases if phase.length is None]
         if not self.phases or len(open_ended) > 1:
@@ -226,7 +230,7 @@ class _Joined(Decay):
         return height if isinstance(decay, Function) else phase.end + (phase.start - phase.end) * height
 
 
-def as_decay(owner: str, decay: object) -> Decay:
+def as_decay(owner: str, decay: object, argument: str = "decay") -> Decay:
     """Return the Decay that a name, a Decay or a function means.
 
     Raises:
@@ -239,7 +243,7 @@ def as_decay(owner: str, decay: object) -> Decay:
         return decay
     if not isinstance(decay, str) and callable(decay):
         return Function(decay)
-    return DECAYS[require_choice(owner, "decay", decay, DECAYS)]
+    return DECAYS[require_choice(owner, argument, decay, DECAYS)]
 
 
 def _updates(length: Length, span: Span) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -378,3 +380,37 @@ def detected_alone(what: str) -> dict[str, float]:
     """What the detector of predictions sees of the same data in one process."""
     values: dict[str, float] = _fitted(what)["histories"]["PredictionCollapse"]
     return values
+
+
+def resumed_exactly(folder: str) -> tuple[list[float], list[float], str]:
+    """Weights of a run that was not interrupted and of one that was, with other data and dropout on each process."""
+    import lightning.pytorch as L
+
+    from lightning_tricks import ExactResume, UnsupportedError
+    from tests.gradients.plain import weights
+    from tests.resume.test_exact import Augmented, Net, PowerCut
+
+    def fit(seed: int, extra: list[Any], **given: Any) -> Any:
+        L.seed_everything(seed + dist_rank(), verbose=False)
+        module = Net()
+        loader = torch.utils.data.DataLoader(Augmented(), 2, shuffle=True)
+        two = {"strategy": "ddp", "devices": 2, "max_epochs": 2}
+        trainer([ExactResume(), *extra], **two).fit(module, loader, **given)
+        return weights(module).tolist()
+
+    def dist_rank() -> int:
+        return int(os.environ["RANK"])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole, path = fit(3, []), os.path.join(folder, "cut.ckpt")
+        with contextlib.suppress(InterruptedError):
+            fit(3, [PowerCut(5, Path(path))])
+        resumed = fit(77, [], ckpt_path=path, weights_only=True)
+        try:
+            trainer([ExactResume(gradients=True)], strategy="ddp", devices=2).fit(
+                Net(), torch.utils.data.DataLoader(Augmented(), 2)
+            )
+        except UnsupportedError as error:
+            return whole, resumed, str(error)
+    return whole, resumed, ""

@@ -20,7 +20,7 @@ from lightning_tricks.runtime.trick import Trick
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lightning_tricks"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {"accumulation", "collapse", "diagnosis", "gradients", "lr_finder", "precision", "schedules"}
+ROOMS = {"accumulation", "collapse", "diagnosis", "gradients", "lr_finder", "precision", "resume", "schedules"}
 BANNED = {"utils", "util", "helpers", "helper", "misc", "common", "tools", "base", "core"}
 
 

@@ -226,7 +226,16 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
         module = Collapsed()
         module.other_sample = lambda count: torch.ones(count, 64)
     window, trick = 1 if name == "GradientAccumulation" else 2, example(name, **changed)
-    beside = [GradientMonitor()] if name == "ProgressMetrics" else []  # it shows what others measure
+
+    class Saves(L.Callback):
+        """Makes a checkpoint in the middle of a window."""
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                trainer._checkpoint_connector.dump_checkpoint(False)
+
+    beside: list[Any] = [GradientMonitor()] if name == "ProgressMetrics" else []  # it shows what others measure
+    beside += [Saves()] if name == "ExactResume" else []
     try:
         precision = UNDER.get(name, "32-true")
         epochs = 5 if name == "GenerationDrift" else 1
@@ -243,7 +252,8 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
     except (lightning_tricks.TrickError, torch.OutOfMemoryError) as error:
         return type(error).__name__
     found = getattr(trick, "checks", None)
-    seen = weights(module).tolist(), logger.rows, sorted(t.progress_bar_metrics), found
+    saved = trick.saved_gradients if name == "ExactResume" else None
+    seen = weights(module).tolist(), logger.rows, sorted(t.progress_bar_metrics), found, saved
     return *seen, getattr(module, "tries", 0), getattr(trick, "result", None)
 
 

@@ -1,0 +1,228 @@
+"""ResumeGuard: what Lightning holds on one side, the pure checks of this room on the other."""
+
+from __future__ import annotations
+
+import math
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, final
+
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.data import IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
+from lightning_tricks.errors import TrickError, require_choice
+from lightning_tricks.resume import preflight
+from lightning_tricks.resume.plugins import DurableCheckpointIO, local
+from lightning_tricks.resume.preflight import Data, Finding, Loader, Writer
+from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.trick import Trick
+
+_SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+@final
+class ResumeGuard(Trick):
+    """Say before the first step what would break a later resume, each with its fix.
+
+    A checkpoint that cannot be loaded is noticed when it is needed, after hours. This looks for:
+
+    - values in callbacks, hyperparameters, schedulers and parameter groups that ``torch.load(weights_only=True)``
+      refuses, named with their key path and type, e.g. ``['hyper_parameters']['root'] PosixPath``,
+    - no checkpoint of the newest state: no checkpoint callback, ``save_last=True`` with ``save_top_k=0`` (nothing
+      before the end) or with a monitor (a copy of the best), weights only,
+    - a folder for temporary files on another filesystem than the checkpoints: a kill can tear them,
+    - checkpoints inside an epoch with data that start anew, shuffling without ``ExactResume``, and a stateful loader
+      that ``estimated_stepping_batches`` made before its state could be put back,
+    - SIGTERM, after which Lightning 2.6.6 ends with exit code 0: told as information, once for each run; no finding.
+
+    It looks again at the first checkpoint, since states may grow while training; then it warns in both modes.
+
+    Args:
+        mode: ``"warn"`` or ``"raise"``: one error with all findings, before the first step.
+
+    Raises:
+        ValueError: ``mode`` is unknown.
+        TrickError: before the first step, with ``mode="raise"``, something was found.
+
+    Logs:
+        Nothing. ``.findings`` has what was found, each with ``.what`` and ``.fix``.
+
+    Changes:
+        Nothing. It calls ``state_dict()`` of callbacks, as a checkpoint does, and never ``on_save_checkpoint``.
+
+    State:
+        Nothing; a resume with another mode goes on with the new one.
+
+    Cost:
+        Milliseconds before the first step and at the first checkpoint, nothing while training. Weights are not
+        serialised. ``mode="raise"`` on several processes: one broadcast.
+
+    Example:
+        >>> from lightning_tricks import ResumeGuard
+        >>> ResumeGuard(mode="raise").findings
+        []
+
+    Reference: PyTorch, "Serialization semantics", torch.load with weights_only=True.
+    """
+
+    def __init__(self, mode: Literal["warn", "raise"] = "warn") -> None:
+        self.mode = require_choice("ResumeGuard", "mode", mode, ("warn", "raise"))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was found."""
+        self._findings: list[Finding] = []
+        self._made_early = False
+        self._due = self._due_at_checkpoint = False
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What would break a resume; empty before the first step."""
+        return list(self._findings)
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def assembled(self, run: TrainingRun) -> None:
+        """Note whether the loaders are there already: their state will not be put back any more."""
+        self._made_early = getattr(run.trainer.fit_loop, "_combined_loader", None) is not None
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Look before the first batch, when all callbacks have started."""
+        self._findings = []
+        self._due = self._due_at_checkpoint = not (run.trainer.fast_dev_run or run.trainer.barebones)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Look, once."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._due and self._live is not None:
+            self._due = False
+            self._try_to(lambda: self._tell(trainer))
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Look at the first checkpoint, without the weights. Training is under way, so nothing is raised."""
+        if self._due_at_checkpoint and not self._due:
+            self._due_at_checkpoint = False
+            rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+            known = {finding.what for finding in self._findings}
+            found = self._safely("checkpoint", lambda: preflight.unloadable(rest))
+            found = [finding for finding in found if finding.what not in known]
+            self._findings += found
+            if found:
+                warn("ResumeGuard", "the checkpoint that is being written will not load:" + _lines(found))
+
+    def _tell(self, trainer: Any) -> None:
+        found = self._look(trainer)
+        if self.mode == "raise":  # rank 0 writes the checkpoints: all processes go by what it found
+            found = trainer.strategy.broadcast(found)
+        self._findings = found
+        if found and self.mode == "raise":
+            raise TrickError(f"ResumeGuard(mode='raise'): this would break a later resume:{_lines(found)}")
+        if found:
+            warn("ResumeGuard", f"this would break a later resume:{_lines(found)}")
+        if _ends_with_zero() and self.run.first_to_say("SIGTERM"):  # every run has it: no reason to end one
+            rank_zero_info(f"ResumeGuard: {preflight.SIGTERM}")
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def _look(self, trainer: Any) -> list[Finding]:
+        # one that fails hides no other; all processes ask callbacks for their state, which some gather from all
+        writers = [_writer(c, trainer) for c in trainer.checkpoint_callbacks if hasattr(c, "save_top_k")]
+        others = len(writers) < len(trainer.checkpoint_callbacks)
+        return [
+            *self._safely("state", lambda: preflight.unloadable(self._states(trainer))),
+            *self._safely("checkpoint callbacks", lambda: preflight.written(writers, others=others)),
+            *self._safely("folders", lambda: _folders(trainer)),
+            *self._safely("data", lambda: preflight.repeated(self._data(trainer), writers)),
+        ]
+
+    def _safely(self, what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+        try:
+            return look()
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            warn("ResumeGuard", f"{what} could not be checked ({type(error).__name__}: {text}). Training goes on.")
+            return []
+
+    def _states(self, trainer: Any) -> dict[str, Any]:
+        """Return what a checkpoint would hold, without weights and optimizer moments, under its keys."""
+        states: dict[str, Any] = {"callbacks": {}}
+        for callback in trainer.callbacks:
+            states["callbacks"][callback.state_key] = callback.state_dict()
+        for source in (trainer.lightning_module, trainer.datamodule):
+            if source is not None and source.hparams:
+                plain = not type(source.hparams).__module__.startswith("omegaconf")  # Lightning keeps those as they are
+                states[source.CHECKPOINT_HYPER_PARAMS_KEY] = dict(source.hparams) if plain else source.hparams
+        states["lr_schedulers"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+        states["optimizer_states"] = [
+            {"param_groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]}
+            for optimizer in trainer.optimizers
+        ]
+        return states
+
+    def _data(self, trainer: Any) -> Data:
+        combined = trainer.fit_loop._combined_loader
+        loaders = tuple(_loader(loader) for loader in combined.flattened) if combined is not None else ()
+        exact = any(type(callback).__name__ == "ExactResume" for callback in trainer.callbacks)
+        updates: float = trainer.num_training_batches
+        if updates != math.inf:
+            updates = math.ceil(updates / trainer.accumulate_grad_batches) * max(1, len(trainer.optimizers))
+        return Data(loaders, updates, exact, self._made_early)
+
+
+def _lines(findings: list[Finding]) -> str:
+    return "".join(f"\n- {finding}" for finding in findings)
+
+
+def _writer(callback: Any, trainer: Any) -> Writer:
+    interval = callback._train_time_interval
+    batches, validation = trainer.num_training_batches, trainer.val_check_batch
+    validates = any(n > 0 for n in trainer.num_val_batches) if trainer.enable_validation else False
+    within = validation is None or validation < batches
+    return Writer(
+        save_last=bool(callback.save_last),
+        save_top_k=callback.save_top_k,
+        monitor=callback.monitor,
+        every_n_steps=callback._every_n_train_steps,
+        every_n_epochs=callback._every_n_epochs,
+        interval="" if interval is None else str(interval),
+        on_exception=callback.save_on_exception,
+        weights_only=callback.save_weights_only,
+        after_validation=validates and within and callback._save_on_train_epoch_end is not True,
+    )
+
+
+def _loader(loader: Any) -> Loader:
+    dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
+    return Loader(
+        name=type(loader).__name__,
+        stateful=hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"),
+        iterable=dataset is None or isinstance(dataset, IterableDataset),
+        shuffled=isinstance(sampler, _SHUFFLED),
+    )
+
+
+def _folders(trainer: Any) -> list[Finding]:
+    strategy = trainer.strategy
+    plugin = strategy.checkpoint_io
+    while hasattr(plugin, "checkpoint_io"):  # Lightning's asynchronous plugin, around another
+        plugin = plugin.checkpoint_io
+    sharded = getattr(strategy, "_save_distributed_checkpoint", False) is True
+    folders = sorted({str(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)})
+    found: list[Finding] = []
+    for folder in folders:
+        path = local(folder)
+        if isinstance(plugin, DurableCheckpointIO):
+            found += preflight.durable(folder, remote=path is None, sharded=sharded)
+        elif type(plugin).__name__ == "TorchCheckpointIO" and path is not None and not sharded:
+            found += preflight.torn(Path(tempfile.gettempdir()), path)
+    return found
+
+
+def _ends_with_zero() -> bool:
+    """Whether Lightning's handler of SIGTERM is installed, and its exception still has no exit code."""
+    handler = signal.getsignal(signal.SIGTERM)
+    return type(handler).__name__ == "_HandlersCompose" and not SIGTERMException().code

@@ -1,0 +1,356 @@
+"""ExactResume: Lightning's loops on one side, random states and the data's position on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+
+from lightning_tricks.errors import TrickError, UnsupportedError, message, require_flag
+from lightning_tricks.measure import form
+from lightning_tricks.resume.replay import (
+    begin_anew,
+    keeps_its_own_state,
+    outlives_epochs,
+    pass_over,
+    put_seeds,
+    seeds,
+    unrepeatable,
+    watch_beginnings,
+)
+from lightning_tricks.resume.state import (
+    generator_states,
+    gradients,
+    put_generator_states,
+    put_random_state,
+    random_state,
+)
+from lightning_tricks.runtime import gradient_writer
+from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.trick import Trick
+
+_NUMBERS = form.named(form.anything)
+_BEGAN = form.record({"random": _NUMBERS, "generators": _NUMBERS, "workers": form.many(form.flag)})
+_RANK = form.record(
+    {
+        "now": _NUMBERS,
+        "generators": _NUMBERS,
+        "began": form.maybe(_BEGAN),
+        "batches": form.measured,
+        "seeds": form.many(form.maybe(form.whole)),
+        "validation": form.flag,
+        "gradients": form.named(form.tensor),
+    }
+)
+
+
+@final
+class ExactResume(Trick):
+    """Make a resumed run the same run: bit-identical weights, as if it had not been interrupted.
+
+    Lightning saves weights, optimizers and counters; this saves what is missing. The states of all random generators
+    (Python, numpy, torch, of each device and each process; those of loaders and samplers), and the random state with
+    which the epoch's data began. On a resume the epoch's order is made anew from that, the batches that were taken are
+    passed over (without loading them where one process loads in an order that is drawn at once), and the generators go
+    on where they were. So shuffling, dropout and random augmentation go on as they would have, also with another seed.
+
+    Exact at every update. In the middle of an accumulation window the gradients so far are lost, unless they are saved.
+
+    Args:
+        gradients: save the gradients in the middle of a window: exact at every batch. One process only.
+
+    Raises:
+        TypeError: ``gradients`` is no bool.
+        UnsupportedError: at fit start, gradients on several processes, or a ``training_step`` that takes the iterator;
+            on a resume in mid-epoch, data that cannot be asked for their position (an iterable data set without a
+            ``state_dict``; torchdata's StatefulDataLoader has one).
+        TrickError: on a resume, the random state in the checkpoint is damaged.
+
+    Logs:
+        Nothing.
+
+    Changes:
+        Nothing in a run that is not resumed: its weights are bit-identical to those without it. On a resume the random
+        generators and the data's position.
+
+    State:
+        About 12 kB per process; in mid-window with ``gradients=True`` also one gradient of each parameter. A resume on
+        another number of processes goes on with other numbers and other data, with a warning.
+
+    Cost:
+        One reading of the random states at the begin of an epoch and at a checkpoint. On a resume with workers, custom
+        samplers or several loaders: loading the batches that are passed over.
+
+    Example:
+        >>> from lightning_tricks import ExactResume
+        >>> ExactResume(gradients=True).gradients
+        True
+
+    Reference: PyTorch, "Reproducibility"; torchdata, "Stateful DataLoader".
+    """
+
+    state_form = staticmethod(form.either_empty_or(form.record({"ranks": form.many(_RANK)})))
+
+    def __init__(self, gradients: bool = False) -> None:
+        self.gradients = require_flag("ExactResume", "gradients", gradients)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self._epoch_began: dict[str, Any] | None = None
+        self._resuming: dict[str, Any] | None = None
+        self._validated = 0
+        self._final: dict[str, Any] = {}
+        self._saved: list[str] = []
+        self._endings: list[Callable[[], None]] = []
+
+    def configuration(self) -> dict[str, Any]:
+        """The argument."""
+        return {"gradients": self.gradients}
+
+    # -- a run begins -----------------------------------------------------------------------------------------------
+
+    def configure(self, run: TrainingRun) -> None:
+        """Stand where Lightning makes the epoch's iterator, and where it goes on after a resume."""
+        trainer, loop = run.trainer, run.trainer.fit_loop
+        if self.gradients and trainer.world_size > 1:
+            text = "gradients of each process would have to be saved"
+            remedy = "Use gradients=False, and save checkpoints at updates"
+            raise UnsupportedError(message("ExactResume", "gradients", True, text, remedy))
+        self._end()
+        self._around(loop, "_load_combined_loader_states", after=lambda: self._watch(loop))
+        self._around(loop, "on_advance_start", before=lambda: self._before_epoch(loop))
+        begin = loop.epoch_loop.on_run_start
+
+        def on_run_start(fetcher: Any) -> None:
+            found, self._resuming = self._resuming, None
+            in_the_middle = found is not None and loop.epoch_loop.batch_progress.current.ready > 0
+            if found is not None:
+                self._find_place(loop, fetcher, found)
+            begin(fetcher)
+            if found is not None and in_the_middle:
+                _put_numbers(loop, found)
+                self._make_up_for_validation(run, found)
+            if found is not None:
+                self._keep_numbers(loop, fetcher)
+
+        self._replace(loop.epoch_loop, "on_run_start", on_run_start)
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Take up what the checkpoint holds for this process."""
+        if type(run.trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
+            raise UnsupportedError(
+                "ExactResume: training_step takes the dataloader_iter, so nobody knows which batches it took. "
+                "Let it take (batch, batch_idx)."
+            )
+        lasting = [dl for dl in run.trainer.fit_loop._combined_loader.flattened if outlives_epochs(dl)]
+        if lasting:
+            warn(
+                "ExactResume",
+                "persistent_workers=True: random numbers that are drawn in workers cannot be found again on a resume. "
+                "Set it to False, or draw none there.",
+            )
+        if not state:
+            if run.trainer.global_step > 0 and self._epoch_began is not None and run.trainer.fit_loop.restarting:
+                warn("ExactResume", "the checkpoint holds no random state: this run goes on with other numbers.")
+            return
+        ranks = state["ranks"]
+        if len(ranks) != run.trainer.world_size:
+            warn(
+                "ExactResume",
+                f"the checkpoint is of {len(ranks)} processes, this run has {run.trainer.world_size}: its data and "
+                "random numbers cannot be the same. It goes on with other ones.",
+            )
+            return
+        self._resuming = found = ranks[run.trainer.global_rank]
+        if found["batches"] != float(run.trainer.fit_loop.max_batches):
+            warn(
+                "ExactResume",
+                f"an epoch had {found['batches']:.0f} batches and has {run.trainer.fit_loop.max_batches} now, so this "
+                "cannot be the same run. Resume with the data and the batch size of the checkpoint.",
+            )
+        self._try_numbers(run, found)
+        put_seeds(run.trainer.fit_loop._combined_loader.flattened, found["seeds"])
+        self._give_gradients(run, ranks[run.trainer.global_rank])
+
+    def _try_numbers(self, run: TrainingRun, found: dict[str, Any]) -> None:
+        """Put the saved numbers into the generators and today's back: what does not fit is told now, by name."""
+        loaders = run.trainer.fit_loop._combined_loader.flattened
+        held, generators = random_state(), generator_states(loaders)
+        try:
+            for numbers in (found["now"], (found["began"] or {}).get("random", held)):
+                put_random_state(numbers)
+            put_generator_states(loaders, found["generators"])
+        except Exception as error:
+            raise TrickError(
+                f"ExactResume: the random state in the checkpoint cannot be used ({type(error).__name__}). "
+                "Resume without ExactResume, or start anew."
+            ) from error
+        finally:
+            put_random_state(held)
+            put_generator_states(loaders, generators)
+
+    def _give_gradients(self, run: TrainingRun, found: dict[str, Any]) -> None:
+        kept = found.get("gradients") or {}
+        named = dict(run.trainer.lightning_module.named_parameters())
+        parameters = [named[name] for name in kept if name in named]
+        values = [kept[name].to(named[name].device) for name in kept if name in named]
+        gradient_writer.give(parameters, values)
+
+    def _watch(self, loop: Any) -> None:
+        """The loaders of the run are there, and their iterator comes next."""
+        combined = loop._combined_loader
+        if not hasattr(combined, "_begins_are_watched"):
+            combined._begins_are_watched = True
+            end = watch_beginnings(combined, lambda: self._note(combined))
+            self._endings += [end, lambda: delattr(combined, "_begins_are_watched")]
+
+    def _note(self, combined: Any) -> None:
+        self._epoch_began = {
+            "random": random_state(),
+            "generators": generator_states(combined.flattened),
+            "workers": [getattr(loader, "_iterator", None) is None for loader in combined.flattened],
+        }
+
+    # -- a resume ---------------------------------------------------------------------------------------------------
+
+    def _before_epoch(self, loop: Any) -> None:
+        """Between two epochs, what comes before the data draws numbers too: hooks of the epoch's begin."""
+        found = self._resuming
+        if found is None:
+            return
+        _put_numbers(loop, found)
+        if not 0 < loop.epoch_loop.batch_progress.current.ready < loop.max_batches:  # else it comes after the batches
+            self._make_up_for_validation(self.run, found)
+
+    def _keep_numbers(self, loop: Any, fetcher: Any) -> None:
+        """Put today's numbers back at the first batch: what Lightning does until then draws some, only on a resume."""
+        held = {"now": random_state(), "generators": generator_states(loop._combined_loader.flattened)}
+        usual = fetcher._start_profiler
+
+        def first_fetch() -> None:
+            fetcher._start_profiler = usual
+            _put_numbers(loop, held)
+            usual()
+
+        fetcher._start_profiler = first_fetch
+
+    def _make_up_for_validation(self, run: TrainingRun, found: dict[str, Any]) -> None:
+        """Run the validation that was due when the checkpoint was saved: Lightning 2.6.6 leaves it out on a resume."""
+        if not found["validation"]:
+            return
+        found["validation"] = False
+        trainer, validation = run.trainer, run.trainer.fit_loop.epoch_loop.val_loop
+        connector = trainer._logger_connector
+        first, trainer.validating, validation.restarting = connector._first_loop_iter, True, False
+        validation.run()
+        trainer.training, connector._first_loop_iter = True, first
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Remember after which batch there was a validation."""
+        if self._live is not None and not trainer.sanity_checking:
+            self._validated = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+    def _find_place(self, loop: Any, fetcher: Any, found: dict[str, Any]) -> None:
+        """Make the iterator as it was made, and pass over what was taken."""
+        loaders = loop._combined_loader.flattened
+        taken = loop.epoch_loop.batch_progress.current.ready
+        if any(keeps_its_own_state(loader) for loader in loaders):
+            return  # Lightning has put it where it was
+        if not taken:
+            iter(fetcher)  # Lightning made it before the hooks of the epoch's begin
+            return
+        reason = unrepeatable(loaders, cycled=loop._combined_loader._mode == "max_size_cycle")
+        if reason is not None:
+            raise UnsupportedError(
+                f"ExactResume: the checkpoint is of the middle of an epoch, after {taken} batches, and {reason}. "
+                "Save checkpoints between epochs, or use a loader with a state_dict (torchdata's StatefulDataLoader)."
+            )
+        began = found["began"]
+        put_random_state(began["random"])
+        put_generator_states(loaders, began["generators"])
+        for loader, made in zip(loaders, began["workers"], strict=False):
+            if made and outlives_epochs(loader):  # workers that went on from the epoch before draw no new seed
+                begin_anew(loader)
+        iter(fetcher)
+        pass_over(fetcher.iterator, loaders, taken)
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def trick_state(self) -> dict[str, Any]:
+        """Random states of every process; called on all of them."""
+        run = self._live
+        if run is None:
+            return self._final
+        trainer = run.trainer
+        loop = trainer.fit_loop
+        held = gradients(trainer.lightning_module) if self.gradients and self._in_window(loop) else {}
+        self._saved = list(held)
+        own = {
+            "now": random_state(),
+            "generators": generator_states(loop._combined_loader.flattened),
+            "began": self._epoch_began,
+            "batches": float(loop.max_batches),
+            "seeds": seeds(loop._combined_loader.flattened),
+            "validation": self._validation_is_due(loop),
+            "gradients": held,
+        }
+        ranks: list[Any] = [own]
+        if trainer.world_size > 1:
+            ranks = [None] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, own)
+        return {"ranks": ranks}
+
+    def _validation_is_due(self, loop: Any) -> bool:
+        """Whether this batch is one after which Lightning validates, and it has not yet."""
+        epoch, fetcher = loop.epoch_loop, loop._data_fetcher
+        ready = epoch.batch_progress.total.ready
+        return bool(ready and self._validated != ready and fetcher and epoch._should_check_val_fx(fetcher))
+
+    @property
+    def saved_gradients(self) -> list[str]:
+        """Parameters whose gradients the last checkpoint of this fit holds: not empty in mid-window only."""
+        return list(self._saved)
+
+    def finished(self, run: TrainingRun) -> None:
+        """Keep the state for a checkpoint that is saved after the fit."""
+        self._final = self.trick_state()
+
+    def _in_window(self, loop: Any) -> bool:
+        return bool(loop.epoch_loop._should_accumulate())
+
+    # -- Lightning's methods, for the time of a fit -------------------------------------------------------------------
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Give Lightning its methods back."""
+        self._end()
+
+    def _end(self) -> None:
+        while self._endings:
+            self._endings.pop()()
+
+    def _around(
+        self, owner: Any, name: str, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+    ) -> None:
+        method = getattr(owner, name)
+
+        def around() -> None:
+            if before is not None:
+                before()
+            method()
+            if after is not None:
+                after()
+
+        self._replace(owner, name, around)
+
+    def _replace(self, owner: Any, name: str, function: Callable[..., None]) -> None:
+        known = owner.__dict__.get(name)
+        setattr(owner, name, function)
+        self._endings.append(lambda: setattr(owner, name, known) if known is not None else delattr(owner, name))
+
+
+def _put_numbers(loop: Any, found: dict[str, Any]) -> None:
+    put_random_state(found["now"])
+    put_generator_states(loop._combined_loader.flattened, found["generators"])

@@ -1,0 +1,336 @@
+"""DurableCheckpointIO: checkpoints that are whole or not there, whenever the process is killed.
+
+Lightning writes into the folder for temporary files and moves the result. Where that folder is on another filesystem,
+moving is copying, over the old checkpoint: a kill in the midst of it leaves neither the old nor the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from lightning_tricks.errors import TrickError, UnsupportedError, message, require_flag
+from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.namespaces import lightning_pytorch, pytorch_lightning
+
+# Windows has none; there a file that is open cannot be removed anyway
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None
+
+OWNER = "DurableCheckpointIO"
+CHECKSUM, PREVIOUS = ".sha256", ".previous"
+_HOST = re.sub(r"\W", "_", platform.node())[:32] or "machine"
+_TEMPORARY = re.compile(r"\.durable-checkpoint-(\w+)-[0-9a-f]{16}\.tmp")
+_DAY = 86_400.0
+_CANNOT = (errno.EINVAL, errno.ENOTSUP)  # what filesystems answer that know no fsync of a folder, or no lock
+
+
+class DurableCheckpointIO(lightning_pytorch.plugins.TorchCheckpointIO, pytorch_lightning.plugins.TorchCheckpointIO):
+    """Write checkpoints so that a kill or a full disk at any moment leaves the old or the new one, never half of one.
+
+    The file is written beside its target, so on the same filesystem, flushed to the disk (fsync), put in place in one
+    step (``os.replace``), and the folder is flushed too. The bytes are those of Lightning's own plugin, and so is
+    loading, with its default for ``weights_only``. Pass it as
+    ``Trainer(plugins=[DurableCheckpointIO()])``; nothing is patched.
+
+    Temporary files that killed runs left in the folder are removed at the first save; those of a run that is still
+    writing are locked, and stay.
+
+    Only files of the local machine or of a mounted filesystem: addresses such as ``s3://`` are refused when saving, and
+    loaded by Lightning. Strategies that write a folder of shards (``ModelParallelStrategy`` unless
+    ``save_distributed_checkpoint=False``, FSDP with sharded states, DeepSpeed) write it themselves and call no plugin:
+    such checkpoints are as durable as theirs are, and ``ResumeGuard`` says so. The XLA strategies refuse every plugin
+    but their own.
+
+    Args:
+        checksum: write ``<name>.sha256`` beside each checkpoint (``sha256sum -c`` reads it), and compare when loading.
+            A checkpoint without one is loaded with a warning.
+        keep_previous: keep what is overwritten as ``<name>.previous``; when the newest is torn or missing, load that
+            instead, with a warning.
+
+    Raises:
+        TypeError: an argument is not True or False; or, when saving, ``storage_options`` are given.
+        UnsupportedError: when saving, the path is remote, or a folder.
+        TrickError: when loading, the file is not that of its checksum, and there is no previous one.
+
+    Cost:
+        One write and one fsync, as fast as the disk; no copy of the checkpoint in memory, where Lightning makes two.
+        ``checksum``: one pass of SHA-256 over the bytes, when saving and when loading. ``keep_previous``: the space of
+        one more checkpoint, and no copying where the filesystem has hard links.
+
+    Example:
+        >>> from lightning_tricks import DurableCheckpointIO
+        >>> DurableCheckpointIO(keep_previous=True).keep_previous
+        True
+
+    Reference: Pillai et al., "All File Systems Are Not Created Equal: On the Complexity of Crafting Crash-Consistent
+    Applications", OSDI 2014; https://github.com/Lightning-AI/pytorch-lightning/issues/19970
+    """
+
+    def __init__(self, checksum: bool = False, keep_previous: bool = False) -> None:
+        self.checksum = require_flag(OWNER, "checksum", checksum)
+        self.keep_previous = require_flag(OWNER, "keep_previous", keep_previous)
+        self._cleaned: set[str] = set()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint, whole or not at all."""
+        if storage_options is not None:
+            rule = "storage_options belong to remote filesystems, which it does not write to"
+            raise TypeError(message(OWNER, "storage_options", storage_options, rule, "Leave them out"))
+        target = self._target(path)
+        folder = target.parent
+        make_folder(folder)
+        if str(folder) not in self._cleaned:
+            remove_stale(folder)
+            self._cleaned.add(str(folder))
+        with temporary(folder) as (file, name):
+            digest = _write(checkpoint, file, hashed=self.checksum)
+            known = self._known(target) if self.checksum else []
+            if self.keep_previous and target.exists():
+                _keep(target)
+            # The two files cannot be replaced in one step: until both are, the checksum of each state is good.
+            if self.checksum:
+                _note(target, [(digest, target.name), *((old, target.name) for old in known)])
+            else:
+                _beside(target, CHECKSUM).unlink(missing_ok=True)  # of an earlier run: it would refuse the new file
+            os.replace(name, target)
+            sync_folder(folder)
+        if self.checksum:
+            kept = [(known[0], target.name + PREVIOUS)] if self.keep_previous and known else []
+            _note(target, [(digest, target.name), *kept])
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Load as Lightning does, after comparing the checksum; or the previous one when the newest is torn."""
+        target = local(path)
+        if target is None:
+            return self._read(path, map_location, weights_only)
+        try:
+            self._verify(target)
+            return self._read(path, map_location, weights_only)
+        except Exception as error:
+            previous = _beside(target, PREVIOUS)
+            # a whole file that cannot be loaded has another fault, which the previous one shares
+            if not (self.keep_previous and previous.exists() and self._torn(target)):
+                raise
+            warn(OWNER, f"{target} is torn or missing ({type(error).__name__}). {previous.name} is loaded instead.")
+        self._verify(previous, _beside(target, CHECKSUM))
+        return self._read(previous, map_location, weights_only)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint with its checksum and its previous one."""
+        super().remove_checkpoint(path)
+        target = local(path)
+        if target is not None:
+            _beside(target, CHECKSUM).unlink(missing_ok=True)
+            _beside(target, PREVIOUS).unlink(missing_ok=True)
+
+    def _read(self, path: str | Path, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
+        found: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        return found
+
+    @staticmethod
+    def _target(path: str | Path) -> Path:
+        target = local(path)
+        if target is None:
+            rule, remedy = "only local paths can be written durably", "Save to a local folder, or leave the plugin out"
+            raise UnsupportedError(message(OWNER, "path", str(path), rule, remedy))
+        if target.is_dir():
+            rule, remedy = "the path is a folder, as strategies write that shard", "Use another name, or remove it"
+            raise UnsupportedError(message(OWNER, "path", str(path), rule, remedy))
+        return target
+
+    @staticmethod
+    def _known(target: Path) -> list[str]:
+        """Return the checksums of what is there; the first one is the target's."""
+        noted = _noted(_beside(target, CHECKSUM))
+        if noted or not target.exists():
+            return noted
+        return [checksum(target)]
+
+    def _verify(self, file: Path, sidecar: Path | None = None) -> None:
+        if not self.checksum or not file.exists():
+            return
+        noted = _noted(sidecar or _beside(file, CHECKSUM))
+        if not noted:
+            warn(OWNER, f"{file} has no checksum beside it: it is loaded as it is.")
+        elif checksum(file) not in noted:
+            rule = f"{file} is not the file that was written: its SHA-256 differs"
+            remedy = f"Load another checkpoint; if you replaced the file yourself, remove {file.name}{CHECKSUM}"
+            raise TrickError(message(OWNER, "checksum", True, rule, remedy))
+
+    def _torn(self, target: Path) -> bool:
+        if not target.exists() or not zipfile.is_zipfile(target):
+            return True
+        noted = _noted(_beside(target, CHECKSUM)) if self.checksum else []
+        return bool(noted) and checksum(target) not in noted
+
+
+def local(path: str | Path) -> Path | None:
+    """Return the path in the local filesystem; None when it is an address in another one.
+
+    >>> local("file:///data/last.ckpt").as_posix(), local("s3://bucket/last.ckpt")
+    ('/data/last.ckpt', None)
+    """
+    scheme, found, rest = str(path).partition("://")
+    if not found:
+        return Path(path)
+    return Path(rest) if scheme in ("file", "local") else None
+
+
+@contextmanager
+def temporary(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Give a new file of ours, open and locked, and its name; remove what is still there afterwards.
+
+    The lock ends with the process, however that ends: so a file without one belongs to nobody.
+    """
+    name = folder / f".durable-checkpoint-{_HOST}-{secrets.token_hex(8)}.tmp"
+    with open(name, "xb") as file:
+        try:
+            if fcntl is not None:
+                with suppress(OSError):  # a filesystem without locks: nobody else can take one there either
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file, name
+        finally:
+            name.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files of ours whose process is gone; after a day also those of other machines."""
+    for path in folder.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        with suppress(OSError):  # somebody else was faster, or still holds it
+            # another machine's lock may not be seen here
+            if found[1] == _HOST or time.time() - path.stat().st_mtime > _DAY:
+                with open(path, "rb") as file:
+                    if fcntl is not None:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, so that it is there after a power cut too."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can."""
+    if fcntl is None:  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class _Sink:
+    """What torch writes to: passes on to the file, and keeps an error or interrupt, which torch replaces by its own."""
+
+    def __init__(self, file: BinaryIO, hashed: bool) -> None:
+        self._file, self._digest = file, hashlib.sha256() if hashed else None
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._file.write(data)
+        except BaseException as error:
+            self.error = error
+            raise
+        if self._digest is not None:
+            self._digest.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest() if self._digest is not None else ""
+
+
+def _write(checkpoint: dict[str, Any], file: BinaryIO, hashed: bool) -> str:
+    """Write to the disk; return the checksum when it is wanted."""
+    sink = _Sink(file, hashed)
+    try:
+        torch.save(checkpoint, sink)  # type: ignore[arg-type]
+    except RuntimeError:
+        if sink.error is not None:
+            raise sink.error from None
+        raise
+    _finish(file)
+    return sink.digest
+
+
+def _finish(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    if fcntl is None:  # Windows puts no open file in place of another
+        file.close()
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(target.name + suffix)
+
+
+def _keep(target: Path) -> None:
+    """Give what is about to be overwritten its second name."""
+    with temporary(target.parent) as (_, name):
+        name.unlink()
+        try:
+            os.link(os.path.realpath(target), name)
+        except OSError:  # a filesystem without hard links
+            with open(name, "xb") as copy, open(target, "rb") as source:
+                shutil.copyfileobj(source, copy, 1 << 20)
+                _finish(copy)
+        os.replace(name, _beside(target, PREVIOUS))
+
+
+def _noted(sidecar: Path) -> list[str]:
+    """Return the checksums in a file of ours, or of ``sha256sum``."""
+    text = sidecar.read_text(encoding="utf-8", errors="replace") if sidecar.exists() else ""
+    return re.findall(r"^([0-9a-f]{64})\b", text, re.M)
+
+
+def _note(target: Path, rows: list[tuple[str, str]]) -> None:
+    """Write checksums as ``sha256sum`` does, each once."""
+    text = "".join(f"{digest}  {name}\n" for digest, name in dict.fromkeys(rows))
+    with temporary(target.parent) as (file, name):
+        file.write(text.encode())
+        _finish(file)
+        os.replace(name, _beside(target, CHECKSUM))
+        sync_folder(target.parent)

@@ -1,0 +1,134 @@
+"""The data's position: what random numbers the iterator of an epoch began with, and how many batches were taken.
+
+A loader cannot be told to begin in the middle. But an iterator that is made anew with the same random numbers gives the
+same order and the same seeds to its workers; as many batches as were taken are then passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+# samplers that draw all they need when they begin: fetching data in between changes nothing for them
+_DRAW_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+
+
+def watch_beginnings(iterable: Any, begins: Callable[[], None]) -> Callable[[], None]:
+    """Call ``begins()`` before each ``iter(iterable)``; return the function that ends this.
+
+    Python looks up ``__iter__`` on the class, so the object gets a class of its own, which is its old one but for that.
+
+    Example:
+        >>> class Loader:
+        ...     def __iter__(self): return iter("ab")
+        >>> loader, count = Loader(), []
+        >>> end = watch_beginnings(loader, lambda: count.append(1))
+        >>> list(loader), end(), list(loader), len(count), type(loader) is Loader
+        (['a', 'b'], None, ['a', 'b'], 1, True)
+    """
+    original = type(iterable)
+
+    def __iter__(self: Any) -> Any:
+        begins()
+        return original.__iter__(self)
+
+    iterable.__class__ = type(original.__name__, (original,), {"__iter__": __iter__, "__module__": original.__module__})
+
+    def end() -> None:
+        iterable.__class__ = original
+
+    return end
+
+
+def unrepeatable(loaders: list[Any], *, cycled: bool) -> str | None:
+    """Return why the middle of an epoch cannot be found again in these loaders; None when it can.
+
+    Args:
+        loaders: of an epoch, side by side.
+        cycled: whether a shorter one begins anew when it ends.
+
+    >>> unrepeatable([DataLoader([1, 2, 3])], cycled=True) is None
+    True
+    """
+    for loader in loaders:
+        if keeps_its_own_state(loader):
+            continue
+        if not isinstance(loader, DataLoader):
+            return f"{type(loader).__name__} is no DataLoader and has no state_dict"
+        if isinstance(loader.dataset, IterableDataset):
+            return f"{type(loader.dataset).__name__} is an iterable data set, which cannot be asked for its position"
+    if cycled and len(loaders) > 1 and len({len(loader) for loader in loaders}) > 1:
+        return "a shorter loader begins anew in mid-epoch, with numbers that only the training before it gives"
+    return None
+
+
+def outlives_epochs(loader: Any) -> bool:
+    """Whether a loader's workers, and their random numbers, go on from epoch to epoch."""
+    return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
+
+
+def begin_anew(loader: Any) -> None:
+    """End the workers of a loader that would go on."""
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()
+        loader._iterator = None
+
+
+def seeds(loaders: list[Any]) -> list[int | None]:
+    """Return the seeds of distributed samplers, which make the order of an epoch; None for other samplers.
+
+    >>> seeds([DataLoader([1])])
+    [None]
+    """
+    samplers = [getattr(loader, "sampler", None) for loader in loaders]
+    return [sampler.seed if isinstance(sampler, DistributedSampler) else None for sampler in samplers]
+
+
+def put_seeds(loaders: list[Any], saved: list[int | None]) -> None:
+    """Put back what ``seeds`` returned: Lightning takes the seed of this start, which may be another one."""
+    for loader, seed in zip(loaders, saved, strict=False):
+        if seed is not None and isinstance(loader.sampler, DistributedSampler):
+            loader.sampler.seed = seed
+
+
+def keeps_its_own_state(loader: Any) -> bool:
+    """Whether a loader says where it is, as torchdata's StatefulDataLoader does; Lightning saves that."""
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+
+
+def pass_over(iterator: Any, loaders: list[Any], count: int) -> None:
+    """Take ``count`` batches from the iterator of a CombinedLoader, without loading them where that is the same.
+
+    Args:
+        iterator: it has given no batch yet.
+        loaders: whose iterators it combines.
+        count: batches.
+    """
+    inner = getattr(getattr(iterator, "_iterator", None), "iterators", [])
+    if len(loaders) == len(inner) == 1 and _order_is_all(loaders[0]):
+        for _ in range(count):
+            inner[0]._next_index()
+            inner[0]._num_yielded += 1
+        iterator._iterator._idx += count
+        return
+    for _ in range(count):
+        next(iterator)
+
+
+def _order_is_all(loader: Any) -> bool:
+    """Whether batches are made in this process, from an order that is drawn at once."""
+    if type(loader).__iter__ is not DataLoader.__iter__ or loader.num_workers:
+        return False
+    batches = loader.batch_sampler
+    return type(batches) is BatchSampler and type(batches.sampler) in _DRAW_AT_ONCE

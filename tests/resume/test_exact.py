@@ -1,0 +1,324 @@
+"""Interrupted and resumed against not interrupted: the weights must be equal, bit for bit."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+
+from lightning_tricks import (
+    DeadUnits,
+    ExactResume,
+    GradientAccumulation,
+    GradientClip,
+    GradientMonitor,
+    LossScaleGuard,
+    LRFinder,
+    LRSchedule,
+    PrecisionDoctor,
+    PredictionCollapse,
+    RepresentationCollapse,
+    SanityCheck,
+    TrainingDoctor,
+    TrickWarning,
+    UnsupportedError,
+    ZClip,
+)
+from tests.gradients.plain import digits, precision_arguments, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+BATCHES = 11  # of an epoch
+
+
+class Augmented(Dataset[Any]):
+    """Digits with noise from torch's, numpy's and Python's generators."""
+
+    def __init__(self, n: int = 4 * BATCHES) -> None:
+        self.x, self.y = digits(n).tensors
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> Any:
+        import random
+
+        import numpy
+
+        return self.x[i] + 0.1 * torch.randn(64) + 0.01 * random.random() + 0.01 * numpy.random.rand(), self.y[i]
+
+
+class Net(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 10))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+class PowerCut(L.Callback):
+    def __init__(self, at: int, path: Path) -> None:
+        self.at, self.path, self.count = at, path, 0
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.count += 1
+        if self.count == self.at:
+            trainer.save_checkpoint(self.path)
+            raise InterruptedError
+
+
+def trainer(callbacks: list[Any], precision: str = "32-true", **arguments: Any) -> L.Trainer:
+    quiet = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+    }
+    settings = {
+        "accelerator": "cpu",
+        "max_epochs": 3,
+        "log_every_n_steps": 2,
+        **quiet,
+        **precision_arguments(precision),
+    }
+    return L.Trainer(callbacks=callbacks, **{**settings, **arguments})
+
+
+def outcome(
+    at: int,
+    tmp_path: Path,
+    *,
+    loader: Any = lambda: DataLoader(Augmented(), 4, shuffle=True),
+    tricks: Any = list,
+    validation: bool = False,
+    gradients: bool = False,
+    precision: str = "32-true",
+    exact: bool = True,
+    **arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of the run that was not interrupted, and of the one that was."""
+    path = tmp_path / "cut.ckpt"
+    val = DataLoader(Augmented(8), 4) if validation else None
+    more = (lambda: [ExactResume(gradients)]) if exact else list
+
+    def fit(seed: int, extra: list[Any], **given: Any) -> Net:
+        L.seed_everything(seed, verbose=False)
+        module = Net()
+        trainer([*more(), *tricks(), *extra], precision, **arguments).fit(module, loader(), val, **given)
+        return module
+
+    whole = fit(3, [])
+    with pytest.raises(InterruptedError):
+        fit(3, [PowerCut(at, path)])
+    torch.load(path, weights_only=True)
+    return weights(whole), weights(fit(77, [], ckpt_path=path, weights_only=True))
+
+
+def the_same(pair: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    return torch.equal(*pair)
+
+
+@pytest.mark.parametrize("at", [1, 7, BATCHES, BATCHES + 1, 2 * BATCHES, 30])
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_resumed_run_is_the_same_run_at_every_update(at: int, validation: bool, tmp_path: Path) -> None:
+    assert the_same(outcome(at, tmp_path, validation=validation))
+
+
+def test_lightnings_own_resume_is_another_run(tmp_path: Path) -> None:
+    assert not the_same(outcome(7, tmp_path, exact=False))
+    assert not the_same(outcome(BATCHES, tmp_path, exact=False))
+
+
+@pytest.mark.parametrize("at", [3, BATCHES, 15])
+def test_with_worker_processes(at: int, tmp_path: Path) -> None:
+    assert the_same(outcome(at, tmp_path, loader=lambda: DataLoader(Augmented(), 4, shuffle=True, num_workers=2)))
+
+
+def test_workers_that_stay_keep_the_order_and_their_numbers_are_told_to_be_lost(tmp_path: Path) -> None:
+    settings = {"shuffle": True, "num_workers": 2, "persistent_workers": True}
+    with pytest.warns(TrickWarning, match="persistent_workers=True: random numbers that are drawn in workers"):
+        for at in (3, 15):
+            assert the_same(outcome(at, tmp_path, loader=lambda: DataLoader(digits(44), 4, **settings)))
+
+
+@pytest.mark.parametrize("at", [4, 2 * BATCHES - 1])
+def test_validation_in_the_middle_of_an_epoch_is_made_up_for(at: int, tmp_path: Path) -> None:
+    assert the_same(outcome(at, tmp_path, validation=True, val_check_interval=4))
+    assert the_same(outcome(8, tmp_path, validation=True, val_check_interval=4))
+
+
+def test_loaders_and_samplers_with_generators_of_their_own(tmp_path: Path) -> None:
+    def loader() -> Any:
+        data = Augmented()
+        own = RandomSampler(data, generator=torch.Generator().manual_seed(5))
+        return DataLoader(data, 4, sampler=own, generator=torch.Generator().manual_seed(6))
+
+    for at in (5, BATCHES, 16):
+        assert the_same(outcome(at, tmp_path, loader=loader))
+
+
+def test_a_sampler_that_draws_as_it_goes_and_several_loaders(tmp_path: Path) -> None:
+    class Lazy(RandomSampler):
+        def __iter__(self) -> Any:
+            return (int(torch.randint(len(self.data_source), ())) for _ in range(len(self)))  # type: ignore[arg-type]
+
+    data = Augmented()
+    assert the_same(outcome(5, tmp_path, loader=lambda: DataLoader(data, 4, sampler=Lazy(data))))
+
+
+@pytest.mark.parametrize("length", [44, 20])
+def test_several_loaders_of_one_length_are_taken_and_others_refused(length: int, tmp_path: Path) -> None:
+    class Two(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch["a"], batch_idx) + super().training_step(batch["b"], batch_idx)
+
+    def fit(seed: int, extra: list[Any], **given: Any) -> Net:
+        L.seed_everything(seed, verbose=False)
+        module = Two()
+        loaders = {"a": DataLoader(Augmented(), 4, shuffle=True), "b": DataLoader(Augmented(length), 4, shuffle=True)}
+        trainer([ExactResume(), *extra]).fit(module, loaders, **given)
+        return module
+
+    whole = fit(3, [])
+    with pytest.raises(InterruptedError):
+        fit(3, [PowerCut(9, tmp_path / "cut.ckpt")])
+    if length == 44:
+        assert torch.equal(weights(whole), weights(fit(77, [], ckpt_path=tmp_path / "cut.ckpt", weights_only=True)))
+    else:
+        with pytest.raises(UnsupportedError, match="a shorter loader begins anew in mid-epoch"):
+            fit(77, [], ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("at", [2, 6, BATCHES, 13])
+def test_in_accumulation_windows_at_updates(at: int, tmp_path: Path) -> None:
+    assert the_same(outcome(at, tmp_path, accumulate_grad_batches=2))
+    assert the_same(outcome(at, tmp_path, tricks=lambda: [GradientAccumulation(2)]))
+
+
+@pytest.mark.parametrize("at", [1, 5, 13])
+def test_with_gradients_in_the_middle_of_a_window_too(at: int, tmp_path: Path) -> None:
+    assert the_same(outcome(at, tmp_path, accumulate_grad_batches=3, gradients=True))
+    assert not the_same(outcome(at, tmp_path, accumulate_grad_batches=3))
+
+
+def everything() -> list[Any]:
+    return [
+        SanityCheck(overfit_batch=False),
+        LRFinder(num_steps=10, apply=False),
+        GradientMonitor(update_ratio=True),
+        GradientClip(ZClip(warmup=3)),
+        LRSchedule("cosine", total=33),
+        GradientAccumulation(2),
+        LossScaleGuard(),
+        PrecisionDoctor(),
+        TrainingDoctor(every_n_steps=2, action="log"),
+        DeadUnits(every_n_steps=3, action="log"),
+        RepresentationCollapse("net.0", every_n_steps=3, action="log"),
+        PredictionCollapse("net", every_n_steps=3, action="rollback"),
+    ]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("at", [6, BATCHES, 19])
+def test_with_every_callback_of_the_pack_and_every_precision(at: int, precision: str, tmp_path: Path) -> None:
+    assert the_same(outcome(at, tmp_path, tricks=everything, precision=precision, validation=True))
+
+
+def test_a_run_that_is_not_resumed_is_left_alone() -> None:
+    found = []
+    for tricks in ([], [ExactResume()], [ExactResume(gradients=True)]):
+        L.seed_everything(3, verbose=False)
+        module = Net()
+        trainer(tricks).fit(module, DataLoader(Augmented(), 4, shuffle=True), DataLoader(Augmented(8), 4))
+        found.append(weights(module))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("how", [{}, {"every_n_train_steps": 5}, {"save_on_train_epoch_end": True}])
+def test_checkpoints_of_modelcheckpoint(how: dict[str, Any], tmp_path: Path) -> None:
+    class Boom(L.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 17:
+                raise InterruptedError
+
+    def fit(seed: int, folder: str, extra: list[Any], **given: Any) -> Net:
+        L.seed_everything(seed, verbose=False)
+        module = Net()
+        saver = ModelCheckpoint(tmp_path / folder, save_last=True, **how)
+        t = trainer([ExactResume(), saver, *extra], enable_checkpointing=True)
+        t.fit(module, DataLoader(Augmented(), 4, shuffle=True), DataLoader(Augmented(8), 4), **given)
+        return module
+
+    whole = fit(3, "a", [])
+    with pytest.raises(InterruptedError):
+        fit(3, "b", [Boom()])
+    resumed = fit(77, "c", [], ckpt_path=tmp_path / "b" / "last.ckpt", weights_only=True)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchdata") is None, reason="torchdata is not installed")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("at", [5, 15])
+def test_torchdatas_stateful_loader(at: int, workers: int, tmp_path: Path) -> None:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    plain = lambda: StatefulDataLoader(digits(44), 4, shuffle=True, num_workers=workers)  # noqa: E731
+    assert the_same(outcome(at, tmp_path, loader=plain))
+
+
+def test_lightning_has_its_methods_back_after_a_fit_and_after_an_exception() -> None:
+    t = trainer([ExactResume()])
+    loader = DataLoader(Augmented(), 4, shuffle=True)
+    t.fit(Net(), loader)
+    for owner in (t.fit_loop, t.fit_loop.epoch_loop):
+        assert not {"_load_combined_loader_states", "on_advance_start", "on_run_start"} & set(vars(owner))
+    from lightning.pytorch.utilities.combined_loader import CombinedLoader
+
+    assert type(t.fit_loop._combined_loader) is CombinedLoader
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([(x, y) for x, y in zip(*digits(44).tensors, strict=True)])
+
+
+def test_data_without_a_position_are_refused_in_mid_epoch_and_taken_between_epochs(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="Stream is an iterable data set.*StatefulDataLoader"):
+        outcome(5, tmp_path, loader=lambda: DataLoader(Stream(), 4))
+
+
+def test_other_data_a_missing_state_and_other_processes_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "cut.ckpt"
+    with pytest.raises(InterruptedError):
+        trainer([ExactResume(), PowerCut(9, path)]).fit(Net(), DataLoader(Augmented(), 4, shuffle=True))
+    with pytest.warns(TrickWarning, match="an epoch had 11 batches and has 10 now"):
+        trainer([ExactResume()]).fit(Net(), DataLoader(Augmented(40), 4, shuffle=True), ckpt_path=path)
+    content = torch.load(path, weights_only=True)
+    key = next(k for k in content["callbacks"] if k.startswith("ExactResume"))
+    content["callbacks"][key]["state"]["ranks"] *= 2
+    torch.save(content, path)
+    with pytest.warns(TrickWarning, match="is of 2 processes, this run has 1"):
+        trainer([ExactResume()]).fit(Net(), DataLoader(Augmented(), 4, shuffle=True), ckpt_path=path)
+    with pytest.raises(InterruptedError):
+        trainer([PowerCut(9, path)]).fit(Net(), DataLoader(Augmented(), 4, shuffle=True))
+    with pytest.warns(TrickWarning, match="holds no random state"):
+        trainer([ExactResume()]).fit(Net(), DataLoader(Augmented(), 4, shuffle=True), ckpt_path=path)
+
+
+def test_the_argument_is_a_flag() -> None:
+    with pytest.raises(TypeError, match="gradients must be True or False"):
+        ExactResume(gradients="yes")  # type: ignore[arg-type]
