@@ -316,7 +316,9 @@ class ExactResume(Trick):
 
     def finished(self, run: TrainingRun) -> None:
         """Keep the state for a checkpoint that is saved after the fit."""
+        saved = self._saved
         self._final = self.trick_state()
+        self._saved = saved
 
     def _in_window(self, loop: Any) -> bool:
         return bool(loop.epoch_loop._should_accumulate())

@@ -95,9 +95,11 @@ class Publisher:
         for logger in self._loggers():
             try:
                 experiment: Any = getattr(logger, "experiment", None)
-                # with a first value, since TensorBoard shows no hyperparameters without a metric
-                first = [{"trainer/updates": 0}] if hasattr(experiment, "add_hparams") else []
-                logger.log_hyperparams(dict(configuration), *first)
+                if hasattr(experiment, "add_hparams"):
+                    logger.log_hyperparams(dict(configuration), {})  # for its hparams.yaml alone
+                    _write_hyperparameters(experiment, configuration)
+                else:
+                    logger.log_hyperparams(dict(configuration))
                 if hasattr(experiment, "add_custom_scalars"):
                     experiment.add_custom_scalars(LAYOUT)
             except Exception as error:  # whatever a logger does, training goes on
@@ -220,6 +222,15 @@ class Publisher:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> None:
+    """Write what TensorBoard's HParams page shows: nothing without a metric, so one of ours is named."""
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
+    for summary in hparams(plain, {"trainer/updates": 0}):  # type: ignore[no-untyped-call]
+        experiment._get_file_writer().add_summary(summary)
 
 
 def draws_histograms(logger: Any) -> bool:

@@ -38,7 +38,7 @@ def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> No
     for picture in ("demo.png", "schedule.png", "lr_finder.png"):
         assert (run / picture).stat().st_size > 10_000, picture
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    assert sorted(events.Tags()["images"]) == ["diagnosis/training_doctor/figure", "lr_finder"]
+    assert sorted(events.Tags()["images"]) == ["diagnosis/training_doctor/figure", "grad/layers", "lr_finder"]
     for tag in (
         "grad/norm",
         "grad/clip_coefficient",
