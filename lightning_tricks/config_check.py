@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-import lightning_tricks
 from lightning_tricks.errors import nearest
+from lightning_tricks.recipes import public_classes
 from lightning_tricks.runtime.trick import trainer_arguments
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -89,14 +89,9 @@ def check(content: Mapping[str, Any]) -> Findings:
     return findings
 
 
-def _public() -> dict[str, type]:
-    every = {name: getattr(lightning_tricks, name) for name in lightning_tricks.__all__}
-    return {name: value for name, value in every.items() if inspect.isclass(value)}
-
-
 def _ours(path: str) -> type | None:
     """Return the public class that a class path means, without an import: by its short name or one of its full ones."""
-    for name, cls in _public().items():
+    for name, cls in public_classes().items():
         if path in (name, f"lightning_tricks.{name}", f"{cls.__module__}.{name}"):
             return cls
     return None
@@ -141,7 +136,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     cls = _ours(path)
     if cls is None:
         if path.split(".")[0] == "lightning_tricks" or (callback and "." not in path):
-            near = nearest(path.rsplit(".", 1)[-1], _public())
+            near = nearest(path.rsplit(".", 1)[-1], public_classes())
             hint = f" Did you mean 'lightning_tricks.{near}'?" if near else ""
             if path.split(".")[0] == "lightning_tricks" or near:
                 findings.problems.append(f"{where}.class_path: lightning_tricks has no class {path!r}.{hint}")

@@ -250,11 +250,8 @@ def recipe(kind: str, **overrides: Any) -> Recipe:
     settings = overrides.pop("optimizer", None)
     if settings is not None:
         optimizer = optimizer.changed(_settings("recipe", "optimizer", settings))
-    replaced: list[Any] = []
     whole = {name: value for name, value in overrides.items() if name[:1].isupper()}
-    for name, value in whole.items():
-        choices, callback = _with(choices, name, value)
-        replaced += [] if callback is None else [callback]
+    choices, replaced = _with_all(choices, whole)
     for name, value in overrides.items():
         if name not in whole:
             choices = _argument(kind, choices, name, value)
@@ -286,12 +283,7 @@ def as_recipe(tricks: Tricks) -> Recipe:
         if kind is not None:
             return recipe(kind, **settings)
         optimizer = OptimizerChoice().changed(_settings("tricks", "optimizer", settings.pop("optimizer", {})))
-        choices: tuple[Choice, ...] = ()
-        replaced = []
-        for name, value in settings.items():
-            choices, callback = _with(choices, name, value)
-            replaced += [] if callback is None else [callback]
-        return Recipe("", optimizer, "the default", choices, replaced)
+        return Recipe("", optimizer, "the default", *_with_all((), settings))
     callbacks: Any = tricks
     if not isinstance(callbacks, Sequence):
         rule = "tricks must be the name of a recipe, a list of callbacks, or a dict of arguments by callback"
@@ -304,10 +296,15 @@ def as_recipe(tricks: Tricks) -> Recipe:
     return Recipe("", OptimizerChoice(), "the default", callbacks=callbacks)
 
 
+def public_classes() -> dict[str, type]:
+    """Return the public classes of the package by name."""
+    found = {name: getattr(lightning_tricks, name) for name in lightning_tricks.__all__}
+    return {name: value for name, value in found.items() if inspect.isclass(value)}
+
+
 def tricks() -> dict[str, type[Trick]]:
     """Return the public callbacks by name."""
-    found = {name: getattr(lightning_tricks, name) for name in lightning_tricks.__all__}
-    return {name: cls for name, cls in found.items() if inspect.isclass(cls) and issubclass(cls, Trick)}
+    return {name: cls for name, cls in public_classes().items() if issubclass(cls, Trick)}
 
 
 def named(name: str) -> type[Trick]:
@@ -332,6 +329,15 @@ def _settings(owner: str, argument: str, value: Any) -> dict[str, Any]:
         rule = f"{argument} must be a dict of settings"
         raise TypeError(message(owner, argument, value, rule, "Use e.g. {'lr': 0.01}"))
     return dict(value)
+
+
+def _with_all(choices: tuple[Choice, ...], whole: Mapping[str, Any]) -> tuple[tuple[Choice, ...], list[Any]]:
+    """Return the choices changed by callbacks' names, and the objects that take the place of some."""
+    replaced: list[Any] = []
+    for name, value in whole.items():
+        choices, callback = _with(choices, name, value)
+        replaced += [] if callback is None else [callback]
+    return choices, replaced
 
 
 def _with(choices: tuple[Choice, ...], name: str, value: Any) -> tuple[tuple[Choice, ...], Any]:

@@ -178,4 +178,4 @@ def either_empty_or(form: Form) -> Form:
     >>> either_empty_or(whole)({}, "state") is None
     True
     """
-    return lambda value, where: None if value == {} and isinstance(value, dict) else form(value, where)
+    return lambda value, where: None if isinstance(value, dict) and not value else form(value, where)

@@ -23,10 +23,10 @@ from lightning_tricks.resume.state import (
     generator_states,
     gradients,
     put_generator_states,
+    put_gradients,
     put_random_state,
     random_state,
 )
-from lightning_tricks.runtime import gradient_writer
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trick import Trick
@@ -126,15 +126,16 @@ class ExactResume(Trick):
 
         def on_run_start(fetcher: Any) -> None:
             found, self._resuming = self._resuming, None
-            in_the_middle = found is not None and loop.epoch_loop.batch_progress.current.ready > 0
-            if found is not None:
-                self._find_place(loop, fetcher, found)
+            if found is None:
+                begin(fetcher)
+                return
+            in_the_middle = loop.epoch_loop.batch_progress.current.ready > 0
+            self._find_place(loop, fetcher, found)
             begin(fetcher)
-            if found is not None and in_the_middle:
+            if in_the_middle:
                 _put_numbers(loop, found)
                 self._make_up_for_validation(run, found)
-            if found is not None:
-                self._keep_numbers(loop, fetcher)
+            self._keep_numbers(loop, fetcher)
 
         self._replace(loop.epoch_loop, "on_run_start", on_run_start)
 
@@ -173,7 +174,7 @@ class ExactResume(Trick):
             )
         self._try_numbers(run, found)
         put_seeds(run.trainer.fit_loop._combined_loader.flattened, found["seeds"])
-        self._give_gradients(run, ranks[run.trainer.global_rank])
+        put_gradients(run.trainer.lightning_module, found["gradients"])
 
     def _try_numbers(self, run: TrainingRun, found: dict[str, Any]) -> None:
         """Put the saved numbers into the generators and today's back: what does not fit is told now, by name."""
@@ -191,13 +192,6 @@ class ExactResume(Trick):
         finally:
             put_random_state(held)
             put_generator_states(loaders, generators)
-
-    def _give_gradients(self, run: TrainingRun, found: dict[str, Any]) -> None:
-        kept = found.get("gradients") or {}
-        named = dict(run.trainer.lightning_module.named_parameters())
-        parameters = [named[name] for name in kept if name in named]
-        values = [kept[name].to(named[name].device) for name in kept if name in named]
-        gradient_writer.give(parameters, values)
 
     def _watch(self, loop: Any) -> None:
         """The loaders of the run are there, and their iterator comes next."""
@@ -282,12 +276,14 @@ class ExactResume(Trick):
     def trick_state(self) -> dict[str, Any]:
         """Random states of every process; called on all of them."""
         run = self._live
-        if run is None:
-            return self._final
-        trainer = run.trainer
-        loop = trainer.fit_loop
-        held = gradients(trainer.lightning_module) if self.gradients and self._in_window(loop) else {}
-        self._saved = list(held)
+        state = self._final if run is None else self._taken(run)
+        if state:
+            self._saved = list(state["ranks"][0]["gradients"])
+        return state
+
+    def _taken(self, run: TrainingRun) -> dict[str, Any]:
+        trainer, loop = run.trainer, run.trainer.fit_loop
+        in_window = self.gradients and loop.epoch_loop._should_accumulate()
         own = {
             "now": random_state(),
             "generators": generator_states(loop._combined_loader.flattened),
@@ -295,7 +291,7 @@ class ExactResume(Trick):
             "batches": float(loop.max_batches),
             "seeds": seeds(loop._combined_loader.flattened),
             "validation": self._validation_is_due(loop),
-            "gradients": held,
+            "gradients": gradients(trainer.lightning_module) if in_window else {},
         }
         ranks: list[Any] = [own]
         if trainer.world_size > 1:
@@ -316,12 +312,7 @@ class ExactResume(Trick):
 
     def finished(self, run: TrainingRun) -> None:
         """Keep the state for a checkpoint that is saved after the fit."""
-        saved = self._saved
-        self._final = self.trick_state()
-        self._saved = saved
-
-    def _in_window(self, loop: Any) -> bool:
-        return bool(loop.epoch_loop._should_accumulate())
+        self._final = self._taken(run)
 
     # -- Lightning's methods, for the time of a fit -------------------------------------------------------------------
 

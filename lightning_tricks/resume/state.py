@@ -6,12 +6,15 @@ Everything is a dict, list, number, text, None or tensor, so it loads with ``wei
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
+
+from lightning_tricks.runtime import gradient_writer
+from lightning_tricks.runtime.snapshot import generators
 
 State = dict[str, Any]
 
@@ -53,12 +56,12 @@ def generator_states(loaders: Iterable[Any]) -> State:
         >>> put_generator_states([sampler], state); list(sampler) == first
         True
     """
-    return {place: _plain(generator) for place, generator in _generators(loaders)}
+    return {place: _plain(generator) for place, generator in generators(loaders)}
 
 
 def put_generator_states(loaders: Iterable[Any], states: Mapping[str, Any]) -> None:
     """Put back what ``generator_states`` returned; generators that are new or gone are left alone."""
-    for place, generator in _generators(loaders):
+    for place, generator in generators(loaders):
         if place in states:
             _put(generator, states[place])
 
@@ -68,23 +71,10 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {n: p.grad.detach().to("cpu", copy=True) for n, p in module.named_parameters() if p.grad is not None}
 
 
-def _generators(loaders: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    seen: set[int] = set()
-
-    def search(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
-        if id(thing) in seen or not hasattr(thing, "__dict__"):
-            return
-        seen.add(id(thing))
-        for name, value in sorted(vars(thing).items()):
-            if isinstance(value, (torch.Generator, random.Random, numpy.random.RandomState, numpy.random.Generator)):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    yield f"{place}.{name}", value
-            elif "sampler" in name:
-                yield from search(f"{place}.{name}", value)
-
-    for i, loader in enumerate(loaders):
-        yield from search(str(i), loader)
+def put_gradients(module: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    """Put back what ``gradients`` returned; of parameters that are gone nothing."""
+    named = {name: p for name, p in module.named_parameters() if name in kept}
+    gradient_writer.give(list(named.values()), [kept[name].to(p.device) for name, p in named.items()])
 
 
 def _plain(generator: Any) -> Any:

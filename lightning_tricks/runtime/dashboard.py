@@ -1,6 +1,7 @@
 """What TensorBoard shows at one click: the charts of its Custom Scalars page. Data only.
 
-Each chart is a list of patterns; TensorBoard matches them at the beginning of a tag, so each ends in ``$``.
+Each chart is a list of patterns; TensorBoard matches them at the beginning of a tag, so one that means a whole tag
+ends in ``$``.
 """
 
 from __future__ import annotations

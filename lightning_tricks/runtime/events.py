@@ -8,17 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 Series = Sequence[tuple[int, float]]
 
 KINDS = ("clip", "non-finite", "skip", "finding", "alarm", "rollback")
-_ABOVE = {"non-finite": r"grad/nonfinite(/optimizer\d+)?", "finding": r"diagnosis/(?!training_doctor/)[^/]+"}
-_GROWING = {"skip": r"amp/skipped_steps", "rollback": r"collapse/rollback/rollbacks"}
-_CLIP = re.compile(r"grad/clip_coefficient(/optimizer\d+)?")
 _LINES = ("alarm", "rollback")
 _COLORS = dict(zip(KINDS, ("tab:gray", "tab:orange", "tab:purple", "tab:brown", "tab:red", "black"), strict=True))
-_ALARM = re.compile(r"((?:collapse|diagnosis)/.+)/alarm")
+_KEYS = {
+    "clip": re.compile(r"grad/clip_coefficient(/optimizer\d+)?"),
+    "non-finite": re.compile(r"grad/nonfinite(/optimizer\d+)?"),
+    "skip": re.compile(r"amp/skipped_steps"),
+    "finding": re.compile(r"diagnosis/(?!training_doctor/)[^/]+"),
+    "alarm": re.compile(r"(collapse|diagnosis)/.+/alarm"),
+    "rollback": re.compile(r"collapse/rollback/rollbacks"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,18 @@ class Event:
     text: str
 
 
+@lru_cache(maxsize=65536)  # asked for every key at every logged step
+def _kind(key: str) -> str | None:
+    return next((kind for kind, pattern in _KEYS.items() if pattern.fullmatch(key)), None)
+
+
 def tells_of_events(key: str) -> bool:
     """Whether a log key's values are read by ``events``.
 
     >>> tells_of_events("grad/clip_coefficient"), tells_of_events("grad/norm")
     (True, False)
     """
-    patterns = [*_ABOVE.values(), *_GROWING.values()]
-    return any(re.fullmatch(p, key) for p in patterns) or bool(_CLIP.fullmatch(key) or _ALARM.fullmatch(key))
+    return _kind(key) is not None
 
 
 def events(series: Mapping[str, Series]) -> list[Event]:
@@ -58,26 +67,30 @@ def events(series: Mapping[str, Series]) -> list[Event]:
     """
     found: list[Event] = []
     for key, points in series.items():
-        alarm = _ALARM.fullmatch(key)
-        if _CLIP.fullmatch(key):
-            found += [Event(s, "clip", f"to {v:.2f} of the norm") for s, v in points if v < 1]
-        elif alarm:
-            name = alarm[1].split("/", 1)[1].replace("_", " ")
-            rising = zip([(0, 0.0), *points], points, strict=False)
-            found += [Event(s, "alarm", name) for (_, before), (s, v) in rising if v > 0 >= before]
-        for kind, pattern in _ABOVE.items():
-            if re.fullmatch(pattern, key) and not alarm:
-                name = key.split("/", 1)[1].replace("_", " ")
-                texts = ((s, f"{v:.0f} attempts" if kind == "non-finite" else name) for s, v in points if v > 0)
-                found += [Event(s, kind, text) for s, text in texts]
-        for kind, pattern in _GROWING.items():
-            if re.fullmatch(pattern, key):
-                pairs = zip([(0, 0.0), *points], points, strict=False)
-                word = "updates" if kind == "skip" else "back to an earlier state"
-                for (_, before), (step, value) in pairs:
-                    if value > before:
-                        found.append(Event(step, kind, f"{value - before:.0f} {word}" if kind == "skip" else word))
+        kind = _kind(key)
+        if kind is None:
+            continue
+        before = 0.0
+        for step, value in points:
+            if _happened(kind, before, value):
+                found.append(Event(step, kind, _in_words(kind, key, before, value)))
+            before = value
     return sorted(found, key=lambda event: (event.step, KINDS.index(event.kind)))
+
+
+def _happened(kind: str, before: float, value: float) -> bool:
+    if kind == "clip":
+        return value < 1
+    if kind == "alarm":
+        return value > 0 >= before
+    return value > before if kind in ("skip", "rollback") else value > 0
+
+
+def _in_words(kind: str, key: str, before: float, value: float) -> str:
+    name = key.split("/", 1)[1].removesuffix("/alarm").replace("_", " ")
+    words = {"clip": f"to {value:.2f} of the norm", "non-finite": f"{value:.0f} attempts"}
+    words |= {"skip": f"{value - before:.0f} updates", "rollback": "back to an earlier state"}
+    return words.get(kind, name)
 
 
 def mark_events(axes: Any, marked: Sequence[Event]) -> None:

@@ -182,31 +182,45 @@ def scaler_state(scaler: Any) -> PutBack:
 def generator_states(owner: Any) -> PutBack:
     """The states of the generators that a loader, a sampler, or a sampler inside it holds."""
     found: list[tuple[Any, Any]] = []
-    seen: set[int] = set()
-
-    def search(thing: Any) -> None:
-        if id(thing) in seen or not hasattr(thing, "__dict__"):
-            return
-        seen.add(id(thing))
-        for name, value in vars(thing).items():
-            if isinstance(value, torch.Generator):
-                found.append((value.set_state, value.get_state()))
-            elif isinstance(value, random.Random):
-                found.append((value.setstate, value.getstate()))
-            elif isinstance(value, numpy.random.RandomState):
-                found.append((value.set_state, value.get_state()))
-            elif isinstance(value, numpy.random.Generator):
-                found.append((lambda s, g=value: setattr(g.bit_generator, "state", s), value.bit_generator.state))
-            elif "sampler" in name:
-                search(value)
-
-    search(owner)
+    for _, value in generators([owner]):
+        if isinstance(value, (torch.Generator, numpy.random.RandomState)):
+            found.append((value.set_state, value.get_state()))
+        elif isinstance(value, random.Random):
+            found.append((value.setstate, value.getstate()))
+        else:
+            found.append((lambda s, g=value: setattr(g.bit_generator, "state", s), value.bit_generator.state))
 
     def put_back() -> None:
         for put, state in found:
             put(state)
 
     return put_back
+
+
+def generators(owners: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Give each random generator that loaders, samplers, and samplers inside these hold, once, with its place.
+
+    Example:
+        >>> sampler = torch.utils.data.RandomSampler(range(4), generator=torch.Generator())
+        >>> [place for place, _ in generators([sampler])]
+        ['0.generator']
+    """
+    seen: set[int] = set()
+
+    def search(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
+        if id(thing) in seen or not hasattr(thing, "__dict__"):
+            return
+        seen.add(id(thing))
+        for name, value in sorted(vars(thing).items()):
+            if isinstance(value, (torch.Generator, random.Random, numpy.random.RandomState, numpy.random.Generator)):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{place}.{name}", value
+            elif "sampler" in name:
+                yield from search(f"{place}.{name}", value)
+
+    for i, owner in enumerate(owners):
+        yield from search(str(i), owner)
 
 
 def _plain(module: nn.Module) -> Iterator[tuple[str, Any]]:
