@@ -72,6 +72,27 @@ def test_two_processes_with_uneven_shares_have_the_norms_of_one(tmp_path: Path) 
     assert (tmp_path / "runs" / "distributed.png").stat().st_size > 10_000
 
 
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
+def test_a_killed_training_ends_with_the_weights_of_the_undisturbed_one(tmp_path: Path) -> None:
+    # one process, since starting is what takes long; two are in tests/resume/test_elastic.py
+    whole = run("elastic", tmp_path, "--epochs", "2")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    arguments = ["--name", "killed", "--kill-at", "57", "--epochs", "2"]
+    done = subprocess.run(
+        [*command, "--max-restarts", "1", "examples/elastic.py", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [re.search(r"weights (\w+), restarts: (\d)", printed) for printed in (whole, done.stdout)]
+    assert found[0] and found[1], (whole, done.stdout)
+    assert found[0][1] == found[1][1]
+    assert (found[0][2], found[1][2]) == ("0", "1")
+    assert (tmp_path / "runs" / "elastic" / "killed" / "elastic.png").stat().st_size > 10_000
+
+
 def test_a_study_goes_on_and_keeps_why_a_trial_ended(tmp_path: Path) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
     study = optuna.create_study(study_name="random", storage=storage, direction="maximize")

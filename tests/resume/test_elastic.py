@@ -1,0 +1,94 @@
+"""torchrun --max-restarts: processes are killed, started again and go on; the weights are those of the whole run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+# slow: each start of two processes takes ten seconds, most of it importing, and a kill makes it one more
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.slow,
+    pytest.mark.timeout(700),
+    pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL"),
+]
+
+
+def under_torchrun(folder: Path, processes: int, kills: list[dict[str, int]], window: int, gradients: bool) -> str:
+    """Run both trainings to their end; return what was said."""
+    plan = json.dumps({"kills": kills, "window": window, "gradients": gradients})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += ["--max-restarts", str(len(kills)), "-m", "tests.resume.restarts", str(folder), plan]
+    launchers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "PL_", "GROUP_", "ROLE_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
+    # processes of a restart would read the addresses of those that are gone: pytorch#135712
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    torchrun = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = torchrun.communicate(timeout=600)
+    finally:
+        if torchrun.poll() is None:
+            torchrun.send_signal(signal.SIGTERM)  # it ends its processes, which have groups of their own
+            try:
+                torchrun.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(torchrun.pid, signal.SIGKILL)
+                torchrun.communicate()
+    assert torchrun.returncode == 0, said
+    return said
+
+
+def outcome(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / name).glob("rank*.json"))]
+
+
+def check(
+    folder: Path, kills: list[dict[str, int]], processes: int = 2, window: int = 1, gradients: bool = False
+) -> list[str]:
+    """Compare the killed training with the undisturbed one; return what was said before each kill."""
+    said = under_torchrun(folder, processes, kills, window, gradients)
+    whole, killed = outcome(folder, "whole"), outcome(folder, "killed")
+    assert len(whole) == len(killed) == processes, said
+    assert len({found["digest"] for found in whole + killed}) == 1, said
+    assert {found["updates"] for found in whole + killed} == {whole[0]["updates"]}
+    assert {found["restarts"] for found in whole} == {0}
+    assert {found["restarts"] for found in killed} == {len(kills)}, said
+    notes = [folder / "killed" / f"killed{i}.txt" for i in range(len(kills))]
+    expected = {"last.ckpt", "last.ckpt.previous", *(note.name for note in notes)}
+    left = {path.name for path in (folder / "killed").iterdir() if path.suffix != ".json"}
+    assert left == expected, "every kill happened, and no temporary file is left"
+    for name in ("last.ckpt", "last.ckpt.previous"):
+        torch.load(folder / "killed" / name, weights_only=True)
+    return [note.read_text() for note in notes]
+
+
+def test_either_process_is_killed_at_an_update_and_in_the_middle_of_an_accumulation_window(tmp_path: Path) -> None:
+    # windows of two, in epochs of 11 batches and 6 updates: an odd batch of an epoch is the middle of one
+    middle, end = random.Random(0).choice(range(1, 11, 2)), random.Random(1).choice(range(2, 11, 2))
+    kills = [{"rank": 1, "batch": 11 + middle}, {"rank": 0, "batch": 22 + end}]
+    assert check(tmp_path, kills, window=2) == [f"update {6 + middle // 2}", f"update {12 + end // 2}"]
+
+
+def test_killed_before_the_first_checkpoint_and_while_one_is_written(tmp_path: Path) -> None:
+    early, torn = check(tmp_path, [{"rank": 1, "batch": 3}, {"checkpoint": 3}])
+    assert early == "update 3"
+    written = re.fullmatch(r"(\d+) bytes", torn)
+    assert written and 0 < int(written[1]) < (tmp_path / "killed" / "last.ckpt").stat().st_size
+
+
+def test_one_process_goes_on_from_the_middle_of_a_window_with_its_gradients(tmp_path: Path) -> None:
+    check(tmp_path, [{"rank": 0, "batch": 18}], processes=1, window=4, gradients=True)
