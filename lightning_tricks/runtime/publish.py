@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from lightning_tricks.runtime.dashboard import LAYOUT
 from lightning_tricks.runtime.events import Event, events, tells_of_events
+from lightning_tricks.runtime.loggers import guard, system_error
 
 Listener = Callable[[list[float]], None]
 
@@ -79,6 +81,7 @@ class Publisher:
         self._open: _Parcel | None = None
         self._travelling: deque[_Parcel] = deque()
         self._broken: set[int] = set()
+        self._failing: set[int] = set()
         self._record: dict[str, deque[tuple[int, float]]] = {}
         self.latest: dict[str, float] = {}
 
@@ -94,16 +97,20 @@ class Publisher:
         """
         for logger in self._loggers():
             try:
-                experiment: Any = getattr(logger, "experiment", None)
-                if hasattr(experiment, "add_hparams"):
+                if _can(logger, "add_hparams"):
                     logger.log_hyperparams(dict(configuration), {})  # for its hparams.yaml alone
-                    _write_hyperparameters(experiment, configuration)
+                    _write_hyperparameters(logger.experiment, configuration)
                 else:
                     logger.log_hyperparams(dict(configuration))
-                if hasattr(experiment, "add_custom_scalars"):
-                    experiment.add_custom_scalars(LAYOUT)
+                if _can(logger, "add_custom_scalars"):
+                    logger.experiment.add_custom_scalars(LAYOUT)
             except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, 0, error)
+                self._give_up(logger, error, 0)
+
+    def guard(self) -> None:
+        """Training begins: from now on no logger's system error may end it, in Lightning's own calls neither."""
+        for logger in self._loggers():
+            guard(logger, partial(self._give_up, logger))
 
     def put(self, step: int, values: Mapping[str, float | Tensor]) -> None:
         """Add named values to the parcel of ``step``: numbers or 0-d tensors."""
@@ -131,24 +138,24 @@ class Publisher:
     def tell(self, step: int, name: str, text: str) -> None:
         """Give a text to the loggers that take one, at once."""
         for logger in self._loggers():
-            if id(logger) in self._broken or not hasattr(getattr(logger, "experiment", None), "add_text"):
+            if id(logger) in self._broken or not _can(logger, "add_text"):
                 continue
             try:
                 logger.experiment.add_text(name, text, step)
             except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, step, error)
+                self._give_up(logger, error, step)
 
     def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
         """Give a matplotlib figure to the loggers that draw, at once; nothing happens where matplotlib is missing."""
         for logger in self._loggers():
-            if id(logger) in self._broken or not hasattr(getattr(logger, "experiment", None), "add_figure"):
+            if id(logger) in self._broken or not _can(logger, "add_figure"):
                 continue
             try:
                 logger.experiment.add_figure(name, figure(), step)
             except ImportError:
                 return
             except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, step, error)
+                self._give_up(logger, error, step)
 
     def holds(self, step: int) -> bool:
         """Whether something was put in for ``step`` that has not been shipped."""
@@ -212,16 +219,30 @@ class Publisher:
             for name, sample in samples.items():
                 logger.experiment.add_histogram(name, torch.tensor(sample), step)
         except Exception as error:  # whatever a logger does, training goes on
-            self._give_up(logger, step, error)
+            self._give_up(logger, error, step)
 
-    def _give_up(self, logger: Any, step: int, error: Exception) -> None:
-        self._broken.add(id(logger))
-        warnings.warn(
-            f"{type(logger).__name__} failed at step {step} ({type(error).__name__}: {error}). "
-            "lightning_tricks logs no more to it; training goes on.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    def _give_up(self, logger: Any, error: Exception, step: int | None) -> None:
+        """Tell it once. What failed by the system's fault (no space, no network) is tried again; all else is not."""
+        told = id(logger) in self._failing
+        self._failing.add(id(logger))
+        consequence = "Each value is tried, and may be lost"
+        if system_error(error) is None:
+            self._broken.add(id(logger))
+            consequence = "lightning_tricks logs no more to it"
+        if not told:
+            where = "" if step is None else f" at step {step}"
+            warnings.warn(
+                f"{type(logger).__name__} failed{where} ({type(error).__name__}: {error}). "
+                f"{consequence}; training goes on.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _can(logger: Any, method: str) -> bool:
+    """Whether a logger's experiment has a method; on the ranks that do not log, Lightning's stand-in has all of them."""
+    experiment = getattr(logger, "experiment", None)
+    return type(experiment).__name__ != "_DummyExperiment" and hasattr(experiment, method)
 
 
 def _write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> None:

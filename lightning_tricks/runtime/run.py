@@ -68,6 +68,9 @@ class TrainingRun:
         """Return the run of ``trainer``, with ``trick`` in it; made by the first trick that asks."""
         known = (getattr(callback, "run_or_none", None) for callback in trainer.callbacks)
         run = next((r for r in known if r is not None and r.belongs_to(trainer)), None) or cls(trainer)
+        if run.active:  # nobody was told that the last fit died: another callback's on_exception raised
+            for other in list(run.tricks):
+                run.leave(other)
         if trick not in run.tricks:
             run.tricks.append(trick)
         return run
@@ -101,10 +104,13 @@ class TrainingRun:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Look at the optimizers and attach to them; called by every trick in ``on_train_start``, done once."""
-        if self.active:
-            return
+        """Look at the optimizers and attach to them; called by every trick in ``on_train_start``, done once.
+
+        Where no optimizer has parameters (Lightning warns of a run without any), the run stays inactive.
+        """
         trainer = self.trainer
+        if self.active or not any(group["params"] for o in trainer.optimizers for group in o.param_groups):
+            return
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
@@ -119,6 +125,7 @@ class TrainingRun:
             self._handles.append(view.optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(view.optimizer.register_step_post_hook(self._after_step))
         self._losses, self._page, self._backward_in_batch = [], None, False
+        self.publisher.guard()
         self.active = True
 
     def introduce(self) -> None:

@@ -135,6 +135,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
                 raise UnsupportedError(text)
         run = TrainingRun.join(trainer, self)
         if run is not self._run:
+            self._leave()
             self._run = run
             self.reset()
         self._load_clock(run)
@@ -156,6 +157,10 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
 
     def _start(self, run: TrainingRun) -> None:
         run.start()
+        if not run.active:
+            if run.first_to_say("no optimizer"):
+                warn(type(self).__name__, "no optimizer has parameters: this pack's callbacks do nothing in this run.")
+            return
         state, self._loaded = self._loaded, None
         try:
             self.started(run, state)

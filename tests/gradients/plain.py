@@ -143,7 +143,8 @@ def trainer(callbacks: Sequence[Any] = (), precision: str = "32-true", **kwargs:
         "enable_model_summary": False,
     }
     arguments = precision_arguments(precision, kwargs.pop("init_scale", INIT_SCALE))
-    return L.Trainer(callbacks=list(callbacks), **{**defaults, **arguments, **kwargs})
+    plugins = [*kwargs.pop("plugins", ()), *arguments.pop("plugins", ())]
+    return L.Trainer(callbacks=list(callbacks), plugins=plugins, **{**defaults, **arguments, **kwargs})
 
 
 def loader(n: int = 96, batch: int = 8) -> DataLoader[Any]:

@@ -134,3 +134,18 @@ def test_a_figure_goes_to_loggers_that_draw_and_a_failing_one_is_told_once() -> 
 
     publisher.draw(5, "picture", missing)
     assert len(drawn) == 2
+
+
+def test_a_rank_that_does_not_log_is_not_told_of_a_failure(recwarn: pytest.WarningsRecorder) -> None:
+    from lightning.fabric.loggers.logger import _DummyExperiment
+
+    class OfAnotherRank(Memory):
+        @property
+        def experiment(self) -> Any:
+            return _DummyExperiment()
+
+    publisher = Publisher(lambda: [OfAnotherRank()])
+    publisher.introduce({"a": 1})
+    publisher.tell(0, "name", "text")
+    publisher.draw(0, "name", lambda: pytest.fail("drawn for nobody"))
+    assert not recwarn
