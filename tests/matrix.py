@@ -121,6 +121,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# what changes a training, and is meant to; whoever is new must be put here: with all others, as in their examples, weights are bit-identical
+ACTORS = {"FP32Islands", "GradientAccumulation", "GradientClip", "LRFinder", "LRSchedule", "LossScaleGuard"}
+OBSERVERS = sorted(set(EXAMPLES) - ACTORS)
+
 # what an argument needs beside it to show an effect: other arguments, and whether memory runs out
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("GradientClip", "nonfinite"): {"nonfinite": "warn"},
@@ -151,12 +155,16 @@ REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
 
 STRATEGIES = {
     "one device": "works",
-    "DDP": "works, no collective added; `GradientAccumulation`: an all-reduce of two numbers per update",
+    "DDP": "works; the only collective at an update is an all-reduce of two numbers by `GradientAccumulation`",
     "FSDP2 (`ModelParallelStrategy`)": "works, one all-reduce of a number per parameter; `AGC`, `LRFinder`, "
     "`SanityCheck`, rollbacks and `GradientAccumulation(on_oom='split')` refused by name",
     "FSDP1": "refused by name",
     "DeepSpeed": "refused by name",
+    "XLA-FSDP": "refused by name",
 }
+
+# callbacks that cannot work on sharded parameters, and say so; all others train (tests/distributed)
+REFUSED_UNDER_FSDP2 = ("LRFinder", "SanityCheck")
 
 # (optimizer, scaler, nonfinite) -> host reads per update that is not logged, on a GPU; counted in tests/gradients
 HOST_READS = {
@@ -177,6 +185,11 @@ def support_page() -> str:
     lines += ["", "Automatic and manual optimization alike; sparse gradients work too, but for `AGC`.", ""]
     lines += [f"`{name}` refuses by name: {', '.join(modes)}." for name, modes in REFUSES.items()] + [""]
     lines += ["| strategy | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in STRATEGIES.items()), ""]
+    lines += ["| callback | DDP | FSDP2 | FSDP1, DeepSpeed, XLA-FSDP |", "| --- | --- | --- | --- |"]
+    for name in EXAMPLES:
+        cell = "refused by name" if name in REFUSED_UNDER_FSDP2 else "works"
+        lines.append(f"| `{name}` | works | {cell} | refused by name |")
+    lines += ["", "What each costs on many processes: [what it costs at scale](scaling.md).", ""]
     lines += ["Host reads of `GradientMonitor` and `GradientClip` per update that is not logged, on a GPU:", ""]
     lines += ["| optimizer | GradScaler | `nonfinite` | reads |", "| --- | --- | --- | --- |"]
     lines += [f"| {' | '.join(key)} | {reads} |" for key, reads in HOST_READS.items()]

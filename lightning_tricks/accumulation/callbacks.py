@@ -20,6 +20,7 @@ from lightning_tricks.runtime import gradient_writer, host
 from lightning_tricks.runtime.logbook import Page
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import reduced
 from lightning_tricks.runtime.training_step import StepWrapper
 from lightning_tricks.runtime.trick import Trick, defined_by_lightning
 
@@ -91,6 +92,18 @@ class GradientAccumulation(Trick):
                 "micro_size": form.maybe(form.positive),
                 "limit": form.maybe(form.positive),
                 "rate_factor": form.rate,
+                "open": form.maybe(
+                    form.record(
+                        {
+                            "planned": form.whole,
+                            "batches": form.whole,
+                            "size": form.least_zero,
+                            "backwards": form.whole,
+                            "weight": form.least_zero,
+                            "samples": form.least_zero,
+                        }
+                    )
+                ),
             },
             more=True,
         )
@@ -132,6 +145,7 @@ class GradientAccumulation(Trick):
         self._now = _Open()
         self._batch: _MicroBatch | None = None
         self._stepped = False
+        self._left_open: dict[str, Any] | None = None
         self._pending: list[Tensor | None] | None = None
         self._wrapper = StepWrapper()
         self._splitter = SplitStep(self._weigh_part, self.split_fn)
@@ -196,6 +210,7 @@ class GradientAccumulation(Trick):
             run.rate.restore(state["rate_factor"], "accumulation")  # the rates in the checkpoint have it already
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
         self._now, self._stepped, self._pending = _Open(), False, None
+        self._left_open = state.get("open")
         if self.on_oom == "split":
             if any(view.sharded for view in run.views):
                 text = "sharded parameters (FSDP2) communicate while they run backward"
@@ -238,6 +253,8 @@ class GradientAccumulation(Trick):
         run = self._live
         if run is None:
             return
+        if self._left_open is not None:
+            self._go_on_with_window(pl_module)
         if self._stepped:
             self._begin_window(trainer, batch_idx)
         weight = self._weigh(batch)
@@ -277,7 +294,7 @@ class GradientAccumulation(Trick):
         if trainer.world_size == 1:
             return float(weight)
         total = torch.as_tensor(float(weight), device=trainer.strategy.root_device)
-        return float(trainer.strategy.reduce(total, reduce_op="sum"))
+        return float(reduced(trainer.strategy, total, "sum"))
 
     def _set_references(self, run: TrainingRun, weight: Weight, whole: float) -> None:
         """Take the first weight as the unit, the same on all processes: so gradients keep their magnitude."""
@@ -318,6 +335,12 @@ class GradientAccumulation(Trick):
             optimization._on_before_zero_grad(optimizer)
             optimization._optimizer_zero_grad(batch_idx, optimizer)
 
+    def _go_on_with_window(self, module: Any) -> None:
+        """A run was resumed in the middle of a window: it goes on where its gradients were put back (ExactResume)."""
+        found, self._left_open = self._left_open, None
+        if found is not None and any(p.grad is not None for p in self._parameters(module)):
+            self._now = _Open(**found)
+
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Nothing is accumulated. (Lightning clears gradients after the forward pass of the first micro-batch.)"""
         self._now.backwards, self._now.weight, self._now.samples = 0, 0, 0.0
@@ -345,7 +368,7 @@ class GradientAccumulation(Trick):
 
     def _mean_factor(self) -> float | Tensor:
         assert self._reference is not None
-        return self._reference * self._now.planned / self._now.weight
+        return _per_weight(self._reference * self._now.planned, self._now.weight)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Give the callbacks after this one the true loss, which Lightning has divided (#13243)."""
@@ -370,10 +393,10 @@ class GradientAccumulation(Trick):
         weight, size = now.weight, now.samples
         if world > 1:
             pair = torch.stack([_on_device(weight, device), _on_device(size, device)])
-            weight, size = run.trainer.strategy.reduce(pair, reduce_op="sum").unbind()
+            weight, size = reduced(run.trainer.strategy, pair, "sum").unbind()
         self._effective = size
         assert self._reference is not None
-        correction = world * self._reference * now.planned / weight
+        correction = _per_weight(world * self._reference * now.planned, weight)
         if isinstance(correction, Tensor) or correction != 1.0:
             factor = _on_device(correction, device)
             page.correct(factor)
@@ -438,13 +461,21 @@ class GradientAccumulation(Trick):
         return {"window": repr(self.window), "weight": weight, "on_oom": self.on_oom, "lr_scaling": self.lr_scaling}
 
     def trick_state(self) -> dict[str, Any]:
-        """The unit of weights, the size that fitted into memory, the factor on the rate."""
+        """The unit of weights, the size that fitted into memory, the factor on the rate, the window that is open."""
         return {
+            "open": self._open_window(),
             "reference": self._reference,
             "micro_size": self._micro_size,
             "limit": self._splitter.limit,
             "rate_factor": self._rate_factor,
         }
+
+    def _open_window(self) -> dict[str, Any] | None:
+        run, now = self._live, self._now
+        # on several processes each has a weight of its own, and gradients are not kept in a checkpoint
+        if run is None or self._stepped or now.backwards == 0 or run.trainer.world_size > 1:
+            return None
+        return {**vars(now), "size": float(now.size), "weight": float(now.weight), "samples": float(now.samples)}
 
 
 @dataclass
@@ -472,6 +503,13 @@ def _samples_or_zero(batch: Any) -> float:
         return float(samples(batch))
     except TrickError:
         return 0.0
+
+
+def _per_weight(value: float, weight: Weight) -> float | Tensor:
+    """Return ``value / weight``; 1 where nothing in the window counted: its gradient is 0 already, and would be NaN."""
+    if isinstance(weight, Tensor):
+        return torch.where(weight != 0, value / weight, 1.0)
+    return value / weight if weight else 1.0
 
 
 def _on_device(value: float | Tensor, device: torch.device) -> Tensor:

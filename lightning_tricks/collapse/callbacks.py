@@ -20,7 +20,7 @@ from lightning_tricks.runtime.action import Action
 from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.modules import plain_modules
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import local
+from lightning_tricks.runtime.shards import local, on_any_rank, reduced
 from lightning_tricks.runtime.snapshot import attributes, buffers, modes, random_numbers
 from lightning_tricks.runtime.training_step import loss_of, step_again
 
@@ -36,7 +36,7 @@ def _summed(run: TrainingRun, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
     if run.trainer.world_size == 1:
         return gathered
     flat = torch.cat([t.reshape(-1) for t in gathered.values()])
-    total = run.trainer.strategy.reduce(flat, reduce_op="sum")
+    total = reduced(run.trainer.strategy, flat, "sum")
     parts = torch.split(total, [t.numel() for t in gathered.values()])
     return {name: part.view_as(t) for (name, t), part in zip(gathered.items(), parts, strict=True)}
 
@@ -45,8 +45,7 @@ def _averaged(run: TrainingRun, vector: Tensor) -> Tensor:
     """Return the mean over all processes. All ranks must call."""
     if run.trainer.world_size == 1:
         return vector
-    mean: Tensor = run.trainer.strategy.reduce(vector, reduce_op="mean")
-    return mean
+    return reduced(run.trainer.strategy, vector, "mean")
 
 
 @final
@@ -88,8 +87,8 @@ class RepresentationCollapse(Detector):
 
     Cost:
         At a check sums of 512 rows, of at most 128 dimensions (wider ones through a fixed random projection), one copy
-        to the host, eigenvalues of 128 x 128 there; one all-reduce on several processes. At the batches before it a
-        copy of their rows. Else the test of a flag.
+        to the host, eigenvalues of 128 x 128 there; on several processes two all-reduces and a host read. At the
+        batches before it a copy of their rows. Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import RepresentationCollapse
@@ -646,11 +645,26 @@ class DeadUnits(Detector):
         count, self._calls, self._rows = self._rows, 0, 0
         return count
 
+    def ready(self, run: TrainingRun) -> bool:
+        """Whether there is a layer that was called on all ranks; others are left out of this check, on all of them."""
+        if run.trainer.world_size == 1:
+            return super().ready(run)
+        seen = {_layer(key) for key in self._sums}
+        missing = on_any_rank([name not in seen for name in self._kinds], run.trainer.strategy.root_device)
+        common = [name for name, somewhere in zip(self._kinds, missing, strict=True) if not somewhere]
+        if common:
+            held = sorted((common.index(_layer(key)), key) for key in self._sums if _layer(key) in common)
+            self._sums = {key: self._sums[key] for _, key in held}
+        return bool(common)
+
     def measure(self, run: TrainingRun) -> Tensor:
         """Shares by layer: of the units that stopped in every process, averaged."""
         if run.trainer.world_size > 1:
-            for key in [k for k in self._sums if k.startswith("largest/")]:
-                torch.distributed.all_reduce(self._sums[key], op=torch.distributed.ReduceOp.MAX)
+            tops = [key for key in self._sums if key.startswith("largest/")]
+            flat = torch.cat([self._sums[key] for key in tops])
+            torch.distributed.all_reduce(flat, op=torch.distributed.ReduceOp.MAX)
+            parts = torch.split(flat, [self._sums[key].numel() for key in tops])
+            self._sums |= dict(zip(tops, parts, strict=True))
         layers, shares = sums.measured_units(self._sums)
         self._names = [layer.rsplit("/", 1)[0] for layer in layers]
         return _averaged(run, shares)
@@ -678,6 +692,11 @@ class DeadUnits(Detector):
     def figure(self) -> Callable[[], Any] | None:
         """Shares over time."""
         return lambda: figures.draw_units(self._history)
+
+
+def _layer(key: str) -> str:
+    """Return the layer of a key as ``largest/net.1/24``."""
+    return key.split("/", 1)[1].rsplit("/", 1)[0]
 
 
 @final
@@ -816,6 +835,10 @@ class GenerationDrift(Detector):
                 return tensor.detach()
         rule = f"the batch holds no real samples of shape {self._shape}, as {self.sample}() returns them"
         raise TrickError(message("GenerationDrift", "sample", self.sample, rule, "Put real data into the batch"))
+
+    def ready(self, run: TrainingRun) -> bool:
+        """Not after an update: a generation is looked at between epochs."""
+        return False
 
     # -- a generation -----------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from lightning_tricks.runtime.detector import MOST_POINTS, Detector, detector_fo
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_graphs, plain_modules
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import local
+from lightning_tricks.runtime.shards import local, on_any_rank, reduced
 from lightning_tricks.runtime.trace import Trace, floating
 from lightning_tricks.runtime.training_step import step_again
 from lightning_tricks.runtime.trial import Trial
@@ -54,7 +54,7 @@ _FINDING = form.record(
 class _Layout(NamedTuple):
     """What the vector of a check holds."""
 
-    counts: tuple[int, ...]  # losses, norms, ratios, what was said to the first batch
+    counts: tuple[int, ...]  # losses, norms, ratios, loss on the first batch, predictions for it
     waited: float
     seconds: float
 
@@ -93,7 +93,7 @@ class TrainingDoctor(Detector):
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
 
     State:
-        Findings, curves and baselines.
+        Findings, curves and baselines; not the batch of ``fixed_batch_loss``, which is the first one after a resume.
 
     Cost:
         At a check one forward pass of the first batch, the norms of the gradients (shared with the other tricks), and
@@ -248,24 +248,27 @@ class TrainingDoctor(Detector):
         losses, norms, ratios = self._losses, self._norms, self._ratios
         assert norms is not None
         device = norms.device
-        said = self._said(run, device)
+        loss, shown = self._said(run, device)
         parts = [
             torch.stack([x.to(device, torch.float32) for x in losses]),
             norms,
             torch.zeros(0, device=device) if ratios is None else ratios.to(device),
-            said,
+            loss,
         ]
-        self._layouts.append(_Layout(tuple(map(len, parts)), self._waiting, self._seconds))
+        self._layouts.append(_Layout((*map(len, parts), len(shown)), self._waiting, self._seconds))
         self._losses, self._norms, self._ratios, self._waiting, self._seconds = [], None, None, 0.0, 0.0
         vector = torch.cat(parts)
         if run.trainer.world_size > 1:  # every rank has its own losses; decisions are made from their mean
-            vector = run.trainer.strategy.reduce(vector, reduce_op="mean")
-        return vector
+            vector = reduced(run.trainer.strategy, vector, "mean")
+        return torch.cat([vector, shown])  # (each rank has other samples to show, and perhaps fewer)
 
-    def _said(self, run: TrainingRun, device: torch.device) -> Tensor:
-        """Return the loss on the first batch in eval mode, and the predictions for its first samples."""
+    def _said(self, run: TrainingRun, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the loss on the first batch in eval mode ``[1]``, and the predictions for its first samples."""
+        nothing = torch.zeros(0, device=device)
+        # of the same length on all processes, also where only one of them cannot run it
+        unknown = nothing if self._closed or run.trainer.world_size == 1 else torch.full((1,), torch.nan, device=device)
         if self._batch is None:
-            return torch.zeros(0, device=device)
+            return unknown, nothing
         seen: list[Tensor] = []
         module = run.trainer.lightning_module
         hidden = in_compiled_graphs(module)
@@ -276,18 +279,18 @@ class TrainingDoctor(Detector):
         except Exception as error:  # a training_step that cannot be called twice must not end the run
             self._batch = None
             warn("TrainingDoctor", f"the first batch cannot be run again ({type(error).__name__}: {error}).")
-            return torch.zeros(0, device=device)
+            return unknown, nothing
         finally:
             for handle in handles:
                 handle.remove()
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        said = [loss.detach().reshape(1).float()] if isinstance(loss, Tensor) else [torch.full((1,), torch.nan)]
+        said = loss.detach().reshape(1).float() if isinstance(loss, Tensor) else torch.full((1,), torch.nan)
         named = output.get("logits") if isinstance(output, Mapping) else None
         last = named if isinstance(named, Tensor) else next((t for t in reversed(seen) if t.ndim > 1), None)
-        if last is not None:
-            rows = local(last.detach()).reshape(-1, last.shape[-1])[:_SHOWN_SAMPLES]
-            said.append((rows.argmax(1) if rows.shape[1] > 1 else rows[:, 0]).float())
-        return torch.cat([part.to(device) for part in said])
+        if last is None:
+            return said.to(device), nothing
+        rows = local(last.detach()).reshape(-1, last.shape[-1])[:_SHOWN_SAMPLES]
+        return said.to(device), (rows.argmax(1) if rows.shape[1] > 1 else rows[:, 0]).float().to(device)
 
     # -- on the host ------------------------------------------------------------------------------------------------
 
@@ -295,7 +298,7 @@ class TrainingDoctor(Detector):
         """Curves; and advice, which is no alarm."""
         layout = self._layouts.pop(0)
         numbers = iter(vector)
-        losses, norms, ratios, said = (list(islice(numbers, count)) for count in layout.counts)
+        losses, norms, ratios, fixed, shown = (list(islice(numbers, count)) for count in layout.counts)
         self._checks += 1
         step = self._checks * self._every
         mean = loss_curve.finite_mean(losses)
@@ -313,9 +316,9 @@ class TrainingDoctor(Detector):
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
         }
-        if said:
-            values["fixed_batch_loss"] = said[0]
-            self._predictions.append((step, said[1:]))
+        if fixed:
+            values["fixed_batch_loss"] = fixed[0]
+            self._predictions.append((step, shown))
         if not self._means:
             self._steps, self._means = [step - self._every], [loss_curve.beginning(losses)]
         self._steps.append(step)
@@ -383,7 +386,7 @@ class TrainingDoctor(Detector):
             return
         value = next(iter(found.values())).detach().float().reshape(1)
         if trainer.world_size > 1:
-            value = trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="mean")
+            value = reduced(trainer.strategy, value.to(trainer.strategy.root_device), "mean")
         self._validation.append(float(value))
         if len(self._validation) > MOST_POINTS:  # (the best one must stay)
             best = min(self._validation[: MOST_POINTS // 2], key=lambda v: v if math.isfinite(v) else math.inf)
@@ -418,9 +421,9 @@ class TrainingDoctor(Detector):
         names = autopsy.nonfinite_names(run.trainer.lightning_module)
         if names:
             return f"weights or buffers are not finite, first {names[0]!r} ({len(names)} in all)"
-        if self._closed:
-            return ""
         module = run.trainer.lightning_module
+        if self._closed or _waits_for_others(run):  # (other processes may be sound, and do not look)
+            return ""
         hidden = in_compiled_graphs(module)
         watched = {n: m for n, m in plain_modules(module).items() if n and id(m) not in hidden}
         try:
@@ -611,6 +614,12 @@ class SanityCheck(Trick):
             Console().print(self._as_table())
         run.publisher.tell(run.step, "diagnosis/sanity", self._as_markdown())
         failed = [c for c in self._checks if c.passed is False]
+        elsewhere = trainer.world_size > 1 and on_any_rank([bool(failed)], trainer.strategy.root_device)[0]
+        if elsewhere and not failed:
+            text = "checks failed on another process, which has other batches"
+            if self.on_failure == "raise":
+                raise TrickError(f"SanityCheck: {text}.")
+            warn("SanityCheck", f"{text}.")
         if failed:
             text = "; ".join(f"{c.name}: {c.evidence}. Fix: {c.fix}" for c in failed)
             if self.on_failure == "raise":
@@ -648,6 +657,13 @@ class SanityCheck(Trick):
     def _as_markdown(self) -> str:
         rows = [f"| {c.name} | {c.mark} | {c.evidence} | {c.fix} |" for c in self._checks]
         return "\n".join(["| check | | what was seen | fix |", "| --- | --- | --- | --- |", *rows])
+
+
+def _waits_for_others(run: TrainingRun) -> bool:
+    """Whether a forward pass needs all processes: with sharded parameters, and in SyncBatchNorm."""
+    modules = run.trainer.lightning_module.modules()
+    synced = any(isinstance(m, torch.nn.SyncBatchNorm) for m in modules)
+    return run.trainer.world_size > 1 and (synced or any(view.sharded for view in run.views))
 
 
 def _spread(losses: list[float]) -> float:

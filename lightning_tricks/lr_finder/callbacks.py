@@ -112,6 +112,7 @@ class LRFinder(Trick):
     def reset(self) -> None:
         """Forget the last run."""
         self._result: Result | None = None
+        self._suggested: float | None = None
         self._applied = False
 
     @property
@@ -147,7 +148,13 @@ class LRFinder(Trick):
         base = self._base(trainer.optimizers[0]) if trainer.optimizers else []
         with Trial(run, "LRFinder") as trial, self._progress(trainer) as advance:
             self._result = self._refined(trial, base, self._sweep(trial, base, advance), advance)
+        self._suggested = self._result.suggestion
         self._conclude(run, self._result, base)
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Keep what an earlier part of the run has found, for the next checkpoint."""
+        if state is not None:
+            self._suggested, self._applied = state["suggestion"], state["applied"]
 
     def _base(self, optimizer: Any) -> list[float]:
         """Return the groups' own rates: those at which a scheduler starts from, where there is one."""
@@ -277,4 +284,4 @@ class LRFinder(Trick):
 
     def trick_state(self) -> dict[str, Any]:
         """The suggestion, and whether it was applied."""
-        return {"suggestion": None if self._result is None else self._result.suggestion, "applied": self._applied}
+        return {"suggestion": self._suggested, "applied": self._applied}

@@ -87,7 +87,7 @@ class NormPlan:
 
 
 def _row_norms(rows: Tensor, norm_type: float) -> Tensor:
-    rows = rows if rows.ndim == 2 else rows.flatten(1)
+    rows = rows if rows.ndim == 2 else rows.reshape(len(rows), -1)
     dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
     norms: Tensor = torch.linalg.vector_norm(rows, norm_type, dim=1, dtype=dtype)
     return norms.float()

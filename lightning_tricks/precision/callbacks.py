@@ -37,7 +37,7 @@ from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules, reachable, refuse_compiled
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import on_any_rank
+from lightning_tricks.runtime.shards import on_any_rank, reduced
 from lightning_tricks.runtime.trace import Call, Trace, floating, largest
 from lightning_tricks.runtime.training_step import loss_of, step_again
 from lightning_tricks.runtime.trick import Trick
@@ -239,7 +239,10 @@ class LossScaleGuard(Trick):
             self._open[index] = _Attempt(page)
         elif self._fallback is not None and page.losses:
             self._open[index] = attempt = _Attempt(page)
-            attempt.outcome = _known(~_finite(page.losses))
+            bad = (~_finite(page.losses)).to(torch.float32)
+            if run.trainer.world_size > 1:  # losses differ between processes, and all must end at the same attempt
+                bad = reduced(run.trainer.strategy, bad, "sum")
+            attempt.outcome = _known(bad)
         if self._cadence.due(page.step) and (scale := run.loss_scale.scale()) is not None:
             run.publisher.put(page.step, {"amp/scale": scale})
 

@@ -32,6 +32,7 @@ from lightning_tricks.runtime.modules import (
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.rollback import RESCUE, Rescue
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import on_any_rank
 from lightning_tricks.runtime.trick import Trick
 
 _T = TypeVar("_T")
@@ -379,9 +380,10 @@ class Detector(Trick):
             return None
 
     def ready(self, run: TrainingRun) -> bool:
-        """Whether there is enough to measure; if not, gathering goes on. Equal on all ranks."""
-        enough = run.trainer.world_size > 1 or self._samples >= self.fewest or self._waited >= _SPARSE_CHECKS
-        return bool(self._sums) and enough
+        """Whether there is enough to measure; if not, gathering goes on. Equal on all ranks; all must call."""
+        if run.trainer.world_size > 1:  # a module need not have been called on all of them, as an expert of a mixture
+            return not any(on_any_rank([not self._sums], run.trainer.strategy.root_device))
+        return bool(self._sums) and (self._samples >= self.fewest or self._waited >= _SPARSE_CHECKS)
 
     # -- on the host ----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Under DDP and on one device nothing is sharded and nothing is communicated: grad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -72,6 +72,24 @@ class Shards:
             dist.all_reduce(part, op=operation, group=group)
             powers = powers.index_copy(0, index, part)
         return powers if largest_only else powers.pow(1.0 / norm_type)
+
+
+def reduced(strategy: Any, tensor: Tensor, operation: Literal["sum", "mean"]) -> Tensor:
+    """Return the sum or the mean over all processes, by one all-reduce. All ranks must call.
+
+    Lightning's own ``strategy.reduce`` puts a barrier before it, at which the host waits for the device.
+
+    Args:
+        strategy: the Trainer's; asked where torch.distributed is not what it communicates by (XLA).
+        tensor: of the same shape on all ranks; it is left as it is.
+        operation: ``"sum"`` or ``"mean"``.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        elsewhere: Tensor = strategy.reduce(tensor, reduce_op=operation)
+        return elsewhere
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total if operation == "sum" else total / dist.get_world_size()
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from lightning_tricks.errors import TrickError, UnsupportedError
 from lightning_tricks.runtime.horizon import window_at, window_lengths
 from lightning_tricks.runtime.rate import scale_rates
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import reduced
 from lightning_tricks.runtime.snapshot import Snapshot, random_numbers
 from lightning_tricks.runtime.training_step import logs_kept_back, loss_of
 
@@ -239,5 +240,5 @@ class Trial:
     def _mean(self, loss: Tensor) -> float:
         """Return the mean over all processes: every decision is made from it."""
         if self._trainer.world_size > 1:
-            loss = self._trainer.strategy.reduce(loss.reshape(()), reduce_op="mean")
+            loss = reduced(self._trainer.strategy, loss.reshape(()), "mean")
         return float(loss)

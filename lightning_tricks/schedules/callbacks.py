@@ -21,6 +21,7 @@ from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.selection import fault_of
+from lightning_tricks.runtime.shards import reduced
 from lightning_tricks.runtime.trick import Trick
 from lightning_tricks.schedules.curves import Constant, Decay, Span
 from lightning_tricks.schedules.figures import draw_curve
@@ -549,6 +550,7 @@ class LRSchedule(Trick):
         epoch, metrics = self._awaited, run.trainer.callback_metrics
         if self._observed != epoch and self.decay.monitor in metrics:
             self._observe(run, metrics)
+            self._observed = epoch  # the next one may have begun
         every = run.trainer.check_val_every_n_epoch  # None: validation counts batches over epochs
         if self._observed is not None or not every or epoch + 1 < every:
             self._awaited = None if self._observed == epoch else epoch
@@ -566,7 +568,7 @@ class LRSchedule(Trick):
             return False
         self._observed = run.trainer.current_epoch
         if run.trainer.world_size > 1:  # the same decision on all ranks
-            value = strategy.reduce(torch.as_tensor(float(value), device=strategy.root_device), reduce_op="mean")
+            value = reduced(strategy, torch.as_tensor(float(value), device=strategy.root_device), "mean")
         before = self._plateau["reductions"]
         self._plateau = rule.update(float(value), self._plateau)
         if self._plateau["reductions"] > before:

@@ -195,7 +195,7 @@ def test_the_curves_of_a_doctor_are_thinned_out_together() -> None:
 
     doctor = TrainingDoctor(every_n_steps=1)
     doctor._progress, doctor._grace, doctor._total, doctor._manual = 0.0, 1.0, float(STEPS), True
-    layout = _Layout((1, 0, 0, 3), 0.0, 1.0)
+    layout = _Layout((1, 0, 0, 1, 2), 0.0, 1.0)
     for _ in range(STEPS // 10):
         doctor._layouts.append(layout)
         doctor.read([1.0, 0.5, 0.25, 0.25])

@@ -1,0 +1,213 @@
+"""What each callback costs as a function of model and processes: the one place. ``docs/scaling.md`` is made from it.
+
+Formulas are Python expressions in the symbols below; the tests evaluate them and compare with what they count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SYMBOLS = {
+    "L": "parameter tensors",
+    "W": "of these, matrices; at most 16 count",
+    "A": "activation layers that `DeadUnits` watches",
+    "U": "units in them, all together",
+    "d": "width of the layer that `RepresentationCollapse` watches, at most 128",
+    "K": "classes",
+    "S": "numbers in a sample, for `ModeCollapse` at most 64",
+    "N": "`num_samples` of `GenerationDrift`",
+    "n": "rows that a batch gives on one process; n·u is at most 1,023, and for `ModeCollapse` n·(2·u + 1) at most 512",
+    "B": "bytes of one batch on one process",
+    "u": "updates since the last logged step or check; 64 at most are held",
+    "R": "processes",
+}
+
+NORMS = "4 * L"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a callback adds on each process.
+
+    Args:
+        held: bytes of tensors between two updates.
+        update: collectives at every update, as a list of the bytes of each.
+        logged: more of them at a logged step or check.
+        sharded_update, sharded_logged: what sharded parameters (FSDP2) add to these.
+        reads: host reads at an update that is not logged, with an optimizer that is not fused.
+        once: what happens at the begin, at an epoch's end or at a checkpoint, in words.
+        single: bytes held where there is one process only, if it is another number.
+    """
+
+    held: str = "0"
+    update: tuple[str, ...] = ()
+    logged: tuple[str, ...] = ()
+    sharded_update: tuple[str, ...] = ()
+    sharded_logged: tuple[str, ...] = ()
+    reads: int = 0
+    once: str = ""
+    single: str | None = None
+
+
+SCALES: dict[str, Scale] = {
+    "DeadUnits": Scale("8 * U + 8 * A", logged=("4 * A", "4 * U", "12 * A")),
+    "ExactResume": Scale("15048", once="at a checkpoint one gather of some 15 kB from every process to every one"),
+    "FP32Islands": Scale(),
+    "GenerationDrift": Scale("4 * N * S + B", once="after a generation sampling, a forward pass, one all-reduce"),
+    "GradientAccumulation": Scale("8", update=("8",), single="0", once="at the first batch one broadcast"),
+    "GradientClip": Scale("4 * (4096 + 3 + u * (L + 3) + 2 * L)", sharded_update=(NORMS,), reads=1),
+    "GradientMonitor": Scale("4 * (u * (L + 1) + 2 * L)", sharded_update=(NORMS,)),
+    "LRFinder": Scale(once="a copy of weights and optimizer state in the host's memory; two all-reduces per rate tried"),
+    "LRSchedule": Scale(once="with `max_time` one broadcast every 16 updates"),
+    "LossScaleGuard": Scale(once="after a change of precision one all-reduce per update"),
+    "ModeCollapse": Scale("8 * S * n * (2 * u + 1)", logged=("4", "40")),
+    "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
+    "PredictionCollapse": Scale("n * u * (4 * K + 8)", logged=("4", "4 * (3 + 4 * K)")),
+    "ProgressMetrics": Scale(),
+    "RepresentationCollapse": Scale(
+        "4 * d * (n * u + 1)", logged=("4", "4 * (2 + 3 * d + d * d)"), once="at the first check one broadcast"
+    ),
+    "ResumeGuard": Scale(once="before the first step it asks all callbacks for their state, as a checkpoint does"),
+    "SanityCheck": Scale(
+        once="a copy of weights and optimizer state in the host's memory, a dozen forward passes, 60 to 360 updates"
+    ),
+    "TrainingDoctor": Scale(
+        "2 * B + 4 * (u + 2 * L)", logged=("4 * (u + 2 + L + W)",), sharded_logged=(NORMS,),
+        once="at a check a forward pass of the first batch",
+    ),
+}  # fmt: skip
+
+
+def value(formula: str, sizes: Mapping[str, int]) -> int:
+    """Return what a formula comes to.
+
+    >>> value("4 * L", {"L": 3})
+    12
+    """
+    return int(eval(formula, {"__builtins__": {}}, dict(sizes)))
+
+
+def shown(formula: str) -> str:
+    """Return a formula as the page shows it.
+
+    >>> shown("4 * (2 + d * d)")
+    '4·(2 + d·d)'
+    """
+    return formula.replace(" * ", "·")
+
+
+def _listed(formulas: tuple[str, ...]) -> str:
+    return " + ".join(f"[{shown(f)}]" for f in formulas) or "none"
+
+
+# a large run, for the examples
+LARGE = {"P": 7_000_000_000, "L": 300, "W": 16, "A": 32, "U": 32 * 11008, "d": 128, "K": 32_000, "S": 64,
+         "N": 512, "n": 5, "B": 65_536, "u": 49, "R": 10_000}  # fmt: skip
+
+
+def _readable(number: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} B"
+
+
+def scaling_page() -> str:
+    """The page ``docs/scaling.md``."""
+    lines = ["# What it costs at scale", ""]
+    lines += ["Made from `tests/distributed/scaling.py`. Bytes and counts of all but the last column are"]
+    lines += ["compared with what is counted at 1, 2 and 4 processes, on models of two sizes.", ""]
+    lines += ["Everything is per process. A collective is shown as the bytes that one process gives, in brackets."]
+    lines += ["A detector's figures are those of one detector. The symbols:", ""]
+    lines += ["| symbol | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in SYMBOLS.items()), ""]
+    columns = ("callback", "bytes held", "collectives at every update", "more at a logged step or check",
+               "more with FSDP2", "host reads", "else")  # fmt: skip
+    lines += ["## Per callback", "", f"| {' | '.join(columns)} |"]
+    lines += ["| --- " * 7 + "|"]
+    for name, s in SCALES.items():
+        sharded = [f"{_listed(f)} {when}" for f, when in ((s.sharded_update, "at every update"),
+                   (s.sharded_logged, "at a check")) if f]  # fmt: skip
+        cells = [f"`{name}`", shown(s.held), _listed(s.update), _listed(s.logged), "".join(sharded) or "none",
+                 str(s.reads), s.once]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [*_notes(), *_examples(), *_advice()]
+    return "\n".join(lines) + "\n"
+
+
+def _notes() -> list[str]:
+    return [
+        "",
+        "- Host reads are those at an update that is not logged, on a GPU. The one of `GradientClip` is for",
+        "  optimizers that are not fused, without a GradScaler; with a fused one it is 0.",
+        "- The all-reduce of norms is shared: with `GradientMonitor`, `GradientClip` and `TrainingDoctor` together there",
+        "  is one. Under DDP there is none, since gradients are equal on all processes already.",
+        "- The first collective of a detector's check asks whether every process has seen something. The host waits for",
+        "  its answer: one host read at a check, on several processes only.",
+        "- No collective has a barrier before it. Lightning's own `strategy.reduce` has one; it is not used.",
+        "- None of these numbers grows with R, but for `ExactResume`: its gather brings R times 15 kB to every process.",
+        "  The time of a collective grows with R all the same, about as its logarithm.",
+        "- Beside tensors, a detector keeps a history of at most 4,096 checks on the host, a few hundred bytes each.",
+        "- A rollback keeps up to three copies of weights and optimizer state in the host's memory (`keep=`).",
+    ]
+
+
+def _examples() -> list[str]:
+    size = LARGE
+    lines = ["", "## An example", ""]
+    lines += [f"{size['P']:,} parameters in {size['L']} tensors, {size['R']:,} processes, a log"]
+    lines += [f"or a check every {size['u'] + 1} updates. `n`, `K` and the like are those of a language model:", ""]
+    lines += ["| callback | bytes held | given per update | given at a check | the same with FSDP2 |"]
+    lines += ["| --- " * 5 + "|"]
+    for name, s in SCALES.items():
+        plain = [sum(value(f, size) for f in part) for part in (s.update, s.logged)]
+        more = [sum(value(f, size) for f in part) for part in (s.sharded_update, s.sharded_logged)]
+        if not (any(plain) or any(more) or value(s.held, size) > 1000):
+            continue
+        sharded = f"{_readable(plain[0] + more[0])} per update, {_readable(plain[1] + more[1])} more at a check"
+        cells = [_readable(value(s.held, size)), *map(_readable, plain), sharded]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    gathered, states = size["R"] * value(SCALES["ExactResume"].held, size), 3 * 12 * size["P"]
+    lines += ["", f"- A checkpoint with `ExactResume` gathers {_readable(gathered)} on every process, and writes it."]
+    lines += [f"- DDP itself gives {_readable(4 * size['P'])} of gradients at every update: the 8 bytes of"]
+    lines += ["  `GradientAccumulation` cost what a small message costs, which is its latency."]
+    lines += [
+        f"- Three states to roll back to, with Adam in float32, 12 bytes a parameter: {_readable(states)} of host"
+    ]
+    lines += ["  memory for each process, under DDP."]
+    return lines
+
+
+def _advice() -> list[str]:
+    held = _readable(value("4 * 4096 * L", LARGE))
+    return [
+        "",
+        "## What to switch off at 10,000 GPUs",
+        "",
+        "Leave on: `GradientMonitor(per_layer=False)`, `GradientClip` per model with a fused optimizer, `LRSchedule`,",
+        "`LossScaleGuard`. Under DDP they add no collective; under FSDP2 they share one all-reduce of 4·L bytes.",
+        "",
+        "| switch off | since |",
+        "| --- | --- |",
+        "| `ExactResume` | it gathers an object from every process at every checkpoint: the only cost that grows with R |",
+        "| `ResumeGuard` beside it | its first look asks for that state once more; run it on two processes before |",
+        "| `SanityCheck`, `LRFinder` | 60 to 360 updates that train nothing, on all GPUs; run them on one before |",
+        "| `action='rollback'` | copies of weights and optimizer state in every host's memory; use `'stop'` and resume |",
+        "| `GradientMonitor(histograms=True)` | up to 16,384 elements a tensor go to the host and into the log, each time |",
+        "| `GradientMonitor(per_layer=True)` | L values in every log row; `groups=` says the same in a few |",
+        "| `GradientMonitor(update_ratio=True)` | under FSDP2 two more all-reduces at a logged step, and copies of weights |",
+        f"| `GradientClip(per='layer')` | 4,096 norms are kept for each tensor: {held} here instead of 16 kB |",
+        "| `GradientAccumulation(target_batch_size=)` | the host waits for an all-reduce at every micro-batch; use `batches=` |",
+        "| `GradientAccumulation(on_oom='split')` | gradients are reduced after the backward pass, not beside it |",
+        "| `TrainingDoctor`, detectors at every 25 updates | each check waits for the slowest process; every 500 will do |",
+        "| `PrecisionDoctor` | two values a module in every log row; switch it on when updates are skipped |",
+        "",
+        "And log seldom: `Trainer(log_every_n_steps=500)` makes all that happens at logged steps ten times as rare as",
+        "Lightning's default of 50.",
+    ]
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    (Path(__file__).parents[2] / "docs" / "scaling.md").write_text(scaling_page())
