@@ -6,6 +6,7 @@ The plain loop is the oracle. SGD is used wherever clipping is compared: Adam hi
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -20,9 +21,12 @@ from torch.utils.data import DataLoader, TensorDataset
 INIT_SCALE = 1024.0
 
 
+_read = functools.cache(load_digits)  # a tenth of a small fit
+
+
 def digits(n: int = 96) -> TensorDataset:
     """The first ``n`` handwritten digits of scikit-learn, pixels in [0, 1]."""
-    bunch = load_digits()
+    bunch = _read()
     images = torch.tensor(bunch.data[:n] / 16.0, dtype=torch.float32)
     return TensorDataset(images, torch.tensor(bunch.target[:n]))
 

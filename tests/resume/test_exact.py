@@ -215,6 +215,17 @@ def test_with_gradients_in_the_middle_of_a_window_too(at: int, tmp_path: Path) -
     assert not the_same(outcome(at, tmp_path, accumulate_grad_batches=3))
 
 
+@pytest.mark.parametrize("at", [1, 3, 5, 9, 13])
+@pytest.mark.parametrize(
+    "window",
+    [{"batches": 4}, {"batches": {0: 2, 3: 5}}, {"target_batch_size": 14}, {"batches": 4, "on_oom": "split"}],
+    ids=str,
+)
+def test_with_gradients_a_window_of_ours_goes_on_too(at: int, window: dict[str, Any], tmp_path: Path) -> None:
+    tricks = lambda: [GradientAccumulation(**window), GradientMonitor()]  # noqa: E731
+    assert the_same(outcome(at, tmp_path, tricks=tricks, gradients=True))
+
+
 def everything() -> list[Any]:
     return [
         SanityCheck(overfit_batch=False),

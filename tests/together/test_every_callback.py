@@ -6,6 +6,7 @@ import copy
 import inspect
 import itertools
 import pickle
+import re
 from typing import Any
 
 import lightning.pytorch as L
@@ -185,7 +186,7 @@ def test_pickles_and_copies_without_the_module(name: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [{"fast_dev_run": True}, {"limit_train_batches": 0}, {"accumulate_grad_batches": 3}, {"log_every_n_steps": 0},
-     {"inference_mode": False}],
+     {"logger": False}],
     ids=str,
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*")
@@ -195,6 +196,45 @@ def test_runs_under_the_trainers_options(name: str, arguments: dict[str, Any]) -
             fit(Classifier(), [example(name)], n=32, **arguments)
         return
     fit(Classifier(), [example(name)], n=32, **arguments)
+
+
+class Validated(Classifier):
+    def forward(self, batch: Any) -> Any:
+        return self.net(batch[0])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self.net(self.echo(batch[0])), batch[1]))
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize("inference_mode", [True, False])
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_validation_before_between_and_after_fits_changes_nothing(name: str, inference_mode: bool) -> None:
+    def trained(validates: bool) -> torch.Tensor:
+        module, trick = Validated(), example(name)
+        t = trainer([trick], inference_mode=inference_mode, limit_val_batches=1)
+        for epochs in (1, 2):
+            if validates:
+                t.validate(module, loader(16), verbose=False)
+            t.fit_loop.max_epochs = epochs
+            t.fit(module, loader(32), loader(16) if validates else None)
+        if validates:
+            t.validate(module, loader(16), verbose=False)
+            t.predict(module, loader(16))
+        assert trick.run.clock.applied_on_host(0) == 8
+        return weights(module)
+
+    assert torch.equal(trained(True), trained(False))
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_the_defaults_of_the_signature_are_what_it_has(name: str) -> None:
+    cls = getattr(lightning_tricks, name)
+    made = example(name)
+    for argument, parameter in inspect.signature(cls).parameters.items():
+        if parameter.default is not inspect.Parameter.empty and argument not in EXAMPLES[name]:
+            assert getattr(made, argument) == parameter.default, argument
+        assert re.search(rf"^ +{argument}: ", inspect.cleandoc(cls.__doc__), re.M), f"{argument} is not documented"
 
 
 def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
