@@ -24,39 +24,36 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     loader.exec_module(module)
-    for name in ("constraints.txt", "pyproject.toml"):
+    for name in ("constraints.txt", "constraints-oldest.txt", "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
-    places = {
-        "ROOT": "",
-        "VENV": ".venv",
-        "STAMP": ".venv/dev-stamp.json",
-        "LOCK": ".venv.lock",
-        "PYTHON": ".venv/bin/python",
-    }
-    for name, place in places.items():
-        monkeypatch.setattr(module, name, str(tmp_path / place))
+    monkeypatch.setattr(module, "ROOT", str(tmp_path))
     return module
+
+
+def newest(dev: Any) -> Any:
+    return dev.Environment(".venv", ["constraints.txt"])
 
 
 class Commands:
     """Stands for subprocess.call: remembers commands, and makes the venv's python."""
 
-    def __init__(self, dev: Any, failing: str = "") -> None:
-        self.dev, self.failing, self.seen = dev, failing, []  # type: ignore[var-annotated]
+    def __init__(self, failing: str = "") -> None:
+        self.failing, self.seen = failing, []  # type: ignore[var-annotated]
 
     def __call__(self, command: list[str], cwd: str) -> int:
         self.seen.append(command)
         if "venv" in command:
-            Path(self.dev.PYTHON).parent.mkdir(parents=True)
-            Path(self.dev.PYTHON).touch()
+            python = Path(command[-1]) / "bin" / "python"
+            python.parent.mkdir(parents=True)
+            python.touch()
         return int(bool(self.failing) and self.failing in command)
 
 
 def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev: Any, monkeypatch: Any) -> None:
-    calls = Commands(dev)
+    calls = Commands()
     monkeypatch.setattr(dev.subprocess, "call", calls)
     assert dev.main(["demo", "--epochs", "1"]) == 0
-    assert calls.seen[1][:3] == [dev.PYTHON, "-m", "pip"]
+    assert calls.seen[1][:3] == [newest(dev).python, "-m", "pip"]
     assert calls.seen[1][-4:] == ["-c", "constraints.txt", "-e", ".[demo]"]
     assert calls.seen[2][1:] == ["examples/demo.py", "--epochs", "1"]
     assert dev.main(["demo"]) == 0
@@ -64,12 +61,12 @@ def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev
     assert dev.main(["test", "-k", "x"]) == 0
     assert calls.seen[4][-1] == ".[demo,test]", "another extra is added, nothing is made anew"
     assert calls.seen[5][-4:] == ["-n", "2", "-k", "x"]
-    assert not Path(dev.LOCK).exists()
+    assert not Path(newest(dev).lock).exists()
 
 
 @pytest.mark.parametrize("changed", ["constraints.txt", "pyproject.toml", "python"])
 def test_a_change_of_what_it_depends_on_makes_it_anew(dev: Any, changed: str, monkeypatch: Any) -> None:
-    calls = Commands(dev)
+    calls = Commands()
     monkeypatch.setattr(dev.subprocess, "call", calls)
     dev.main(["demo"])
     if changed == "python":
@@ -82,18 +79,18 @@ def test_a_change_of_what_it_depends_on_makes_it_anew(dev: Any, changed: str, mo
 
 
 def test_an_install_that_failed_does_not_count_and_is_said_in_one_line(dev: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(dev.subprocess, "call", Commands(dev, failing="pip"))
+    monkeypatch.setattr(dev.subprocess, "call", Commands(failing="pip"))
     with pytest.raises(dev.Plain, match="pip could not install the packages"):
         dev.main(["demo"])
-    assert dev.installed() is None
-    assert not Path(dev.LOCK).exists()
+    assert newest(dev).extras() is None
+    assert not Path(newest(dev).lock).exists()
     monkeypatch.setattr(dev.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(dev.Plain, match="no space left on the disk"):
         dev.main(["demo"])
 
 
 def test_lint_runs_every_checker_also_after_one_failed(dev: Any, monkeypatch: Any) -> None:
-    calls = Commands(dev, failing="check")
+    calls = Commands(failing="check")
     monkeypatch.setattr(dev.subprocess, "call", calls)
     assert dev.main(["lint"]) == 1
     assert [command[2] for command in calls.seen[2:]] == ["ruff", "ruff", "mypy"]
@@ -112,12 +109,39 @@ def test_an_old_python_and_a_misspelt_command_are_said_plainly(dev: Any, monkeyp
 def test_a_lock_of_a_dead_process_is_taken_over(dev: Any) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    Path(dev.LOCK).write_text(str(dead.pid))
-    dev.acquire()
-    assert Path(dev.LOCK).read_text() != str(dead.pid)
+    Path(newest(dev).lock).write_text(str(dead.pid))
+    dev.acquire(newest(dev).lock)
+    assert Path(newest(dev).lock).read_text() != str(dead.pid)
 
 
 def test_the_stamp_says_what_is_installed(dev: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(dev.subprocess, "call", Commands(dev))
+    monkeypatch.setattr(dev.subprocess, "call", Commands())
     dev.main(["bench", "list"])
-    assert json.loads(Path(dev.STAMP).read_text())["extras"] == ["demo"]
+    assert json.loads(Path(newest(dev).stamp).read_text())["extras"] == ["demo"]
+
+
+def test_the_oldest_versions_have_an_environment_of_their_own_in_which_their_lines_count(
+    dev: Any, monkeypatch: Any
+) -> None:
+    calls = Commands()
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    monkeypatch.setattr(dev.sys, "version_info", (3, 11, 9))
+    dev.main(["test", "--oldest", "-k", "x"])
+    folder = Path(dev.ROOT) / ".venv-oldest"
+    assert calls.seen[0][-1] == str(folder)
+    assert calls.seen[1][-4:-1] == ["-c", str(folder / "constraints.txt"), "-e"]
+    assert calls.seen[2] == [str(folder / "bin" / "python"), "-m", "pytest", "-q", "-n", "2", "-k", "x"]
+    assert newest(dev).extras() is None
+    merged = (folder / "constraints.txt").read_text().splitlines()
+    names = [line.split("==")[0].lower() for line in merged]
+    assert len(names) == len(set(names)), "pip refuses two constraints on one package"
+    assert "torch==2.6.0" in merged
+    assert any(line.startswith("pytest==") for line in merged)
+    old = [line for line in (ROOT / "constraints-oldest.txt").read_text().splitlines() if not line.startswith("#")]
+    assert set(old) <= set(merged)
+
+
+def test_a_python_without_wheels_of_the_oldest_versions_is_said_plainly(dev: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(dev.sys, "version_info", (3, 12, 1))
+    with pytest.raises(dev.Plain, match=r"python3\.11 dev test --oldest"):
+        dev.main(["test", "--oldest"])

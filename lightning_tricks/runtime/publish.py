@@ -240,7 +240,7 @@ class Publisher:
 
 
 def _can(logger: Any, method: str) -> bool:
-    """Whether a logger's experiment has a method; on the ranks that do not log, Lightning's stand-in has all of them."""
+    """Whether a logger's experiment has a method. On ranks that do not log, Lightning's stand-in has all of them."""
     experiment = getattr(logger, "experiment", None)
     return type(experiment).__name__ != "_DummyExperiment" and hasattr(experiment, method)
 

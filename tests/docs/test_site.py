@@ -272,6 +272,7 @@ def test_the_code_on_the_pages_runs(where: str, block: str) -> None:
     exec(compile(block, where, "exec"), {})
 
 
+@pytest.mark.cache  # of one page
 @pytest.mark.filterwarnings("ignore")
 def test_the_yaml_on_the_pages_is_taken_by_lightningcli(tmp_path: Path) -> None:
     import yaml

@@ -243,12 +243,14 @@ def test_flags_are_put_back_also_after_an_error(tf32: bool) -> None:
     with pytest.raises(ZeroDivisionError), fp32_mode(tf32):
         assert torch.backends.cuda.matmul.allow_tf32 is tf32
         assert torch.backends.cudnn.allow_tf32 is tf32
-        assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if tf32 else "ieee")
+        if newer:  # torch >= 2.9
+            assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if tf32 else "ieee")
         1 / 0  # noqa: B018
     assert fp32_flags() == before
     assert [p.fp32_precision for p in advice._parts_with_new_flags()] == newer
 
 
+@pytest.mark.skipif(not advice._parts_with_new_flags(), reason="this torch has only the old interface")
 def test_the_new_interface_is_refused_by_name() -> None:
     before = torch.backends.cuda.matmul.fp32_precision
     try:

@@ -160,6 +160,7 @@ def importlib_plugins(namespace: Any) -> Any:
 
 
 @quiet
+@pytest.mark.cache
 def test_the_weight_cache_stays_after_a_change_of_precision() -> None:
     t = trainer([LossScaleGuard(max_consecutive_skips=1, on_failure="bf16")], precision="16-mixed")
     t.strategy.precision_plugin = CachedMixedPrecision("16-mixed", "cpu", scaler())

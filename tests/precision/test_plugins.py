@@ -51,6 +51,7 @@ def trained(plugin: Any, module: Any, n: int = 32) -> tuple[int, Tensor]:
     return casts.count, weights(module)
 
 
+@pytest.mark.cache
 def test_a_layer_that_is_called_20_times_is_cast_once() -> None:
     theirs, their_weights = trained(MixedPrecision("bf16-mixed", "cpu"), Classifier(net=Recurrent()))
     ours, our_weights = trained(CachedMixedPrecision("bf16-mixed", "cpu"), Classifier(net=Recurrent()))
@@ -82,6 +83,7 @@ class TwoSteps(L.LightningModule):
         return sgd(self.parameters(), lr=0.25)
 
 
+@pytest.mark.cache
 def test_after_a_manual_step_the_new_weights_are_used() -> None:
     module = TwoSteps()
     trained(CachedMixedPrecision("bf16-mixed", "cpu"), module, n=8)
@@ -98,6 +100,7 @@ def test_torchs_cache_alone_would_use_the_old_weights() -> None:
     assert module.outputs == [16.0, 16.0]
 
 
+@pytest.mark.cache
 def test_it_scales_the_loss_and_resumes(tmp_path: Any) -> None:
     plugin = CachedMixedPrecision("16-mixed", "cpu", scaler(256.0))
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -108,6 +111,7 @@ def test_it_scales_the_loss_and_resumes(tmp_path: Any) -> None:
     assert CachedMixedPrecision("16-mixed", "cpu").scaler is not None
 
 
+@pytest.mark.cache
 @pytest.mark.parametrize("namespace", [L, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
 def test_either_trainer_takes_it(namespace: Any) -> None:
     plugin = CachedMixedPrecision("bf16-mixed", "cpu")
@@ -135,6 +139,7 @@ def test_a_torch_that_loses_gradients_is_refused(monkeypatch: pytest.MonkeyPatch
         CachedMixedPrecision("bf16-mixed", "cpu")
 
 
+@pytest.mark.cache
 def test_the_probe_sees_a_lost_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     real = plugins.linear
 
