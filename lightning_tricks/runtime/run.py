@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -151,7 +152,8 @@ class TrainingRun:
         """A trick has finished; the last one turns off the light. Never raises."""
         if trick in self.tricks:
             self.tricks.remove(trick)
-            trick.stopped(self)
+            with suppress(TrickError):  # the Trainer of a fit that died unheard may be gone, and what was changed in it
+                trick.stopped(self)
         if not self.tricks:
             self.close()
 

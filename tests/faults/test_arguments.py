@@ -48,7 +48,7 @@ from lightning_tricks.runtime.trick import Trick
 from tests.gradients.plain import Classifier, fit
 from tests.matrix import EXAMPLES
 
-EXTRA = ("CachedMixedPrecision", "MixedGenerations", "Phase", "Rollback")
+EXTRA = ("CachedMixedPrecision", "DurableCheckpointIO", "MixedGenerations", "Phase", "Rollback")
 CLASSES = sorted(
     name
     for name in lightning_tricks.__all__

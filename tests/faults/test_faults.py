@@ -27,6 +27,7 @@ def test_the_page_is_of_these_faults() -> None:
     committed = Path(__file__).parents[2] / "docs" / "reliability.md"
     assert committed.read_text() == page(), "python -m tests.faults writes it"
     assert {fault.number for fault in FAULTS} == set(range(1, 26))
+    assert f"{len(CELLS)} cells" in (committed.parents[1] / "README.md").read_text()
     assert {name for _, name in CELLS} > set(EXAMPLES)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import weakref
 from typing import Any
 
@@ -8,9 +9,9 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from lightning_tricks import GradientClip, GradientMonitor, TrickError
+from lightning_tricks import DeadUnits, GradientAccumulation, GradientClip, GradientMonitor, LRSchedule, TrickError
 from lightning_tricks.runtime.run import TrainingRun
-from tests.gradients.plain import Classifier, fit, sgd, weights
+from tests.gradients.plain import Classifier, fit, loader, sgd, trainer, weights
 
 
 def test_all_tricks_of_a_trainer_share_one_run() -> None:
@@ -79,3 +80,34 @@ def test_what_several_tricks_would_say_is_said_once() -> None:
     run = TrainingRun(owner := Owner())
     assert [run.first_to_say("a"), run.first_to_say("a"), run.first_to_say("b")] == [True, False, True]
     assert run.belongs_to(owner)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trick_goes_on_after_a_fit_that_died_unheard_and_whose_trainer_is_gone() -> None:
+    class Worse(L.Callback):
+        """Lightning tells nobody of an exception when a callback before it raises in ``on_exception``."""
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise ValueError("the first")
+
+        def on_exception(self, *args: Any) -> None:
+            raise LookupError("the second")
+
+    def make() -> list[Any]:
+        return [GradientAccumulation(2), GradientClip(1.0), DeadUnits(), LRSchedule(warmup=2)]
+
+    tricks, handler = make(), signal.getsignal(signal.SIGTERM)
+    dead = trainer([Worse(), *tricks])
+    with pytest.raises(LookupError):
+        dead.fit(Classifier(), loader())
+    signal.signal(signal.SIGTERM, handler)
+    gone = weakref.ref(dead)
+    del dead
+    for trick in tricks:  # Lightning replaces these at the next fit, before any hook
+        del trick.log, trick.log_dict
+    gc.collect()
+    assert gone() is None
+    again, fresh = Classifier(), Classifier()
+    fit(again, tricks)
+    fit(fresh, make())
+    assert torch.equal(weights(again), weights(fresh))
