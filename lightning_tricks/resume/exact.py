@@ -41,6 +41,7 @@ _RANK = form.record(
         "batches": form.measured,
         "seeds": form.many(form.maybe(form.whole)),
         "validation": form.flag,
+        "in_window": form.flag,
         "gradients": form.named(form.tensor),
     }
 )
@@ -56,7 +57,8 @@ class ExactResume(Trick):
     passed over (without loading them where one process loads in an order that is drawn at once), and the generators go
     on where they were. So shuffling, dropout and random augmentation go on as they would have, also with another seed.
 
-    Exact at every update. In the middle of an accumulation window the gradients so far are lost, unless they are saved.
+    Exact at every update. In the middle of an accumulation window the gradients so far are lost, unless they are saved;
+    a resume from there says so.
 
     Args:
         gradients: save the gradients in the middle of a window: exact at every batch. One process only.
@@ -173,8 +175,31 @@ class ExactResume(Trick):
                 "cannot be the same run. Resume with the data and the batch size of the checkpoint.",
             )
         self._try_numbers(run, found)
+        if found["in_window"] and not found["gradients"]:
+            warn(
+                "ExactResume",
+                "the checkpoint was saved in the middle of an accumulation window, and holds no gradients: the first "
+                "update is made without them. Save at updates, or use ExactResume(gradients=True).",
+            )
+        for checkpoint in run.trainer.checkpoint_callbacks:
+            self._let_wait(checkpoint, run.trainer.global_step)
         put_seeds(run.trainer.fit_loop._combined_loader.flattened, found["seeds"])
         put_gradients(run.trainer.lightning_module, found["gradients"])
+
+    def _let_wait(self, checkpoint: Any, resumed_at: int) -> None:
+        """Let no ModelCheckpoint save before the first update.
+
+        Lightning 2.6.6's has forgotten that it saved at this step, and where updates are due only every n-th batch, it
+        would write over the good checkpoint one of the middle of a window.
+        """
+        usual = checkpoint.on_train_batch_end
+
+        def on_train_batch_end(trainer: Any, *rest: Any, **more: Any) -> None:
+            if trainer.global_step != resumed_at:
+                usual(trainer, *rest, **more)
+
+        if any(cls.__name__ == "ModelCheckpoint" for cls in type(checkpoint).__mro__):
+            self._replace(checkpoint, "on_train_batch_end", on_train_batch_end)
 
     def _try_numbers(self, run: TrainingRun, found: dict[str, Any]) -> None:
         """Put the saved numbers into the generators and today's back: what does not fit is told now, by name."""
@@ -283,7 +308,7 @@ class ExactResume(Trick):
 
     def _taken(self, run: TrainingRun) -> dict[str, Any]:
         trainer, loop = run.trainer, run.trainer.fit_loop
-        in_window = self.gradients and loop.epoch_loop._should_accumulate()
+        in_window = bool(loop.epoch_loop._should_accumulate())
         own = {
             "now": random_state(),
             "generators": generator_states(loop._combined_loader.flattened),
@@ -291,7 +316,8 @@ class ExactResume(Trick):
             "batches": float(loop.max_batches),
             "seeds": seeds(loop._combined_loader.flattened),
             "validation": self._validation_is_due(loop),
-            "gradients": gradients(trainer.lightning_module) if in_window else {},
+            "in_window": in_window,
+            "gradients": gradients(trainer.lightning_module) if in_window and self.gradients else {},
         }
         ranks: list[Any] = [own]
         if trainer.world_size > 1:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from tests.distributed.jobs import refused
+from tests.forked import server
 
 _PATIENCE = datetime.timedelta(seconds=60)  # ranks that wait for one another in vain end in an error, not in a hang
 
@@ -39,7 +39,7 @@ class Pool:
     """Runs a function on all ranks and returns what they return, in order of rank."""
 
     def __init__(self, world: int) -> None:
-        context = mp.get_context("spawn")
+        context = server()
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lightning_tricks.config_check import check_file
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.examples
@@ -19,9 +18,8 @@ pytestmark = pytest.mark.examples
 def run(folder: Path, *arguments: str) -> str:
     if not (folder / "examples").exists():
         shutil.copytree(ROOT / "examples", folder / "examples")
-    command = [sys.executable, "-W", "ignore", "examples/cli/train.py", "fit", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, env=environment)
+    done = run_script(Path("examples/cli/train.py"), "fit", *arguments, folder=folder, environment=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

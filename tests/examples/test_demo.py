@@ -3,12 +3,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.examples
@@ -16,9 +16,8 @@ pytestmark = pytest.mark.examples
 
 def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    command = [sys.executable, "-W", "ignore", "examples/demo.py", "--epochs", "6"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, env=environment)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = run_script(Path("examples/demo.py"), "--epochs", "6", folder=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     for row in (
         "learning rate found",

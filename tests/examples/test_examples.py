@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run_script
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.examples
 
@@ -16,10 +18,8 @@ pytestmark = pytest.mark.examples
 def run(name: str, folder: Path, *arguments: str) -> str:
     """Run an example in a copy of its folder and return what it printed."""
     shutil.copytree(ROOT / "examples", folder / "examples")
-    command = [sys.executable, "-W", "ignore", f"examples/{name}.py", *arguments]
-    # one thread: pools of two disturb each other where tests run two at a time
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, env=environment)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = run_script(Path("examples") / f"{name}.py", *arguments, folder=folder, environment=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -4,7 +4,6 @@ imported everything; what they leave behind is then resumed in the process of th
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import shutil
 import signal
@@ -25,6 +24,7 @@ from torch import nn
 from lightning_tricks import TrickError
 from lightning_tricks.resume import plugins
 from tests.faults.scenes import BATCHES, durable, exactly, example, fitted, fitted_by, goes_on, no_hooks, pick
+from tests.forked import server
 from tests.gradients.plain import Classifier, loader, trainer, weights
 from tests.matrix import EXAMPLES, UNDER
 
@@ -34,7 +34,7 @@ LONGEST = 30.0  # seconds until a process counts as hanging
 
 def run(function: Callable[..., Any], *arguments: Any, processes: int = 1, longest: float = LONGEST) -> list[int]:
     """Run a function in children that know of one another; return their exit codes, negative ones being signals."""
-    context = _server()
+    context = server()
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -53,17 +53,6 @@ def run(function: Callable[..., Any], *arguments: Any, processes: int = 1, longe
         process.close()
     assert None not in codes, f"a process hangs: {codes}"
     return [code or 0 for code in codes]
-
-
-@functools.cache
-def _server() -> Any:
-    """Start the server from which children are forked; its imports are nobody's hang."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    first = context.Process(target=os.getpid)
-    first.start()
-    first.join()
-    return context
 
 
 def _child(rank: int | None, port: int, function: Callable[..., Any], arguments: Any) -> None:

@@ -76,7 +76,8 @@ def nothing_left(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()  # what an exception's traceback held
+        if _open_files(folder):
+            gc.collect()  # what an exception's traceback held
         left = [t.name for t in set(threading.enumerate()) - threads if t.is_alive()]
         assert not left, f"threads were left: {left}"
         assert not _open_files(folder), f"files were left open: {_open_files(folder)}"

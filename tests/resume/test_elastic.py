@@ -76,16 +76,19 @@ def check(
     return [note.read_text() for note in notes]
 
 
-def test_either_process_is_killed_at_an_update_and_in_the_middle_of_an_accumulation_window(tmp_path: Path) -> None:
+def test_either_process_is_killed_before_the_first_checkpoint_in_a_window_while_one_is_written_and_at_an_update(
+    tmp_path: Path,
+) -> None:
     # windows of two, in epochs of 11 batches and 6 updates: an odd batch of an epoch is the middle of one
     middle, end = random.Random(0).choice(range(1, 11, 2)), random.Random(1).choice(range(2, 11, 2))
-    kills = [{"rank": 1, "batch": 11 + middle}, {"rank": 0, "batch": 22 + end}]
-    assert check(tmp_path, kills, window=2) == [f"update {6 + middle // 2}", f"update {12 + end // 2}"]
-
-
-def test_killed_before_the_first_checkpoint_and_while_one_is_written(tmp_path: Path) -> None:
-    early, torn = check(tmp_path, [{"rank": 1, "batch": 3}, {"checkpoint": 3}])
-    assert early == "update 3"
+    kills = [
+        {"rank": 1, "batch": 3},
+        {"rank": 1, "batch": 11 + middle},
+        {"checkpoint": 3},
+        {"rank": 0, "batch": 22 + end},
+    ]
+    early, within, torn, late = check(tmp_path, kills, window=2)
+    assert (early, within, late) == ("update 1", f"update {6 + middle // 2}", f"update {12 + end // 2}")
     written = re.fullmatch(r"(\d+) bytes", torn)
     assert written and 0 < int(written[1]) < (tmp_path / "killed" / "last.ckpt").stat().st_size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,36 @@ def test_with_gradients_in_the_middle_of_a_window_too(at: int, tmp_path: Path) -
 def test_with_gradients_a_window_of_ours_goes_on_too(at: int, window: dict[str, Any], tmp_path: Path) -> None:
     tricks = lambda: [GradientAccumulation(**window), GradientMonitor()]  # noqa: E731
     assert the_same(outcome(at, tmp_path, tricks=tricks, gradients=True))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_modelcheckpoint_does_not_save_the_middle_of_the_window_after_a_resume(exact: bool, tmp_path: Path) -> None:
+    """Lightning's does, over the good one: what is resumed from that has lost the gradients."""
+    path = tmp_path / "last.ckpt"
+
+    def fit(cut: list[Any], **given: Any) -> Net:
+        L.seed_everything(3, verbose=False)
+        saver = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2, enable_version_counter=False)
+        module, tricks = Net(), [ExactResume()] if exact else []
+        t = trainer([*tricks, saver, *cut], accumulate_grad_batches=3, enable_checkpointing=True)
+        t.fit(module, DataLoader(Augmented(), 4), **given)
+        return module
+
+    with pytest.raises(InterruptedError):
+        fit([PowerCut(7, tmp_path / "other.ckpt")])  # of the middle of the third window; last.ckpt is of batch 6
+    with pytest.raises(InterruptedError):
+        fit([PowerCut(2, tmp_path / "other.ckpt")], ckpt_path=path)
+    batches = torch.load(path, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
+    assert batches == (6 if exact else 7)
+    if exact:
+        resumed = fit([], ckpt_path=path)
+        assert torch.equal(weights(resumed), weights(fit([])))
+
+
+def test_a_resume_from_the_middle_of_a_window_without_its_gradients_is_told(tmp_path: Path) -> None:
+    with pytest.warns(TrickWarning, match="middle of an accumulation window, and holds no gradients"):
+        warnings.simplefilter("always")
+        outcome(5, tmp_path, accumulate_grad_batches=3)
 
 
 def everything() -> list[Any]:

@@ -88,7 +88,7 @@ def test_of_hundreds_of_kills_none_tears_a_durable_checkpoint_and_some_tear_ligh
 ) -> None:
     if elsewhere is None:
         pytest.skip("no second filesystem")
-    jobs = (("durable", elsewhere, 250), ("durable", tmp_path / "temporary", 100), ("lightning", elsewhere, 250))
+    jobs = (("durable", elsewhere, 200), ("durable", tmp_path / "temporary", 50), ("lightning", elsewhere, 80))
     ours, same, theirs = killed(tmp_path, *jobs, megabytes=4)
     with capsys.disabled():
         print(f"\ntorn: durable {ours['torn']} of {ours['kills']}, Lightning {theirs['torn']} of {theirs['kills']}")
