@@ -43,15 +43,24 @@ def _settings() -> dict[str, Any]:
     }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs autocast's weight cache where CachedMixedPrecision refuses it: tests, doctests, pages of the docs."""
-    if cache_is_safe():
-        return
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take more than 30 seconds")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is slow, unless asked for; and what needs autocast's weight cache where CachedMixedPrecision refuses it:
+    tests, doctests, pages of the docs."""
+    slow = pytest.mark.skip(reason="slow: takes more than 30 seconds, and has a small sibling; --slow runs it")
+    cache = pytest.mark.skip(reason="this torch loses gradients with a weight cache")
+    asked = config.getoption("--slow", default=False) or "slow" in config.getoption("markexpr", default="").split()
     for item in items:
-        if item.get_closest_marker("cache") or re.search(
+        if item.get_closest_marker("slow") and not asked:
+            item.add_marker(slow)
+        caching = item.get_closest_marker("cache") or re.search(
             r"\[.*CachedMixedPrecision|\.(CachedMix|cache_is)", item.nodeid
-        ):
-            item.add_marker(pytest.mark.skip(reason="this torch loses gradients with a weight cache"))
+        )
+        if caching and not cache_is_safe():
+            item.add_marker(cache)
 
 
 @pytest.fixture(autouse=True)

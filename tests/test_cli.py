@@ -85,10 +85,12 @@ def test_both_ways_to_call_it_show_the_commands() -> None:
         assert done.returncode == 0
         for name in ("check", "schedule", "report", "demo", "bench"):
             assert name in done.stdout
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_tricks", "chekc"], capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 2 and "invalid choice" in done.stderr
+
+
+def test_a_command_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["chekc"])
+    assert end.value.code == 2 and "invalid choice" in capsys.readouterr().err
 
 
 def test_a_missing_command_is_told() -> None:

@@ -12,7 +12,6 @@ from benchmarks.lr_finder import GRID, GRID_FILE, OURS, gates, judged, markdown,
 from benchmarks.models.small_tasks import TASKS, trained_loss
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_finders_run_against_the_committed_grid(tmp_path: Path) -> None:
     out = tmp_path / "lr_finder.json"

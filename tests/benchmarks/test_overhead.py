@@ -12,7 +12,6 @@ from benchmarks.measure import Lane, interleave, median_interval
 from benchmarks.overhead import markdown
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_overhead_table_runs_and_is_made_from_its_json(tmp_path: Path) -> None:
     out = tmp_path / "overhead.json"

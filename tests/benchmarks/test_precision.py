@@ -21,7 +21,6 @@ CEILINGS = {"flops": dict.fromkeys(PRECISIONS, 1e12), "bytes_per_second": 1e11, 
 FAST = Plan(3, 0.001, 1, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(110)
 @pytest.mark.filterwarnings("ignore")
 def test_the_whole_pipeline_runs_and_keeps_everything(tmp_path: Path, capsys: Any) -> None:

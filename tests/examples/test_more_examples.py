@@ -72,11 +72,26 @@ def test_two_processes_with_uneven_shares_have_the_norms_of_one(tmp_path: Path) 
     assert (tmp_path / "runs" / "distributed.png").stat().st_size > 10_000
 
 
+def weights_and_restarts(printed: str) -> tuple[str, str]:
+    found = re.search(r"weights (\w+), restarts: (\d)", printed)
+    assert found is not None, printed
+    return found[1], found[2]
+
+
+def test_an_elastic_training_that_goes_on_after_its_end_has_the_same_weights(tmp_path: Path) -> None:
+    # one process, undisturbed; processes that are killed are in tests/resume/test_elastic.py
+    first = weights_and_restarts(run("elastic", tmp_path, "--epochs", "1"))
+    assert first[1] == "0"
+    assert (tmp_path / "runs" / "elastic" / "whole" / "elastic.png").stat().st_size > 10_000
+    shutil.rmtree(tmp_path / "examples")
+    assert weights_and_restarts(run("elastic", tmp_path, "--epochs", "1")) == first
+
+
+@pytest.mark.slow  # starts torchrun, and its process twice
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
 def test_a_killed_training_ends_with_the_weights_of_the_undisturbed_one(tmp_path: Path) -> None:
-    # one process, since starting is what takes long; two are in tests/resume/test_elastic.py
-    whole = run("elastic", tmp_path, "--epochs", "2")
+    whole = weights_and_restarts(run("elastic", tmp_path, "--epochs", "2"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -86,10 +101,7 @@ def test_a_killed_training_ends_with_the_weights_of_the_undisturbed_one(tmp_path
         cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = [re.search(r"weights (\w+), restarts: (\d)", printed) for printed in (whole, done.stdout)]
-    assert found[0] and found[1], (whole, done.stdout)
-    assert found[0][1] == found[1][1]
-    assert (found[0][2], found[1][2]) == ("0", "1")
+    assert (whole[1], *weights_and_restarts(done.stdout)) == ("0", whole[0], "1")
     assert (tmp_path / "runs" / "elastic" / "killed" / "elastic.png").stat().st_size > 10_000
 
 

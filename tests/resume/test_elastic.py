@@ -16,10 +16,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-# slow: each start of two processes takes ten seconds, most of it importing, and a kill makes it one more
 pytestmark = [
     pytest.mark.distributed,
-    pytest.mark.slow,
     pytest.mark.timeout(700),
     pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL"),
 ]
@@ -76,6 +74,12 @@ def check(
     return [note.read_text() for note in notes]
 
 
+def test_one_of_two_processes_is_killed_in_the_middle_of_a_window(tmp_path: Path) -> None:
+    (within,) = check(tmp_path, [{"rank": 1, "batch": 14}], window=2)
+    assert within == "update 7"
+
+
+@pytest.mark.slow  # each start of two processes takes ten seconds, most of it importing, and a kill makes it one more
 def test_either_process_is_killed_before_the_first_checkpoint_in_a_window_while_one_is_written_and_at_an_update(
     tmp_path: Path,
 ) -> None:
