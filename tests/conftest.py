@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Two workers share two cores: with a pool of threads each, they wait for one another. Torch reads this when imported,
+# Workers share two cores: with a pool of threads each, they wait for one another. Torch reads this when imported,
 # and the tests' child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

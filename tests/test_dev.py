@@ -60,7 +60,7 @@ def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev
     assert len(calls.seen) == 4
     assert dev.main(["test", "-k", "x"]) == 0
     assert calls.seen[4][-1] == ".[demo,test]", "another extra is added, nothing is made anew"
-    assert calls.seen[5][-4:] == ["-n", "2", "-k", "x"]
+    assert calls.seen[5][-6:] == ["-n", "3", "--dist", "worksteal", "-k", "x"]
     assert not Path(newest(dev).lock).exists()
 
 
@@ -130,7 +130,8 @@ def test_the_oldest_versions_have_an_environment_of_their_own_in_which_their_lin
     folder = Path(dev.ROOT) / ".venv-oldest"
     assert calls.seen[0][-1] == str(folder)
     assert calls.seen[1][-4:-1] == ["-c", str(folder / "constraints.txt"), "-e"]
-    assert calls.seen[2] == [str(folder / "bin" / "python"), "-m", "pytest", "-q", "-n", "2", "-k", "x"]
+    parallel = ["-n", "3", "--dist", "worksteal"]
+    assert calls.seen[2] == [str(folder / "bin" / "python"), "-m", "pytest", "-q", *parallel, "-k", "x"]
     assert newest(dev).extras() is None
     merged = (folder / "constraints.txt").read_text().splitlines()
     names = [line.split("==")[0].lower() for line in merged]

@@ -132,13 +132,13 @@ def test_a_check_that_fails_hides_no_other_and_ends_no_run(mode: Any, monkeypatc
     assert guard.findings == []
 
 
-def test_it_takes_less_than_50_milliseconds() -> None:
+def test_it_takes_less_than_50_milliseconds_of_work() -> None:
     guard, tell, took = ResumeGuard(), ResumeGuard._tell, []
 
     def timed(trainer: Any) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()
         tell(guard, trainer)
-        took.append(time.perf_counter() - started)
+        took.append(time.thread_time() - started)
 
     guard._tell = timed  # type: ignore[method-assign]
     module = hyper(root=Path("a"), array=np.ones(1_000_000), x=[np.float32(1)] * 100)

@@ -186,7 +186,7 @@ def test_an_object_that_does_not_let_itself_be_looked_at_is_judged_by_its_class(
 def test_weights_are_never_serialised_and_a_long_history_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Any] = []
     monkeypatch.setattr(torch, "save", lambda value, file: saved.append(value))
-    started = time.perf_counter()
+    started = time.thread_time()
     found = preflight.unloadable(
         {
             "a": [Heavy()],
@@ -197,7 +197,7 @@ def test_weights_are_never_serialised_and_a_long_history_is_passed_by(monkeypatc
             "many": [list(range(3000)), Own(), collections.deque(range(5000))],
         }
     )
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
     assert [type(value) for value in saved] == [Own]
     assert [f.what.split(" ")[1] for f in found] == ["Heavy", "Linear", "ndarray", "Own", "deque"]
 
