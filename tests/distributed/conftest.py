@@ -28,7 +28,8 @@ def _work(rank: int, world: int, port: int, jobs: Any, results: Any) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", timeout=_PATIENCE)  # Lightning takes a group that is there
     while (job := jobs.get()) is not None:
-        function, arguments = job
+        function, arguments, folder = job
+        os.chdir(folder)  # else it is where the test session began
         try:
             results.put((rank, True, function(*arguments)))
         except BaseException:
@@ -56,7 +57,7 @@ class Pool:
             pytest.skip("FSDP2 of torch 2.6 does not run on a CPU")
         assert not self._lost, "a rank did not come back from a test before"
         for jobs in self._jobs:
-            jobs.put((function, arguments))
+            jobs.put((function, arguments, os.getcwd()))
         self._lost = True
         answers = sorted((self._results.get(timeout=100) for _ in self._jobs), key=lambda answer: answer[0])
         self._lost = False

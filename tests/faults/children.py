@@ -39,7 +39,7 @@ def run(function: Callable[..., Any], *arguments: Any, processes: int = 1, longe
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     started = [
-        context.Process(target=_child, args=(rank if processes > 1 else None, port, function, arguments))
+        context.Process(target=_child, args=(rank if processes > 1 else None, port, os.getcwd(), function, arguments))
         for rank in range(processes)
     ]
     for process in started:
@@ -55,7 +55,8 @@ def run(function: Callable[..., Any], *arguments: Any, processes: int = 1, longe
     return [code or 0 for code in codes]
 
 
-def _child(rank: int | None, port: int, function: Callable[..., Any], arguments: Any) -> None:
+def _child(rank: int | None, port: int, folder: str, function: Callable[..., Any], arguments: Any) -> None:
+    os.chdir(folder)  # else it is where the test session began
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
