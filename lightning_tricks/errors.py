@@ -58,6 +58,15 @@ def shown(value: object) -> str:
     return shortened(text)
 
 
+def in_one_line(error: BaseException) -> str:
+    r"""Return an error's text on one line, without its middle where it is long.
+
+    >>> in_one_line(ValueError("a\n  b"))
+    'a b'
+    """
+    return shortened(" ".join(str(error).split()))
+
+
 def shortened(text: str) -> str:
     """Return a text without its middle, where it is long.
 

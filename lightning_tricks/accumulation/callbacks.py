@@ -253,8 +253,7 @@ class GradientAccumulation(Trick):
         run = self._live
         if run is None:
             return
-        if self._left_open is not None:
-            self._go_on_with_window(pl_module)
+        self._go_on_with_window(pl_module)
         if self._stepped:
             self._begin_window(trainer, batch_idx)
         weight = self._weigh(batch)

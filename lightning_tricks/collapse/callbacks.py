@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -31,20 +31,20 @@ _BEST = form.maybe(form.measured)
 _ANY_TARGET = "target"
 
 
-def _summed(run: TrainingRun, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return sums over all processes: one all-reduce. All ranks must call."""
+def _over_all(
+    run: TrainingRun, gathered: dict[str, Tensor], operation: Literal["sum", "max"] = "sum"
+) -> dict[str, Tensor]:
+    """Return sums, or maxima, over all processes: one all-reduce. All ranks must call."""
     if run.trainer.world_size == 1:
         return gathered
     flat = torch.cat([t.reshape(-1) for t in gathered.values()])
-    total = reduced(run.trainer.strategy, flat, "sum")
+    total = reduced(run.trainer.strategy, flat, operation)
     parts = torch.split(total, [t.numel() for t in gathered.values()])
     return {name: part.view_as(t) for (name, t), part in zip(gathered.items(), parts, strict=True)}
 
 
 def _averaged(run: TrainingRun, vector: Tensor) -> Tensor:
     """Return the mean over all processes. All ranks must call."""
-    if run.trainer.world_size == 1:
-        return vector
     return reduced(run.trainer.strategy, vector, "mean")
 
 
@@ -157,7 +157,7 @@ class RepresentationCollapse(Detector):
                 torch.distributed.broadcast(self._shift, 0)
         moments: dict[str, Tensor] = {}
         sums.add_features(moments, rows, self._shift)
-        return sums.measured_features(_summed(run, moments))
+        return sums.measured_features(_over_all(run, moments))
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """Variance, rank and the like."""
@@ -350,7 +350,7 @@ class PredictionCollapse(Detector):
         """Counts over all processes."""
         counts: dict[str, Tensor] = {}
         sums.add_predictions(counts, self._sums["logits"].float(), self._sums["target"])
-        return sums.measured_predictions(_summed(run, counts))
+        return sums.measured_predictions(_over_all(run, counts))
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """Skill and the rest."""
@@ -659,12 +659,8 @@ class DeadUnits(Detector):
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Shares by layer: of the units that stopped in every process, averaged."""
-        if run.trainer.world_size > 1:
-            tops = [key for key in self._sums if key.startswith("largest/")]
-            flat = torch.cat([self._sums[key] for key in tops])
-            torch.distributed.all_reduce(flat, op=torch.distributed.ReduceOp.MAX)
-            parts = torch.split(flat, [self._sums[key].numel() for key in tops])
-            self._sums |= dict(zip(tops, parts, strict=True))
+        largest = {key: t for key, t in self._sums.items() if key.startswith("largest/")}
+        self._sums |= _over_all(run, largest, "max")
         layers, shares = sums.measured_units(self._sums)
         self._names = [layer.rsplit("/", 1)[0] for layer in layers]
         return _averaged(run, shares)

@@ -31,14 +31,15 @@ def form_of(**dimensions: int) -> form.Form:
     "sums['rows'] must have 2 dimensions"
     """
 
-    def check(value: Any, where: str) -> str | None:
-        fault = None if isinstance(value, dict) and not value else _all(value, where)
-        if fault is None and value:
-            wrong = next((name for name, n in dimensions.items() if value[name].ndim != n), None)
-            return None if wrong is None else f"{where}[{wrong!r}] must have {dimensions[wrong]} dimensions"
-        return fault
+    tensors = form.either_empty_or(form.record(dict.fromkeys(dimensions, form.tensor)))
 
-    _all = form.record(dict.fromkeys(dimensions, form.tensor))
+    def check(value: Any, where: str) -> str | None:
+        fault = tensors(value, where)
+        if fault is not None or not value:
+            return fault
+        wrong = next((name for name, n in dimensions.items() if value[name].ndim != n), None)
+        return None if wrong is None else f"{where}[{wrong!r}] must have {dimensions[wrong]} dimensions"
+
     return check
 
 

@@ -257,9 +257,7 @@ class TrainingDoctor(Detector):
         ]
         self._layouts.append(_Layout((*map(len, parts), len(shown)), self._waiting, self._seconds))
         self._losses, self._norms, self._ratios, self._waiting, self._seconds = [], None, None, 0.0, 0.0
-        vector = torch.cat(parts)
-        if run.trainer.world_size > 1:  # every rank has its own losses; decisions are made from their mean
-            vector = reduced(run.trainer.strategy, vector, "mean")
+        vector = reduced(run.trainer.strategy, torch.cat(parts), "mean")  # each rank has losses of its own
         return torch.cat([vector, shown])  # (each rank has other samples to show, and perhaps fewer)
 
     def _said(self, run: TrainingRun, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -614,17 +612,18 @@ class SanityCheck(Trick):
             Console().print(self._as_table())
         run.publisher.tell(run.step, "diagnosis/sanity", self._as_markdown())
         failed = [c for c in self._checks if c.passed is False]
-        elsewhere = trainer.world_size > 1 and on_any_rank([bool(failed)], trainer.strategy.root_device)[0]
-        if elsewhere and not failed:
-            text = "checks failed on another process, which has other batches"
-            if self.on_failure == "raise":
-                raise TrickError(f"SanityCheck: {text}.")
-            warn("SanityCheck", f"{text}.")
-        if failed:
-            text = "; ".join(f"{c.name}: {c.evidence}. Fix: {c.fix}" for c in failed)
-            if self.on_failure == "raise":
-                raise TrickError(f"SanityCheck: {len(failed)} of {len(self._checks)} checks failed. {text}.")
-            warn("SanityCheck", f"{len(failed)} of {len(self._checks)} checks failed. {text}.")
+        somewhere = bool(failed)
+        if trainer.world_size > 1:
+            somewhere = on_any_rank([somewhere], trainer.strategy.root_device)[0]
+        if not somewhere:
+            return
+        reasons = "; ".join(f"{c.name}: {c.evidence}. Fix: {c.fix}" for c in failed)
+        text = f"{len(failed)} of {len(self._checks)} checks failed. {reasons}."
+        if not failed:
+            text = "checks failed on another process, which has other batches."
+        if self.on_failure == "raise":
+            raise TrickError(f"SanityCheck: {text}")
+        warn("SanityCheck", text)
 
     def _examined(self, exam: Examination) -> list[Check]:
         experiments: list[Callable[[], list[Check]]] = []

@@ -109,7 +109,7 @@ class GradientMonitor(Trick):
     """
 
     identity = ("groups",)
-    state_form = staticmethod(form.record({"noise": form.maybe(form.named(form.anything))}, more=True))
+    state_form = staticmethod(form.record({"noise": form.maybe(_STATE)}, more=True))
 
     def __init__(
         self,

@@ -240,9 +240,8 @@ class LossScaleGuard(Trick):
         elif self._fallback is not None and page.losses:
             self._open[index] = attempt = _Attempt(page)
             bad = (~_finite(page.losses)).to(torch.float32)
-            if run.trainer.world_size > 1:  # losses differ between processes, and all must end at the same attempt
-                bad = reduced(run.trainer.strategy, bad, "sum")
-            attempt.outcome = _known(bad)
+            # losses differ between processes, and all must end at the same attempt
+            attempt.outcome = _known(reduced(run.trainer.strategy, bad, "sum"))
         if self._cadence.due(page.step) and (scale := run.loss_scale.scale()) is not None:
             run.publisher.put(page.step, {"amp/scale": scale})
 

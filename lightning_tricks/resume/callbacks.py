@@ -13,11 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from lightning_tricks.errors import TrickError, require_choice
+from lightning_tricks.errors import TrickError, in_one_line, require_choice
 from lightning_tricks.resume import preflight
 from lightning_tricks.resume.plugins import DurableCheckpointIO, local
 from lightning_tricks.resume.preflight import Data, Finding, Loader, Writer
+from lightning_tricks.resume.replay import keeps_its_own_state
 from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.horizon import updates_per_epoch
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trick import Trick
 
@@ -143,8 +145,8 @@ class ResumeGuard(Trick):
         try:
             return look()
         except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            warn("ResumeGuard", f"{what} could not be checked ({type(error).__name__}: {text}). Training goes on.")
+            text = f"{type(error).__name__}: {in_one_line(error)}"
+            warn("ResumeGuard", f"{what} could not be checked ({text}). Training goes on.")
             return []
 
     def _states(self, trainer: Any) -> dict[str, Any]:
@@ -167,10 +169,9 @@ class ResumeGuard(Trick):
         combined = trainer.fit_loop._combined_loader
         loaders = tuple(_loader(loader) for loader in combined.flattened) if combined is not None else ()
         exact = any(type(callback).__name__ == "ExactResume" for callback in trainer.callbacks)
-        updates: float = trainer.num_training_batches
-        if updates != math.inf:
-            updates = math.ceil(updates / trainer.accumulate_grad_batches) * max(1, len(trainer.optimizers))
-        return Data(loaders, updates, exact, self._made_early)
+        updates = updates_per_epoch(trainer)
+        steps = math.inf if updates is None else updates * max(1, len(trainer.optimizers))
+        return Data(loaders, steps, exact, self._made_early)
 
 
 def _lines(findings: list[Finding]) -> str:
@@ -199,7 +200,7 @@ def _loader(loader: Any) -> Loader:
     dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
     return Loader(
         name=type(loader).__name__,
-        stateful=hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"),
+        stateful=keeps_its_own_state(loader),
         iterable=dataset is None or isinstance(dataset, IterableDataset),
         shuffled=isinstance(sampler, _SHUFFLED),
     )

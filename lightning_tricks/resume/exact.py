@@ -29,6 +29,7 @@ from lightning_tricks.resume.state import (
 )
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.snapshot import replaced
 from lightning_tricks.runtime.trick import Trick
 
 _NUMBERS = form.named(form.anything)
@@ -365,9 +366,7 @@ class ExactResume(Trick):
         self._replace(owner, name, around)
 
     def _replace(self, owner: Any, name: str, function: Callable[..., None]) -> None:
-        known = owner.__dict__.get(name)
-        setattr(owner, name, function)
-        self._endings.append(lambda: setattr(owner, name, known) if known is not None else delattr(owner, name))
+        self._endings.append(replaced(owner, name, function))
 
 
 def _put_numbers(loop: Any, found: dict[str, Any]) -> None:

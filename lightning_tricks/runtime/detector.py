@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.errors import TrickError, message, nearest, require_count, shortened
+from lightning_tricks.errors import TrickError, in_one_line, message, nearest, require_count
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm, Verdict
 from lightning_tricks.measure.alarm import State as AlarmState
@@ -375,7 +375,7 @@ class Detector(Trick):
             if not self._resumed:
                 raise
             self._sums, self._samples, self._resumed = {}, 0, False
-            owner, what = type(self).__name__, shortened(" ".join(str(error).split()))
+            owner, what = type(self).__name__, in_one_line(error)
             warn(owner, f"the samples in the checkpoint do not fit this run ({what}). They are gathered anew.")
             return None
 

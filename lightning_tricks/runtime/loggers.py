@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lightning_tricks.runtime.snapshot import PutBack, replaced
+
 Failed = Callable[[OSError, "int | None"], None]
 
 _GUARDED = ("log_metrics", "save", "finalize")
@@ -37,7 +39,8 @@ def guard(logger: Any, failed: Failed) -> None:
     """
     release(logger)
     for name in _GUARDED:
-        setattr(logger, name, _Guarded(logger, name, failed))
+        guarded = _Guarded(logger, name, failed)
+        guarded.give_back = replaced(logger, name, guarded)
 
 
 def release(logger: Any) -> None:
@@ -65,8 +68,8 @@ class _Guarded:
 
     def __init__(self, logger: Any, name: str, failed: Failed) -> None:
         self._logger, self._name, self._failed = logger, name, failed
-        self._own = name in vars(logger)
         self._real = getattr(logger, name)
+        self.give_back: PutBack
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._name == "finalize":
@@ -78,9 +81,3 @@ class _Guarded:
             if fault is None:
                 raise
             return self._failed(fault, kwargs.get("step"))
-
-    def give_back(self) -> None:
-        if self._own:
-            setattr(self._logger, self._name, self._real)
-        else:
-            delattr(self._logger, self._name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -137,23 +138,23 @@ class Publisher:
 
     def tell(self, step: int, name: str, text: str) -> None:
         """Give a text to the loggers that take one, at once."""
-        for logger in self._loggers():
-            if id(logger) in self._broken or not _can(logger, "add_text"):
-                continue
-            try:
-                logger.experiment.add_text(name, text, step)
-            except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, error, step)
+        self._give("add_text", step, lambda experiment: experiment.add_text(name, text, step))
 
     def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
         """Give a matplotlib figure to the loggers that draw, at once; nothing happens where matplotlib is missing."""
+
+        def add(experiment: Any) -> None:
+            with suppress(ImportError):
+                experiment.add_figure(name, figure(), step)
+
+        self._give("add_figure", step, add)
+
+    def _give(self, method: str, step: int, add: Callable[[Any], None]) -> None:
         for logger in self._loggers():
-            if id(logger) in self._broken or not _can(logger, "add_figure"):
+            if id(logger) in self._broken or not _can(logger, method):
                 continue
             try:
-                logger.experiment.add_figure(name, figure(), step)
-            except ImportError:
-                return
+                add(logger.experiment)
             except Exception as error:  # whatever a logger does, training goes on
                 self._give_up(logger, error, step)
 

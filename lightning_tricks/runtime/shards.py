@@ -74,22 +74,24 @@ class Shards:
         return powers if largest_only else powers.pow(1.0 / norm_type)
 
 
-def reduced(strategy: Any, tensor: Tensor, operation: Literal["sum", "mean"]) -> Tensor:
-    """Return the sum or the mean over all processes, by one all-reduce. All ranks must call.
+def reduced(strategy: Any, tensor: Tensor, operation: Literal["sum", "mean", "max"]) -> Tensor:
+    """Return the sum, mean or maximum over all processes, by one all-reduce; alone the tensor. All ranks must call.
 
     Lightning's own ``strategy.reduce`` puts a barrier before it, at which the host waits for the device.
 
     Args:
         strategy: the Trainer's; asked where torch.distributed is not what it communicates by (XLA).
         tensor: of the same shape on all ranks; it is left as it is.
-        operation: ``"sum"`` or ``"mean"``.
+        operation: ``"sum"``, ``"mean"`` or ``"max"``.
     """
     if not (dist.is_available() and dist.is_initialized()):
         elsewhere: Tensor = strategy.reduce(tensor, reduce_op=operation)
         return elsewhere
+    if dist.get_world_size() == 1:
+        return tensor
     total = tensor.clone()
-    dist.all_reduce(total)
-    return total if operation == "sum" else total / dist.get_world_size()
+    dist.all_reduce(total, op=dist.ReduceOp.MAX if operation == "max" else dist.ReduceOp.SUM)
+    return total / dist.get_world_size() if operation == "mean" else total
 
 
 @torch.no_grad()

@@ -117,6 +117,29 @@ def buffers(module: nn.Module, *, on_host: bool = False) -> PutBack:
     return put_back
 
 
+def replaced(owner: Any, name: str, value: Any) -> PutBack:
+    """Give an object an attribute or method of its own; return what makes it as it was.
+
+    Example:
+        >>> class Loop:
+        ...     def run(self): return 1
+        >>> loop = Loop()
+        >>> put_back = replaced(loop, "run", lambda: 2)
+        >>> loop.run(), put_back(), loop.run(), vars(loop)
+        (2, None, 1, {})
+    """
+    own, before = name in vars(owner), vars(owner).get(name)
+    vars(owner)[name] = value
+
+    def put_back() -> None:
+        if own:
+            vars(owner)[name] = before
+        else:
+            vars(owner).pop(name, None)
+
+    return put_back
+
+
 def attributes(modules: Iterable[nn.Module]) -> PutBack:
     """Plain attributes of modules: numbers, texts, tensors, and containers of them; states of metrics are such."""
     owners = [(m, dict(m.__dict__), {k: _copied(v) for k, v in _plain(m)}) for m in modules]

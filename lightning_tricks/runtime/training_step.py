@@ -12,9 +12,7 @@ import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from lightning_tricks.runtime.snapshot import attributes, buffers, modes, random_numbers
-
-_MISSING = object()
+from lightning_tricks.runtime.snapshot import PutBack, attributes, buffers, modes, random_numbers, replaced
 
 
 class StepWrapper:
@@ -33,8 +31,7 @@ class StepWrapper:
     """
 
     def __init__(self) -> None:
-        self._module: Any = None
-        self._before: Any = _MISSING
+        self._put_back: PutBack | None = None
 
     def install(self, module: Any, around: Callable[..., Any]) -> None:
         """Call ``around(step, *arguments)`` instead of ``step(*arguments)``."""
@@ -45,18 +42,13 @@ class StepWrapper:
         def training_step(*arguments: Any) -> Any:
             return around(step, *arguments)
 
-        self._module, self._before = module, vars(module).get("training_step", _MISSING)
-        vars(module)["training_step"] = training_step
+        self._put_back = replaced(module, "training_step", training_step)
 
     def remove(self) -> None:
         """Make the module as it was."""
-        module, self._module = self._module, None
-        if module is None:
-            return
-        if self._before is _MISSING:
-            vars(module).pop("training_step", None)
-        else:
-            vars(module)["training_step"] = self._before
+        put_back, self._put_back = self._put_back, None
+        if put_back is not None:
+            put_back()
 
 
 @dataclass
@@ -77,15 +69,11 @@ def logs_kept_back(module: Any) -> Iterator[list[Logged]]:
     def log(name: str, value: Any, *arguments: Any, **options: Any) -> None:
         calls.append(Logged(name, value.detach() if isinstance(value, Tensor) else value, arguments, options))
 
-    before = vars(module).get("log", _MISSING)
-    vars(module)["log"] = log
+    put_back = replaced(module, "log", log)
     try:
         yield calls
     finally:
-        if before is _MISSING:
-            vars(module).pop("log", None)
-        else:
-            vars(module)["log"] = before
+        put_back()
 
 
 def step_again(trainer: Any, batch: Any, batch_idx: int, *, evaluate: bool = False) -> Any:

@@ -239,6 +239,4 @@ class Trial:
 
     def _mean(self, loss: Tensor) -> float:
         """Return the mean over all processes: every decision is made from it."""
-        if self._trainer.world_size > 1:
-            loss = reduced(self._trainer.strategy, loss.reshape(()), "mean")
-        return float(loss)
+        return float(reduced(self._trainer.strategy, loss.reshape(()), "mean"))

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_tricks.errors import TrickError, UnsupportedError, shortened, shown
+from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, shown
 from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.logbook import OptimizerView, Page
@@ -167,9 +167,9 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
         except _OF_A_BAD_STATE as error:
             if state is None:
                 raise
-            what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            what = ("no " if isinstance(error, KeyError) else "") + in_one_line(error)
             raise TrickError(
-                f"{type(self).__name__}: the checkpoint's state does not fit this run ({shortened(what)}). {_ANEW}"
+                f"{type(self).__name__}: the checkpoint's state does not fit this run ({what}). {_ANEW}"
             ) from error
 
     def _has_a_rival(self, trainer: Any) -> bool:
