@@ -3,6 +3,7 @@
 TrickError(RuntimeError)        something found at fit start or while training
 ├── ConflictError               two writers want the same thing
 ├── UnsupportedError            this strategy, optimizer or setting is refused, by name
+│   └── NotRestorableError      user code may not run a second time: something it changes cannot be put back
 └── NonFiniteError              gradients hold NaN or inf, and the user asked to stop
 
 Bad arguments raise ``ValueError`` or ``TypeError`` at construction, with the same form of message::
@@ -28,6 +29,21 @@ class ConflictError(TrickError):
 
 class UnsupportedError(TrickError):
     """A strategy, optimizer or setting that is refused by name."""
+
+
+class NotRestorableError(UnsupportedError):
+    """User code may not run a second time, since something that it might change cannot be put back.
+
+    Args:
+        what: which attribute, and why.
+        root: the name of the root that holds it.
+    """
+
+    remedy = "Hold it outside of the module (in a callback, or as a global), or leave this callback out"
+
+    def __init__(self, what: str, root: str = "") -> None:
+        super().__init__(f"{what}, so that a dry run would leave a trace. {self.remedy}.")
+        self.what, self.root = what, root
 
 
 class NonFiniteError(TrickError):

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_tricks.accumulation.out_of_memory import SplitStep
 from lightning_tricks.accumulation.weights import WEIGHTS, Weight, samples
 from lightning_tricks.accumulation.window import Fixed, Target, as_window
+from lightning_tricks.dry_run.training_step import StepWrapper
 from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, message, require_choice
 from lightning_tricks.measure import form
 from lightning_tricks.runtime import gradient_writer, host
@@ -21,7 +22,6 @@ from lightning_tricks.runtime.logbook import Page
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import reduced
-from lightning_tricks.runtime.training_step import StepWrapper
 from lightning_tricks.runtime.trick import Trick, defined_by_lightning
 
 _SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda ratio: 1.0, "linear": float, "sqrt": math.sqrt}
@@ -84,7 +84,7 @@ class GradientAccumulation(Trick):
     Reference: Goyal et al., 2017, arXiv:1706.02677 (linear scaling); Krizhevsky, 2014, arXiv:1404.5997 (square root).
     """
 
-    in_trial = True
+    in_dry_run = True
     state_form = staticmethod(
         form.record(
             {

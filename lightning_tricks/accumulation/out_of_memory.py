@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_tricks.accumulation.split import SplitFunction, is_out_of_memory, merged_outputs, split_samples
 from lightning_tricks.accumulation.weights import Weight, samples
-from lightning_tricks.errors import TrickError
+from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.training_step import Logged, logs_kept_back, replay
+from lightning_tricks.errors import NotRestorableError, TrickError
 from lightning_tricks.runtime import gradient_writer
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.snapshot import attributes, buffers, random_numbers
-from lightning_tricks.runtime.training_step import Logged, logs_kept_back, replay
 
 _OWNER = "GradientAccumulation"
 _MOST_PARTS = 4096
@@ -46,6 +45,7 @@ class SplitStep:
         self.limit: float | None = None
         self._weigh, self._split = weigh, split
         self._warned = False
+        self._attempt_state = _AttemptState()
 
     def run(
         self, run: TrainingRun, step: Callable[..., Any], batch: Any, rest: tuple[Any, ...], factor: float | Tensor
@@ -64,13 +64,14 @@ class SplitStep:
         parts = 1 if self.limit is None else max(1, math.ceil(samples(batch) / self.limit - 1e-9))
         told = None
         while True:
-            put_back = _forward_state(module)
+            self._attempt_state.take(module)
             done, error = self._attempt(run, step, batch, rest, factor, parts)
             if done is not None:
+                self._attempt_state.succeeded()
                 break
             told = error
             gradient_writer.take(parameters)
-            put_back()
+            self._attempt_state.put_back(error)
             parts = self._more(batch, parts, error)
         if told is not None and not self._warned:
             self._warned = True
@@ -142,12 +143,44 @@ def _backward(run: TrainingRun, loss: Tensor) -> None:
         (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
 
-def _forward_state(module: Any) -> Callable[[], None]:
-    """Take what a failed forward pass leaves changed: buffers, metrics, random numbers."""
-    parts = [random_numbers(), buffers(module), attributes(m for m in module.modules() if isinstance(m, Metric))]
+class _AttemptState:
+    """What a forward pass changes in a module, taken before each attempt: one that fails half-way is undone.
 
-    def put_back() -> None:
-        for part in parts:
-            part()
+    A parameter that is not trained and too large to be copied at every step is looked at in the first one: where the
+    step writes to it (a momentum teacher), it is copied from then on.
+    """
 
-    return put_back
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._obstacle = ""
+        self._written: set[int] | None = None
+
+    def take(self, module: Any) -> None:
+        self._snapshot = None
+        if self._obstacle:
+            return
+        try:
+            self._snapshot = Snapshot(Roots({"module": module}), watch=False, also=self._written or ())
+        except NotRestorableError as error:  # no reason to end a run in which memory may never run out
+            self._obstacle = error.what
+            return
+        if self._written is None:
+            self._snapshot.note_checksums()
+
+    def succeeded(self) -> None:
+        if self._snapshot is not None and self._written is None:
+            self._written = self._snapshot.written()
+        self._snapshot = None
+
+    def put_back(self, error: str) -> None:
+        """Undo a failed attempt.
+
+        Raises:
+            TrickError: it cannot be undone.
+        """
+        if self._snapshot is None:
+            raise TrickError(
+                f"{_OWNER}(on_oom='split'): no memory ({error}), and the step cannot be made again in smaller parts, "
+                f"since {self._obstacle}. Use a smaller batch."
+            )
+        self._snapshot.restore()

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
-from lightning_tricks.errors import TrickError, UnsupportedError, message, nearest, require_count
+from lightning_tricks.dry_run.isolated import isolated, step_again
+from lightning_tricks.dry_run.training_step import loss_of
+from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, message, nearest, require_count
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.labels import matched
-from lightning_tricks.runtime.action import Action
+from lightning_tricks.runtime.action import Action, warn
 from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.modules import plain_modules
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import local, on_any_rank, reduced
-from lightning_tricks.runtime.snapshot import attributes, buffers, modes, random_numbers
-from lightning_tricks.runtime.training_step import loss_of, step_again
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
@@ -725,7 +725,7 @@ class GenerationDrift(Detector):
         tokens ``distinct_ratio``, ``repetition`` and ``real_repetition``. At an alarm a text and a figure.
 
     Changes:
-        Nothing: sampling is put back in random numbers, buffers and modes.
+        Nothing: sampling happens in a snapshot that puts everything back.
 
     State:
         The real samples, the batch for the loss on real data, and the baselines.
@@ -794,19 +794,16 @@ class GenerationDrift(Detector):
     @torch.no_grad()
     def _generate(self, run: TrainingRun, count: int) -> Tensor:
         module = run.trainer.lightning_module
-        undo = [random_numbers(), buffers(module), attributes(module.modules()), modes(module)]
-        try:
+        with isolated(run):
             module.eval()
             with run.trainer.precision_plugin.train_step_context():
                 made = getattr(module, self.sample)(count)
-        finally:
-            for part in undo:
-                part()
+            made = made.detach().clone() if isinstance(made, Tensor) else made  # (it may be part of the module)
         if not isinstance(made, Tensor) or made.ndim < 1 or len(made) != count:
             found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
             rule = f"{self.sample}({count}) returned {found} instead of {count} samples [{count}, ...]"
             raise TrickError(message("GenerationDrift", "sample", self.sample, rule, "Return one tensor"))
-        return made.detach()
+        return made
 
     # -- steps: keep the real data of the first epoch ---------------------------------------------------------------
 
@@ -871,11 +868,20 @@ class GenerationDrift(Detector):
                 "recall": float(generation.recall(one[:_MODE_SAMPLES], two[:_MODE_SAMPLES], k)),
                 "diversity": variance**0.5,
             }
-        if self._batch is not None:
-            loss = loss_of(step_again(run.trainer, self._batch, 0, evaluate=True))
-            if isinstance(loss, Tensor):
-                values["real_loss"] = float(loss)
+        loss = None if self._batch is None else self._loss_on_real(run)
+        if isinstance(loss, Tensor):
+            values["real_loss"] = float(loss)
         return values
+
+    def _loss_on_real(self, run: TrainingRun) -> Any:
+        """Return the loss on the first batch; None where the module cannot be asked, which is said once."""
+        try:
+            return loss_of(step_again(run, self._batch, 0, evaluate=True))
+        except Exception as error:
+            self._batch = None
+            what = f"training_step cannot be called again ({type(error).__name__}: {in_one_line(error)})"
+            warn("GenerationDrift", f"{what}: the loss on real data is not followed.")
+            return None
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """Values by name, and ratios to the best generation."""

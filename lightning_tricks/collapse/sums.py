@@ -30,7 +30,6 @@ def form_of(**dimensions: int) -> form.Form:
     >>> form_of(rows=2)({"rows": torch.zeros(3)}, "sums")
     "sums['rows'] must have 2 dimensions"
     """
-
     tensors = form.either_empty_or(form.record(dict.fromkeys(dimensions, form.tensor)))
 
     def check(value: Any, where: str) -> str | None:

@@ -21,7 +21,17 @@ from lightning_tricks.diagnosis import autopsy, figures, loss_curve
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.loss_curve import Finding
 from lightning_tricks.diagnosis.sanity import Check
-from lightning_tricks.errors import TrickError, require_choice, require_flag
+from lightning_tricks.dry_run.dry_run import DryRun
+from lightning_tricks.dry_run.isolated import step_again
+from lightning_tricks.dry_run.training_step import loss_of
+from lightning_tricks.errors import (
+    NotRestorableError,
+    TrickError,
+    UnsupportedError,
+    in_one_line,
+    require_choice,
+    require_flag,
+)
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms
@@ -33,14 +43,14 @@ from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_gr
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import local, on_any_rank, reduced
 from lightning_tricks.runtime.trace import Trace, floating
-from lightning_tricks.runtime.training_step import step_again
-from lightning_tricks.runtime.trial import Trial
 from lightning_tricks.runtime.trick import Trick
 
 _MOST_LOSSES = 256
 _MATRICES = 16
 _ELEMENTS = 4096
 _SHOWN_SAMPLES = 16
+_MOST_TRIES = 3  # batches without a loss before the reference batch is given up
+_SAME_LOSS = {False: 1e-4, True: 1e-2}  # relative; the larger one where the step computes in 16 bit
 
 
 _FINDING = form.record(
@@ -72,10 +82,16 @@ class TrainingDoctor(Detector):
     With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
     In a module that is compiled as a whole, no module inside it is named, and the first batch is not followed.
 
+    At each check the first batch is run again, in eval mode and in a snapshot that puts everything back, to follow the
+    loss and the predictions on it. This is done only where it is proven to leave no trace: everything that the module
+    holds can be put back, and such a run before the first step gave the loss that the step itself then had.
+
     Args:
         every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
         action: ``"log"``, ``"warn"``, ``"stop"``, ``"raise"``, ``"rollback"``, a ``Rollback``, or a function that takes
             the verdict.
+        reference_batch: follow the first batch also where the loss of the first step was not reproduced, as with
+            operations that are not deterministic.
 
     Raises:
         TypeError: an argument is of a wrong type.
@@ -85,9 +101,9 @@ class TrainingDoctor(Detector):
     Logs:
         At every check, ``diagnosis/training_doctor/`` with ``loss``, ``loss_std``, ``first_gradient``,
         ``last_gradient`` (norms), ``update_ratio`` (median over matrices), ``waiting`` (share of the time), ``alarm``;
-        ``fixed_batch_loss``, of the first batch, in eval mode. ``diagnosis/<finding>`` is 1 at the step of a finding,
-        with its text. At the end a figure: loss with clips, skips, alarms and rollbacks; predictions on the first batch
-        over time; gradients and updates.
+        ``fixed_batch_loss``, of the first batch, in eval mode, where it can be followed. ``diagnosis/<finding>`` is 1
+        at the step of a finding, with its text. At the end a figure: loss with clips, skips, alarms and rollbacks;
+        predictions on the first batch over time; gradients and updates.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -96,8 +112,9 @@ class TrainingDoctor(Detector):
         Findings, curves and baselines; not the batch of ``fixed_batch_loss``, which is the first one after a resume.
 
     Cost:
-        At a check one forward pass of the first batch, the norms of the gradients (shared with the other tricks), and
-        one copy of some hundred numbers. At other steps two readings of the clock; on a CPU it looks at the loss.
+        Once a forward pass before the first step; at a check one forward pass of the first batch in a snapshot, the
+        norms of the gradients (shared with the other tricks), and one copy of some hundred numbers. At other steps two
+        readings of the clock; on a CPU it looks at the loss.
 
     Example:
         >>> from lightning_tricks import TrainingDoctor
@@ -118,8 +135,15 @@ class TrainingDoctor(Detector):
         culprit=form.text,
     )
 
-    def __init__(self, every_n_steps: int | None = None, action: Action = "warn") -> None:
+    def __init__(
+        self, every_n_steps: int | None = None, action: Action = "warn", reference_batch: bool = False
+    ) -> None:
+        self.reference_batch = require_flag("TrainingDoctor", "reference_batch", reference_batch)
         super().__init__(every_n_steps, action, 3, "10%")
+
+    def configuration(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().configuration(), "reference_batch": self.reference_batch}
 
     def reset(self) -> None:
         """Forget what was measured."""
@@ -137,6 +161,8 @@ class TrainingDoctor(Detector):
         self._matrices: list[Tensor] = []
         self._ratios: Tensor | None = None
         self._batch: Any = None
+        self._tries = 0
+        self._reproduction: tuple[Tensor, Tensor | None] | None = None
         self._last_batch: Any = None
         self._culprit = ""
         self._names: list[str] = []
@@ -183,6 +209,7 @@ class TrainingDoctor(Detector):
         # what cannot be run again, or not with a look inside: no culprit's name, and no fixed batch
         self._closed = not module.automatic_optimization or compiled_as_a_whole(module)
         self._manual = not module.automatic_optimization
+        self._coarse = "16" in str(getattr(trainer.precision_plugin, "precision", ""))
         self._total = max(1.0, 10 * self._grace)
         self._ended = self._begun = time.perf_counter()
 
@@ -196,8 +223,51 @@ class TrainingDoctor(Detector):
         self._begun = time.perf_counter()
         self._waiting += self._begun - self._ended
         self._last_batch = batch
-        if self._batch is None and not self._closed:
-            self._batch = batch
+        if self._batch is None and not self._closed and self._tries < _MOST_TRIES:
+            self._tries += 1
+            self._take_reference(self._live, batch, batch_idx)
+
+    def _take_reference(self, run: TrainingRun, batch: Any, batch_idx: int) -> None:
+        """Keep this batch; try before its step whether running it again leaves no trace and gives the same loss."""
+        if _waits_for_others(run):
+            return
+        trainer, module = run.trainer, run.trainer.lightning_module
+
+        def before() -> None:  # the hooks that Lightning calls between this one and the step
+            for callback in trainer.callbacks[trainer.callbacks.index(self) + 1 :]:
+                if not isinstance(callback, Trick):
+                    callback.on_train_batch_start(trainer, module, batch, batch_idx)
+            module.on_train_batch_start(batch, batch_idx)
+
+        try:
+            loss = loss_of(step_again(run, batch, batch_idx, gradients=True, before=before))
+        except NotRestorableError as error:
+            self._tries = _MOST_TRIES
+            if run.first_to_say("dry run"):
+                text = f"the loss on the first batch is not followed: {error}"
+                if self.reference_batch:
+                    warn("TrainingDoctor", text)
+                else:
+                    rank_zero_info(f"TrainingDoctor: {text}")
+            return
+        except Exception:  # of the user's code: if training has it too, it will be told there
+            self._tries = _MOST_TRIES
+            return
+        if isinstance(loss, Tensor):
+            self._batch, self._reproduction = batch, (loss.reshape(()).float(), None)
+
+    def _reproduced(self) -> bool:
+        """Whether the first step had the loss of the dry run before it: one host read, at the first check."""
+        if self._reproduction is None or self.reference_batch:
+            return True
+        expected, actual = self._reproduction
+        self._reproduction = None
+        same = actual is not None and torch.allclose(
+            expected.to(actual), actual, rtol=_SAME_LOSS[self._coarse], atol=0.0, equal_nan=True
+        )
+        if not same:
+            self._batch, self._tries = None, _MOST_TRIES
+        return same
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Keep the loss on the device; where it may be looked at, look for the culprit while weights are still good."""
@@ -205,6 +275,9 @@ class TrainingDoctor(Detector):
         run = self._live
         if run is None:
             return
+        if self._reproduction is not None and self._reproduction[1] is None:
+            whole = loss.detach().reshape(()).float() * trainer.accumulate_grad_batches  # Lightning divided it
+            self._reproduction = self._reproduction[0], whole
         if len(self._losses) < _MOST_LOSSES:
             self._losses.append(loss.detach().reshape(()))
         value = host.at_hand(loss.detach().reshape(()))
@@ -265,7 +338,7 @@ class TrainingDoctor(Detector):
         nothing = torch.zeros(0, device=device)
         # of the same length on all processes, also where only one of them cannot run it
         unknown = nothing if self._closed or run.trainer.world_size == 1 else torch.full((1,), torch.nan, device=device)
-        if self._batch is None:
+        if self._batch is None or not self._reproduced():
             return unknown, nothing
         seen: list[Tensor] = []
         module = run.trainer.lightning_module
@@ -273,7 +346,7 @@ class TrainingDoctor(Detector):
         leaves = [m for m in plain_modules(module).values() if not any(m.children()) and id(m) not in hidden]
         handles = [m.register_forward_hook(lambda _, args, out: seen.extend(floating(out)[:1])) for m in leaves]
         try:
-            output = step_again(run.trainer, self._batch, 0, evaluate=True)
+            output = step_again(run, self._batch, 0, evaluate=True)
         except Exception as error:  # a training_step that cannot be called twice must not end the run
             self._batch = None
             warn("TrainingDoctor", f"the first batch cannot be run again ({type(error).__name__}: {error}).")
@@ -426,7 +499,7 @@ class TrainingDoctor(Detector):
         watched = {n: m for n, m in plain_modules(module).items() if n and id(m) not in hidden}
         try:
             with Trace(watched) as trace:
-                step_again(run.trainer, batch, 0)
+                step_again(run, batch, 0)
         except Exception:
             return ""
         for call in trace.calls():
@@ -505,6 +578,7 @@ class TrainingDoctor(Detector):
         """Let go of the batches."""
         super().stopped(run)
         self._batch, self._last_batch, self._norms, self._before = None, None, None, []
+        self._tries, self._reproduction = 0, None
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -573,6 +647,8 @@ class SanityCheck(Trick):
     Reference: Karpathy, "A Recipe for Training Neural Networks", 2019; Lightning #1237.
     """
 
+    observer = True
+
     def __init__(
         self,
         initial_loss: bool = True,
@@ -606,8 +682,17 @@ class SanityCheck(Trick):
         if trainer.fast_dev_run:
             rank_zero_info("SanityCheck: not run, since fast_dev_run tries the loop only.")
             return
-        with Trial(run, "SanityCheck") as trial:
-            self._checks = self._examined(Examination(trial, trainer.lightning_module, trainer.optimizers))
+        try:
+            with DryRun(run, "SanityCheck") as dry_run:
+                self._checks = self._examined(Examination(dry_run, trainer.lightning_module, trainer.optimizers))
+        except NotRestorableError as error:
+            warn("SanityCheck", f"not run: {error}")
+            return
+        except UnsupportedError:
+            raise
+        except Exception as error:  # of the user's code: if training has it too, it will be told there
+            warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
+            return
         if trainer.is_global_zero:
             Console().print(self._as_table())
         run.publisher.tell(run.step, "diagnosis/sanity", self._as_markdown())
@@ -626,21 +711,24 @@ class SanityCheck(Trick):
         warn("SanityCheck", text)
 
     def _examined(self, exam: Examination) -> list[Check]:
-        experiments: list[Callable[[], list[Check]]] = []
+        experiments: dict[str, Callable[[], list[Check]]] = {}
         if self.initial_loss:
-            experiments += [exam.initial_loss]
+            experiments["initial loss"] = exam.initial_loss
         if self.input_matters:
-            experiments += [exam.input_matters, exam.gradients, exam.units]
+            experiments["inputs matter"] = exam.input_matters
+            experiments["all parameters learn"] = exam.gradients
+            experiments["units are alive"] = exam.units
         if self.sample_independence:
-            experiments += [exam.sample_independence]
+            experiments["samples do not leak"] = exam.sample_independence
         if self.overfit_batch:
-            experiments += [exam.labels, exam.overfit_batch]
+            experiments["labels follow from inputs"] = exam.labels
+            experiments["overfits one batch"] = exam.overfit_batch
         trainer, found = self.run.trainer, []
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
             task = bar.add_task("SanityCheck", total=len(experiments))
-            for experiment in experiments:
-                found += experiment()
+            for name, experiment in experiments.items():
+                found += exam.ask(name, experiment)
                 bar.advance(task)
         return found
 

@@ -1,4 +1,4 @@
-"""The experiments of SanityCheck, in a trial training that leaves no trace. What they mean is in ``sanity.py``."""
+"""The experiments of SanityCheck, in a dry_run training that leaves no trace. What they mean is in ``sanity.py``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.dry_run.dry_run import DryRun
+from lightning_tricks.dry_run.generators import global_state, set_global_state
+from lightning_tricks.dry_run.training_step import loss_of
+from lightning_tricks.errors import in_one_line
 from lightning_tricks.measure.labels import counted, matched
 from lightning_tricks.measure.units import dead_share, saturated_share
 from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
 from lightning_tricks.runtime.selection import parameter_names
-from lightning_tricks.runtime.snapshot import random_numbers
 from lightning_tricks.runtime.trace import floating
-from lightning_tricks.runtime.training_step import loss_of
-from lightning_tricks.runtime.trial import Trial
 
 UPDATES = 60
 LABEL_BATCHES = 8
@@ -44,16 +45,16 @@ class Examination:
     """Runs the experiments.
 
     Args:
-        trial: a trial that has been entered.
+        dry_run: a dry_run that has been entered.
         module: the LightningModule.
         optimizers: all of the run.
     """
 
-    def __init__(self, trial: Trial, module: nn.Module, optimizers: list[Any]) -> None:
-        self._trial, self._module, self._optimizers = trial, module, optimizers
+    def __init__(self, dry_run: DryRun, module: nn.Module, optimizers: list[Any]) -> None:
+        self._dry_run, self._module, self._optimizers = dry_run, module, optimizers
         hidden = in_compiled_graphs(module)
         self._modules = {n: m for n, m in plain_modules(module).items() if n and id(m) not in hidden}
-        self._batch = trial.next_batch()
+        self._batch = dry_run.next_batch()
         self._first = self._look(self._batch)
 
     # -- looking ----------------------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class Examination:
         handles = [m.register_forward_hook(lambda _, args, out: outputs.extend(floating(out)[:1])) for m in leaves]
         try:
             with torch.set_grad_enabled(gradient):
-                result = self._trial.output(batch)
+                result = self._dry_run.output(batch)
         finally:
             for handle in handles:
                 handle.remove()
@@ -110,24 +111,33 @@ class Examination:
         return tree_map(lambda t: change(t) if id(t) in inputs else t, self._batch)
 
     def _same_numbers(self, batch: Any) -> Tensor | None:
-        put_back = random_numbers()
+        state = global_state()
         prediction = self._look(batch).prediction
-        put_back()
+        set_global_state(state)
         return prediction
 
     # -- experiments ------------------------------------------------------------------------------------------------
+
+    def ask(self, name: str, experiment: Callable[[], list[Check]]) -> list[Check]:
+        """Run one experiment; where the model raises on it (a length of 0, a mask of zeros), nothing can be told."""
+        try:
+            return experiment()
+        except Exception as error:
+            return [Check(name, None, f"the model cannot be asked ({type(error).__name__}: {in_one_line(error)})")]
+        finally:
+            self._dry_run.restart()  # each one begins from the same state
 
     def initial_loss(self) -> list[Check]:
         """The first loss, and the shapes that go into it."""
         look = self._first
         if look.loss is None:
             return [Check("initial loss", None, "training_step returned None")]
-        loss = self._trial.mean(look.loss)
+        loss = self._dry_run.mean(look.loss)
         if look.logits is not None and look.labels is not None:
             classes = look.logits.shape[1]
             counts = counted(look.labels, classes)
             for _ in range(LABEL_BATCHES - 1):
-                more = self._look_at_labels(self._trial.next_batch(), look)
+                more = self._look_at_labels(self._dry_run.next_batch(), look)
                 counts = counts if more is None else counts + counted(more, classes)
             return [sanity.initial_loss(loss, counts.tolist())]
         if look.prediction is not None and look.target is not None:
@@ -187,7 +197,7 @@ class Examination:
         look = self._look(self._batch, gradient=True)
         if look.loss is None or not look.loss.requires_grad:
             return [Check("all parameters learn", False, "the loss depends on no parameter", "do not detach it")]
-        self._trial.backward(look.loss)
+        self._dry_run.backward(look.loss)
         names = parameter_names(self._module)
         held = {id(p) for o in self._optimizers for g in o.param_groups for p in g["params"]}
         named = [(names[id(p)], p) for p in self._module.parameters()]
@@ -236,11 +246,11 @@ class Examination:
         one_each = look.labels is not None and look.target is not None and look.target.ndim == 1 and bool(inputs)
         if not one_each or look.logits is None:
             return []
-        self._trial.restart()
+        self._dry_run.restart()
         rows: list[Tensor] = []
         labels: list[Tensor] = []
         while sum(len(t) for t in labels) < NEIGHBOURS and len(labels) < 64:
-            batch = self._trial.next_batch()
+            batch = self._dry_run.next_batch()
             tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim]
             target = next((t for t in reversed(tensors) if t.dtype == look.target.dtype and t.ndim == 1), None)  # type: ignore[union-attr]
             source = next((t for t in tensors if t is not target and t.dtype == inputs[0].dtype), None)
@@ -249,21 +259,21 @@ class Examination:
             rows.append(source.flatten(1).float())
             labels.append(target.reshape(-1).long())
         z, share = sanity.neighbours_agree(torch.cat(rows)[:NEIGHBOURS], torch.cat(labels)[:NEIGHBOURS])
-        z = self._trial.mean(torch.tensor(z, device=labels[0].device))
+        z = self._dry_run.mean(torch.tensor(z, device=labels[0].device))
         skill = self._skill_on_unseen(look.logits.shape[1]) if z <= 3 else None
         return [sanity.labels_follow(z, share, skill)]
 
     def _skill_on_unseen(self, classes: int) -> float | None:
         """Train for a while on some batches of one pass over the data, and measure on others."""
-        trial, batches = self._trial, self._trial.batches_per_epoch
+        dry_run, batches = self._dry_run, self._dry_run.batches_per_epoch
         apart = min(4, int(batches // 4))
         if apart < 1:
             return None
-        trial.restart()
-        unseen = [trial.next_batch() for _ in range(apart)]
-        trial.hold([trial.next_batch() for _ in range(min(UPDATES, int(min(batches, 1e6)) - apart))])
+        dry_run.restart()
+        unseen = [dry_run.next_batch() for _ in range(apart)]
+        dry_run.hold([dry_run.next_batch() for _ in range(min(UPDATES, int(min(batches, 1e6)) - apart))])
         for _ in range(2 * UPDATES):
-            trial.update()
+            dry_run.update()
         with self._evaluating():
             looks = [self._look(batch) for batch in unseen]
         pairs = [(x.logits, x.labels) for x in looks if x.logits is not None and x.labels is not None]
@@ -273,7 +283,7 @@ class Examination:
         share = counted(labels, classes) / len(labels)
         baseline = -(share * share.clamp(min=1e-12).log()).sum()
         loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100)
-        return self._trial.mean(1 - loss / baseline.clamp(min=1e-12))
+        return self._dry_run.mean(1 - loss / baseline.clamp(min=1e-12))
 
     def overfit_batch(self) -> list[Check]:
         """Train on one batch again and again, with the run's own optimizer and rate; then with larger rates."""
@@ -282,17 +292,21 @@ class Examination:
         if check.passed:
             return [check]
         for factor in (10.0, 100.0):
-            again = self._overfitted(factor, rates)
+            try:
+                again = self._overfitted(factor, rates)
+            except Exception:  # the model refuses to compute with NaN: that rate is too large
+                self._dry_run.restart()
+                break
             if again.passed:
                 fix = f"with {factor:g} times the learning rate it does ({again.evidence}): LRFinder()"
                 return [Check(check.name, check.passed, check.evidence, fix)]
         return [check]
 
     def _overfitted(self, factor: float, rates: list[list[float]]) -> Check:
-        trial = self._trial
-        trial.restart()
-        trial.hold([self._batch])
-        trial.scale_rates(factor)
-        losses = [loss for loss in (trial.update() for _ in range(UPDATES + 1)) if loss is not None]
-        trial.restart()
+        dry_run = self._dry_run
+        dry_run.restart()
+        dry_run.hold([self._batch])
+        dry_run.scale_rates(factor)
+        losses = [loss for loss in (dry_run.update() for _ in range(UPDATES + 1)) if loss is not None]
+        dry_run.restart()
         return sanity.overfits(losses, floor=min([0.0, *losses[:1]]) - (1.0 if losses and losses[0] <= 0 else 0.0))

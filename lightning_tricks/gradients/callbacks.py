@@ -108,6 +108,7 @@ class GradientMonitor(Trick):
     Reference: McCandlish et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162 (noise scale).
     """
 
+    observer = True
     identity = ("groups",)
     state_form = staticmethod(form.record({"noise": form.maybe(_STATE)}, more=True))
 
@@ -242,7 +243,7 @@ class GradientMonitor(Trick):
             put.put_many(page.step, view.keys("grad/norm/"), norms)
             if view.index == 0:
                 names, step = view.names, page.step
-                put.put_private(step, norms, lambda numbers: self._remember(names, step, numbers))
+                put.put_private(step, norms, self.guard(lambda numbers: self._remember(names, step, numbers)))
         if view.index in self._groups:
             parts = self._groups[view.index]
             # the last part takes what is in no group
@@ -275,7 +276,7 @@ class GradientMonitor(Trick):
             self._columns, self._every = self._columns[::2], 2 * self._every
 
     def _report(self, run: TrainingRun, view: OptimizerView, step: int) -> None:
-        count = self._watches[view.index].send(run.publisher, step, lambda found: self._tell(run, found))
+        count = self._watches[view.index].send(run.publisher, step, self.guard(lambda found: self._tell(run, found)))
         if count is not None:
             run.publisher.put(step, {f"grad/nonfinite{_suffix(run, view)}": count})
 
@@ -398,7 +399,7 @@ class GradientClip(Trick):
 
     identity = ("groups",)
     state_form = staticmethod(form.named(_CLIPPER))
-    in_trial = True
+    in_dry_run = True
 
     def __init__(
         self,

@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.errors import (
     NonFiniteError,
+    NotRestorableError,
     TrickError,
+    in_one_line,
     message,
     require_choice,
     require_count,
@@ -27,7 +30,6 @@ from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
 from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trial import Trial
 from lightning_tricks.runtime.trick import Trick
 
 _BETA = {True: 0.8, False: 0.9}  # the loss of ever new batches is noisier than that of a fixed one
@@ -146,10 +148,26 @@ class LRFinder(Trick):
             rank_zero_info("LRFinder: not run, since fast_dev_run tries the loop only.")
             return
         base = self._base(trainer.optimizers[0]) if trainer.optimizers else []
-        with Trial(run, "LRFinder") as trial, self._progress(trainer) as advance:
-            self._result = self._refined(trial, base, self._sweep(trial, base, advance), advance)
-        self._suggested = self._result.suggestion
-        self._conclude(run, self._result, base)
+        try:
+            with DryRun(run, "LRFinder") as dry_run, self._progress(trainer) as advance:
+                self._result = self._refined(dry_run, base, self._sweep(dry_run, base, advance), advance)
+        except NotRestorableError as error:
+            self._give_up(str(error), base)
+        except TrickError:
+            raise
+        except Exception as error:  # of the user's code: if training has it too, it will be told there
+            where = f"the dry run failed ({type(error).__name__}: {in_one_line(error)})"
+            self._give_up(f"{where}. If training itself does not fail, set lr yourself.", base)
+        else:
+            self._suggested = self._result.suggestion
+            self._conclude(run, self._result, base)
+
+    def _give_up(self, why: str, base: list[float]) -> None:
+        """Training goes on with the rate that is there, unless the user wants to be certain of one."""
+        self._result = None
+        if self.on_low_confidence == "raise":
+            raise TrickError(f"LRFinder: no learning rate can be recommended: {why}")
+        warn("LRFinder", f"not run, and the learning rate stays {base[0]:.3g}: {why}")
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Keep what an earlier part of the run has found, for the next checkpoint."""
@@ -174,13 +192,18 @@ class LRFinder(Trick):
             else:
                 group["lr"] = lr * rate / reference
 
-    def _sweep(self, trial: Trial, base: list[float], advance: Any) -> Result:
-        first = trial.probe() if self.probe else None
+    def _sweep(self, dry_run: DryRun, base: list[float], advance: Any) -> Result:
+        first = dry_run.probe() if self.probe else None
         lrs: list[float] = []
         losses: list[float] = []
         for lr in self.lrs:
-            self._use(trial.optimizer, lr, base)
-            loss, ended = self._step(trial)
+            self._use(dry_run.optimizer, lr, base)
+            try:
+                loss, ended = self._step(dry_run)
+            except Exception:  # a model may refuse to compute with NaN, as torch.distributions does
+                if not lrs or dry_run.weights_finite():
+                    raise
+                loss, ended = None, True
             advance()
             if first is None:  # without a probe, the first batch's loss was measured before its update
                 first = loss
@@ -194,13 +217,13 @@ class LRFinder(Trick):
                 return self._judged(lrs, losses, first, ended=True)
         return self._judged(lrs, losses, first, ended=False)
 
-    def _step(self, trial: Trial) -> tuple[float | None, bool]:
+    def _step(self, dry_run: DryRun) -> tuple[float | None, bool]:
         """Make one update; return its loss, and whether the gradients ended the sweep."""
         try:
-            loss = trial.update()
+            loss = dry_run.update()
         except NonFiniteError:  # the run's GradientClip raises
             return None, True
-        return (trial.probe() if self.probe and loss is not None else loss), False
+        return (dry_run.probe() if self.probe and loss is not None else loss), False
 
     def _judged(self, lrs: list[float], losses: list[float], first: float | None, *, ended: bool) -> Result:
         first = math.nan if first is None else first
@@ -214,18 +237,18 @@ class LRFinder(Trick):
             reasons = ["the loss is not finite before the first update"]
         return Result(lrs, losses, smooth, first, suggestions, chosen, not reasons, reasons, turned)
 
-    def _refined(self, trial: Trial, base: list[float], result: Result, advance: Any) -> Result:
+    def _refined(self, dry_run: DryRun, base: list[float], result: Result, advance: Any) -> Result:
         """Let candidates train from the same state on the same data."""
         if not (self.refine and result.confident and result.suggestion):
             return result
         bake_off: dict[float, float] = {}
         for factor in CANDIDATES:
             lr = factor * result.suggestion
-            trial.restart()
-            self._use(trial.optimizer, lr, base)
+            dry_run.restart()
+            self._use(dry_run.optimizer, lr, base)
             losses = []
             for _ in range(self.num_steps):
-                loss, ended = self._step(trial)
+                loss, ended = self._step(dry_run)
                 losses.append(math.inf if ended or loss is None else loss)
                 advance()
             bake_off[lr] = sum(losses[-10:]) / 10.0

@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_number
-from lightning_tricks.runtime.snapshot import random_numbers
 
 PRECISIONS = ("ieee-fp32", "tf32", "bf16-mixed", "16-mixed", "bf16-true")
 _TRAINER = {"ieee-fp32": "32-true", "tf32": "32-true"}
@@ -214,13 +214,13 @@ def advise_precision(
         raise UnsupportedError(message(_OWNER, "module", type(module).__name__, text, remedy))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = {p: PrecisionRow(p, problem=unavailable(p, where)) for p in PRECISIONS}
-    put_back = random_numbers()
+    state = global_state()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _measure(module, batch, where, rows, seconds)
     finally:
-        put_back()
+        set_global_state(state)
     recommended, reasons = recommend(rows, where)
     return PrecisionAdvice(recommended, [*reasons, *shape_findings(module, where)], rows, _device_name(where))
 

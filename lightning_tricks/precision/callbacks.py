@@ -13,8 +13,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_tricks.dry_run.isolated import step_again
+from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import (
     NonFiniteError,
+    NotRestorableError,
     TrickError,
     UnsupportedError,
     message,
@@ -39,7 +42,6 @@ from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import on_any_rank, reduced
 from lightning_tricks.runtime.trace import Call, Trace, floating, largest
-from lightning_tricks.runtime.training_step import loss_of, step_again
 from lightning_tricks.runtime.trick import Trick
 
 _AUTO = "auto"
@@ -394,6 +396,7 @@ class PrecisionDoctor(Trick):
     Reference: Micikevicius et al., "Mixed Precision Training", 2018, arXiv:1710.03740.
     """
 
+    observer = True
     state_form = staticmethod(form.record({"findings": form.many(_FINDING), "looks": form.whole}, more=True))
 
     def __init__(self, every_n_steps: int | None = None, modules: list[str] | None = None) -> None:
@@ -453,7 +456,7 @@ class PrecisionDoctor(Trick):
         self._streak = [0] * len(run.views)
         self._attempts, self._late, self._due, self._shown = [], [], None, False
         chosen = self._find(trainer.lightning_module)
-        self._watch = Watch(chosen, 1.0 if self._half else _INITIAL_SCALE)
+        self._watch = Watch(chosen, 1.0 if self._half else _INITIAL_SCALE, self.guard)
         self._keys = {kind: [f"amp/{kind}/{name}" for name in chosen] for kind in ("headroom", "underflow")}
         if state is not None:
             self._findings, self._looks = Findings([Finding(**f) for f in state["findings"]]), state["looks"]
@@ -487,7 +490,7 @@ class PrecisionDoctor(Trick):
             if self._cadence.due(run.step):
                 self._watch.attach()
             if self._suspicious:
-                self._trace = Trace(self._all)
+                self._trace = Trace(self._all, self.guard)
                 self._trace.attach()
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
@@ -547,7 +550,7 @@ class PrecisionDoctor(Trick):
             for finding in health.judge(names, watch.dtypes, rows, half=self._half, step=step):
                 self._note(finding)
 
-        put.put_private(step, torch.cat([measured.reshape(-1), used.to(measured.device)]), heard)
+        put.put_private(step, torch.cat([measured.reshape(-1), used.to(measured.device)]), self.guard(heard))
 
     # -- explaining skipped updates ---------------------------------------------------------------------------------
 
@@ -587,7 +590,7 @@ class PrecisionDoctor(Trick):
             for attempt in skipped:
                 self._note(health.unexplained(attempt.loss_finite(), attempt.step))
 
-        run.publisher.put_private(step, found, heard)
+        run.publisher.put_private(step, found, self.guard(heard))
 
     def _read_trace(self, trace: Trace, attempt: _Attempt) -> None:
         """A batch was watched because updates had been skipped: does its forward pass explain that?"""
@@ -613,23 +616,20 @@ class PrecisionDoctor(Trick):
 
     def _forward_again(self, run: TrainingRun) -> tuple[list[Call], bool, bool] | None:
         """Return the calls of all modules, whether the loss and whether the batch were finite; None if it cannot be."""
-        trainer, module = run.trainer, run.trainer.lightning_module
-        if self._batch is None or not module.automatic_optimization:
+        if self._batch is None or not run.trainer.lightning_module.automatic_optimization:
             return None
         batch, batch_idx = self._batch
         trace = Trace(self._all)
         try:
             with trace:
-                losses = floating(loss_of(step_again(trainer, batch, batch_idx)))
+                losses = floating(loss_of(step_again(run, batch, batch_idx)))
             tops = [[largest(t) for t in floating(x)] for x in (losses, batch)]
             finite = [all(float(t) < torch.inf for t in top) for top in tops]
             return trace.calls(), finite[0], finite[1]
         except Exception as error:  # a training_step that cannot be called twice must not end the run
-            if run.first_to_say("doctor"):
-                warn(
-                    "PrecisionDoctor",
-                    f"the forward pass could not be looked at again ({type(error).__name__}: {error}).",
-                )
+            if run.first_to_say("PrecisionDoctor cannot look again"):
+                what = error.what if isinstance(error, NotRestorableError) else f"{type(error).__name__}: {error}"
+                warn("PrecisionDoctor", f"a skipped update's forward pass cannot be looked at again ({what}).")
             return None
 
     def _of_all_processes(self, run: TrainingRun, finding: Finding | None, step: int) -> list[Finding]:

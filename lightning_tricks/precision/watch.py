@@ -7,7 +7,7 @@ checkpointing a module runs twice, and what is seen twice counts once: all resul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,7 @@ class Watch:
     Args:
         modules: name -> module. A module that is in it under two names counts under the first.
         factor: what gradients have to be multiplied by to be as large as under a loss scale; 1 where they are.
+        guard: put around what the model calls: an error in it must not end the user's forward pass.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -54,13 +55,15 @@ class Watch:
         torch.Size([4, 2])
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], factor: float = 1.0) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], factor: float = 1.0, guard: Callable[[Any], Any] = lambda hook: hook
+    ) -> None:
         self.names = list(modules)
         self.dtypes: dict[str, torch.dtype] = {}
         self.called: list[int] = []
         self.flowed: list[int] = []
         self._modules = list(modules.values())
-        self._factor = factor
+        self._factor, self._guard = factor, guard
         self._handles: list[Any] = []
         self._forward: list[tuple[int, Tensor]] = []
         self._backward: list[tuple[int, Tensor, Tensor]] = []
@@ -73,7 +76,8 @@ class Watch:
     def attach(self) -> None:
         """Begin."""
         if not self._handles:
-            self._handles = [m.register_forward_hook(partial(self._seen, i)) for i, m in enumerate(self._modules)]
+            seen = self._guard(self._seen)
+            self._handles = [m.register_forward_hook(partial(seen, i)) for i, m in enumerate(self._modules)]
 
     def detach(self) -> None:
         """Take the hooks away; what was measured stays."""
@@ -91,7 +95,7 @@ class Watch:
             self._forward.append((index, largest(local(tensor))))
             self.dtypes[self.names[index]] = tensor.dtype
             if tensor.requires_grad:
-                tensor.register_hook(partial(self._flowed, index))  # type: ignore[no-untyped-call]
+                tensor.register_hook(partial(self._guard(self._flowed), index))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _flowed(self, index: int, gradient: Tensor) -> None:

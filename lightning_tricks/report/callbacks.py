@@ -43,6 +43,8 @@ class ProgressMetrics(Trick):
     Reference: Lightning's documentation of ``LightningModule.log``.
     """
 
+    observer = True
+
     def __init__(self, keys: list[str] | None = None) -> None:
         if keys is not None:
             if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):

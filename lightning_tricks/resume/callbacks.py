@@ -71,6 +71,8 @@ class ResumeGuard(Trick):
     Reference: PyTorch, "Serialization semantics", torch.load with weights_only=True.
     """
 
+    observer = True
+
     def __init__(self, mode: Literal["warn", "raise"] = "warn") -> None:
         self.mode = require_choice("ResumeGuard", "mode", mode, ("warn", "raise"))
         self.reset()

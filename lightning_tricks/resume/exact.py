@@ -28,8 +28,8 @@ from lightning_tricks.resume.state import (
     random_state,
 )
 from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.replaced import replaced
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.snapshot import replaced
 from lightning_tricks.runtime.trick import Trick
 
 _NUMBERS = form.named(form.anything)
@@ -53,10 +53,11 @@ class ExactResume(Trick):
     """Make a resumed run the same run: bit-identical weights, as if it had not been interrupted.
 
     Lightning saves weights, optimizers and counters; this saves what is missing. The states of all random generators
-    (Python, numpy, torch, of each device and each process; those of loaders and samplers), and the random state with
-    which the epoch's data began. On a resume the epoch's order is made anew from that, the batches that were taken are
-    passed over (without loading them where one process loads in an order that is drawn at once), and the generators go
-    on where they were. So shuffling, dropout and random augmentation go on as they would have, also with another seed.
+    (Python, numpy, torch, of each device and each process; those held by the module, loaders, samplers and data sets),
+    and the random state with which the epoch's data began. On a resume the epoch's order is made anew from that, the
+    batches that were taken are passed over (without loading them where one process loads in an order that is drawn at
+    once), and the generators go on where they were. So shuffling, dropout and random augmentation go on as they would
+    have, also with another seed.
 
     Exact at every update. In the middle of an accumulation window the gradients so far are lost, unless they are saved;
     a resume from there says so.
@@ -94,6 +95,7 @@ class ExactResume(Trick):
     Reference: PyTorch, "Reproducibility"; torchdata, "Stateful DataLoader".
     """
 
+    observer = True
     state_form = staticmethod(form.either_empty_or(form.record({"ranks": form.many(_RANK)})))
 
     def __init__(self, gradients: bool = False) -> None:
@@ -204,12 +206,12 @@ class ExactResume(Trick):
 
     def _try_numbers(self, run: TrainingRun, found: dict[str, Any]) -> None:
         """Put the saved numbers into the generators and today's back: what does not fit is told now, by name."""
-        loaders = run.trainer.fit_loop._combined_loader.flattened
-        held, generators = random_state(), generator_states(loaders)
+        loaders, module = run.trainer.fit_loop._combined_loader.flattened, run.trainer.lightning_module
+        held, generators = random_state(), generator_states(loaders, module)
         try:
             for numbers in (found["now"], (found["began"] or {}).get("random", held)):
                 put_random_state(numbers)
-            put_generator_states(loaders, found["generators"])
+            put_generator_states(loaders, found["generators"], module)
         except Exception as error:
             raise TrickError(
                 f"ExactResume: the random state in the checkpoint cannot be used ({type(error).__name__}). "
@@ -217,7 +219,7 @@ class ExactResume(Trick):
             ) from error
         finally:
             put_random_state(held)
-            put_generator_states(loaders, generators)
+            put_generator_states(loaders, generators, module)
 
     def _watch(self, loop: Any) -> None:
         """The loaders of the run are there, and their iterator comes next."""
@@ -230,7 +232,7 @@ class ExactResume(Trick):
     def _note(self, combined: Any) -> None:
         self._epoch_began = {
             "random": random_state(),
-            "generators": generator_states(combined.flattened),
+            "generators": generator_states(combined.flattened, self.run.trainer.lightning_module),
             "workers": [getattr(loader, "_iterator", None) is None for loader in combined.flattened],
         }
 
@@ -247,7 +249,8 @@ class ExactResume(Trick):
 
     def _keep_numbers(self, loop: Any, fetcher: Any) -> None:
         """Put today's numbers back at the first batch: what Lightning does until then draws some, only on a resume."""
-        held = {"now": random_state(), "generators": generator_states(loop._combined_loader.flattened)}
+        generators = generator_states(loop._combined_loader.flattened, loop.trainer.lightning_module)
+        held = {"now": random_state(), "generators": generators}
         usual = fetcher._start_profiler
 
         def first_fetch() -> None:
@@ -290,7 +293,7 @@ class ExactResume(Trick):
             )
         began = found["began"]
         put_random_state(began["random"])
-        put_generator_states(loaders, began["generators"])
+        put_generator_states(loaders, began["generators"], loop.trainer.lightning_module)
         for loader, made in zip(loaders, began["workers"], strict=False):
             if made and outlives_epochs(loader):  # workers that went on from the epoch before draw no new seed
                 begin_anew(loader)
@@ -312,7 +315,7 @@ class ExactResume(Trick):
         in_window = bool(loop.epoch_loop._should_accumulate())
         own = {
             "now": random_state(),
-            "generators": generator_states(loop._combined_loader.flattened),
+            "generators": generator_states(loop._combined_loader.flattened, trainer.lightning_module),
             "began": self._epoch_began,
             "batches": float(loop.max_batches),
             "seeds": seeds(loop._combined_loader.flattened),
@@ -371,4 +374,4 @@ class ExactResume(Trick):
 
 def _put_numbers(loop: Any, found: dict[str, Any]) -> None:
     put_random_state(found["now"])
-    put_generator_states(loop._combined_loader.flattened, found["generators"])
+    put_generator_states(loop._combined_loader.flattened, found["generators"], loop.trainer.lightning_module)

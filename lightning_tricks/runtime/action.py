@@ -15,6 +15,7 @@ from lightning_tricks.measure.alarm import Verdict
 if TYPE_CHECKING:
     from lightning_tricks.runtime.run import TrainingRun
 
+FROM_USER = "_raised_by_the_users_action"
 WORDS = ("log", "warn", "stop", "raise", "rollback")
 
 
@@ -129,4 +130,8 @@ def carry_out(run: TrainingRun, action: str | Rollback | Callable[[Verdict], Non
             run.trainer.should_stop = True
         warn(owner, text + (" Training stops." if action == "stop" else ""))
     elif callable(action):
-        action(verdict)
+        try:
+            action(verdict)
+        except Exception as error:  # (a hyperparameter search prunes a trial by one)
+            setattr(error, FROM_USER, True)
+            raise

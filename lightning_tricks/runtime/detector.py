@@ -89,7 +89,7 @@ def keep_bounded(*curves: list[Any]) -> None:
             del curve[1 : MOST_POINTS // 2 : 2]
 
 
-class Detector(Trick):
+class Detector(Trick, abstract=True):
     """Base of the pack's detectors. A subclass says what to watch, what to measure and what it means.
 
     Args:
@@ -99,6 +99,7 @@ class Detector(Trick):
         grace: how much learning comes before the first alarm.
     """
 
+    observer = True
     state_form = detector_form()
     topic: ClassVar[str] = "collapse"
     hooks_modules: ClassVar[bool] = True  # whether it is nothing without a look into the module
@@ -179,6 +180,7 @@ class Detector(Trick):
         self._progress, self._last, self._content = 0.0, 0, False
         self._samples, self._waited, self._span = 0, 0, 1
         self._sent, self._first, self._armed, self._attached = False, True, False, False
+        self._watched = False  # (Lightning announces no batch that is None, but its end)
         self._stepped: int | None = None
         self._number = 0
         self._resumed = False
@@ -245,7 +247,7 @@ class Detector(Trick):
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             if self._armed:
                 with torch.no_grad():
-                    self._or_anew(lambda: seen(output))
+                    self.guarded(self._or_anew, lambda: seen(output))
 
         self._handles.append(module.register_forward_hook(hook))
 
@@ -290,6 +292,10 @@ class Detector(Trick):
         for handle in self._handles:
             handle.remove()
         self._handles, self._armed, self._attached = [], False, False
+
+    def settled(self, run: TrainingRun) -> bool:
+        """Whether it has looked at a first batch: only there it is seen whether an argument names what there is."""
+        return run.has_stepped and not self._first
 
     # -- a batch --------------------------------------------------------------------------------------------------
 
@@ -362,7 +368,8 @@ class Detector(Trick):
         known = None if isinstance(height, Tensor) else height
         if isinstance(height, Tensor):
             vector = torch.cat([vector, height.detach().reshape(1).to(vector)])
-        run.publisher.put_private(step, vector, lambda numbers: self._hear(run, step, elapsed, known, numbers))
+        hear = self.guard(lambda numbers: self._hear(run, step, elapsed, known, numbers))
+        run.publisher.put_private(step, vector, hear)
         self._sent = True
 
     def _or_anew(self, do: Callable[[], _T]) -> _T | None:

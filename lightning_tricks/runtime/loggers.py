@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning_tricks.runtime.snapshot import PutBack, replaced
+from lightning_tricks.runtime.replaced import PutBack, replaced
 
 Failed = Callable[[OSError, "int | None"], None]
 

@@ -12,7 +12,7 @@ from lightning_tricks.errors import ConflictError, UnsupportedError
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Verdict
 from lightning_tricks.runtime.action import AlarmError, Rollback
-from lightning_tricks.runtime.snapshot import put_training_state, training_state
+from lightning_tricks.runtime.training_state import put_training_state, training_state
 
 if TYPE_CHECKING:
     from lightning_tricks.runtime.run import TrainingRun

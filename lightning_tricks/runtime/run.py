@@ -52,6 +52,8 @@ class TrainingRun:
         self.watch_loss = False
         self.own_mean_factor: Callable[[], float | Tensor] | None = None
         self.active = False
+        self.has_stepped = False  # whether an update was attempted in this fit
+        self.no_dry_runs: str | None = None  # why user code may not run a second time, once that is known
         self._page: Page | None = None
         self._losses: list[Tensor] = []
         self._backward_in_batch = False
@@ -115,7 +117,7 @@ class TrainingRun:
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
-            trick.prepare(self)
+            trick.guarded(trick.prepare, self)
         self.loss_scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         names = parameter_names(trainer.lightning_module)
         self.views = [OptimizerView(i, o, names, self.loss_scale) for i, o in enumerate(trainer.optimizers)]
@@ -126,6 +128,7 @@ class TrainingRun:
             self._handles.append(view.optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(view.optimizer.register_step_post_hook(self._after_step))
         self._losses, self._page, self._backward_in_batch = [], None, False
+        self.no_dry_runs, self.has_stepped = None, False
         self.publisher.guard()
         self.active = True
 
@@ -153,7 +156,7 @@ class TrainingRun:
         if trick in self.tricks:
             self.tricks.remove(trick)
             with suppress(TrickError):  # the Trainer of a fit that died unheard may be gone, and what was changed in it
-                trick.stopped(self)
+                trick.guarded(trick.stopped, self)
         if not self.tricks:
             self.close()
 
@@ -193,7 +196,7 @@ class TrainingRun:
         """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""
         self._losses, self._page = [], None
         for trick in self.tricks:
-            trick.rolled_back(self)
+            trick.guarded(trick.rolled_back, self)
 
     def note_loss(self, loss: Tensor) -> None:
         """Remember the losses of this window, on the device."""
@@ -225,7 +228,7 @@ class TrainingRun:
                 self._page.correct(factor)
                 self.writer.scale(factor)
             for trick in self.tricks:
-                trick.opened(self, self._page)
+                trick.guarded(trick.opened, self, self._page)
         return self._page
 
     @property
@@ -235,6 +238,7 @@ class TrainingRun:
 
     def commit(self) -> None:
         """All tricks have spoken: write the gradients."""
+        self.has_stepped = True
         self._losses = []
         if self._page is not None:
             self.writer.commit(self._page)
@@ -251,7 +255,7 @@ class TrainingRun:
         page = self._page if self._page is not None and self._page.view is view else None
         self._page, self._losses = None, []  # (a bare optimizer's step was never committed)
         for trick in self.tricks:
-            trick.updated(view, page)
+            trick.guarded(trick.updated, view, page)
         if page is not None and self.publisher.holds(page.step):
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,6 +46,10 @@ class Trace:
 
     For one forward pass after an overflow; read it with ``calls``.
 
+    Args:
+        modules: name -> module.
+        guard: put around what the model calls: an error in it must not end the user's forward pass.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU())
         >>> with Trace(dict(net.named_modules())) as trace, torch.no_grad():
@@ -54,8 +58,8 @@ class Trace:
         [('0', 10000000000.0, inf), ('1', inf, inf), ('', 10000000000.0, inf)]
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._modules = dict(modules)
+    def __init__(self, modules: Mapping[str, nn.Module], guard: Callable[[Any], Any] = lambda hook: hook) -> None:
+        self._modules, self._guard = dict(modules), guard
         self._seen: list[tuple[str, Tensor]] = []
         self._handles: list[Any] = []
 
@@ -69,7 +73,8 @@ class Trace:
     def attach(self) -> None:
         """Begin."""
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(partial(self._note, name), with_kwargs=True))
+            note = partial(self._guard(self._note), name)
+            self._handles.append(module.register_forward_hook(note, with_kwargs=True))
 
     def detach(self) -> None:
         """Take the hooks away; what was noted stays."""

@@ -6,17 +6,20 @@ A trick overrides the small methods below (``configure``, ``started``, ``gradien
 
 from __future__ import annotations
 
+import functools
 import inspect
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, shown
+from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError, in_one_line, shown
 from lightning_tricks.measure import form
-from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.action import FROM_USER, AlarmError, warn
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.runtime.run import TrainingRun
@@ -32,8 +35,65 @@ _REFUSED = {
 }
 
 
-class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ignore[misc]
+_T = TypeVar("_T")
+_HOOKS = frozenset(
+    name
+    for name in dir(lightning_pytorch.Callback)
+    if name.startswith("on_") or name in ("setup", "teardown", "state_dict")
+)
+
+
+class _GuardsHooks(type):
+    """Puts a guard around each of Lightning's hooks that a class of observers has, also one that is set later.
+
+    Lightning looks hooks up on the callback, so there is no other place that sees all of them.
+    """
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, abstract: bool = False) -> None:
+        super().__init__(name, bases, namespace)
+        if not abstract:  # (a guard around a method that another guarded method calls would hide its failure)
+            for hook in _HOOKS:
+                if getattr(cls, hook) is not getattr(lightning_pytorch.Callback, hook):
+                    setattr(cls, hook, getattr(cls, hook))
+
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, abstract: bool = False
+    ) -> _GuardsHooks:
+        return super().__new__(mcs, name, bases, namespace)
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if name in _HOOKS and callable(value) and getattr(cls, "observer", False):
+            value = _guarded_hook(name, getattr(value, "_unguarded", value))
+        super().__setattr__(name, value)
+
+
+def _guarded_hook(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def hook(self: Trick, *arguments: Any, **named: Any) -> Any:
+        if not self._off:
+            try:
+                return method(self, *arguments, **named)
+            except Exception as error:
+                if not self._survives(error):
+                    raise
+            if name not in _BASE_COMES_LAST:  # the others have called it already
+                return {} if name == "state_dict" else None
+        if name == "state_dict":
+            return {}
+        return getattr(Trick, name)(self, *arguments, **named)  # what is done once for all tricks is still done
+
+    hook._unguarded = method  # type: ignore[attr-defined]
+    return hook
+
+
+_BASE_COMES_LAST = frozenset({"on_train_batch_end", "teardown", "on_exception"})
+
+
+class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_GuardsHooks, abstract=True):  # type: ignore[misc]
     """Base of the pack's callbacks; a Trainer of either namespace takes it.
+
+    An ``observer`` changes nothing, so no error of its own may end a run: one that it raises after the fit has begun
+    costs a warning and switches it off. What it refuses by name before the first update does end the run.
 
     ``identity`` names the constructor arguments that tell two instances of one class apart: they make the
     ``state_key``. Everything else of the configuration is stored in the state and compared when it is loaded.
@@ -41,7 +101,8 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
 
     identity: ClassVar[tuple[str, ...]] = ()
     state_form: Any = staticmethod(form.anything)  # what ``trick_state`` returns looks like
-    in_trial: ClassVar[bool] = False  # whether steps that are tried before training need it, since it shapes gradients
+    in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
+    observer: ClassVar[bool] = False  # whether it only watches
 
     gives_way: bool = False  # to another of its class, and to a run that cannot have it: it was not asked for in code
 
@@ -49,6 +110,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
     _loaded: dict[str, Any] | None = None
     _loaded_clock: dict[str, Any] | None = None
     _key: str | None = None
+    _off: bool = False  # an observer that failed: it does nothing more in this run
 
     # -- what a trick may override ------------------------------------------------------------------------------
 
@@ -134,6 +196,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
                 text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
                 raise UnsupportedError(text)
         run = TrainingRun.join(trainer, self)
+        self._off = False
         if run is not self._run:
             self._leave()
             self._run = run
@@ -172,6 +235,50 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
                 f"{type(self).__name__}: the checkpoint's state does not fit this run ({what}). {_ANEW}"
             ) from error
 
+    def settled(self, run: TrainingRun) -> bool:
+        """Whether this trick has seen all that it may refuse by name; from then on no error of its own ends a run."""
+        return run.has_stepped
+
+    # -- errors of observers --------------------------------------------------------------------------------------
+
+    def guarded(self, function: Callable[..., _T], *arguments: Any) -> _T | None:
+        """Call a function of this trick; None where it fails and the trick is an observer, or was switched off."""
+        if not self.observer:
+            return function(*arguments)
+        if self._off:
+            return None
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if not self._survives(error):
+                raise
+            return None
+
+    def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
+        """Return a function that is ``guarded`` whenever somebody else calls it: a module, a logger, a publisher."""
+        return functools.partial(self.guarded, function)
+
+    def _survives(self, error: Exception) -> bool:
+        """Whether the run goes on without this observer; False where the run has to end."""
+        meant = isinstance(error, AlarmError) or getattr(error, FROM_USER, False)
+        begun = self._run is not None and self.settled(self._run)
+        refused = isinstance(error, TrickError) and not isinstance(error, NotRestorableError)
+        if meant or (refused and not begun):
+            return False
+        if not self._off:
+            self._off = True
+            last = traceback.extract_tb(error.__traceback__)[-1:]
+            where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
+            warn(
+                type(self).__name__,
+                f"{type(error).__name__}: {in_one_line(error) or 'no message'}{where}. It is switched off for the rest "
+                "of this run; training goes on.",
+            )
+            if self._run is not None:
+                with suppress(Exception):
+                    self.stopped(self._run)
+        return True
+
     def _has_a_rival(self, trainer: Any) -> bool:
         return any(type(callback) is type(self) and callback is not self for callback in trainer.callbacks)
 
@@ -203,7 +310,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ig
             return
         page = run.open(optimizer) if run.lead is self else run.page
         if page is not None:
-            self.gradients_ready(run, page)
+            self.guarded(self.gradients_ready, run, page)
         if run.tricks[-1] is self:
             run.commit()
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lightning_tricks"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {"accumulation", "collapse", "diagnosis", "gradients", "lr_finder", "precision", "resume", "schedules"}
+PURE_DRY_RUN = {"generators", "globals", "loaders", "objects", "snapshot", "tensors", "walk"}
 BANNED = {"utils", "util", "helpers", "helper", "misc", "common", "tools", "base", "core"}
 
 
@@ -48,8 +49,12 @@ def test_every_file_imports_downwards_only(path: Path) -> None:
         assert not foreign & {"lightning", "pytorch_lightning", "logging", "pathlib", "os"}
     elif room == "runtime":
         assert own <= {"measure", "runtime", "errors"}
+    elif room == "dry_run":
+        assert own <= {"measure", "runtime", "errors", "dry_run"}
+        if parts(path)[-1] in PURE_DRY_RUN:
+            assert not own & {"runtime"} and not foreign & {"lightning", "pytorch_lightning"}
     elif room in ROOMS:
-        assert own <= {"measure", "runtime", "errors", room}
+        assert own <= {"measure", "runtime", "dry_run", "errors", room}
         if parts(path)[-1] not in ("callbacks", "plugins"):
             assert not foreign & {"lightning", "pytorch_lightning"}, "only callbacks.py of a room imports Lightning"
     elif room == "errors":
@@ -109,7 +114,7 @@ def attribute_writes(path: Path) -> Iterator[tuple[str, int]]:
 
 def test_everything_that_changes_has_one_writer() -> None:
     writers = {
-        "grad": {"runtime/gradient_writer.py", "runtime/logbook.py", "runtime/scaler.py"},
+        "grad": {"runtime/gradient_writer.py", "runtime/logbook.py", "runtime/scaler.py", "dry_run/tensors.py"},
         "grad_scale": {"runtime/gradient_writer.py", "runtime/scaler.py"},
         "found_inf": {"runtime/gradient_writer.py"},
         "[lr]": {"schedules/callbacks.py", "runtime/rate.py", "lr_finder/callbacks.py"},

@@ -21,7 +21,7 @@ from lightning_tricks import (
     TrainingDoctor,
     TrickWarning,
 )
-from lightning_tricks.runtime.snapshot import put_training_state, training_state
+from lightning_tricks.runtime.training_state import put_training_state, training_state
 from tests.gradients.plain import Classifier, digits, network, sgd, trainer, weights
 
 OPTIMIZERS = {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_tricks.runtime.training_step import Logged, StepWrapper, logs_kept_back, replay
+from lightning_tricks.dry_run.training_step import Logged, StepWrapper, logs_kept_back, replay
 
 
 class Module:

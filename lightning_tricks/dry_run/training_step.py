@@ -1,18 +1,20 @@
-"""The one place that wraps a module's ``training_step``, and that keeps its ``self.log`` calls back."""
+"""The one place that calls, wraps and repeats a module's ``training_step``, and that keeps its logs back."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from lightning_tricks.runtime.snapshot import PutBack, attributes, buffers, modes, random_numbers, replaced
+from lightning_tricks.runtime.replaced import PutBack, replaced
+
+_ORIGINAL = "_lightning_tricks_original"
 
 
 class StepWrapper:
@@ -24,8 +26,8 @@ class StepWrapper:
         ...         return batch + batch_idx
         >>> module, wrapper = Module(), StepWrapper()
         >>> wrapper.install(module, lambda step, *arguments: 10 * step(*arguments))
-        >>> module.training_step(1, 2)
-        30
+        >>> module.training_step(1, 2), original_step(module)(1, 2)
+        (30, 3)
         >>> wrapper.remove(); module.training_step(1, 2)
         3
     """
@@ -42,6 +44,7 @@ class StepWrapper:
         def training_step(*arguments: Any) -> Any:
             return around(step, *arguments)
 
+        setattr(training_step, _ORIGINAL, step)
         self._put_back = replaced(module, "training_step", training_step)
 
     def remove(self) -> None:
@@ -49,6 +52,34 @@ class StepWrapper:
         put_back, self._put_back = self._put_back, None
         if put_back is not None:
             put_back()
+
+
+def original_step(module: Any) -> Callable[..., Any]:
+    """Return the module's own ``training_step``, bound, without what ``StepWrapper`` put around it."""
+    step: Callable[..., Any] = module.training_step
+    while hasattr(step, _ORIGINAL):
+        step = getattr(step, _ORIGINAL)
+    return step
+
+
+def step_arguments(step: Callable[..., Any], batch: Any, batch_idx: int) -> tuple[Any, ...]:
+    """Return the arguments of a ``training_step``, by position: Lightning's own rule.
+
+    Its second argument may have any name, or be missing.
+
+    Args:
+        step: bound to its module, as Lightning sees it.
+        batch: the first argument.
+        batch_idx: the second one, for a step that takes two.
+
+    Example:
+        >>> class Module:
+        ...     def training_step(self, batch, i): ...
+        ...     def short_step(self, batch): ...
+        >>> step_arguments(Module().training_step, "batch", 7), step_arguments(Module().short_step, "batch", 7)
+        (('batch', 7), ('batch',))
+    """
+    return (batch, batch_idx) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else (batch,)
 
 
 @dataclass
@@ -76,29 +107,22 @@ def logs_kept_back(module: Any) -> Iterator[list[Logged]]:
         put_back()
 
 
-def step_again(trainer: Any, batch: Any, batch_idx: int, *, evaluate: bool = False) -> Any:
-    """Run the module's own ``training_step`` on a batch without gradients and without a trace; return its output.
-
-    Random numbers, buffers, metrics, plain attributes and modes are put back, and nothing is logged.
+@contextmanager
+def loggers_kept_silent(trainer: Any, callbacks: Sequence[Any] = ()) -> Iterator[None]:
+    """Let everything that is logged meanwhile go nowhere: by the loggers, by the module, by callbacks.
 
     Args:
-        trainer: a Trainer whose module optimizes automatically.
-        batch: on the right device already.
-        batch_idx: given to a ``training_step`` that takes one.
-        evaluate: in eval mode.
+        trainer: whose module and loggers.
+        callbacks: on which Lightning has put the module's ``log`` and ``log_dict``.
     """
-    module = trainer.lightning_module
-    step = type(module).training_step
-    arguments = (batch, batch_idx) if is_param_in_hook_signature(step, "batch_idx", min_args=3) else (batch,)
-    undo = [random_numbers(), buffers(module), attributes(module.modules()), modes(module)]
-    try:
-        if evaluate:
-            module.eval()
-        with logs_kept_back(module), torch.no_grad(), trainer.precision_plugin.train_step_context():
-            return step(module, *arguments)
-    finally:
-        for part in undo:
-            part()
+    with ExitStack() as stack:
+        stack.enter_context(logs_kept_back(trainer.lightning_module))
+        stack.callback(replaced(trainer, "_loggers", [DummyLogger() for _ in trainer.loggers]))
+        for callback in callbacks:
+            for name in ("log", "log_dict"):
+                if name in vars(callback):
+                    stack.callback(replaced(callback, name, lambda *arguments, **options: None))
+        yield
 
 
 def loss_of(output: Any) -> Any:

@@ -1,0 +1,98 @@
+"""Run user code in mid-training without a trace: a look at one batch, a sample of a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.training_step import loggers_kept_silent, original_step, step_arguments
+from lightning_tricks.errors import NotRestorableError
+from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.run import TrainingRun
+
+
+@contextmanager
+def isolated(run: TrainingRun, batch: Any = None) -> Iterator[None]:
+    """Undo whatever happens inside: in the module, its globals, the batch, the random generators, the loggers.
+
+    After the first refusal or damage in a run nothing is tried again.
+
+    Args:
+        run: whose module is called.
+        batch: what the module gets, and might write to.
+
+    Raises:
+        NotRestorableError: before anything has run: the module holds something that cannot be put back.
+    """
+    if run.no_dry_runs is not None:
+        raise NotRestorableError(run.no_dry_runs)
+    trainer = run.trainer
+    try:
+        snapshot = Snapshot(Roots({"module": trainer.lightning_module, "batch": batch}))
+    except NotRestorableError as error:
+        run.no_dry_runs = error.what
+        raise
+    try:
+        with snapshot, loggers_kept_silent(trainer):
+            yield
+    finally:
+        report_damage(run, snapshot)
+
+
+def report_damage(run: TrainingRun, snapshot: Snapshot) -> None:
+    """Say what could not be put back, once, and allow no more dry runs in this run."""
+    places = snapshot.damage()
+    if places:
+        run.no_dry_runs = f"{places[0]} could not be put back"
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        warn(
+            "lightning_tricks",
+            f"a dry run of this module changed {places[0]}{more}, which could not be put back. This run makes no more "
+            "dry runs. Please report this module's class as a bug.",
+        )
+
+
+def step_again(
+    run: TrainingRun,
+    batch: Any,
+    batch_idx: int,
+    *,
+    evaluate: bool = False,
+    gradients: bool = False,
+    before: Callable[[], None] | None = None,
+) -> Any:
+    """Run the module's own ``training_step`` on a batch, without a trace; return its output, detached.
+
+    Args:
+        run: of a module that optimizes automatically.
+        batch: on the right device already.
+        batch_idx: given to a ``training_step`` that takes one, by position.
+        evaluate: in eval mode.
+        gradients: with gradients enabled, as in training; some operations compute in another order then.
+        before: called first, inside.
+
+    Raises:
+        NotRestorableError: the module holds something that cannot be put back; nothing has run.
+    """
+    trainer = run.trainer
+    module = trainer.lightning_module
+    step = original_step(module)
+    with isolated(run, batch):
+        if before is not None:
+            before()
+        if evaluate:
+            module.eval()
+        with torch.set_grad_enabled(gradients), trainer.precision_plugin.train_step_context():
+            output = step(*step_arguments(step, batch, batch_idx))
+        return tree_map(copied, output)  # (it may share memory with what is put back)
+
+
+def copied(value: Any) -> Any:
+    """Return a tensor's values in memory of their own, detached; anything else as it is."""
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,221 @@
+"""A snapshot of all that objects hold, and the way back to it: every object, value, version and random state.
+
+    with Snapshot({"module": module}):
+        module.training_step(batch, 0)      # whatever this changes
+                                            # is here as it was before
+
+Identity is preserved: whoever holds a tensor, a list or a module holds the right one afterwards. What cannot be put
+back is found before user code runs, and refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_tricks.dry_run import tensors
+from lightning_tricks.dry_run.generators import global_state, set_global_state
+from lightning_tricks.dry_run.globals import Globals
+from lightning_tricks.dry_run.objects import ArrayRecord, Record, equal_states
+from lightning_tricks.dry_run.tensors import CopyOnWrite, StorageRecord
+from lightning_tricks.dry_run.walk import FoundTensor, Limits, Obstacle, Place, Walk
+from lightning_tricks.errors import NotRestorableError
+
+SMALL = 2**20  # bytes: what is not larger is copied at once
+_FALLBACK_MEMORY = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Where a snapshot begins to walk.
+
+    Args:
+        model: by name, what has to be put back completely: modules, callbacks.
+        trained: by name, what a step writes to as a whole: optimizers, a GradScaler.
+        data: by name, what is only read: loaders, samplers, data sets.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Snapshot:
+    """The state of everything that roots hold, and of the global random generators.
+
+    Memory: references to what is there; copies of small tensors and arrays (up to 1 MiB each); with ``steps``, copies
+    of all trained tensors, in the host's memory. Other tensors are copied only when they are written to.
+
+    Args:
+        roots: where to begin.
+        steps: whether optimizers will step, so that all trained tensors will be written to.
+        watch: whether entering it as a context manager watches large tensors for writes; else these are held.
+        also: storages (by ``_cdata``) that are copied at once, however large.
+        limits: how far the walk goes.
+        max_bytes: for copies that are made at once; None for half of the host's free memory, shared by its processes.
+
+    Raises:
+        NotRestorableError: something cannot be put back, or is too large; the message names it.
+
+    Example:
+        >>> module = torch.nn.Linear(1, 1)
+        >>> before = module.weight.item()
+        >>> with Snapshot(Roots({"module": module})):
+        ...     _ = torch.nn.init.constant_(module.weight, 7.0)
+        ...     module.extra = [1]
+        >>> module.weight.item() == before, hasattr(module, "extra")
+        (True, False)
+    """
+
+    def __init__(
+        self,
+        roots: Roots,
+        *,
+        steps: bool = False,
+        watch: bool = True,
+        also: Collection[int] = (),
+        limits: Limits | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        walk = Walk(limits)
+        for name, root in roots.data.items():
+            walk.add(name, root, data=True)
+        for name, root in roots.trained.items():
+            walk.add(name, root, trained=True)
+        for name, root in roots.model.items():
+            walk.add(name, root)
+        walk.run()
+        outside = Globals(walk, roots.model.values())
+        while outside.add_classes_of(walk.kinds):
+            walk.run()
+        if walk.obstacles:
+            raise NotRestorableError(_told(walk.obstacles), walk.obstacles[0].place.root)
+        self._records: list[tuple[Place, Record]] = walk.records
+        self._tensors = walk.tensors
+        self._storages: list[tuple[Place, StorageRecord]] = []
+        self._watched: list[StorageRecord] = []
+        self._mode: CopyOnWrite | None = None
+        limit = _spare_memory() if max_bytes is None else max_bytes
+        self._sort(walk, steps, frozenset(also), limit)
+        self._watches = watch
+        if watch:
+            self.note_checksums()
+        self._random = global_state()
+
+    def _sort(self, walk: Walk, steps: bool, also: frozenset[int], limit: int) -> None:
+        """Decide for each storage and array whether it is copied, watched or held."""
+        grouped: dict[int, tuple[StorageRecord, list[FoundTensor]]] = {}
+        for found in walk.tensors:
+            storage = tensors.storage_of(found.record.tensor)
+            if storage is not None and storage.nbytes():
+                record = StorageRecord(storage, on_host=storage.nbytes() > SMALL)
+                grouped.setdefault(storage._cdata, (record, []))[1].append(found)
+        copied: list[tuple[Place, StorageRecord]] = []
+        arrays = [f for f in walk.arrays if not (f.data and f.array.nbytes > SMALL)]
+        for record, founds in grouped.values():
+            place, learns = founds[0].place, steps and any(f.trained for f in founds)
+            if record.size <= SMALL or learns or record.storage._cdata in also:
+                copied.append((place, record))
+            elif not all(f.data for f in founds):
+                self._watched.append(record)
+            self._storages.append((place, record))
+        sizes = [(record.size, place) for place, record in copied] + [(f.array.nbytes, f.place) for f in arrays]
+        total = sum(size for size, _ in sizes)
+        if total > limit:
+            size, place = max(sizes, key=lambda found: found[0])
+            raise NotRestorableError(
+                f"copies would take {_gigabytes(total)} of {_gigabytes(limit)} that may be used; "
+                f"the largest is {place} ({_gigabytes(size)})",
+                place.root,
+            )
+        for _, record in copied:
+            record.copy()
+        self._records += [(found.place, ArrayRecord(found.array)) for found in arrays]
+        self._array_bytes = sum(found.array.nbytes for found in arrays)
+
+    def note_checksums(self) -> None:
+        """Read the large tensors that were not copied, to tell later whether they were written to."""
+        for record in self._watched:
+            record.note_checksum()
+
+    def written(self) -> set[int]:
+        """Return the large storages (``_cdata``) that were written to since their checksum was noted."""
+        return {record.storage._cdata for record in self._watched if not record.intact()}
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that are held in copies now."""
+        return self._array_bytes + sum(r.size for _, r in self._storages if r.saved is not None)
+
+    @property
+    def num_records(self) -> int:
+        """How many objects and tensors are recorded."""
+        return len(self._records) + len(self._tensors)
+
+    def __enter__(self) -> Snapshot:
+        if self._watched and self._watches:
+            self._mode = CopyOnWrite([record for record in self._watched if record.saved is None])
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        mode, self._mode = self._mode, None
+        if mode is not None:
+            mode.__exit__(*exception)  # type: ignore[no-untyped-call]
+        self.restore()
+
+    def restore(self) -> None:
+        """Make everything as it was. May be called more than once."""
+        for _, record in self._records:
+            record.restore()
+        for found in self._tensors:
+            found.record.restore()
+        for _, storage in self._storages:
+            storage.restore()
+        for found in self._tensors:
+            found.record.restore_version()
+        set_global_state(self._random)
+
+    def damage(self) -> list[str]:
+        """Return the places of what is not as it was: nothing, after ``restore``. One host read per device.
+
+        Compared are identities, flags and versions of everything; values of everything that was copied or watched.
+        """
+        places = [place for place, record in self._records if not record.intact()]
+        places += [found.place for found in self._tensors if not found.record.intact()]
+        places += [place for place, storage in self._storages if not storage.intact()]
+        random = [] if equal_states(global_state(), self._random) else ["the global random generators"]
+        return [*dict.fromkeys(map(str, places)), *random]
+
+
+def _told(obstacles: list[Obstacle]) -> str:
+    more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
+    return f"{obstacles[0]}{more}"
+
+
+def _spare_memory() -> int:
+    """Return half of the host's free memory, divided among the processes that run on it."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        free = 2 * _FALLBACK_MEMORY
+    return max(free // 2, 2**28) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def equal_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal bit for bit, NaN being equal to NaN.
+
+    >>> equal_values(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
+    True
+    """
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))

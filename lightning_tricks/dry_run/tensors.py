@@ -1,0 +1,270 @@
+"""Tensors in a snapshot: where each one lies in memory, and the bytes that lie there. torch only, no Lightning.
+
+Values are kept by storage, not by tensor: views, tied weights, flattened recurrent weights and expanded tensors share
+one, and its bytes are copied and put back once, without the dispatcher and so without a trace in version counters.
+
+A storage is copied at once, or watched and copied before its first write, or held: by identity and version only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+Storage = torch.UntypedStorage
+
+_BLOCK = 1021  # a prime: rows that move by a power of two do not fall onto their old places
+
+
+class StorageRecord:
+    """The bytes of one storage as they were.
+
+    Args:
+        storage: of any device.
+        on_host: keep the copy in the host's memory and not beside the original.
+    """
+
+    __slots__ = ("_before", "_on_host", "saved", "size", "storage")
+
+    def __init__(self, storage: Storage, *, on_host: bool) -> None:
+        self.storage, self.size, self._on_host = storage, storage.nbytes(), on_host
+        self.saved: Storage | None = None
+        self._before: Tensor | None = None
+
+    def copy(self) -> None:
+        """Copy the bytes, unless they are copied already."""
+        if self.saved is None:
+            moved = self._on_host and self.storage.device.type != "cpu"
+            self.saved = self.storage.cpu() if moved else self.storage.clone()  # type: ignore[no-untyped-call]
+
+    def note_checksum(self) -> None:
+        """Remember a checksum, for a storage that is watched: a write past torch's dispatcher shows in it."""
+        self._before = checksum(self.storage)
+
+    def restore(self) -> None:
+        """Put the bytes back where they were copied."""
+        if self.saved is not None:
+            if self.storage.nbytes() != self.size:
+                self.storage.resize_(self.size)
+            self.storage.copy_(self.saved)
+
+    def intact(self) -> bool:
+        """Whether the bytes are what they were, as far as that is known. Reads from the device."""
+        if self.storage.nbytes() != self.size:
+            return False
+        if self.saved is not None:
+            return torch.equal(as_bytes(self.storage), as_bytes(self.saved).to(self.storage.device))
+        return self._before is None or torch.equal(checksum(self.storage), self._before)
+
+
+class TensorRecord:
+    """One tensor as it was: its memory, its flags, its gradient, its version.
+
+    Args:
+        tensor: of any kind; not written to.
+    """
+
+    __slots__ = ("_alias", "_grad_fn", "_gradient", "_hooks", "_kind", "_leaf", "_required", "_version", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self._kind = tensor, type(tensor)
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            self._leaf, self._required = tensor.is_leaf, tensor.requires_grad
+            self._gradient = tensor.grad if self._leaf else None
+            self._grad_fn = tensor.grad_fn
+            self._hooks = tensor._backward_hooks
+            self._version = _version(tensor)
+            # shares the memory of today, whatever the tensor's own ``.data`` will be
+            self._alias = None if _wraps(tensor) else tensor.detach()
+
+    def restore(self) -> None:
+        """Give the tensor its memory, flags and gradient back. Bytes are the ``StorageRecord``'s."""
+        tensor = self.tensor
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            if type(tensor) is not self._kind:
+                tensor.__class__ = self._kind  # (a lazy parameter that was materialized)
+            if self._alias is not None and not same_memory(tensor, self._alias):
+                tensor.data = self._alias
+            if self._leaf and not tensor.is_leaf:
+                tensor.detach_()
+            if tensor.is_leaf and tensor.requires_grad != self._required:
+                tensor.requires_grad_(self._required)
+            if self._leaf and tensor.grad is not self._gradient:
+                tensor.grad = self._gradient
+            if tensor._backward_hooks is not self._hooks:
+                tensor._backward_hooks = self._hooks
+
+    def restore_version(self) -> None:
+        """Set the version counter back, so that graphs which saved this tensor stay valid."""
+        if self._version is not None and _version(self.tensor) != self._version:
+            with suppress(AttributeError, TypeError, RuntimeError):  # (private; without it the counter stays ahead)
+                torch._C._autograd._unsafe_set_version_counter((self.tensor,), (self._version,))
+
+    def intact(self) -> bool:
+        """Whether memory, flags, graph, gradient and version are what they were."""
+        tensor = self.tensor
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            return (
+                type(tensor) is self._kind
+                and (self._alias is None or same_memory(tensor, self._alias))
+                and tensor.is_leaf == self._leaf
+                and tensor.requires_grad == self._required
+                and tensor.grad_fn is self._grad_fn
+                and (not self._leaf or tensor.grad is self._gradient)
+                and tensor._backward_hooks is self._hooks
+                and _version(tensor) == self._version
+            )
+
+
+class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Copies a watched storage before an operation writes to it, also through ``.data``, views and ``out=``.
+
+    A compiled module runs uncompiled meanwhile (torch does not enter compiled code under a dispatch mode).
+
+    Args:
+        records: of the storages that are watched.
+
+    Example:
+        >>> weight = torch.ones(2)
+        >>> record = StorageRecord(weight.untyped_storage(), on_host=False)
+        >>> with CopyOnWrite([record]):
+        ...     _ = weight * 2
+        ...     before = record.saved
+        ...     _ = weight.data.mul_(2)
+        >>> before, record.restore(), weight
+        (None, None, tensor([1., 1.]))
+    """
+
+    def __init__(self, records: Iterable[StorageRecord]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._watched = {record.storage._cdata: record for record in records}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at what the operation writes to, then let it."""
+        given = kwargs or {}
+        for position, name in _written(function):
+            value = args[position] if position is not None and position < len(args) else given.get(name)
+            for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(tensor, Tensor):
+                    self._copy(tensor)
+        return function(*args, **given)
+
+    def _copy(self, tensor: Tensor) -> None:
+        if _wraps(tensor):
+            for name in _inner_names(tensor):
+                self._copy(getattr(tensor, name))
+            return
+        storage = storage_of(tensor)
+        record = None if storage is None else self._watched.pop(storage._cdata, None)
+        if record is not None:
+            record.copy()
+
+
+_WRITTEN: dict[Any, tuple[tuple[int | None, str], ...]] = {}
+
+
+def _written(function: Any) -> Sequence[tuple[int | None, str]]:
+    """Return position and name of the arguments that an operation writes to."""
+    known = _WRITTEN.get(function)
+    if known is None:
+        arguments = function._schema.arguments if function._schema.is_mutable else ()
+        known = _WRITTEN[function] = tuple(
+            (None if a.kwarg_only else i, a.name)
+            for i, a in enumerate(arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        )
+    return known
+
+
+def storage_of(tensor: Tensor) -> Storage | None:
+    """Return a tensor's storage; None where it has none of its own (sparse, meta, wrappers around other tensors)."""
+    if tensor.layout is not torch.strided or tensor.device.type == "meta" or _wraps(tensor):
+        return None
+    try:
+        with torch._C.DisableTorchFunctionSubclass():  # (a lazy parameter refuses to be asked)
+            return tensor.untyped_storage()
+    except RuntimeError:  # (a backend without storages)
+        return None
+
+
+def inner_tensors(tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """Return the tensors that one without a storage of its own is made of, by name.
+
+    >>> [name for name, _ in inner_tensors(torch.eye(2).to_sparse())]
+    ['indices', 'values']
+    """
+    if tensor.layout is torch.sparse_coo:
+        return [("indices", tensor._indices()), ("values", tensor._values())]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [(n, getattr(tensor, n)()) for n in ("crow_indices", "col_indices", "values")]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [(n, getattr(tensor, n)()) for n in ("ccol_indices", "row_indices", "values")]
+    if _wraps(tensor):
+        return [(name, getattr(tensor, name)) for name in _inner_names(tensor)]
+    return []
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same elements of the same storage."""
+    if one.size() != other.size() or one.dtype != other.dtype or one.layout != other.layout:
+        return False
+    if one.layout is not torch.strided:
+        parts, others = inner_tensors(one), inner_tensors(other)
+        return len(parts) == len(others) and all(
+            same_memory(a, b) for (_, a), (_, b) in zip(parts, others, strict=True)
+        )
+    a, b = storage_of(one), storage_of(other)
+    if a is None or b is None:
+        return a is b
+    return a._cdata == b._cdata and one.storage_offset() == other.storage_offset() and one.stride() == other.stride()
+
+
+def as_bytes(storage: Storage) -> Tensor:
+    """Return the bytes of a storage as a tensor that shares its memory."""
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+@torch.no_grad()
+def checksum(storage: Storage) -> Tensor:
+    """Return three numbers that change with any likely change of the bytes, also when rows change places.
+
+    Two reads of the memory, no copy of it; nothing is read by the host.
+
+    Example:
+        >>> storage = torch.arange(4096).untyped_storage()
+        >>> before = checksum(storage)
+        >>> _ = torch.arange(0).set_(storage, 0, (4096,)).copy_(torch.arange(4096).roll(1024))
+        >>> torch.equal(checksum(storage), before)
+        False
+    """
+    flat = as_bytes(storage)
+    whole = len(flat) // 8 * 8
+    words, rest = flat[:whole].view(torch.int64), flat[whole:]
+    body = words[: len(words) // _BLOCK * _BLOCK].view(-1, _BLOCK)
+    tail = words[body.numel() :]
+    parts = [body.sum(0), body.sum(1), torch.cat([tail, rest.to(torch.int64)])]
+    return torch.stack([_weighted(part) for part in parts])
+
+
+def _weighted(numbers: Tensor) -> Tensor:
+    weights = torch.arange(1, 2 * len(numbers) + 1, 2, device=numbers.device) * 0x9E3779B97F4A7C1  # odd, no small sums
+    return (numbers * weights).sum()
+
+
+def _wraps(tensor: Any) -> bool:
+    """Whether a tensor is made of others (DTensor, jagged and quantized tensors) and has no memory of its own."""
+    return bool(is_traceable_wrapper_subclass(tensor))
+
+
+def _inner_names(tensor: Any) -> list[str]:
+    return list(tensor.__tensor_flatten__()[0])
+
+
+def _version(tensor: Tensor) -> int | None:
+    with torch._C.DisableTorchFunctionSubclass():
+        return None if tensor.is_inference() else int(tensor._version)

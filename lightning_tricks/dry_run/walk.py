@@ -1,0 +1,497 @@
+"""Walk everything that an object holds, and record what is needed to put it back. Runs none of the object's own code.
+
+What is found is of one of four kinds: values that cannot change (numbers, strings, functions of libraries); containers
+and objects, whose records hold references and whose content is walked on; tensors, arrays and random generators, whose
+values are recorded; and obstacles, which cannot be put back. Obstacles are collected, so that whoever wants to run user
+code can be told before it runs.
+
+Two regions differ. In the model everything has to be put back. In *data* (data sets, samplers, loaders, globals of the
+user's file) open files, large containers and handles of other libraries are held by identity and not walked: reading
+them again leaves them as they are.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import datetime
+import decimal
+import enum
+import functools
+import io
+import operator
+import pathlib
+import re
+import sys
+import threading
+import time
+import types
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_tricks.dry_run import generators, objects, tensors
+from lightning_tricks.dry_run.objects import Record
+
+_VALUES: Any = frozenset(
+    {
+        *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), type(NotImplemented)),
+        *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, decimal.Decimal),
+        *(uuid.UUID, re.Pattern, re.Match, type(threading.Lock()), type(threading.RLock()), threading.local),
+        *(types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.GetSetDescriptorType),
+        *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType),
+        *(types.MethodWrapperType, types.ClassMethodDescriptorType, types.GenericAlias, types.UnionType),
+        *(property, staticmethod, classmethod, weakref.ref, contextvars.ContextVar, contextvars.Token),
+        *(operator.itemgetter, operator.attrgetter, operator.methodcaller, numpy.dtype, numpy.ufunc),
+        *(torch.device, torch.dtype, torch.layout, torch.memory_format, torch.Size, torch.finfo, torch.iinfo),
+        *(object, type(functools.lru_cache(lambda: 0))),  # (what a cache holds, its function would return again)
+    }
+)
+_VALUE_BASES = (type, enum.Enum, numpy.generic, pathlib.PurePath, int, float, complex, str, bytes, BaseException)
+
+# held by identity: they belong to a library and are not what a training step changes, or may not be walked
+_LIBRARIES = frozenset({"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "numpy"})
+_HANDLES = (
+    *("logging", "rich", "tqdm", "typing", "pandas", "pyarrow", "polars", "tokenizers", "sentencepiece", "tiktoken"),
+    *("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "torch.distributed", "torch.autograd"),
+    *("torch.cuda.streams", "torch.cuda.graphs", "torch._C", "torch.profiler", "torch.utils.hooks"),
+    *("torch.utils.tensorboard", "tensorboard"),
+)
+_OF_A_RUN = frozenset(
+    {"Trainer", "Fabric", "_Loop", "Strategy", "Accelerator", "Logger", "Profiler", "Precision", "Trick"}
+)
+_OURS = "lightning_tricks"  # hooks of ours on the user's modules take notes in a dry run, which have to stay
+_ITEMS = (list, deque, set)
+_DATA = (Dataset, DataLoader, Sampler)
+_SKIPPED = {DataLoader: ("_iterator", "_DataLoader__multiprocessing_context")}
+
+
+Visit = Callable[["Place", Any, bool, bool], None]
+
+
+class Place(NamedTuple):
+    """Where an object was found; written out only for a message."""
+
+    parent: Place | None
+    name: str
+
+    @property
+    def root(self) -> str:
+        """The name of the root that it was reached from."""
+        place = self
+        while place.parent is not None:
+            place = place.parent
+        return place.name
+
+    def __str__(self) -> str:
+        parts, place = [], self
+        while place.parent is not None:
+            parts.append(place.name)
+            place = place.parent
+        text = "".join([place.name, *reversed(parts)])
+        return re.sub(r"\._(?:modules|parameters|buffers)\['([^']*)'\]", r".\1", text)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a walk goes.
+
+    Args:
+        objects: that are looked at.
+        seconds: that it may take.
+        items: of a container in data that is still walked.
+    """
+
+    objects: int = 500_000
+    seconds: float = 10.0
+    items: int = 20_000
+
+
+class Obstacle(NamedTuple):
+    """Something that cannot be put back."""
+
+    place: Place
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.place} is {self.what}"
+
+
+class FoundTensor(NamedTuple):
+    """A tensor and what is known of it."""
+
+    place: Place
+    record: tensors.TensorRecord
+    data: bool
+    trained: bool
+
+
+class FoundArray(NamedTuple):
+    """A numpy array."""
+
+    place: Place
+    array: numpy.ndarray[Any, Any]
+    data: bool
+
+
+class Walk:
+    """Everything that roots hold. Add roots, then ``run``.
+
+    Args:
+        limits: how far it goes.
+
+    Example:
+        >>> walk = Walk()
+        >>> walk.add("module", torch.nn.Linear(1, 1))
+        >>> walk.run()
+        >>> [str(found.place) for found in walk.tensors]
+        ['module.weight', 'module.bias']
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.records: list[tuple[Place, Record]] = []
+        self.tensors: list[FoundTensor] = []
+        self.arrays: list[FoundArray] = []
+        self.obstacles: list[Obstacle] = []
+        # the model is walked before data: what both hold has to be put back completely
+        self._model: list[tuple[Place, Any, bool, bool]] = []
+        self._data: list[tuple[Place, Any, bool, bool]] = []
+        self._seen: dict[int, Any] = {}  # (holds the objects: an id may not be used again meanwhile)
+        self._visits: dict[type, Visit | None] = {}
+        self._largest: tuple[int, Place | None] = (0, None)
+
+    @property
+    def kinds(self) -> list[type]:
+        """The classes of all objects that were seen."""
+        return list(self._visits)
+
+    def add(self, name: str, root: Any, *, data: bool = False, trained: bool = False) -> None:
+        """Add a root.
+
+        Args:
+            name: what messages call it.
+            root: the object.
+            data: whether it is data, of which handles are held and not walked.
+            trained: whether a step writes to all its tensors (an optimizer's state).
+        """
+        self._push(Place(None, name), root, data, trained)
+
+    def run(self) -> None:
+        """Walk until everything is seen, or a limit is reached, which is an obstacle."""
+        end, count = time.monotonic() + self.limits.seconds, 0
+        while self._model or self._data:
+            place, thing, data, trained = self._model.pop() if self._model else self._data.pop()
+            if id(thing) in self._seen:
+                continue
+            self._seen[id(thing)] = thing
+            count += 1
+            if count > self.limits.objects or (count % 4096 == 0 and time.monotonic() > end):
+                size, largest = self._largest
+                self.obstacles.append(Obstacle(largest or place, f"too large to be looked through ({size:,} items)"))
+                return
+            kind = type(thing)
+            if kind not in self._visits:
+                self._visits[kind] = self._visit_for(kind)
+            visit = self._visits[kind]
+            if visit is not None:
+                visit(place, thing, data, trained)
+
+    def _push(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
+        if type(thing) not in _VALUES and id(thing) not in self._seen:
+            (self._data if data else self._model).append((place, thing, data, trained))
+
+    # -- what to do with a class ------------------------------------------------------------------------------------
+
+    def _visit_for(self, kind: type) -> Visit | None:
+        """Return how objects of a class are visited; None for values that cannot change."""
+        if issubclass(kind, _VALUE_BASES):
+            return None
+        if issubclass(kind, Tensor):
+            return self._visit_tensor
+        if issubclass(kind, generators.KINDS):
+            return self._visit_generator
+        if is_handle(kind):
+            return None
+        if issubclass(kind, numpy.ndarray):
+            return self._visit_array
+        if issubclass(kind, objects.BYTES):
+            return lambda place, thing, *_: self._record(place, objects.BytesRecord(thing))
+        if issubclass(kind, (dict, *_ITEMS, tuple, frozenset, types.MappingProxyType)):
+            return self._visit_container
+        if issubclass(kind, types.FunctionType):
+            return self._visit_function
+        if issubclass(kind, types.MethodType):
+            return lambda place, thing, *rest: self._push_all(
+                place, [("", thing.__self__), ("", thing.__func__)], *rest
+            )
+        if issubclass(kind, types.CellType):
+            return self._visit_cell
+        if issubclass(kind, functools.partial):
+            return self._visit_partial
+        return self._visit_object
+
+    def _visit_generator(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
+        if generators.is_generator(thing):
+            self._record(place, objects.GeneratorRecord(thing))
+
+    def _visit_object(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
+        if isinstance(thing, torch.jit.ScriptModule) and hasattr(thing, "_concrete_type"):
+            self._visit_script(place, thing, data, trained)
+        elif (what := obstacle(thing, data=data)) is not None:
+            self.obstacles.append(Obstacle(place, what))
+        elif hidden_state(type(thing)) is None:
+            self._visit_attributes(place, thing, data or isinstance(thing, _DATA), trained)
+        elif not data:
+            self._visit_foreign(place, thing)
+
+    def _visit_foreign(self, place: Place, thing: Any) -> None:
+        """An object with state outside of Python: fine where it gives it out and takes it back."""
+        kind = type(thing)
+        if kind.__module__.split(".")[0] in _LIBRARIES:
+            return
+        try:
+            if not hasattr(kind, "__setstate__"):
+                raise TypeError
+            self._record(place, objects.ProtocolRecord(thing))
+        except Exception:
+            name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+            self.obstacles.append(Obstacle(place, f"a {name}, whose state is kept outside of Python"))
+
+    # -- what is in it ----------------------------------------------------------------------------------------------
+
+    def _record(self, place: Place, record: Record) -> None:
+        self.records.append((place, record))
+
+    def _push_all(self, place: Place, named: list[tuple[str, Any]], data: bool, trained: bool) -> None:
+        for name, value in reversed(named):  # (the last one is walked first)
+            if type(value) not in _VALUES and id(value) not in self._seen:
+                self._push(Place(place, name), value, data, trained)
+
+    def _visit_container(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
+        size = len(thing)
+        self._largest = max(self._largest, (size, place), key=lambda found: found[0])
+        if isinstance(thing, dict):
+            self._record(place, objects.DictRecord(thing))
+        elif isinstance(thing, _ITEMS):
+            self._record(place, objects.ItemsRecord(thing))
+        if not (data and size > self.limits.items):
+            self._push_all(place, list(_items(thing)), data, trained)
+        if type(thing).__module__ != "builtins":  # a class derived from one may have attributes
+            self._visit_attributes(place, thing, data, trained)
+
+    def _visit_attributes(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
+        slots = objects.slots_of(type(thing))
+        attributes = objects.attributes_of(thing)
+        if not slots and attributes is None:
+            return
+        self._record(place, objects.ObjectRecord(thing, slots))
+        if isinstance(thing, torch.nn.Module) and isinstance(thing._modules, dict):
+            for name in thing._modules.get("parametrizations") or ():  # type: ignore[union-attr]
+                self._record_property(place, type(thing), name)
+        skipped = next((names for kind, names in _SKIPPED.items() if isinstance(thing, kind)), ())
+        named = [(f".{n}", v) for n, v in (attributes or {}).items() if n not in skipped]
+        held = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in slots]
+        self._push_all(place, [*named, *(h for h in held if not objects.is_missing(h[1]))], data, trained)
+
+    def _record_property(self, place: Place, kind: type, name: str) -> None:
+        """A parametrized module has a class of its own, with a property that computes the parameter."""
+        write = functools.partial(setattr, kind, name)
+        self._record(Place(place, f".{name}"), objects.ValueRecord(lambda: vars(kind).get(name), write))
+
+    def _visit_function(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
+        """Variables of its closure, default values and attributes; of a library's function nothing."""
+        if (thing.__module__ or "").split(".")[0] in (*_LIBRARIES, _OURS):
+            return
+        held = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *(thing.__closure__ or ())]
+        if thing.__dict__:
+            held.append(thing.__dict__)
+        self._push_all(place, [("", value) for value in held], data, trained)
+
+    def _visit_cell(self, place: Place, cell: Any, data: bool, trained: bool) -> None:
+        try:
+            value = cell.cell_contents
+        except ValueError:  # empty
+            return
+        write = functools.partial(setattr, cell, "cell_contents")
+        self._record(place, objects.ValueRecord(lambda: cell.cell_contents, write))
+        self._push_all(place, [("", value)], data, trained)
+
+    def _visit_partial(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
+        self._push_all(place, [("", v) for v in (thing.func, *thing.args, *thing.keywords.values())], data, trained)
+
+    def _visit_array(self, place: Place, array: Any, data: bool, trained: bool) -> None:
+        if isinstance(array, numpy.memmap) or not (array.flags.writeable or array.dtype.hasobject):
+            return
+        self.arrays.append(FoundArray(place, array, data))
+        if array.dtype.hasobject and not (data and array.size > self.limits.items):
+            self._push_all(place, [(f"[{i}]", v) for i, v in enumerate(array.ravel().tolist())], data, trained)
+
+    def _visit_tensor(self, place: Place, tensor: Tensor, data: bool, trained: bool) -> None:
+        record = tensors.TensorRecord(tensor)
+        learns = trained or (tensor.requires_grad and tensor.is_leaf)
+        self.tensors.append(FoundTensor(place, record, data, learns))
+        with torch._C.DisableTorchFunctionSubclass():
+            gradient = tensor.grad if tensor.is_leaf else None
+            held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in tensors.inner_tensors(tensor)]
+            if gradient is not None:
+                held.append((".grad", gradient))
+            if tensor._backward_hooks is not None:
+                held.append(("._backward_hooks", tensor._backward_hooks))
+        self._push_all(place, held, data, learns)
+        if objects.attributes_of(tensor) or type(tensor) not in (Tensor, torch.nn.Parameter):
+            self._visit_attributes(place, tensor, data, learns)
+
+    def _visit_script(self, place: Place, module: Any, data: bool, trained: bool) -> None:
+        """A TorchScript module keeps its attributes in C++; they are read and written one by one."""
+        inner = module._c
+        for name in module._concrete_type.get_attributes():
+            read, write = functools.partial(inner.getattr, name), functools.partial(inner.setattr, name)
+            value = read()
+            if isinstance(value, Tensor):
+                self._record(place, objects.ValueRecord(read, write))
+                self._push_all(place, [(f".{name}", value)], data, trained)
+            elif isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
+                self._record(place, _ScriptedRecord(read, write))
+        self._push_all(place, [(f".{name}", child) for name, child in module._modules.items()], data, trained)
+        self._visit_attributes(place, module, data, trained)
+
+
+class _ScriptedRecord:
+    """An attribute of a TorchScript module, which gives out a new Python object at every reading."""
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        self._read, self._write, self._value = read, write, read()
+
+    def restore(self) -> None:
+        if not self.intact():
+            self._write(self._value)
+
+    def intact(self) -> bool:
+        return objects.equal_states(self._read(), self._value)
+
+
+def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the random generators that objects hold, by place.
+
+    Args:
+        model: roots by name.
+        data: roots of which large containers are not looked through.
+
+    Example:
+        >>> module = torch.nn.Linear(1, 1)
+        >>> module.noise = torch.Generator()
+        >>> list(held_generators({"module": module}, {}))
+        ['module.noise']
+    """
+    walk = Walk()
+    for name, root in data.items():
+        walk.add(name, root, data=True)
+    for name, root in model.items():
+        walk.add(name, root)
+    walk.run()
+    return {str(place): r.owner for place, r in walk.records if isinstance(r, objects.GeneratorRecord)}
+
+
+def _items(container: Any) -> Iterator[tuple[str, Any]]:
+    """Give what is in a container, with its name there; keys of a dict too, which may be objects."""
+    if isinstance(container, (dict, types.MappingProxyType)):
+        items = dict.items(container) if isinstance(container, dict) else container.items()
+        for key, value in list(items):
+            yield (f"[{key!r}]" if type(key) in (str, int) else "[...]"), value
+            if type(key) not in _VALUES:
+                yield ".keys()", key
+    else:
+        base: Any = next(b for b in (*_ITEMS, tuple, frozenset) if isinstance(container, b))
+        for i, value in enumerate(list(base.__iter__(container))):
+            yield f"[{i}]", value
+
+
+def is_handle(kind: type) -> bool:
+    """Whether objects of a class are held by identity: loggers, the Trainer, compiled code, handles of libraries.
+
+    >>> is_handle(torch.nn.Linear), is_handle(torch.fx.Graph)
+    (False, True)
+    """
+    if issubclass(kind, (torch.nn.Module, *_DATA)):
+        return False
+    if kind.__module__.startswith((*_HANDLES, _OURS)):
+        return any(kind.__module__ == name or kind.__module__.startswith(f"{name}.") for name in (*_HANDLES, _OURS))
+    return any(
+        (cls.__name__ in _OF_A_RUN and cls.__module__.split(".")[0] in _LIBRARIES)
+        or (cls.__name__ == "Trick" and cls.__module__.startswith(_OURS))
+        for cls in kind.__mro__
+    )
+
+
+def hidden_state(kind: type) -> type | None:
+    """Return the class that gives instances memory which neither their ``__dict__`` nor their slots show.
+
+    A class written in Python is as large as its base, one pointer for each slot, and one each for ``__dict__`` and
+    ``__weakref__``. Whatever is larger keeps something in C.
+
+    >>> hidden_state(torch.nn.Linear), hidden_state(re.Pattern)
+    (None, <class 're.Pattern'>)
+    """
+    for cls in kind.__mro__:
+        if cls.__base__ is None or cls is Tensor:
+            return None
+        declared = cls.__dict__.get("__slots__", ())
+        names = (declared,) if isinstance(declared, str) else tuple(declared)
+        shown = len([n for n in names if n not in ("__dict__", "__weakref__")])
+        shown += ("__dict__" in cls.__dict__) + ("__weakref__" in cls.__dict__)
+        if cls.__basicsize__ - cls.__base__.__basicsize__ > 8 * shown:
+            return cls
+    return None
+
+
+def obstacle(thing: Any, *, data: bool) -> str | None:
+    """Return what keeps an object from being put back, in words; None when nothing does.
+
+    Args:
+        thing: an object.
+        data: whether it is part of the data, where files and handles are read again by position.
+
+    >>> obstacle(iter([1]), data=True), obstacle([1], data=False)
+    ('an iterator in progress', None)
+    """
+    if isinstance(thing, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
+        return "a generator in progress"
+    if hasattr(type(thing), "__next__") and hidden_state(type(thing)) is not None and not isinstance(thing, io.IOBase):
+        return "an iterator in progress"
+    if type(thing).__name__ in ("_SingleProcessDataLoaderIter", "_MultiProcessingDataLoaderIter"):
+        return "an iterator in progress"
+    if data:
+        return None
+    if isinstance(thing, io.IOBase):
+        return None if thing.closed or thing in (sys.stdout, sys.stderr, sys.stdin) else "an open file"
+    if isinstance(thing, threading.Thread):
+        return "a running thread" if thing.is_alive() else None
+    kinds = {cls.__module__.split(".")[0] + "." + cls.__name__ for cls in type(thing).__mro__}
+    for kind, what in _RESOURCES.items():
+        if kind in kinds:
+            return what
+    return None
+
+
+_RESOURCES = {
+    "socket.socket": "a socket",
+    "_socket.socket": "a socket",
+    "subprocess.Popen": "a process",
+    "multiprocessing.BaseProcess": "a process",
+    "multiprocessing.Queue": "a queue between processes",
+    "multiprocessing.SimpleQueue": "a queue between processes",
+    "multiprocessing._ConnectionBase": "a connection to another process",
+    "multiprocessing.Pool": "a pool of processes",
+    "concurrent.Executor": "a pool of threads or processes",
+    "tempfile._TemporaryFileWrapper": "an open file",
+    "queue.SimpleQueue": "a queue between threads",
+    "_queue.SimpleQueue": "a queue between threads",
+}

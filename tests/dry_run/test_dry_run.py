@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_tricks import GradientAccumulation, GradientMonitor, TrickError
+from lightning_tricks.dry_run.dry_run import DryRun
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.trick import Trick
+from tests.gradients.plain import Classifier, digits, loader, trainer, weights
+
+
+class Try(Trick):
+    """Runs a dry run before training and keeps what the function in it returns."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def prepare(self, run: TrainingRun) -> None:
+        with DryRun(run, "Try") as dry_run:
+            self.found = self.function(dry_run)
+
+
+def in_dry_run(function: Any, *others: Any, data: Any = None, **arguments: Any) -> Any:
+    trick = Try(function)
+    trainer([trick, *others], **arguments).fit(Classifier(), loader(32) if data is None else data)
+    return trick.found
+
+
+@pytest.mark.parametrize(
+    ("others", "arguments", "windows"),
+    [
+        ([], {}, [1, 1]),
+        ([], {"accumulate_grad_batches": 2}, [2, 2]),
+        ([GradientAccumulation({0: 1, 1: 3})], {}, [1, 3]),
+    ],
+)
+def test_updates_are_those_of_training(others: list[Any], arguments: dict[str, Any], windows: list[int]) -> None:
+    def two(dry_run: DryRun) -> torch.Tensor:
+        for _ in windows:
+            dry_run.update()
+        return weights(dry_run._module)
+
+    found = in_dry_run(two, *others, **arguments)
+    module = Classifier()
+    steps = trainer([*others], max_steps=2, max_epochs=-1, **arguments)
+    steps.fit(module, loader(32))
+    assert torch.equal(found, weights(module))
+
+
+def test_data_are_cycled_and_restart_begins_again() -> None:
+    def losses(dry_run: DryRun) -> Any:
+        first = [dry_run.update() for _ in range(10)]  # of four batches
+        dry_run.restart()
+        return first, [dry_run.update() for _ in range(10)]
+
+    data = DataLoader(digits(32), 8, shuffle=True, generator=torch.Generator().manual_seed(0))
+    first, second = in_dry_run(losses, data=data)
+    assert first == second
+
+
+def test_the_probe_is_always_the_same() -> None:
+    module_training = []
+
+    def probes(dry_run: DryRun) -> Any:
+        module_training.append(dry_run._module.training)
+        return [dry_run.probe() for _ in range(3)]
+
+    found = in_dry_run(probes)
+    assert found[0] == found[1] == found[2]
+    assert module_training == [True]
+
+
+class Count(L.Callback):
+    """A callback of the user."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.calls.append("epoch")
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.calls.append("backward")
+
+
+def test_a_callback_of_the_user_takes_part_and_forgets_it_and_observers_do_not() -> None:
+    def one(dry_run: DryRun) -> Any:
+        dry_run.update()
+        names = [type(c).__name__ for c in dry_run._trainer.callbacks]
+        return names, list(dry_run._trainer.callbacks[0].calls)
+
+    count = Count()
+    names, calls = in_dry_run(one, count, GradientMonitor(), L.callbacks.ModelSummary())
+    assert names == ["Count"]
+    assert calls == ["epoch", "backward"]
+    assert count.calls == ["epoch", *["backward"] * 4], "in training only"
+
+
+def test_a_callback_that_cannot_be_put_back_is_left_out() -> None:
+    class Writes(Count):
+        def __init__(self, path: Any) -> None:
+            super().__init__()
+            self.file = open(path, "w")  # noqa: SIM115
+
+        def on_before_backward(self, *_: Any) -> None:
+            self.file.write("x")
+
+    writes = Writes("log.txt")
+    names = in_dry_run(lambda d: (d.update(), [type(c).__name__ for c in d._trainer.callbacks])[1], writes, Count())
+    writes.file.close()
+    assert names == ["Count"]
+    with open("log.txt") as file:
+        assert file.read() == "x" * 4
+
+
+HOOKS = ("on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", "on_after_backward")
+
+
+@pytest.mark.parametrize("of", ["module", "callback"])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_a_hook_makes_is_there_in_the_step(of: str, hook: str) -> None:
+    """As Lightning would: a step that needs what a hook made finds it, also when it is asked for a second loss."""
+    made_before_the_first_step = hook in HOOKS[:3]
+
+    class Needs(Classifier):
+        needed: Any = None if made_before_the_first_step else 1.0  # (a factor of None is an error)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * self.needed
+
+    def make(module: Any) -> None:
+        module.needed = 2.0
+
+    class Module(Needs):
+        pass
+
+    class Callback(L.Callback):
+        pass
+
+    if of == "module":
+        setattr(Module, hook, lambda self, *_: make(self))
+    else:
+        setattr(Callback, hook, lambda self, trainer, pl_module, *_: make(pl_module))
+    trick = Try(lambda d: [d.probe(), d.update(), d.restart(), d.update(), d.update()])
+    trainer([trick, Callback()]).fit(Module(), loader(32))
+    probe, first, _, again, _ = trick.found
+    assert first == again and probe is not None
+
+
+def test_an_overridden_optimizer_step_and_zero_grad_are_used() -> None:
+    class Own(Classifier):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            optimizer.step(closure=optimizer_closure)
+            with torch.no_grad():
+                self.net[0].bias.fill_(7.0)
+
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+            optimizer.zero_grad(set_to_none=False)
+
+    def one(dry_run: DryRun) -> Any:
+        net = dry_run._module.net
+        dry_run.update()
+        bias = net[0].bias.detach().clone()
+        dry_run.restart()
+        return bias, net[0].bias.detach().clone()
+
+    trick = Try(one)
+    trainer([trick]).fit(Own(), loader(32))
+    after, before = trick.found
+    assert torch.equal(after, torch.full((24,), 7.0)) and not torch.equal(before, after)
+
+
+def test_batches_that_are_written_to_are_the_same_the_next_time() -> None:
+    class Scales(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            batch[0].mul_(0.5)
+            return super().training_step(batch, batch_idx)
+
+    def losses(dry_run: DryRun) -> Any:
+        batch = dry_run.next_batch()
+        looks = [float(dry_run.output(batch).detach()) for _ in range(3)]
+        dry_run.hold([batch])
+        dry_run.scale_rates(0.0)
+        return looks, [dry_run.update() for _ in range(3)], [dry_run.probe() for _ in range(3)]
+
+    trick = Try(losses)
+    trainer([trick]).fit(Scales(), loader(32))
+    for row in trick.found:
+        assert row[0] == row[1] == row[2]
+
+
+@pytest.mark.filterwarnings("ignore:train_dataloader yielded None")
+def test_batches_of_none_are_left_out() -> None:
+    class Sometimes(torch.utils.data.Dataset[Any]):
+        def __init__(self) -> None:
+            self.rows = list(digits(32))
+
+        def __getitem__(self, index: int) -> Any:
+            return self.rows[index]
+
+        def __len__(self) -> int:
+            return 32
+
+    data = DataLoader(
+        Sometimes(), 8, collate_fn=lambda rows: None if rows[0][1] == 0 else torch.utils.data.default_collate(rows)
+    )
+    assert next(iter(data)) is None
+    assert in_dry_run(lambda d: [d.update() for _ in range(6)], data=data)[-1] > 0
+    nothing = DataLoader(Sometimes(), 8, collate_fn=lambda rows: None)
+    with pytest.raises(TrickError, match="Try: the training data are empty"):
+        in_dry_run(lambda dry_run: dry_run.update(), data=nothing)
+
+
+def test_empty_data_are_told() -> None:
+    class Nothing(torch.utils.data.Sampler[int]):
+        def __iter__(self) -> Any:
+            return iter([])
+
+        def __len__(self) -> int:
+            return 4
+
+    with pytest.raises(TrickError, match="Try: the training data are empty"):
+        in_dry_run(lambda dry_run: dry_run.update(), data=DataLoader(digits(32), 8, sampler=Nothing()))
+
+
+def test_several_loaders_are_combined_as_in_training() -> None:
+    class Two(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch["a"], batch_idx) + super().training_step(batch["b"], batch_idx)
+
+    trick = Try(lambda dry_run: dry_run.update())
+    data = {"a": loader(32), "b": DataLoader(digits(64), 8)}
+    trainer([trick]).fit(Two(), data)
+    assert trick.found > 0

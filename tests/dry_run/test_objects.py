@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import pytest
+
+from lightning_tricks.dry_run.objects import (
+    ArrayRecord,
+    DictRecord,
+    ObjectRecord,
+    ProtocolRecord,
+    attributes_of,
+    equal_states,
+    slots_of,
+)
+
+
+class Shouting(dict[str, Any]):
+    """A dict whose methods must not be called."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise AssertionError
+
+    def clear(self) -> None:
+        raise AssertionError
+
+    def items(self) -> Any:
+        raise AssertionError
+
+
+def test_methods_of_a_subclass_are_not_called() -> None:
+    table = Shouting(a=[1])
+    inner = dict.__getitem__(table, "a")
+    record = DictRecord(table)
+    dict.__setitem__(table, "b", 2)
+    dict.__setitem__(table, "a", 3)
+    assert not record.intact()
+    record.restore()
+    assert dict.__getitem__(table, "a") is inner and len(table) == 1
+
+
+def test_the_order_of_keys_is_content() -> None:
+    table = {"a": 1, "b": 2}
+    record = DictRecord(table)
+    table["a"] = table.pop("a")
+    assert not record.intact()
+    record.restore()
+    assert list(table) == ["a", "b"]
+
+
+def test_a_class_that_was_exchanged_and_a_dict_that_was_replaced() -> None:
+    class One:
+        pass
+
+    class Two:
+        pass
+
+    thing: Any = One()
+    thing.x, attributes = 1, vars(thing)
+    record = ObjectRecord(thing, slots_of(One))
+    thing.__class__, thing.__dict__ = Two, {"y": 2}
+    record.restore()
+    assert type(thing) is One and vars(thing) is attributes and attributes == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        numpy.arange(6).reshape(2, 3).T,
+        numpy.arange(10)[::2],
+        numpy.array([1.0, numpy.nan]),
+        numpy.zeros(3, dtype=[("a", "f4"), ("b", "i8")]),
+        numpy.array(["a", "bc"]),
+        numpy.float32([[1, 2]]),
+        numpy.array(5),
+    ],
+)
+def test_arrays_of_all_kinds_are_written_in_place(array: Any) -> None:
+    before, base = array.tobytes(), array.base
+    record = ArrayRecord(array)
+    array[...] = numpy.zeros((), array.dtype) if array.dtype.names is None else 7
+    record.restore()
+    assert array.tobytes() == before and array.base is base and record.intact()
+
+
+def test_an_object_of_another_language_that_gives_out_its_state() -> None:
+    from sklearn.datasets import load_digits
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(random_state=0).fit(*load_digits(return_X_y=True)).tree_
+    before = tree.predict(numpy.zeros((1, 64), numpy.float32)).tobytes()
+    record = ProtocolRecord(tree)
+    assert record.intact()
+    tree.value[:] = 0.0
+    assert not record.intact()
+    record.restore()
+    assert tree.predict(numpy.zeros((1, 64), numpy.float32)).tobytes() == before and record.intact()
+
+
+def test_states_compare_by_value() -> None:
+    assert equal_states({"a": numpy.ones(2), "b": (1, [2])}, {"a": numpy.ones(2), "b": (1, [2])})
+    assert not equal_states({"a": numpy.ones(2)}, {"a": numpy.ones(3)})
+    assert attributes_of(3) is None

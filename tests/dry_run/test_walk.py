@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import functools
+import logging
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_tricks import DeadUnits
+from lightning_tricks.dry_run.walk import Limits, Place, Walk, held_generators, hidden_state, is_handle
+
+
+def test_places_read_as_the_user_would_write_them() -> None:
+    module = nn.Sequential(nn.Linear(1, 1))
+    module.table = {"a": [torch.ones(1)]}  # type: ignore[assignment]
+    walk = Walk()
+    walk.add("module", module)
+    walk.run()
+    assert [str(found.place) for found in walk.tensors] == ["module.0.weight", "module.0.bias", "module.table['a'][0]"]
+
+
+def test_everything_is_seen_once_also_in_a_circle() -> None:
+    module = nn.Linear(1, 1)
+    module.myself = [module]  # type: ignore[assignment]
+    module.again = module.weight
+    walk = Walk()
+    walk.add("module", module)
+    walk.add("another name", module)
+    walk.run()
+    assert len(walk.tensors) == 2
+    assert len({id(record) for _, record in walk.records}) == len(walk.records)
+
+
+def test_no_code_of_the_object_runs() -> None:
+    class Touchy:
+        def __init__(self) -> None:
+            vars(self)["inner"] = [1]
+
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("compared")
+
+        __hash__ = None  # type: ignore[assignment]
+
+        @property
+        def costly(self) -> Any:
+            raise AssertionError("computed")
+
+    walk = Walk()
+    walk.add("touchy", Touchy())
+    walk.run()
+    assert len(walk.records) == 2 and not walk.obstacles
+
+
+def test_limits_stop_the_walk_at_the_largest() -> None:
+    walk = Walk(Limits(objects=100))
+    walk.add("module", {"small": [[1]], "large": [[i] for i in range(1000)]})
+    walk.run()
+    assert str(walk.obstacles[0]) == "module['large'] is too large to be looked through (1,000 items)"
+    slow = Walk(Limits(seconds=-1.0))
+    slow.add("module", [[i] for i in range(10_000)])
+    slow.run()
+    assert len(slow.obstacles) == 1
+
+
+def test_generators_wherever_they_are() -> None:
+    module = nn.Module()
+    module.rngs = {"noise": (random.Random(1),)}  # type: ignore[assignment]
+    data = torch.utils.data.TensorDataset(torch.ones(1))
+    data.rng = torch.Generator()  # type: ignore[attr-defined]
+    assert list(held_generators({"module": module}, {"0.dataset": data})) == [
+        "module.rngs['noise'][0]",
+        "0.dataset.rng",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("thing", "handle"),
+    [
+        (logging.getLogger("x"), True),
+        (torch.fx.Graph(), True),
+        (DeadUnits(), True),
+        (nn.Linear(1, 1), False),
+        (torch.optim.SGD([torch.ones(1)]), False),
+        (torch.amp.GradScaler("cpu"), False),
+        (torch.cuda.amp.GradScaler, False),
+    ],
+)
+def test_handles_are_held_and_not_walked(thing: Any, handle: bool) -> None:
+    assert is_handle(thing if isinstance(thing, type) else type(thing)) is handle
+
+
+def test_memory_outside_of_python_is_told_by_the_size_of_the_class() -> None:
+    class Plain:
+        pass
+
+    class Slotted(Plain):
+        __slots__ = ("a", "b")
+
+    class OfC(functools.partial):  # type: ignore[type-arg]
+        pass
+
+    assert hidden_state(Plain) is hidden_state(Slotted) is hidden_state(nn.LSTM) is None
+    assert hidden_state(OfC) is functools.partial
+
+
+def test_a_place_says_its_root() -> None:
+    assert Place(Place(Place(None, "callback X"), ".a"), "[0]").root == "callback X"
