@@ -71,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ProgressMetrics": {"keys": ["trainer/updates"]},
     "ExactResume": {"gradients": True},
     "ResumeGuard": {"mode": "raise"},
-    "TrainingDoctor": {"every_n_steps": 3, "action": "raise"},
+    "TrainingDoctor": {"every_n_steps": 3, "action": "raise", "reference_batch": True},
     "GradientAccumulation": {
         "batches": 3,
         "target_batch_size": 20,
@@ -131,6 +131,7 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("LRSchedule", "conflict"): {"conflict": "error"},
     **{("LRFinder", name): {"num_steps": 40} for name in VARIANTS["LRFinder"]},
     ("LRFinder", "on_low_confidence"): {"max_lr": 1e-6},
+    ("TrainingDoctor", "reference_batch"): {"reference_batch": False},
     ("LossScaleGuard", "max_consecutive_skips"): {"max_consecutive_skips": 5},
     ("LossScaleGuard", "on_failure"): {"max_consecutive_skips": 3},
     ("GradientAccumulation", "weight"): {"batches": 2},

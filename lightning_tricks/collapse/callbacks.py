@@ -794,7 +794,7 @@ class GenerationDrift(Detector):
     @torch.no_grad()
     def _generate(self, run: TrainingRun, count: int) -> Tensor:
         module = run.trainer.lightning_module
-        with isolated(run):
+        with isolated(run, together=True):
             module.eval()
             with run.trainer.precision_plugin.train_step_context():
                 made = getattr(module, self.sample)(count)
@@ -876,7 +876,7 @@ class GenerationDrift(Detector):
     def _loss_on_real(self, run: TrainingRun) -> Any:
         """Return the loss on the first batch; None where the module cannot be asked, which is said once."""
         try:
-            return loss_of(step_again(run, self._batch, 0, evaluate=True))
+            return loss_of(step_again(run, self._batch, 0, evaluate=True, together=True))
         except Exception as error:
             self._batch = None
             what = f"training_step cannot be called again ({type(error).__name__}: {in_one_line(error)})"

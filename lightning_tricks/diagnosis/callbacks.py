@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
@@ -223,51 +224,59 @@ class TrainingDoctor(Detector):
         self._begun = time.perf_counter()
         self._waiting += self._begun - self._ended
         self._last_batch = batch
-        if self._batch is None and not self._closed and self._tries < _MOST_TRIES:
+        if self._batch is None and self._tries < _MOST_TRIES:
             self._tries += 1
             self._take_reference(self._live, batch, batch_idx)
 
     def _take_reference(self, run: TrainingRun, batch: Any, batch_idx: int) -> None:
         """Keep this batch; try before its step whether running it again leaves no trace and gives the same loss."""
-        if _waits_for_others(run):
+        if self._closed or _waits_for_others(run):  # (what is sharded cannot be put back)
+            self._tries = _MOST_TRIES
             return
-        trainer, module = run.trainer, run.trainer.lightning_module
-
-        def before() -> None:  # the hooks that Lightning calls between this one and the step
-            for callback in trainer.callbacks[trainer.callbacks.index(self) + 1 :]:
-                if not isinstance(callback, Trick):
-                    callback.on_train_batch_start(trainer, module, batch, batch_idx)
-            module.on_train_batch_start(batch, batch_idx)
-
+        failed, loss = False, None
+        # the module's hook comes between this one and the step; those of other callbacks may write files
+        before = partial(run.trainer.lightning_module.on_train_batch_start, batch, batch_idx)
         try:
-            loss = loss_of(step_again(run, batch, batch_idx, gradients=True, before=before))
+            loss = loss_of(step_again(run, batch, batch_idx, gradients=True, together=True, before=before))
         except NotRestorableError as error:
-            self._tries = _MOST_TRIES
-            if run.first_to_say("dry run"):
-                text = f"the loss on the first batch is not followed: {error}"
-                if self.reference_batch:
-                    warn("TrainingDoctor", text)
-                else:
-                    rank_zero_info(f"TrainingDoctor: {text}")
-            return
+            failed = True
+            self._tell_of_reference(run, error)
         except Exception:  # of the user's code: if training has it too, it will be told there
+            failed = True
+        failed, missing = self._anywhere(run, [failed, not isinstance(loss, Tensor)])
+        if failed:
             self._tries = _MOST_TRIES
-            return
-        if isinstance(loss, Tensor):
+        elif isinstance(loss, Tensor) and not missing:
             self._batch, self._reproduction = batch, (loss.reshape(()).float(), None)
 
-    def _reproduced(self) -> bool:
-        """Whether the first step had the loss of the dry run before it: one host read, at the first check."""
-        if self._reproduction is None or self.reference_batch:
-            return True
+    def _tell_of_reference(self, run: TrainingRun, error: NotRestorableError) -> None:
+        text = f"the loss on the first batch is not followed: {error}"
+        if not run.first_to_say("no reference batch"):
+            return
+        if self.reference_batch:
+            warn("TrainingDoctor", text)
+        else:
+            rank_zero_info(f"TrainingDoctor: {text}")
+
+    @staticmethod
+    def _anywhere(run: TrainingRun, flags: list[bool]) -> list[bool]:
+        """Return which flags hold on any process: whether a batch is run again has to be decided alike."""
+        several = run.trainer.world_size > 1
+        return on_any_rank(flags, run.trainer.strategy.root_device) if several else flags
+
+    def _followed(self, run: TrainingRun) -> bool:
+        """Whether the reference batch is there, and its first step had the loss of the dry run before it."""
+        if self._batch is None or self._reproduction is None:
+            return self._batch is not None
         expected, actual = self._reproduction
-        self._reproduction = None
-        same = actual is not None and torch.allclose(
-            expected.to(actual), actual, rtol=_SAME_LOSS[self._coarse], atol=0.0, equal_nan=True
+        self._reproduction = None  # (decided once: one host read, at the first check)
+        same = self.reference_batch or (
+            actual is not None
+            and torch.allclose(expected.to(actual), actual, rtol=_SAME_LOSS[self._coarse], atol=0.0, equal_nan=True)
         )
-        if not same:
+        if self._anywhere(run, [not same])[0]:
             self._batch, self._tries = None, _MOST_TRIES
-        return same
+        return self._batch is not None
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Keep the loss on the device; where it may be looked at, look for the culprit while weights are still good."""
@@ -334,34 +343,39 @@ class TrainingDoctor(Detector):
         return torch.cat([vector, shown])  # (each rank has other samples to show, and perhaps fewer)
 
     def _said(self, run: TrainingRun, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the loss on the first batch in eval mode ``[1]``, and the predictions for its first samples."""
+        """Return the loss on the first batch in eval mode ``[1]``, and the predictions for its first samples.
+
+        On several processes with the loss whether it could not be had, ``[2]``.
+        """
         nothing = torch.zeros(0, device=device)
-        # of the same length on all processes, also where only one of them cannot run it
-        unknown = nothing if self._closed or run.trainer.world_size == 1 else torch.full((1,), torch.nan, device=device)
-        if self._batch is None or not self._reproduced():
-            return unknown, nothing
+        # of the same length on all processes, also where only one of them cannot run it: then all give it up
+        several = run.trainer.world_size > 1
+        failed = torch.tensor([torch.nan, 1.0] if several else [], device=device)
+        if not self._followed(run):
+            return failed, nothing
         seen: list[Tensor] = []
         module = run.trainer.lightning_module
         hidden = in_compiled_graphs(module)
         leaves = [m for m in plain_modules(module).values() if not any(m.children()) and id(m) not in hidden]
         handles = [m.register_forward_hook(lambda _, args, out: seen.extend(floating(out)[:1])) for m in leaves]
         try:
-            output = step_again(run, self._batch, 0, evaluate=True)
+            output = step_again(run, self._batch, 0, evaluate=True, together=True)
         except Exception as error:  # a training_step that cannot be called twice must not end the run
             self._batch = None
             warn("TrainingDoctor", f"the first batch cannot be run again ({type(error).__name__}: {error}).")
-            return unknown, nothing
+            return failed, nothing
         finally:
             for handle in handles:
                 handle.remove()
         loss = output.get("loss") if isinstance(output, Mapping) else output
         said = loss.detach().reshape(1).float() if isinstance(loss, Tensor) else torch.full((1,), torch.nan)
+        said = torch.cat([said.to(device), torch.zeros(1, device=device)]) if several else said.to(device)
         named = output.get("logits") if isinstance(output, Mapping) else None
         last = named if isinstance(named, Tensor) else next((t for t in reversed(seen) if t.ndim > 1), None)
         if last is None:
-            return said.to(device), nothing
+            return said, nothing
         rows = local(last.detach()).reshape(-1, last.shape[-1])[:_SHOWN_SAMPLES]
-        return said.to(device), (rows.argmax(1) if rows.shape[1] > 1 else rows[:, 0]).float().to(device)
+        return said, (rows.argmax(1) if rows.shape[1] > 1 else rows[:, 0]).float().to(device)
 
     # -- on the host ------------------------------------------------------------------------------------------------
 
@@ -387,7 +401,9 @@ class TrainingDoctor(Detector):
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
         }
-        if fixed:
+        if fixed[1:] and fixed[1] > 0:
+            self._batch, self._tries = None, _MOST_TRIES
+        elif fixed:
             values["fixed_batch_loss"] = fixed[0]
             self._predictions.append((step, shown))
         if not self._means:

@@ -50,8 +50,9 @@ class FailedElsewhereError(TrickError):
 class DryRun:
     """A training before the training; a context manager that puts everything back.
 
-    Callbacks of the user take part with the hooks that Lightning would call, unless they hold something that cannot be
-    put back. Lightning's own observers, and ours, do not.
+    All hooks of the module are called as Lightning would. Those of the user's callbacks are, where ``training_step``
+    fails without them; else not, since callbacks may write files. One that holds something that cannot be put back
+    takes no part, nor do Lightning's own observers and ours.
 
     Args:
         run: the run that is about to start.
@@ -104,21 +105,38 @@ class DryRun:
         self._undo = ExitStack()
         self._undo.callback(_put_attributes, trainer, dict(vars(trainer)))
         try:
-            twins = self._assemble()
+            self._twins = self._assemble()
             others = [callback for callback in trainer.callbacks if _takes_part(callback)]
-            started = trainer.callbacks.index(self._run.lead)
-            self._unstarted = [c for c in trainer.callbacks[started:] if c in others]
+            self._started = trainer.callbacks[: trainer.callbacks.index(self._run.lead)]
             snapshot, others = self._taken(others)
             self._undo.callback(report_damage, self._run, snapshot)  # (after it has put everything back)
             self._snapshot = self._undo.enter_context(snapshot)
             self._undo.enter_context(loggers_kept_silent(trainer, others))
-            vars(trainer).update(callbacks=[*others, *twins], accumulate_grad_batches=self._window)
-            self._others = others
-            self._begin()
+            vars(trainer).update(accumulate_grad_batches=self._window)
+            self._choose(others)
         except BaseException:
             self._undo.close()
             raise
         return self
+
+    def _choose(self, others: list[Any]) -> None:
+        """Let callbacks of the user take part only where the module cannot do without: they may write files."""
+        self._use([])
+        if not self._anywhere(bool(others)):
+            return
+        try:
+            with torch.no_grad():
+                self.output(self.next_batch())
+        except Exception:
+            self._snapshot.restore()
+            self._use(others)
+        else:
+            self.restart()
+
+    def _use(self, others: list[Any]) -> None:
+        self._others = others
+        self._trainer.callbacks = [*others, *self._twins]
+        self._begin()
 
     def __exit__(self, *exception: Any) -> None:
         self._undo.close()
@@ -153,10 +171,7 @@ class DryRun:
                 bad = [callback for callback in callbacks if _name(callback) == found.root]
                 callbacks = [callback for callback in callbacks if callback not in bad]
                 error = None if bad else found
-        failed = error is not None
-        if self._trainer.world_size > 1:
-            failed = on_any_rank([failed], self._trainer.strategy.root_device)[0]
-        if failed or snapshot is None:
+        if self._anywhere(error is not None) or snapshot is None:
             raise error or NotRestorableError("the module on another process cannot be put back")
         return snapshot, callbacks
 
@@ -180,8 +195,8 @@ class DryRun:
     def _begin(self) -> None:
         """Call what Lightning calls before the first batch; our own tricks' hooks were called for real."""
         trainer, module = self._trainer, self._module
-        for callback in self._unstarted:
-            if callback in trainer.callbacks:
+        for callback in self._others:
+            if callback not in self._started:
                 callback.on_train_start(trainer, module)
         call._call_lightning_module_hook(trainer, "on_train_start")
         call._call_callback_hooks(trainer, "on_train_epoch_start")
@@ -292,16 +307,19 @@ class DryRun:
 
     def _step(self, batch: Any, index: int) -> Any:
         arguments = step_arguments(original_step(self._module), batch, index)
-        if self._trainer.world_size == 1:
-            return call._call_strategy_hook(self._trainer, "training_step", *arguments)
         error, output = None, None
         try:
             output = call._call_strategy_hook(self._trainer, "training_step", *arguments)
         except Exception as found:
             error = found
-        if on_any_rank([error is not None], self._trainer.strategy.root_device)[0]:
+        if self._anywhere(error is not None):
             raise error or FailedElsewhereError(f"{self._owner}: training_step failed on another process.")
         return output
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether something holds on any process. All ranks must call: whatever is decided has to be equal on them."""
+        several = self._trainer.world_size > 1
+        return on_any_rank([flag], self._trainer.strategy.root_device)[0] if several else flag
 
     def backward(self, loss: Tensor) -> None:
         """Run the backward pass of a loss, with gradients cleared before."""

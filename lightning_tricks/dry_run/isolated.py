@@ -15,10 +15,11 @@ from lightning_tricks.dry_run.training_step import loggers_kept_silent, original
 from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import on_any_rank
 
 
 @contextmanager
-def isolated(run: TrainingRun, batch: Any = None) -> Iterator[None]:
+def isolated(run: TrainingRun, batch: Any = None, *, together: bool = False) -> Iterator[None]:
     """Undo whatever happens inside: in the module, its globals, the batch, the random generators, the loggers.
 
     After the first refusal or damage in a run nothing is tried again.
@@ -26,18 +27,22 @@ def isolated(run: TrainingRun, batch: Any = None) -> Iterator[None]:
     Args:
         run: whose module is called.
         batch: what the module gets, and might write to.
+        together: whether all processes do this now: then all are refused where one is, and none waits for another.
 
     Raises:
         NotRestorableError: before anything has run: the module holds something that cannot be put back.
     """
-    if run.no_dry_runs is not None:
-        raise NotRestorableError(run.no_dry_runs)
     trainer = run.trainer
-    try:
-        snapshot = Snapshot(Roots({"module": trainer.lightning_module, "batch": batch}))
-    except NotRestorableError as error:
-        run.no_dry_runs = error.what
-        raise
+    snapshot: Snapshot | None = None
+    if run.no_dry_runs is None:
+        try:
+            snapshot = Snapshot(Roots({"module": trainer.lightning_module, "batch": batch}))
+        except NotRestorableError as error:
+            run.no_dry_runs = error.what
+    if together and trainer.world_size > 1 and on_any_rank([snapshot is None], trainer.strategy.root_device)[0]:
+        run.no_dry_runs = run.no_dry_runs or "the module on another process cannot be put back"
+    if snapshot is None or run.no_dry_runs is not None:
+        raise NotRestorableError(run.no_dry_runs or "")
     try:
         with snapshot, loggers_kept_silent(trainer):
             yield
@@ -65,7 +70,8 @@ def step_again(
     *,
     evaluate: bool = False,
     gradients: bool = False,
-    before: Callable[[], None] | None = None,
+    together: bool = False,
+    before: Callable[[], Any] | None = None,
 ) -> Any:
     """Run the module's own ``training_step`` on a batch, without a trace; return its output, detached.
 
@@ -75,6 +81,7 @@ def step_again(
         batch_idx: given to a ``training_step`` that takes one, by position.
         evaluate: in eval mode.
         gradients: with gradients enabled, as in training; some operations compute in another order then.
+        together: whether all processes do this now.
         before: called first, inside.
 
     Raises:
@@ -83,7 +90,7 @@ def step_again(
     trainer = run.trainer
     module = trainer.lightning_module
     step = original_step(module)
-    with isolated(run, batch):
+    with isolated(run, batch, together=together):
         if before is not None:
             before()
         if evaluate:

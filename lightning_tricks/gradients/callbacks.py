@@ -223,7 +223,7 @@ class GradientMonitor(Trick):
         if page.empty:
             return
         norms = page.norms(self.norm_type)
-        if len(self._watches[page.view.index].names) != len(norms):  # layers were unfrozen in mid-run
+        if self._watches[page.view.index].names != page.view.names:  # layers were unfrozen in mid-run
             for view in run.views:
                 self._report(run, view, page.step)
             self._resolve(run, strict=False)

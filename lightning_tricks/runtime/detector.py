@@ -332,7 +332,7 @@ class Detector(Trick, abstract=True):
                 self._sent = False
                 run.publisher.deliver(wait=True)
                 self._act(run)
-            if self._watched:
+            if self._watched and _has_loss(pl_module, outputs):
                 self._gather(run, batch, outputs)
             if self._stepped is not None and self._due():
                 self._check(run, self._stepped)
@@ -507,3 +507,8 @@ class Detector(Trick, abstract=True):
         self._pending = None if state["pending"] is None else Verdict.from_dict(state["pending"])
         if self._rescue is not None and self._rescue.owner is self and state["rescue"] is not None:
             self._rescue.load(run, state["rescue"])
+
+
+def _has_loss(module: Any, outputs: Any) -> bool:
+    """Whether ``training_step`` returned something: where it returned None, its modules need not have been called."""
+    return not module.automatic_optimization or bool(outputs)

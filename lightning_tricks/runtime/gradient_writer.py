@@ -66,7 +66,7 @@ class GradientWriter:
 
     def zero_nonfinite(self, page: Page) -> None:
         """Replace NaN and inf elements by 0, at once: what is measured afterwards shall see it."""
-        for gradient in page.values():
+        for gradient in page.writable():
             gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
     def commit(self, page: Page) -> None:
@@ -184,7 +184,7 @@ def _forget(view: OptimizerView) -> None:
 
 
 def _write(page: Page, order: _Order) -> None:
-    values = page.values()
+    values = page.writable()
     if order.factor is not None:
         torch._foreach_mul_(values, order.factor)
     if order.factors:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
+from operator import attrgetter, is_not
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from lightning_tricks.measure.norms import NormPlan, tensor_norms, total_norm
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.shards import Shards, is_sharded, local
 
-_grad = attrgetter("grad")
+_grad, _is_sparse = attrgetter("grad"), attrgetter("is_sparse")
 _FOLDING_STEPS = ("Adam.step", "AdamW.step", "SGD.step", "Adagrad.step")
 
 
@@ -46,7 +46,6 @@ class OptimizerView:
     def refresh(self) -> None:
         """Read the parameter groups again: callbacks that unfreeze layers add to them in mid-run."""
         groups = self.optimizer.param_groups
-        self._sizes = [len(g["params"]) for g in groups]
         self.parameters: list[Tensor] = [p for g in groups for p in g["params"]]
         self.names = [self._all_names.get(id(p), f"optimizer{self.index}.{i}") for i, p in enumerate(self.parameters)]
         self.group_of = [j for j, g in enumerate(groups) for _ in g["params"]]
@@ -57,7 +56,6 @@ class OptimizerView:
                     "Store it as real with torch.view_as_real."
                 )
         self.everything = range(len(self.parameters))
-        self._sparse: dict[int, bool] = {}
         self._plans: dict[int, NormPlan] = {}
         self._keys: dict[str, list[str]] = {}
         self.sharded = any(is_sharded(p) for p in self.parameters)
@@ -70,26 +68,31 @@ class OptimizerView:
             self._keys[prefix] = [prefix + name for name in self.names]
         return self._keys[prefix]
 
-    def has_sparse(self, page: Page) -> bool:
-        """Whether a gradient is sparse. A layer fixes that for ever, so one look per number of gradients is enough."""
-        count = len(page.gradients)
-        if count not in self._sparse:
-            self._sparse[count] = any(g.is_sparse for g in page.gradients)
-        return self._sparse[count]
-
     def read(self, page: Page, norm_type: float) -> Tensor:
         """Read the gradients of a page: the norm of each one that is there, of this rank's part, as it stands."""
-        values, count = page.values(), len(page.gradients)
-        if self.has_sparse(page):  # the number of rows changes from step to step
-            return tensor_norms(values, norm_type)
-        if count not in self._plans:
-            self._plans[count] = NormPlan(values)
-        return self._plans[count].norms(values, norm_type)
+        if page.known_sparse:  # the number of rows changes from step to step
+            return tensor_norms(page.values(), norm_type)
+        try:
+            norms = self._by_plan(page.locals(), norm_type)
+        except RuntimeError:  # others are there now, as many: of another shape or type, or sparse. Looking at each
+            self._plans.pop(len(page.gradients), None)  # one in every step would cost a tenth of reading them
+            if page.sparse:
+                return tensor_norms(page.values(), norm_type)
+            norms = self._by_plan(page.locals(), norm_type)
+        page.known_sparse = False  # (torch computes no such norms of sparse tensors)
+        return norms
+
+    def _by_plan(self, values: list[Tensor], norm_type: float) -> Tensor:
+        plan = self._plans.get(len(values))
+        if plan is None:
+            plan = self._plans[len(values)] = NormPlan(values)
+        return plan.norms(values, norm_type)
 
     @property
     def stale(self) -> bool:
-        """Whether parameters were added or removed since the last look."""
-        return [len(g["params"]) for g in self.optimizer.param_groups] != self._sizes
+        """Whether the parameters are others than at the last look: told by the objects, not by their number."""
+        now = [p for g in self.optimizer.param_groups for p in g["params"]]
+        return len(now) != len(self.parameters) or any(map(is_not, now, self.parameters))
 
     @property
     def device(self) -> torch.device:
@@ -137,10 +140,12 @@ class Page:
         self._slots: dict[str, Any] = {}
         self._correction: Tensor | None = None
         self._found: tuple[list[Tensor], Sequence[int]] | None = None
+        self.known_sparse: bool | None = None
 
     def look_again(self) -> None:
         """Forget which gradients are there. For whoever adds or takes away some before they are read."""
-        self._found = None
+        self._found = self.known_sparse = None
+        self._slots.pop("values", None)
 
     @property
     def gradients(self) -> list[Tensor]:
@@ -204,17 +209,35 @@ class Page:
             return inverse if self._correction is None else self._correction
         return inverse.to(self._correction.device) * self._correction
 
+    @property
+    def sparse(self) -> bool:
+        """Whether a gradient is sparse."""
+        if self.known_sparse is None:
+            self.known_sparse = any(map(_is_sparse, self.gradients))
+        return self.known_sparse
+
+    def locals(self) -> list[Tensor]:
+        """Return this rank's part of each gradient that is there; sparse ones as they are."""
+        return [local(g) for g in self.gradients] if self.view.sharded else self.gradients
+
     def values(self) -> list[Tensor]:
-        """Return this rank's numbers of each gradient that is there, dense; they share its memory.
+        """Return this rank's numbers of each gradient that is there, dense, to read them.
 
-        An uncoalesced sparse gradient is coalesced first: the same gradient, each row once.
+        An uncoalesced sparse gradient is coalesced in a copy: the same gradient, each row once.
         """
-        return self.read("values", self._dense)  # type: ignore[no-any-return]
+        return self.read("values", lambda: [_values(g) for g in self.locals()] if self.sparse else self.locals())  # type: ignore[no-any-return]
 
-    def _dense(self) -> list[Tensor]:
-        if not self.view.sharded and not self.view.has_sparse(self):
-            return self.gradients
-        return [_sparse_values(self.view.parameters[i]) for i in self.present]
+    def writable(self) -> list[Tensor]:
+        """Return the same to write to: they share the gradients' memory. An uncoalesced one is coalesced in place."""
+        if not self.sparse:
+            return self.locals()
+        for i in self.present:
+            parameter = self.view.parameters[i]
+            gradient = parameter.grad
+            if gradient is not None and gradient.is_sparse and not gradient.is_coalesced():
+                parameter.grad = gradient.coalesce()
+        self.look_again()
+        return [_values(g) for g in self.locals()]
 
     def norms(self, norm_type: float = 2.0) -> Tensor:
         """Return the true norm of each parameter's gradient, ``[P]`` float32: unscaled, corrected, of the whole tensor.
@@ -240,11 +263,5 @@ def _spread(values: Tensor, positions: Sequence[int], size: int, device: torch.d
     return torch.zeros(size, dtype=torch.float32, device=device).index_copy(0, index, values.to(device))
 
 
-def _sparse_values(parameter: Tensor) -> Tensor:
-    gradient = parameter.grad
-    assert gradient is not None
-    if not gradient.is_sparse:
-        return local(gradient)
-    if not gradient.is_coalesced():
-        gradient = parameter.grad = gradient.coalesce()
-    return gradient._values()
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.coalesce()._values() if gradient.is_sparse else gradient

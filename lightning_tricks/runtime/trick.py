@@ -71,22 +71,32 @@ def _guarded_hook(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def hook(self: Trick, *arguments: Any, **named: Any) -> Any:
         if not self._off:
+            self._reached = ""
             try:
                 return method(self, *arguments, **named)
             except Exception as error:
                 if not self._survives(error):
                     raise
-            if name not in _BASE_COMES_LAST:  # the others have called it already
-                return {} if name == "state_dict" else None
         if name == "state_dict":
             return {}
-        return getattr(Trick, name)(self, *arguments, **named)  # what is done once for all tricks is still done
+        if self._reached != name:  # what the first or last trick does for all of them is still done, once
+            getattr(Trick, name)(self, *arguments, **named)
+        self._reached = ""
+        return None
 
     hook._unguarded = method  # type: ignore[attr-defined]
     return hook
 
 
-_BASE_COMES_LAST = frozenset({"on_train_batch_end", "teardown", "on_exception"})
+def _for_all(method: Callable[..., None]) -> Callable[..., None]:
+    """Note that a hook of the base was reached, so that a guard need not make up for it."""
+
+    @functools.wraps(method)
+    def hook(self: Trick, *arguments: Any, **named: Any) -> None:
+        self._reached = method.__name__
+        method(self, *arguments, **named)
+
+    return hook
 
 
 class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_GuardsHooks, abstract=True):  # type: ignore[misc]
@@ -111,6 +121,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
     _loaded_clock: dict[str, Any] | None = None
     _key: str | None = None
     _off: bool = False  # an observer that failed: it does nothing more in this run
+    _reached: str = ""  # the hook of this class that ran last
 
     # -- what a trick may override ------------------------------------------------------------------------------
 
@@ -185,6 +196,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
 
     # -- Lightning hooks ----------------------------------------------------------------------------------------
 
+    @_for_all
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Join the run and check the configuration."""
         if stage == "fit" and not (self.gives_way and self._has_a_rival(trainer)):
@@ -202,16 +214,18 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
             self._run = run
             self.reset()
         self._load_clock(run)
-        self.configure(run)
+        self.guarded(self.configure, run)
 
+    @_for_all
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
         run = self._run
         if run is not None and self in run.tricks:
-            self._try_to(lambda: self.assembled(run))
+            self._try_to(lambda: self.guarded(self.assembled, run))
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
 
+    @_for_all
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the optimizers, restored by now."""
         run = self._run
@@ -226,7 +240,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
             return
         state, self._loaded = self._loaded, None
         try:
-            self.started(run, state)
+            self.guarded(self.started, run, state)
         except _OF_A_BAD_STATE as error:
             if state is None:
                 raise
@@ -291,18 +305,21 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
             warn("LIGHTNING_TRICKS", f"{error} This run goes on without {type(self).__name__}.")
             self._leave()
 
+    @_for_all
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
         run = self._live
         if run is not None and run.lead is self:
             run.begin_batch(batch_idx)
 
+    @_for_all
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Note the loss."""
         run = self._live
         if run is not None and run.lead is self:
             run.note_loss(loss)
 
+    @_for_all
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Open the attempt (first trick), let this trick speak, write the gradients (last trick)."""
         run = self._live
@@ -314,27 +331,32 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
         if run.tricks[-1] is self:
             run.commit()
 
+    @_for_all
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Send what was measured."""
         run = self._live
         if run is not None and run.tricks[-1] is self:
             run.publisher.ship()
 
+    @_for_all
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
         self._flush()
 
+    @_for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
         self._flush()
 
+    @_for_all
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way, and conclude."""
         self._flush()
         if self._live is not None:
-            self.finished(self._live)
+            self.guarded(self.finished, self._live)
             self._flush()
 
+    @_for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Clean up: Lightning calls no teardown when training dies."""
         try:
@@ -343,6 +365,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
             warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
         self._leave()
 
+    @_for_all
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Clean up."""
         if stage == "fit":

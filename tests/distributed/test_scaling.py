@@ -32,8 +32,12 @@ def expected(scale: Scale, strategy: str, world: int, model: tuple[int, int]) ->
     logged = scale.logged if world > 1 else ()
     if strategy == "fsdp2":
         update, logged = (*update, *scale.sharded_update), (*logged, *scale.sharded_logged)
+    elif world > 1:
+        logged = (*logged, *scale.whole_logged)
     totals = [(len(part), sum(value(f, size) for f in part)) for part in (update, (*update, *logged))]
     held = scale.single if scale.single is not None and world == 1 else scale.held
+    if strategy == "fsdp2" and scale.sharded_held is not None:
+        held = scale.sharded_held
     return Cost((*totals[0], scale.reads), totals[1], value(held, size))
 
 

@@ -76,59 +76,62 @@ def test_the_probe_is_always_the_same() -> None:
 
 
 class Count(L.Callback):
-    """A callback of the user."""
+    """A callback of the user, which sets what ``Needy`` cannot do without."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.calls.append("epoch")
+        pl_module.factor = 1.0
 
     def on_before_backward(self, *_: Any) -> None:
         self.calls.append("backward")
 
 
-def test_a_callback_of_the_user_takes_part_and_forgets_it_and_observers_do_not() -> None:
+class Needy(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) * self.factor  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("make", [Classifier, Needy])
+def test_a_callback_of_the_user_takes_part_where_the_module_needs_it_and_forgets_it(make: Any) -> None:
     def one(dry_run: DryRun) -> Any:
         dry_run.update()
-        names = [type(c).__name__ for c in dry_run._trainer.callbacks]
-        return names, list(dry_run._trainer.callbacks[0].calls)
+        return [type(c).__name__ for c in dry_run._trainer.callbacks], list(count.calls)
 
-    count = Count()
-    names, calls = in_dry_run(one, count, GradientMonitor(), L.callbacks.ModelSummary())
-    assert names == ["Count"]
-    assert calls == ["epoch", "backward"]
+    count, trick = Count(), Try(one)
+    trainer([trick, count, GradientMonitor(), L.callbacks.ModelSummary()]).fit(make(), loader(32))
+    assert trick.found == (([], []) if make is Classifier else (["Count"], ["epoch", "backward"]))
     assert count.calls == ["epoch", *["backward"] * 4], "in training only"
 
 
 def test_a_callback_that_cannot_be_put_back_is_left_out() -> None:
-    class Writes(Count):
+    class Writes(L.Callback):
         def __init__(self, path: Any) -> None:
-            super().__init__()
             self.file = open(path, "w")  # noqa: SIM115
 
         def on_before_backward(self, *_: Any) -> None:
             self.file.write("x")
 
-    writes = Writes("log.txt")
-    names = in_dry_run(lambda d: (d.update(), [type(c).__name__ for c in d._trainer.callbacks])[1], writes, Count())
+    writes, trick = Writes("log.txt"), Try(lambda d: (d.update(), [type(c).__name__ for c in d._trainer.callbacks])[1])
+    trainer([trick, writes, Count()]).fit(Needy(), loader(32))
     writes.file.close()
-    assert names == ["Count"]
+    assert trick.found == ["Count"]
     with open("log.txt") as file:
         assert file.read() == "x" * 4
 
 
-HOOKS = ("on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", "on_after_backward")
+HOOKS = ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
 
 
 @pytest.mark.parametrize("of", ["module", "callback"])
 @pytest.mark.parametrize("hook", HOOKS)
 def test_what_a_hook_makes_is_there_in_the_step(of: str, hook: str) -> None:
     """As Lightning would: a step that needs what a hook made finds it, also when it is asked for a second loss."""
-    made_before_the_first_step = hook in HOOKS[:3]
 
     class Needs(Classifier):
-        needed: Any = None if made_before_the_first_step else 1.0  # (a factor of None is an error)
+        needed: Any = None  # (a factor of None is an error)
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(batch, batch_idx) * self.needed

@@ -59,8 +59,10 @@ def test_sparse_gradients_are_coalesced_and_shared() -> None:
     p.grad = torch.sparse_coo_tensor(index, values, (4, 2), check_invariants=True)
     page = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
     assert page.norms().tolist() == [5.0]
-    page.values()[0].mul_(2)
+    assert not p.grad.is_coalesced(), "reading changes nothing"
+    page.writable()[0].mul_(2)
     assert float(p.grad.to_dense().norm()) == 10.0
+    assert page.values()[0].norm() == 10.0
 
 
 def test_a_view_sees_parameters_that_were_added() -> None:

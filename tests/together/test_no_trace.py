@@ -1,0 +1,115 @@
+"""Every observer and every dry run, with modules of every kind: the training is bit for bit the one without it.
+
+Compared are weights, buffers and gradients at every update, and after the fit what the kind keeps, the optimizer's
+state and the random generators. A look at the weights after the fit alone can miss a module that was cut from its
+parameters: moving it to the CPU repairs that.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as L
+import numpy
+import pytest
+import torch
+
+from lightning_tricks import TrickError, TrickWarning
+from tests.gradients.plain import Memory, trainer
+from tests.kinds import KINDS, Kind, reset_globals
+from tests.matrix import EXAMPLES, OBSERVERS
+from tests.together.test_every_callback import example
+
+# an actor that is told not to act makes a dry run all the same
+IDLE: dict[str, dict[str, Any]] = {"LRFinder": {"apply": False, "num_steps": 20}}
+CHANGED: dict[str, dict[str, Any]] = {
+    "SanityCheck": {"overfit_batch": True},
+    "TrainingDoctor": {"every_n_steps": 2},
+    "PrecisionDoctor": {"every_n_steps": 2},
+    "GradientMonitor": {"every_n_steps": 2, "update_ratio": True},
+}
+DRY_RUNNING = ["GenerationDrift", "LRFinder", "PrecisionDoctor", "SanityCheck", "TrainingDoctor"]
+WATCHING = [name for name in OBSERVERS if name not in DRY_RUNNING]
+RECORDS: list[Any] = []
+
+
+class Recorder(L.Callback):
+    """Notes weights, buffers and gradients at every update."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        members = [p for group in optimizer.param_groups for p in group["params"]]
+        RECORDS.append([None if p.grad is None else p.grad.to_dense().clone() for p in members])
+        RECORDS.append([t.detach().clone() for t in [*members, *pl_module.buffers()]])
+
+
+def flattened(value: Any) -> Any:
+    """Tensors as what compares equal bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.contiguous().reshape(-1).view(torch.uint8).tolist() if value.numel() else []
+    if isinstance(value, dict):
+        return {str(k): flattened(v) for k, v in value.items()}
+    return [flattened(v) for v in value] if isinstance(value, (list, tuple)) else repr(value)
+
+
+def training(kind: Kind, tricks: list[Any]) -> tuple[Any, list[str]]:
+    """Train; return all that is compared, and what the pack has said."""
+    reset_globals()
+    RECORDS.clear()
+    L.seed_everything(1, verbose=False)
+    module = kind.make()
+    arguments = {"max_epochs": 2, "logger": Memory(), "log_every_n_steps": 2, **kind.arguments}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        t = trainer([*tricks, *kind.callbacks(), Recorder()], **arguments)
+        t.fit(module, kind.data())
+    after = {
+        "records": list(RECORDS),
+        "state": module.state_dict(),
+        "kept": module.everything(),
+        "optimizers": [o.state_dict() for o in t.optimizers],
+        "random": [torch.rand(2), random.random(), float(numpy.random.rand())],
+        "logged": sorted(k for k in t.callback_metrics if "/" not in k),
+    }
+    return flattened(after), [str(w.message) for w in said if issubclass(w.category, TrickWarning)]
+
+
+@functools.cache
+def alone(kind: str) -> Any:
+    return training(KINDS[kind], [])[0]
+
+
+def assert_no_trace(kind: str, names: Sequence[str]) -> None:
+    tricks = [example(name, **{**CHANGED.get(name, {}), **IDLE.get(name, {})}) for name in names]
+    refusal = next((r for name in names if (r := KINDS[kind].refused_by.get(name)) is not None), None)
+    if refusal is not None:
+        with pytest.raises(TrickError, match=refusal):
+            training(KINDS[kind], tricks)
+        return
+    before = alone(kind)
+    after, said = training(KINDS[kind], tricks)
+    for part, value in before.items():
+        assert after[part] == value, part
+    assert not [text for text in said if "switched off" in text or "could not be put back" in text], said
+
+
+@pytest.mark.parametrize("names", [WATCHING, *([name] for name in DRY_RUNNING)], ids=lambda names: "+".join(names)[:20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_leaves_no_trace(kind: str, names: list[str]) -> None:
+    """Those that run the user's code again one by one, all others together."""
+    assert_no_trace(kind, names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OBSERVERS, *IDLE])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_by_itself_leaves_no_trace(kind: str, name: str) -> None:
+    assert_no_trace(kind, [name])
+
+
+def test_every_observer_is_here() -> None:
+    assert {*WATCHING, *DRY_RUNNING} == {*OBSERVERS, *IDLE}
+    assert set(IDLE) < set(EXAMPLES)
