@@ -15,6 +15,7 @@ TABLES = {
     "precision": "float32 against mixed precision: time, memory and accuracy in five precisions",
     "collapse": "failing trainings and healthy ones that look like them: found, named, rescued, against other tools",
     "tricks": "what the training tricks of the literature bring: one-cycle, dropout, warm-up, clipping and others",
+    "dry_run": "what a snapshot for a dry run costs, in seconds and bytes",
     "lr_finder": "how good the suggested learning rate is, against Lightning's finder and a grid",
 }
 

@@ -39,6 +39,7 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
             problems.append(str(error))
     for trick in found:
         trick.gives_way = True
+        trick.serial = type(trick).newest = type(trick).newest + 1
     return found, problems
 
 

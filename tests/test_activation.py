@@ -139,3 +139,51 @@ def test_a_checkpoint_with_and_without_the_variable_resumes(variable: Any, tmp_p
     t = trainer(max_epochs=2)
     t.fit(Classifier(), loader(32), ckpt_path=tmp_path / "a.ckpt")
     assert t.global_step == 8
+
+
+@pytest.mark.parametrize("fit_first", [True, False])
+def test_one_list_for_two_trainers(variable: Any, fit_first: bool, tmp_path: Path) -> None:
+    """Lightning writes what the variable names into the user's own list (2.6.6, ``callback_connector.py``)."""
+    import lightning.pytorch as L
+
+    variable("GradientMonitor,GradientClip(rule=0.5)")
+    shared: list[Any] = [L.callbacks.LambdaCallback()]
+    memories, modules, trainers = [Memory(), Memory()], [Classifier(), Classifier()], []
+    options: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False,
+                               "enable_model_summary": False, "enable_checkpointing": False, "log_every_n_steps": 1}  # fmt: skip
+    for i in (0, 1):
+        trainers.append(L.Trainer(callbacks=shared, logger=memories[i], **options))
+        if fit_first:
+            trainers[i].fit(modules[i], loader(32))
+    for i in () if fit_first else (0, 1):
+        trainers[i].fit(modules[i], loader(32))
+    for i, t in enumerate(trainers):
+        monitors = [c for c in t.callbacks if isinstance(c, GradientMonitor) and c.run_or_none is not None]
+        assert len([c for c in monitors if c.run.belongs_to(t)]) == 1, "of two that stand in one list, the later acts"
+        t.save_checkpoint(tmp_path / f"{i}.ckpt")
+        states = torch.load(tmp_path / f"{i}.ckpt", weights_only=True)["callbacks"]
+        assert len([key for key in states if "GradientMonitor" in key]) == 1
+    assert memories[0].rows == memories[1].rows and memories[0].series("grad/norm")
+    assert torch.equal(weights(modules[0]), weights(modules[1]))
+
+
+def test_the_state_of_a_later_trainer_of_another_process_is_found(variable: Any, tmp_path: Path) -> None:
+    variable("GradientClip(rule=0.5)")
+    t = trainer()
+    t.fit(Classifier(), loader(32))
+    later = trainer()  # of this process: the first one's callbacks are the older ones now
+    t.save_checkpoint(tmp_path / "a.ckpt")
+    assert later is not None
+    code = f"""
+import warnings; warnings.simplefilter("ignore")
+from tests.gradients.plain import *
+t = trainer(max_epochs=2)
+t.fit(Classifier(), loader(32), ckpt_path={str(tmp_path / "a.ckpt")!r})
+clip = next(c for c in t.callbacks if type(c).__name__ == "GradientClip")
+print("counted", clip.run.clock.applied_on_host(0))
+"""
+    environment = {"LIGHTNING_TRICKS": "GradientClip(rule=0.5)", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment}
+    )
+    assert "counted 8" in done.stdout, done.stderr

@@ -165,6 +165,7 @@ class TrainingDoctor(Detector):
         self._tries = 0
         self._reproduction: tuple[Tensor, Tensor | None] | None = None
         self._last_batch: Any = None
+        self._last_index = 0
         self._culprit = ""
         self._names: list[str] = []
         self._kept = 0
@@ -223,7 +224,7 @@ class TrainingDoctor(Detector):
             return
         self._begun = time.perf_counter()
         self._waiting += self._begun - self._ended
-        self._last_batch = batch
+        self._last_batch, self._last_index = batch, batch_idx
         if self._batch is None and self._tries < _MOST_TRIES:
             self._tries += 1
             self._take_reference(self._live, batch, batch_idx)
@@ -515,7 +516,7 @@ class TrainingDoctor(Detector):
         watched = {n: m for n, m in plain_modules(module).items() if n and id(m) not in hidden}
         try:
             with Trace(watched) as trace:
-                step_again(run, batch, 0)
+                step_again(run, batch, self._last_index)
         except Exception:
             return ""
         for call in trace.calls():

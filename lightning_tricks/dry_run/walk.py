@@ -241,6 +241,7 @@ class Walk:
     def _visit_generator(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         if generators.is_generator(thing):
             self._record(place, objects.GeneratorRecord(thing))
+            self._visit_attributes(place, thing, data, trained)
 
     def _visit_object(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         if isinstance(thing, torch.jit.ScriptModule) and hasattr(thing, "_concrete_type"):
@@ -346,8 +347,7 @@ class Walk:
             if tensor._backward_hooks is not None:
                 held.append(("._backward_hooks", tensor._backward_hooks))
         self._push_all(place, held, data, learns)
-        if objects.attributes_of(tensor) or type(tensor) not in (Tensor, torch.nn.Parameter):
-            self._visit_attributes(place, tensor, data, learns)
+        self._visit_attributes(place, tensor, data, learns)
 
     def _visit_script(self, place: Place, module: Any, data: bool, trained: bool) -> None:
         """A TorchScript module keeps its attributes in C++; they are read and written one by one."""

@@ -115,11 +115,12 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
     observer: ClassVar[bool] = False  # whether it only watches
 
     gives_way: bool = False  # to another of its class, and to a run that cannot have it: it was not asked for in code
+    serial: int = 0  # among those of its class that were not asked for in code, from 1
+    newest: ClassVar[int] = 0  # the largest of these
 
     _run: TrainingRun | None = None
     _loaded: dict[str, Any] | None = None
     _loaded_clock: dict[str, Any] | None = None
-    _key: str | None = None
     _off: bool = False  # an observer that failed: it does nothing more in this run
     _reached: str = ""  # the hook of this class that ran last
 
@@ -199,8 +200,11 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
     @_for_all
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Join the run and check the configuration."""
-        if stage == "fit" and not (self.gives_way and self._has_a_rival(trainer)):
-            self._try_to(lambda: self._join(trainer))
+        if stage != "fit":
+            return
+        if self.gives_way and self._has_a_rival(trainer):
+            return
+        self._try_to(lambda: self._join(trainer))
 
     def _join(self, trainer: Any) -> None:
         for cls in type(trainer.strategy).__mro__:
@@ -294,7 +298,9 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
         return True
 
     def _has_a_rival(self, trainer: Any) -> bool:
-        return any(type(callback) is type(self) and callback is not self for callback in trainer.callbacks)
+        """Whether there is one of its class that was asked for in code, or that was made later, for this Trainer."""
+        others = [c for c in trainer.callbacks if type(c) is type(self) and c is not self]
+        return any(not other.gives_way or other.serial > self.serial for other in others)
 
     def _try_to(self, do: Callable[[], None]) -> None:
         try:
@@ -385,10 +391,30 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
     @property
     def state_key(self) -> str:
         """Class and identity arguments; read at every hook by Lightning's profiler, so made once."""
-        if self._key is None:
-            apart = {"gives_way": True} if self.gives_way else {}  # two of one key are refused by the Trainer
-            self._key = self._generate_state_key(**{name: getattr(self, name) for name in self.identity}, **apart)
-        return self._key
+        # Lightning 2.6.6 adds implicit callbacks to the list that the user passed: one list for two Trainers then holds
+        # two of each, and the second Trainer would refuse two of one key. The older one gets another.
+        key = "_key" if self.serial == type(self).newest or not self.gives_way else "_old_key"
+        if vars(self).get(key) is None:
+            apart: dict[str, Any] = {"gives_way": True} if self.gives_way else {}
+            if key == "_old_key":
+                apart["serial"] = self.serial
+            named = {name: getattr(self, name) for name in self.identity}
+            vars(self)[key] = self._generate_state_key(**named, **apart)
+        return str(vars(self)[key])
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Leave out the state of another Trainer's run, in whose list of callbacks this one stands too."""
+        if self._run is not None and not self._run.belongs_to(trainer):
+            checkpoint.get("callbacks", {}).pop(self.state_key, None)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Find the state that an implicit callback saved under the key of an older one."""
+        states = checkpoint.get("callbacks", {})
+        if self.gives_way and self.state_key not in states:
+            stem = self.state_key.removesuffix("}")  # (a key ends in the arguments, as a dict is shown)
+            found = [key for key in states if isinstance(key, str) and key.startswith(f"{stem}, 'serial'")]
+            if found:
+                states[self.state_key] = states.pop(found[-1])
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain state with its version; it loads under ``weights_only=True``."""

@@ -103,6 +103,7 @@ def outcome(
     at: int,
     tmp_path: Path,
     *,
+    net: Any = Net,
     loader: Any = lambda: DataLoader(Augmented(), 4, shuffle=True),
     tricks: Any = list,
     validation: bool = False,
@@ -116,9 +117,9 @@ def outcome(
     val = DataLoader(Augmented(8), 4) if validation else None
     more = (lambda: [ExactResume(gradients)]) if exact else list
 
-    def fit(seed: int, extra: list[Any], **given: Any) -> Net:
+    def fit(seed: int, extra: list[Any], **given: Any) -> L.LightningModule:
         L.seed_everything(seed, verbose=False)
-        module = Net()
+        module = net()
         trainer([*more(), *tricks(), *extra], precision, **arguments).fit(module, loader(), val, **given)
         return module
 
@@ -187,7 +188,7 @@ def test_several_loaders_of_one_length_are_taken_and_others_refused(length: int,
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(batch["a"], batch_idx) + super().training_step(batch["b"], batch_idx)
 
-    def fit(seed: int, extra: list[Any], **given: Any) -> Net:
+    def fit(seed: int, extra: list[Any], **given: Any) -> L.LightningModule:
         L.seed_everything(seed, verbose=False)
         module = Two()
         loaders = {"a": DataLoader(Augmented(), 4, shuffle=True), "b": DataLoader(Augmented(length), 4, shuffle=True)}
@@ -232,7 +233,7 @@ def test_a_modelcheckpoint_does_not_save_the_middle_of_the_window_after_a_resume
     """Lightning's does, over the good one: what is resumed from that has lost the gradients."""
     path = tmp_path / "last.ckpt"
 
-    def fit(cut: list[Any], **given: Any) -> Net:
+    def fit(cut: list[Any], **given: Any) -> L.LightningModule:
         L.seed_everything(3, verbose=False)
         saver = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2, enable_version_counter=False)
         module, tricks = Net(), [ExactResume()] if exact else []
@@ -297,9 +298,9 @@ def test_checkpoints_of_modelcheckpoint(how: dict[str, Any], tmp_path: Path) -> 
             if trainer.global_step == 17:
                 raise InterruptedError
 
-    def fit(seed: int, folder: str, extra: list[Any], **given: Any) -> Net:
+    def fit(seed: int, folder: str, extra: list[Any], **given: Any) -> L.LightningModule:
         L.seed_everything(seed, verbose=False)
-        module = Net()
+        module = net()
         saver = ModelCheckpoint(tmp_path / folder, save_last=True, **how)
         t = trainer([ExactResume(), saver, *extra], enable_checkpointing=True)
         t.fit(module, DataLoader(Augmented(), 4, shuffle=True), DataLoader(Augmented(8), 4), **given)
@@ -364,3 +365,58 @@ def test_other_data_a_missing_state_and_other_processes_are_told(tmp_path: Path)
 def test_the_argument_is_a_flag() -> None:
     with pytest.raises(TypeError, match="gradients must be True or False"):
         ExactResume(gradients="yes")  # type: ignore[arg-type]
+
+
+class Noisy(Net):
+    """Draws from generators of its own, one of each kind; so does its data set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import random
+
+        import numpy
+
+        self.noise = {"torch": torch.Generator().manual_seed(1), "python": random.Random(2)}
+        self.rngs = [numpy.random.default_rng(3), numpy.random.RandomState(4)]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        noise = self.noise["python"].gauss(0, 1) + self.rngs[0].normal() + self.rngs[1].randn()
+        x = batch[0] + 0.1 * torch.randn(64, generator=self.noise["torch"]) + 0.01 * noise
+        return super().training_step((x, batch[1]), batch_idx)
+
+
+class NoisyData(Augmented):
+    def __init__(self) -> None:
+        super().__init__()
+        import random
+
+        self.rng = random.Random(5)
+
+    def __getitem__(self, i: int) -> Any:
+        x, y = super().__getitem__(i)
+        return x + 0.1 * self.rng.random(), y
+
+
+@pytest.mark.parametrize("at", [1, 7, BATCHES, 30])
+def test_generators_that_the_module_and_the_data_set_hold_go_on_too(at: int, tmp_path: Path) -> None:
+    assert the_same(outcome(at, tmp_path, net=Noisy, loader=lambda: DataLoader(NoisyData(), 4, shuffle=True)))
+
+
+def test_a_state_without_the_generators_of_the_module_still_loads(tmp_path: Path) -> None:
+    """As earlier versions saved it."""
+    path = tmp_path / "cut.ckpt"
+    L.seed_everything(3, verbose=False)
+    with pytest.raises(InterruptedError):
+        trainer([ExactResume(), PowerCut(7, path)]).fit(Noisy(), DataLoader(Augmented(), 4, shuffle=True))
+    checkpoint = torch.load(path, weights_only=True)
+    (key,) = [k for k in checkpoint["callbacks"] if "ExactResume" in k]
+    rank = checkpoint["callbacks"][key]["state"]["ranks"][0]
+    for saved in (rank["generators"], rank["began"]["generators"]):
+        mine = [place for place in saved if place.startswith("module.")]
+        assert len(mine) == 4
+        for place in mine:
+            del saved[place]
+    torch.save(checkpoint, path)
+    module = Noisy()
+    trainer([ExactResume()]).fit(module, DataLoader(Augmented(), 4, shuffle=True), ckpt_path=path)
+    assert weights(module).isfinite().all()
