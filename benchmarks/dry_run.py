@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         _timed(parts, "restore, to look", looking.restore)
         _timed(parts, "check, to look", looking.damage)
         roots = Roots({"module": module}, {"optimizer": optimizer})
-        stepping = _timed(parts, "take, to step", lambda: Snapshot(roots, steps=True))
+        stepping = _timed(parts, "take, to step", partial(Snapshot, roots, steps=True))
         _timed(parts, "restore, to step", stepping.restore)
         _timed(parts, "check, to step", stepping.damage)
         facts = {"objects": looking.num_records, "held_to_look": looking.nbytes, "held_to_step": stepping.nbytes}
@@ -101,6 +102,17 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return the table that ``docs/no_trace.md`` shows."""
+    rows = []
+    for row in result["rows"]:
+        times = {part: f"{1000 * statistics.median(values):.1f}" for part, values in row["seconds"].items()}
+        held = [f"{row[key] / 2**20:.1f} MiB" for key in ("held_to_look", "held_to_step")]
+        rows.append([row["model"], times["forward"], times["take, to look"], held[0], times["take, to step"], held[1]])
+    header = ["model", "forward pass, ms", "snapshot to look, ms", "held", "snapshot to step, ms", "held"]
+    return table(header, rows)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -231,7 +231,7 @@ class TrainingDoctor(Detector):
 
     def _take_reference(self, run: TrainingRun, batch: Any, batch_idx: int) -> None:
         """Keep this batch; try before its step whether running it again leaves no trace and gives the same loss."""
-        if self._closed or _waits_for_others(run):  # (what is sharded cannot be put back)
+        if self._closed:
             self._tries = _MOST_TRIES
             return
         failed, loss = False, None
@@ -623,10 +623,12 @@ class TrainingDoctor(Detector):
 class SanityCheck(Trick):
     """Ask, before the first update, whether this training can work at all; print a table of answers and fixes.
 
-    Experiments on a few batches, with the module's own ``training_step``, optimizer and precision: is the first loss
-    that of knowing nothing; do inputs matter; do samples leak into each other; do all parameters get gradients; are
-    units alive; do labels follow from inputs; does the model overfit one batch. Everything is put back: the training
-    after it is bit-identical to one without it. Not run on a resume, nor under ``fast_dev_run``.
+    Experiments on a few batches, with the module's own ``training_step``, hooks, loader, optimizer and precision: is
+    the first loss that of knowing nothing; do inputs matter; do samples leak into each other; do all parameters get
+    gradients; are units alive; do labels follow from inputs; does the model overfit one batch. They run in a snapshot
+    that puts everything back: the training after it is bit-identical to one without it. Where something cannot be put
+    back, a warning names it and nothing is run. An experiment on which the model raises is no failure. Not run on a
+    resume, nor under ``fast_dev_run``.
 
     Args:
         initial_loss: compare the first loss with ``ln C`` (or the variance of a regression's target), find outputs and

@@ -45,9 +45,19 @@ def isolated(run: TrainingRun, batch: Any = None, *, together: bool = False) -> 
         raise NotRestorableError(run.no_dry_runs or "")
     try:
         with snapshot, loggers_kept_silent(trainer):
-            yield
+            try:
+                yield
+            finally:
+                _reshard(trainer.lightning_module)
     finally:
         report_damage(run, snapshot)
+
+
+def _reshard(module: Any) -> None:
+    """Let sharded modules (FSDP2) free what a forward pass without a backward pass leaves gathered."""
+    for part in module.modules():
+        if any(cls.__name__ == "FSDPModule" for cls in type(part).__mro__):
+            part.reshard()
 
 
 def report_damage(run: TrainingRun, snapshot: Snapshot) -> None:

@@ -48,7 +48,11 @@ class Snapshot:
     """The state of everything that roots hold, and of the global random generators.
 
     Memory: references to what is there; copies of small tensors and arrays (up to 1 MiB each); with ``steps``, copies
-    of all trained tensors, in the host's memory. Other tensors are copied only when they are written to.
+    of all trained tensors, in the host's memory. Other tensors are copied only when they are written to. For a
+    ResNet-50 17 MiB are held, and 98 MiB with ``steps``; for a transformer of 12 layers and 327 MiB, 3 MiB and 327 MiB.
+
+    Time: about 40 and 65 milliseconds for these two on one core, half of it for checksums of what is not copied
+    (``benchmarks/results/dry_run-cpu.md``).
 
     Args:
         roots: where to begin.
@@ -71,6 +75,7 @@ class Snapshot:
         (True, False)
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         roots: Roots,
@@ -168,6 +173,7 @@ class Snapshot:
             mode.__exit__(*exception)  # type: ignore[no-untyped-call]
         self.restore()
 
+    @torch.no_grad()
     def restore(self) -> None:
         """Make everything as it was. May be called more than once."""
         for _, record in self._records:
@@ -180,6 +186,7 @@ class Snapshot:
             found.record.restore_version()
         set_global_state(self._random)
 
+    @torch.no_grad()
     def damage(self) -> list[str]:
         """Return the places of what is not as it was: nothing, after ``restore``. One host read per device.
 
@@ -208,14 +215,3 @@ def _spare_memory() -> int:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-def equal_values(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are equal bit for bit, NaN being equal to NaN.
-
-    >>> equal_values(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
-    True
-    """
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))

@@ -65,6 +65,8 @@ class StorageRecord:
 class TensorRecord:
     """One tensor as it was: its memory, its flags, its gradient, its version.
 
+    Its methods are called where gradients are disabled.
+
     Args:
         tensor: of any kind; not written to.
     """
@@ -73,7 +75,7 @@ class TensorRecord:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self._kind = tensor, type(tensor)
-        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():
             self._leaf, self._required = tensor.is_leaf, tensor.requires_grad
             self._gradient = tensor.grad if self._leaf else None
             self._grad_fn = tensor.grad_fn
@@ -85,7 +87,7 @@ class TensorRecord:
     def restore(self) -> None:
         """Give the tensor its memory, flags and gradient back. Bytes are the ``StorageRecord``'s."""
         tensor = self.tensor
-        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():
             if type(tensor) is not self._kind:
                 tensor.__class__ = self._kind  # (a lazy parameter that was materialized)
             if self._alias is not None and not same_memory(tensor, self._alias):
@@ -108,7 +110,7 @@ class TensorRecord:
     def intact(self) -> bool:
         """Whether memory, flags, graph, gradient and version are what they were."""
         tensor = self.tensor
-        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():
             return (
                 type(tensor) is self._kind
                 and (self._alias is None or same_memory(tensor, self._alias))

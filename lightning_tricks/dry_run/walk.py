@@ -27,6 +27,7 @@ import time
 import types
 import uuid
 import weakref
+import zoneinfo
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -48,21 +49,26 @@ _VALUES: Any = frozenset(
         *(types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.GetSetDescriptorType),
         *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType),
         *(types.MethodWrapperType, types.ClassMethodDescriptorType, types.GenericAlias, types.UnionType),
-        *(property, staticmethod, classmethod, weakref.ref, contextvars.ContextVar, contextvars.Token),
+        *(types.FrameType, types.TracebackType, type({}.keys()), type({}.values()), type({}.items()), memoryview),
+        *(property, staticmethod, classmethod, weakref.ProxyType, weakref.CallableProxyType),
+        *(contextvars.ContextVar, contextvars.Token, zoneinfo.ZoneInfo),
         *(operator.itemgetter, operator.attrgetter, operator.methodcaller, numpy.dtype, numpy.ufunc),
         *(torch.device, torch.dtype, torch.layout, torch.memory_format, torch.Size, torch.finfo, torch.iinfo),
         *(object, type(functools.lru_cache(lambda: 0))),  # (what a cache holds, its function would return again)
     }
 )
-_VALUE_BASES = (type, enum.Enum, numpy.generic, pathlib.PurePath, int, float, complex, str, bytes, BaseException)
+_VALUE_BASES: Any = (
+    *(type, enum.Enum, numpy.generic, pathlib.PurePath, int, float, complex, str, bytes, BaseException),
+    weakref.ref,
+)
 
 # held by identity: they belong to a library and are not what a training step changes, or may not be walked
 _LIBRARIES = frozenset({"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "numpy"})
 _HANDLES = (
-    *("logging", "rich", "tqdm", "typing", "pandas", "pyarrow", "polars", "tokenizers", "sentencepiece", "tiktoken"),
+    *("logging", "loguru", "rich", "tqdm", "typing", "matplotlib", "PIL", "pandas", "pyarrow", "polars"),
+    *("tokenizers", "sentencepiece", "tiktoken", "regex", "_regex"),
     *("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "torch.distributed", "torch.autograd"),
     *("torch.cuda.streams", "torch.cuda.graphs", "torch._C", "torch.profiler", "torch.utils.hooks"),
-    *("torch.utils.tensorboard", "tensorboard"),
 )
 _OF_A_RUN = frozenset(
     {"Trainer", "Fabric", "_Loop", "Strategy", "Accelerator", "Logger", "Profiler", "Precision", "Trick"}
@@ -101,11 +107,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a walk goes.
+    """How far a walk goes. Beyond it, a model is refused, and data are held as they are.
 
     Args:
-        objects: that are looked at.
-        seconds: that it may take.
+        objects: that are looked at, in the model and again in data.
+        seconds: that the model may take, and again data.
         items: of a container in data that is still walked.
     """
 
@@ -185,24 +191,33 @@ class Walk:
         self._push(Place(None, name), root, data, trained)
 
     def run(self) -> None:
-        """Walk until everything is seen, or a limit is reached, which is an obstacle."""
+        """Walk until everything is seen. A model that is too large is an obstacle; data that are, are left."""
+        if not self._all_of(self._model):
+            size, largest = self._largest
+            place = largest or Place(None, "the module")
+            self.obstacles.append(Obstacle(place, f"too large to be looked through ({size:,} items)"))
+            return
+        self._all_of(self._data)
+        self._data.clear()
+
+    def _all_of(self, stack: list[tuple[Place, Any, bool, bool]]) -> bool:
+        """Visit what is on a stack, and what that holds; return False where a limit was reached before."""
         end, count = time.monotonic() + self.limits.seconds, 0
-        while self._model or self._data:
-            place, thing, data, trained = self._model.pop() if self._model else self._data.pop()
+        while stack:
+            place, thing, data, trained = stack.pop()
             if id(thing) in self._seen:
                 continue
             self._seen[id(thing)] = thing
             count += 1
             if count > self.limits.objects or (count % 4096 == 0 and time.monotonic() > end):
-                size, largest = self._largest
-                self.obstacles.append(Obstacle(largest or place, f"too large to be looked through ({size:,} items)"))
-                return
+                return False
             kind = type(thing)
             if kind not in self._visits:
                 self._visits[kind] = self._visit_for(kind)
             visit = self._visits[kind]
             if visit is not None:
                 visit(place, thing, data, trained)
+        return True
 
     def _push(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         if type(thing) not in _VALUES and id(thing) not in self._seen:

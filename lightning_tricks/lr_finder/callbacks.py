@@ -39,9 +39,9 @@ _BETA = {True: 0.8, False: 0.9}  # the loss of ever new batches is noisier than 
 class LRFinder(Trick):
     """Try learning rates from small to large before training, suggest one, and set it.
 
-    The sweep runs in a copy: afterwards parameters, buffers, optimizer, loss scale, random numbers, data order, metrics
-    and counters are bit for bit what they were; only the rate is new. Nothing is written to a disk. It does not run
-    when training is resumed.
+    The sweep runs in a snapshot that puts everything back, bit for bit; only the rate is new. Where something cannot be
+    put back, or ``training_step`` fails in the sweep, a warning says so and training goes on with the rate that is
+    there. Nothing is written to a disk. It does not run when training is resumed.
 
     Args:
         min_lr: first rate, > 0.
@@ -54,7 +54,7 @@ class LRFinder(Trick):
         refine: let four candidates around the suggestion make ``num_steps`` updates each, from the same state on the
             same data, and take the smallest that is about as good as the best.
         apply: set the rate. Groups keep their ratios; schedulers of the module are told too.
-        on_low_confidence: ``"keep"`` the rate that is there and warn, or ``"raise"``.
+        on_low_confidence: ``"keep"`` the rate that is there and warn, or ``"raise"``; also where nothing was swept.
         mode: spacing of the rates, ``"exponential"`` or ``"linear"``.
 
     Raises:
@@ -74,7 +74,7 @@ class LRFinder(Trick):
         The suggestion and whether it was applied. A resume uses the rates in the checkpoint.
 
     Cost:
-        ``num_steps`` updates, each with one more forward pass when ``probe`` is on; a copy of the training state in the
+        ``num_steps`` updates, each with one more forward pass when ``probe`` is on; a copy of what is trained in the
         host's memory. Nothing while training.
 
     Example:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
+from lightning_tricks.dry_run.training_step import step_arguments
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_number
 
 PRECISIONS = ("ieee-fp32", "tf32", "bf16-mixed", "16-mixed", "bf16-true")
@@ -515,8 +516,7 @@ def shape_findings(module: nn.Module, device: torch.device) -> list[str]:
 def _loss(module: nn.Module, batch: Any) -> Tensor:
     step = getattr(module, "training_step", None)
     if step is not None:
-        takes_index = step.__code__.co_argcount > 2 if hasattr(step, "__code__") else True
-        output = step(batch, 0) if takes_index else step(batch)
+        output = step(*step_arguments(step, batch, 0))
         loss: Tensor = output["loss"] if isinstance(output, dict) else output
         return loss
     inputs, target = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)

@@ -243,8 +243,12 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
                 warn(type(self).__name__, "no optimizer has parameters: this pack's callbacks do nothing in this run.")
             return
         state, self._loaded = self._loaded, None
+        self.guarded(self._start_with, run, state)
+
+    def _start_with(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Start; a state that does not fit is refused by name."""
         try:
-            self.guarded(self.started, run, state)
+            self.started(run, state)
         except _OF_A_BAD_STATE as error:
             if state is None:
                 raise

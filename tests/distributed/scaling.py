@@ -35,8 +35,6 @@ class Scale:
         update: collectives at every update, as a list of the bytes of each.
         logged: more of them at a logged step or check.
         sharded_update, sharded_logged: what sharded parameters (FSDP2) add to these.
-        whole_logged, sharded_held: what is there at a check only where parameters are not sharded; bytes held where
-            they are, if it is another number.
         reads: host reads at an update that is not logged, with an optimizer that is not fused.
         once: what happens at the begin, at an epoch's end or at a checkpoint, in words.
         single: bytes held where there is one process only, if it is another number.
@@ -47,8 +45,6 @@ class Scale:
     logged: tuple[str, ...] = ()
     sharded_update: tuple[str, ...] = ()
     sharded_logged: tuple[str, ...] = ()
-    whole_logged: tuple[str, ...] = ()
-    sharded_held: str | None = None
     reads: int = 0
     once: str = ""
     single: str | None = None
@@ -77,9 +73,8 @@ SCALES: dict[str, Scale] = {
         once="a copy of weights and optimizer state in the host's memory, a dozen forward passes, 60 to 360 updates"
     ),
     "TrainingDoctor": Scale(
-        "2 * B + 4 * (u + 2 * L)", logged=("4 * (u + 3 + L + W)",), sharded_logged=(NORMS,), whole_logged=("4",),
-        sharded_held="B + 4 * (u + 2 * L)",
-        once="a forward pass before the first step; where parameters are not sharded another one at a check",
+        "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 3 + L + W)"), sharded_logged=(NORMS,),
+        once="before the first step and at a check a forward pass of the first batch",
     ),
 }  # fmt: skip
 
@@ -133,7 +128,7 @@ def scaling_page() -> str:
     for name, s in SCALES.items():
         sharded = [f"{_listed(f)} {when}" for f, when in ((s.sharded_update, "at every update"),
                    (s.sharded_logged, "at a check")) if f]  # fmt: skip
-        cells = [f"`{name}`", shown(s.held), _listed(s.update), _listed((*s.logged, *s.whole_logged)), "".join(sharded) or "none",
+        cells = [f"`{name}`", shown(s.held), _listed(s.update), _listed(s.logged), "".join(sharded) or "none",
                  str(s.reads), s.once]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines += [*_notes(), *_examples(), *_advice()]
@@ -165,7 +160,7 @@ def _examples() -> list[str]:
     lines += ["| callback | bytes held | given per update | given at a check | the same with FSDP2 |"]
     lines += ["| --- " * 5 + "|"]
     for name, s in SCALES.items():
-        plain = [sum(value(f, size) for f in part) for part in (s.update, (*s.logged, *s.whole_logged))]
+        plain = [sum(value(f, size) for f in part) for part in (s.update, s.logged)]
         more = [sum(value(f, size) for f in part) for part in (s.sharded_update, s.sharded_logged)]
         if not (any(plain) or any(more) or value(s.held, size) > 1000):
             continue

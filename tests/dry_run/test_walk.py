@@ -68,6 +68,30 @@ def test_limits_stop_the_walk_at_the_largest() -> None:
     assert len(slow.obstacles) == 1
 
 
+def test_data_beyond_the_limits_are_left_as_they_are() -> None:
+    class Rows(torch.utils.data.Dataset[Any]):
+        def __init__(self) -> None:
+            self.rows = [[i] for i in range(1000)]
+
+    walk = Walk(Limits(objects=100))
+    walk.add("data", Rows(), data=True)
+    walk.add("module", nn.Linear(1, 1))
+    walk.run()
+    assert not walk.obstacles and len(walk.tensors) == 2
+
+
+def test_weak_references_and_views_are_values() -> None:
+    import weakref
+
+    module = nn.Linear(1, 1)
+    module.others = weakref.WeakValueDictionary({"a": module})  # type: ignore[assignment]
+    module.keys, module.itself = {"a": 1}.keys(), weakref.proxy(module)  # type: ignore[assignment]
+    walk = Walk()
+    walk.add("module", module)
+    walk.run()
+    assert not walk.obstacles
+
+
 def test_generators_wherever_they_are() -> None:
     module = nn.Module()
     module.rngs = {"noise": (random.Random(1),)}  # type: ignore[assignment]

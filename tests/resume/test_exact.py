@@ -300,7 +300,7 @@ def test_checkpoints_of_modelcheckpoint(how: dict[str, Any], tmp_path: Path) -> 
 
     def fit(seed: int, folder: str, extra: list[Any], **given: Any) -> L.LightningModule:
         L.seed_everything(seed, verbose=False)
-        module = net()
+        module = Net()
         saver = ModelCheckpoint(tmp_path / folder, save_last=True, **how)
         t = trainer([ExactResume(), saver, *extra], enable_checkpointing=True)
         t.fit(module, DataLoader(Augmented(), 4, shuffle=True), DataLoader(Augmented(8), 4), **given)

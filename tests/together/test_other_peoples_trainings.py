@@ -42,7 +42,9 @@ def fit(module: Any, *callbacks: Any, data: Any = None, **arguments: Any) -> Any
 
 
 @quiet
-@pytest.mark.parametrize("make", [SanityCheck, lambda: LRFinder(apply=False), TrainingDoctor], ids=str)
+@pytest.mark.parametrize(
+    "make", [SanityCheck, lambda: LRFinder(apply=False), TrainingDoctor], ids=["check", "finder", "doctor"]
+)
 def test_a_gru_learns_beside_it(make: Any) -> None:
     """Cut from its parameters it would stay at 0.58; it gets below 0.05 with and without."""
 
