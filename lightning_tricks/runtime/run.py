@@ -7,6 +7,7 @@ they are written once, after all have spoken.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from lightning_tricks.runtime.gradient_writer import GradientWriter
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Publisher
 from lightning_tricks.runtime.rate import RateRequest
+from lightning_tricks.runtime.replaced import PutBack, replaced
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.selection import parameter_names
 from lightning_tricks.runtime.steps import StepClock
@@ -57,7 +59,7 @@ class TrainingRun:
         self._page: Page | None = None
         self._losses: list[Tensor] = []
         self._backward_in_batch = False
-        self._handles: list[Any] = []
+        self._attached: dict[int, list[PutBack]] = {}
         self._said: set[str] = set()
 
     def first_to_say(self, what: str) -> bool:
@@ -125,12 +127,67 @@ class TrainingRun:
             self.derive_position()
         self.clock.start(len(self.views))
         for view in self.views:
-            self._handles.append(view.optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(view.optimizer.register_step_post_hook(self._after_step))
+            self._attach(view)
         self._losses, self._page, self._backward_in_batch = [], None, False
         self.no_dry_runs, self.has_stepped = None, False
         self.publisher.guard()
         self.active = True
+
+    def _attach(self, view: OptimizerView) -> None:
+        """See every step of an optimizer."""
+        optimizer = view.optimizer
+        if getattr(type(optimizer).step, "hooked", False):
+            hooks = (
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            )
+            self._attached[view.index] = [handle.remove for handle in hooks]
+            return
+        # torch calls no hooks where a wrapper left out super().__init__(), and from its first zero_grad on where it
+        # left that to torch
+        step = optimizer.step
+
+        @functools.wraps(step)
+        def seen(*arguments: Any, **named: Any) -> Any:
+            self._before_step(optimizer, arguments, named)
+            result = step(*arguments, **named)
+            self._after_step(optimizer, arguments, named)
+            return result
+
+        self._attached[view.index] = [replaced(optimizer, "step", seen)]
+
+    def _detach(self, view: OptimizerView) -> None:
+        self.writer.release(view)
+        for put_back in self._attached.pop(view.index, []):
+            put_back()
+
+    def follow(self) -> None:
+        """Look whether the Trainer's optimizers are still the same; one that was made anew is followed from now on.
+
+        Told by the objects: ``trainer.strategy.setup_optimizers`` makes others in the midst of a run.
+        """
+        optimizers = self.trainer.optimizers
+        if len(optimizers) == len(self.views) and all(
+            view.optimizer is optimizer for view, optimizer in zip(self.views, optimizers, strict=True)
+        ):
+            return
+        old, names = self.views, parameter_names(self.trainer.lightning_module)
+        self.views = []
+        for i, optimizer in enumerate(optimizers):
+            same = i < len(old) and old[i].optimizer is optimizer
+            self.views.append(old[i] if same else OptimizerView(i, optimizer, names, self.loss_scale))
+        for view in old:
+            if view not in self.views:
+                self._detach(view)
+        self.clock.renew(len(self.views))
+        for view in self.views:
+            if view not in old:
+                self._attach(view)
+                self._renewed(view)
+
+    def _renewed(self, view: OptimizerView) -> None:
+        for trick in self.tricks:
+            trick.guarded(trick.renewed, self, view)
 
     def introduce(self) -> None:
         """Give the loggers the arguments of every trick, beside the hyperparameters that Lightning logs after this."""
@@ -162,9 +219,8 @@ class TrainingRun:
 
     def close(self) -> None:
         """Remove every hook and attribute that the run put anywhere."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for view in self.views:
+            self._detach(view)
         self.writer.close()
         self.publisher.drop()
         self.rate.close()
@@ -189,6 +245,7 @@ class TrainingRun:
     def begin_batch(self, batch_idx: int) -> None:
         """A batch starts: hand over what has arrived from the device meanwhile."""
         self._backward_in_batch = False
+        self.follow()
         self.window.begin_batch(self.trainer, batch_idx)
         self.publisher.deliver()
 
@@ -206,15 +263,18 @@ class TrainingRun:
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
-        if len(self.views) == 1:
-            return self.views[0]
-        return next(view for view in self.views if view.optimizer is optimizer)
+        found = next((view for view in self.views if view.optimizer is optimizer), None)
+        if found is None:  # it was made anew after the batch began
+            self.follow()
+            found = next((view for view in self.views if view.optimizer is optimizer), self.views[0])
+        return found
 
     def open(self, optimizer: Optimizer) -> Page | None:
         """Open the page of an attempt, or return None when Lightning will not step after all."""
         view = self.view_of(optimizer)
         if view.stale:
             view.refresh()
+            self._renewed(view)
         self.clock.attempt(view.index)
         silent = self.loss_scale.active and not self._backward_in_batch
         if silent and self.trainer.lightning_module.automatic_optimization:

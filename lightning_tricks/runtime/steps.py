@@ -63,6 +63,10 @@ class StepClock:
         self._open = [False] * num_optimizers
         self._depth = [0] * num_optimizers
 
+    def renew(self, num_optimizers: int) -> None:
+        """An optimizer was made anew in the midst of a run: counts go on, and no step is under way."""
+        self.start(max(num_optimizers, len(self._attempted)))
+
     @property
     def fresh(self) -> bool:
         """Whether nothing was counted, nor restored, yet."""

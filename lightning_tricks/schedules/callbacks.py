@@ -5,27 +5,48 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from lightning_tricks.errors import ConflictError, TrickError, message, nearest, require_choice, require_number
+from lightning_tricks.errors import (
+    ConflictError,
+    TrickError,
+    UnsupportedError,
+    message,
+    nearest,
+    require_choice,
+    require_number,
+)
 from lightning_tricks.measure import form
 from lightning_tricks.measure.duration import Duration
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.horizon import UnknownHorizonError, forecast_updates, time_progress, updates_per_epoch
+from lightning_tricks.runtime.horizon import (
+    PACE,
+    Pace,
+    Standing,
+    UnknownHorizonError,
+    bounds,
+    forecast_updates,
+    time_progress,
+    updates_per_epoch,
+)
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence
+from lightning_tricks.runtime.replaced import PutBack, replaced
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.selection import fault_of
 from lightning_tricks.runtime.shards import reduced
 from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.schedules.course import COURSE, Course
 from lightning_tricks.schedules.curves import Constant, Decay, Span
 from lightning_tricks.schedules.figures import draw_curve
-from lightning_tricks.schedules.phases import Curve, as_decay, caught_up
+from lightning_tricks.schedules.own_rates import NoScheduler, OwnRates
+from lightning_tricks.schedules.phases import Curve, as_decay
 from lightning_tricks.schedules.plateau import Plateau
 
 if TYPE_CHECKING:
@@ -33,16 +54,6 @@ if TYPE_CHECKING:
 
 _TICKS = 1_000_000  # positions on a curve that is measured by the wall clock
 _SLACK = 0.05  # share of max_time in which the clock does not hurry a run whose updates are planned
-_PACE = form.record(
-    {
-        "planned": form.maybe(form.whole),
-        "end": form.whole,
-        "learning": form.flag,
-        "learnt": form.maybe(form.whole),
-        "held": form.whole,
-        "elapsed": form.least_zero,
-    }
-)
 _SEEN = form.record(
     {
         "version": form.whole,
@@ -53,15 +64,28 @@ _SEEN = form.record(
         "reductions": form.whole,
     }
 )
-_STATE = form.record(
-    {
-        "base": form.many(form.many(form.many(form.rate, 2))),
-        "pace": _PACE,
-        "plateau": form.maybe(_SEEN),
-        "of_validation": form.flag,
-    },
-    more=True,
+_WRITTEN = {
+    "base": form.many(form.many(form.many(form.rate, 2))),
+    "plateau": form.maybe(_SEEN),
+    "of_validation": form.flag,
+}
+_FORECAST = {
+    "courses": form.many(COURSE),
+    "pace": PACE,
+    "bounds": form.plain,
+    "elapsed": form.least_zero,
+    "learning": form.flag,
+}
+_FIRST_FORECAST = form.record(  # in checkpoints of 0.1.0: one length for all optimizers
+    {"planned": form.maybe(form.whole), "end": form.whole, "held": form.whole, "elapsed": form.least_zero}, more=True
 )
+
+
+def _state_form(value: Any, where: str) -> str | None:
+    known = _FORECAST if isinstance(value, dict) and "courses" in value else {"pace": _FIRST_FORECAST}
+    return form.record({**_WRITTEN, **known}, more=True)(value, where)
+
+
 _AGREE_EVERY = 16  # attempts after which several processes agree on the time
 
 
@@ -73,6 +97,11 @@ class LRSchedule(Trick):
     their ratios. Steps that a GradScaler or a NaN skipped do not count, nor do micro-batches. Where the Trainer gives
     the length of the run, the curve still reaches its end (within 1 % of the base rate): if skipped attempts would not
     let it, the last updates advance by two each. With ``total=`` it is the curve at the number of updates to the last.
+
+    Every optimizer has a curve as long as its own part of the run. With manual optimization that is learnt: the rate
+    stays where the curve begins until an optimizer has stepped in two batches. Where a run turns out longer or shorter
+    than forecast (data that grow, optimizers that step less often), what is left of the curve is laid over what is
+    left of the run, without a jump. A resumed run that was given another length follows the curve of that length.
 
     Where ``max_time`` alone bounds the run, the curve follows the wall clock; beside ``max_epochs`` or ``max_steps``
     the clock hurries the curve only when it would end the run first. ``total=`` switches both off. With data that have
@@ -89,7 +118,8 @@ class LRSchedule(Trick):
         warmup_start: multiplier at which the warm-up begins, in [0, 1]; > 0 for exponential and constant.
         hold: length at the base rate between warm-up and decay, in the same units.
         final: multiplier at the end, in [0, 1]; of a plateau the lowest one.
-        total: length of the run, in the same units but not ``%``; None to take it from the Trainer.
+        total: length of the run, in the same units but not ``%``; None to take it from the Trainer. Of several
+            optimizers all, or ``{index: length}``.
         momentum: ``(0.95, 0.85)``: momentum (beta1 of Adam) at the lowest and at the highest rate; None to leave it.
         weight_decay_final: weight decay at the end of the run, reached by a half cosine from each group's own; groups
             that have none keep none. None to leave it.
@@ -133,7 +163,7 @@ class LRSchedule(Trick):
     Hägele et al., 2024, arXiv:2405.18392 (hold, then decay); Smith, Topin, 2018, arXiv:1708.07120 (inverse momentum).
     """
 
-    state_form = staticmethod(_STATE)
+    state_form = staticmethod(_state_form)
 
     def __init__(
         self,
@@ -144,7 +174,7 @@ class LRSchedule(Trick):
         warmup_start: float = 0.0,
         hold: int | str = 0,
         final: float = 0.0,
-        total: int | str | None = None,
+        total: int | str | Mapping[int, int | str] | None = None,
         momentum: tuple[float, float] | None = None,
         weight_decay_final: float | None = None,
         conflict: Literal["error", "replace"] = "error",
@@ -160,7 +190,7 @@ class LRSchedule(Trick):
         self.warmup_start = _share("warmup_start", warmup_start)
         self.hold = Duration.parse(hold, owner=owner, argument="hold")
         self.final = _share("final", final)
-        self.total = None if total is None else Duration.parse(total, owner=owner, argument="total")
+        self.total = _total(total)
         self.momentum = None if momentum is None else _momentum(momentum)
         self.weight_decay_final = weight_decay_final
         self.conflict = require_choice(owner, "conflict", conflict, ("error", "replace"))
@@ -178,30 +208,39 @@ class LRSchedule(Trick):
             if own and length.amount:
                 text = f"{name} has its own {'warm-up' if argument == 'warmup' else 'shape'}"
                 raise ValueError(message(owner, argument, value, text, f"Leave out {argument}="))
-        if self.total is not None and (self.total.unit == "%" or self.total.amount == 0):
-            text = "total must be a number of updates or epochs, > 0"
-            raise ValueError(message(owner, "total", total, text, "Use e.g. 10_000 or '20ep'"))
-        begun = [length for length in (self.warmup, self.hold) if length.amount]
-        if self.total is not None and all(length.unit in ("%", self.total.unit) for length in begun):
-            share = sum(n.amount / (100.0 if n.unit == "%" else self.total.amount) for n in begun)
-            if share > 1.0 + 1e-9:
-                text = f"warm-up ({self.warmup}) and hold ({self.hold}) are longer than the run ({self.total})"
-                raise ValueError(message(owner, "total", total, text, "Shorten them"))
+        lengths = self.total.values() if isinstance(self.total, dict) else [self.total] if self.total else []
+        for length in lengths:
+            self._refuse_too_short(length)
         self.reset()
 
     def reset(self) -> None:
         """Forget the last run."""
-        self._base: list[list[_Base]] = []
-        self._plans: list[list[_Plan]] = []
-        self._curves: list[Curve] = []
-        self._tables: dict[int, Tensor] = {}
-        self._pace = _Pace()
+        self._groups: list[list[_Group]] = []
+        self._courses: list[Course] = []
+        self._curves: list[list[Curve]] = []
+        self._tables: dict[tuple[int, int], Tensor] = {}
+        self._pace = Pace()
+        self._bounds: list[Any] = []
+        self._elapsed = 0.0
+        self._learning = False
+        self._resumes = False
+        self._said: set[str] = set()
+        self._own_rates: OwnRates | None = None
+        self._unnote: PutBack | None = None
         self._plateau = self.decay.init() if isinstance(self.decay, Plateau) else None
         self._skipped: dict[int, int] = {}
         self._timed = False
         self._awaited: int | None = None
         self._observed: int | None = None
         self._of_validation = False
+
+    def _refuse_too_short(self, total: Duration) -> None:
+        begun = [length for length in (self.warmup, self.hold) if length.amount]
+        if all(length.unit in ("%", total.unit) for length in begun):
+            share = sum(n.amount / (100.0 if n.unit == "%" else total.amount) for n in begun)
+            if share > 1.0 + 1e-9:
+                text = f"warm-up ({self.warmup}) and hold ({self.hold}) are longer than the run ({total})"
+                raise ValueError(message("LRSchedule", "total", str(total), text, "Shorten them"))
 
     # -- without a Trainer --------------------------------------------------------------------------------------
 
@@ -255,80 +294,188 @@ class LRSchedule(Trick):
 
     # -- a run begins -------------------------------------------------------------------------------------------
 
+    def configure(self, run: TrainingRun) -> None:
+        """Refuse another writer of the rates; note what the module gives its optimizers before a scheduler writes."""
+        module = run.trainer.lightning_module
+        for callback in run.trainer.callbacks:
+            if any(cls.__name__ == "StochasticWeightAveraging" for cls in type(callback).__mro__):
+                text = f"{type(callback).__name__} anneals the learning rate too, by a scheduler of its own"
+                raise ConflictError(message("LRSchedule", "decay", self.decay, text, "Remove one of the two"))
+        if self.conflict == "replace" and self._unnote is None:
+            self._own_rates = OwnRates()
+            noting = self._own_rates.noting(module.configure_optimizers)
+            self._unnote = replaced(module, "configure_optimizers", noting)
+
     def assembled(self, run: TrainingRun) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
-        trainer = run.trainer
+        self._settle_conflict(run)
+
+    def _settle_conflict(self, run: TrainingRun) -> None:
+        trainer, module = run.trainer, run.trainer.lightning_module
         configs = trainer.strategy.lr_scheduler_configs
-        if not configs:
+        theirs = [config.scheduler for config in configs if not isinstance(config.scheduler, NoScheduler)]
+        if not theirs:
             return
-        names = ", ".join(sorted({type(config.scheduler).__name__ for config in configs}))
+        names = ", ".join(sorted({type(scheduler).__name__ for scheduler in theirs}))
         if self.conflict == "error":
-            text = f"{type(trainer.lightning_module).__name__}.configure_optimizers returns a scheduler too ({names})"
+            text = f"{type(module).__name__}.configure_optimizers returns a scheduler too ({names})"
             remedy = "Return only the optimizer, remove LRSchedule, or use conflict='replace'"
             raise ConflictError(message("LRSchedule", "conflict", self.conflict, text, remedy))
+        assert self._own_rates is not None
         for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group.pop("initial_lr", group["lr"])
-        trainer.strategy.lr_scheduler_configs = []
+            own = [s for s in theirs if getattr(s, "optimizer", optimizer) is optimizer]
+            self._own_rates.put_back(optimizer, own)
+        if module.automatic_optimization:
+            trainer.strategy.lr_scheduler_configs = []
+            return
+        for config in configs:  # the module steps them itself: that must go on working
+            config.scheduler = NoScheduler(getattr(config.scheduler, "optimizer", trainer.optimizers[0]))
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take base values, find the length of the run, and write the rate of the next update."""
         trainer = run.trainer
-        if state is None and not self._base and trainer.global_step > 0:
+        if state is None and not self._courses and trainer.global_step > 0:
             at = [run.clock.applied_on_host(view.index) for view in run.views]
             warn(
                 "LRSchedule",
                 f"the checkpoint holds no schedule: it goes on at update {at}, from Lightning's global step.",
             )
-        state = state or {}
-        if "base" in state:
-            self._base = [[_Base(*numbers) for numbers in groups] for groups in state["base"]]
-        self._base = self._base or [[] for _ in run.views]
+        self._refuse_copied_groups(run)
+        self._take_up(run, state or {})
+        self._cadence = Cadence(trainer.log_every_n_steps, run.step)
+        self._resumes = bool(self._courses)
+        self._progress = None if self.total is not None else time_progress(trainer)
+        self._lay_out(run)
+        for view in run.views:
+            self._take_groups(run, view)
+        run.rate.claim(lambda: self._write_all(run), lambda i: [group.lr for group in self._groups[i]])
+        self._write_all(run)
+
+    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; without one (the first fit of a Trainer, or another one) rates are those that came.
+
+        The position is kept from one fit of a Trainer to the next, as Lightning keeps its own.
+        """
+        bases = state.get("base", [])
+        self._groups = [[_Group((), lr, decay) for lr, decay in groups] for groups in bases]
+        self._groups += [[] for _ in range(len(run.views) - len(bases))]
         if self._plateau is not None:  # (what another decay has seen lowers no rate of this one)
             self._plateau = state.get("plateau") or self._plateau
         self._of_validation = state.get("of_validation", self._of_validation)
-        self._pace = _Pace(**{**vars(self._pace), **state.get("pace", {})})
-        self._cadence = Cadence(trainer.log_every_n_steps, run.step)
-        self._lay_out(run)
-        run.rate.claim(lambda: self._write_all(run), lambda i: [base.lr for base in self._base[i]])
-        self._write_all(run)
+        if "courses" in state:
+            self._courses = [Course.from_state(numbers) for numbers in state["courses"]]
+            self._pace = Pace.from_state(state["pace"])
+            self._bounds, self._elapsed, self._learning = state["bounds"], state["elapsed"], state["learning"]
+        elif "pace" in state:
+            old = state["pace"]
+            course = Course(old["planned"], old["planned"], old["end"], held=old["held"])
+            self._courses, self._elapsed = [course] * len(run.views), old["elapsed"]
+            self._pace = Pace(updates_per_epoch=[course.held] * len(run.views) if course.held else [])
+            self._learning = bool(old.get("learning"))
+
+    def _refuse_copied_groups(self, run: TrainingRun) -> None:
+        """A rate that is written into copies of the groups of an optimizer inside another one would do nothing."""
+        for view in run.views:
+            own = {id(group) for group in view.optimizer.param_groups}
+            for inner in vars(view.optimizer).values():
+                if isinstance(inner, Optimizer) and not any(id(group) in own for group in inner.param_groups):
+                    name = type(view.optimizer).__name__
+                    text = f"{name} wraps {type(inner).__name__} and keeps copies of its parameter groups"
+                    remedy = "A rate that is written there reaches no update. Let it share param_groups"
+                    raise UnsupportedError(message("LRSchedule", "optimizer", name, text, remedy))
+
+    # -- how long it will be ------------------------------------------------------------------------------------
 
     def _lay_out(self, run: TrainingRun) -> None:
-        """Make the curve of every parameter group, for a length that is known, learnt, timed, or open."""
-        trainer, pace = run.trainer, self._pace
-        self._progress = None if self.total is not None else time_progress(trainer)
-        per_epoch = updates_per_epoch(trainer)
-        decays = [self.decay, *(d for d in self.overrides.values() if isinstance(d, Decay))]
+        """Draw the curves of every optimizer: as a checkpoint has them, or for the length that is forecast."""
+        trainer = run.trainer
         try:
-            pace.planned, total = self._planned(trainer, per_epoch)
-            timed = self._timed = self._progress is not None and total is None
-            if timed:
-                total = _TICKS
-            elif trainer.fast_dev_run and total is not None:  # the first batches of a longer run
-                lengths = (length.updates(total, per_epoch) for length in (self.warmup, self.hold))
-                total = max(total, sum(lengths) + 1)
-            self._curves = [self._joined(d, total, per_epoch, timed=timed, held=pace.held) for d in decays]
+            lengths = self._lengths(run, Standing(trainer.current_epoch, 0, 0, trainer.global_step))
         except UnknownHorizonError as error:
-            self._curves = self._first_epoch(decays, error)
+            self._hold_first_epoch(error, len(run.views))
+            return
+        self._learning = False
+        kept = [replace(course) for course in self._courses] if self._resumes else []
+        self._courses, self._curves, self._tables = [], [], {}
+        for view, (planned, total) in zip(run.views, lengths, strict=True):
+            waits = planned is not None and self._unsettled(run, view.index)
+            course = Course(None, total, speed=0) if waits else Course(planned, total)
+            course = kept[view.index] if view.index < len(kept) else course
+            curves = self._drawn_for(run, view.index, course.total, course.held, fits=self._resumes)
+            self._courses.append(replace(course, end=0 if course.planned is None else curves[0].settled()))
+            self._curves.append(curves)
+
+    def _lengths(self, run: TrainingRun, behind: Standing) -> list[tuple[int | None, int | None]]:
+        """Return for every optimizer the attempts that are planned and the length of its curve.
+
+        The first is None where the curve shall not follow the attempts; the second where it has no end.
+        """
+        found: list[tuple[int | None, int | None]] = []
+        forecasts = self._forecasts(run, behind)
+        for view in run.views:
+            total = self._total_of(view.index)
+            if total is not None:
+                found.append((None, total.updates(None, self._updates_per_epoch(run, view.index))))
+            elif self._timed:
+                found.append((None, _TICKS))
+            else:
+                planned = forecasts[view.index]
+                found.append((planned, planned))
+        if isinstance(self.total, dict):
+            unknown = [index for index in self.total if index >= len(run.views)]
+            if unknown:
+                text = f"there is no optimizer {unknown[0]}; this run has {len(run.views)}"
+                raise TrickError(message("LRSchedule", "total", dict(self.total), text, "Count them from 0"))
+        return found
+
+    def _forecasts(self, run: TrainingRun, behind: Standing) -> list[int | None]:
+        """Return the attempts of every optimizer at the end of the run; None where nothing depends on them."""
+        trainer, count = run.trainer, len(run.views)
+        self._timed = False
+        if all(self._total_of(view.index) is not None for view in run.views):
+            return [None] * count
+        try:
+            if not trainer.lightning_module.automatic_optimization:
+                return list(self._pace.ends(trainer))
+            found: list[int | None] = []
+            for view in run.views:
+                seen = self._pace.updates_per_epoch[view.index : view.index + 1]
+                standing = replace(behind, updates=run.clock.attempted(view.index))
+                found.append(forecast_updates(trainer, standing, seen[0] if seen else None))
+            return found
+        except UnknownHorizonError:
+            self._timed = self._progress is not None
+            if self._timed or not self._needs_length():  # by the clock, or without an end
+                return [None] * count
+            raise
+
+    def _total_of(self, index: int) -> Duration | None:
+        return self.total.get(index) if isinstance(self.total, dict) else self.total
+
+    def _updates_per_epoch(self, run: TrainingRun, index: int) -> float | None:
+        per_epoch = updates_per_epoch(run.trainer)
+        if per_epoch is None or run.trainer.lightning_module.automatic_optimization:
+            return per_epoch
+        return per_epoch * self._pace.rate(index)
+
+    def _drawn_for(
+        self, run: TrainingRun, index: int, total: int | None, held: int = 0, *, fits: bool = False
+    ) -> list[Curve]:
+        """Return the curves of an optimizer; where ``fits`` is on, its length gives way to warm-up and hold."""
+        per_epoch = self._updates_per_epoch(run, index)
+        guessed = self._unsettled(run, index) and self._total_of(index) is None
+        try:
+            if total is not None and not self._timed and (run.trainer.fast_dev_run or guessed or fits):
+                begun = (0, 0) if self.decay.owns_warmup else (self.warmup, self.hold)
+                lengths = (length.updates(total, per_epoch) for length in begun if isinstance(length, Duration))
+                total = max(total, sum(lengths) + 1)
+            return [self._joined(d, total, per_epoch, timed=self._timed, held=held) for d in self._decays]
         except (TrickError, ValueError) as error:
             raise TrickError(f"LRSchedule: {error}") from error
-        pace.end = self._curves[0].settled() if pace.planned is not None else 0
-        self._tables = {}
-        self._plans = [[] for _ in run.views]
 
-    def _planned(self, trainer: Any, per_epoch: float | None) -> tuple[int | None, int | None]:
-        """Return the attempts that are planned (None where the curve shall not catch up), and the curve's length."""
-        if self.total is not None:
-            return None, self.total.updates(None, per_epoch)
-        if self._pace.learnt is not None:
-            return self._pace.learnt, self._pace.learnt
-        try:
-            planned = forecast_updates(trainer)
-        except UnknownHorizonError:
-            if self._progress is not None or not self._needs_length():  # by the clock, or without an end
-                return None, None
-            raise
-        return planned, planned
+    @property
+    def _decays(self) -> list[Decay]:
+        return [self.decay, *(d for d in self.overrides.values() if isinstance(d, Decay))]
 
     def _needs_length(self) -> bool:
         try:
@@ -337,41 +484,104 @@ class LRSchedule(Trick):
             return True
         return False
 
-    def _first_epoch(self, decays: list[Decay], error: UnknownHorizonError) -> list[Curve]:
+    def _hold_first_epoch(self, error: UnknownHorizonError, count: int) -> None:
         """The data have no length: hold the rate until the first epoch has told it."""
         if not error.learnable:
             raise TrickError(f"LRSchedule: {error}") from error
         if "%" in (self.warmup.unit, self.hold.unit) or self.decay.owns_warmup:
             hint = "Or give warmup= in updates: then the decay begins after the first epoch, which tells the length."
             raise TrickError(f"LRSchedule: {error} {hint}") from error
-        self._pace.learning = True
+        self._learning = True
         warn(
             "LRSchedule", "the data have no length: the rate is held in the first epoch and decays from the second on."
         )
-        return [self._joined(Constant(), None, None) for _ in decays]
+        self._courses = [Course() for _ in range(count)]
+        self._curves = [[self._joined(Constant(), None, None) for _ in self._decays] for _ in range(count)]
+
+    def _look_again(self, run: TrainingRun) -> None:
+        """Make the forecast anew, and lay what is left of the curves over what is left of the run."""
+        trainer, now = run.trainer, bounds(run.trainer)
+        other_run, self._resumes = self._resumes and now != self._bounds, False
+        self._bounds = now
+        try:
+            lengths = self._lengths(run, Standing.of(trainer, run.clock.attempted(0)))
+        except UnknownHorizonError:  # still in the first epoch
+            return
+        for view, (planned, total) in zip(run.views, lengths, strict=True):
+            course = self._courses[view.index]
+            if other_run or self._unsettled(run, view.index) or (planned, total) != (course.planned, course.total):
+                self._redraw(run, view.index, planned, total, anew=other_run)
+        self._learning = False
+        self._write_all(run)
+
+    def _redraw(self, run: TrainingRun, index: int, planned: int | None, total: int | None, *, anew: bool) -> None:
+        course, old = self._courses[index], self._curves[index]
+        attempted = run.clock.attempted(index)
+        held = attempted if self._learning else course.held
+        try:
+            curves = self._drawn_for(run, index, total, held)
+        except TrickError as error:
+            if anew:
+                raise
+            self._say_once(f"{error} The run turned out shorter than forecast: the curve stays as it was.")
+            return
+        if anew or planned is None or self._unsettled(run, index):
+            waits = planned is not None and self._unsettled(run, index) and not attempted
+            total = curves[0].total
+            course = Course(None, total, held=held, speed=0) if waits else Course(planned, total, held=held)
+        else:
+            course = replace(course, held=held).redrawn(
+                old[0], curves[0], planned, run.clock.applied_on_host(index), attempted
+            )
+        self._courses[index] = replace(course, end=0 if course.planned is None else curves[0].settled())
+        self._curves[index] = curves
+        self._tables = {key: table for key, table in self._tables.items() if key[0] != index}
+
+    def _unsettled(self, run: TrainingRun, index: int) -> bool:
+        """Whether it is not known yet how often an optimizer steps."""
+        return not (run.trainer.lightning_module.automatic_optimization or self._pace.settled(index))
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            warn("LRSchedule", text.removeprefix("LRSchedule: "))
+
+    def _warn_of_overrun(self, run: TrainingRun) -> None:
+        """A rate that stays at its end for long does so in silence otherwise."""
+        for view, course, curves in zip(run.views, self._courses, self._curves, strict=True):
+            total, attempted = course.planned or course.total, run.clock.attempted(view.index)
+            if total is None or self._timed or attempted <= 1.02 * total or attempted < total + 2:
+                continue
+            end = curves[0].value(curves[0].total or 0)
+            if course.planned is not None or end < 0.01:
+                known = "was forecast" if course.planned is not None else "total= says"
+                which = f" of optimizer {view.index}" if len(run.views) > 1 else ""
+                self._say_once(
+                    f"the run goes on after the {total} updates{which} that {known}: the rate stays at {end:.0%} of "
+                    "the base rate. Pass the length that is meant as total=."
+                )
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """When the first epoch of data without a length is over: lay the decay over what is left."""
+        """Look for what a plateau waits for."""
         run = self._live
         if run is not None:
             self._await(run, strict=True)
-        if run is None or not self._pace.learning or trainer.current_epoch == 0:
-            return
-        attempted = max(run.clock.attempted(view.index) for view in run.views)
-        left = (trainer.max_epochs - trainer.current_epoch) * attempted / trainer.current_epoch
-        self._pace.learnt, self._pace.learning = attempted + math.ceil(left), False
-        self._pace.held = attempted
-        self._lay_out(run)
-        self._write_all(run)
 
     # -- each update --------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Write again where an epoch begins: callbacks that unfreeze layers then add groups, and set their rates."""
+        """Correct the forecast; write again where an epoch begins, since callbacks that unfreeze layers set rates."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         run = self._live
-        if run is not None and batch_idx == 0:
+        if run is None:
+            return
+        looks = self._pace.begin_batch(batch_idx, [run.clock.attempted(view.index) for view in run.views])
+        if looks or (self._resumes and bounds(trainer) != self._bounds):
+            self._look_again(run)
+        self._resumes = False
+        if batch_idx == 0:
             self._write_all(run)
+        self._warn_of_overrun(run)
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Log what this attempt uses."""
@@ -407,98 +617,117 @@ class LRSchedule(Trick):
             self._write(run, view)
 
     def _write(self, run: TrainingRun, view: OptimizerView) -> None:
-        position, applied = self._position(run, view)
-        groups = view.optimizer.param_groups
-        if len(self._plans[view.index]) < len(groups):
-            self._join_groups(view)
+        position, known = self._position(run, view)
+        groups, curves = view.optimizer.param_groups, self._curves[view.index]
+        if len(self._groups[view.index]) < len(groups):
+            self._take_groups(run, view)
         heights: dict[int, float | Tensor] = {}
-        for group, base, plan in zip(groups, self._base[view.index], self._plans[view.index], strict=False):
+        for group, ours in zip(groups, self._groups[view.index], strict=False):
+            plan = ours.plan
             if plan.curve not in heights:
-                heights[plan.curve] = self._height(plan.curve, position)
-            _put_rate(group, base.lr * plan.factor * run.rate.factor * heights[plan.curve])
+                heights[plan.curve] = self._height(view.index, plan.curve, position)
+            _put_rate(group, ours.lr * plan.factor * run.rate.factor * heights[plan.curve])
+            ours.written = group["lr"]
             if self.momentum is not None:
-                _put_momentum(group, _between(self.momentum, self._curves[plan.curve].openness(applied)))
-            if self.weight_decay_final is not None and base.weight_decay:
-                total = self._curves[plan.curve].total or 0
-                share = min(1.0, applied / total) if total else 0.0
-                group["weight_decay"] = _half_cosine(base.weight_decay, self.weight_decay_final, share)
+                _put_momentum(group, _between(self.momentum, curves[plan.curve].openness(known)))
+            if self.weight_decay_final is not None and ours.weight_decay:
+                total = curves[plan.curve].total or 0
+                share = min(1.0, known / total) if total else 0.0
+                group["weight_decay"] = _half_cosine(ours.weight_decay, self.weight_decay_final, share)
 
-    def _position(self, run: TrainingRun, view: OptimizerView) -> tuple[int | Tensor, int]:
+    def _position(self, run: TrainingRun, view: OptimizerView) -> tuple[float | Tensor, float]:
         """Return where on the curve the next update is, and the same as the host knows it."""
+        course = self._courses[view.index]
         attempted, applied = run.clock.attempted(view.index), run.clock.applied(view.index)
-        if self._timed:
+        if self._timed and self._total_of(view.index) is None:
             ticks = round(_TICKS * self._share_of_time(run, attempted))
             return ticks, ticks
         if isinstance(applied, Tensor):
             number = host.at_hand(applied)
             applied = applied if number is None else int(number)
-        position, known = self._reaching_the_end(applied, attempted), applied
+        position = known = course.position(applied, attempted)
         if isinstance(known, Tensor):
             counted = max(0, attempted - self._skipped.get(view.index, 0))
-            known = int(self._reaching_the_end(counted, attempted))
-        return self._in_time(run, position, attempted), int(self._in_time(run, known, attempted))
+            known = course.position(counted, attempted)
+        position, known = (self._in_time(run, view.index, x, attempted) for x in (position, known))
+        return position, float(known) if isinstance(known, Tensor) else known
 
-    def _in_time(self, run: TrainingRun, position: int | Tensor, attempted: int) -> int | Tensor:
+    def _in_time(self, run: TrainingRun, index: int, position: float | Tensor, attempted: int) -> float | Tensor:
         """Return the position, or a later one where ``max_time`` would end the run before its curve.
 
         A limit that is only there for safety changes nothing: the first 5 % of the time are free.
         """
-        planned = self._pace.planned
-        if self._progress is None or planned is None:
+        course = self._courses[index]
+        if self._progress is None or course.planned is None:
             return position
-        if self.warmup.unit != "%" and attempted < self._curves[0].warmup:
+        if self.warmup.unit != "%" and attempted < self._curves[index][0].warmup:
             return position
-        least = round(planned * (self._share_of_time(run, attempted) - _SLACK) / (1.0 - _SLACK))
-        return max(position, least) if isinstance(position, int) else position.clamp(min=least)
-
-    def _reaching_the_end(self, applied: int | Tensor, attempted: int) -> int | Tensor:
-        planned = self._pace.planned
-        return applied if planned is None else caught_up(applied, attempted, planned, self._pace.end)
+        least = round((course.total or 0) * (self._share_of_time(run, attempted) - _SLACK) / (1.0 - _SLACK))
+        return position.clamp(min=least) if isinstance(position, Tensor) else max(position, least)
 
     def _share_of_time(self, run: TrainingRun, attempted: int) -> float:
         """Return which share of ``max_time`` is over, equal on all ranks."""
         assert self._progress is not None
-        pace, world = self._pace, run.trainer.world_size
+        world = run.trainer.world_size
         if world == 1 or attempted % _AGREE_EVERY == 0:
             elapsed = self._progress()
-            pace.elapsed = elapsed if world == 1 else float(run.trainer.strategy.broadcast(elapsed))
-        return pace.elapsed
+            self._elapsed = elapsed if world == 1 else float(run.trainer.strategy.broadcast(elapsed))
+        return self._elapsed
 
-    def _height(self, curve: int, position: int | Tensor) -> float | Tensor:
+    def _height(self, index: int, curve: int, position: float | Tensor) -> float | Tensor:
         lowered = self._plateau["multiplier"] if self._plateau is not None and curve == 0 else 1.0
         factor = 1.0 if lowered == 1.0 else max(lowered, self.final)
-        if isinstance(position, int):
-            return factor * self._curves[curve].value(position)
+        if not isinstance(position, Tensor):
+            return factor * self._curves[index][curve].value(position)
         # no table[position]: torch reads a 0-d index on the host
-        table = self._table(curve, position.device)
-        return factor * table.index_select(0, position.clamp(max=len(table) - 1).reshape(1)).reshape(())
+        table = self._table(index, curve, position.device)
+        place = position.clamp(max=len(table) - 1).reshape(1)
+        if not place.is_floating_point():
+            return factor * table.index_select(0, place).reshape(())
+        low = place.floor()
+        high = (low + 1).clamp(max=len(table) - 1)
+        below, above = (table.index_select(0, at.to(torch.int64)) for at in (low, high))
+        return factor * torch.lerp(below, above, (place - low).to(table.dtype)).reshape(())
 
-    def _table(self, curve: int, device: torch.device) -> Tensor:
+    def _table(self, index: int, curve: int, device: torch.device) -> Tensor:
         """Return the heights at positions 0, 1, ... on the device, as far as the run may be by now."""
-        drawn, table = self._curves[curve], self._tables.get(curve)
-        reached = max((self.run.clock.attempted(view.index) for view in self.run.views), default=0)
-        needed = 2 * reached + 2  # (catching up takes two positions per update)
+        drawn, table, course = self._curves[index][curve], self._tables.get((index, curve)), self._courses[index]
+        # (catching up takes two positions per update)
+        reached = course.place + 2 * max(1.0, course.speed) * (self.run.clock.attempted(index) + 1)
+        needed = math.ceil(reached) + 2
         end = needed if drawn.total is None else drawn.total + 1
         if table is None or table.device != device or len(table) < min(needed, end):
             size = min(max(4096, 2 * needed), drawn.total + 1) if drawn.total is not None else max(4096, 2 * needed)
             heights = torch.tensor(drawn.values(size), dtype=torch.float32)
-            table = self._tables[curve] = heights.to(device, non_blocking=True)
+            table = self._tables[index, curve] = heights.to(device, non_blocking=True)
         return table
 
     # -- parameter groups ---------------------------------------------------------------------------------------
 
-    def _join_groups(self, view: OptimizerView) -> None:
-        """Take up groups that are new: all of them at first, later those that a callback unfroze."""
+    def renewed(self, run: TrainingRun, view: OptimizerView) -> None:
+        """An optimizer was made anew, or its groups: those that are new start from the rate that they came with."""
+        self._settle_conflict(run)
+        for index in range(len(self._groups), view.index + 1):
+            self._groups.append([])
+            if index >= len(self._courses):
+                self._courses.append(replace(self._courses[0]))
+                self._curves.append(self._curves[0])
+        self._take_groups(run, view)
+        self._write(run, view)
+
+    def _take_groups(self, run: TrainingRun, view: OptimizerView) -> None:
+        """Take up the groups as they are: all of them at first; later those that a callback unfroze, or other ones."""
         if view.stale:
             view.refresh()
-        bases, plans = self._base[view.index], self._plans[view.index]
+        before, now = self._groups[view.index], []
         for j, group in enumerate(view.optimizer.param_groups):
-            if j == len(bases):
-                bases.append(_Base(float(group["lr"]), float(group.get("weight_decay", 0.0))))
-            if j == len(plans):
-                plans.append(self._plan(view, j, group))
-        hit = {i for groups in self._plans for plan in groups for i in plan.hits}
-        if all(self._plans) and len(hit) < len(self.overrides):
+            known = _found(group, j, before)
+            rate, decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
+            base = _Group((), rate, decay) if known is None else known
+            now.append(_Group(tuple(group["params"]), base.lr, base.weight_decay, self._plan(view, j, group)))
+        self._groups[view.index] = now
+        hit = {i for groups in self._groups for group in groups for i in group.plan.hits}
+        if all(self._groups[v.index] for v in run.views) and len(hit) < len(self.overrides):
             missing = next(p for i, p in enumerate(self.overrides) if i not in hit)
             near = nearest(missing.strip("^$"), view.module_names)
             remedy = f"The nearest name is {near!r}" if near else f"Names are e.g. {view.names[0]!r}"
@@ -581,15 +810,22 @@ class LRSchedule(Trick):
         """Say how far the curve got, if not to its end."""
         self._await(run, strict=True)
         for view in [] if run.trainer.fast_dev_run else run.views:
-            curve, applied = self._curves[0], run.clock.applied_on_host(view.index)
+            curve, applied = self._curves[view.index][0], run.clock.applied_on_host(view.index)
             position, _ = self._position(run, view)
-            if curve.total is None or self._pace.learning:
+            if curve.total is None or self._learning:
                 continue
-            reached, end = curve.value(int(position)), curve.value(curve.total)
-            if abs(reached - end) > 0.02 or int(position) < curve.warmup:
+            reached, end = curve.value(float(position)), curve.value(curve.total)
+            missed = curve.total - float(position) > 2  # (a forecast that was learnt may be one off)
+            if missed and (abs(reached - end) > 0.02 or float(position) < curve.warmup):
                 when = "before max_time" if self._timed else f"at update {applied} of {curve.total}"
                 text = f"training ended {when}, at {reached:.0%} of the base rate"
                 warn("LRSchedule", f"{text} instead of {end:.0%}. Pass total={applied} if this length is meant.")
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Put back what was changed."""
+        if self._unnote is not None:
+            self._unnote()
+            self._unnote = None
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -603,17 +839,16 @@ class LRSchedule(Trick):
         """Base values and length, and what a plateau has seen."""
         if self._live is not None:
             self._await(self._live, strict=False)
-        base = [[[group.lr, group.weight_decay] for group in groups] for groups in self._base]
-        pace, seen = dict(vars(self._pace)), self._of_validation
-        return {"base": base, "pace": pace, "plateau": self._plateau, "of_validation": seen}
-
-
-@dataclass(frozen=True)
-class _Base:
-    """What a parameter group came with."""
-
-    lr: float
-    weight_decay: float
+        return {
+            "base": [[[group.lr, group.weight_decay] for group in groups] for groups in self._groups],
+            "courses": [course.state_dict() for course in self._courses],
+            "pace": self._pace.state_dict(),
+            "bounds": self._bounds,
+            "elapsed": self._elapsed,
+            "learning": self._learning,
+            "plateau": self._plateau,
+            "of_validation": self._of_validation,
+        }
 
 
 @dataclass(frozen=True)
@@ -626,15 +861,48 @@ class _Plan:
 
 
 @dataclass
-class _Pace:
-    """How the length of the run is known."""
+class _Group:
+    """What is known of a parameter group: its parameters, the values that it came with, and the rate that we wrote."""
 
-    planned: int | None = None
-    end: int = 0
-    learning: bool = False
-    learnt: int | None = None
-    held: int = 0
-    elapsed: float = 0.0
+    parameters: tuple[Tensor, ...]
+    lr: float
+    weight_decay: float
+    plan: _Plan = _Plan()
+    written: float | Tensor | None = None
+
+
+def _found(group: dict[str, Any], position: int, known: list[_Group]) -> _Group | None:
+    """Return what is known of a group: one of a checkpoint by its position, another one by what we wrote into it.
+
+    A group that holds another rate than ours was given one: by an optimizer that was made anew, or by the user.
+    """
+    if position < len(known) and known[position].written is None:
+        return known[position]
+    ours = {id(p) for p in group["params"]}
+    for i, candidate in enumerate(known):
+        rate, written = group["lr"], candidate.written
+        same = rate is written or (not isinstance(rate, Tensor) and rate == written)
+        if same and (i == position or any(id(p) in ours for p in candidate.parameters)):
+            return candidate
+    return None
+
+
+def _total(total: Any) -> Duration | dict[int, Duration] | None:
+    owner = "LRSchedule"
+    if isinstance(total, Mapping):
+        if not total or not all(type(index) is int and index >= 0 for index in total):
+            text = "total must be a length, or a dict from the index of an optimizer to its length"
+            raise ValueError(message(owner, "total", total, text, "Use e.g. {0: 10_000, 1: 50_000}"))
+        return {index: _length(length) for index, length in total.items()}
+    return None if total is None else _length(total)
+
+
+def _length(total: int | str) -> Duration:
+    length = Duration.parse(total, owner="LRSchedule", argument="total")
+    if length.unit == "%" or length.amount == 0:
+        text = "total must be a number of updates or epochs, > 0"
+        raise ValueError(message("LRSchedule", "total", total, text, "Use e.g. 10_000 or '20ep'"))
+    return length
 
 
 def _share(argument: str, value: float) -> float:

@@ -36,11 +36,10 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
     figure = Figure(figsize=(8, 1.6 + 1.6 * len(rows)), layout="constrained")
     all_axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     total = curve.total or 0
-    phases = [("warm-up", curve.warmup), ("hold", curve.hold), *curve.decay.parts(total - curve.begun)]
     for axes, (name, values) in zip(all_axes, rows, strict=True):
         axes.plot(values, color="tab:blue", label=name)
         left = 0
-        for (phase, length), color in zip(phases, cycle(_COLORS), strict=False):
+        for (phase, length), color in zip(curve.parts(), cycle(_COLORS), strict=False):
             if length > 0:
                 axes.axvspan(left, left + length, color=color, alpha=0.12, label=phase)
             left += length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -93,8 +94,20 @@ class Curve:
         """The update at which the decay begins."""
         return self.warmup + self.hold
 
-    def value(self, update: int) -> float:
-        """Return the multiplier for the update with this number, from 0."""
+    def value(self, position: float) -> float:
+        """Return the multiplier at a position: that of an update, from 0; between two of them it is interpolated."""
+        return _between(self._value, position)
+
+    def openness(self, position: float) -> float:
+        """Return 1 where the rate is highest, 0 where it is lowest."""
+        return _between(self._openness, position)
+
+    def parts(self) -> list[tuple[str, int]]:
+        """Return names and lengths of all parts; of a curve without an end, of those that are known."""
+        decay = [] if self.total is None else self.decay.parts(self.total - self.begun)
+        return [("warm-up", self.warmup), ("hold", self.hold), *decay]
+
+    def _value(self, update: int) -> float:
         if update < self.warmup:
             return warmup_factor(update, self.warmup, self.start, self.shape)
         if update < self.begun:
@@ -102,10 +115,9 @@ class Curve:
         height = self.decay.height(*self._place(update))
         return self.final + (1.0 - self.final) * height
 
-    def openness(self, update: int) -> float:
-        """Return 1 where the rate is highest, 0 where it is lowest."""
+    def _openness(self, update: int) -> float:
         if update < self.warmup:
-            return 1.0 if self.start == 1.0 else (self.value(update) - self.start) / (1.0 - self.start)
+            return 1.0 if self.start == 1.0 else (self._value(update) - self.start) / (1.0 - self.start)
         return 1.0 if update < self.begun else self.decay.openness(*self._place(update))
 
     def _place(self, update: int) -> tuple[int, int]:
@@ -250,20 +262,27 @@ def _updates(length: Length, span: Span) -> int:
     return Duration.parse(length, owner="Phase", argument="length").updates(span.length, span.per_epoch)
 
 
-def caught_up(applied: int | Tensor, attempted: int, planned: int, end: int) -> int | Tensor:
+def _between(of: Callable[[int], float], position: float) -> float:
+    low = math.floor(position)
+    share = position - low
+    return of(low) if share == 0 else (1.0 - share) * of(low) + share * of(low + 1)
+
+
+def caught_up(position: float | Tensor, attempted: int, planned: int, end: float, speed: float = 1) -> float | Tensor:
     """Return the position on a curve whose ``end`` is reached although some attempts were skipped.
 
-    ``max(applied, end - 2 * attempts left)``: the number of updates; and two positions per update at the very end, when
-    there are too few attempts left to get there one by one.
+    ``max(position, end - 2 * speed * attempts left)``: the number of updates; and two positions per update at the very
+    end, when there are too few attempts left to get there one by one.
 
     Args:
-        applied: updates so far; a 0-d int64 tensor where only the device knows them.
+        position: updates so far; a 0-d tensor where only the device knows them.
         attempted: attempted steps so far.
         planned: attempts in the whole run.
         end: the position that shall be reached.
+        speed: positions per update, where it is not one.
 
     >>> [caught_up(k, k + 2, planned=10, end=10) for k in range(9)]  # two attempts were skipped at the start
     [0, 1, 2, 3, 4, 5, 6, 8, 10]
     """
-    least = end - 2 * max(0, planned - attempted)
-    return max(applied, least) if isinstance(applied, int) else applied.clamp(min=least)
+    least = end - 2 * speed * max(0, planned - attempted)
+    return position.clamp(min=least) if isinstance(position, Tensor) else max(position, least)
