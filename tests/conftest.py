@@ -45,17 +45,24 @@ def _settings() -> dict[str, Any]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take more than 30 seconds")
+    parser.addoption(
+        "--strangers", action="store_true", help="also train published packages (./dev strangers has them)"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is slow, unless asked for; and what needs autocast's weight cache where CachedMixedPrecision refuses it:
-    tests, doctests, pages of the docs."""
+    """Skip what is slow and what trains packages of others, unless asked for; and what needs autocast's weight cache
+    where CachedMixedPrecision refuses it: tests, doctests, pages of the docs."""
     slow = pytest.mark.skip(reason="slow: takes more than 30 seconds, and has a small sibling; --slow runs it")
     cache = pytest.mark.skip(reason="this torch loses gradients with a weight cache")
-    asked = config.getoption("--slow", default=False) or "slow" in config.getoption("markexpr", default="").split()
+    strangers = pytest.mark.skip(reason="strangers: trains published packages; ./dev strangers installs and runs them")
+    marked = {"slow": slow, "strangers": strangers}
+    expression = config.getoption("markexpr", default="").split()
+    unasked = {name: skip for name, skip in marked.items() if not (config.getoption(name, False) or name in expression)}
     for item in items:
-        if item.get_closest_marker("slow") and not asked:
-            item.add_marker(slow)
+        for name, skip in unasked.items():
+            if item.get_closest_marker(name):
+                item.add_marker(skip)
         caching = item.get_closest_marker("cache") or re.search(
             r"\[.*CachedMixedPrecision|\.(CachedMix|cache_is)", item.nodeid
         )

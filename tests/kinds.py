@@ -52,7 +52,12 @@ class Plain(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
-        return cross_entropy(self.net(self.echo(x)), y) + self.touch(x)
+        loss = cross_entropy(self.net(self.echo(x)), y) + self.touch(x)
+        self.log("loss", loss, on_step=self.training, on_epoch=True, prog_bar=True, batch_size=len(x))
+        self.log_dict(
+            {"largest": loss.detach().clone()}, on_step=False, on_epoch=True, reduce_fx="max", batch_size=len(x)
+        )
+        return loss
 
     def sample(self, count: int) -> Tensor:
         return torch.rand(count, 64)

@@ -24,7 +24,7 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     loader.exec_module(module)
-    for name in ("constraints.txt", "constraints-oldest.txt", "pyproject.toml"):
+    for name in ("constraints.txt", "constraints-oldest.txt", "constraints-strangers.txt", "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     monkeypatch.setattr(module, "ROOT", str(tmp_path))
     return module
@@ -146,3 +146,21 @@ def test_a_python_without_wheels_of_the_oldest_versions_is_said_plainly(dev: Any
     monkeypatch.setattr(dev.sys, "version_info", (3, 12, 1))
     with pytest.raises(dev.Plain, match=r"python3\.11 dev test --oldest"):
         dev.main(["test", "--oldest"])
+
+
+@pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 13), reason="the packages of others have no common versions")
+def test_packages_of_others_are_trained_in_an_environment_of_their_own(dev: Any, monkeypatch: Any) -> None:
+    calls = Commands()
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    assert dev.main(["strangers", "-k", "darts"]) == 0
+    assert calls.seen[0][-1].endswith(".venv-strangers")
+    assert calls.seen[1][-2:] == ["-e", ".[strangers]"]
+    merged = Path(calls.seen[1][calls.seen[1].index("-c") + 1]).read_text()
+    assert "torchmetrics==1.8.2" in merged and "torch==2.13.0" in merged, "of two pins the last one counts"
+    assert calls.seen[2][-4:] == ["-m", "strangers", "-k", "darts"]
+
+
+def test_no_packages_of_others_on_a_python_that_they_do_not_share(dev: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(dev.sys, "version_info", (3, 10, 0))
+    with pytest.raises(dev.Plain, match="no common versions for this Python"):
+        dev.main(["strangers"])

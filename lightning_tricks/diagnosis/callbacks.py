@@ -41,6 +41,7 @@ from lightning_tricks.runtime.action import Action, Rollback, warn
 from lightning_tricks.runtime.detector import MOST_POINTS, Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_graphs, plain_modules
+from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import local, on_any_rank, reduced
 from lightning_tricks.runtime.trace import Trace, floating
@@ -358,7 +359,7 @@ class TrainingDoctor(Detector):
         module = run.trainer.lightning_module
         hidden = in_compiled_graphs(module)
         leaves = [m for m in plain_modules(module).values() if not any(m.children()) and id(m) not in hidden]
-        handles = [m.register_forward_hook(lambda _, args, out: seen.extend(floating(out)[:1])) for m in leaves]
+        handles = [m.register_forward_hook(Hook(lambda _, args, out: seen.extend(floating(out)[:1]))) for m in leaves]
         try:
             output = step_again(run, self._batch, 0, evaluate=True, together=True)
         except Exception as error:  # a training_step that cannot be called twice must not end the run

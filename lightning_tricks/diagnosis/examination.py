@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
-from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import in_one_line
 from lightning_tricks.measure.labels import counted, matched
 from lightning_tricks.measure.units import dead_share, saturated_share
 from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
+from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.selection import parameter_names
 from lightning_tricks.runtime.trace import floating
 
 UPDATES = 60
 LABEL_BATCHES = 8
 NEIGHBOURS = 512
+NO_INPUT = "no tensor of the batch was found that is an input and not a label"
+MOST_TENSORS = 12  # of a batch that are asked for their roles, in one forward pass or two each
 _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1.0), (nn.Tanh, -1.0, 1.0))
 
 
@@ -55,14 +57,18 @@ class Examination:
         hidden = in_compiled_graphs(module)
         self._modules = {n: m for n, m in plain_modules(module).items() if n and id(m) not in hidden}
         self._batch = dry_run.next_batch()
+        self._roles: dict[int, str] = {}
+        self._roles = self._found_roles()
         self._first = self._look(self._batch)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def _look(self, batch: Any, *, gradient: bool = False) -> Look:
         outputs: list[Tensor] = []
-        leaves = [m for m in self._modules.values() if not any(m.children())]
-        handles = [m.register_forward_hook(lambda _, args, out: outputs.extend(floating(out)[:1])) for m in leaves]
+        leaves = [m for m in self._modules.values() if not any(m.children()) and not _measures(m)]
+        handles = [
+            m.register_forward_hook(Hook(lambda _, args, out: outputs.extend(floating(out)[:1]))) for m in leaves
+        ]
         try:
             with torch.set_grad_enabled(gradient):
                 result = self._dry_run.output(batch)
@@ -76,22 +82,68 @@ class Examination:
         return look
 
     def _pair(self, look: Look, candidates: list[Tensor], batch: Any) -> None:
-        """Find the prediction and its target by their shapes."""
-        tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
+        """Find the prediction and its target by their shapes, among the tensors that can be a target."""
+        tensors, known = self._possible_targets(batch)
         targets = [t for t in reversed(tensors) if not t.is_floating_point()]
         for prediction in candidates:
             for target in targets:
                 pair = matched(prediction, target)
+                if pair is None and known and target.ndim > 1:  # labels as a column
+                    pair = matched(prediction, target.squeeze(-1))
                 if pair is not None and pair[1].numel() and int(pair[1].max()) < pair[0].shape[1]:
                     look.prediction, look.target = prediction.detach(), target
                     look.logits, look.labels = pair
                     return
         for prediction in candidates:
-            for target in [t for t in reversed(tensors[1:]) if t.is_floating_point()]:
+            for target in [t for t in reversed(tensors) if t.is_floating_point()]:
                 if prediction.numel() == target.numel() and len(prediction) == len(target):
                     look.prediction, look.target = prediction.detach(), target
                     return
         look.prediction = candidates[0].detach() if candidates else None
+
+    def _found_roles(self) -> dict[int, str]:
+        """Ask the model what each tensor of a batch is for: {position: role}; nothing where it cannot be told.
+
+        It gets other values. ``"input"``: an output of a module changes. ``"target"``: only the loss does.
+        ``"unused"``: neither does. Names and types say less: a batch may hold its labels anywhere.
+        """
+        tensors = [t for t in tree_leaves(self._batch) if isinstance(t, Tensor)]
+        if len(tensors) > MOST_TENSORS:
+            return {}
+        usual = self._answer(self._batch)
+        found = {i: self._role(usual, t) for i, t in enumerate(tensors)} if usual is not None else {}
+        self._dry_run.restart()
+        self._dry_run.next_batch()  # (the batch that is looked at was the first)
+        return {position: role for position, role in found.items() if role is not None}
+
+    def _role(self, usual: tuple[list[Tensor], list[Tensor]], tensor: Tensor) -> str | None:
+        used, asked = False, False
+        for other in _others(tensor):
+            answer = self._answer(tree_map(lambda t, new=other: new if t is tensor else t, self._batch))
+            if answer is None:  # (not even the model takes it for what it was: lengths, indices)
+                continue
+            outputs, losses = (not _alike(a, b) for a, b in zip(usual, answer, strict=True))
+            # (on several processes, rows that are all alike on one of them tell nothing there)
+            if self._dry_run.anywhere(outputs):
+                return "input"
+            asked, used = True, self._dry_run.anywhere(losses) or used
+        return ("target" if used else "unused") if asked else None
+
+    def _answer(self, batch: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Return outputs and loss from the state, and with the numbers, with which the dry run began."""
+        self._dry_run.restart()
+        try:
+            look = self._look(batch)
+        except Exception:
+            return None
+        losses = [] if look.loss is None else [look.loss.detach()]
+        return [t for t in look.outputs if t.ndim], losses
+
+    def _possible_targets(self, batch: Any) -> tuple[list[Tensor], bool]:
+        """Return the targets of a batch and True; without any, what may be one beside being an input, and False."""
+        tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
+        targets = [t for i, t in enumerate(tensors) if self._roles.get(i) == "target"]
+        return targets or [t for i, t in enumerate(tensors) if self._roles.get(i) != "unused"], bool(targets)
 
     @contextmanager
     def _evaluating(self) -> Any:
@@ -104,17 +156,19 @@ class Examination:
                 m.training = was
 
     def _inputs(self, batch: Any) -> list[Tensor]:
-        return [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t is not self._first.target and t.ndim]
+        tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
+        asked = [t for i, t in enumerate(tensors) if self._roles.get(i) != "target"]
+        return [t for t in asked if t is not self._first.target and t.ndim]
 
     def _with_inputs(self, change: Callable[[Tensor], Tensor]) -> Any:
         inputs = {id(t) for t in self._inputs(self._batch)}
         return tree_map(lambda t: change(t) if id(t) in inputs else t, self._batch)
 
-    def _same_numbers(self, batch: Any) -> Tensor | None:
-        state = global_state()
-        prediction = self._look(batch).prediction
-        set_global_state(state)
-        return prediction
+    def _prediction(self, batch: Any, *, evaluate: bool) -> Tensor | None:
+        """Ask from the state, and with the numbers, with which the dry run began: a module may have a memory."""
+        self._dry_run.restart()
+        with self._evaluating() if evaluate else nullcontext():
+            return self._look(batch).prediction
 
     # -- experiments ------------------------------------------------------------------------------------------------
 
@@ -139,7 +193,8 @@ class Examination:
             for _ in range(LABEL_BATCHES - 1):
                 more = self._look_at_labels(self._dry_run.next_batch(), look)
                 counts = counts if more is None else counts + counted(more, classes)
-            return [sanity.initial_loss(loss, counts.tolist())]
+            entropy = nn.functional.cross_entropy(look.logits.float(), look.labels, ignore_index=-100)
+            return [sanity.initial_loss(loss, counts.tolist(), self._dry_run.mean(entropy))]
         if look.prediction is not None and look.target is not None:
             wrong = sanity.broadcasts(look.prediction, look.target, loss)
             found = sanity.initial_regression(loss, look.target)
@@ -159,36 +214,34 @@ class Examination:
         """Zero the input."""
         name = "inputs matter"
         if not self._inputs(self._batch):
-            return [Check(name, None, "the batch holds inputs and labels in one tensor")]
-        with self._evaluating():
-            whole = self._same_numbers(self._batch)
-            empty = self._same_numbers(self._with_inputs(torch.zeros_like))
+            return [Check(name, None, NO_INPUT)]
+        whole = self._prediction(self._batch, evaluate=True)
+        empty = self._prediction(self._with_inputs(torch.zeros_like), evaluate=True)
         if whole is None or empty is None or whole.shape != empty.shape:
             return [Check(name, None, "no output of a module was seen")]
         change = float((whole - empty).abs().max()) / max(float(whole.abs().max()), 1e-12)
         return [sanity.input_matters(change)]
 
     def sample_independence(self) -> list[Check]:
-        """Replace all samples but the first."""
+        """Replace all samples but the first, and look at the row of the output that belongs to it."""
         name = "samples do not leak"
         inputs = self._inputs(self._batch)
         size = max((len(t) for t in inputs), default=0)
         if size < 2:
-            return [Check(name, None, "the batch holds one sample")]
+            return [Check(name, None, "the batch holds one sample" if inputs else NO_INPUT)]
 
         replaced = self._with_inputs(lambda t: torch.cat([t[:1], torch.zeros_like(t[1:])]) if len(t) == size else t)
+        without = self._with_inputs(lambda t: torch.cat([torch.zeros_like(t[:1]), t[1:]]) if len(t) == size else t)
         changes = []
         for evaluate in (True, False):
-            if evaluate:
-                with self._evaluating():
-                    pair = self._same_numbers(self._batch), self._same_numbers(replaced)
-            else:
-                pair = self._same_numbers(self._batch), self._same_numbers(replaced)
-            whole, other = pair
-            if whole is None or other is None or len(whole) != size:
+            seen = [self._prediction(batch, evaluate=evaluate) for batch in (self._batch, replaced, without)]
+            whole, other, others = seen
+            if whole is None or other is None or others is None or len(whole) != size:
                 return [Check(name, None, "no output with one row per sample was seen")]
             scale = max(float(whole.abs().max()), 1e-12)
-            changes.append(float((whole[0] - other[0]).abs().max()) / scale)
+            # (a module may shuffle the batch: the row of the first sample is the one that changes with it)
+            row = int((whole - others).abs().flatten(1).amax(1).argmax())
+            changes.append(float((whole[row] - other[row]).abs().max()) / scale)
         norms = [n for n, m in self._modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         return [sanity.independence(changes[0], changes[1], norms)]
 
@@ -228,7 +281,7 @@ class Examination:
 
         kinds = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh)
         handles = [
-            m.register_forward_hook(lambda module, args, out, n=name: seen(n, module, out))
+            m.register_forward_hook(Hook(lambda module, args, out, n=name: seen(n, module, out)))
             for name, m in self._modules.items()
             if isinstance(m, kinds)
         ]
@@ -310,3 +363,28 @@ class Examination:
         losses = [loss for loss in (dry_run.update() for _ in range(UPDATES + 1)) if loss is not None]
         dry_run.restart()
         return sanity.overfits(losses, floor=min([0.0, *losses[:1]]) - (1.0 if losses and losses[0] <= 0 else 0.0))
+
+
+def _measures(module: nn.Module) -> bool:
+    """Whether a module compares a prediction with a target: what it returns is no output of the model."""
+    names = {cls.__module__.split(".")[0] for cls in type(module).__mro__}
+    return isinstance(module, nn.modules.loss._Loss) or "torchmetrics" in names
+
+
+def _others(tensor: Tensor) -> list[Tensor]:
+    """Return tensors of other values: the same rows in another order, and nothing but zeros, or ones."""
+    constant = torch.zeros_like(tensor) if bool((tensor != 0).any()) else torch.ones_like(tensor)
+    rolled = tensor.roll(1, 0) if tensor.ndim else tensor
+    return [constant] if torch.equal(rolled, tensor) else [rolled, constant]
+
+
+def _alike(left: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether two answers are the same, up to what a device computes differently from call to call."""
+    if [t.shape for t in left] != [t.shape for t in right]:
+        return False
+    pairs = [(a.float(), b.float()) for a, b in zip(left, right, strict=True) if a.numel()]
+    scales = [float(a.abs().nan_to_num().amax()) for a, _ in pairs]
+    return all(
+        torch.allclose(a, b, rtol=1e-5, atol=1e-6 * scale, equal_nan=True)
+        for (a, b), scale in zip(pairs, scales, strict=True)
+    )

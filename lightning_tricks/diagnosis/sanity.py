@@ -39,12 +39,13 @@ class Check:
         return {True: "pass", False: "FAIL", None: "?"}[self.passed]
 
 
-def initial_loss(loss: float, counts: Sequence[float]) -> Check:
+def initial_loss(loss: float, counts: Sequence[float], entropy: float | None = None) -> Check:
     """Compare the first loss with that of not knowing anything, ``ln C``; offer the bias that the labels imply.
 
     Args:
         loss: mean cross entropy before the first update, in nats.
         counts: labels seen by class ``[C]``.
+        entropy: cross entropy of the logits and labels that were found, where they were.
 
     >>> initial_loss(2.31, [10.0] * 10).passed, initial_loss(9.0, [10.0] * 10).passed
     (True, False)
@@ -63,6 +64,10 @@ def initial_loss(loss: float, counts: Sequence[float]) -> Check:
         return Check(name, False, f"it is {loss}", "look at the first batch and the loss function: NaN, inf, log(0)")
     if abs(loss - uniform) <= _FAR * uniform:
         return Check(name, True, seen + bias)
+    if entropy is not None and loss > 1.5 * entropy + 0.1:
+        return Check(
+            name, None, f"{seen}, and their cross entropy is {entropy:.3f}", "the loss holds something else too"
+        )
     if loss < uniform:
         why = "does the input hold the label, or is the loss divided by something?"
     else:

@@ -7,9 +7,10 @@ the clipping of the run, on batches of a second loader of the user's own class. 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -57,14 +58,16 @@ class DryRun:
     Args:
         run: the run that is about to start.
         owner: who asks, for messages.
+        instead: what a user does who goes on without it.
 
     Raises:
         UnsupportedError: this run cannot be tried without a trace; the message names what is in the way.
         NotRestorableError: on entering, something in the module or the data cannot be put back; nothing has run.
     """
 
-    def __init__(self, run: TrainingRun, owner: str) -> None:
+    def __init__(self, run: TrainingRun, owner: str, instead: str = "") -> None:
         self._run, self._trainer, self._owner = run, run.trainer, owner
+        self._remove = f"remove {owner}{', and ' if instead else ''}{instead}"
         self._module = self._trainer.lightning_module
         self._refuse()
         self.optimizer: Any = self._trainer.optimizers[0]
@@ -86,13 +89,13 @@ class DryRun:
         elif is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
             reason = "training_step(dataloader_iter), which takes batches that cannot be given back"
         if reason is not None:
-            raise UnsupportedError(f"{self._owner} does not work with {reason}. Remove it, and set lr yourself.")
+            raise UnsupportedError(f"{self._owner} does not work with {reason}: {self._remove}.")
         for loader in tree_leaves(trainer.fit_loop._combined_loader.iterables):
             what = unrepeatable(loader)
             if what is not None:
                 raise UnsupportedError(
                     f"{self._owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader "
-                    f"over a dataset with __getitem__, or remove {self._owner} and set lr yourself."
+                    f"over a dataset with __getitem__, or {self._remove}."
                 )
 
     # -- begin and end ------------------------------------------------------------------------------------------
@@ -108,10 +111,11 @@ class DryRun:
             self._twins = self._assemble()
             others = [callback for callback in trainer.callbacks if _takes_part(callback)]
             self._started = trainer.callbacks[: trainer.callbacks.index(self._run.lead)]
+            # before the snapshot, which puts back what it has seen each time that the dry run begins again
+            self._undo.enter_context(loggers_kept_silent(trainer, others))
             snapshot, others = self._taken(others)
             self._undo.callback(report_damage, self._run, snapshot)  # (after it has put everything back)
             self._snapshot = self._undo.enter_context(snapshot)
-            self._undo.enter_context(loggers_kept_silent(trainer, others))
             vars(trainer).update(accumulate_grad_batches=self._window)
             self._choose(others)
         except BaseException:
@@ -122,7 +126,7 @@ class DryRun:
     def _choose(self, others: list[Any]) -> None:
         """Let callbacks of the user take part only where the module cannot do without: they may write files."""
         self._use([])
-        if not self._anywhere(bool(others)):
+        if not self.anywhere(bool(others)):
             return
         try:
             with torch.no_grad():
@@ -171,7 +175,7 @@ class DryRun:
                 bad = [callback for callback in callbacks if _name(callback) == found.root]
                 callbacks = [callback for callback in callbacks if callback not in bad]
                 error = None if bad else found
-        if self._anywhere(error is not None) or snapshot is None:
+        if self.anywhere(error is not None) or snapshot is None:
             raise error or NotRestorableError("the module on another process cannot be put back")
         return snapshot, callbacks
 
@@ -216,7 +220,8 @@ class DryRun:
         empty = 0
         while True:
             served = False
-            for batch, _, _ in CombinedLoader(self._loaders, self._mode):
+            # no further than Lightning goes: a loader may have more batches than its length says, or fail behind them
+            for batch, _, _ in islice(CombinedLoader(self._loaders, self._mode), self._most_batches):
                 served = True
                 empty = empty + 1 if batch is None else 0
                 if batch is not None:
@@ -227,6 +232,11 @@ class DryRun:
     def hold(self, batches: list[Any]) -> None:
         """Let the batches from now on be these, again and again, until ``restart``."""
         self._held = cycle(batches)
+
+    @property
+    def _most_batches(self) -> int | None:
+        batches = self.batches_per_epoch
+        return int(batches) if math.isfinite(batches) else None
 
     @property
     def batches_per_epoch(self) -> float:
@@ -312,11 +322,11 @@ class DryRun:
             output = call._call_strategy_hook(self._trainer, "training_step", *arguments)
         except Exception as found:
             error = found
-        if self._anywhere(error is not None):
+        if self.anywhere(error is not None):
             raise error or FailedElsewhereError(f"{self._owner}: training_step failed on another process.")
         return output
 
-    def _anywhere(self, flag: bool) -> bool:
+    def anywhere(self, flag: bool) -> bool:
         """Whether something holds on any process. All ranks must call: whatever is decided has to be equal on them."""
         several = self._trainer.world_size > 1
         return on_any_rank([flag], self._trainer.strategy.root_device)[0] if several else flag

@@ -149,7 +149,7 @@ class LRFinder(Trick):
             return
         base = self._base(trainer.optimizers[0]) if trainer.optimizers else []
         try:
-            with DryRun(run, "LRFinder") as dry_run, self._progress(trainer) as advance:
+            with DryRun(run, "LRFinder", instead="set lr yourself") as dry_run, self._progress(trainer) as advance:
                 self._result = self._refined(dry_run, base, self._sweep(dry_run, base, advance), advance)
         except NotRestorableError as error:
             self._give_up(str(error), base)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_tricks.errors import UnsupportedError
+from lightning_tricks.runtime.replaced import Hook
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -107,8 +108,8 @@ class Islands:
                 regions.pop().__exit__(None, None, None)
 
         self._handles[name] = [
-            module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave, always_call=True),  # also when the module raises
+            module.register_forward_pre_hook(Hook(enter), with_kwargs=True),
+            module.register_forward_hook(Hook(leave), always_call=True),  # also when the module raises
         ]
 
     def remove(self) -> None:

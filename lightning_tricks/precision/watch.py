@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.shards import local
 from lightning_tricks.runtime.trace import floating, largest
 
@@ -77,7 +78,7 @@ class Watch:
         """Begin."""
         if not self._handles:
             seen = self._guard(self._seen)
-            self._handles = [m.register_forward_hook(partial(seen, i)) for i, m in enumerate(self._modules)]
+            self._handles = [m.register_forward_hook(Hook(partial(seen, i))) for i, m in enumerate(self._modules)]
 
     def detach(self) -> None:
         """Take the hooks away; what was measured stays."""

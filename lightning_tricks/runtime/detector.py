@@ -30,6 +30,7 @@ from lightning_tricks.runtime.modules import (
     refuse_compiled,
 )
 from lightning_tricks.runtime.publish import Cadence
+from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.rollback import RESCUE, Rescue
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import on_any_rank
@@ -249,7 +250,7 @@ class Detector(Trick, abstract=True):
                 with torch.no_grad():
                     self.guarded(self._or_anew, lambda: seen(output))
 
-        self._handles.append(module.register_forward_hook(hook))
+        self._handles.append(module.register_forward_hook(Hook(hook)))
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Learn the length of the run; take up the state."""

@@ -71,6 +71,9 @@ class _Guarded:
         self._real = getattr(logger, name)
         self.give_back: PutBack
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._logger, self._name)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._name == "finalize":
             release(self._logger)

@@ -1,11 +1,59 @@
-"""Attributes of other people's objects that are replaced for a time."""
+"""What is put into other people's objects for a time: attributes that are replaced, and hooks.
+
+A copy of such an object takes none of it along. Modules are copied and pickled in the midst of a run: a checkpoint of a
+module that stands in ``hparams`` pickles it, a teacher is a deep copy of its student.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 PutBack = Callable[[], None]
+
+
+class Replacement:
+    """A function in the place of an object's method; a copy of the object has the method itself.
+
+    Args:
+        owner: the object.
+        name: of its attribute.
+        function: what is called instead.
+    """
+
+    def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        # Lightning looks at the arguments of what is wrapped, one level deep
+        self.__wrapped__ = getattr(function, "__wrapped__", function)
+        self._owner, self._name, self._function = owner, name, function
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function."""
+        return self._function(*arguments, **named)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # (an object is known to pickle and deepcopy before its attributes are: this gives the class's own method)
+        return getattr, (self._owner, self._name)
+
+
+class Hook:
+    """A hook of a module; a copy of the module has one in its place that does nothing.
+
+    Args:
+        function: what is called.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        return self._function(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _no_hook, ()
 
 
 def replaced(owner: Any, name: str, value: Any) -> PutBack:
@@ -20,7 +68,7 @@ def replaced(owner: Any, name: str, value: Any) -> PutBack:
         (2, None, 1, {})
     """
     own, before = name in vars(owner), vars(owner).get(name)
-    vars(owner)[name] = value
+    vars(owner)[name] = Replacement(owner, name, value) if isinstance(value, FunctionType) else value
 
     def put_back() -> None:
         if own:
@@ -29,3 +77,11 @@ def replaced(owner: Any, name: str, value: Any) -> PutBack:
             vars(owner).pop(name, None)
 
     return put_back
+
+
+def _ignore(*arguments: Any) -> None:
+    """Do nothing."""
+
+
+def _no_hook() -> Callable[..., None]:
+    return _ignore

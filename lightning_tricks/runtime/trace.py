@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.shards import local
 
 
@@ -74,7 +75,7 @@ class Trace:
         """Begin."""
         for name, module in self._modules.items():
             note = partial(self._guard(self._note), name)
-            self._handles.append(module.register_forward_hook(note, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(Hook(note), with_kwargs=True))
 
     def detach(self) -> None:
         """Take the hooks away; what was noted stays."""

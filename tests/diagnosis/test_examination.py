@@ -170,3 +170,118 @@ def test_tokens_in_one_tensor_say_what_cannot_be_asked() -> None:
 @pytest.mark.parametrize("name", ["initial_loss", "overfit_batch", "input_matters", "sample_independence"])
 def test_experiments_can_be_left_out(name: str) -> None:
     assert len(marks(Net(), **{name: False})) < 7
+
+
+# -- what a tensor of a batch is for ----------------------------------------------------------------------------------
+
+
+class Asked(L.LightningModule):
+    """Takes its batch apart in a way that names and types do not show."""
+
+    def __init__(self, split: Callable[[Any], tuple[Tensor, Tensor]], out: int = 10, shuffles: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.split, self.shuffles = (
+            nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, out)),
+            split,
+            shuffles,
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = self.split(batch)
+        if self.shuffles:
+            order = torch.randperm(len(x))
+            x, y = x[order], y[order]
+        return F.cross_entropy(self.net(x), y) if self.net[2].out_features > 1 else F.mse_loss(self.net(x), y)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Hidden:
+    """An object that no tree of tensors shows, as chemprop's batches of molecules."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+def rows(make: Callable[[Tensor, Tensor], Any], collate: Any = None) -> DataLoader[Any]:
+    data = [make(x, y) for x, y in digits(320)]
+    return DataLoader(data, batch_size=32, collate_fn=collate)
+
+
+def test_labels_that_come_first_or_beside_other_numbers_are_found() -> None:
+    """As pytorch-tabular: the target first, whole numbers that are inputs after it."""
+    data = rows(lambda x, y: {"target": y.reshape(1), "continuous": x[:60], "categorical": (x[60:] > 0.5).long()})
+    module = Asked(lambda b: (torch.cat([b["continuous"], b["categorical"].float()], 1), b["target"].squeeze(1)))
+    found = marks(module, data, overfit_batch=False)
+    assert {name: found[name].mark for name in ("initial loss", "inputs matter", "samples do not leak")} == {
+        "initial loss": "pass",
+        "inputs matter": "pass",
+        "samples do not leak": "pass",
+    }
+    assert "10 classes" in found["initial loss"].evidence
+
+
+def test_inputs_that_cannot_be_seen_are_not_judged_by_what_lies_beside_them() -> None:
+    """As chemprop: the molecules are in an object, and weights of the loss beside them."""
+
+    def collate(found: Any) -> Any:
+        x, y = torch.stack([x for x, _ in found]), torch.stack([y for _, y in found])
+        return Hidden(x), torch.ones(len(y), 1), y.float().reshape(-1, 1)
+
+    class Weighted(Asked):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            hidden, weight, y = batch
+            return (weight * (self.net(hidden.x) - y).square()).mean()
+
+    data = rows(lambda x, y: (x, y), collate)
+    found = marks(Weighted(lambda b: b, out=1), data, overfit_batch=False)
+    assert (found["inputs matter"].mark, found["samples do not leak"].mark) == ("?", "?")
+    assert "no tensor of the batch was found that is an input" in found["inputs matter"].evidence
+
+
+def test_labels_that_nothing_depends_on_say_nothing() -> None:
+    """As datasets of images for self-supervision: every label is 0, and the loss does not look at it."""
+
+    class Selfish(Asked):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            z = F.normalize(self.net(batch[0]), dim=1)
+            return (z @ z.T).square().mean()
+
+    found = marks(Selfish(lambda b: b), rows(lambda x, y: (x, torch.tensor(0))))
+    assert "labels follow from inputs" not in found
+    assert "no labels were found" in found["initial loss"].evidence
+    assert found["inputs matter"].mark == "pass"
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_module_that_shuffles_its_batch_mixes_no_samples(leaks: bool) -> None:
+    """As MoCo, which shuffles the teacher's batch: the rows of the output belong to other samples."""
+
+    def split(batch: Any) -> Any:
+        x, y = batch
+        return (x - x.mean(0, keepdim=True) if leaks else x), y
+
+    found = marks(Asked(split, shuffles=True), overfit_batch=False)
+    assert found["samples do not leak"].mark == ("FAIL" if leaks else "pass")
+
+
+def test_a_module_with_a_memory_is_asked_from_the_same_state_each_time() -> None:
+    """As a queue of embeddings: two answers to one batch differ, without any change to it."""
+
+    class Queue(Asked):
+        def __init__(self) -> None:
+            super().__init__(lambda b: b)
+            self.register_buffer("queue", torch.zeros(64, 64))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x, y = batch
+            logits = self.net(x + 0.1 * self.queue.mean(0))  # type: ignore[operator]
+            self.queue = torch.cat([self.queue, x])[-64:].detach()  # type: ignore[list-item]
+            return F.cross_entropy(logits, y)
+
+    found = marks(Queue(), rows(lambda x, y: (x, y)))
+    assert "10 classes" in found["initial loss"].evidence
+    assert "labels follow from inputs" in found
+    assert found["samples do not leak"].mark == "pass"

@@ -18,6 +18,12 @@ def test_the_first_loss_is_that_of_knowing_nothing(loss: float, passed: bool) ->
     assert sanity.initial_loss(loss, [5.0] * 10).passed is passed
 
 
+def test_a_loss_that_is_more_than_the_cross_entropy_of_the_labels_is_not_judged_by_them() -> None:
+    assert sanity.initial_loss(103.0, [8.0, 8.0], entropy=0.69).passed is None
+    assert sanity.initial_loss(103.0, [8.0, 8.0], entropy=103.0).passed is False
+    assert sanity.initial_loss(0.9, [5.0] * 10, entropy=2.3).passed is False
+
+
 def test_the_bias_that_labels_imply_is_that_of_their_frequencies() -> None:
     found = sanity.initial_loss(0.69, [95.0, 5.0])
     entropy = -(0.95 * math.log(0.95) + 0.05 * math.log(0.05))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import lightning.pytorch as L
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_tricks import GradientAccumulation, GradientMonitor, TrickError
+from lightning_tricks import GradientAccumulation, GradientMonitor, LRFinder, SanityCheck, TrickError, TrickWarning
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trick import Trick
@@ -240,3 +241,46 @@ def test_several_loaders_are_combined_as_in_training() -> None:
     data = {"a": loader(32), "b": DataLoader(digits(64), 8)}
     trainer([trick]).fit(Two(), data)
     assert trick.found > 0
+
+
+class Counted(torch.utils.data.Dataset[Any]):
+    """Notes which items are taken."""
+
+    def __init__(self, seen: list[int]) -> None:
+        self.seen = seen
+
+    def __len__(self) -> int:
+        return 80
+
+    def __getitem__(self, i: int) -> Any:
+        self.seen.append(i)
+        return torch.full((64,), i / 80), i % 10
+
+
+class EndsBadly(DataLoader[Any]):
+    """As scvi's ConcatDataLoader: it can be iterated as often as it has batches, and raises beyond."""
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+        raise ValueError("zip() argument 2 is shorter than argument 1")
+
+
+@pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
+@pytest.mark.parametrize("limits", [{"limit_train_batches": 2}, {"limit_train_batches": 0.2}, {"overfit_batches": 2}])
+def test_a_dry_run_takes_no_batch_that_training_would_not(limits: dict[str, Any]) -> None:
+    def largest(tricks: list[Any]) -> int:
+        seen: list[int] = []
+        trainer(tricks, max_epochs=2, **limits).fit(Classifier(), DataLoader(Counted(seen), batch_size=8))
+        return max(seen)
+
+    assert largest([LRFinder(num_steps=20, apply=False)]) == largest([SanityCheck()]) == largest([]) == 15
+
+
+def test_a_loader_that_fails_behind_its_last_batch_is_not_asked_for_more() -> None:
+    found = LRFinder(num_steps=20, apply=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="LRFinder: the learning rate stays", category=TrickWarning)
+        warnings.filterwarnings("ignore", message=".*treespec")
+        trainer([found]).fit(Classifier(), EndsBadly(digits(64), batch_size=8))
+    assert found.result is not None and len(found.result.lrs) > 8

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
+
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lightning_tricks.runtime.replaced import replaced
 
@@ -15,7 +19,28 @@ def test_an_attribute_of_the_object_comes_back_and_one_of_the_class_is_seen_agai
     owner.own = before = object()
     for name, value in (("own", 1), ("method", lambda: "replaced")):
         put_back = replaced(owner, name, value)
-        assert getattr(owner, name) is value
+        assert getattr(owner, name) == value or getattr(owner, name)() == "replaced"
         put_back()
         put_back()
     assert owner.own is before and owner.method() == "of the class" and list(vars(owner)) == ["own"]
+
+
+def test_lightning_sees_the_arguments_of_the_method_that_is_replaced() -> None:
+    class Module:
+        def training_step(self, batch: Any, batch_idx: int) -> str:
+            return "its own"
+
+    def around(step: Any) -> Any:
+        @functools.wraps(step)
+        def training_step(*arguments: Any) -> str:
+            return f"around {step(*arguments)}"
+
+        return training_step
+
+    module = Module()
+    put_back = replaced(module, "training_step", around(module.training_step))
+    assert is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+    assert module.training_step(1, 2) == "around its own"
+    assert copy.deepcopy(module).training_step(1, 2) == "its own"
+    put_back()
+    assert vars(module) == {}

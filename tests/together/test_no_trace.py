@@ -61,7 +61,7 @@ def training(kind: Kind, tricks: list[Any]) -> tuple[Any, list[str]]:
     RECORDS.clear()
     L.seed_everything(1, verbose=False)
     module = kind.make()
-    arguments = {"max_epochs": 2, "logger": Memory(), "log_every_n_steps": 2, **kind.arguments}
+    arguments: dict[str, Any] = {"max_epochs": 2, "logger": Memory(), "log_every_n_steps": 2, **kind.arguments}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         t = trainer([*tricks, *kind.callbacks(), Recorder()], **arguments)
@@ -72,7 +72,8 @@ def training(kind: Kind, tricks: list[Any]) -> tuple[Any, list[str]]:
         "kept": module.everything(),
         "optimizers": [o.state_dict() for o in t.optimizers],
         "random": [torch.rand(2), random.random(), float(numpy.random.rand())],
-        "logged": sorted(k for k in t.callback_metrics if "/" not in k),
+        "logged": {k: v for k, v in t.callback_metrics.items() if "/" not in k},
+        "rows": [(step, k, v) for step, row in arguments["logger"].rows for k, v in row.items() if "/" not in k],
     }
     return flattened(after), [str(w.message) for w in said if issubclass(w.category, TrickWarning)]
 
