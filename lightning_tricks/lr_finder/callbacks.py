@@ -25,10 +25,12 @@ from lightning_tricks.errors import (
     require_flag,
     require_number,
 )
+from lightning_tricks.lr_finder.base_rates import base_rates, multiply_rates, without_known_rates
 from lightning_tricks.lr_finder.suggest import CANDIDATES, RULES, Result, best_candidate, has_turned, judge
 from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
 from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.rate import require_rates
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trick import Trick
 
@@ -142,7 +144,10 @@ class LRFinder(Trick):
     def prepare(self, run: TrainingRun) -> None:
         """Sweep, judge, and set the rate before any trick looks at it."""
         trainer = run.trainer
-        if trainer.global_step > 0 or self._loaded is not None:
+        if self._loaded is not None:
+            return
+        if trainer.global_step > 0:
+            self._go_on(trainer)
             return
         if trainer.fast_dev_run:
             rank_zero_info("LRFinder: not run, since fast_dev_run tries the loop only.")
@@ -162,6 +167,16 @@ class LRFinder(Trick):
             self._suggested = self._result.suggestion
             self._conclude(run, self._result, base)
 
+    def _go_on(self, trainer: Any) -> None:
+        """Another fit of this Trainer, whose optimizers were made anew; or a resume of a run that had no finder."""
+        if self._applied and self._suggested is not None and trainer.optimizers:
+            base = self._base(trainer.optimizers[0])
+            self._set(trainer, self._suggested, base)
+            rank_zero_info(f"LRFinder: lr = {self._suggested:.3g} (was {base[0]:.3g}), as found in the first fit.")
+        elif self._suggested is None and self._result is None:
+            step = trainer.global_step
+            warn("LRFinder", f"not run, since training is at step {step}: a first rate is found before the first step.")
+
     def _give_up(self, why: str, base: list[float]) -> None:
         """Training goes on with the rate that is there, unless the user wants to be certain of one."""
         self._result = None
@@ -175,8 +190,9 @@ class LRFinder(Trick):
             self._suggested, self._applied = state["suggestion"], state["applied"]
 
     def _base(self, optimizer: Any) -> list[float]:
-        """Return the groups' own rates: those at which a scheduler starts from, where there is one."""
-        found = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        """Return the groups' own rates: those that a scheduler starts from, or rises to, where there is one."""
+        require_rates("LRFinder", optimizer)
+        found = base_rates(optimizer, _schedulers(self.run.trainer))
         if not any(found):
             text = "all learning rates are 0, so that groups have no ratios to keep"
             raise TrickError(message("LRFinder", "lr", found, text, "Give the optimizer e.g. lr=1e-3"))
@@ -277,19 +293,11 @@ class LRFinder(Trick):
 
     @staticmethod
     def _set(trainer: Any, lr: float, base: list[float]) -> None:
-        """Multiply every rate that the optimizer and its schedulers know, so that none falls back to the old one."""
-        optimizer, ratio = trainer.optimizers[0], lr / next(rate for rate in base if rate)
-        for group in optimizer.param_groups:
-            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
-                if isinstance(group.get(name), Tensor):
-                    group[name].mul_(ratio)
-                elif name in group:
-                    group[name] *= ratio
-        for config in trainer.strategy.lr_scheduler_configs:
-            for name in ("base_lrs", "_last_lr"):
-                known = getattr(config.scheduler, name, None)
-                if known is not None:
-                    setattr(config.scheduler, name, [rate * ratio for rate in known])
+        optimizer, schedulers = trainer.optimizers[0], _schedulers(trainer)
+        multiply_rates(optimizer, schedulers, lr / next(rate for rate in base if rate))
+        for name in without_known_rates(schedulers):
+            text = f"{name} is no scheduler of torch's kind: rates that it keeps are not known, and may be the old ones"
+            warn("LRFinder", f"{text}. Write lr={lr:.3g} into your code.")
 
     @contextmanager
     def _progress(self, trainer: Any) -> Iterator[Any]:
@@ -308,3 +316,7 @@ class LRFinder(Trick):
     def trick_state(self) -> dict[str, Any]:
         """The suggestion, and whether it was applied."""
         return {"suggestion": self._suggested, "applied": self._applied}
+
+
+def _schedulers(trainer: Any) -> list[Any]:
+    return [config.scheduler for config in trainer.strategy.lr_scheduler_configs]

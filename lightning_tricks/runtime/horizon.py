@@ -31,6 +31,8 @@ PACE = form.record(
                     "before": form.whole,
                     "attempts": form.whole,
                     "unseen": form.whole,
+                    "start": form.many(form.whole, 2),
+                    "mark": form.many(form.whole, 2),
                 }
             )
         ),
@@ -126,12 +128,16 @@ def _unknown(trainer: Any) -> UnknownHorizonError:
 class Stepping:
     """What one optimizer of manual optimization was seen to do, counted in batches from the first of the run.
 
+    How often it steps is measured over the later half of what was seen, about: runs may begin in another way.
+
     Args:
         first: the batch in which it made its first attempt; None before it.
         last: the latest one in which it made one.
         before: its attempts before that batch.
         attempts: all of them, when a batch began last.
         unseen: those that were made before anybody looked.
+        start: a batch with an attempt, from which on the rate is measured, and the attempts before it.
+        mark: the next such batch, and the attempts before it.
     """
 
     first: int | None = None
@@ -139,12 +145,17 @@ class Stepping:
     before: int = 0
     attempts: int = 0
     unseen: int = 0
+    start: tuple[int, int] = (0, 0)
+    mark: tuple[int, int] = (0, 0)
 
     def see(self, batch: int, attempts: int) -> None:
         """Take in the attempts when ``batch`` begins."""
         if attempts > self.attempts:
-            self.first = batch - 1 if self.first is None else self.first
             self.last, self.before = batch - 1, self.attempts
+            if self.first is None:
+                self.first, self.start, self.mark = self.last, (self.last, self.before), (self.last, self.before)
+            elif self.last - self.first >= 2 * max(1, self.mark[0] - self.first):
+                self.start, self.mark = self.mark, (self.last, self.before)
         self.attempts = attempts
 
     @property
@@ -153,7 +164,7 @@ class Stepping:
         return self.first is not None and self.last > self.first
 
     def rate(self, batch: int) -> float:
-        """Return its attempts per batch since its first, as known when ``batch`` begins; 1 before the first.
+        """Return its attempts per batch, as known when ``batch`` begins; 1 before the first.
 
         Counted from one batch with an attempt to another, so that a step in every fifth batch gives a fifth.
 
@@ -166,13 +177,13 @@ class Stepping:
         if self.first is None:
             return 1.0
         if self.settled:
-            return (self.before - self.unseen) / (self.last - self.first)
+            return (self.before - self.start[1]) / (self.last - self.start[0])
         return (self.attempts - self.unseen) / max(1, batch - self.first)
 
     def at(self, end: float, batch: int) -> int:
         """Return the attempts when the run ends before batch ``end``, if it goes on like this.
 
-        >>> Stepping(first=4, last=9, before=1, attempts=2).at(16, 10)  # in the batches 4, 9 and 14
+        >>> Stepping(first=4, last=9, before=1, attempts=2, start=(4, 0)).at(16, 10)  # in the batches 4, 9 and 14
         3
         """
         if self.first is None:
@@ -255,12 +266,21 @@ class Pace:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
-        return asdict(self)
+        steppings = [
+            {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(stepping).items()}
+            for stepping in self.steppings
+        ]
+        return {**asdict(self), "steppings": steppings}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Pace:
         """Return what ``state_dict`` gave."""
-        return cls(**{**state, "steppings": [Stepping(**numbers) for numbers in state["steppings"]]})
+        fields: list[dict[str, Any]] = [
+            {name: tuple(x) if isinstance(x, list) else x for name, x in numbers.items()}
+            for numbers in state["steppings"]
+        ]
+        steppings = [Stepping(**numbers) for numbers in fields]
+        return cls(**{**state, "steppings": steppings})
 
 
 def bounds(trainer: Any) -> list[Any]:

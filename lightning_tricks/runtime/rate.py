@@ -12,6 +12,32 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_tricks.errors import UnsupportedError, message
+
+
+def require_rates(owner: str, optimizer: Any) -> None:
+    """Refuse an optimizer whose groups have no learning rate to be read and written.
+
+    Raises:
+        UnsupportedError: it computes its steps itself, as ALIG does, or transformers' Adafactor with ``lr=None``.
+    """
+    for group in optimizer.param_groups:
+        rate = group.get("lr")
+        if not isinstance(rate, (int, float, Tensor)):
+            name = type(optimizer).__name__
+            text = f"{name} has no learning rate of its own in its groups" if rate is None else f"its lr is {rate!r}"
+            remedy = f"Give it one (lr=1e-3), or leave {owner} out"
+            raise UnsupportedError(message(owner, "optimizer", name, text, remedy))
+
+
+def is_schedule_free(optimizer: Any) -> bool:
+    """Whether an optimizer averages weights instead of decaying the rate, and has to be told when it evaluates.
+
+    As those of the package schedulefree: ``train()`` and ``eval()`` exchange the weights.
+    """
+    told = callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+    return told and any("ScheduleFree" in cls.__name__ for cls in type(optimizer).__mro__)
+
 
 def scale_rates(optimizer: Any, factor: float) -> None:
     """Multiply the rates of all parameter groups, tensors in place."""

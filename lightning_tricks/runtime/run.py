@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError
+from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.gradient_writer import GradientWriter
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Publisher
-from lightning_tricks.runtime.rate import RateRequest
+from lightning_tricks.runtime.rate import RateRequest, is_schedule_free
 from lightning_tricks.runtime.replaced import PutBack, replaced
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.selection import parameter_names
@@ -248,6 +249,19 @@ class TrainingRun:
         self.follow()
         self.window.begin_batch(self.trainer, batch_idx)
         self.publisher.deliver()
+
+    def validation_ends(self) -> None:
+        """Say where a validation has looked at other weights than those that are meant."""
+        for view in self.views if not self.trainer.sanity_checking else []:
+            optimizer = view.optimizer
+            trains = any(group.get("train_mode") for group in optimizer.param_groups)
+            if is_schedule_free(optimizer) and trains and self.first_to_say("schedule-free"):
+                name = type(optimizer).__name__
+                warn(
+                    name,
+                    "it is schedule-free, and in training mode during a validation, whose weights are others. Call "
+                    "self.trainer.optimizers[0].eval() in on_validation_start and .train() in on_validation_end.",
+                )
 
     def rolled_back(self) -> None:
         """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""

@@ -357,6 +357,13 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
         self._flush()
 
     @_for_all
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look back at the validation: the module has set it up after the callbacks, and not taken it back yet."""
+        run = self._live
+        if run is not None and run.lead is self:
+            run.validation_ends()
+
+    @_for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
         self._flush()

