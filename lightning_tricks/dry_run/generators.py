@@ -47,7 +47,8 @@ def state_of(generator: Any) -> Any:
         return _from_python(generator.getstate())
     if isinstance(generator, numpy.random.RandomState):
         return _from_numpy(generator.get_state(legacy=False))
-    return _from_numpy(getattr(generator, "bit_generator", generator).state)
+    bits = getattr(generator, "bit_generator", generator)
+    return {**_from_numpy(bits.state), **_spawned(bits)}
 
 
 def set_state(generator: Any, state: Any) -> None:
@@ -59,7 +60,12 @@ def set_state(generator: Any, state: Any) -> None:
     elif isinstance(generator, numpy.random.RandomState):
         generator.set_state(_to_numpy(state))
     else:
-        getattr(generator, "bit_generator", generator).state = _to_numpy(state)
+        bits = getattr(generator, "bit_generator", generator)
+        bits.state = _to_numpy({k: v for k, v in state.items() if k != _SPAWNED})
+        seed, spawned = getattr(bits, "seed_seq", None), state.get(_SPAWNED, 0)
+        if seed is not None and seed.n_children_spawned != spawned:
+            known = {name: getattr(seed, name) for name in ("entropy", "spawn_key", "pool_size")}
+            bits.__setstate__((bits.state, numpy.random.SeedSequence(**known, n_children_spawned=spawned)))
 
 
 def global_state() -> State:
@@ -136,6 +142,14 @@ def _from_python(state: Any) -> State:
 
 def _to_python(state: Mapping[str, Any]) -> Any:
     return state["version"], tuple(state["words"].tolist()), state["gauss"]
+
+
+_SPAWNED = "spawned"  # how many generators were made from this one
+
+
+def _spawned(bits: Any) -> State:
+    spawned = getattr(getattr(bits, "seed_seq", None), "n_children_spawned", 0)
+    return {_SPAWNED: int(spawned)} if spawned else {}
 
 
 _WIDE = "uint64"  # a key for arrays that int64 holds bit by bit only

@@ -1,30 +1,34 @@
-"""The globals that a user's classes work with: generators, counters and environments at the top of a script."""
+"""What a user's code works with beside objects: attributes of classes, and globals that its functions name."""
 
 from __future__ import annotations
 
+import dis
+import functools
 import sys
+import sysconfig
 import types
 from collections.abc import Iterable, Iterator
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-from lightning_tricks.dry_run.objects import ValueRecord
+from lightning_tricks.dry_run.objects import ClassRecord, ValueRecord
 from lightning_tricks.dry_run.walk import Place, Walk
 
 _NOT_THE_USERS = frozenset(
     {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_tricks", "numpy"}
 )
+_DESCRIPTORS = (property, classmethod, staticmethod, functools.cached_property)
 
 
 class Globals:
-    """Adds to a walk what classes refer to outside of their instances.
+    """Adds to a walk what the code of the objects in it refers to.
 
-    These are attributes of the classes, variables that their methods close over, and the globals that their functions
-    name, also by way of other functions of the same file. They count as data: what cannot be put back is left alone.
+    Looked at are the classes of all objects and the functions that were seen, where they are the user's: attributes of
+    these classes, the globals that their functions name, what these hold, and so on. What is reached from data is data.
 
     Args:
         walk: that they are added to.
-        roots: objects; the packages in which their classes are defined are the user's, others are not looked at.
+        roots: objects; the packages in which their classes are defined are the user's, also where they are installed.
     """
 
     def __init__(self, walk: Walk, roots: Iterable[Any]) -> None:
@@ -32,63 +36,86 @@ class Globals:
         modules = {cls.__module__ for root in roots for cls in type(root).__mro__ if is_the_users(cls.__module__)}
         self._packages = {module.split(".")[0] for module in modules}
         self._seen: set[Any] = set()
+        self._theirs: dict[str, bool] = {}
 
-    def add_classes_of(self, kinds: Iterable[type]) -> bool:
-        """Add what these classes and their bases refer to; return whether any was new."""
-        classes = {cls for kind in kinds for cls in kind.__mro__ if self._is_theirs(cls.__module__)} - self._seen
-        for cls in classes:
-            self._add_class(cls)
-        return bool(classes)
+    def add_all(self) -> bool:
+        """Add what the classes and functions refer to that the walk has seen; return whether there is more to walk."""
+        before = len(self._seen)
+        for kind, data in list(self._walk.kinds.items()):
+            for cls in kind.__mro__:
+                self._add_class(cls, data)
+        for function, data in list(self._walk.functions.items()):
+            self._add_names_of(function, data)
+        return len(self._seen) > before
 
     def _is_theirs(self, module: str | None) -> bool:
-        return (module or "").split(".")[0] in self._packages
+        name = module or ""
+        if name not in self._theirs:
+            self._theirs[name] = name.split(".")[0] in self._packages or (is_the_users(name) and _is_local(name))
+        return self._theirs[name]
 
-    def _add_class(self, cls: type) -> None:
+    def _add_class(self, cls: type, data: bool) -> None:
         if cls in self._seen or not self._is_theirs(cls.__module__):
             return
         self._seen.add(cls)
+        self._walk.records.append((Place(None, cls.__name__), ClassRecord(cls)))
         for name, value in list(vars(cls).items()):
-            function = _function(value)
-            if function is not None:
-                self._add_function(function)
-            elif not (name.startswith("__") or callable(value) or hasattr(type(value), "__get__")):
-                self._add(f"{cls.__name__}.{name}", partial(getattr, cls, name), partial(setattr, cls, name))
+            place = f"{cls.__name__}.{name}"
+            if isinstance(value, type):
+                self._add_class(value, data)
+                continue
+            functions = list(_functions(value))
+            for function in functions:
+                self._walk.add(place, function, data=data)
+            if not functions and not name.startswith("__") and not hasattr(type(value), "__get__"):
+                self._walk.add(place, value, data=data)
 
-    def _add_function(self, function: types.FunctionType) -> None:
-        """Add the variables that a function closes over, and the globals that it names."""
+    def _add_names_of(self, function: types.FunctionType, data: bool) -> None:
+        """Add the globals that a function names, and those that it makes."""
         if function in self._seen or not self._is_theirs(function.__module__):
             return
         self._seen.add(function)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            if name != "__class__":  # (of ``super``)
-                self._walk.add(f"{function.__qualname__}.{name}", cell, data=True)
-        variables = function.__globals__
-        for name in _names(function.__code__):
-            if name in variables and (id(variables), name) not in self._seen:
-                self._seen.add((id(variables), name))
-                self._add_global(function.__module__ or "", variables, name)
+        names = list(_names(function.__code__))
+        for name in names:
+            self._add_global(function.__module__ or "", function.__globals__, name, data, names)
+        for name in _stored(function.__code__):
+            self._record(function.__module__ or "", function.__globals__, name)
 
-    def _add_global(self, module: str, variables: dict[str, Any], name: str) -> None:
+    def _add_global(self, module: str, variables: dict[str, Any], name: str, data: bool, names: list[str]) -> None:
+        if name not in variables or (id(variables), name) in self._seen:
+            return
         value = variables[name]
-        if isinstance(value, types.FunctionType):
-            self._add_function(value)
-        elif isinstance(value, type):
-            self._add_class(value)
-        elif not isinstance(value, types.ModuleType):
-            self._add(f"{module}.{name}", partial(variables.get, name), partial(variables.__setitem__, name))
+        if isinstance(value, types.ModuleType):  # (of which the function may write to a name)
+            if self._is_theirs(value.__name__):
+                for inner in names:
+                    self._add_global(value.__name__, vars(value), inner, data, [])
+            return
+        self._record(module, variables, name)
+        if isinstance(value, type):
+            self._add_class(value, data)
+        else:
+            self._walk.add(f"{module}.{name}", value, data=data)
 
-    def _add(self, name: str, read: Any, write: Any) -> None:
-        self._walk.records.append((Place(None, name), ValueRecord(read, write)))
-        self._walk.add(name, read(), data=True)
+    def _record(self, module: str, variables: dict[str, Any], name: str) -> None:
+        if (id(variables), name) not in self._seen:
+            self._seen.add((id(variables), name))
+            self._walk.records.append((Place(None, f"{module}.{name}"), ValueRecord.of_name(variables, name)))
 
 
-def _function(value: Any) -> types.FunctionType | None:
-    if isinstance(value, (staticmethod, classmethod)):
-        value = value.__func__
+def _functions(value: Any) -> Iterator[Any]:
+    """Give the functions in an attribute of a class: its own and those that a decorator has put around it."""
+    inside = [value]
     if isinstance(value, property):
-        value = value.fget
-    value = getattr(value, "__wrapped__", value)
-    return value if isinstance(value, types.FunctionType) else None
+        inside = [value.fget, value.fset]
+    elif isinstance(value, functools.cached_property):
+        inside = [value.func]
+    elif isinstance(value, (staticmethod, classmethod)):
+        inside = [value.__func__]
+    for found in inside:
+        while found is not None:
+            if isinstance(found, (types.FunctionType, type(functools.lru_cache(_is_local)))):
+                yield found
+            found = getattr(found, "__wrapped__", None)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -96,6 +123,16 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def _stored(code: types.CodeType) -> Iterator[str]:
+    """Give the globals that a function assigns, which need not be there yet."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "STORE_GLOBAL":
+            yield str(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _stored(constant)
 
 
 def is_the_users(module: str) -> bool:
@@ -106,3 +143,16 @@ def is_the_users(module: str) -> bool:
     """
     top = module.split(".")[0]
     return top == "__main__" or not (top in _NOT_THE_USERS or top in sys.stdlib_module_names)
+
+
+def _is_local(module: str) -> bool:
+    """Whether a module is a file of somebody's project, and no installed package."""
+    if module == "__main__":
+        return True
+    file = getattr(sys.modules.get(module.split(".")[0]), "__file__", None)
+    if file is None:  # (a namespace package, or made while running)
+        file = getattr(sys.modules.get(module), "__file__", None)
+    return file is None or not any(Path(file).is_relative_to(folder) for folder in _INSTALLED)
+
+
+_INSTALLED = tuple({Path(p) for name, p in sysconfig.get_paths().items() if name in ("purelib", "platlib", "stdlib")})

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import array
 import copy
-from collections import OrderedDict, deque
+import ctypes
+import warnings
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ import numpy
 import torch
 
 from lightning_tricks.dry_run.generators import set_state, state_of
+from lightning_tricks.dry_run.tensors import checksum
 
 _MISSING = object()
 
@@ -37,15 +40,18 @@ def _same(now: Any, before: Any) -> bool:
 class DictRecord:
     """Keys and values of a dict of any kind, in their order. Methods that a subclass overrides are not called."""
 
-    __slots__ = ("_base", "_keys", "_values", "owner")
+    __slots__ = ("_base", "_factory", "_keys", "_values", "owner")
 
     def __init__(self, owner: dict[Any, Any]) -> None:
         self.owner = owner
-        self._base: Any = OrderedDict if isinstance(owner, OrderedDict) else dict
+        self._base: Any = OrderedDict if issubclass(type(owner), OrderedDict) else dict
         self._keys, self._values = list(self._base.keys(owner)), list(self._base.values(owner))
+        self._factory = owner.default_factory if isinstance(owner, defaultdict) else None
 
     def restore(self) -> None:
         """Fill it again, if anything in it has changed."""
+        if isinstance(self.owner, defaultdict):
+            self.owner.default_factory = self._factory
         if not self.intact():
             self._base.clear(self.owner)
             for key, value in zip(self._keys, self._values, strict=True):
@@ -54,31 +60,32 @@ class DictRecord:
     def intact(self) -> bool:
         """Whether it holds the same objects in the same order."""
         keys, values = list(self._base.keys(self.owner)), list(self._base.values(self.owner))
-        return _same(values, self._values) and _same(keys, self._keys)
+        kept = not isinstance(self.owner, defaultdict) or self.owner.default_factory is self._factory
+        return kept and _same(values, self._values) and _same(keys, self._keys)
 
 
 class ItemsRecord:
     """The items of a list, deque or set of any kind."""
 
-    __slots__ = ("_clear", "_fill", "_items", "owner")
+    __slots__ = ("_base", "_items", "owner")
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
-        base: Any = list if isinstance(owner, list) else deque if isinstance(owner, deque) else set
-        self._clear, self._fill = base.clear, base.update if base is set else base.extend
-        self._items = list(base.__iter__(owner))
+        self._base: Any = next(base for base in (list, deque, set) if issubclass(type(owner), base))
+        self._items = list(self._base.__iter__(owner))
 
     def restore(self) -> None:
         """Fill it again, if anything in it has changed."""
         if not self.intact():
-            self._clear(self.owner)
-            self._fill(self.owner, self._items)
+            self._base.clear(self.owner)
+            (self._base.update if self._base is set else self._base.extend)(self.owner, self._items)
 
     def intact(self) -> bool:
         """Whether it holds the same objects; those of a set in any order."""
-        if isinstance(self.owner, set):
-            return {id(x) for x in self.owner} == {id(x) for x in self._items}
-        return _same(list(self.owner), self._items)
+        now = list(self._base.__iter__(self.owner))
+        if self._base is set:
+            return {id(x) for x in now} == {id(x) for x in self._items}
+        return _same(now, self._items)
 
 
 class ObjectRecord:
@@ -118,13 +125,25 @@ class ObjectRecord:
 
 
 class ValueRecord:
-    """A value that one function reads and another writes: a variable of a closure, an attribute of a class."""
+    """A value that one function reads and another writes: a variable of a closure, a global."""
 
     __slots__ = ("_read", "_value", "_write")
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         self._read, self._write = read, write
         self._value = read()
+
+    @classmethod
+    def of_name(cls, variables: dict[str, Any], name: str) -> ValueRecord:
+        """Return the record of a name in a namespace, where it may be missing."""
+
+        def write(value: Any) -> None:
+            if value is _MISSING:
+                variables.pop(name, None)
+            else:
+                variables[name] = value
+
+        return cls(lambda: variables.get(name, _MISSING), write)
 
     def restore(self) -> None:
         """Write it, if it has changed."""
@@ -136,45 +155,145 @@ class ValueRecord:
         return self._read() is self._value
 
 
+class ClassRecord:
+    """The attributes of a class; one that did not exist before is taken away again. No metaclass is asked."""
+
+    __slots__ = ("_attributes", "owner")
+
+    def __init__(self, owner: type) -> None:
+        self.owner = owner
+        self._attributes = self._now()
+
+    def _now(self) -> dict[str, Any]:
+        # (names with two underscores are Python's own: some are made when they are first asked for)
+        return {name: value for name, value in vars(self.owner).items() if not name.startswith("__")}
+
+    def restore(self) -> None:
+        """Set what has changed."""
+        now = self._now()
+        for name in now.keys() - self._attributes.keys():
+            type.__delattr__(self.owner, name)
+        for name, value in self._attributes.items():
+            if now.get(name, _MISSING) is not value:
+                type.__setattr__(self.owner, name, value)
+
+    def intact(self) -> bool:
+        """Whether it has the same attributes."""
+        now = self._now()
+        return now.keys() == self._attributes.keys() and all(now[n] is v for n, v in self._attributes.items())
+
+
+class CacheRecord:
+    """An ``lru_cache`` around a function: where it was filled, it is emptied, so that the function is called again."""
+
+    __slots__ = ("_misses", "owner")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self._misses = owner, owner.cache_info().misses
+
+    def restore(self) -> None:
+        """Empty it, if anything was computed."""
+        if not self.intact():
+            self.owner.cache_clear()
+
+    def intact(self) -> bool:
+        """Whether nothing was computed since."""
+        return bool(self.owner.cache_info().misses in (self._misses, 0))
+
+
 class ArrayRecord:
     """The elements of a numpy array; those of an array of objects are kept as the objects themselves."""
 
-    __slots__ = ("_copy", "_shape", "owner")
+    __slots__ = ("_copy", "_shape", "_writeable", "owner")
 
     def __init__(self, owner: numpy.ndarray[Any, Any]) -> None:
-        self.owner, self._shape = owner, owner.shape
+        self.owner, self._shape, self._writeable = owner, owner.shape, owner.flags.writeable
         self._copy = owner.copy(order="K")
 
     def restore(self) -> None:
         """Write the elements back into the array's own memory."""
         if self.owner.shape != self._shape:
             self.owner.resize(self._shape, refcheck=False)
-        numpy.copyto(self.owner, self._copy)
+        if not self.intact():
+            self.owner.setflags(write=True)
+            numpy.copyto(self.owner, self._copy)
+        self.owner.setflags(write=self._writeable)
 
     def intact(self) -> bool:
         """Whether every element is the same, bit for bit."""
-        if self.owner.shape != self._shape:
+        if self.owner.shape != self._shape or self.owner.flags.writeable != self._writeable:
             return False
-        if self.owner.dtype.hasobject:
+        if self.owner.dtype.hasobject and self.owner.dtype.names is None:
             return _same(self.owner.ravel().tolist(), self._copy.ravel().tolist())
-        return bool(self.owner.tobytes() == self._copy.tobytes())
+        return equal_states(numpy.asarray(self.owner), numpy.asarray(self._copy))
+
+
+class ChecksumRecord:
+    """A large array of data that is not copied: a change of it is not undone, but told.
+
+    Args:
+        owner: contiguous, of plain numbers.
+    """
+
+    __slots__ = ("_before", "owner")
+
+    def __init__(self, owner: numpy.ndarray[Any, Any]) -> None:
+        self.owner, self._before = owner, self._now(owner)
+
+    @staticmethod
+    def _now(owner: numpy.ndarray[Any, Any]) -> Any:
+        flat = numpy.frombuffer(owner.data.cast("B"), dtype=numpy.uint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # (torch warns of arrays that are read-only)
+            return checksum(torch.from_numpy(flat).untyped_storage())
+
+    def restore(self) -> None:
+        """There is no copy."""
+
+    def intact(self) -> bool:
+        """Whether the checksum is the same."""
+        return torch.equal(self._now(self.owner), self._before)
+
+
+class FileRecord:
+    """Where a file that is only read stands."""
+
+    __slots__ = ("_position", "owner")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self._position = owner, owner.tell()
+
+    def restore(self) -> None:
+        """Go back there."""
+        self.owner.seek(self._position)
+
+    def intact(self) -> bool:
+        """Whether it stands there."""
+        return bool(self.owner.tell() == self._position)
 
 
 class BytesRecord:
-    """The content of a ``bytearray`` or an ``array.array``."""
+    """The content of a ``bytearray``, an ``array.array``, or of memory that ctypes shares with other processes."""
 
     __slots__ = ("_content", "owner")
 
     def __init__(self, owner: Any) -> None:
-        self.owner, self._content = owner, owner[:]
+        self.owner, self._content = owner, self._now(owner)
+
+    @staticmethod
+    def _now(owner: Any) -> Any:
+        return bytes(memoryview(owner).cast("B")) if isinstance(owner, _SHARED) else owner[:]
 
     def restore(self) -> None:
-        """Write it back."""
-        self.owner[:] = self._content
+        """Write it back, if it has changed."""
+        if isinstance(self.owner, _SHARED):
+            memoryview(self.owner).cast("B")[:] = self._content
+        elif not self.intact():
+            self.owner[:] = self._content
 
     def intact(self) -> bool:
         """Whether it is the same."""
-        return bool(self.owner == self._content)
+        return bool(self._now(self.owner) == self._content)
 
 
 class GeneratorRecord:
@@ -277,8 +396,11 @@ def equal_states(one: Any, other: Any) -> bool:
             return False
         if one.dtype.names is not None:  # (between the fields there may be bytes that nobody set)
             return all(equal_states(one[name], other[name]) for name in one.dtype.names)
+        if one.dtype.kind == "T":  # (strings of any length: the array holds addresses)
+            return bool((one == other).all())
         return one.tobytes() == other.tobytes()
-    return bool(one == other)
+    return one is other or bool(one == other)
 
 
-BYTES = (bytearray, array.array)
+_SHARED = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
+BYTES = (bytearray, array.array, *_SHARED)

@@ -11,7 +11,8 @@ back is found before user code runs, and refused by name.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +21,15 @@ import torch
 from lightning_tricks.dry_run import tensors
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.globals import Globals
-from lightning_tricks.dry_run.objects import ArrayRecord, Record, equal_states
+from lightning_tricks.dry_run.objects import ArrayRecord, ChecksumRecord, Record, equal_states
 from lightning_tricks.dry_run.tensors import CopyOnWrite, StorageRecord
-from lightning_tricks.dry_run.walk import FoundTensor, Limits, Obstacle, Place, Walk
+from lightning_tricks.dry_run.walk import FoundArray, FoundTensor, Limits, Obstacle, Place, Walk
 from lightning_tricks.errors import NotRestorableError
 
 SMALL = 2**20  # bytes: what is not larger is copied at once
+DATA = 2**28  # bytes of arrays and tensors of data that are copied at once, the smallest first
+_READ = 2**32  # bytes of larger arrays of data that are read for a checksum
+_HOOKS_OF_ALL = {n: v for n, v in vars(torch.nn.modules.module).items() if re.fullmatch("_global.*hooks", n)}
 _FALLBACK_MEMORY = 8 * 2**30
 
 
@@ -93,9 +97,11 @@ class Snapshot:
             walk.add(name, root, trained=True)
         for name, root in roots.model.items():
             walk.add(name, root)
+        for name, hooks in _HOOKS_OF_ALL.items():
+            walk.add(name, hooks)
         walk.run()
         outside = Globals(walk, roots.model.values())
-        while outside.add_classes_of(walk.kinds):
+        while outside.add_all():
             walk.run()
         if walk.obstacles:
             raise NotRestorableError(_told(walk.obstacles), walk.obstacles[0].place.root)
@@ -103,6 +109,9 @@ class Snapshot:
         self._tensors = walk.tensors
         self._storages: list[tuple[Place, StorageRecord]] = []
         self._watched: list[StorageRecord] = []
+        self._unread: set[int] = set()
+        self._optimizers = frozenset(roots.trained)
+        self._failed: list[str] = []
         self._mode: CopyOnWrite | None = None
         limit = _spare_memory() if max_bytes is None else max_bytes
         self._sort(walk, steps, frozenset(also), limit)
@@ -120,13 +129,15 @@ class Snapshot:
                 record = StorageRecord(storage, on_host=storage.nbytes() > SMALL)
                 grouped.setdefault(storage._cdata, (record, []))[1].append(found)
         copied: list[tuple[Place, StorageRecord]] = []
-        arrays = [f for f in walk.arrays if not (f.data and f.array.nbytes > SMALL)]
+        arrays, left = _affordable(walk.arrays)
         for record, founds in grouped.values():
             place, learns = founds[0].place, steps and any(f.trained for f in founds)
             if record.size <= SMALL or learns or record.storage._cdata in also:
                 copied.append((place, record))
-            elif not all(f.data for f in founds):
+            else:
                 self._watched.append(record)
+                if all(f.data or f.place.root in self._optimizers for f in founds):
+                    self._unread.add(record.storage._cdata)
             self._storages.append((place, record))
         sizes = [(record.size, place) for place, record in copied] + [(f.array.nbytes, f.place) for f in arrays]
         total = sum(size for size, _ in sizes)
@@ -140,12 +151,17 @@ class Snapshot:
         for _, record in copied:
             record.copy()
         self._records += [(found.place, ArrayRecord(found.array)) for found in arrays]
+        self._records += [(found.place, ChecksumRecord(found.array)) for found in left]
         self._array_bytes = sum(found.array.nbytes for found in arrays)
 
     def note_checksums(self) -> None:
-        """Read the large tensors that were not copied, to tell later whether they were written to."""
+        """Read the large tensors that were not copied, to tell later whether they were written to.
+
+        Those of data and of optimizers are not read: they are many, and what writes to them goes by way of torch.
+        """
         for record in self._watched:
-            record.note_checksum()
+            if record.storage._cdata not in self._unread:
+                record.note_checksum()
 
     def written(self) -> set[int]:
         """Return the large storages (``_cdata``) that were written to since their checksum was noted."""
@@ -175,16 +191,27 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make everything as it was. May be called more than once."""
-        for _, record in self._records:
-            record.restore()
-        for found in self._tensors:
-            found.record.restore()
-        for _, storage in self._storages:
-            storage.restore()
-        for found in self._tensors:
-            found.record.restore_version()
+        """Make everything as it was, whatever single objects make of it. May be called more than once."""
+        # the bytes of these are known; where those of another are not, a version that has moved on shall be seen
+        known = {r.storage._cdata for _, r in self._storages if self._watches or r.saved is not None}
+        for place, restore in self._restores(known):
+            try:
+                restore()
+            except Exception as error:  # (somebody's object may refuse; the others are still put back)
+                self._failed.append(f"{place} ({type(error).__name__})")
         set_global_state(self._random)
+
+    def _restores(self, known: set[int]) -> Iterator[tuple[Place, Callable[[], None]]]:
+        for place, record in self._records:
+            yield place, record.restore
+        for found in self._tensors:
+            yield found.place, found.record.restore
+        for place, storage in self._storages:
+            yield place, storage.restore
+        for found in self._tensors:
+            memory = tensors.storage_of(found.record.tensor)
+            if memory is None or not memory.nbytes() or memory._cdata in known:
+                yield found.place, found.record.restore_version
 
     @torch.no_grad()
     def damage(self) -> list[str]:
@@ -192,11 +219,32 @@ class Snapshot:
 
         Compared are identities, flags and versions of everything; values of everything that was copied or watched.
         """
-        places = [place for place, record in self._records if not record.intact()]
-        places += [found.place for found in self._tensors if not found.record.intact()]
-        places += [place for place, storage in self._storages if not storage.intact()]
+        places = [place for place, record in self._records if not _is_intact(record)]
+        places += [found.place for found in self._tensors if not _is_intact(found.record)]
+        places += [place for place, storage in self._storages if not _is_intact(storage)]
         random = [] if equal_states(global_state(), self._random) else ["the global random generators"]
-        return [*dict.fromkeys(map(str, places)), *random]
+        return [*dict.fromkeys([*map(str, places), *self._failed]), *random]
+
+
+def _affordable(found: list[FoundArray]) -> tuple[list[FoundArray], list[FoundArray]]:
+    """Return the arrays that are copied, and those whose checksum is noted; what is larger still is only held."""
+    copied = [f for f in found if not f.data]
+    left, spent, read = [], 0, 0
+    for f in sorted((f for f in found if f.data), key=lambda f: f.array.nbytes):
+        spent += f.array.nbytes
+        if spent <= DATA or f.array.nbytes <= SMALL:
+            copied.append(f)
+        elif f.array.flags.c_contiguous and not f.array.dtype.hasobject and read + f.array.nbytes <= _READ:
+            read += f.array.nbytes
+            left.append(f)
+    return copied, left
+
+
+def _is_intact(record: Any) -> bool:
+    try:
+        return bool(record.intact())
+    except Exception:  # (it cannot be compared: it is not what it was)
+        return False
 
 
 def _told(obstacles: list[Obstacle]) -> str:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 Storage = torch.UntypedStorage
 
+HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # dicts, which a tensor holds
 _BLOCK = 1021  # a prime: rows that move by a power of two do not fall onto their old places
 
 
@@ -79,7 +80,7 @@ class TensorRecord:
             self._leaf, self._required = tensor.is_leaf, tensor.requires_grad
             self._gradient = tensor.grad if self._leaf else None
             self._grad_fn = tensor.grad_fn
-            self._hooks = tensor._backward_hooks
+            self._hooks = [getattr(tensor, name, None) for name in HOOKS]
             self._version = _version(tensor)
             # shares the memory of today, whatever the tensor's own ``.data`` will be
             self._alias = None if _wraps(tensor) else tensor.detach()
@@ -93,13 +94,21 @@ class TensorRecord:
             if self._alias is not None and not same_memory(tensor, self._alias):
                 tensor.data = self._alias
             if self._leaf and not tensor.is_leaf:
-                tensor.detach_()
+                self._make_leaf()
             if tensor.is_leaf and tensor.requires_grad != self._required:
                 tensor.requires_grad_(self._required)
             if self._leaf and tensor.grad is not self._gradient:
                 tensor.grad = self._gradient
-            if tensor._backward_hooks is not self._hooks:
-                tensor._backward_hooks = self._hooks
+            for name, hooks in zip(HOOKS, self._hooks, strict=True):
+                if getattr(tensor, name, None) is not hooks:
+                    setattr(tensor, name, hooks)
+
+    def _make_leaf(self) -> None:
+        """Take a tensor out of the graph that an operation in place has put it into."""
+        try:
+            self.tensor.detach_()
+        except RuntimeError:  # a view: another object over the same memory takes its place
+            torch.utils.swap_tensors(self.tensor, self.tensor.detach())  # type: ignore[no-untyped-call]
 
     def restore_version(self) -> None:
         """Set the version counter back, so that graphs which saved this tensor stay valid."""
@@ -118,7 +127,7 @@ class TensorRecord:
                 and tensor.requires_grad == self._required
                 and tensor.grad_fn is self._grad_fn
                 and (not self._leaf or tensor.grad is self._gradient)
-                and tensor._backward_hooks is self._hooks
+                and all(getattr(tensor, n, None) is hooks for n, hooks in zip(HOOKS, self._hooks, strict=True))
                 and _version(tensor) == self._version
             )
 
@@ -185,7 +194,7 @@ def _written(function: Any) -> Sequence[tuple[int | None, str]]:
 
 def storage_of(tensor: Tensor) -> Storage | None:
     """Return a tensor's storage; None where it has none of its own (sparse, meta, wrappers around other tensors)."""
-    if tensor.layout is not torch.strided or tensor.device.type == "meta" or _wraps(tensor):
+    if tensor.layout is not torch.strided or tensor.device.type == "meta" or _wraps(tensor) or tensor.is_nested:
         return None
     try:
         with torch._C.DisableTorchFunctionSubclass():  # (a lazy parameter refuses to be asked)
@@ -200,6 +209,8 @@ def inner_tensors(tensor: Tensor) -> list[tuple[str, Tensor]]:
     >>> [name for name, _ in inner_tensors(torch.eye(2).to_sparse())]
     ['indices', 'values']
     """
+    if tensor.is_nested and tensor.layout is torch.strided:
+        return [("values", tensor.values())]
     if tensor.layout is torch.sparse_coo:
         return [("indices", tensor._indices()), ("values", tensor._values())]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -213,9 +224,11 @@ def inner_tensors(tensor: Tensor) -> list[tuple[str, Tensor]]:
 
 def same_memory(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same elements of the same storage."""
-    if one.size() != other.size() or one.dtype != other.dtype or one.layout != other.layout:
+    if one.dtype != other.dtype or one.layout != other.layout or one.is_nested != other.is_nested:
         return False
-    if one.layout is not torch.strided:
+    if not one.is_nested and one.size() != other.size():
+        return False
+    if one.layout is not torch.strided or one.is_nested:
         parts, others = inner_tensors(one), inner_tensors(other)
         return len(parts) == len(others) and all(
             same_memory(a, b) for (_, a), (_, b) in zip(parts, others, strict=True)

@@ -5,9 +5,9 @@ and objects, whose records hold references and whose content is walked on; tenso
 values are recorded; and obstacles, which cannot be put back. Obstacles are collected, so that whoever wants to run user
 code can be told before it runs.
 
-Two regions differ. In the model everything has to be put back. In *data* (data sets, samplers, loaders, globals of the
-user's file) open files, large containers and handles of other libraries are held by identity and not walked: reading
-them again leaves them as they are.
+Two regions differ. In the model everything has to be put back. In *data* (data sets, samplers, loaders) open files,
+large containers and handles of other libraries are held by identity and not walked: reading them again leaves them as
+they are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import io
 import operator
 import pathlib
 import re
+import struct
 import sys
 import threading
 import time
@@ -28,8 +29,8 @@ import types
 import uuid
 import weakref
 import zoneinfo
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,17 +47,19 @@ _VALUES: Any = frozenset(
         *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), type(NotImplemented)),
         *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, decimal.Decimal),
         *(uuid.UUID, re.Pattern, re.Match, type(threading.Lock()), type(threading.RLock()), threading.local),
-        *(types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.GetSetDescriptorType),
+        *(types.ModuleType, types.CodeType, types.GetSetDescriptorType),
         *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType),
-        *(types.MethodWrapperType, types.ClassMethodDescriptorType, types.GenericAlias, types.UnionType),
+        *(types.ClassMethodDescriptorType, types.GenericAlias, types.UnionType, struct.Struct),
         *(types.FrameType, types.TracebackType, type({}.keys()), type({}.values()), type({}.items()), memoryview),
         *(property, staticmethod, classmethod, weakref.ProxyType, weakref.CallableProxyType),
         *(contextvars.ContextVar, contextvars.Token, zoneinfo.ZoneInfo),
         *(operator.itemgetter, operator.attrgetter, operator.methodcaller, numpy.dtype, numpy.ufunc),
         *(torch.device, torch.dtype, torch.layout, torch.memory_format, torch.Size, torch.finfo, torch.iinfo),
-        *(object, type(functools.lru_cache(lambda: 0))),  # (what a cache holds, its function would return again)
+        object,
     }
 )
+_CACHE = type(functools.lru_cache(lambda: 0))
+_BOUND = (types.BuiltinFunctionType, types.MethodWrapperType)  # of an object in C, which they hold
 _VALUE_BASES: Any = (
     *(type, enum.Enum, numpy.generic, pathlib.PurePath, int, float, complex, str, bytes, BaseException),
     weakref.ref,
@@ -70,9 +73,7 @@ _HANDLES = (
     *("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "torch.distributed", "torch.autograd"),
     *("torch.cuda.streams", "torch.cuda.graphs", "torch._C", "torch.profiler", "torch.utils.hooks"),
 )
-_OF_A_RUN = frozenset(
-    {"Trainer", "Fabric", "_Loop", "Strategy", "Accelerator", "Logger", "Profiler", "Precision", "Trick"}
-)
+_OF_A_RUN = frozenset({"Trainer", "Fabric", "_Loop", "Strategy", "Accelerator", "Profiler", "Precision", "Trick"})
 _OURS = "lightning_tricks"  # hooks of ours on the user's modules take notes in a dry run, which have to stay
 _ITEMS = (list, deque, set)
 _DATA = (Dataset, DataLoader, Sampler)
@@ -113,11 +114,13 @@ class Limits:
         objects: that are looked at, in the model and again in data.
         seconds: that the model may take, and again data.
         items: of a container in data that is still walked.
+        data_seconds: that data may take.
     """
 
     objects: int = 500_000
     seconds: float = 10.0
     items: int = 20_000
+    data_seconds: float = 10.0
 
 
 class Obstacle(NamedTuple):
@@ -167,17 +170,15 @@ class Walk:
         self.tensors: list[FoundTensor] = []
         self.arrays: list[FoundArray] = []
         self.obstacles: list[Obstacle] = []
-        # the model is walked before data: what both hold has to be put back completely
-        self._model: list[tuple[Place, Any, bool, bool]] = []
-        self._data: list[tuple[Place, Any, bool, bool]] = []
+        # the model is walked before data: what both hold has to be put back completely. Data are walked level by level:
+        # what is near (a sampler, its generator) is seen before a limit is reached in what is large
+        self._model: deque[tuple[Place, Any, bool, bool]] = deque()
+        self._data: deque[tuple[Place, Any, bool, bool]] = deque()
+        self.kinds: dict[type, bool] = {}  # class -> whether it was seen in data only
+        self.functions: dict[types.FunctionType, bool] = {}
         self._seen: dict[int, Any] = {}  # (holds the objects: an id may not be used again meanwhile)
         self._visits: dict[type, Visit | None] = {}
         self._largest: tuple[int, Place | None] = (0, None)
-
-    @property
-    def kinds(self) -> list[type]:
-        """The classes of all objects that were seen."""
-        return list(self._visits)
 
     def add(self, name: str, root: Any, *, data: bool = False, trained: bool = False) -> None:
         """Add a root.
@@ -192,31 +193,38 @@ class Walk:
 
     def run(self) -> None:
         """Walk until everything is seen. A model that is too large is an obstacle; data that are, are left."""
-        if not self._all_of(self._model):
+        if not self._all_of(self._model, self._model.pop, self.limits.seconds):
             size, largest = self._largest
             place = largest or Place(None, "the module")
             self.obstacles.append(Obstacle(place, f"too large to be looked through ({size:,} items)"))
             return
-        self._all_of(self._data)
+        self._all_of(self._data, self._data.popleft, self.limits.data_seconds)
         self._data.clear()
 
-    def _all_of(self, stack: list[tuple[Place, Any, bool, bool]]) -> bool:
-        """Visit what is on a stack, and what that holds; return False where a limit was reached before."""
-        end, count = time.monotonic() + self.limits.seconds, 0
-        while stack:
-            place, thing, data, trained = stack.pop()
+    def _all_of(self, waiting: Sized, following: Callable[[], Any], seconds: float) -> bool:
+        """Visit what waits, and what that holds; return False where a limit was reached before."""
+        end, count = time.monotonic() + seconds, 0
+        while waiting:
+            place, thing, data, trained = following()
             if id(thing) in self._seen:
                 continue
             self._seen[id(thing)] = thing
             count += 1
-            if count > self.limits.objects or (count % 4096 == 0 and time.monotonic() > end):
+            if count > self.limits.objects or (count % 512 == 0 and time.monotonic() > end):
                 return False
             kind = type(thing)
-            if kind not in self._visits:
-                self._visits[kind] = self._visit_for(kind)
-            visit = self._visits[kind]
-            if visit is not None:
-                visit(place, thing, data, trained)
+            try:
+                if kind not in self._visits:
+                    self._visits[kind] = self._visit_for(kind)
+                visit = self._visits[kind]
+                if self.kinds.get(kind, True):
+                    self.kinds[kind] = data
+                if visit is not None:
+                    visit(place, thing, data, trained)
+            except Exception as error:  # (somebody's class may raise wherever it is looked at)
+                if not data:
+                    what = f"a {_shown(kind)} that fails when it is looked at ({type(error).__name__})"
+                    self.obstacles.append(Obstacle(place, what))
         return True
 
     def _push(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
@@ -243,6 +251,10 @@ class Walk:
             return self._visit_container
         if issubclass(kind, types.FunctionType):
             return self._visit_function
+        if issubclass(kind, _CACHE):
+            return self._visit_cache
+        if issubclass(kind, _BOUND):
+            return self._visit_bound
         if issubclass(kind, types.MethodType):
             return lambda place, thing, *rest: self._push_all(
                 place, [("", thing.__self__), ("", thing.__func__)], *rest
@@ -259,12 +271,15 @@ class Walk:
             self._visit_attributes(place, thing, data, trained)
 
     def _visit_object(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        if isinstance(thing, torch.jit.ScriptModule) and hasattr(thing, "_concrete_type"):
+        kind = type(thing)  # (``isinstance`` would ask the object for its class: a proxy loads then what it stands for)
+        if issubclass(kind, torch.jit.ScriptModule) and hasattr(thing, "_concrete_type"):
             self._visit_script(place, thing, data, trained)
+        elif issubclass(kind, io.IOBase) and not data and _is_only_read(thing):
+            self._record(place, objects.FileRecord(thing))
         elif (what := obstacle(thing, data=data)) is not None:
             self.obstacles.append(Obstacle(place, what))
-        elif hidden_state(type(thing)) is None:
-            self._visit_attributes(place, thing, data or isinstance(thing, _DATA), trained)
+        elif hidden_state(kind) is None:
+            self._visit_attributes(place, thing, data or issubclass(kind, _DATA), trained)
         elif not data:
             self._visit_foreign(place, thing)
 
@@ -278,8 +293,7 @@ class Walk:
                 raise TypeError
             self._record(place, objects.ProtocolRecord(thing))
         except Exception:
-            name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-            self.obstacles.append(Obstacle(place, f"a {name}, whose state is kept outside of Python"))
+            self.obstacles.append(Obstacle(place, f"a {_shown(kind)}, whose state is kept outside of Python"))
 
     # -- what is in it ----------------------------------------------------------------------------------------------
 
@@ -292,11 +306,15 @@ class Walk:
                 self._push(Place(place, name), value, data, trained)
 
     def _visit_container(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        size = len(thing)
+        kind = type(thing)
+        base: Any = next(b for b in (dict, *_ITEMS, tuple, frozenset, types.MappingProxyType) if issubclass(kind, b))
+        size = base.__len__(thing)
         self._largest = max(self._largest, (size, place), key=lambda found: found[0])
-        if isinstance(thing, dict):
+        if base is dict:
             self._record(place, objects.DictRecord(thing))
-        elif isinstance(thing, _ITEMS):
+            if issubclass(kind, defaultdict):
+                self._push_all(place, [(".default_factory", thing.default_factory)], data, trained)
+        elif base in _ITEMS:
             self._record(place, objects.ItemsRecord(thing))
         if not (data and size > self.limits.items):
             self._push_all(place, list(_items(thing)), data, trained)
@@ -309,10 +327,10 @@ class Walk:
         if not slots and attributes is None:
             return
         self._record(place, objects.ObjectRecord(thing, slots))
-        if isinstance(thing, torch.nn.Module) and isinstance(thing._modules, dict):
-            for name in thing._modules.get("parametrizations") or ():  # type: ignore[union-attr]
+        if issubclass(type(thing), torch.nn.Module) and isinstance(thing._modules, dict):
+            for name in thing._modules.get("parametrizations") or ():
                 self._record_property(place, type(thing), name)
-        skipped = next((names for kind, names in _SKIPPED.items() if isinstance(thing, kind)), ())
+        skipped = next((names for kind, names in _SKIPPED.items() if issubclass(type(thing), kind)), ())
         named = [(f".{n}", v) for n, v in (attributes or {}).items() if n not in skipped]
         held = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in slots]
         self._push_all(place, [*named, *(h for h in held if not objects.is_missing(h[1]))], data, trained)
@@ -326,10 +344,22 @@ class Walk:
         """Variables of its closure, default values and attributes; of a library's function nothing."""
         if (thing.__module__ or "").split(".")[0] in (*_LIBRARIES, _OURS):
             return
+        self.functions[thing] = data and self.functions.get(thing, True)
         held = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *(thing.__closure__ or ())]
         if thing.__dict__:
             held.append(thing.__dict__)
         self._push_all(place, [("", value) for value in held], data, trained)
+
+    def _visit_cache(self, place: Place, cache: Any, data: bool, trained: bool) -> None:
+        """A second call gives what the first one has computed: where that was drawn, it is to be drawn again."""
+        if (cache.__module__ or "").split(".")[0] not in (*_LIBRARIES, _OURS):
+            self._record(place, objects.CacheRecord(cache))
+            self._push_all(place, [(".__wrapped__", cache.__wrapped__)], data, trained)
+
+    def _visit_bound(self, place: Place, method: Any, data: bool, trained: bool) -> None:
+        owner = getattr(method, "__self__", None)
+        if owner is not None and not issubclass(type(owner), (types.ModuleType, type)):
+            self._push_all(place, [(".__self__", owner)], data, trained)
 
     def _visit_cell(self, place: Place, cell: Any, data: bool, trained: bool) -> None:
         try:
@@ -344,8 +374,12 @@ class Walk:
         self._push_all(place, [("", v) for v in (thing.func, *thing.args, *thing.keywords.values())], data, trained)
 
     def _visit_array(self, place: Place, array: Any, data: bool, trained: bool) -> None:
-        if isinstance(array, numpy.memmap) or not (array.flags.writeable or array.dtype.hasobject):
+        if issubclass(type(array), numpy.memmap) and array.mode not in ("w+", "r+"):
             return
+        if data and not (array.flags.writeable or array.dtype.hasobject):
+            return
+        if type(array) is not numpy.ndarray:  # (a masked array keeps its mask in an attribute)
+            self._visit_attributes(place, array, data, trained)
         self.arrays.append(FoundArray(place, array, data))
         if array.dtype.hasobject and not (data and array.size > self.limits.items):
             self._push_all(place, [(f"[{i}]", v) for i, v in enumerate(array.ravel().tolist())], data, trained)
@@ -359,8 +393,9 @@ class Walk:
             held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in tensors.inner_tensors(tensor)]
             if gradient is not None:
                 held.append((".grad", gradient))
-            if tensor._backward_hooks is not None:
-                held.append(("._backward_hooks", tensor._backward_hooks))
+            for name in tensors.HOOKS:
+                if getattr(tensor, name, None) is not None:
+                    held.append((f".{name}", getattr(tensor, name)))
         self._push_all(place, held, data, learns)
         self._visit_attributes(place, tensor, data, learns)
 
@@ -417,14 +452,14 @@ def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[s
 
 def _items(container: Any) -> Iterator[tuple[str, Any]]:
     """Give what is in a container, with its name there; keys of a dict too, which may be objects."""
-    if isinstance(container, (dict, types.MappingProxyType)):
-        items = dict.items(container) if isinstance(container, dict) else container.items()
+    if issubclass(type(container), (dict, types.MappingProxyType)):
+        items = dict.items(container) if issubclass(type(container), dict) else container.items()
         for key, value in list(items):
             yield (f"[{key!r}]" if type(key) in (str, int) else "[...]"), value
             if type(key) not in _VALUES:
                 yield ".keys()", key
     else:
-        base: Any = next(b for b in (*_ITEMS, tuple, frozenset) if isinstance(container, b))
+        base: Any = next(b for b in (*_ITEMS, tuple, frozenset) if issubclass(type(container), b))
         for i, value in enumerate(list(base.__iter__(container))):
             yield f"[{i}]", value
 
@@ -477,26 +512,43 @@ def obstacle(thing: Any, *, data: bool) -> str | None:
     >>> obstacle(iter([1]), data=True), obstacle([1], data=False)
     ('an iterator in progress', None)
     """
-    if isinstance(thing, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
+    kind = type(thing)
+    if issubclass(kind, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
         return "a generator in progress"
-    if hasattr(type(thing), "__next__") and hidden_state(type(thing)) is not None and not isinstance(thing, io.IOBase):
+    if hasattr(kind, "__next__") and hidden_state(kind) is not None and not issubclass(kind, io.IOBase):
         return "an iterator in progress"
-    if type(thing).__name__ in ("_SingleProcessDataLoaderIter", "_MultiProcessingDataLoaderIter"):
+    if kind.__name__ in ("_SingleProcessDataLoaderIter", "_MultiProcessingDataLoaderIter"):
         return "an iterator in progress"
     if data:
         return None
-    if isinstance(thing, io.IOBase):
-        return None if thing.closed or thing in (sys.stdout, sys.stderr, sys.stdin) else "an open file"
-    if isinstance(thing, threading.Thread):
+    if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
+        return None if thing.closed or thing in _streams() else "an open file"
+    if issubclass(kind, threading.Thread):
         return "a running thread" if thing.is_alive() else None
-    kinds = {cls.__module__.split(".")[0] + "." + cls.__name__ for cls in type(thing).__mro__}
-    for kind, what in _RESOURCES.items():
-        if kind in kinds:
+    kinds = {cls.__module__.split(".")[0] + "." + cls.__name__ for cls in kind.__mro__}
+    for name, what in _RESOURCES.items():
+        if name in kinds:
             return what
     return None
 
 
+def _is_only_read(file: Any) -> bool:
+    return not file.closed and file.readable() and not file.writable() and file.seekable()
+
+
+def _streams() -> tuple[Any, ...]:
+    return sys.stdout, sys.stderr, sys.stdin
+
+
+def _shown(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
 _RESOURCES = {
+    "torch.SummaryWriter": "a writer of TensorBoard files",
+    "tensorboardX.SummaryWriter": "a writer of TensorBoard files",
+    "lightning.Logger": "a logger, which writes past the Trainer",
+    "pytorch_lightning.Logger": "a logger, which writes past the Trainer",
     "socket.socket": "a socket",
     "_socket.socket": "a socket",
     "subprocess.Popen": "a process",

@@ -11,6 +11,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 import weakref
@@ -451,7 +452,7 @@ def thread() -> Any:
 
 OBSTACLES: dict[str, tuple[Callable[[], Any], str, Callable[[Any], Any]]] = {
     "a file": (
-        lambda: open(__file__),  # noqa: SIM115
+        lambda: tempfile.TemporaryFile("w"),  # noqa: SIM115
         r"module\.held is an open file",
         lambda f: f.close(),
     ),
@@ -468,7 +469,7 @@ OBSTACLES: dict[str, tuple[Callable[[], Any], str, Callable[[Any], Any]]] = {
     ),
     "a writer of TensorBoard": (
         lambda: SummaryWriter("."),
-        "is a running thread",
+        "is a writer of TensorBoard files",
         lambda w: w.close(),
     ),
     "an object of another language": (
