@@ -19,7 +19,8 @@ from benchmarks.environment import describe
 from benchmarks.models.resnet import Bottleneck, resnet
 from benchmarks.models.transformer import ByteTransformer
 from benchmarks.results import FOLDER, save, table
-from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.roots import Roots
+from lightning_tricks.dry_run.snapshot import Snapshot
 
 
 def _resnet50() -> tuple[nn.Module, Tensor]:

@@ -39,7 +39,7 @@ class NotRestorableError(UnsupportedError):
         root: the name of the root that holds it.
     """
 
-    remedy = "Hold it outside of the module (in a callback, or as a global), or leave this callback out"
+    remedy = "Let a callback of yours hold it, or leave this callback out"
 
     def __init__(self, what: str, root: str = "") -> None:
         super().__init__(f"{what}, so that a dry run would leave a trace. {self.remedy}.")
@@ -80,7 +80,10 @@ def in_one_line(error: BaseException) -> str:
     >>> in_one_line(ValueError("a\n  b"))
     'a b'
     """
-    return shortened(" ".join(str(error).split()))
+    try:
+        return shortened(" ".join(str(error).split()))
+    except Exception:  # of a class of the user's
+        return "no readable message"
 
 
 def shortened(text: str) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lightning_tricks.accumulation.split import SplitFunction, is_out_of_memory, merged_outputs, split_samples
 from lightning_tricks.accumulation.weights import Weight, samples
-from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.roots import Roots
+from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.training_step import Logged, logs_kept_back, replay
 from lightning_tricks.errors import NotRestorableError, TrickError
 from lightning_tricks.runtime import gradient_writer

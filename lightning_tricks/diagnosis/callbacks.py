@@ -363,8 +363,9 @@ class TrainingDoctor(Detector):
         try:
             output = step_again(run, self._batch, 0, evaluate=True, together=True)
         except Exception as error:  # a training_step that cannot be called twice must not end the run
-            self._batch = None
-            warn("TrainingDoctor", f"the first batch cannot be run again ({type(error).__name__}: {error}).")
+            self._batch, self._tries = None, _MOST_TRIES
+            text = f"the first batch cannot be run again ({type(error).__name__}: {in_one_line(error)})."
+            warn("TrainingDoctor", text)
             return failed, nothing
         finally:
             for handle in handles:

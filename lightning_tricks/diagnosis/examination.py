@@ -70,7 +70,7 @@ class Examination:
             m.register_forward_hook(Hook(lambda _, args, out: outputs.extend(floating(out)[:1]))) for m in leaves
         ]
         try:
-            with torch.set_grad_enabled(gradient):
+            with torch.enable_grad() if gradient else self._dry_run.looking():
                 result = self._dry_run.output(batch)
         finally:
             for handle in handles:

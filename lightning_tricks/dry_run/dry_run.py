@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import cycle, islice
 from typing import Any
 
@@ -19,14 +19,15 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.isolated import copied, report_damage
 from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
-from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.roots import callback_name, roots_of
+from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of, original_step, step_arguments
-from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError
+from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError, in_one_line
+from lightning_tricks.runtime.gradient_writer import average
 from lightning_tricks.runtime.horizon import window_at, window_lengths
 from lightning_tricks.runtime.rate import scale_rates
 from lightning_tricks.runtime.run import TrainingRun
@@ -74,6 +75,8 @@ class DryRun:
         self._probe: Any = None
         self._data: Iterator[Any] = iter(())
         self._held: Iterator[Any] | None = None
+        self._others: list[Any] = []
+        self._needs_gradients = False
 
     def _refuse(self) -> None:
         trainer, module = self._trainer, self._module
@@ -116,7 +119,6 @@ class DryRun:
             snapshot, others = self._taken(others)
             self._undo.callback(report_damage, self._run, snapshot)  # (after it has put everything back)
             self._snapshot = self._undo.enter_context(snapshot)
-            vars(trainer).update(accumulate_grad_batches=self._window)
             self._choose(others)
         except BaseException:
             self._undo.close()
@@ -124,23 +126,37 @@ class DryRun:
         return self
 
     def _choose(self, others: list[Any]) -> None:
-        """Let callbacks of the user take part only where the module cannot do without: they may write files."""
-        self._use([])
-        if not self.anywhere(bool(others)):
-            return
-        try:
-            with torch.no_grad():
-                self.output(self.next_batch())
-        except Exception:
-            self._snapshot.restore()
-            self._use(others)
-        else:
-            self.restart()
+        """Find out what ``training_step`` cannot do without: gradients, the user's callbacks.
+
+        Gradients take memory, and callbacks may write files.
+        """
+        choices: list[list[Any]] = [[], others] if self.anywhere(bool(others)) else [[]]
+        for needed in choices:
+            for self._needs_gradients in (False, True):
+                self._use(needed)
+                try:
+                    with self.looking():
+                        self.output(self.next_batch())
+                except Exception:
+                    continue
+                self.restart()
+                return
+        self._needs_gradients = False
+        self._use(others)  # (whatever fails will fail again, where it can be told)
 
     def _use(self, others: list[Any]) -> None:
         self._others = others
-        self._trainer.callbacks = [*others, *self._twins]
+        self._put_back()
         self._begin()
+
+    def _put_back(self) -> None:
+        self._snapshot.restore()
+        settings = {"callbacks": [*self._others, *self._twins], "accumulate_grad_batches": self._window}
+        vars(self._trainer).update(settings)
+
+    def looking(self) -> AbstractContextManager[Any]:
+        """Return a context in which ``output`` is for looking at only: without gradients, where it can do without."""
+        return torch.set_grad_enabled(self._needs_gradients)
 
     def __exit__(self, *exception: Any) -> None:
         self._undo.close()
@@ -170,31 +186,18 @@ class DryRun:
         snapshot: Snapshot | None = None
         while snapshot is None and error is None:
             try:
-                snapshot = Snapshot(self._roots(callbacks), steps=True)
+                roots = roots_of(self._trainer, {callback_name(callback): callback for callback in callbacks})
+                snapshot = Snapshot(roots, steps=True)
             except NotRestorableError as found:
-                bad = [callback for callback in callbacks if _name(callback) == found.root]
+                bad = [callback for callback in callbacks if callback_name(callback) == found.root]
                 callbacks = [callback for callback in callbacks if callback not in bad]
                 error = None if bad else found
+            except Exception as found:  # (other processes wait to hear of it)
+                what = f"something fails when it is looked at ({type(found).__name__}: {in_one_line(found)})"
+                error = NotRestorableError(what)
         if self.anywhere(error is not None) or snapshot is None:
             raise error or NotRestorableError("the module on another process cannot be put back")
         return snapshot, callbacks
-
-    def _roots(self, callbacks: list[Any]) -> Roots:
-        trainer = self._trainer
-        loaders = tree_leaves(trainer.fit_loop._combined_loader.iterables)
-        # of a loader of an unknown kind everything has to be put back; a DataLoader reads its data by position
-        known = {f"train_dataloader {i}": loader for i, loader in enumerate(loaders) if isinstance(loader, DataLoader)}
-        unknown = {f"train_dataloader {i}": x for i, x in enumerate(loaders) if not isinstance(x, DataLoader)}
-        schedulers = [config.scheduler for config in trainer.strategy.lr_scheduler_configs]
-        return Roots(
-            model={"module": self._module, **{_name(callback): callback for callback in callbacks}, **unknown},
-            trained={
-                "optimizer": self.optimizer,
-                "scaler": getattr(trainer.precision_plugin, "scaler", None),
-                "schedulers": schedulers,
-            },
-            data={**known, "datamodule": getattr(trainer, "datamodule", None)},
-        )
 
     def _begin(self) -> None:
         """Call what Lightning calls before the first batch; our own tricks' hooks were called for real."""
@@ -210,7 +213,7 @@ class DryRun:
 
     def restart(self) -> None:
         """Go back to the state, the random numbers and the data with which the dry run began."""
-        self._snapshot.restore()
+        self._put_back()
         self._begin()
 
     # -- data ---------------------------------------------------------------------------------------------------
@@ -292,16 +295,27 @@ class DryRun:
             share = loss / trainer.accumulate_grad_batches
             result.update(output if isinstance(output, dict) else {}, loss=share.detach())
             strategy.backward(share, self.optimizer)
+            if closes:
+                self._average()
             return loss.detach()  # type: ignore[no-any-return]
 
-        if closes:
-            where = (trainer.current_epoch, index, strategy._lightning_optimizers[0])
-            call._call_lightning_module_hook(trainer, "optimizer_step", *where, closure)
-            return result
-        silent = strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
-        with silent:
-            closure()
+        with self._unsynchronized():
+            if closes:
+                where = (trainer.current_epoch, index, strategy._lightning_optimizers[0])
+                call._call_lightning_module_hook(trainer, "optimizer_step", *where, closure)
+            else:
+                closure()
         return result
+
+    def _unsynchronized(self) -> AbstractContextManager[Any]:
+        """Keep DistributedDataParallel from averaging: at its first time it arranges its buckets anew, for good."""
+        strategy = self._trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
+
+    def _average(self) -> None:
+        if self._trainer.world_size > 1:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            average(parameters, self._trainer.strategy.root_device)
 
     def output(self, batch: Any) -> Any:
         """Return what ``training_step`` returns for a batch, after the hooks of its start. All ranks must call.
@@ -319,7 +333,8 @@ class DryRun:
         arguments = step_arguments(original_step(self._module), batch, index)
         error, output = None, None
         try:
-            output = call._call_strategy_hook(self._trainer, "training_step", *arguments)
+            with self._unsynchronized():
+                output = call._call_strategy_hook(self._trainer, "training_step", *arguments)
         except Exception as found:
             error = found
         if self.anywhere(error is not None):
@@ -334,7 +349,9 @@ class DryRun:
     def backward(self, loss: Tensor) -> None:
         """Run the backward pass of a loss, with gradients cleared before."""
         self.optimizer.zero_grad()
-        self._trainer.strategy.backward(loss, self.optimizer)
+        with self._unsynchronized():
+            self._trainer.strategy.backward(loss, self.optimizer)
+        self._average()
 
     def probe(self) -> float | None:
         """Return the loss on one batch that is the same at every call, with the same random numbers."""
@@ -346,7 +363,7 @@ class DryRun:
         batch, same_numbers = self._probe
         state = global_state()
         set_global_state(same_numbers)
-        with torch.no_grad():
+        with self.looking():
             loss = loss_of(self.output(batch))
         set_global_state(state)
         return None if loss is None else self.mean(loss)
@@ -365,10 +382,6 @@ def _takes_part(callback: Any) -> bool:
         return False
     names = {cls.__name__ for cls in type(callback).__mro__ if cls.__module__.split(".")[0] != "__main__"}
     return not names & _BYSTANDERS
-
-
-def _name(callback: Any) -> str:
-    return f"callback {type(callback).__name__} ({id(callback):x})"
 
 
 def _put_attributes(owner: Any, kept: dict[str, Any]) -> None:

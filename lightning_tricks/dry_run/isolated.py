@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.roots import roots_of
+from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, original_step, step_arguments
-from lightning_tricks.errors import NotRestorableError
+from lightning_tricks.dry_run.walk import SHORT
+from lightning_tricks.errors import NotRestorableError, in_one_line
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import on_any_rank
 
 
 @contextmanager
-def isolated(run: TrainingRun, batch: Any = None, *, together: bool = False) -> Iterator[None]:
-    """Undo whatever happens inside: in the module, its globals, the batch, the random generators, the loggers.
+def isolated(run: TrainingRun, batch: Any = None, *, together: bool = False) -> Iterator[Snapshot]:
+    """Undo whatever happens inside: in the module, its globals, the batch, what ``self.trainer`` leads to, the loggers.
 
-    After the first refusal or damage in a run nothing is tried again.
+    Gives the snapshot. After the first refusal or damage in a run nothing is tried again.
 
     Args:
         run: whose module is called.
@@ -33,24 +35,33 @@ def isolated(run: TrainingRun, batch: Any = None, *, together: bool = False) -> 
         NotRestorableError: before anything has run: the module holds something that cannot be put back.
     """
     trainer = run.trainer
+    with loggers_kept_silent(trainer):
+        snapshot = _taken(run, batch, together)
+        try:
+            with snapshot:
+                try:
+                    yield snapshot
+                finally:
+                    _reshard(trainer.lightning_module)
+        finally:
+            report_damage(run, snapshot)
+
+
+def _taken(run: TrainingRun, batch: Any, together: bool) -> Snapshot:
+    trainer = run.trainer
     snapshot: Snapshot | None = None
     if run.no_dry_runs is None:
         try:
-            snapshot = Snapshot(Roots({"module": trainer.lightning_module, "batch": batch}))
+            snapshot = Snapshot(roots_of(trainer, {"batch": batch}), limits=SHORT)
         except NotRestorableError as error:
             run.no_dry_runs = error.what
+        except Exception as error:  # (other processes wait to hear of it)
+            run.no_dry_runs = f"something fails when it is looked at ({type(error).__name__}: {in_one_line(error)})"
     if together and trainer.world_size > 1 and on_any_rank([snapshot is None], trainer.strategy.root_device)[0]:
         run.no_dry_runs = run.no_dry_runs or "the module on another process cannot be put back"
     if snapshot is None or run.no_dry_runs is not None:
         raise NotRestorableError(run.no_dry_runs or "")
-    try:
-        with snapshot, loggers_kept_silent(trainer):
-            try:
-                yield
-            finally:
-                _reshard(trainer.lightning_module)
-    finally:
-        report_damage(run, snapshot)
+    return snapshot
 
 
 def _reshard(module: Any) -> None:
@@ -90,7 +101,8 @@ def step_again(
         batch: on the right device already.
         batch_idx: given to a ``training_step`` that takes one, by position.
         evaluate: in eval mode.
-        gradients: with gradients enabled, as in training; some operations compute in another order then.
+        gradients: with gradients enabled, as in training; some operations compute in another order then. Where it
+            fails without, it is tried once more with: a step may differentiate by its inputs.
         together: whether all processes do this now.
         before: called first, inside.
 
@@ -100,13 +112,23 @@ def step_again(
     trainer = run.trainer
     module = trainer.lightning_module
     step = original_step(module)
-    with isolated(run, batch, together=together):
-        if before is not None:
-            before()
-        if evaluate:
-            module.eval()
-        with torch.set_grad_enabled(gradients), trainer.precision_plugin.train_step_context():
-            output = step(*step_arguments(step, batch, batch_idx))
+    with isolated(run, batch, together=together) as snapshot:
+
+        def look(gradients: bool) -> Any:
+            if before is not None:
+                before()
+            if evaluate:
+                module.eval()
+            with torch.set_grad_enabled(gradients), trainer.precision_plugin.train_step_context():
+                return step(*step_arguments(step, batch, batch_idx))
+
+        try:
+            output = look(gradients)
+        except Exception:
+            if gradients:
+                raise
+            snapshot.restore()
+            output = look(True)
         return tree_map(copied, output)  # (it may share memory with what is put back)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_tricks.dry_run.walk import hidden_state
+
 # what makes workers; batches do not depend on it, and a dry run loads in this process
 _IN_THIS_PROCESS = {
     "num_workers": 0,
@@ -57,6 +59,7 @@ def unrepeatable(loader: Any) -> str | None:
         return None
     if not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
         return f"{name} cannot be iterated"
-    if hasattr(type(loader), "__next__"):
+    # (one written in Python may begin anew in its ``__iter__``, and what it holds is put back)
+    if hasattr(type(loader), "__next__") and hidden_state(type(loader)) is not None:
         return f"{name} can be iterated only once"
     return None

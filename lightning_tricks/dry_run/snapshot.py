@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -21,31 +20,15 @@ import torch
 from lightning_tricks.dry_run import tensors
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.globals import Globals
-from lightning_tricks.dry_run.objects import ArrayRecord, ChecksumRecord, Record, equal_states
+from lightning_tricks.dry_run.objects import ArrayRecord, ChecksumRecord, DictRecord, Record, equal_states
+from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.tensors import CopyOnWrite, StorageRecord
 from lightning_tricks.dry_run.walk import FoundArray, FoundTensor, Limits, Obstacle, Place, Walk
 from lightning_tricks.errors import NotRestorableError
 
 SMALL = 2**20  # bytes: what is not larger is copied at once
-DATA = 2**28  # bytes of arrays and tensors of data that are copied at once, the smallest first
-_READ = 2**32  # bytes of larger arrays of data that are read for a checksum
 _HOOKS_OF_ALL = {n: v for n, v in vars(torch.nn.modules.module).items() if re.fullmatch("_global.*hooks", n)}
 _FALLBACK_MEMORY = 8 * 2**30
-
-
-@dataclass(frozen=True)
-class Roots:
-    """Where a snapshot begins to walk.
-
-    Args:
-        model: by name, what has to be put back completely: modules, callbacks.
-        trained: by name, what a step writes to as a whole: optimizers, a GradScaler.
-        data: by name, what is only read: loaders, samplers, data sets.
-    """
-
-    model: Mapping[str, Any] = field(default_factory=dict)
-    trained: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Snapshot:
@@ -99,6 +82,9 @@ class Snapshot:
             walk.add(name, root)
         for name, hooks in _HOOKS_OF_ALL.items():
             walk.add(name, hooks)
+        for name, owner in roots.surfaces.items():
+            if owner is not roots.model.get("module"):
+                walk.records.append((Place(None, name), DictRecord(vars(owner))))
         walk.run()
         outside = Globals(walk, roots.model.values())
         while outside.add_all():
@@ -129,7 +115,7 @@ class Snapshot:
                 record = StorageRecord(storage, on_host=storage.nbytes() > SMALL)
                 grouped.setdefault(storage._cdata, (record, []))[1].append(found)
         copied: list[tuple[Place, StorageRecord]] = []
-        arrays, left = _affordable(walk.arrays)
+        arrays, left = _affordable(walk.arrays, walk.limits)
         for record, founds in grouped.values():
             place, learns = founds[0].place, steps and any(f.trained for f in founds)
             if record.size <= SMALL or learns or record.storage._cdata in also:
@@ -226,15 +212,15 @@ class Snapshot:
         return [*dict.fromkeys([*map(str, places), *self._failed]), *random]
 
 
-def _affordable(found: list[FoundArray]) -> tuple[list[FoundArray], list[FoundArray]]:
+def _affordable(found: list[FoundArray], limits: Limits) -> tuple[list[FoundArray], list[FoundArray]]:
     """Return the arrays that are copied, and those whose checksum is noted; what is larger still is only held."""
     copied = [f for f in found if not f.data]
     left, spent, read = [], 0, 0
     for f in sorted((f for f in found if f.data), key=lambda f: f.array.nbytes):
         spent += f.array.nbytes
-        if spent <= DATA or f.array.nbytes <= SMALL:
+        if spent <= limits.data_copied or f.array.nbytes <= SMALL:
             copied.append(f)
-        elif f.array.flags.c_contiguous and not f.array.dtype.hasobject and read + f.array.nbytes <= _READ:
+        elif f.array.flags.c_contiguous and not f.array.dtype.hasobject and read + f.array.nbytes <= limits.data_read:
             read += f.array.nbytes
             left.append(f)
     return copied, left

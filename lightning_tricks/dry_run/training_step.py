@@ -118,6 +118,9 @@ def loggers_kept_silent(trainer: Any, callbacks: Sequence[Any] = ()) -> Iterator
     with ExitStack() as stack:
         stack.enter_context(logs_kept_back(trainer.lightning_module))
         stack.callback(replaced(trainer, "_loggers", [DummyLogger() for _ in trainer.loggers]))
+        # where ``module.log`` itself was given away before (a loss that is handed ``self.log``), it writes there
+        loop = trainer.fit_loop.epoch_loop
+        stack.callback(replaced(loop, "_results", type(loop._results)(training=True)))
         for callback in callbacks:
             for name in ("log", "log_dict"):
                 if name in vars(callback):

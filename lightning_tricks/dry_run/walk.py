@@ -115,12 +115,22 @@ class Limits:
         seconds: that the model may take, and again data.
         items: of a container in data that is still walked.
         data_seconds: that data may take.
+        data_copied: bytes of arrays of data that are copied, the smallest first.
+        data_read: bytes of larger arrays of data that are read for a checksum.
     """
 
     objects: int = 500_000
     seconds: float = 10.0
     items: int = 20_000
     data_seconds: float = 10.0
+    data_copied: int = 2**28
+    data_read: int = 2**32
+
+
+# of a look in the midst of training, of which there may be many
+SHORT = Limits(
+    objects=100_000, seconds=5.0, items=2_000, data_seconds=0.5, data_copied=2**22, data_read=2**24
+)
 
 
 class Obstacle(NamedTuple):

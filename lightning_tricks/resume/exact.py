@@ -226,7 +226,7 @@ class ExactResume(Trick):
         combined = loop._combined_loader
         if not hasattr(combined, "_begins_are_watched"):
             combined._begins_are_watched = True
-            end = watch_beginnings(combined, lambda: self._note(combined))
+            end = watch_beginnings(combined, self.guard(lambda: self._note(combined)))
             self._endings += [end, lambda: delattr(combined, "_begins_are_watched")]
 
     def _note(self, combined: Any) -> None:
@@ -361,10 +361,10 @@ class ExactResume(Trick):
 
         def around() -> None:
             if before is not None:
-                before()
+                self.guarded(before)
             method()
             if after is not None:
-                after()
+                self.guarded(after)
 
         self._replace(owner, name, around)
 

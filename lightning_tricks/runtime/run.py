@@ -201,7 +201,8 @@ class TrainingRun:
                 found.update(source.hparams_initial)
         for trick in self.tricks:
             name = type(trick).__name__
-            found.update({f"{name}/{argument}": value for argument, value in trick.arguments().items()})
+            arguments = trick.guarded(trick.arguments) or {}
+            found.update({f"{name}/{argument}": value for argument, value in arguments.items()})
         self.publisher.introduce(found)
 
     def derive_position(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -294,11 +295,14 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
             self._off = True
             last = traceback.extract_tb(error.__traceback__)[-1:]
             where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
-            warn(
-                type(self).__name__,
+            text = (
                 f"{type(error).__name__}: {in_one_line(error) or 'no message'}{where}. It is switched off for the rest "
-                "of this run; training goes on.",
+                "of this run; training goes on."
             )
+            try:
+                warn(type(self).__name__, text)
+            except Warning:  # (warnings are errors here; but this run was healthy)
+                rank_zero_info(f"{type(self).__name__}: {text}")
             if self._run is not None:
                 with suppress(Exception):
                     self.stopped(self._run)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.roots import Roots
+from lightning_tricks.dry_run.snapshot import Snapshot
 
 SCRIPT = """
 import random, itertools, torch

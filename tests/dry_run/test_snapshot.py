@@ -27,7 +27,8 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.roots import Roots
+from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.walk import Limits
 from lightning_tricks.errors import NotRestorableError
 

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_tricks.dry_run.snapshot import Roots, Snapshot
+from lightning_tricks.dry_run.roots import Roots
+from lightning_tricks.dry_run.snapshot import Snapshot
 from tests.dry_run.test_snapshot import picture
 from tests.laws.strategies import law, seeds
 
