@@ -7,7 +7,9 @@ test that has to hold for all modules runs over it.
 from __future__ import annotations
 
 import copy
+import functools
 import random
+import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -453,6 +455,238 @@ class OwnEMA(L.Callback):
             p.lerp_(self.average[name], 0.05)
 
 
+# -- what hides: state that is not where one looks for it --------------------------------------------------------------
+
+
+@functools.lru_cache
+def drawn_once(size: int) -> Tensor:
+    return torch.rand(size)
+
+
+class Cached(Plain):
+    """The first call draws."""
+
+    def touch(self, x: Tensor) -> Any:
+        return (self.net(x * drawn_once(64))).square().mean()
+
+    def everything(self) -> Any:
+        return drawn_once(64)
+
+
+class BoundMethod(Plain):
+    """Holds a method of an object, and not the object."""
+
+    def make(self) -> None:
+        self.draw = random.Random(0).random
+
+    def touch(self, x: Tensor) -> Any:
+        return self.draw() * self.net(x).square().mean()
+
+    def everything(self) -> Any:
+        return self.draw()
+
+
+class SpawnedSeeds(Plain):
+    def make(self) -> None:
+        self.rng = numpy.random.default_rng(0)
+
+    def touch(self, x: Tensor) -> Any:
+        return float(self.rng.spawn(1)[0].random()) * self.net(x).square().mean()
+
+    def everything(self) -> Any:
+        return float(self.rng.spawn(1)[0].random())
+
+
+class WrittenFile(Plain):
+    """An array in a file, and one that is read-only but for the moment in which it is written to."""
+
+    def make(self) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            self.table = numpy.memmap(file.name, mode="w+", dtype="f8", shape=(4,))
+        self.locked = numpy.ones(4)
+        self.locked.setflags(write=False)
+
+    def touch(self, x: Tensor) -> Any:
+        self.table += 0.1
+        self.locked.setflags(write=True)
+        self.locked *= 1.1
+        self.locked.setflags(write=False)
+        return float(self.table[0] + self.locked[0]) * self.net(x).square().mean()
+
+    def everything(self) -> Any:
+        return self.table.tolist(), self.locked.tolist()
+
+
+class Jitter:
+    def __init__(self) -> None:
+        self.rng = random.Random(1)
+
+
+class OnTheClass(Plain):
+    jitter = Jitter()
+
+    def touch(self, x: Tensor) -> Any:
+        return self.jitter.rng.random() * self.net(x).square().mean()
+
+
+def halve(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    parameter.grad.mul_(0.5)
+
+
+class HooksInTime(Plain):
+    """Puts hooks on its parameters when training begins."""
+
+    def on_train_start(self) -> None:
+        for p in self.parameters():
+            p.register_post_accumulate_grad_hook(halve)
+
+
+class Carries(Plain):
+    """Keeps a row of its state with the graph in it, until the batch is over."""
+
+    def make(self) -> None:
+        self.cell = nn.GRUCell(64, 64)
+        self.state = torch.zeros(2, BATCH, 64)
+        self.row = self.state[1]
+
+    def touch(self, x: Tensor) -> Any:
+        self.row[:] = self.cell(x, self.row.detach().clone())
+        return self.net(self.row).square().mean()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.state = self.state.detach()
+        self.row = self.state[1]
+
+
+class InnerLoss(nn.Module):
+    def __init__(self, log: Any) -> None:
+        super().__init__()
+        self.write = log
+
+    def forward(self, loss: Tensor) -> Tensor:
+        self.write("inner", loss, on_epoch=True, batch_size=BATCH)
+        return loss
+
+
+class GivesItsLogAway(Plain):
+    """A loss that was handed ``self.log``, and writes by it."""
+
+    def make(self) -> None:
+        self.loss = InnerLoss(self.log)
+
+    def touch(self, x: Tensor) -> Any:
+        return self.loss(self.net(x).square().mean())
+
+
+class HoldsAFile(Plain):
+    """A global file, which is written to, so that no dry run may happen."""
+
+    def make(self) -> None:
+        self.file = tempfile.TemporaryFile("w+")  # noqa: SIM115
+
+    def touch(self, x: Tensor) -> Any:
+        self.file.write("x")
+        return 0.0
+
+    def everything(self) -> Any:
+        return self.file.tell()
+
+
+# -- what is reached by the Trainer -----------------------------------------------------------------------------------
+
+
+class StepsItsScheduler(Plain):
+    def touch(self, x: Tensor) -> Any:
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.optimizers().param_groups[0]["momentum"] *= 0.99  # type: ignore[union-attr]
+        return 0.0
+
+    def configure_optimizers(self) -> Any:
+        optimizer = sgd(self.learning(), momentum=0.9)
+        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return [optimizer], [{"scheduler": decay, "frequency": 1000}]
+
+
+class OwnData(L.LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = numpy.random.default_rng(1)
+
+    def train_dataloader(self) -> Any:
+        return shuffled()
+
+
+class DrawsFromItsData(Plain):
+    def touch(self, x: Tensor) -> Any:
+        return float(self.trainer.datamodule.rng.random()) * self.net(x).square().mean()  # type: ignore[attr-defined]
+
+
+class CountsOnTheTrainer(Plain):
+    def touch(self, x: Tensor) -> Any:
+        self.trainer.seen = getattr(self.trainer, "seen", 0) + 1  # type: ignore[attr-defined]
+        self.trainer.fit_loop.seen = getattr(self.trainer.fit_loop, "seen", 0) + 1  # type: ignore[attr-defined]
+        return 0.01 * (self.trainer.seen + self.trainer.fit_loop.seen) * self.net(x).square().mean()  # type: ignore[attr-defined]
+
+
+class Curriculum(L.Callback):
+    def __init__(self) -> None:
+        self.difficulty, self.seen = [0.5], 0
+
+
+class AsksItsCallback(Plain):
+    def touch(self, x: Tensor) -> Any:
+        found = next(c for c in self.trainer.callbacks if isinstance(c, Curriculum))  # type: ignore[attr-defined]
+        found.seen += 1
+        found.difficulty.append(found.difficulty[-1] * 1.05)
+        return found.difficulty[-1] * found.seen * 0.01 * self.net(x).square().mean()
+
+
+class FastLoader:
+    """As published in many repositories: an iterator that begins anew in its ``__iter__``."""
+
+    def __init__(self) -> None:
+        rows = digits(BATCH * BATCHES)
+        self.x, self.y = torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
+
+    def __iter__(self) -> Any:
+        self.order, self.i = torch.randperm(len(self.x)), 0
+        return self
+
+    def __next__(self) -> Any:
+        if self.i >= len(self.x):
+            raise StopIteration
+        taken = self.order[self.i : self.i + BATCH]
+        self.i += BATCH
+        return self.x[taken], self.y[taken]
+
+    def __len__(self) -> int:
+        return BATCHES
+
+
+# -- what a step may do with autograd ---------------------------------------------------------------------------------
+
+
+class Differentiates(Plain):
+    """Asks for the derivative by its inputs, as physics-informed networks do."""
+
+    def touch(self, x: Tensor) -> Any:
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(self.net(x).sum(), x, create_graph=True)
+        return slope.square().mean()
+
+
+class PerSample(Plain):
+    """Runs its network under ``torch.vmap`` and ``torch.func``."""
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+
+    def touch(self, x: Tensor) -> Any:
+        slopes = torch.func.vmap(torch.func.jacrev(lambda row: self.net(row).square().sum()))(x)
+        return 0.1 * slopes.square().mean()
+
+
 # -- the loop ---------------------------------------------------------------------------------------------------------
 
 
@@ -659,6 +893,22 @@ KINDS: dict[str, Kind] = {
         Plain, data=lambda: DataLoader(digits(BATCH * BATCHES), BATCH, sampler=ShufflesItself())
     ),
     "a loader of its own class": Kind(Plain, data=lambda: OwnLoader(digits(BATCH * BATCHES), BATCH, shuffle=True)),
+    "a function with a cache": Kind(Cached),
+    "a method of an object": Kind(BoundMethod),
+    "seeds that a generator spawns": Kind(SpawnedSeeds),
+    "arrays in files, and locked ones": Kind(WrittenFile),
+    "a generator on the class": Kind(OnTheClass),
+    "hooks put on in time": Kind(HooksInTime),
+    "a state that carries its graph": Kind(Carries),
+    "a loss that writes the log": Kind(GivesItsLogAway),
+    "an open file": Kind(HoldsAFile),
+    "a scheduler that the step steps": Kind(StepsItsScheduler),
+    "a generator of the datamodule": Kind(DrawsFromItsData, data=OwnData),
+    "counters on the Trainer": Kind(CountsOnTheTrainer),
+    "a callback that the step asks": Kind(AsksItsCallback, callbacks=lambda: [Curriculum()]),
+    "an iterator that begins anew": Kind(Plain, data=FastLoader),
+    "a step that differentiates by its inputs": Kind(Differentiates),
+    "a step under vmap": Kind(PerSample),
     "accumulation": Kind(Plain, arguments={"accumulate_grad_batches": 3}),
     "bf16": Kind(Plain, arguments={"precision": "bf16-mixed"}),
 }
@@ -671,3 +921,5 @@ def reset_globals() -> None:
     GLOBAL_RNG = numpy.random.default_rng(7)
     GLOBAL_CACHE.clear()
     World.episodes = 0
+    drawn_once.cache_clear()
+    OnTheClass.jitter.rng.seed(1)

@@ -129,7 +129,9 @@ def step_again(
                 raise
             snapshot.restore()
             output = look(True)
-        return tree_map(copied, output)  # (it may share memory with what is put back)
+        kept = tree_map(copied, output)  # (it may share memory with what is put back)
+        del output  # (nor may its graph hold tensors that are made leaves again)
+        return kept
 
 
 def copied(value: Any) -> Any:

@@ -8,6 +8,7 @@ A storage is copied at once, or watched and copied before its first write, or he
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -77,9 +78,9 @@ class TensorRecord:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self._kind = tensor, type(tensor)
         with torch._C.DisableTorchFunctionSubclass():
+            self._grad_fn = tensor.grad_fn
             self._leaf, self._required = tensor.is_leaf, tensor.requires_grad
             self._gradient = tensor.grad if self._leaf else None
-            self._grad_fn = tensor.grad_fn
             self._hooks = [getattr(tensor, name, None) for name in HOOKS]
             self._version = _version(tensor)
             # shares the memory of today, whatever the tensor's own ``.data`` will be
@@ -93,7 +94,7 @@ class TensorRecord:
                 tensor.__class__ = self._kind  # (a lazy parameter that was materialized)
             if self._alias is not None and not same_memory(tensor, self._alias):
                 tensor.data = self._alias
-            if self._leaf and not tensor.is_leaf:
+            if self._leaf and (tensor.grad_fn is not None or not tensor.is_leaf):
                 self._make_leaf()
             if tensor.is_leaf and tensor.requires_grad != self._required:
                 tensor.requires_grad_(self._required)
@@ -105,10 +106,17 @@ class TensorRecord:
 
     def _make_leaf(self) -> None:
         """Take a tensor out of the graph that an operation in place has put it into."""
+        tensor = self.tensor
         try:
-            self.tensor.detach_()
+            tensor.detach_()
         except RuntimeError:  # a view: another object over the same memory takes its place
-            torch.utils.swap_tensors(self.tensor, self.tensor.detach())  # type: ignore[no-untyped-call]
+            attributes = tensor.__dict__
+            try:
+                torch.utils.swap_tensors(tensor, tensor.detach())  # type: ignore[no-untyped-call]
+            except RuntimeError:  # a graph that nobody needs any more still holds it
+                gc.collect()
+                torch.utils.swap_tensors(tensor, tensor.detach())  # type: ignore[no-untyped-call]
+            tensor.__dict__ = attributes
 
     def restore_version(self) -> None:
         """Set the version counter back, so that graphs which saved this tensor stay valid."""
@@ -120,12 +128,13 @@ class TensorRecord:
         """Whether memory, flags, graph, gradient and version are what they were."""
         tensor = self.tensor
         with torch._C.DisableTorchFunctionSubclass():
+            grad_fn = tensor.grad_fn  # (of a view it is worked out when it is asked for, and decides about ``is_leaf``)
             return (
                 type(tensor) is self._kind
                 and (self._alias is None or same_memory(tensor, self._alias))
                 and tensor.is_leaf == self._leaf
                 and tensor.requires_grad == self._required
-                and tensor.grad_fn is self._grad_fn
+                and _same_graph(tensor, grad_fn, self._grad_fn)
                 and (not self._leaf or tensor.grad is self._gradient)
                 and all(getattr(tensor, n, None) is hooks for n, hooks in zip(HOOKS, self._hooks, strict=True))
                 and _version(tensor) == self._version
@@ -269,6 +278,11 @@ def checksum(storage: Storage) -> Tensor:
 def _weighted(numbers: Tensor) -> Tensor:
     weights = torch.arange(1, 2 * len(numbers) + 1, 2, device=numbers.device) * 0x9E3779B97F4A7C1  # odd, no small sums
     return (numbers * weights).sum()
+
+
+def _same_graph(tensor: Tensor, now: Any, before: Any) -> bool:
+    """Whether a tensor is the result of the same operation; torch makes that of a view anew from its base."""
+    return type(now) is type(before) if tensor._is_view() else now is before
 
 
 def _wraps(tensor: Any) -> bool:

@@ -108,8 +108,8 @@ class Islands:
                 regions.pop().__exit__(None, None, None)
 
         self._handles[name] = [
-            module.register_forward_pre_hook(Hook(enter), with_kwargs=True),
-            module.register_forward_hook(Hook(leave), always_call=True),  # also when the module raises
+            module.register_forward_pre_hook(Hook(enter, reads=False), with_kwargs=True),
+            module.register_forward_hook(Hook(leave, reads=False), always_call=True),  # also when the module raises
         ]
 
     def remove(self) -> None:

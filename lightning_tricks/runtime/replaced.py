@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from torch._C._functorch import peek_interpreter_stack
+
 PutBack = Callable[[], None]
 
 
@@ -43,14 +45,16 @@ class Hook:
 
     Args:
         function: what is called.
+        reads: whether it reads tensors; then it is not called inside of ``torch.vmap`` and ``torch.func``, where they
+            have no values.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], *, reads: bool = True) -> None:
+        self._function, self._reads = function, reads
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the function."""
-        return self._function(*arguments)
+        return None if self._reads and peek_interpreter_stack() is not None else self._function(*arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _no_hook, ()

@@ -113,13 +113,7 @@ def floating(value: Any) -> list[Tensor]:
     """
     leaves = tree_leaves(value)
     deeper = [x for leaf in leaves if isinstance(leaf, dict) for x in leaf.values()]  # unregistered output classes
-    return [t for t in [*leaves, *deeper] if isinstance(t, Tensor) and _has_values(t)]
-
-
-def _has_values(tensor: Tensor) -> bool:
-    """Whether a tensor holds floating-point numbers that can be read; inside ``torch.vmap`` or ``grad`` it does not."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return tensor.is_floating_point() and tensor.numel() > 0 and not wrapped
+    return [t for t in [*leaves, *deeper] if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]
 
 
 def _largest_of(value: Any) -> Tensor:

@@ -299,6 +299,8 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
                 f"{type(error).__name__}: {in_one_line(error) or 'no message'}{where}. It is switched off for the rest "
                 "of this run; training goes on."
             )
+            if isinstance(error, NotRestorableError):
+                text = f"{error} It does nothing in this run; training goes on."
             try:
                 warn(type(self).__name__, text)
             except Warning:  # (warnings are errors here; but this run was healthy)
