@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, manual_seed, nn, relu
+from torch.nn import functional
 
 from lightning_tricks import (
     DeadUnits,
     GradientClip,
+    GradientMonitor,
     LossScaleGuard,
+    LRFinder,
     PredictionCollapse,
     RepresentationCollapse,
     ResumeGuard,
@@ -160,3 +163,38 @@ def sparse(bad_rank: int, kind: str) -> dict[str, Any]:
         "DeadUnits": lambda: DeadUnits(["net.1", "expert.1"], **every),
     }
     return fitted(Expert(), [makes[kind]()], "ddp unused")
+
+
+def tried_before(bad_rank: int, name: str) -> dict[str, Any]:
+    """A dry run before the first step, or in it; parameters are registered in the reverse of their order of use."""
+
+    class Reversed(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(*[nn.Linear(64, 64) for _ in range(3)], nn.Linear(64, 10))
+            for i in ("3", "2", "1", "0"):
+                self.net._modules[i] = self.net._modules.pop(i)
+            self.buckets: list[Any] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            for i in range(4):
+                x = relu(self.net._modules[str(i)](x))  # type: ignore[misc]
+            return x
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return functional.cross_entropy(self(batch[0]), batch[1])
+
+        def on_before_zero_grad(self, optimizer: Any) -> None:
+            if self.trainer.training and not isinstance(self.trainer.strategy.model, Reversed):
+                facts = self.trainer.strategy.model._get_ddp_logging_data()  # type: ignore[union-attr,operator]
+                self.buckets.append((facts.get("has_rebuilt_buckets"), facts.get("iteration")))
+
+    tricks: dict[str, list[Any]] = {
+        "nothing": [GradientMonitor()],
+        "LRFinder": [LRFinder(apply=False, num_steps=12)],
+        "SanityCheck": [SanityCheck()],
+        "TrainingDoctor": [TrainingDoctor(2)],
+    }
+    manual_seed(0)
+    module = Reversed()
+    return fitted(module, tricks[name], rows=digits(96)) | {"last": module.buckets[-3:]}

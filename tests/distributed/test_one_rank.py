@@ -97,3 +97,12 @@ def test_a_module_that_one_rank_does_not_call(both_ranks: Any, kind: str, bad_ra
     one, two = both_ranks(one_rank.sparse, bad_rank, kind)
     assert_alike(one, two)
     assert one["error"] == ""
+
+
+@pytest.mark.parametrize("name", ["LRFinder", "SanityCheck", "TrainingDoctor"])
+def test_a_dry_run_leaves_the_buckets_of_ddp_as_they_are(both_ranks: Any, name: str) -> None:
+    """They are arranged anew at the first averaging, for good; sums in another order are others."""
+    without, found = both_ranks(one_rank.tried_before, 0, "nothing"), both_ranks(one_rank.tried_before, 0, name)
+    for one, two in zip(without, found, strict=True):
+        assert one["weights"] == two["weights"]
+        assert one["last"] == two["last"], "and as many iterations were counted"
