@@ -472,6 +472,12 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
 
 
+@pytest.fixture
+def norms_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let norms be read as on an accelerator, where nothing can be looked at and read again."""
+    monkeypatch.setattr("lightning_tricks.measure.norms._readable", lambda tensor: False)
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_raise_with_a_fused_optimizer_comes_at_the_next_logged_step_and_skips_until_then() -> None:
     module = Classifier(fused_adamw, spoil=nan_at(2))
@@ -585,7 +591,7 @@ def host_reads(callbacks: list[Any], make: Any, precision: str = "32-true", step
     return sum(e.name() == "aten::_local_scalar_dense" for e in profiler.profiler.kineto_results.events())
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.usefixtures("as_on_a_gpu", "norms_as_on_a_gpu")
 @pytest.mark.parametrize(
     ("make", "precision", "nonfinite", "per_update"),
     [
@@ -620,7 +626,7 @@ def test_on_a_cpu_nothing_is_read_by_an_operation(nonfinite: str) -> None:
     assert added(12) == added(6)
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.usefixtures("as_on_a_gpu", "norms_as_on_a_gpu")
 @pytest.mark.parametrize("rule", [AutoClip(), ZClip(), AdaGC(), AGC(), ClipValue(0.1)])
 def test_no_rule_reads_on_the_host(rule: Any) -> None:
     def added(steps: int) -> int:
