@@ -72,10 +72,10 @@ class AutoClip(ClipRule):
 class ZClip(ClipRule):
     """Clip spikes only: norms more than ``z`` standard deviations above their moving average.
 
-    ``s = (norm - mean) / (std + 1e-6 * mean)``; when ``s > z`` the threshold is ``mean + z * std / (s / z)``. Then, with
-    ``n`` the clipped norm, ``mean <- alpha*mean + (1-alpha)*n`` and ``std^2 <- alpha*std^2 + (1-alpha)*(n-mean)^2``.
-    The first ``warmup`` norms set both and are clipped by ``max_norm`` only. (The reference code adds an absolute 1e-6 to
-    ``std``, which switches the rule off for small gradients.)
+    ``s = (norm - mean) / (std + 1e-6 * mean)``; when ``s > z`` the threshold is ``mean + z * std / (s / z)``. Then,
+    with ``n`` the clipped norm, ``mean <- alpha*mean + (1-alpha)*n`` and
+    ``std^2 <- alpha*std^2 + (1-alpha)*(n-mean)^2``. The first ``warmup`` norms set mean and ``std`` and are clipped by
+    ``max_norm`` only. (The reference code adds an absolute 1e-6 to ``std``: gradients of that size are never clipped.)
 
     Args:
         alpha: smoothing of mean and variance, in (0, 1).

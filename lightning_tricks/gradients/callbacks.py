@@ -384,7 +384,8 @@ class GradientClip(Trick):
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range, or ``per`` contradicts the rule.
-        ConflictError: at fit start, ``gradient_clip_val`` is set and ``conflict`` is ``"error"``, or another GradientClip has the same optimizer.
+        ConflictError: at fit start, ``gradient_clip_val`` is set and ``conflict`` is ``"error"``, or another
+            GradientClip has the same optimizer.
         TrickError: at fit start, a pattern matches nothing or groups overlap.
         UnsupportedError: ``AGC`` on a sharded model, or ``ClipValue`` on complex parameters.
         NonFiniteError: while training, with ``nonfinite="raise"``.

@@ -69,8 +69,10 @@ def _read(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Te
 
 def _mended(norms: Tensor, tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     """Return float32 norms, those again in float64 whose sum may have overflowed, or lost what is small. On a CPU."""
-    low = lowest_safe(norm_type, norms.dtype)
-    doubtful = [i for i, n in enumerate(norms.tolist()) if not low <= n < math.inf]
+    low, values = lowest_safe(norm_type, norms.dtype), norms.tolist()
+    if min(values) >= low and max(values) < math.inf:  # (a NaN is none that float64 could mend)
+        return norms
+    doubtful = [i for i, n in enumerate(values) if n < low or n == math.inf]
     doubtful = [i for i in doubtful if tensors[i].numel() and not _all_zero(tensors[i])]
     if not doubtful:
         return norms
@@ -81,12 +83,12 @@ def _mended(norms: Tensor, tensors: Sequence[Tensor], norm_type: float) -> Tenso
 def _all_zero(tensor: Tensor) -> bool:
     # frequent (dead units, unused heads), and told in a tenth of the time of a norm in float64
     low, high = torch.aminmax(tensor)
-    return low.tolist() == 0 == high.tolist()
+    return not (low.tolist() or high.tolist())
 
 
 def _readable(tensor: Tensor) -> bool:
     """Whether the host may look at a tensor's norm without waiting for a device."""
-    return tensor.device.type == "cpu"
+    return tensor.is_cpu
 
 
 @lru_cache(maxsize=16)
@@ -154,8 +156,7 @@ class NormPlan:
         if not self._stacks:
             return _norms(tensors, norm_type, double=self._double)
         dtype = torch.float64 if self._double or not _readable(tensors[0]) else torch.float32
-        stacks = [torch.stack(members(tensors)) for members in self._stacks]
-        parts = [_row_norms(stack.reshape(len(stack), -1), norm_type, dtype) for stack in stacks]
+        parts = [_row_norms(torch.stack(members(tensors)), norm_type, dtype) for members in self._stacks]
         if self._rest:
             parts.append(_read([tensors[i] for i in self._rest], norm_type, dtype))
         norms = torch.cat(parts).index_select(0, self._places)
@@ -165,7 +166,8 @@ class NormPlan:
 
 
 def _row_norms(rows: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows, norm_type, dim=tuple(range(1, rows.ndim)), dtype=dtype)
+    dims = 1 if rows.ndim == 2 else tuple(range(1, rows.ndim))
+    norms: Tensor = torch.linalg.vector_norm(rows, norm_type, dim=dims, dtype=dtype)
     return norms
 
 
