@@ -156,7 +156,8 @@ class NormPlan:
         if not self._stacks:
             return _norms(tensors, norm_type, double=self._double)
         dtype = torch.float64 if self._double or not _readable(tensors[0]) else torch.float32
-        parts = [_row_norms(torch.stack(members(tensors)), norm_type, dtype) for members in self._stacks]
+        rows = [torch.stack(members(tensors)) for members in self._stacks]
+        parts = [_row_norms(r if r.ndim == 2 else r.reshape(len(r), -1), norm_type, dtype) for r in rows]
         if self._rest:
             parts.append(_read([tensors[i] for i in self._rest], norm_type, dtype))
         norms = torch.cat(parts).index_select(0, self._places)
