@@ -262,7 +262,9 @@ def test_rules_that_learn_know_no_unit_of_measure(rule: ClipRule, seed: int, fac
     norms = norms_of_a_run(seed, 24)
     found = coefficients(rule, norms)
     assert all(0 < c <= 1 for c in found)
-    scaled = replace(rule, absolute=factor * rule.absolute) if isinstance(rule, AdaGC) else rule  # an absolute threshold
+    scaled = (
+        replace(rule, absolute=factor * rule.absolute) if isinstance(rule, AdaGC) else rule
+    )  # an absolute threshold
     assert coefficients(scaled, [factor * n for n in norms]) == pytest.approx(found, rel=1e-4)
 
 
