@@ -154,6 +154,15 @@ OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
 
+# what gradients may be -> what becomes of them, and where that is tested
+GRADIENTS = {
+    "norms of 1e-30 to 1e30": ("measured and clipped as by torch in float64", "tests/laws, tests/gradients"),
+    "float64": ("norms, totals and coefficients in float64; a fused optimizer's are written", "tests/gradients"),
+    "complex": ("work; `ClipValue` refuses them by name", "tests/gradients"),
+    "of parameters without elements": ("work", "tests/laws"),
+    "of `self.optimizers(use_pl_optimizer=False)`": ("not seen; one warning per run", "tests/gradients"),
+}
+
 STRATEGIES = {
     "one device": "works",
     "DDP": "works; the only collective at an update is an all-reduce of two numbers by `GradientAccumulation`",
@@ -184,6 +193,8 @@ def support_page() -> str:
         cells = ["refused by Lightning" if (kind, p) in REFUSED else "works" for p in PRECISIONS]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     lines += ["", "Automatic and manual optimization alike; sparse gradients work too, but for `AGC`.", ""]
+    lines += ["| gradients | `GradientMonitor`, `GradientClip` | tested in |", "| --- | --- | --- |"]
+    lines += [f"| {kind} | {what} | {where} |" for kind, (what, where) in GRADIENTS.items()] + [""]
     lines += [f"`{name}` refuses by name: {', '.join(modes)}." for name, modes in REFUSES.items()] + [""]
     lines += ["| strategy | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in STRATEGIES.items()), ""]
     lines += ["| callback | DDP | FSDP2 | FSDP1, DeepSpeed, XLA-FSDP |", "| --- | --- | --- | --- |"]
