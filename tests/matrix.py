@@ -94,6 +94,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "per": "layer",
         "nonfinite": "zero",
         "groups": {"none of it": "^second"},
+        "conflict": "replace",
     },
     "LRFinder": {
         "min_lr": 1e-6,
@@ -128,6 +129,7 @@ OBSERVERS = sorted(set(EXAMPLES) - ACTORS)
 # what an argument needs beside it to show an effect: other arguments, and whether memory runs out
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("GradientClip", "nonfinite"): {"nonfinite": "warn"},
+    ("GradientClip", "conflict"): {"conflict": "error"},
     ("LRSchedule", "conflict"): {"conflict": "error"},
     **{("LRFinder", name): {"num_steps": 40} for name in VARIANTS["LRFinder"]},
     ("LRFinder", "on_low_confidence"): {"max_lr": 1e-6},
