@@ -94,6 +94,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "per": "layer",
         "nonfinite": "zero",
         "groups": {"none of it": "^second"},
+        "conflict": "replace",
     },
     "LRFinder": {
         "min_lr": 1e-6,
@@ -128,6 +129,7 @@ OBSERVERS = sorted(set(EXAMPLES) - ACTORS)
 # what an argument needs beside it to show an effect: other arguments, and whether memory runs out
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("GradientClip", "nonfinite"): {"nonfinite": "warn"},
+    ("GradientClip", "conflict"): {"conflict": "error"},
     ("LRSchedule", "conflict"): {"conflict": "error"},
     **{("LRFinder", name): {"num_steps": 40} for name in VARIANTS["LRFinder"]},
     ("LRFinder", "on_low_confidence"): {"max_lr": 1e-6},
@@ -153,6 +155,15 @@ REFUSES = {
 OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
+
+# what gradients may be -> what becomes of them, and where that is tested
+GRADIENTS = {
+    "norms of 1e-30 to 1e30": ("measured and clipped as by torch in float64", "tests/laws, tests/gradients"),
+    "float64": ("norms, totals and coefficients in float64; a fused optimizer's are written", "tests/gradients"),
+    "complex": ("work; `ClipValue` refuses them by name", "tests/gradients"),
+    "of parameters without elements": ("work", "tests/laws"),
+    "of `self.optimizers(use_pl_optimizer=False)`": ("not seen; one warning per run", "tests/gradients"),
+}
 
 STRATEGIES = {
     "one device": "works",
@@ -184,6 +195,8 @@ def support_page() -> str:
         cells = ["refused by Lightning" if (kind, p) in REFUSED else "works" for p in PRECISIONS]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     lines += ["", "Automatic and manual optimization alike; sparse gradients work too, but for `AGC`.", ""]
+    lines += ["| gradients | `GradientMonitor`, `GradientClip` | tested in |", "| --- | --- | --- |"]
+    lines += [f"| {kind} | {what} | {where} |" for kind, (what, where) in GRADIENTS.items()] + [""]
     lines += [f"`{name}` refuses by name: {', '.join(modes)}." for name, modes in REFUSES.items()] + [""]
     lines += ["| strategy | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in STRATEGIES.items()), ""]
     lines += ["| callback | DDP | FSDP2 | FSDP1, DeepSpeed, XLA-FSDP |", "| --- | --- | --- | --- |"]

@@ -14,12 +14,12 @@ def autoclip(norms: list[float], percentile: float, window: int) -> list[float]:
         if math.isfinite(n) and n > 0:
             seen.append(n)
         threshold = np.percentile(seen[-window:], percentile) if seen else math.inf
-        out.append(min(1.0, threshold / (n + 1e-6)) if math.isfinite(n) else 1.0)
+        out.append(min(1.0, threshold / n) if math.isfinite(n) and n > 0 else 1.0)
     return out
 
 
 def zclip(norms: list[float], alpha: float, z: float, warmup: int, max_norm: float | None = None) -> list[float]:
-    """Coefficients of ZClip (arXiv:2504.02507), adaptive scaling."""
+    """Coefficients of ZClip (arXiv:2504.02507), adaptive scaling; with a floor of the deviation that knows no unit."""
     out, buffer = [], []
     mean = var = None
     for n in norms:
@@ -34,13 +34,13 @@ def zclip(norms: list[float], alpha: float, z: float, warmup: int, max_norm: flo
                 var = sum((x - mean) ** 2 for x in buffer) / warmup
         else:
             std = math.sqrt(var)
-            score = (n - mean) / (std + 1e-6)
+            score = (n - mean) / (std + 1e-6 * mean)
             threshold = mean + z * std / (score / z) if score > z else math.inf
             kept = min(n, threshold)
             mean = alpha * mean + (1 - alpha) * kept
             var = alpha * var + (1 - alpha) * (kept - mean) ** 2
             limit = min(limit, threshold)
-        out.append(min(1.0, limit / (n + 1e-6)))
+        out.append(min(1.0, limit / n))
     return out
 
 
@@ -54,7 +54,7 @@ def adagc(rows: list[list[float]], beta: float, relative: float, absolute: float
             out.append([1.0] * len(row))
             continue
         if t < warmup:
-            h = [min(1.0, absolute / (total + 1e-6))] * len(row)
+            h = [min(1.0, absolute / total)] * len(row)
             gamma = [min(g, c * n) for g, c, n in zip(gamma, h, row, strict=True)]
         else:
             h = [min(1.0, relative * g / n) for g, n in zip(gamma, row, strict=True)]

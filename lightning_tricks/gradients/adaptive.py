@@ -1,11 +1,13 @@
 """Clip rules that learn their threshold from the run: AutoClip, ZClip, AdaGC.
 
-Their state is a dict of tensors on the device. A norm that is NaN, inf or 0 never enters it: under 16-mixed the first
-norms *are* inf, and one of them would otherwise switch the rule off for the rest of the run. The host reads nothing.
+Their state is a dict of float32 tensors on the device, also in a float64 run. A norm that is NaN, inf (in float32) or 0
+never enters it: under 16-mixed the first norms *are* inf, and one of them would otherwise switch the rule off for the
+rest of the run. The host reads nothing. No rule knows an absolute size: gradients of 1e-20 are clipped as those of 1.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,10 +61,10 @@ class AutoClip(ClipRule):
 
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
         """Remember ``norms`` and clip to the percentile."""
-        memory = Percentile(self.window)
+        memory, norms = Percentile(self.window), norms.float()
         state = memory.update(norms, state)
         threshold = memory.percentile(self.percentile, state)
-        coefficients = clip_coefficients(norms, threshold)
+        coefficients = clip_coefficients(norms, threshold, eps=0.0)
         return torch.where(torch.isnan(threshold), torch.ones_like(coefficients), coefficients), state
 
 
@@ -70,9 +72,10 @@ class AutoClip(ClipRule):
 class ZClip(ClipRule):
     """Clip spikes only: norms more than ``z`` standard deviations above their moving average.
 
-    ``s = (norm - mean) / (std + 1e-6)``; when ``s > z`` the threshold is ``mean + z * std / (s / z)``. Then, with
-    ``n`` the clipped norm, ``mean <- alpha*mean + (1-alpha)*n`` and ``var <- alpha*var + (1-alpha)*(n-mean)^2``.
-    The first ``warmup`` norms set mean and variance and are clipped by ``max_norm`` only.
+    ``s = (norm - mean) / (std + 1e-6 * mean)``; when ``s > z`` the threshold is ``mean + z * std / (s / z)``. Then,
+    with ``n`` the clipped norm, ``mean <- alpha*mean + (1-alpha)*n`` and
+    ``std^2 <- alpha*std^2 + (1-alpha)*(n-mean)^2``. The first ``warmup`` norms set mean and ``std`` and are clipped by
+    ``max_norm`` only. (The reference code adds an absolute 1e-6 to ``std``: gradients of that size are never clipped.)
 
     Args:
         alpha: smoothing of mean and variance, in (0, 1).
@@ -112,14 +115,19 @@ class ZClip(ClipRule):
 
     def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first norm."""
-        return Welford().init(size, device)
+        return Welford().init(size, device) | {"version": 2}
+
+    def upgraded(self, state: State) -> State:
+        """Return a state with a standard deviation; version 1 held the variance."""
+        if state.get("version") != 1:
+            return state
+        return {"version": 2, "count": state["count"], "mean": state["mean"], "std": state["var"].sqrt()}
 
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
         """Clip spikes among ``norms`` and learn from what is left of them."""
-        seen, mean, var = state["count"], state["mean"], state["var"]
+        seen, mean, std, norms = state["count"], state["mean"], state["std"], norms.float()
         ready = seen >= self.warmup
-        std = var.sqrt()
-        score = (norms - mean) / (std + 1e-6)
+        score = (norms - mean) / (std + 1e-6 * mean)
         spike = ready & (score > self.z)
         threshold = torch.where(spike, mean + self.z * std / (score / self.z), torch.full_like(norms, torch.inf))
         learnt = torch.minimum(norms, threshold)
@@ -127,15 +135,15 @@ class ZClip(ClipRule):
             threshold = threshold.clamp(max=self.max_norm)
         warming = Welford().update(norms, state)
         moved = self.alpha * mean + (1 - self.alpha) * learnt
-        spread = self.alpha * var + (1 - self.alpha) * (learnt - moved) ** 2
+        spread = torch.hypot(math.sqrt(self.alpha) * std, math.sqrt(1 - self.alpha) * (learnt - moved))
         use = ready & counts(norms)
         new = {
-            "version": 1,
+            "version": 2,
             "count": torch.where(ready, seen, warming["count"]),
             "mean": torch.where(use, moved, torch.where(ready, mean, warming["mean"])),
-            "var": torch.where(use, spread, torch.where(ready, var, warming["var"])),
+            "std": torch.where(use, spread, torch.where(ready, std, warming["std"])),
         }
-        return clip_coefficients(norms, threshold), new
+        return clip_coefficients(norms, threshold, eps=0.0), new
 
 
 @dataclass(frozen=True)
@@ -192,11 +200,12 @@ class AdaGC(ClipRule):
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
         """Clip each of ``norms`` ``[P]`` by its own average."""
         gamma: Tensor = state["gamma"]
+        norms = norms.float()
         warming = state["count"] < self.warmup
         total = total_norm(norms)
-        shared = clip_coefficients(total, self.absolute)
+        shared = clip_coefficients(total, self.absolute, eps=0.0)
         known = torch.isfinite(gamma)
-        own = torch.where(known, (self.relative * gamma / norms.clamp(min=1e-30)).clamp(max=1.0), shared)
+        own = torch.where(known, clip_coefficients(norms, self.relative * gamma, eps=0.0), shared)
         moving = counts(total)
         usable = counts(norms) & moving
         coefficients = torch.where(usable, torch.where(warming, shared, own), torch.ones_like(norms))

@@ -36,6 +36,7 @@ from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.gradient_writer import make_skipping_safe
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Cadence, draws_histograms
+from lightning_tricks.runtime.replaced import PutBack, replaced
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.selection import check_patterns
 from lightning_tricks.runtime.shards import local
@@ -50,6 +51,16 @@ _CLIPPER = form.record(
     {"rule": form.text, "parts": form.many(form.text), "rule_state": _STATE, "statistics": _STATE}, more=True
 )
 _MOST_COLUMNS = 256  # logged steps in the picture of all layers; beyond, every second one is dropped
+
+
+def _say_if_unseen(run: TrainingRun, owner: str, page: Page | None) -> None:
+    """A step is over: say once per run where Lightning did not announce it, so that no trick saw its gradients."""
+    if page is None and run.first_to_say("unseen step"):
+        warn(
+            owner,
+            "an optimizer was stepped without Lightning, e.g. through self.optimizers(use_pl_optimizer=False): the "
+            "gradients of such steps are neither measured nor clipped. Step what self.optimizers() returns.",
+        )
 
 
 def _suffix(run: TrainingRun, view: OptimizerView) -> str:
@@ -258,7 +269,9 @@ class GradientMonitor(Trick):
         if self.histograms and any(draws_histograms(logger) for logger in run.trainer.loggers):
             to_true = page.to_true()
             for i, values in zip(page.present, page.values(), strict=True):
-                sample = bounded_sample(values, _HISTOGRAM_SAMPLE).float()
+                sample = bounded_sample(values, _HISTOGRAM_SAMPLE)
+                sample = torch.view_as_real(sample.resolve_conj()).reshape(-1) if sample.is_complex() else sample
+                sample = sample.float()
                 sample = sample if to_true is None else sample * to_true
                 run.publisher.put_histogram(page.step, f"grad/histogram/{view.names[i]}", sample)
         if self._noise is not None:
@@ -290,13 +303,16 @@ class GradientMonitor(Trick):
 
     def updated(self, view: OptimizerView, page: Page | None) -> None:
         """The weights have moved: by how much?"""
+        _say_if_unseen(self.run, "GradientMonitor", page)
         before = self._before.pop(view.index, None)
         if before is None or page is None:
             return
         run = self.run
         with torch.no_grad():
             after = [bounded_sample(local(p)) for p in view.parameters]
-            moves = tensor_norms([a.float() - b.float() for a, b in zip(after, before, strict=True)])
+            # (the difference of two neighbours in bfloat16 has more digits than bfloat16)
+            wide = [torch.promote_types(a.dtype, torch.float32) for a in after]
+            moves = tensor_norms([a.to(t) - b.to(t) for a, b, t in zip(after, before, wide, strict=True)])
             moves, sizes = view.shards.norms(moves, 2.0), view.shards.norms(tensor_norms(before), 2.0)
         run.publisher.put_many(
             page.step, view.keys("grad/update_ratio/"), torch.where(sizes > 0, moves / sizes, torch.nan)
@@ -362,12 +378,16 @@ class GradientClip(Trick):
         groups: name -> regular expression on parameter names. With ``per="group"`` each is clipped by itself and the
             other parameters of the same optimizer form a group ``"rest"``. Otherwise they pick the optimizers that this
             instance is for (a GAN takes two instances); then all parameters of an optimizer must match, or none.
+        conflict: when the Trainer has a ``gradient_clip_val``: ``"error"`` refuses, ``"replace"`` sets it to None while
+            the fit lasts. The latter is for libraries that make the Trainer themselves and set one.
 
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range, or ``per`` contradicts the rule.
-        ConflictError: at fit start, ``gradient_clip_val`` is set, or another GradientClip has the same optimizer.
+        ConflictError: at fit start, ``gradient_clip_val`` is set and ``conflict`` is ``"error"``, or another
+            GradientClip has the same optimizer.
         TrickError: at fit start, a pattern matches nothing or groups overlap.
+        UnsupportedError: ``AGC`` on a sharded model, or ``ClipValue`` on complex parameters.
         NonFiniteError: while training, with ``nonfinite="raise"``.
 
     Logs:
@@ -376,7 +396,8 @@ class GradientClip(Trick):
         - with several optimizers both end in ``/optimizer<index>``.
 
     Changes:
-        Gradients, by one factor: in place, or folded into a fused optimizer's step. Skips updates.
+        Gradients, by one factor: in place, or folded into a fused optimizer's step. Skips updates. With
+        ``conflict="replace"`` the Trainer's ``gradient_clip_val``, which is put back at the end of the fit.
 
     State:
         The rule's, and the statistics. A resume with another rule begins that rule anew, and says so.
@@ -400,6 +421,7 @@ class GradientClip(Trick):
     identity = ("groups",)
     state_form = staticmethod(form.named(_CLIPPER))
     in_dry_run = True
+    _put_back: tuple[PutBack, ...] = ()
 
     def __init__(
         self,
@@ -407,11 +429,13 @@ class GradientClip(Trick):
         per: Literal["model", "group", "layer"] = "model",
         nonfinite: Literal["skip", "zero", "warn", "raise"] = "skip",
         groups: dict[str, str] | None = None,
+        conflict: Literal["error", "replace"] = "error",
     ) -> None:
         self.rule = as_rule(rule)
         self.per = require_choice("GradientClip", "per", per, ("model", "group", "layer"))
         self.nonfinite = require_choice("GradientClip", "nonfinite", nonfinite, ("skip", "zero", "warn", "raise"))
         self.groups = check_patterns("GradientClip", "groups", groups)
+        self.conflict = require_choice("GradientClip", "conflict", conflict, ("error", "replace"))
         own = self.rule.granularity
         if own is not None and self.per not in ("model", own):
             text = f"{type(self.rule).__name__} always works per {own}"
@@ -459,12 +483,27 @@ class GradientClip(Trick):
         trainer = run.trainer
         run.watch_loss = True
         if trainer.gradient_clip_val:
-            text = "Trainer(gradient_clip_val=) clips too"
-            value = trainer.gradient_clip_val
-            raise ConflictError(message("GradientClip", "gradient_clip_val", value, text, "Remove one of the two"))
+            self._settle_conflict(trainer)
         if not defined_by_lightning(trainer.lightning_module, "configure_gradient_clipping"):
             name = type(trainer.lightning_module).__name__
             warn("GradientClip", f"{name}.configure_gradient_clipping is overridden and runs after it. Remove one.")
+
+    def _settle_conflict(self, trainer: Any) -> None:
+        value = trainer.gradient_clip_val
+        if self.conflict == "error":
+            text = "Trainer(gradient_clip_val=) clips too"
+            remedy = "Remove one of the two, or use conflict='replace'"
+            raise ConflictError(message("GradientClip", "gradient_clip_val", value, text, remedy))
+        self._put_back = tuple(
+            replaced(trainer, name, None) for name in ("gradient_clip_val", "gradient_clip_algorithm")
+        )
+        rank_zero_info(f"GradientClip({self.rule}) clips in place of Trainer(gradient_clip_val={value}) in this fit.")
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Give the Trainer its own threshold back."""
+        put_back, self._put_back = self._put_back, ()
+        for undo in put_back:
+            undo()
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names and take up the state."""
@@ -526,6 +565,11 @@ class GradientClip(Trick):
             run.publisher.put(page.step, {f"grad/clipped_fraction{suffix}": fraction})
         if due:  # also where nothing is logged: what was not finite must be told
             self._report(run, clipper, page.step)
+
+    def updated(self, view: OptimizerView, page: Page | None) -> None:
+        """A step that was not announced was not clipped either."""
+        if view.index in self._clippers:
+            _say_if_unseen(self.run, "GradientClip", page)
 
     # -- NaN and inf --------------------------------------------------------------------------------------------
 

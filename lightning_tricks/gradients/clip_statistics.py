@@ -43,9 +43,11 @@ class ClipStatistics:
         """Take in ``n`` updates at once: ``[n, k]`` norms before the clip and ``[n, k]`` coefficients."""
         usable = torch.isfinite(norms) & (norms > 0)
         clipped = usable & (coefficients < 1)
+        # (both may be float64, and this state is float32 in every run; a norm beyond its range is left out of the ring)
+        coefficients, norms = coefficients.float(), norms.float()
         n, start = norms.shape[0], state["position"]
         index = torch.arange(start, start + n, device=norms.device) % self.window
-        values = torch.where(usable, norms, torch.full_like(norms, torch.nan))
+        values = torch.where(usable & torch.isfinite(norms), norms, torch.full_like(norms, torch.nan))
         return {
             "version": 1,
             "updates": state["updates"] + usable.sum(dim=0),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_tricks.errors import UnsupportedError, message
 from lightning_tricks.gradients.clip_statistics import ClipStatistics
 from lightning_tricks.gradients.nonfinite import NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
@@ -32,11 +33,14 @@ class Clipper:
 
     Raises:
         TrickError: groups overlap, or AGC excludes what is not there.
-        UnsupportedError: AGC on a sharded model.
+        UnsupportedError: AGC on a sharded model, or ``ClipValue`` on a complex parameter.
     """
 
     def __init__(self, rule: ClipRule, per: str, groups: dict[str, str] | None, view: OptimizerView) -> None:
         self.rule, self.per, self.groups = rule, per, groups
+        self._generation = view.generation
+        if isinstance(rule, ClipValue):
+            _refuse_complex(rule, view)
         self.parts = _split(rule, per, groups, view)
         self.watch = NonFiniteWatch(view.names)
         self._left_out = excluded(rule, view) if isinstance(rule, AGC) else set()
@@ -77,8 +81,8 @@ class Clipper:
     # -- parameters that come in mid-run --------------------------------------------------------------------------
 
     def fits(self, view: OptimizerView) -> bool:
-        """Whether the optimizer still has the parameters that it had."""
-        return self.parts.size == len(view.parameters)
+        """Whether the optimizer is still the same and has the parameters that it had."""
+        return self._generation is view.generation
 
     def renewed(self, view: OptimizerView) -> Clipper:
         """Return a clipper for the parameters that are there now; what was learnt stays where the parts did."""
@@ -140,7 +144,15 @@ class Clipper:
             raise ValueError("the position in the statistics is none")
         self._statistics = fitting("GradientClip", moved(state["statistics"], device), self._statistics)
         if state["rule"] == repr(self.rule):
-            self._state = fitting("GradientClip", moved(state["rule_state"], device), self._state)
+            rule_state = self.rule.upgraded(moved(state["rule_state"], device))
+            self._state = fitting("GradientClip", rule_state, self._state)
+
+
+def _refuse_complex(rule: ClipRule, view: OptimizerView) -> None:
+    found = next((name for name, p in zip(view.names, view.parameters, strict=True) if p.is_complex()), None)
+    if found is not None:
+        text = f"{found!r} is complex, and complex numbers have no order to clamp by"
+        raise UnsupportedError(message("GradientClip", "rule", rule, text, "Use ClipNorm, or per='layer'"))
 
 
 def _split(rule: ClipRule, per: str, groups: dict[str, str] | None, view: OptimizerView) -> Parts:

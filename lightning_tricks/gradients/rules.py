@@ -22,15 +22,16 @@ from lightning_tricks.runtime.selection import fault_of
 State = dict[str, Any]
 
 
-def clip_coefficients(norms: Tensor, threshold: Tensor | float) -> Tensor:
-    """Return ``min(1, threshold / (norms + 1e-6))``, torch's own formula; 1 for a non-finite norm.
+def clip_coefficients(norms: Tensor, threshold: Tensor | float, eps: float = 1e-6) -> Tensor:
+    """Return ``min(1, threshold / (norms + eps))``, by default torch's own formula; 1 for a non-finite norm.
 
     Args:
-        norms: ``[k]``, float32.
+        norms: ``[k]``.
         threshold: a number or ``[k]``.
+        eps: what is added to the norm. With 0, exactly the norms above the threshold get a coefficient below 1.
 
     Returns:
-        ``[k]``.
+        ``[k]``, of the dtype of ``norms``.
 
     Reference: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013,
     arXiv:1211.5063; ``torch.nn.utils.clip_grad_norm_``.
@@ -41,7 +42,7 @@ def clip_coefficients(norms: Tensor, threshold: Tensor | float) -> Tensor:
     """
     # a norm of 0 has coefficient 1 too
     finite = torch.nan_to_num(norms, nan=0.0, posinf=0.0)
-    return torch.clamp(threshold / (finite + 1e-6), max=1.0)
+    return torch.clamp(threshold / (finite + eps), max=1.0)
 
 
 def adaptive_coefficient(
@@ -49,7 +50,7 @@ def adaptive_coefficient(
 ) -> Tensor:
     """Return AGC's coefficient of each output unit, shaped to broadcast against ``gradient``.
 
-    ``c_i = min(1, factor * max(||w_i||, eps) / max(||g_i||, 1e-6))``. The floor ``eps`` lets weights that start at zero
+    ``c_i = min(1, factor * max(||w_i||, eps) / ||g_i||)``. The floor ``eps`` lets weights that start at zero
     train; without it their coefficient is 0 for ever.
 
     Args:
@@ -70,8 +71,7 @@ def adaptive_coefficient(
     """
     allowed = factor * unit_norms(parameter).clamp(min=eps)
     norms = unit_norms(gradient) / scale
-    coefficients = (allowed / norms.clamp(min=1e-6)).clamp(max=1.0)
-    return torch.where(torch.isfinite(norms), coefficients, torch.ones_like(coefficients))
+    return clip_coefficients(norms, allowed, eps=0.0)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ class ClipRule(ABC):
     def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first update, for ``size`` norms, or for one that is 0-d."""
         return {"version": 1}
+
+    def upgraded(self, state: State) -> State:
+        """Return a state as an older version wrote it in the form of this one."""
+        return state
 
     @abstractmethod
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
@@ -167,7 +171,7 @@ class ClipValue(ClipRule):
 
     def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
         """Return how much the largest element shrinks, for the statistics; the clamp itself is per element."""
-        return clip_coefficients(norms, self.max_value), state
+        return clip_coefficients(norms, self.max_value, eps=0.0), state
 
 
 @dataclass(frozen=True)

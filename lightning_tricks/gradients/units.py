@@ -46,5 +46,6 @@ def unit_factors(rule: AGC, page: Page, left_out: set[int]) -> tuple[list[Tensor
         weight = view.parameters[i].detach()
         factor = adaptive_coefficient(gradient, weight, rule.factor, rule.eps, divisor)
         factors.append(factor.to(gradient.dtype))
-        lowest[i] = factor.amin()
+        if factor.numel():  # (a parameter may have no elements)
+            lowest[i] = factor.amin()
     return factors, torch.stack(lowest)

@@ -82,9 +82,10 @@ class Ema:
 
 @dataclass(frozen=True)
 class Welford:
-    """Mean and population variance of all usable values, in one pass without cancellation.
+    """Mean and population standard deviation of all usable values, in one pass without cancellation.
 
-    ``n <- n+1``; ``mean <- mean + d/n`` with ``d = x - mean``; ``var <- var + (d*(x - mean') - var)/n``.
+    ``n <- n+1``; ``mean <- mean + d/n`` with ``d = x - mean``; ``std^2 <- std^2 (n-1)/n + d^2 (n-1)/n^2``.
+    The variance itself is never formed: in float32, that of values about 1e20 would be inf, and about 1e-25 be 0.
     Reference: Welford, 1962, Technometrics 4(3).
 
     Example:
@@ -92,13 +93,13 @@ class Welford:
         >>> state = welford.init(1, torch.device("cpu"))
         >>> for x in (1.0, float("nan"), 3.0):
         ...     state = welford.update(torch.tensor([x]), state)
-        >>> state["mean"], state["var"]
+        >>> state["mean"], state["std"]
         (tensor([2.]), tensor([1.]))
     """
 
     def init(self, size: int | None, device: torch.device) -> State:
         """Return the state before the first value."""
-        zeros = {name: torch.zeros(shape(size), dtype=torch.float32, device=device) for name in ("mean", "var")}
+        zeros = {name: torch.zeros(shape(size), dtype=torch.float32, device=device) for name in ("mean", "std")}
         return {"version": 1, "count": torch.zeros(shape(size), dtype=torch.int64, device=device), **zeros}
 
     def update(self, values: Tensor, state: State) -> State:
@@ -108,8 +109,8 @@ class Welford:
         difference = torch.where(usable, values - state["mean"], torch.zeros_like(values))
         n = count.clamp(min=1)
         mean = state["mean"] + difference / n
-        var = state["var"] + (difference * (values - mean) - state["var"]) / n
-        return {"version": 1, "count": count, "mean": mean, "var": torch.where(usable, var, state["var"])}
+        std = torch.hypot(state["std"] * ((n - 1) / n).sqrt(), difference * ((n - 1).sqrt() / n))
+        return {"version": 1, "count": count, "mean": mean, "std": torch.where(usable, std, state["std"])}
 
 
 @dataclass(frozen=True)

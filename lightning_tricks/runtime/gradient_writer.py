@@ -47,7 +47,7 @@ class GradientWriter:
         self._dirty: list[OptimizerView] = []
 
     def scale(self, factor: Tensor) -> None:
-        """Multiply all gradients by a 0-d float32 tensor."""
+        """Multiply all gradients by a 0-d tensor."""
         known = self._order.factor
         self._order.factor = factor if known is None else known * factor
 
@@ -80,7 +80,9 @@ class GradientWriter:
     @torch.no_grad()
     def _carry_out(self, page: Page, order: _Order) -> None:
         view = page.view
-        folds = view.folds and not order.factors and order.limit is None
+        # (a fused step takes its factor in float32, which is not enough where gradients are float64)
+        narrow = order.factor is None or order.factor.dtype == torch.float32
+        folds = view.folds and narrow and not order.factors and order.limit is None
         if order.total is not None and not self._decided(view, order, order.total):
             return
         if order.factor is not None and host.at_hand(order.factor) == 1.0:

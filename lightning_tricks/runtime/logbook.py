@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_tricks.errors import TrickError, UnsupportedError
+from lightning_tricks.errors import TrickError
 from lightning_tricks.measure.norms import NormPlan, tensor_norms, total_norm
 from lightning_tricks.runtime.scaler import LossScale
 from lightning_tricks.runtime.shards import Shards, is_sharded, local
@@ -30,9 +30,6 @@ class OptimizerView:
         optimizer: the torch optimizer.
         names: ``{id(parameter): name}``.
         loss_scale: the run's.
-
-    Raises:
-        UnsupportedError: a parameter is complex.
     """
 
     def __init__(self, index: int, optimizer: Optimizer, names: dict[int, str], loss_scale: LossScale) -> None:
@@ -49,12 +46,9 @@ class OptimizerView:
         self.parameters: list[Tensor] = [p for g in groups for p in g["params"]]
         self.names = [self._all_names.get(id(p), f"optimizer{self.index}.{i}") for i, p in enumerate(self.parameters)]
         self.group_of = [j for j, g in enumerate(groups) for _ in g["params"]]
-        for name, p in zip(self.names, self.parameters, strict=True):
-            if p.is_complex():
-                raise UnsupportedError(
-                    f"parameter {name!r} is complex: norms of complex gradients are not supported. "
-                    "Store it as real with torch.view_as_real."
-                )
+        self.generation = (
+            object()
+        )  # tells these parameters from others, also from as many, and keeps none of them alive
         self.everything = range(len(self.parameters))
         self._plans: dict[int, NormPlan] = {}
         self._keys: dict[str, list[str]] = {}
@@ -240,8 +234,9 @@ class Page:
         return [_values(g) for g in self.locals()]
 
     def norms(self, norm_type: float = 2.0) -> Tensor:
-        """Return the true norm of each parameter's gradient, ``[P]`` float32: unscaled, corrected, of the whole tensor.
+        """Return the true norm of each parameter's gradient, ``[P]``: unscaled, corrected, of the whole tensor.
 
+        Float64 where a gradient is, else float32.
         Read from the gradients at the first call for this ``norm_type``, from the logbook after that. A parameter
         without gradient has norm 0.
         """
@@ -260,7 +255,7 @@ class Page:
 
 def _spread(values: Tensor, positions: Sequence[int], size: int, device: torch.device) -> Tensor:
     index = torch.tensor(positions, dtype=torch.int64).to(device, non_blocking=True)
-    return torch.zeros(size, dtype=torch.float32, device=device).index_copy(0, index, values.to(device))
+    return torch.zeros(size, dtype=values.dtype, device=device).index_copy(0, index, values.to(device))
 
 
 def _values(gradient: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from itertools import islice
 from typing import Any
 
@@ -265,7 +265,9 @@ def _send(parcel: _Parcel) -> None:
     if not tensors:
         return
     device = tensors[0].device
-    vector = torch.cat([t.to(device=device, dtype=torch.float32, non_blocking=True) for t in tensors])
+    # in float64 where a value is: norms of a float64 run may be beyond the range of float32
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    vector = torch.cat([t.to(device=device, dtype=dtype, non_blocking=True) for t in tensors])
     if device.type != "cuda":
         parcel.host = vector.cpu()
     else:

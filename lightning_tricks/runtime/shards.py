@@ -54,14 +54,17 @@ class Shards:
     def norms(self, local_norms: Tensor, norm_type: float) -> Tensor:
         """Return the norms of the whole tensors from those of this rank's parts. All ranks must call.
 
+        The powers that are summed are float64: squares of float32 norms would overflow beyond 1e19.
+
         Args:
-            local_norms: ``[P]``, float32.
+            local_norms: ``[P]``.
             norm_type: p > 0, or inf.
         """
         if not self._members:
             return local_norms
         largest_only = norm_type == torch.inf
-        powers = local_norms.clone() if largest_only else local_norms.pow(norm_type)
+        wide = local_norms.to(torch.float64, copy=True)
+        powers = wide if largest_only else wide.pow(norm_type)
         for group, indices in self._members:
             operation = dist.ReduceOp.MAX if largest_only else dist.ReduceOp.SUM
             if len(indices) == self._size:
@@ -71,7 +74,7 @@ class Shards:
             part = powers[index]
             dist.all_reduce(part, op=operation, group=group)
             powers = powers.index_copy(0, index, part)
-        return powers if largest_only else powers.pow(1.0 / norm_type)
+        return (powers if largest_only else powers.pow(1.0 / norm_type)).to(local_norms.dtype)
 
 
 def reduced(strategy: Any, tensor: Tensor, operation: Literal["sum", "mean", "max"]) -> Tensor:

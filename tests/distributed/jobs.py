@@ -16,8 +16,8 @@ from lightning_tricks.runtime.shards import Shards
 from tests.gradients.plain import Classifier, Memory, digits, sgd, trainer
 
 
-def sharded_norms(p: float, rows: int) -> tuple[list[float], list[float]]:
-    """Norms of sharded, replicated and plain tensors: ours, and torch's on the full ones."""
+def sharded_norms(p: float, rows: int, size: float, dtype: torch.dtype) -> tuple[list[float], list[float]]:
+    """Norms of sharded, replicated and plain tensors: ours, and torch's on the full ones in float64."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
@@ -25,7 +25,8 @@ def sharded_norms(p: float, rows: int) -> tuple[list[float], list[float]]:
         dist.init_process_group("gloo")
     line, square = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (1, 2))
     torch.manual_seed(0)
-    full = [torch.randn(rows, 3), torch.randn(4, rows + 1), torch.randn(5), torch.randn(rows + 2)]
+    shapes = [(rows, 3), (4, rows + 1), (5,), (rows + 2,)]
+    full = [(size * torch.randn(s, dtype=torch.float64)).to(dtype) for s in shapes]
     tensors = [
         distribute_tensor(full[0], line, [Shard(0)]),
         distribute_tensor(full[1], square, [Replicate(), Shard(1)]),
@@ -36,7 +37,8 @@ def sharded_norms(p: float, rows: int) -> tuple[list[float], list[float]]:
     from lightning_tricks.runtime.shards import local
 
     ours = Shards(tensors).norms(tensor_norms([local(t) for t in tensors], p), p)
-    return ours.tolist(), [float(t.norm(p)) for t in full]
+    assert ours.dtype == dtype
+    return ours.tolist(), [float(t.double().norm(p)) for t in full]
 
 
 class Sharded(Classifier):

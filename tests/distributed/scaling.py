@@ -23,7 +23,7 @@ SYMBOLS = {
     "R": "processes",
 }
 
-NORMS = "4 * L"
+NORMS = "8 * L"  # float64: sums of squares
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _advice() -> list[str]:
         "## What to switch off at 10,000 GPUs",
         "",
         "Leave on: `GradientMonitor(per_layer=False)`, `GradientClip` per model with a fused optimizer, `LRSchedule`,",
-        "`LossScaleGuard`. Under DDP they add no collective; under FSDP2 they share one all-reduce of 4·L bytes.",
+        "`LossScaleGuard`. Under DDP they add no collective; under FSDP2 they share one all-reduce of 8·L bytes.",
         "",
         "| switch off | since |",
         "| --- | --- |",

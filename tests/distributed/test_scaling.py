@@ -89,7 +89,7 @@ def test_four_processes(four_ranks: Any, strategy: str, model: tuple[int, int]) 
 def test_monitor_clip_and_doctor_share_the_norms_of_shards(both_ranks: Any) -> None:
     names = ["GradientMonitor", "GradientClip", "TrainingDoctor"]
     for found in both_ranks(counting.added_together, names, "fsdp2", *MODELS[0]):
-        assert found.update[:2] == (1, 4 * sizes(2, *MODELS[0])["L"])
+        assert found.update[:2] == (1, 8 * sizes(2, *MODELS[0])["L"])
         assert found.logged[0] == 3  # (two of them are the doctor's own)
 
 

@@ -14,9 +14,13 @@ pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
 @pytest.mark.parametrize("rows", [1, 7])  # with one row, a rank holds nothing
-def test_norms_of_shards_are_those_of_the_whole_tensors(both_ranks: Any, p: float, rows: int) -> None:
-    for ours, expected in both_ranks(jobs.sharded_norms, p, rows):
-        assert ours == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_of_shards_are_those_of_the_whole_tensors(
+    both_ranks: Any, p: float, rows: int, size: float, dtype: torch.dtype
+) -> None:
+    for ours, expected in both_ranks(jobs.sharded_norms, p, rows, size, dtype):
+        assert ours == pytest.approx(expected, rel=1e-5 if dtype == torch.float32 else 1e-13, abs=0)
 
 
 def same_rows(got: list[Any], expected: list[Any]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from typing import Any
 
 import lightning.pytorch as L
@@ -472,6 +473,12 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
 
 
+@pytest.fixture
+def norms_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let norms be read as on an accelerator, where nothing can be looked at and read again."""
+    monkeypatch.setattr("lightning_tricks.measure.norms._readable", lambda tensor: False)
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_raise_with_a_fused_optimizer_comes_at_the_next_logged_step_and_skips_until_then() -> None:
     module = Classifier(fused_adamw, spoil=nan_at(2))
@@ -585,7 +592,7 @@ def host_reads(callbacks: list[Any], make: Any, precision: str = "32-true", step
     return sum(e.name() == "aten::_local_scalar_dense" for e in profiler.profiler.kineto_results.events())
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.usefixtures("as_on_a_gpu", "norms_as_on_a_gpu")
 @pytest.mark.parametrize(
     ("make", "precision", "nonfinite", "per_update"),
     [
@@ -620,7 +627,7 @@ def test_on_a_cpu_nothing_is_read_by_an_operation(nonfinite: str) -> None:
     assert added(12) == added(6)
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.usefixtures("as_on_a_gpu", "norms_as_on_a_gpu")
 @pytest.mark.parametrize("rule", [AutoClip(), ZClip(), AdaGC(), AGC(), ClipValue(0.1)])
 def test_no_rule_reads_on_the_host(rule: Any) -> None:
     def added(steps: int) -> int:
@@ -695,8 +702,132 @@ def test_a_resume_with_another_rule_begins_that_rule_and_says_so(tmp_path: Any) 
 
 
 def test_two_ways_of_clipping_are_refused() -> None:
-    with pytest.raises(ConflictError, match=r"gradient_clip_val=0\.5\): .* clips too\. Remove one"):
+    with pytest.raises(ConflictError, match=r"gradient_clip_val=0\.5\): .* clips too\. Remove one.*conflict='replace'"):
         fit(Classifier(), [GradientClip(1.0)], gradient_clip_val=0.5)
+    with pytest.raises(ValueError, match=r"GradientClip\(conflict='both'\): conflict must be one of"):
+        GradientClip(1.0, conflict="both")  # type: ignore[arg-type]
+
+
+class Estimator:
+    """A library that makes its Trainer itself and sets a threshold, as gluonts and rl4co do."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+
+    def train(self, make_optimizer: Any = sgd, **more: Any) -> tuple[L.Trainer, Classifier]:
+        module = Classifier(make_optimizer)
+        return fit(module, gradient_clip_val=0.1, gradient_clip_algorithm="value", **self.arguments, **more), module
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_threshold_that_a_library_set_is_replaced_for_the_fit(precision: str, fused: bool, caplog: Any) -> None:
+    seen = []
+
+    class Look(L.Callback):
+        def on_before_optimizer_step(self, trainer: Any, *args: Any) -> None:
+            seen.append((trainer.gradient_clip_val, trainer.gradient_clip_algorithm))
+
+    net, _ = plain_loop(lambda p: nn.utils.clip_grad_norm_(p, 4.5), precision=precision)
+    tricks = [GradientClip(4.5, conflict="replace"), Look()]
+    with caplog.at_level("INFO"):
+        t, module = Estimator(callbacks=tricks).train(fused_sgd if fused else sgd, precision=precision)
+    torch.testing.assert_close(weights(module), weights(net), rtol=1e-5, atol=2e-6)
+    assert set(seen) == {(None, None)}
+    assert (t.gradient_clip_val, t.gradient_clip_algorithm) == (0.1, "value")
+    assert "clips in place of Trainer(gradient_clip_val=0.1) in this fit" in caplog.text
+    t.fit_loop.epoch_progress.reset()
+    t.fit(module, loader(16))  # the same Trainer again
+    assert (t.gradient_clip_val, t.gradient_clip_algorithm) == (0.1, "value")
+
+
+def test_a_fit_that_fails_gives_the_library_its_threshold_back() -> None:
+    class Bad(Classifier):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            raise RuntimeError("no more")
+
+    for module, tricks in (
+        (Bad(), [GradientClip(1.0, conflict="replace")]),
+        (Classifier(), [GradientClip(1.0, conflict="replace"), GradientMonitor(groups={"a": "nothing"})]),
+    ):
+        t = trainer(tricks, gradient_clip_val=0.1)
+        with pytest.raises(RuntimeError, match=r"no more|matches no parameter"):
+            t.fit(module, loader(16))
+        assert t.gradient_clip_val == 0.1
+
+
+# -- steps that Lightning does not announce ---------------------------------------------------------------------------
+
+
+def stepping(bare: Any) -> Any:
+    class Steps(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers(use_pl_optimizer=not bare(batch_idx))
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+            optimizer.step()
+
+    return Steps(manual=True)
+
+
+@pytest.mark.parametrize("tricks", [[GradientClip(4.5)], [GradientMonitor()], [GradientMonitor(), GradientClip(4.5)]])
+def test_steps_past_lightning_are_said_once_a_run(tricks: Any) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        t = fit(stepping(lambda i: i % 2), tricks)
+    told = [str(w.message) for w in said if issubclass(w.category, TrickWarning)]
+    assert len(told) == 1, told
+    assert "self.optimizers(use_pl_optimizer=False): the gradients of such steps are neither measured nor" in told[0]
+    assert t.callbacks[0].run.clock.state_dict()["applied"] == [12]
+    fit(stepping(lambda i: False), [GradientClip(4.5), GradientMonitor()])  # (a warning would be an error)
+
+
+# -- parameters and optimizers that are replaced ----------------------------------------------------------------------
+
+
+class Swapped(Classifier):
+    """After the first epoch another layer of the same shape takes the place of the last one, in a new optimizer."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.norms = how, []  # type: ignore[var-annotated]
+        torch.manual_seed(7)
+        self.spare = [nn.Linear(24, 10)]
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch != 1:
+            return
+        self.net[4] = self.spare[0]
+        if self.how == "new optimizer":
+            self.trainer.strategy.setup_optimizers(self.trainer)
+        else:
+            group = self.trainer.optimizers[0].param_groups[0]
+            group["params"] = list(self.net.parameters())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.before = [p.detach().clone() for p in self.net.parameters()]
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        moved = [a - b.detach() for a, b in zip(self.before, self.net.parameters(), strict=True)]
+        self.norms.append([float(m.norm()) / 0.05 for m in moved])
+
+
+@pytest.mark.parametrize("how", ["new optimizer", "same optimizer"])
+@pytest.mark.parametrize("rule", [ClipNorm(0.05), AdaGC(warmup=1, absolute=0.05, relative=1e-6), AGC(1e-3)], ids=repr)
+def test_parameters_replaced_at_equal_count_are_clipped(how: str, rule: Any) -> None:
+    module = Swapped(how)
+    clip = GradientClip(rule, per="layer") if isinstance(rule, ClipNorm) else GradientClip(rule)
+    fit(module, [clip], n=24, max_epochs=2)
+    state = clip.trick_state()["0"]
+    if isinstance(rule, ClipNorm):
+        assert all(norm <= 0.05 * (1 + 1e-4) for row in module.norms for norm in row)
+        assert max(module.norms[-1]) == pytest.approx(0.05, rel=1e-3)
+    elif isinstance(rule, AGC):  # every row moves by at most a share of the norm of its weights
+        assert module.norms[-1][-2] <= 1.1e-3 * float(module.net[4].weight.detach().norm())
+    else:  # (what was learnt of the old layer does not hold for the new one, whose first update counts as its first)
+        assert max(row[-2] for row in module.norms) > 1e-3
+    assert len(state["parts"]) == 8
+    assert (state["parts"][-1] == "net.4.bias") == (how == "new optimizer")
 
 
 def test_two_clips_on_one_optimizer_are_refused() -> None:

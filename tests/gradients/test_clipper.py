@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_tricks import AutoClip, ClipNorm, TrickError
+from lightning_tricks import AdaGC, AutoClip, ClipNorm, TrickError, ZClip
 from lightning_tricks.gradients.clipper import Clipper
 from lightning_tricks.runtime.gradient_writer import GradientWriter
 from lightning_tricks.runtime.logbook import OptimizerView, Page
@@ -43,6 +43,36 @@ def test_another_rule_keeps_the_statistics_and_begins_its_own_state() -> None:
     new.load(old.state(), CPU)
     assert new.total("updates") == 5
     assert int(new.state()["rule_state"]["seen"]) == 0
+
+
+def test_a_clipper_fits_the_parameters_it_was_made_for_and_no_others_of_their_number() -> None:
+    v = view()
+    clipper = Clipper(AdaGC(), "model", None, v)
+    assert clipper.fits(v)
+    v.refresh()
+    assert not clipper.fits(v), "looked at again, since others may be there"
+    again = clipper.renewed(v)
+    assert again.fits(v) and not again.fits(view()), "as many of another optimizer"
+
+
+@pytest.mark.parametrize("per", ["model", "layer"])
+def test_a_state_of_zclip_that_holds_a_variance_goes_on_as_if_it_held_the_deviation(per: str) -> None:
+    v = view()
+    new = Clipper(ZClip(warmup=2), per, None, v)
+    for scale in (1.0, 1.1, 0.9):
+        v.parameters[0].grad.mul_(scale)
+        clip(new, v, 1)
+    now = new.state()
+    rule = now["rule_state"]
+    old = {"version": 1, "count": rule["count"], "mean": rule["mean"], "var": rule["std"].square()}
+    other = Clipper(ZClip(warmup=2), per, None, v)
+    other.load({**now, "rule_state": old}, CPU)
+    got = other.state()["rule_state"]
+    assert got["version"] == 2 and got.keys() == rule.keys()
+    torch.testing.assert_close(got["std"], rule["std"])
+    bad = {**old, "var": -torch.ones_like(old["var"])}
+    with pytest.raises(TrickError, match="Resume with the same model and rule"):
+        other.load({**now, "rule_state": bad}, CPU)
 
 
 def test_other_parts_begin_anew_and_a_damaged_state_is_refused() -> None:

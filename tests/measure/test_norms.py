@@ -29,6 +29,102 @@ def test_norms_are_those_of_float64(p: float, dtype: torch.dtype) -> None:
         assert got.tolist() == pytest.approx(expected, rel=2e-5)
 
 
+SCALES = [1e-30, 1e-24, 1e-19, 1e-12, 1.0, 1e12, 1e19, 1e24, 1e30]
+KINDS = [torch.float32, torch.bfloat16, torch.float64, torch.complex64, torch.complex128]
+
+
+@pytest.fixture(params=["host", "accelerator"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where norms are read: where the host sees the result at once, and where it must not look."""
+    if request.param == "accelerator":
+        monkeypatch.setattr("lightning_tricks.measure.norms._readable", lambda tensor: False)
+    return str(request.param)
+
+
+def kind_of_number(dtype: torch.dtype) -> torch.dtype:
+    """Float64 for what has float64's digits, else float32."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def oracle(t: torch.Tensor, p: float) -> float:
+    wide = t.to(torch.complex128 if t.is_complex() else torch.float64).reshape(-1)
+    return float(torch.linalg.vector_norm(wide, p)) if t.numel() else 0.0
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("dtype", KINDS, ids=str)
+@pytest.mark.parametrize("scale", SCALES)
+def test_norms_totals_and_groups_neither_overflow_nor_vanish(scale: float, dtype: torch.dtype, p: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(7,), (7,), (7,), (7,), (5, 4), (0,), (3, 0), (), (30, 40)]
+    tensors = [(scale * torch.randn(s, generator=generator, dtype=torch.complex128)).to(dtype) if dtype.is_complex
+               else (scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype) for s in shapes]  # fmt: skip
+    tensors.append(torch.zeros(6, dtype=dtype))
+    rel = 1e-13 if kind_of_number(dtype) == torch.float64 else 2e-6
+    wanted = [oracle(t, p) for t in tensors]
+    for norms in (tensor_norms(tensors, p), NormPlan(tensors).norms(tensors, p)):
+        assert norms.dtype == kind_of_number(dtype)
+        assert norms.tolist() == pytest.approx(wanted, rel=rel, abs=0)
+        total = oracle(torch.cat([t.reshape(-1) for t in tensors]), p)
+        assert float(total_norm(norms, p)) == pytest.approx(total, rel=rel, abs=0)
+        halves = group_norms(norms, torch.tensor([i % 2 for i in range(len(tensors))]), 2, p)
+        for j, value in enumerate(halves.tolist()):
+            assert value == pytest.approx(oracle(torch.cat([t.reshape(-1) for t in tensors[j::2]]), p), rel=rel, abs=0)
+    for t in tensors:
+        rows = t.reshape(1, t.numel()) if t.ndim < 2 else t
+        got = unit_norms(t).reshape(-1)
+        assert got.dtype == kind_of_number(dtype)
+        assert got.tolist() == pytest.approx([oracle(row, 2.0) for row in rows], rel=rel, abs=0)
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_every_tensor_has_its_own_norm_beside_others_of_any_size(p: float) -> None:
+    tensors = [torch.full((9,), scale) for scale in SCALES] + [torch.zeros(9), torch.tensor([math.nan, 1.0])]
+    got = tensor_norms(tensors, p).tolist()
+    assert got[:-1] == pytest.approx([oracle(t, p) for t in tensors[:-1]], rel=2e-6, abs=0)
+    assert math.isnan(got[-1])
+    assert math.isnan(float(total_norm(torch.tensor([1.0, math.nan, math.inf]), p)))
+    assert float(total_norm(torch.tensor([1.0, math.inf]), p)) == math.inf
+    assert float(total_norm(torch.tensor([]), p)) == float(total_norm(torch.zeros(3), p)) == 0.0
+
+
+def test_conjugated_and_transposed_complex_numbers_have_their_norm() -> None:
+    t = torch.randn(4, 5, dtype=torch.complex64)
+    for p in ORDERS:
+        assert tensor_norms([t.mH, t.conj(), t], p).tolist() == pytest.approx([oracle(t, p)] * 3, rel=1e-5)
+
+
+def test_mixed_types_are_read_in_the_widest_and_a_plan_says_when_it_does_not_fit() -> None:
+    tensors = [torch.full((3,), 1e100, dtype=torch.float64), torch.ones(3), torch.ones(3, dtype=torch.complex64)]
+    for norms in (tensor_norms(tensors), NormPlan(tensors).norms(tensors)):
+        assert norms.tolist() == pytest.approx([3**0.5 * 1e100, 3**0.5, 3**0.5], rel=1e-12)
+    assert float(total_norm(norms)) == pytest.approx(3**0.5 * 1e100)
+    for other in (torch.float64, torch.complex64):
+        with pytest.raises(RuntimeError):
+            NormPlan([torch.ones(3)]).norms([torch.ones(3, dtype=other)])
+
+
+def test_an_accelerator_without_float64_reads_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_tricks.measure import norms
+
+    monkeypatch.setattr(norms, "_readable", lambda tensor: False)
+    monkeypatch.setattr(norms, "_has_float64", lambda kind: False)
+    seen = []
+    real = torch._foreach_norm
+    monkeypatch.setattr(torch, "_foreach_norm", lambda *a, **k: seen.append(k["dtype"]) or real(*a, **k))
+    assert tensor_norms([torch.tensor([3.0, 4.0])]).tolist() == [5.0]
+    assert seen == [torch.float32]
+
+
+def test_which_devices_have_float64_is_tried() -> None:
+    from lightning_tricks.measure.norms import _has_float64
+
+    assert _has_float64("cpu") and _has_float64("meta")
+    assert not _has_float64("mps"), "(none here)"
+
+
 def test_half_precision_norms_do_not_overflow() -> None:
     t = torch.full((100,), 60000.0, dtype=torch.float16)
     assert float(tensor_norms([t])[0]) == pytest.approx(600000.0)

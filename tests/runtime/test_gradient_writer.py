@@ -49,6 +49,22 @@ def test_a_fused_step_gets_the_factor_and_nothing_is_left_behind() -> None:
         torch.testing.assert_close(old - p.detach(), torch.tensor([0.3, -0.4, 0.05]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_float64_factor_is_written_since_a_fused_step_takes_float32(dtype: torch.dtype) -> None:
+    p = torch.nn.Parameter(torch.zeros(3, dtype=dtype))
+    p.grad = torch.tensor([3e50, -4e50, 0.0], dtype=dtype) if dtype == torch.float64 else torch.tensor([3.0, -4.0, 0.0])
+    v, writer = OptimizerView(0, torch.optim.SGD([p], lr=1.0, fused=True), {}, LossScale(None)), GradientWriter()
+    factor = 0.1 / torch.linalg.vector_norm(p.grad)
+    writer.scale(factor)
+    writer.skip_unless_finite(torch.ones((), dtype=dtype))
+    writer.commit(Page(v, 0, 1, []))
+    assert ("grad_scale" in v.optimizer.__dict__) == (dtype == torch.float32)
+    v.optimizer.step()
+    writer.release(v)
+    expected = -torch.tensor([0.06, -0.08, 0.0], dtype=dtype)
+    torch.testing.assert_close(p.detach(), expected, rtol=1e-14 if dtype == torch.float64 else 1e-6, atol=0)
+
+
 def test_close_takes_back_what_a_step_that_never_came_has_left() -> None:
     v, writer = view(fused=True), GradientWriter()
     writer.scale(torch.tensor(0.1))

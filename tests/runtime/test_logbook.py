@@ -3,15 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_tricks import TrickError, UnsupportedError
+from lightning_tricks import TrickError
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.scaler import LossScale
-
-
-def test_complex_parameters_are_refused_by_name() -> None:
-    p = torch.nn.Parameter(torch.zeros(2, dtype=torch.complex64))
-    with pytest.raises(UnsupportedError, match="'w' is complex"):
-        OptimizerView(0, torch.optim.SGD([p], lr=1.0), {id(p): "w"}, LossScale(None))
 
 
 def test_a_slot_is_written_once() -> None:

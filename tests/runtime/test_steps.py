@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_tricks import GradientMonitor, TrickError
+from lightning_tricks import GradientMonitor, TrickError, TrickWarning
 from lightning_tricks.runtime.steps import StepClock
 from tests.gradients.plain import Classifier, fit, loader, trainer
 from tests.gradients.test_callbacks import Gan
@@ -81,7 +81,8 @@ def test_a_bare_optimizers_step_counts_too() -> None:
             optimizer.step()
 
     monitor = GradientMonitor()
-    fit(Bare(manual=True), [monitor], n=32)
+    with pytest.warns(TrickWarning, match=r"use_pl_optimizer=False\): the gradients of such steps are neither"):
+        fit(Bare(manual=True), [monitor], n=32)
     assert monitor.run.clock.state_dict() == {"version": 1, "attempted": [4], "applied": [4]}
 
 

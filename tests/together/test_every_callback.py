@@ -273,6 +273,7 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
     if name == "LossScaleGuard":  # four updates in a row that cannot be made
         spoil = lambda i, loss: loss * float("nan") if 2 <= i < 10 else loss  # noqa: E731
     make = optimizer_with_scheduler if "conflict" in changed else sgd
+    threshold = 0.1 if "conflict" in changed and name == "GradientClip" else None  # the Trainer's own
     module = Hungry(5, make_optimizer=make) if hungry else Classifier(make, spoil=spoil)
     detects = issubclass(getattr(lightning_tricks, name), Detector) or name == "SanityCheck"
     if detects:
@@ -301,6 +302,7 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
             batch=125 if detects else 8,
             logger=logger,
             accumulate_grad_batches=window,
+            gradient_clip_val=threshold,
             precision=precision,
             max_epochs=epochs,
         )
