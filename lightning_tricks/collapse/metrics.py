@@ -223,7 +223,7 @@ class EffectiveRank(_Covariance):
         num_features: d, size of the last dimension.
 
     Shape:
-        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (by more than 1e-6 of the size).
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (above 1e-6 of the size).
 
     Example:
         >>> metric = EffectiveRank(3)
@@ -249,7 +249,7 @@ class ParticipationRatio(_Covariance):
         num_features: d, size of the last dimension.
 
     Shape:
-        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (by more than 1e-6 of the size).
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (above 1e-6 of the size).
 
     Example:
         >>> metric = ParticipationRatio(2)

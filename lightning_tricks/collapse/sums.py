@@ -1,8 +1,8 @@
 """What detectors gather on the device between two checks, and what they make of it. torch only, no host read.
 
 A dict of sums is begun by the first ``add_*`` and closed by ``measured_*``, which returns one vector for the host. Sums
-of several processes are added before. Features are counted from their mean, in float32: an uncentred second moment would
-lose the variance where the mean is large.
+of several processes are added before. Features are counted from their mean, in float32: an uncentred second moment
+would lose the variance where the mean is large.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def add_features(sums: Sums, rows: Tensor, shift: Tensor) -> None:
 
 
 def measured_features(sums: Sums) -> Tensor:
-    """Return count, sphere variance, std ratio, mean cosine, least variance, and covariance ``[k * k]``, in one vector."""
+    """Return count, sphere variance, std ratio, mean cosine, least variance, covariance ``[k * k]``, in one vector."""
     s = {name: value.double() for name, value in sums.items()}
     covariance = representation.covariance(s["total"], s["second"], s["count"])
     # scaled to the largest variance, so that nothing is lost on the way through float32

@@ -20,7 +20,7 @@ _NEAR = 32
 def spread(total: int, most: int, device: torch.device | None = None) -> Tensor:
     """Return ``min(total, most)`` different indices below ``total``, spread evenly.
 
-    For every divisor T of ``total``, the counts of ``index % T`` differ by at most 1. Nothing is drawn from a generator.
+    For every divisor T of ``total``, the counts of ``index % T`` differ by at most 1. Nothing is drawn.
 
     Args:
         total: N, how many there are.

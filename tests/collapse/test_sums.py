@@ -20,10 +20,10 @@ from lightning_tricks.collapse.metrics import (
 )
 from lightning_tricks.collapse.sums import (
     add_features,
-    add_rows,
-    centre,
     add_predictions,
+    add_rows,
     add_units,
+    centre,
     feature_rows,
     floating_tensor,
     measured_features,

@@ -13,7 +13,7 @@ from lightning_tricks.measure.subset import spread, subset
 def test_of_every_period_all_positions_are_taken_equally_often(n: int, period: int, most: int) -> None:
     index = spread(n * period, most)
     assert len(index) == len(index.unique()) == min(most, n * period)
-    assert 0 <= int(index.min()) and int(index.max()) < n * period
+    assert int(index.min()) >= 0 and int(index.max()) < n * period
     for divisor in (period, n):
         taken = torch.bincount(index % divisor, minlength=divisor)
         assert int(taken.max() - taken.min()) <= 1
@@ -30,7 +30,7 @@ def test_the_indices_lie_evenly_between_first_and_last(total: int, most: int) ->
 @pytest.mark.parametrize("total", [10**9 + 7, 2**36, 223092870])
 def test_also_of_very_many(total: int) -> None:
     index = spread(total, 65536)
-    assert len(index.unique()) == 65536 and 0 <= int(index.min()) and int(index.max()) < total
+    assert len(index.unique()) == 65536 and int(index.min()) >= 0 and int(index.max()) < total
 
 
 def test_nothing_is_drawn_and_the_answer_is_always_the_same() -> None:
