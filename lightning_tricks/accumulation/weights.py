@@ -48,8 +48,8 @@ def read_samples(batch: Any, records: bool | None = None) -> Samples:
         return samples_of(batch, records)
     except (ValueError, RecursionError) as error:
         raise TrickError(
-            f"GradientAccumulation: the number of samples is not known: a batch of type {type(batch).__name__} {error}. "
-            "Pass weight=, a function of the batch that counts them, or weight='equal'."
+            f"GradientAccumulation: the number of samples is not known: a batch of type {type(batch).__name__} "
+            f"{error}. Pass weight=, a function of the batch that counts them, or weight='equal'."
         ) from error
 
 
@@ -57,8 +57,8 @@ def tokens(batch: Any) -> Weight:
     """Return the number of labels over which a mean cross entropy is taken, those that are not negative (-100).
 
     Looked for in this order: ``batch["labels"]`` or ``batch.labels``; ``attention_mask`` likewise (what is not 0); the
-    last tensor of whole numbers in a tuple or list. A model that shifts the labels itself takes its mean over one position less per row:
-    pass a function then.
+    last tensor of whole numbers in a tuple or list. A model that shifts the labels itself takes its mean over one
+    position less per row: pass a function then.
 
     Raises:
         TrickError: none of them is there.
@@ -92,15 +92,17 @@ def as_weight(value: Any) -> Weight:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.detach().reshape(())
-        if (known := host.at_hand(value)) is None:
-            return value.float() if value.is_floating_point() else value
+        known = host.at_hand(value)
+        if known is None:
+            on_device: Tensor = value.float() if value.is_floating_point() else value
+            return on_device
         value = known
-    if isinstance(value, Tensor) or not isinstance(value, Real) or not 0 <= value < math.inf:
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
         shown = tuple(value.shape) if isinstance(value, Tensor) else value
         raise TrickError(
             message("GradientAccumulation", "weight", shown, "a micro-batch must weigh a number >= 0", "Return a count")
         )
-    return value
+    return value if isinstance(value, int) else float(value)
 
 
 WEIGHTS: dict[str, Callable[[Any], Weight]] = {"equal": equal, "samples": samples, "tokens": tokens}

@@ -92,7 +92,7 @@ def rounding(mean_square: Tensor) -> Tensor:
 
 
 def spectrum(matrix: Tensor, least: Tensor | float = 0.0) -> Tensor:
-    """Return the eigenvalues of a covariance in falling order, ``[d]``; those below 1e-6 of the first or ``least`` as 0.
+    """Return the eigenvalues of a covariance in falling order, ``[d]``; below 1e-6 of the first, or ``least``, as 0.
 
     Args:
         matrix: the covariance ``[d, d]``.

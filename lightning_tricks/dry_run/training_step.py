@@ -143,7 +143,7 @@ def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[floa
     """Log what several parts of one batch have kept back as the whole batch would have.
 
     Of each value by its ``reduce_fx``: a sum stays the sum of the parts, a maximum their largest, and a mean is
-    weighted by the parts' shares. Parts of which nothing counts have no mean, no largest and no least: they are left out.
+    weighted by the parts' shares. Parts of which nothing counts have no mean, no largest and no least.
     """
     merged: dict[tuple[str, int], list[tuple[Logged, float | Tensor]]] = {}
     for part, share in zip(calls, shares, strict=True):
@@ -157,7 +157,7 @@ def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[floa
         if len(rows) > 1:
             if all(isinstance(call.value, (int, float, Tensor)) for call, _ in rows):
                 value = reduced([call.value for call, _ in rows], [share for _, share in rows], _reduction(last))
-            if all(call.options.get("batch_size") for call, _ in rows):
+            if all(call.options.get("batch_size") is not None for call, _ in rows):
                 options["batch_size"] = sum(call.options["batch_size"] for call, _ in rows)
         module.log(last.name, value, *last.arguments, **options)
 

@@ -62,7 +62,7 @@ def samples_of(batch: Any, records: bool | None = None) -> Samples:
     columns = _columns(batch, top=True)
     by_records = _agreed(columns.counts)
     by_dimensions = None if columns.images and len(set(sizes)) > 1 else _agreed(sizes)  # (a mask is no broadcast image)
-    if by_records is None or (len(columns.counts) == 1 and not (columns.firm or columns.torn)):
+    if by_records is None or (len(columns.counts) == 1 and not (columns.firm or columns.torn or records)):
         by_records = None  # a list of tensors alone may as well hold several views of all samples
     elif by_records == by_dimensions:
         return Samples(by_records)

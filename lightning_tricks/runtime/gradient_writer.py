@@ -198,7 +198,7 @@ def leave_out(parameters: Sequence[Tensor], counts: Tensor | None = None) -> lis
         made = {"is_coalesced": gradient.is_coalesced(), "check_invariants": False}  # (a check would be a host read)
         return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, **made)  # type: ignore[arg-type]
 
-    return [p.register_hook(hook) for p in parameters]
+    return [p.register_hook(hook) for p in parameters]  # type: ignore[no-untyped-call]
 
 
 def holds_something(gradient: Tensor) -> bool:
