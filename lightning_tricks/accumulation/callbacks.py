@@ -38,12 +38,16 @@ class GradientAccumulation(Trick):
     windows, ragged batches, micro-batches for which ``training_step`` returns None, and processes with batches of
     different sizes are right, where Lightning divides by the full window.
 
+    Micro-batches of weight 0 are left out, also where their mean is NaN. A window that an epoch leaves open, and
+    gradients that are thrown away with ``zero_grad``, do not count for the next update.
+
     Args:
         batches: micro-batches per update, or ``{applied update: micro-batches from there on}``.
         target_batch_size: instead, close a window when this many samples (tokens, with ``weight="tokens"``) are in it,
             over all processes.
-        weight: what a micro-batch weighs: ``"samples"``, ``"tokens"`` (labels that are not -100), ``"equal"``, or a
-            function of the batch that returns what its mean loss was taken over (a number or 0-d tensor).
+        weight: what a micro-batch weighs: ``"samples"`` (what a batch says itself, or what its tensors and lists agree
+            on), ``"tokens"`` (labels that are not negative), ``"equal"``, or a function of the batch that returns what
+            its mean loss was taken over (a number or 0-d tensor).
         on_oom: ``"split"``: when a device has no memory left, split the batch into two parts, four, ... and go on with
             the same gradient; the smaller size is kept. ``"raise"``: end as without us.
         lr_scaling: multiply the learning rate by the effective batch over one micro-batch of all processes
@@ -57,11 +61,13 @@ class GradientAccumulation(Trick):
         ConflictError: at fit start, ``Trainer(accumulate_grad_batches=)`` or Lightning's own scheduler of it is in use.
         UnsupportedError: at fit start, manual optimization, LBFGS, or with ``on_oom="split"`` SyncBatchNorm on several
             processes, FSDP2, or a module with its own ``backward``.
-        TrickError: a batch cannot be weighed or split.
+        TrickError: the samples of a batch are not known, a function of ``weight=`` returns no number >= 0, or a batch
+            cannot be split.
 
     Logs:
         - ``accumulation/window``: micro-batches in this update.
-        - ``accumulation/batch_size``: samples in this update, over all processes.
+        - ``accumulation/batch_size``: samples in this update over all processes; the sum of the weights where a
+            function weighs, or where the samples of a batch are not known.
         - ``accumulation/lr_factor``: the factor on the learning rate, with ``lr_scaling``.
 
     Changes:
@@ -75,7 +81,9 @@ class GradientAccumulation(Trick):
     Cost:
         Equal full windows on one process: a few Python numbers per micro-batch. Otherwise one factor on the gradients
         per update (folded into a fused step, or into a clip). Several processes: one all-reduce of two numbers per
-        update; with ``target_batch_size`` one of a number per micro-batch, with a host read of it. ``on_oom="split"``:
+        update; with ``target_batch_size`` one of a number per micro-batch, with a host read of it. Weights on a device
+        (``"tokens"``): one operation per gradient and micro-batch, which leaves out micro-batches of weight 0; not
+        under FSDP2. ``on_oom="split"``:
         a snapshot per micro-batch, in which a forward pass that fails is undone (some 30 ms for a ResNet-50, copies of
         what is smaller than 1 MiB), a second set of gradients while a window is open, and on several processes a
         reduction of gradients that does not overlap with the backward pass.
@@ -163,7 +171,10 @@ class GradientAccumulation(Trick):
 
     @property
     def effective_batch_size(self) -> int | None:
-        """Samples in the last update, over all processes; None before the first. Reads one number from the device."""
+        """Samples in the last update over all processes, as the weights count them; None before the first.
+
+        Reads one number from the device.
+        """
         return None if self._effective is None else round(float(self._effective))
 
     @property
