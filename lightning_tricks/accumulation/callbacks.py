@@ -379,7 +379,7 @@ class GradientAccumulation(Trick):
 
     def _begin_window(self, trainer: Any, batch_idx: int) -> None:
         """A window begins. Where it does not begin at a batch at which Lightning clears the gradients, do that here."""
-        self._now, self._stepped, self._abandoned = _Open(), False, False
+        self._now, self._stepped, self._abandoned, self._last_write = _Open(), False, False, None
         model = trainer.strategy.model
         if hasattr(model, "require_forward_param_sync"):
             model.require_forward_param_sync = True  # DDP sends rank 0's buffers at the begin of a window
@@ -449,11 +449,11 @@ class GradientAccumulation(Trick):
             return False
         gradients = (p.grad for view in run.views for p in view.parameters if p.grad is not None)
         first = next(gradients, None)
-        if first is None or self._last_write is None:
-            return first is None
-        written, version = self._last_write
-        if first is written and written._version == version:
+        if self._last_write is None:  # no parameter had a gradient, or a resumed window goes on
             return False
+        written, version = self._last_write
+        if first is None or (first is written and written._version == version):
+            return first is None
         return not any(gradient_writer.holds_something(g) for g in (first, *gradients))
 
     def _factor(self, weight: Weight) -> float | Tensor:
@@ -477,7 +477,7 @@ class GradientAccumulation(Trick):
     @torch.no_grad()
     def opened(self, run: TrainingRun, page: Page) -> None:
         """Correct the gradients to the exact mean before anything reads them."""
-        self._stepped = True
+        self._stepped, self._last_write = True, None
         now, world = self._now, run.trainer.world_size
         if self.on_oom == "split":
             self._reduce(run, page)

@@ -97,12 +97,13 @@ def as_weight(value: Any) -> Weight:
             on_device: Tensor = value.float() if value.is_floating_point() else value
             return on_device
         value = known
-    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
-        shown = tuple(value.shape) if isinstance(value, Tensor) else value
-        raise TrickError(
-            message("GradientAccumulation", "weight", shown, "a micro-batch must weigh a number >= 0", "Return a count")
-        )
-    return value if isinstance(value, int) else float(value)
+    if isinstance(value, int) and value >= 0:
+        return value
+    if isinstance(value, Real) and 0 <= float(value) < math.inf:
+        return float(value)
+    shown = tuple(value.shape) if isinstance(value, Tensor) else value
+    rule = "a micro-batch must weigh a number >= 0"
+    raise TrickError(message("GradientAccumulation", "weight", shown, rule, "Return a count"))
 
 
 WEIGHTS: dict[str, Callable[[Any], Weight]] = {"equal": equal, "samples": samples, "tokens": tokens}

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 _SAYS_IT = ("num_graphs", "batch_size")
 _CHANNELS = (1, 3, 4)
+_PLAIN = (str, bytes, int, float)  # (a list of tokens may be long)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def _statements(value: Any, *, alone: bool = True) -> Iterator[int]:
     if type(value) in (list, tuple) and not all(isinstance(item, Mapping) for item in value):
         several = len({type(item) for item in value}) > 1
         for item in value:
-            yield from _statements(item, alone=several)
+            if not isinstance(item, _PLAIN):
+                yield from _statements(item, alone=several)
 
 
 def _attribute(value: Any, name: str) -> Any:
@@ -166,7 +168,8 @@ def _first_dimensions(value: Any) -> Iterator[int]:
         return
     held = list(value) if isinstance(value, (list, tuple)) else parts_of(value)
     for item in held or []:
-        yield from _first_dimensions(item)
+        if not isinstance(item, _PLAIN):
+            yield from _first_dimensions(item)
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def _column(items: Sequence[Any]) -> _Columns | None:
         if len({(item.ndim, item.dtype) for item in items}) > 1:
             return None  # inputs and labels
         sizes = {item.size(0) for item in items if item.ndim}
-        images = all(item.ndim == 3 and item.size(0) in _CHANNELS for item in items)
+        images = all(_image(item) for item in items)
         return _Columns([len(items)], torn=len(sizes) > 1, images=images)
     if all(isinstance(item, Mapping) for item in items) or not any(True for _ in _first_dimensions(items)):
         return _Columns([len(items)], firm=True)
@@ -231,7 +234,7 @@ def _batch_of_records(items: Sequence[Any]) -> _Columns | None:
     """
     if len(items) and all(isinstance(item, Mapping) for item in items):
         sizes = [list(_first_dimensions(item)) for item in items]
-        firm = len(items) == 1 or any(len(inside) < 2 for inside in sizes)
+        firm = len(items) == 1 or any(_is_sample(item) for item in items)
         return _Columns([len(items)], firm=firm, torn=any(len(set(inside)) > 1 for inside in sizes))
     rows = [item for item in items if isinstance(item, (list, tuple))]
     mixed = (
@@ -239,6 +242,18 @@ def _batch_of_records(items: Sequence[Any]) -> _Columns | None:
         for row in rows
     )
     return _Columns([len(items)], firm=True) if len(rows) == len(items) > 0 and all(mixed) else None
+
+
+def _is_sample(item: Mapping[Any, Any]) -> bool:
+    """Whether a dict is one sample rather than a batch: it holds one image, or numbers beside one tensor."""
+    sizes = list(_first_dimensions(item))
+    values = [x for x in item.values() if x is not None]
+    single = any(isinstance(x, _PLAIN) or (isinstance(x, Tensor) and (x.ndim == 0 or _image(x))) for x in values)
+    return len(sizes) < 2 and single
+
+
+def _image(tensor: Tensor) -> bool:
+    return tensor.ndim == 3 and tensor.size(0) in _CHANNELS
 
 
 def _listed(sizes: set[int]) -> str:

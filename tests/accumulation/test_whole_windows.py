@@ -382,3 +382,19 @@ def test_gradients_that_the_user_throws_away_no_longer_count(
             now = []
     measured = [row for row in measured if row.any()]
     assert max(errors(measured, plain_windows(windows))) <= 2e-6
+
+
+def test_a_micro_batch_whose_loss_depends_on_no_weight_counts_as_one_of_gradient_zero() -> None:
+    """Its gradients are missing, but nobody has thrown them away."""
+
+    class Constant(Masked):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) if batch_idx else self.dummy.square().sum()
+
+        def configure_optimizers(self) -> Any:
+            return sgd(self.net.parameters())
+
+    module, data = Constant(), ragged((8, 8, 4))
+    module.dummy = nn.Parameter(torch.ones(1))  # is in no optimizer
+    measured, _ = run(GradientAccumulation(3), data, module=module)
+    assert errors(measured, [plain_windows([data[1:]])[0] * (12 / 20)])[0] <= 2e-6

@@ -100,6 +100,7 @@ BY_DIMENSIONS: list[tuple[Any, int]] = [
     ({"a": [z(8, 3), z(8)], "b": [z(8, 3), z(8)]}, 8),  # two loaders
     ({"a": [z(8, 3), z(8, 1)], "b": [z(8, 3), z(8, 1)]}, 8),
     ([[z(8, 3), z(8)], [z(8, 3), z(8)]], 8),
+    ([{"x": z(8, 3)}, {"x": z(8, 3)}], 8),
     ([{"x": z(8, 3), "y": z(8)}, {"x": z(8, 3), "y": z(8)}], 8),
 ]
 BY_RECORDS: list[tuple[Any, int]] = [
@@ -112,6 +113,8 @@ BY_RECORDS: list[tuple[Any, int]] = [
     ({"images": [image()] * 4, "y": z(4)}, 4),
     ({"pixel_values": z(2, 3, 8, 8), "labels": [boxes(1), boxes(4)]}, 2),
     ([{"image": image(), "id": 3}] * 4, 4),
+    ([{"image": image()}] * 4, 4),
+    ([{"x": z(7), "y": z(())}] * 4, 4),
     ([{"image": image(), "boxes": z(5, 4)}] * 4, 4),
     ([[image(), 5], [image(), 6]], 2),
     ([(image(), boxes(3))] * 4, 4),
@@ -179,7 +182,7 @@ def test_a_batch_that_can_be_read_in_two_ways_is_read_like_the_one_before() -> N
         st.lists(st.integers(0, 3), max_size=3),
         lambda inner: st.one_of(
             st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3),
-            st.tuples(inner, inner),
+            st.tuples(st.lists(st.integers(0, 3), max_size=3), inner),
             st.builds(Slots, inner, inner),
             st.builds(Pair, inner, inner),
         ),
@@ -207,7 +210,7 @@ def test_the_batches_of_transformers_are_counted_by_their_rows_and_not_by_their_
 
 
 def test_a_list_of_samples_is_told_from_one_of_fields() -> None:
-    for batch, _ in BY_DIMENSIONS[:-1]:
+    for batch, _ in BY_DIMENSIONS[:-2]:
         assert not is_list_of_samples(batch)
     assert is_list_of_samples([(image(), boxes(3))] * 4)
     assert not is_list_of_samples(([image()] * 2, [boxes(3)] * 2))
