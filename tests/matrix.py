@@ -187,6 +187,19 @@ HOST_READS = {
 }
 
 
+# form of a batch -> how GradientAccumulation counts its samples; each is in tests/measure/test_batches.py
+BATCHES = {
+    "tensors in lists, tuples, named tuples, mappings (`UserDict`, `BatchEncoding`), dataclasses (with slots), objects": (
+        "the first dimension that all tensors agree on"
+    ),
+    "lists of images with targets as dicts, lists of samples": "the length that all lists agree on",
+    "graphs of torch_geometric, `TensorDict`": "`num_graphs`, `batch_size`",
+    "`PackedSequence`": "its sequences",
+    "an object with a length that holds tensors (molecules of chemprop)": "its length",
+    "tensors that do not agree (class weights in the batch)": "an error that names `weight=`",
+}
+
+
 def support_page() -> str:
     """The page ``docs/support.md``."""
     lines = ["# What works with what", "", "Made from `tests/matrix.py`; every cell is a test.", ""]
@@ -203,6 +216,14 @@ def support_page() -> str:
     for name in EXAMPLES:
         cell = "refused by name" if name in REFUSED_UNDER_FSDP2 else "works"
         lines.append(f"| `{name}` | works | {cell} | refused by name |")
+    lines += [
+        "",
+        "What `GradientAccumulation` takes for the samples of a batch:",
+        "",
+        "| batch | samples |",
+        "| --- | --- |",
+    ]
+    lines += [f"| {form} | {count} |" for form, count in BATCHES.items()]
     lines += ["", "What each costs on many processes: [what it costs at scale](scaling.md).", ""]
     lines += ["Host reads of `GradientMonitor` and `GradientClip` per update that is not logged, on a GPU:", ""]
     lines += ["| optimizer | GradScaler | `nonfinite` | reads |", "| --- | --- | --- | --- |"]

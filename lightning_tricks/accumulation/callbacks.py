@@ -10,14 +10,17 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from lightning_tricks.accumulation.out_of_memory import SplitStep
-from lightning_tricks.accumulation.weights import WEIGHTS, Weight, samples
+from lightning_tricks.accumulation.split import split_samples
+from lightning_tricks.accumulation.weights import WEIGHTS, Weight, as_weight, read_samples
 from lightning_tricks.accumulation.window import Fixed, Target, as_window
 from lightning_tricks.dry_run.training_step import StepWrapper
 from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, message, require_choice
 from lightning_tricks.measure import form
 from lightning_tricks.runtime import gradient_writer, host
+from lightning_tricks.runtime.host import as_scalar
 from lightning_tricks.runtime.logbook import Page
 from lightning_tricks.runtime.publish import Cadence
 from lightning_tricks.runtime.run import TrainingRun
@@ -35,12 +38,16 @@ class GradientAccumulation(Trick):
     windows, ragged batches, micro-batches for which ``training_step`` returns None, and processes with batches of
     different sizes are right, where Lightning divides by the full window.
 
+    Micro-batches of weight 0 are left out, also where their mean is NaN. A window that an epoch leaves open, and
+    gradients that are thrown away with ``zero_grad``, do not count for the next update.
+
     Args:
         batches: micro-batches per update, or ``{applied update: micro-batches from there on}``.
         target_batch_size: instead, close a window when this many samples (tokens, with ``weight="tokens"``) are in it,
             over all processes.
-        weight: what a micro-batch weighs: ``"samples"``, ``"tokens"`` (labels that are not -100), ``"equal"``, or a
-            function of the batch that returns what its mean loss was taken over (a number or 0-d tensor).
+        weight: what a micro-batch weighs: ``"samples"`` (what a batch says itself, or what its tensors and lists agree
+            on), ``"tokens"`` (labels that are not negative), ``"equal"``, or a function of the batch that returns what
+            its mean loss was taken over (a number or 0-d tensor).
         on_oom: ``"split"``: when a device has no memory left, split the batch into two parts, four, ... and go on with
             the same gradient; the smaller size is kept. ``"raise"``: end as without us.
         lr_scaling: multiply the learning rate by the effective batch over one micro-batch of all processes
@@ -54,11 +61,13 @@ class GradientAccumulation(Trick):
         ConflictError: at fit start, ``Trainer(accumulate_grad_batches=)`` or Lightning's own scheduler of it is in use.
         UnsupportedError: at fit start, manual optimization, LBFGS, or with ``on_oom="split"`` SyncBatchNorm on several
             processes, FSDP2, or a module with its own ``backward``.
-        TrickError: a batch cannot be weighed or split.
+        TrickError: the samples of a batch are not known, a function of ``weight=`` returns no number >= 0, or a batch
+            cannot be split.
 
     Logs:
         - ``accumulation/window``: micro-batches in this update.
-        - ``accumulation/batch_size``: samples in this update, over all processes.
+        - ``accumulation/batch_size``: samples in this update over all processes; the sum of the weights where a
+            function weighs, or where the samples of a batch are not known.
         - ``accumulation/lr_factor``: the factor on the learning rate, with ``lr_scaling``.
 
     Changes:
@@ -72,7 +81,9 @@ class GradientAccumulation(Trick):
     Cost:
         Equal full windows on one process: a few Python numbers per micro-batch. Otherwise one factor on the gradients
         per update (folded into a fused step, or into a clip). Several processes: one all-reduce of two numbers per
-        update; with ``target_batch_size`` one of a number per micro-batch, with a host read of it. ``on_oom="split"``:
+        update; with ``target_batch_size`` one of a number per micro-batch, with a host read of it. Weights on a device
+        (``"tokens"``): one operation per gradient and micro-batch, which leaves out micro-batches of weight 0; not
+        under FSDP2. ``on_oom="split"``:
         a snapshot per micro-batch, in which a forward pass that fails is undone (some 30 ms for a ResNet-50, copies of
         what is smaller than 1 MiB), a second set of gradients while a window is open, and on several processes a
         reduction of gradients that does not overlap with the backward pass.
@@ -148,14 +159,22 @@ class GradientAccumulation(Trick):
         self._stepped = False
         self._left_open: dict[str, Any] | None = None
         self._pending: list[Tensor | None] | None = None
+        self._records: bool | None = None
+        self._abandoned = False
+        self._left_out: list[RemovableHandle] = []
+        self._last_write: tuple[Tensor, int] | None = None
         self._wrapper = StepWrapper()
-        self._splitter = SplitStep(self._weigh_part, self.split_fn)
+        own = self.split_fn is not None
+        self._splitter = SplitStep(self._weigh_part, self._count, self.split_fn or self._split, own=own)
 
     # -- what was measured --------------------------------------------------------------------------------------
 
     @property
     def effective_batch_size(self) -> int | None:
-        """Samples in the last update, over all processes; None before the first. Reads one number from the device."""
+        """Samples in the last update over all processes, as the weights count them; None before the first.
+
+        Reads one number from the device.
+        """
         return None if self._effective is None else round(float(self._effective))
 
     @property
@@ -231,7 +250,8 @@ class GradientAccumulation(Trick):
         if self.on_oom == "split" and hasattr(model, "require_backward_grad_sync"):
             model.require_backward_grad_sync = True
         run.own_mean_factor = None
-        self._batch, self._pending = None, None
+        self._batch, self._pending, self._last_write = None, None, None
+        self._count_again()
 
     @staticmethod
     def _steer(trainer: Any, batches: int) -> None:
@@ -248,20 +268,26 @@ class GradientAccumulation(Trick):
 
     # -- a micro-batch ------------------------------------------------------------------------------------------
 
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Give up a window that an epoch has left open (``on_train_batch_start`` returned -1): Lightning does too."""
+        self._abandoned = self._now.batches > 0 and not self._stepped
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Weigh the micro-batch, and say whether the optimizer steps after it."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         run = self._live
         if run is None:
             return
+        self._count_again()
         self._go_on_with_window(pl_module)
-        if self._stepped:
+        if self._stepped or self._abandoned:
             self._begin_window(trainer, batch_idx)
+        elif self._thrown_away(run):
+            self._now = _Open(self._now.planned)
         weight = self._weigh(batch)
-        size = weight if self.weight == "samples" else _samples_or_zero(batch)
-        self._batch = _MicroBatch(weight, float(size) if not isinstance(size, Tensor) else size)
-        self._now.batches += 1
         whole = self._size_of_all(run, weight)
+        self._batch = _MicroBatch(weight, self._samples(batch, weight), whole)
+        self._now.batches += 1
         if self._reference is None:
             self._set_references(run, weight, whole)
         if self._now.batches == 1:
@@ -274,8 +300,37 @@ class GradientAccumulation(Trick):
             self._steer(trainer, batch_idx + (1 if closes else 2))
 
     def _weigh(self, batch: Any) -> Weight:
+        if self.weight == "samples":
+            return self._read(batch)
         weight: Weight = self.weight(batch) if callable(self.weight) else WEIGHTS[self.weight](batch)
-        return weight
+        return as_weight(weight)
+
+    def _read(self, batch: Any) -> int:
+        """Return the samples of a batch; one that can be read in two ways is read like those before it."""
+        found = read_samples(batch, self._records)
+        self._records = self._records if found.records is None else found.records
+        return found.count
+
+    def _samples(self, batch: Any, weight: Weight) -> Weight:
+        """Return what a batch adds to the effective batch size: its samples, or what a function says that it weighs."""
+        if self.weight == "samples" or callable(self.weight):
+            return weight
+        try:
+            return self._read(batch)
+        except TrickError:  # nobody asked for samples
+            return weight
+
+    def _count(self, batch: Any) -> int:
+        """Return the samples of a batch that is to be split; for a function of the user's that need not be known."""
+        try:
+            return self._read(batch)
+        except TrickError:
+            if self.split_fn is None:
+                raise
+            return 1
+
+    def _split(self, batch: Any, parts: int) -> list[Any]:
+        return split_samples(batch, parts, self._records)
 
     def _weigh_part(self, part: Any) -> Weight:
         """Weigh a part of a micro-batch: where all micro-batches weigh the same, their parts still differ in size.
@@ -284,7 +339,7 @@ class GradientAccumulation(Trick):
         """
         if self.weight not in ("samples", "equal"):
             return self._weigh(part)
-        return samples(part) if self.split_fn is None else 1
+        return self._read(part) if self.split_fn is None else 1
 
     def _size_of_all(self, run: TrainingRun, weight: Weight) -> float:
         """Return the weight over all processes where the window depends on it; all must agree."""
@@ -323,12 +378,12 @@ class GradientAccumulation(Trick):
         return applied
 
     def _begin_window(self, trainer: Any, batch_idx: int) -> None:
-        """A window begins. Where its length changes, Lightning would not clear the gradients."""
-        self._now, self._stepped = _Open(), False
+        """A window begins. Where it does not begin at a batch at which Lightning clears the gradients, do that here."""
+        self._now, self._stepped, self._abandoned, self._last_write = _Open(), False, False, None
         model = trainer.strategy.model
         if hasattr(model, "require_forward_param_sync"):
             model.require_forward_param_sync = True  # DDP sends rank 0's buffers at the begin of a window
-        if isinstance(self._window, Fixed) or batch_idx == 0:
+        if batch_idx == 0 or (isinstance(self._window, Fixed) and batch_idx % self._window.batches == 0):
             return
         optimization = trainer.fit_loop.epoch_loop.automatic_optimization
         for optimizer in trainer.optimizers:
@@ -348,9 +403,14 @@ class GradientAccumulation(Trick):
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Weight the loss."""
         super().on_before_backward(trainer, pl_module, loss)
-        if self._live is None or self._batch is None:
+        run = self._live
+        if run is None or self._batch is None:
             return
-        now, weight = self._now, self._batch.weight
+        weight = self._batch.weight
+        if self._thrown_away(run):
+            size = 0.0 if isinstance(self._window, Fixed) else self._batch.whole
+            self._now = _Open(self._now.planned, batches=1, size=size)
+        now = self._now
         now.backwards += 1
         now.weight = now.weight + weight
         now.samples = now.samples + self._batch.samples
@@ -359,8 +419,42 @@ class GradientAccumulation(Trick):
             self._pending = None
             return
         factor = self._factor(weight) * trainer.accumulate_grad_batches  # Lightning divided the loss by it
+        if isinstance(factor, Tensor) or factor == 0.0:
+            alive = factor != 0 if isinstance(factor, Tensor) else None
+            self._left_out = gradient_writer.leave_out(self._parameters(pl_module), alive)
         if isinstance(factor, Tensor) or factor != 1.0:
-            loss.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+            # (a product with a tensor of another dtype would change that of the gradient)
+            loss.register_hook(lambda gradient: (gradient * factor).to(gradient.dtype))  # type: ignore[no-untyped-call]
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """Let gradients count again; remember which were written."""
+        self._count_again()
+        run = self._live
+        if run is not None and self._now.backwards:
+            written = next((p.grad for view in run.views for p in view.parameters if p.grad is not None), None)
+            self._last_write = None if written is None else (written, written._version)
+
+    def _count_again(self) -> None:
+        handles, self._left_out = self._left_out, []
+        for handle in handles:
+            handle.remove()
+
+    def _thrown_away(self, run: TrainingRun) -> bool:
+        """Whether the gradients of the open window are gone: somebody has called ``zero_grad`` between two batches.
+
+        Zeros are asked for only where gradients were written to since the last backward pass: nobody does that else.
+        """
+        # FSDP2 keeps the gradients of a window elsewhere until it reduces them
+        if self._now.backwards == 0 or any(view.sharded for view in run.views):
+            return False
+        gradients = (p.grad for view in run.views for p in view.parameters if p.grad is not None)
+        first = next(gradients, None)
+        if self._last_write is None:  # no parameter had a gradient, or a resumed window goes on
+            return False
+        written, version = self._last_write
+        if first is None or (first is written and written._version == version):
+            return first is None
+        return not any(gradient_writer.holds_something(g) for g in (first, *gradients))
 
     def _factor(self, weight: Weight) -> float | Tensor:
         assert self._reference is not None
@@ -383,22 +477,22 @@ class GradientAccumulation(Trick):
     @torch.no_grad()
     def opened(self, run: TrainingRun, page: Page) -> None:
         """Correct the gradients to the exact mean before anything reads them."""
-        self._stepped = True
-        now = self._now
+        self._stepped, self._last_write = True, None
+        now, world = self._now, run.trainer.world_size
         if self.on_oom == "split":
             self._reduce(run, page)
-        if now.backwards == 0:
+        if now.backwards == 0 and world == 1:
             return
-        device, world = page.view.device, run.trainer.world_size
+        device = page.view.device
         weight, size = now.weight, now.samples
         if world > 1:
-            pair = torch.stack([_on_device(weight, device), _on_device(size, device)])
+            pair = torch.stack([as_scalar(weight, device), as_scalar(size, device)])
             weight, size = reduced(run.trainer.strategy, pair, "sum").unbind()
         self._effective = size
         assert self._reference is not None
         correction = _per_weight(world * self._reference * now.planned, weight)
         if isinstance(correction, Tensor) or correction != 1.0:
-            factor = _on_device(correction, device)
+            factor = as_scalar(correction, device)
             page.correct(factor)
             run.writer.scale(factor)
 
@@ -495,14 +589,8 @@ class _MicroBatch:
     """The micro-batch under way."""
 
     weight: Weight
-    samples: float | Tensor
-
-
-def _samples_or_zero(batch: Any) -> float:
-    try:
-        return float(samples(batch))
-    except TrickError:
-        return 0.0
+    samples: Weight
+    whole: float  # weight over all processes, where the window depends on it
 
 
 def _per_weight(value: float, weight: Weight) -> float | Tensor:
@@ -510,10 +598,3 @@ def _per_weight(value: float, weight: Weight) -> float | Tensor:
     if isinstance(weight, Tensor):
         return torch.where(weight != 0, value / weight, 1.0)
     return value / weight if weight else 1.0
-
-
-def _on_device(value: float | Tensor, device: torch.device) -> Tensor:
-    """Return a 0-d float32 tensor. A number is filled in, not copied: a copy would wait for the device."""
-    if isinstance(value, Tensor):
-        return value.to(device=device, dtype=torch.float32)
-    return torch.full((), value, dtype=torch.float32, device=device)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.accumulation.split import SplitFunction, is_out_of_memory, merged_outputs, split_samples
-from lightning_tricks.accumulation.weights import Weight, samples
+from lightning_tricks.accumulation.split import SplitFunction, is_out_of_memory, merged_outputs
+from lightning_tricks.accumulation.weights import Weight
 from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.training_step import Logged, logs_kept_back, replay
@@ -39,12 +39,21 @@ class SplitStep:
 
     Args:
         weigh: what a part weighs, to share the batch's mean among its parts.
-        split: a function of (batch, parts); None for the samples.
+        count: how many samples a batch holds.
+        split: a function of (batch, parts).
+        own: whether ``split`` is the user's: parts of a batch, and not samples, are counted then.
     """
 
-    def __init__(self, weigh: Callable[[Any], Weight], split: SplitFunction | None) -> None:
+    def __init__(
+        self,
+        weigh: Callable[[Any], Weight],
+        count: Callable[[Any], int],
+        split: SplitFunction,
+        *,
+        own: bool,
+    ) -> None:
         self.limit: float | None = None
-        self._weigh, self._split = weigh, split
+        self._weigh, self._count, self._split, self._own = weigh, count, split, own
         self._warned = False
         self._attempt_state = _AttemptState()
 
@@ -62,7 +71,7 @@ class SplitStep:
         """
         module = run.trainer.lightning_module
         parameters = list(module.parameters())
-        parts = 1 if self.limit is None else max(1, math.ceil(samples(batch) / self.limit - 1e-9))
+        parts = 1 if self.limit is None else max(1, math.ceil(self._count(batch) / self.limit - 1e-9))
         told = None
         while True:
             self._attempt_state.take(module)
@@ -76,8 +85,8 @@ class SplitStep:
             parts = self._more(batch, parts, error)
         if told is not None and not self._warned:
             self._warned = True
-            what = f"{self.limit} samples" if self._split is None else f"1/{parts} of a batch"
-            warn(_OWNER, f"no memory for a batch of {samples(batch)} ({told}). It goes on with {what} at a time.")
+            what = f"1/{parts} of a batch" if self._own else f"{self.limit} samples"
+            warn(_OWNER, f"no memory for a batch of {self._count(batch)} ({told}). It goes on with {what} at a time.")
         replay(module, done.logged, done.shares)
         return done.output
 
@@ -94,9 +103,9 @@ class SplitStep:
         self, run: TrainingRun, step: Callable[..., Any], batch: Any, rest: Any, factor: Any, parts: int
     ) -> _Done:
         module = run.trainer.lightning_module
-        pieces = [batch] if parts == 1 else list((self._split or split_samples)(batch, parts))
+        pieces = [batch] if parts == 1 else list(self._split(batch, parts))
         shares = self._shares(pieces)
-        outputs, losses, sizes, logged = [], [], [], []
+        outputs, losses, counted, sizes, logged = [], [], [], [], []
         for piece, share in zip(pieces, shares, strict=True):
             with logs_kept_back(module) as calls:
                 output = step(piece, *rest)
@@ -104,13 +113,15 @@ class SplitStep:
             if output is None:
                 continue
             loss = output["loss"] if isinstance(output, Mapping) else output
-            _backward(run, loss * (share * factor))
-            losses.append((loss.detach() * share).float().reshape(()))
-            sizes.append(samples(piece) if isinstance(output, Mapping) and parts > 1 else 0)
+            _backward(run, loss, share * factor)
+            losses.append(loss.detach().float().reshape(()))
+            counted.append(share)
+            sizes.append(self._count(piece) if isinstance(output, Mapping) and parts > 1 else 0)
             outputs.append({**output, "loss": None} if isinstance(output, Mapping) else {})
         if not losses:
             return _Done(None, logged, shares)
-        total = torch.stack(losses).sum().requires_grad_()  # a leaf: Lightning's backward pass has nothing left to do
+        total = sum(_share_of(loss, share) for loss, share in zip(losses, counted, strict=True))
+        total = torch.as_tensor(total).requires_grad_()  # a leaf: Lightning's backward pass has nothing left to do
         return _Done(merged_outputs(outputs, sizes, total) if outputs[0] else total, logged, shares)
 
     def _shares(self, pieces: list[Any]) -> list[float | Tensor]:
@@ -118,7 +129,9 @@ class SplitStep:
             return [1.0]
         weights = [self._weigh(piece) for piece in pieces]
         whole = sum(weights)
-        return [weight / whole for weight in weights]
+        if isinstance(whole, Tensor):
+            return [torch.where(whole != 0, weight / whole, 0.0) for weight in weights]
+        return [weight / whole if whole else 0.0 for weight in weights]
 
     def _more(self, batch: Any, parts: int, error: str) -> int:
         """Return twice as many parts, and remember.
@@ -126,22 +139,40 @@ class SplitStep:
         Raises:
             TrickError: it cannot be split further.
         """
-        size = samples(batch)
+        size = self._count(batch)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if parts >= (size if self._split is None else _MOST_PARTS):
-            what = "a single sample does" if self._split is None else f"{parts} parts do"
+        most = _MOST_PARTS if self._own else size
+        if parts >= most:
+            what = f"{parts} parts do" if self._own else "a single sample does"
             raise TrickError(f"{_OWNER}(on_oom='split'): {what} not fit into memory ({error}).")
-        parts = min(2 * parts, size if self._split is None else _MOST_PARTS)
-        self.limit = math.ceil(size / parts) if self._split is None else size / parts
+        parts = min(2 * parts, most)
+        self.limit = size / parts if self._own else math.ceil(size / parts)
         return parts
 
 
-def _backward(run: TrainingRun, loss: Tensor) -> None:
-    scaler = run.loss_scale.scaler
-    with torch.autocast(loss.device.type, enabled=False):
-        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+def _backward(run: TrainingRun, loss: Tensor, factor: float | Tensor) -> None:
+    """Run the backward pass of a part; one that counts nothing is left out, whatever its gradients are."""
+    if not isinstance(factor, Tensor) and factor == 0.0:
+        return
+    scaler, handles = run.loss_scale.scaler, []
+    if isinstance(factor, Tensor):
+        trained = [p for p in run.trainer.lightning_module.parameters() if p.requires_grad]
+        handles = gradient_writer.leave_out(trained, factor != 0)
+    try:
+        with torch.autocast(loss.device.type, enabled=False):
+            part = loss * factor
+            (part if scaler is None else scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _share_of(loss: Tensor, share: float | Tensor) -> Tensor:
+    if isinstance(share, Tensor):
+        return torch.where(share != 0, loss * share, 0.0)
+    return loss * share if share else torch.zeros_like(loss)
 
 
 class _AttemptState:

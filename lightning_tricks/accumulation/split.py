@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from copy import copy
+from dataclasses import fields, is_dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
+from lightning_tricks.accumulation.weights import read_samples
 from lightning_tricks.errors import TrickError
+from lightning_tricks.measure.batches import is_list_of_samples, own_count, parts_of
 
 SplitFunction = Callable[[Any, int], Sequence[Any]]
 
 
-def split_samples(batch: Any, parts: int) -> list[Any]:
+def split_samples(batch: Any, parts: int, records: bool | None = None) -> list[Any]:
     """Return ``parts`` batches with about equally many samples, cut along the first dimension of every tensor.
 
-    Lists of the batch's length are cut too; everything else (a text, a number) goes into every part.
+    Lists with an entry per sample are cut too, packed sequences are packed anew, and batches of graphs and TensorDicts
+    are cut by their own means; everything else (a text, a number) goes into every part.
 
     Args:
-        batch: tensor, or (nested) mapping, sequence, named tuple or dataclass of tensors.
+        batch: tensor, or (nested) mapping, sequence, named tuple, dataclass or object of tensors.
         parts: how many, at most the number of samples.
+        records: how an earlier batch of the same data was read, as in ``samples_of``.
+
+    Raises:
+        TrickError: the samples cannot be counted, are fewer, or lie in an object that cannot be cut.
 
     >>> [part.tolist() for part in split_samples(torch.arange(5), 2)]
     [[0, 1, 2], [3, 4]]
     """
-    return _split(batch, parts, dim=0)
+    found = read_samples(batch, records)
+    listed = is_list_of_samples(batch) and len(batch) == found.count
+    bounds = _bounds(batch, found.count, parts, 0)
+    if listed:
+        return [batch[start:stop] for start, stop in bounds]
+    return [_cut(batch, start, stop, found.count, 0, bool(found.records), top=True) for start, stop in bounds]
 
 
 def split_sequence(batch: Any, parts: int) -> list[Any]:
@@ -38,7 +52,8 @@ def split_sequence(batch: Any, parts: int) -> list[Any]:
     >>> [part.tolist() for part in split_sequence(torch.arange(4).reshape(1, 4), 2)]
     [[[0, 1]], [[2, 3]]]
     """
-    return _split(batch, parts, dim=1)
+    length = _length(batch, 1)
+    return [_cut(batch, start, stop, length or 0, 1) for start, stop in _bounds(batch, length, parts, 1)]
 
 
 def merged_outputs(outputs: Sequence[Mapping[str, Any]], sizes: Sequence[int], loss: Tensor) -> dict[str, Any]:
@@ -71,47 +86,78 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
-def _split(value: Any, parts: int, dim: int) -> list[Any]:
-    length = _length(value, dim)
+def _bounds(batch: Any, length: int | None, parts: int, dim: int) -> list[tuple[int, int]]:
     if length is None or length < parts:
-        raise TrickError(
-            f"GradientAccumulation: a batch of type {type(value).__name__} cannot be split into {parts} parts "
-            f"(dimension {dim} has {length}). Pass split_fn=, a function of (batch, parts)."
-        )
+        raise _unsplittable(batch, f"into {parts} parts (dimension {dim} has {length})")
     small, larger = divmod(length, parts)
-    bounds = [0, *accumulate(small + (i < larger) for i in range(parts))]
-    return [_cut(value, start, stop, length, dim) for start, stop in pairwise(bounds)]
+    return list(pairwise([0, *accumulate(small + (i < larger) for i in range(parts))]))
+
+
+def _unsplittable(value: Any, why: str) -> TrickError:
+    return TrickError(
+        f"GradientAccumulation: a batch of type {type(value).__name__} cannot be split {why}. Pass split_fn=, a "
+        "function of (batch, parts)."
+    )
 
 
 def _length(value: Any, dim: int) -> int | None:
     if isinstance(value, Tensor):
         return value.shape[dim] if value.ndim > dim else None
-    return next((n for n in (_length(v, dim) for v in _children(value)) if n is not None), None)
+    held = list(value) if isinstance(value, (list, tuple)) else parts_of(value)
+    return next((n for n in (_length(v, dim) for v in held or []) if n is not None), None)
 
 
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name) for field in fields(value)]
-    return list(value) if isinstance(value, (list, tuple)) else []
+def _cut(value: Any, start: int, stop: int, length: int, dim: int, records: bool = False, *, top: bool = False) -> Any:
+    """Return the part of a value from ``start`` to ``stop``; what is not of that length is kept whole.
 
+    Args:
+        value: a batch or something in it.
+        start: of the part.
+        stop: of the part.
+        length: samples or positions of the whole batch.
+        dim: of tensors, that is cut.
+        records: whether lists of tensors hold one per sample.
+        top: whether this is the batch itself, whose list is one of fields.
+    """
 
-def _cut(value: Any, start: int, stop: int, length: int, dim: int) -> Any:
     def cut(inner: Any) -> Any:
-        return _cut(inner, start, stop, length, dim)
+        return _cut(inner, start, stop, length, dim, records)
 
     if isinstance(value, Tensor):
         return value.narrow(dim, start, stop - start) if value.ndim > dim and value.shape[dim] == length else value
+    if dim == 0 and (own := _own_cut(value, start, stop, length)) is not None:
+        return own
     if isinstance(value, Mapping):
         cut_up = {k: cut(v) for k, v in value.items()}
         return cut_up if type(value) is dict else type(value)(cut_up)  # type: ignore[call-arg]
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: cut(getattr(value, f.name)) for f in fields(value)})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(cut(v) for v in value))
     if isinstance(value, (list, tuple)):
-        if dim == 0 and len(value) == length and not any(isinstance(v, Tensor) for v in value):
+        if dim == 0 and not top and len(value) == length and (records or not any(isinstance(v, Tensor) for v in value)):
             return value[start:stop]
         return type(value)(cut(v) for v in value)
-    return value
+    if parts_of(value) is None:
+        return value
+    part = copy(value)
+    named = [f.name for f in fields(value)] if is_dataclass(value) else list(vars(value))
+    for name in named:
+        if hasattr(value, name):
+            object.__setattr__(part, name, cut(getattr(value, name)))  # (a dataclass may be frozen)
+    return part
+
+
+def _own_cut(value: Any, start: int, stop: int, length: int) -> Any:
+    """Return the part of something that counts its samples itself; None for what does not.
+
+    Raises:
+        TrickError: it cannot be cut.
+    """
+    if isinstance(value, PackedSequence):
+        return pack_sequence(unpack_sequence(value)[start:stop], enforce_sorted=False)
+    if own_count(value) != length:
+        return None
+    if hasattr(type(value), "from_data_list"):  # (a batch of torch_geometric)
+        return type(value).from_data_list(value[start:stop])
+    if isinstance(getattr(value, "batch_size", None), torch.Size):
+        return value[start:stop]
+    raise _unsplittable(value, "by its samples, of which only it knows which are whose")

@@ -18,6 +18,7 @@ from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, m
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.labels import matched
+from lightning_tricks.measure.subset import subset
 from lightning_tricks.runtime.action import Action, warn
 from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.modules import plain_modules
@@ -87,7 +88,7 @@ class RepresentationCollapse(Detector):
 
     Cost:
         At a check sums of 512 rows, of at most 128 dimensions (wider ones through a fixed random projection), one copy
-        to the host, eigenvalues of 128 x 128 there; on several processes two all-reduces and a host read. At the
+        to the host, eigenvalues of 128 x 128 there; on several processes three all-reduces and a host read. At the
         batches before it a copy of their rows. Else the test of a flag.
 
     Example:
@@ -99,7 +100,7 @@ class RepresentationCollapse(Detector):
     """
 
     identity = ("layer",)
-    state_form = detector_form(sums=sums.form_of(rows=2), shift=form.maybe(form.tensor))
+    state_form = detector_form(sums=sums.form_of(rows=2))
 
     def __init__(
         self,
@@ -115,7 +116,6 @@ class RepresentationCollapse(Detector):
     def reset(self) -> None:
         """Forget what was measured."""
         super().reset()
-        self._shift: Tensor | None = None
         self._spectrum: list[float] = []
         self._seen = 0
 
@@ -149,14 +149,13 @@ class RepresentationCollapse(Detector):
         return count
 
     def measure(self, run: TrainingRun) -> Tensor:
-        """Moments over all processes, counted from the first row of the first one."""
+        """Moments over all processes, counted from the mean over all."""
         rows = self._sums["rows"].float()
-        if self._shift is None:
-            self._shift = sums.projected(rows[:1], sums.SKETCH)[0].clone()
-            if run.trainer.world_size > 1:
-                torch.distributed.broadcast(self._shift, 0)
+        # at every check anew: features that have moved far from an older centre would lose their variance
+        mean: dict[str, Tensor] = {}
+        sums.add_rows(mean, rows)
         moments: dict[str, Tensor] = {}
-        sums.add_features(moments, rows, self._shift)
+        sums.add_features(moments, rows, sums.centre(_over_all(run, mean)))
         return sums.measured_features(_over_all(run, moments))
 
     def read(self, vector: list[float]) -> dict[str, float]:
@@ -176,14 +175,6 @@ class RepresentationCollapse(Detector):
     def figure(self) -> Callable[[], Any] | None:
         """Spectrum and curves."""
         return lambda: figures.draw_spectrum(self._spectrum, self._history, self.layer)
-
-    def trick_state(self) -> dict[str, Any]:
-        """Also what features are counted from."""
-        return {**super().trick_state(), "shift": self._shift}
-
-    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
-        super()._take_up(run, state)
-        self._shift = None if state["shift"] is None else state["shift"].to(run.trainer.strategy.root_device)
 
 
 @final
@@ -300,7 +291,7 @@ class PredictionCollapse(Detector):
             raise TrickError(message("PredictionCollapse", "target", self.target, rule, remedy))
         if self._first:
             self._check_classes(*fitting[0])
-        kept = [sums.thinned(part, self.samples) for part in fitting[0]]
+        kept = [subset(part, self.samples) for part in fitting[0]]
         self._keep("logits", kept[0])
         self._keep("target", kept[1])
         return len(kept[1])
@@ -865,7 +856,7 @@ class GenerationDrift(Detector):
             values |= {
                 "variance_ratio": variance,
                 "tail_mass": float(recursive.tail_mass(one, two)),
-                "recall": float(generation.recall(one[:_MODE_SAMPLES], two[:_MODE_SAMPLES], k)),
+                "recall": float(generation.recall(subset(one, _MODE_SAMPLES), subset(two, _MODE_SAMPLES), k)),
                 "diversity": variance**0.5,
             }
         loss = None if self._batch is None else self._loss_on_real(run)

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from lightning_tricks.collapse import generation, prediction, representation
 from lightning_tricks.errors import message, require_count
+from lightning_tricks.measure.labels import counts
 
 
 class _Sums(Metric):
@@ -141,7 +142,7 @@ class MeanCosine(_Directions):
 
 
 class DeadDimensions(_Sums):
-    """Share of dimensions whose std is below 1 % of the largest, in [0, 1].
+    """Share of dimensions whose std is below 1 % of the largest, in [0, 1]; 1 when nothing varies.
 
     Args:
         num_features: d, size of the last dimension.
@@ -222,7 +223,7 @@ class EffectiveRank(_Covariance):
         num_features: d, size of the last dimension.
 
     Shape:
-        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies.
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (above 1e-6 of the size).
 
     Example:
         >>> metric = EffectiveRank(3)
@@ -237,7 +238,8 @@ class EffectiveRank(_Covariance):
 
     def compute(self) -> Tensor:
         """Return the rank."""
-        return representation.effective_rank(representation.spectrum(self.covariance()))
+        least = representation.rounding(self.second.trace() / self.count.clamp(min=1))
+        return representation.effective_rank(representation.spectrum(self.covariance(), least))
 
 
 class ParticipationRatio(_Covariance):
@@ -247,7 +249,7 @@ class ParticipationRatio(_Covariance):
         num_features: d, size of the last dimension.
 
     Shape:
-        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies.
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (above 1e-6 of the size).
 
     Example:
         >>> metric = ParticipationRatio(2)
@@ -269,7 +271,7 @@ class ParticipationRatio(_Covariance):
 
 
 class _Predictions(_Sums):
-    """Sums over predictions. Samples whose target is ``ignore_index`` do not count."""
+    """Sums over predictions. Samples whose target is negative or ``ignore_index`` do not count."""
 
     labels: Tensor
     predicted: Tensor
@@ -296,7 +298,7 @@ class _Predictions(_Sums):
             raise ValueError(
                 message(type(self).__name__, "target", tuple(target.shape), rule, "Pass one target for each")
             )
-        keep = label != self.ignore_index  # by weights and not by index, which would wait for a GPU
+        keep = counts(label, self.ignore_index)  # by weights and not by index, which would wait for a GPU
         weight = keep.to(torch.float64)
         label = torch.where(keep, label, 0)
         log_probability = torch.where(keep[:, None], flat, 0.0).log_softmax(1)
@@ -318,7 +320,7 @@ class PredictionSkill(_Predictions):
 
     Args:
         num_classes: K.
-        ignore_index: targets that do not count.
+        ignore_index: targets that do not count, besides negative ones.
 
     Shape:
         ``update(logits: [..., K], target: [...])``; ``compute()`` 0-d float64, NaN when all labels are one class.
@@ -342,7 +344,7 @@ class PredictionEntropy(_Predictions):
 
     Args:
         num_classes: K.
-        ignore_index: targets that do not count.
+        ignore_index: targets that do not count, besides negative ones.
 
     Shape:
         ``update(logits: [..., K], target: [...])``; ``compute()`` 0-d float64.
@@ -368,7 +370,7 @@ class ClassShare(_Predictions):
 
     Args:
         num_classes: K.
-        ignore_index: targets that do not count.
+        ignore_index: targets that do not count, besides negative ones.
 
     Shape:
         ``update(logits: [..., K], target: [...])``; ``compute()`` 0-d float64; ``predicted_share``, ``label_share``
@@ -408,7 +410,7 @@ class InputDependence(_Predictions):
 
     Args:
         num_classes: K.
-        ignore_index: targets that do not count.
+        ignore_index: targets that do not count, besides negative ones.
 
     Shape:
         ``update(logits: [..., K], target: [...])``; ``compute()`` 0-d float64, NaN when all labels are one class.
@@ -432,7 +434,7 @@ class MacroF1Gain(_Predictions):
 
     Args:
         num_classes: K.
-        ignore_index: targets that do not count.
+        ignore_index: targets that do not count, besides negative ones.
 
     Shape:
         ``update(logits: [..., K], target: [...])``; ``compute()`` 0-d float64, in (-1, 1).

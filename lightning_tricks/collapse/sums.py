@@ -1,8 +1,8 @@
 """What detectors gather on the device between two checks, and what they make of it. torch only, no host read.
 
 A dict of sums is begun by the first ``add_*`` and closed by ``measured_*``, which returns one vector for the host. Sums
-of several processes are added before. Features are counted from a shift (the first row seen), in float32: an
-uncentred second moment would lose the variance where the mean is large.
+of several processes are added before. Features are counted from their mean, in float32: an uncentred second moment
+would lose the variance where the mean is large.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import prediction, representation
 from lightning_tricks.measure import form, units
+from lightning_tricks.measure.labels import counts
+from lightning_tricks.measure.subset import subset
 from lightning_tricks.runtime.shards import local
 
 Sums = dict[str, Tensor]
 
 SKETCH = 128
 CLASSES_SHOWN = 32
-IGNORED = -1  # labels below 0, as -100, count for nothing
 
 
 def form_of(**dimensions: int) -> form.Form:
@@ -53,7 +54,7 @@ def floating_tensor(output: object) -> Tensor | None:
 
 
 def feature_rows(output: Tensor, most: int) -> Tensor:
-    """Return features as rows ``[n, d]``, at most ``most`` of them, taken evenly.
+    """Return features as rows ``[n, d]``, at most ``most`` of them, spread evenly over samples and tokens.
 
     ``[n, d]`` as it is; ``[n, tokens, d]`` token by token; images and volumes ``[n, d, ...]`` as means over space.
 
@@ -61,18 +62,7 @@ def feature_rows(output: Tensor, most: int) -> Tensor:
     (torch.Size([4, 3]), torch.Size([8, 6]))
     """
     rows = output.flatten(2).mean(2) if output.ndim > 3 else output.reshape(-1, output.shape[-1])
-    return thinned(rows, most)
-
-
-def thinned(rows: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` rows, taken evenly.
-
-    >>> len(thinned(torch.zeros(100, 2), 30))
-    25
-    """
-    if len(rows) <= most:
-        return rows
-    return rows[:: -(-len(rows) // most)] if len(rows) >= 2 * most else rows[:most]
+    return subset(rows, most)
 
 
 def sketch(width: int, size: int, device: torch.device) -> Tensor:
@@ -98,40 +88,56 @@ def projected(rows: Tensor, size: int) -> Tensor:
 # -- representation ---------------------------------------------------------------------------------------------------
 
 
+def centre(sums: Sums) -> Tensor:
+    """Return the mean of the rows that ``add_rows`` has seen, ``[d]``, float32."""
+    return sums["rows_total"] / sums["rows_count"].clamp(min=1)
+
+
+def add_rows(sums: Sums, rows: Tensor) -> None:
+    """Add what the mean of features ``[n, d]`` is made of: their moments are then counted from it.
+
+    >>> sums = {}
+    >>> add_rows(sums, torch.tensor([[1.0, 5.0], [3.0, 5.0]])); centre(sums)
+    tensor([2., 5.])
+    """
+    _add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
+
+
 def add_features(sums: Sums, rows: Tensor, shift: Tensor) -> None:
     """Add features ``[n, d]``.
 
     Args:
         sums: written in place.
         rows: float32.
-        shift: ``[min(d, SKETCH)]``, taken off before squaring; the same for all calls and processes.
+        shift: ``[d]``, near their mean, taken off before squaring; the same for all calls and processes.
     """
     unit, there = (x.float() for x in representation.unit_rows(rows))
-    small = projected(rows, SKETCH) - shift
+    small = projected(rows - shift, SKETCH)
     new = {
         "count": torch.full((), float(len(rows)), device=rows.device),
         "nonzero": there.sum(),
         "unit_sum": unit.sum(0),
         "unit_squares": unit.square().sum(0),
+        "square": rows.square().sum(),
         "total": small.sum(0),
         "second": small.T @ small,
     }
-    for name, value in new.items():
-        sums[name] = sums[name] + value if name in sums else value
+    _add_to(sums, new)
 
 
 def measured_features(sums: Sums) -> Tensor:
-    """Return count, sphere variance, std ratio, mean cosine, and the covariance ``[k * k]``, in one vector."""
+    """Return count, sphere variance, std ratio, mean cosine, least variance, covariance ``[k * k]``, in one vector."""
     s = {name: value.double() for name, value in sums.items()}
     covariance = representation.covariance(s["total"], s["second"], s["count"])
+    # scaled to the largest variance, so that nothing is lost on the way through float32
+    largest = covariance.diagonal().max().clamp(min=torch.finfo(torch.float64).tiny)
     scalars = [
         s["count"],
         representation.sphere_variance(s["unit_sum"], s["nonzero"], s["count"]),
         representation.embedding_std(s["unit_sum"], s["unit_squares"], s["nonzero"]),
         representation.mean_cosine(s["unit_sum"], s["nonzero"]),
+        representation.rounding(s["square"] / s["count"].clamp(min=1)) / largest,
     ]
-    # scaled to the largest variance, so that nothing is lost on the way through float32
-    largest = covariance.diagonal().max().clamp(min=torch.finfo(torch.float64).tiny)
     return torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
 
 
@@ -144,11 +150,11 @@ def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
     >>> round(values["effective_rank"], 3), round(values["sphere_variance"], 3)
     (3.0, 0.75)
     """
-    count, variance, std, cosine, *matrix = vector
+    count, variance, std, cosine, least, *matrix = vector
     size = round(len(matrix) ** 0.5)
     covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
     finite = bool(torch.isfinite(covariance).all())
-    eigenvalues = representation.spectrum(covariance) if finite else torch.zeros(size, dtype=torch.float64)
+    eigenvalues = representation.spectrum(covariance, least) if finite else torch.zeros(size, dtype=torch.float64)
     rank = float(representation.effective_rank(eigenvalues))
     possible = max(1.0, min(size, count - 1))
     return {
@@ -161,6 +167,11 @@ def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
     }, eigenvalues.tolist()
 
 
+def _add_to(sums: Sums, new: Sums) -> None:
+    for name, value in new.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
 # -- prediction -------------------------------------------------------------------------------------------------------
 
 
@@ -170,27 +181,26 @@ def add_predictions(sums: Sums, logits: Tensor, target: Tensor) -> None:
     Args:
         sums: written in place.
         logits: float32, not normalised; log-probabilities do as well.
-        target: class numbers; negative ones are left out.
+        target: class numbers; negative ones are left out, with whatever their logits are.
     """
     classes = logits.shape[1]
-    valid = target > IGNORED
+    valid = counts(target)
     weight, label = valid.float(), target.clamp(min=0, max=classes - 1)
-    log_p = logits.log_softmax(1)
+    log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)  # (0 x NaN is NaN)
     p = log_p.exp()
     guess = logits.argmax(1)
     zeros = torch.zeros(classes, device=logits.device)
     cross_entropy = -log_p.gather(1, label[:, None]).squeeze(1)
     new = {
         "count": weight.sum(),
-        "cross_entropy": torch.where(valid, cross_entropy, 0.0).sum(),
+        "cross_entropy": (cross_entropy * weight).sum(),
         "entropy": (prediction.entropy(p) * weight).sum(),
         "probability": (p * weight[:, None]).sum(0),
         "predicted": zeros.scatter_add(0, guess, weight),
         "labels": zeros.scatter_add(0, label, weight),
         "hits": zeros.scatter_add(0, label, weight * (guess == label)),
     }
-    for name, value in new.items():
-        sums[name] = sums[name] + value if name in sums else value
+    _add_to(sums, new)
 
 
 PREDICTION: tuple[str, ...] = (

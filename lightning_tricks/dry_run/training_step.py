@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from lightning_tricks.runtime.host import as_scalar
 from lightning_tricks.runtime.replaced import PutBack, replaced
 
 _ORIGINAL = "_lightning_tricks_original"
@@ -133,8 +137,17 @@ def loss_of(output: Any) -> Any:
     return output.get("loss") if isinstance(output, Mapping) else output
 
 
+Reduction = Literal["mean", "sum", "min", "max"]
+_REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "min", "max")
+_LOG_ARGUMENTS = list(inspect.signature(LightningModule.log).parameters)[3:]  # without self, name and value
+
+
 def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[float | Tensor]) -> None:
-    """Log what several parts of one batch have kept back: of each value the mean, weighted by the parts' shares."""
+    """Log what several parts of one batch have kept back as the whole batch would have.
+
+    Of each value by its ``reduce_fx``: a sum stays the sum of the parts, a maximum their largest, and a mean is
+    weighted by the parts' shares. Parts of which nothing counts have no mean, no largest and no least.
+    """
     merged: dict[tuple[str, int], list[tuple[Logged, float | Tensor]]] = {}
     for part, share in zip(calls, shares, strict=True):
         seen: dict[str, int] = {}
@@ -146,8 +159,41 @@ def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[floa
         options, value = dict(last.options), last.value
         if len(rows) > 1:
             if all(isinstance(call.value, (int, float, Tensor)) for call, _ in rows):
-                whole = sum(share for _, share in rows)
-                value = sum(call.value * share for call, share in rows) / whole
-            if all(call.options.get("batch_size") for call, _ in rows):
+                value = reduced([call.value for call, _ in rows], [share for _, share in rows], _reduction(last))
+            if all(call.options.get("batch_size") is not None for call, _ in rows):
                 options["batch_size"] = sum(call.options["batch_size"] for call, _ in rows)
         module.log(last.name, value, *last.arguments, **options)
+
+
+def reduced(values: Sequence[float | Tensor], shares: Sequence[float | Tensor], how: Reduction) -> float | Tensor:
+    """Return one value from those of the parts of a batch.
+
+    Args:
+        values: of the parts, one number each.
+        shares: what each counts; all but a sum leave out those of share 0 (0 x NaN is NaN). NaN where all are 0.
+        how: the reduction.
+
+    Example:
+        >>> reduced([1.0, 3.0], [0.25, 0.75], "mean"), reduced([1.0, float("nan")], [1.0, 0.0], "max")
+        (tensor(2.5000), tensor(1.))
+    """
+    if how == "sum":
+        return sum(values)
+    tensors = [x for x in (*values, *shares) if isinstance(x, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    double = any(x.dtype == torch.float64 for x in values if isinstance(x, Tensor))
+    dtype = torch.float64 if double else torch.float32  # (a mean in half precision would lose what its parts have)
+    value, share = (torch.stack([as_scalar(x, device, dtype) for x in row]) for row in (values, shares))
+    counts = share != 0
+    if how == "mean":
+        return torch.where(counts, value * share, 0.0).sum() / share.sum()
+    edge = torch.inf if how == "min" else -torch.inf
+    kept = torch.where(counts, value, edge)
+    return torch.where(counts.any(), kept.amin() if how == "min" else kept.amax(), torch.nan)
+
+
+def _reduction(call: Logged) -> Reduction:
+    """Return how Lightning reduces a value that is logged; the mean for what it will refuse itself."""
+    given = {**dict(zip(_LOG_ARGUMENTS, call.arguments, strict=False)), **call.options}.get("reduce_fx", "mean")
+    name = str(given if isinstance(given, str) else getattr(given, "__name__", "")).lower()
+    return next((known for known in _REDUCTIONS if known == name), "mean")

@@ -31,12 +31,23 @@ def matched(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
     return None
 
 
+def counts(target: Tensor, ignore_index: int = -100) -> Tensor:
+    """Return which labels count, bool: those that are a class, so neither negative nor ``ignore_index``.
+
+    Trainings mark what they leave out with -100, with -1, or with a class that is none (255, 0): one rule for all.
+
+    >>> counts(torch.tensor([0, 2, -1, -100])), counts(torch.tensor([0, 255]), ignore_index=255)
+    (tensor([ True,  True, False, False]), tensor([ True, False]))
+    """
+    return (target >= 0) & (target != ignore_index)
+
+
 def counted(target: Tensor, classes: int) -> Tensor:
     """Return how often each class occurs ``[classes]``; negative labels (-100) are left out.
 
     >>> counted(torch.tensor([0, 2, 2, -100]), 3)
     tensor([1., 0., 2.])
     """
-    valid = target >= 0
+    valid = counts(target)
     zeros = torch.zeros(classes, device=target.device)
     return zeros.scatter_add(0, target.clamp(0, classes - 1).reshape(-1), valid.float().reshape(-1))

@@ -18,6 +18,8 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from lightning_tricks.measure.subset import subset
+
 _MOST_ELEMENTS = 2.0**32  # of a tensor; what underflows in each of them may add up
 
 
@@ -280,14 +282,13 @@ def _mended_rows(norms: Tensor, rows: Tensor) -> Tensor:
 
 
 def bounded_sample(tensor: Tensor, limit: int = 65536) -> Tensor:
-    """Return at most ``limit`` elements spread evenly over ``tensor``: a view where its memory allows.
+    """Return at most ``limit`` elements spread evenly over ``tensor``: itself as a flat view, or a copy of a part.
 
-    Used where a copy of all weights would double the memory (update ratio, histograms).
+    Used where a copy of all weights would double the memory (update ratio, histograms). Of a matrix, elements of all
+    rows and of all columns are taken about equally often.
 
     Example:
         >>> bounded_sample(torch.arange(10), limit=4)
-        tensor([0, 3, 6, 9])
+        tensor([0, 7, 4, 1])
     """
-    flat = tensor.detach().reshape(-1)
-    stride = -(-flat.numel() // limit) if flat.numel() > limit else 1
-    return flat[::stride]
+    return subset(tensor.detach().reshape(-1), limit)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.optim import SGD
+from torch.utils.hooks import RemovableHandle
 
 from lightning_tricks.errors import UnsupportedError
 from lightning_tricks.runtime import host, shards
@@ -178,6 +179,33 @@ def add(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Non
             p.grad = gradient
         else:
             p.grad.add_(gradient)
+
+
+def leave_out(parameters: Sequence[Tensor], counts: Tensor | None = None) -> list[RemovableHandle]:
+    """Let gradients that arrive count for nothing until the handles are removed: also those that are NaN.
+
+    A factor of 0 on the loss would not do: 0 x NaN is NaN, as in the mean over no element.
+
+    Args:
+        parameters: that require gradients.
+        counts: 0-d bool on the device, whether they count after all; None where the host knows that they do not.
+    """
+
+    def hook(gradient: Tensor) -> Tensor:
+        if counts is None:
+            return torch.zeros_like(gradient)
+        if not gradient.is_sparse:
+            return torch.where(counts, gradient, 0.0)
+        values = torch.where(counts, gradient._values(), 0.0)
+        made = {"is_coalesced": gradient.is_coalesced(), "check_invariants": False}  # (a check would be a host read)
+        return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, **made)  # type: ignore[arg-type]
+
+    return [p.register_hook(hook) for p in parameters]  # type: ignore[no-untyped-call]
+
+
+def holds_something(gradient: Tensor) -> bool:
+    """Whether a gradient is not all zeros: a host read."""
+    return bool((gradient._values() if gradient.is_sparse else gradient).any())
 
 
 def _forget(view: OptimizerView) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections import namedtuple
-from dataclasses import dataclass
+from collections import UserDict, namedtuple
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from lightning_tricks import TrickError
 from lightning_tricks.accumulation.split import is_out_of_memory, merged_outputs, split_samples, split_sequence
@@ -43,6 +44,75 @@ def test_every_form_of_a_batch_keeps_its_form() -> None:
     assert isinstance(pair, Pair) and pair.y.tolist() == [2, 3]
     named = split_samples(Named(x, "kept"), 4)[3]
     assert (named.x.tolist(), named.note) == ([[3.0]], "kept")
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    x: Tensor
+    late: Any = field(init=False, default=None)
+
+
+class Molecules:
+    """Only it knows which atoms belong to which of its molecules."""
+
+    def __init__(self) -> None:
+        self.atoms = torch.zeros(31, 5)
+
+    def __len__(self) -> int:
+        return 4
+
+
+class Graphs:
+    """As a batch of torch_geometric."""
+
+    def __init__(self, graphs: list[Tensor]) -> None:
+        self.x, self.num_graphs, self.graphs = torch.cat(graphs), len(graphs), graphs
+
+    @classmethod
+    def from_data_list(cls, graphs: list[Tensor]) -> Graphs:
+        return cls(graphs)
+
+    def __getitem__(self, which: slice) -> list[Tensor]:
+        return self.graphs[which]
+
+
+def test_batches_of_lists_are_split_by_their_entries() -> None:
+    images, targets = (
+        [torch.zeros(3, 8, 8 + i) for i in range(5)],
+        [{"boxes": torch.zeros(k, 4)} for k in (3, 0, 3, 5, 3)],
+    )
+    first, second = split_samples((images, targets), 2)
+    assert [i.shape[2] for i in first[0]] == [8, 9, 10] and [i.shape[2] for i in second[0]] == [11, 12]
+    assert [len(t["boxes"]) for t in second[1]] == [5, 3]
+    two = split_samples((images[:2], targets[:2]), 2)
+    assert [len(part) for part in two] == [2, 2] and two[1][0][0].shape[2] == 9, "a batch of two is no list of two"
+    three = split_samples((images[:3], targets[:3]), 3)
+    assert [part[0][0].shape[2] for part in three] == [8, 9, 10], "three images are not their three channels"
+    rows = split_samples(list(zip(images, targets, strict=True)), 2)
+    assert [len(part) for part in rows] == [3, 2]
+
+
+def test_objects_keep_their_class() -> None:
+    frozen = split_samples(Frozen(torch.arange(4)), 2)[1]
+    assert isinstance(frozen, Frozen) and frozen.x.tolist() == [2, 3]
+    mapping = split_samples(UserDict({"x": torch.arange(4), "n": 7}), 2)[1]
+    assert isinstance(mapping, UserDict) and mapping["x"].tolist() == [2, 3] and mapping["n"] == 7
+
+
+def test_packed_sequences_are_packed_anew() -> None:
+    sequences = [torch.arange(float(n)) + 10 * n for n in (2, 5, 3)]
+    parts = split_samples((pack_sequence(sequences, enforce_sorted=False), torch.arange(3)), 2)
+    found = [s for part in parts for s in unpack_sequence(part[0])]
+    assert all(torch.equal(a, b) for a, b in zip(found, sequences, strict=True))
+    assert [part[1].tolist() for part in parts] == [[0, 1], [2]]
+
+
+def test_batches_that_count_themselves_are_split_by_their_own_means_or_refused() -> None:
+    graphs = Graphs([torch.full((n, 2), float(n)) for n in (3, 1, 4, 1)])
+    parts = split_samples((graphs, torch.arange(4)), 2)
+    assert [[len(g) for g in part[0].graphs] for part in parts] == [[3, 1], [4, 1]]
+    with pytest.raises(TrickError, match="Molecules cannot be split by its samples, of which only it knows"):
+        split_samples((Molecules(), torch.zeros(4, 1)), 2)
 
 
 def test_parts_share_the_batchs_memory() -> None:

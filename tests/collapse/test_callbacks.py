@@ -368,3 +368,53 @@ def test_a_network_at_its_begin_is_not_yet_collapsed() -> None:
     t.fit(module, loader(1792, 64))
     assert detector.history[0][1]["sphere_variance"] < 0.05, "so it looks at first"
     assert detector.verdict.cause != "complete collapse"  # (a classifier's last layer does have a low rank)
+
+
+class Tokens(L.LightningModule):
+    """A language model whose first token is the same in all sequences: there all features and all labels are equal."""
+
+    def __init__(self, sequences: int, length: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.length, self.sequences = length, sequences
+        self.embed, self.gru, self.features = nn.Embedding(50, 16), nn.GRU(16, 16, batch_first=True), nn.Identity()
+        self.head = nn.Linear(16, 50)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.head(self.features(self.gru(self.embed(batch))[0]))
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.flatten())  # (to name each token)
+        return {"loss": loss, "logits": logits.detach(), "target": batch}
+
+    def train_dataloader(self) -> Any:
+        tokens = torch.randint(1, 50, (self.sequences * 8, self.length), generator=torch.Generator().manual_seed(1))
+        tokens[:, 0] = 0
+        return DataLoader(tokens, batch_size=self.sequences)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize(("sequences", "length"), [(512, 17), (510, 17), (512, 16), (256, 32), (600, 9)])
+def test_a_healthy_language_model_is_not_judged_by_one_position_alone(sequences: int, length: int) -> None:
+    features, labels = RepresentationCollapse("features", **QUICK), PredictionCollapse(**QUICK)
+    trainer([features, labels]).fit(Tokens(sequences, length))
+    assert not features.verdict.alarmed
+    for _, values in features.history:
+        assert values["sphere_variance"] > 0.3
+    share_of_begin = 1 / length
+    for _, values in labels.history:
+        assert values["label_entropy"] > 0.75 * (1 - share_of_begin) * math.log(49)
+    assert len(features.history) == len(labels.history) == 4
+
+
+def test_features_that_become_one_vector_far_from_where_they_began_have_no_rank() -> None:
+    class Drifting(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.watched(self.net[0](batch[0]) if batch_idx < 6 else torch.full((len(batch[0]), 24), 37.7))
+            return super().training_step(batch, batch_idx)
+
+    module, detector = Drifting(), RepresentationCollapse("watched", every_n_steps=4)
+    module.watched = nn.Identity()
+    trainer([detector]).fit(module, DataLoader(digits(1792), batch_size=128))
+    ranks = [values["effective_rank"] for _, values in detector.history]
+    assert ranks[0] > 3 and ranks[-1] == 0.0

@@ -1,31 +1,46 @@
 from __future__ import annotations
 
+import math
+
 import numpy
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
 from lightning_tricks.collapse import sums
+from lightning_tricks.collapse.metrics import (
+    ClassShare,
+    InputDependence,
+    MacroF1Gain,
+    PredictionEntropy,
+    PredictionSkill,
+)
 from lightning_tricks.collapse.sums import (
     add_features,
     add_predictions,
+    add_rows,
     add_units,
+    centre,
     feature_rows,
     floating_tensor,
     measured_features,
     measured_predictions,
     measured_units,
-    projected,
     read_features,
 )
+from lightning_tricks.measure.labels import counted
 
 
 def measured(features: Tensor, parts: int = 4) -> dict[str, float]:
     gathered: dict[str, Tensor] = {}
-    shift = projected(features[:1], sums.SKETCH)[0]
+    mean: dict[str, Tensor] = {}
     for part in features.tensor_split(parts):
-        add_features(gathered, part, shift)
+        add_rows(mean, part)
+    for part in features.tensor_split(parts):
+        add_features(gathered, part, centre(mean))
     return read_features(measured_features(gathered).tolist())[0]
 
 
@@ -52,6 +67,27 @@ def test_wide_features_are_sketched_and_few_dimensions_are_still_seen(rank: int)
     assert values["effective_rank"] == pytest.approx(min(rank, 110), rel=0.25)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 300), st.integers(0, 2**31), st.sampled_from([0.0, 0.1, 30.0, 1e3]), st.sampled_from([0.0, 1e-7]))
+def test_one_vector_has_no_rank_also_with_the_rounding_of_float32(d: int, seed: int, mean: float, noise: float) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    rows = (torch.randn(1, d, generator=draw) + mean).expand(200, d)
+    values = measured(rows * (1 + noise * torch.randn(200, d, generator=draw)))
+    assert values["effective_rank"] == values["rank_share"] == 0.0
+    assert values["sphere_variance"] == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("std", [1e-3, 1e-4])
+def test_few_dimensions_beside_a_large_mean_are_their_number_and_not_that_of_the_rounding(std: float) -> None:
+    torch.manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(40, 3, dtype=torch.float64)).Q
+    features = (1.0 + std * torch.randn(400, 3, dtype=torch.float64) @ basis.T).float()
+    sigma = torch.linalg.svdvals(features.double() - features.double().mean(0))[:3]
+    share = sigma / sigma.sum()
+    expected = float(torch.special.entr(share).sum().exp())
+    assert measured(features)["effective_rank"] == pytest.approx(expected, rel=0.02)
+
+
 def test_zeros_and_constants_and_nan_have_collapsed() -> None:
     assert measured(torch.zeros(50, 8))["sphere_variance"] == 0.0
     constant = measured(torch.ones(50, 8))
@@ -68,7 +104,22 @@ def test_outputs_become_rows(shape: tuple[int, ...], rows: tuple[int, int]) -> N
     assert feature_rows(tensor, 512).shape == rows
     if tensor.ndim > 3:
         torch.testing.assert_close(feature_rows(tensor, 512), tensor.flatten(2).mean(2))
-    assert len(feature_rows(torch.randn(5000, 3), 512)) <= 512
+    assert len(feature_rows(torch.randn(5000, 3), 512)) == 512
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 40))
+def test_rows_of_sequences_are_taken_evenly_from_all_positions_and_all_samples(n: int, tokens: int) -> None:
+    """Images ``[n, d, ...]`` have no positions left; ``[n, tokens, d]`` and labels ``[n, tokens]`` have the same ones."""
+    sample, position = torch.meshgrid(torch.arange(n), torch.arange(tokens), indexing="ij")
+    rows = feature_rows(torch.stack([sample, position], -1).float(), 512).long()
+    kept = min(512, n * tokens)
+    of_positions = torch.bincount(rows[:, 1], minlength=tokens)
+    assert int(of_positions.max() - of_positions.min()) <= 1
+    assert len(rows.unique(dim=0)) == len(rows) == kept
+    seen = rows[:, 0].unique()
+    wide = torch.cat([seen, seen[:1] + n]).diff().max() if len(seen) > 1 else torch.tensor(n)
+    assert int(wide) <= max(1, 4 * math.ceil(n / kept))
 
 
 def test_the_first_floating_tensor_is_found() -> None:
@@ -98,6 +149,27 @@ def test_predictions_are_those_of_scikit_learn() -> None:
     assert values["macro_f1"] == pytest.approx(f1_score(y, guess, average="macro"), rel=1e-6)
     assert values["top_share"] == pytest.approx(numpy.bincount(guess).max() / len(guess))
     assert vector[len(sums.PREDICTION) :][4:] == pytest.approx(q.tolist(), abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(-200, -1), st.integers(0, 2**31))
+def test_negative_labels_are_one_thing_to_detectors_and_metrics(negative: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    logits, target = torch.randn(60, 4, generator=draw), torch.randint(4, (60,), generator=draw)
+    out = torch.rand(60, generator=draw) < 0.4
+    marked, spoilt = target.masked_fill(out, negative), logits.masked_fill(out[:, None], torch.nan)
+    expected: dict[str, Tensor] = {}
+    add_predictions(expected, logits[~out], target[~out])
+    gathered: dict[str, Tensor] = {}
+    add_predictions(gathered, spoilt, marked)
+    for name, value in expected.items():
+        torch.testing.assert_close(gathered[name], value, rtol=1e-5, atol=1e-5)
+    for metric in (PredictionSkill, PredictionEntropy, ClassShare, InputDependence, MacroF1Gain):
+        one, other = metric(4), metric(4)
+        one.update(spoilt, marked)
+        other.update(logits[~out], target[~out])
+        torch.testing.assert_close(one.compute(), other.compute(), rtol=1e-9, atol=1e-9)
+    assert torch.equal(counted(marked, 4), torch.bincount(target[~out], minlength=4).float())
 
 
 def test_one_class_of_labels_is_undefined_and_not_divided_by() -> None:

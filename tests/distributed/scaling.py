@@ -65,9 +65,7 @@ SCALES: dict[str, Scale] = {
     "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
     "PredictionCollapse": Scale("n * u * (4 * K + 8)", logged=("4", "4 * (3 + 4 * K)")),
     "ProgressMetrics": Scale(),
-    "RepresentationCollapse": Scale(
-        "4 * d * (n * u + 1)", logged=("4", "4 * (2 + 3 * d + d * d)"), once="at the first check one broadcast"
-    ),
+    "RepresentationCollapse": Scale("4 * d * n * u", logged=("4", "4 * (d + 1)", "4 * (3 + 3 * d + d * d)")),
     "ResumeGuard": Scale(once="before the first step it asks all callbacks for their state, as a checkpoint does"),
     "SanityCheck": Scale(
         once="a copy of weights and optimizer state in the host's memory, a dozen forward passes, 60 to 360 updates"

@@ -3,10 +3,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lightning_tricks.dry_run.training_step import Logged, StepWrapper, logs_kept_back, replay
+from lightning_tricks.dry_run.training_step import Logged, StepWrapper, logs_kept_back, reduced, replay
 
 
 class Module:
@@ -63,3 +66,40 @@ def test_logging_works_again_after_an_error() -> None:
         raise ValueError
     module.log("a", 1.0)
     assert module.rows == [("a", 1.0, {})]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-100, 100), st.integers(0, 9)), min_size=2, max_size=6),
+    st.sampled_from(["mean", "sum", "min", "max", "avg", torch.mean, torch.sum, torch.max, torch.min, sum, max, min]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_parts_log_what_the_whole_batch_logs(
+    rows: list[tuple[float, int]], how: Any, on_device: bool, by: bool
+) -> None:
+    """Each part is so many samples of one value; one of no sample logs NaN, but for a sum, which counts all parts."""
+    name = how if isinstance(how, str) else how.__name__
+    total = sum(n for _, n in rows)
+    values = [v if n or name == "sum" else float("nan") for v, n in rows]
+    shares: list[Any] = [n / total if total else 0.0 for _, n in rows]
+    if on_device:
+        values, shares = [torch.tensor(v) for v in values], [torch.tensor(s) for s in shares]  # type: ignore[misc]
+    module = Module()
+    options = {"reduce_fx": how, "batch_size": 3}
+    arguments = () if by else (False, None, None, None, how)  # as LightningModule.log takes them by position
+    calls = [[Logged("x", v, arguments, options if by else {})] for v in values]
+    module.log = lambda name, value, *a, **k: module.rows.append((name, float(value), k))  # type: ignore[method-assign]
+    replay(module, calls, shares)
+    kept = numpy.repeat([v for v, _ in rows], [n for _, n in rows])
+    oracle = {"mean": numpy.mean, "avg": numpy.mean, "min": numpy.min, "max": numpy.max}
+    expected = sum(v for v, _ in rows) if name == "sum" else oracle[name](kept) if total else numpy.nan
+    assert module.rows[0][1] == pytest.approx(float(expected), rel=1e-4, abs=1e-4, nan_ok=True)
+    if by:
+        assert module.rows[0][2]["batch_size"] == 3 * len(rows)
+
+
+def test_means_in_half_precision_are_taken_in_float32() -> None:
+    parts = [torch.tensor(v, dtype=torch.bfloat16) for v in (256.0, 257.0, 300.0)]
+    expected = sum(float(v) for v in parts) / 3
+    assert float(reduced(parts, [1 / 3] * 3, "mean")) == pytest.approx(expected, rel=1e-6)

@@ -93,6 +93,13 @@ _SCVI: dict[str, Any] = {
 
 STRANGERS = (
     Stranger("scvi-tools SCVI", scvi_autoencoder, **_SCVI),
-    Stranger("scvi-tools SCANVI", scanvi_classifier, **_SCVI),
+    Stranger(
+        "scvi-tools SCANVI",
+        scanvi_classifier,
+        # a batch is one of all cells, and one of those that have labels
+        conflicts={"GradientAccumulation": "holds tensors whose first dimensions differ"},
+        arguments={"GradientAccumulation": {"weight": "equal"}},
+        **_SCVI,
+    ),
     Stranger("chemprop MPNN", message_passing, package="chemprop", imports=("chemprop",)),
 )

@@ -82,13 +82,15 @@ def cached_batches(callbacks: list[Any], arguments: Mapping[str, Any], checkpoin
 _GEOMETRIC: dict[str, Any] = {
     "package": "torch-geometric",
     "imports": ("torch_geometric", "torch_geometric.loader", "torch_geometric.data.lightning"),
-    "conflicts": {"GradientAccumulation": "holds no tensor whose first dimension is the number of samples"},
+}
+_ONE_GRAPH: dict[str, Any] = {  # parts of it are no samples: each holds some of the nodes
+    "conflicts": {"GradientAccumulation": "holds tensors whose first dimensions differ"},
     "arguments": {"GradientAccumulation": {"weight": "equal"}},
 }
 
 STRANGERS = (
     Stranger("torch-geometric LightningDataset", small_graphs, **_GEOMETRIC),
-    Stranger("torch-geometric RandomNodeLoader", parts_of_one_graph, **_GEOMETRIC),
+    Stranger("torch-geometric RandomNodeLoader", parts_of_one_graph, **_GEOMETRIC, **_ONE_GRAPH),
     Stranger("torch-geometric DynamicBatchSampler", batches_of_changing_size, **_GEOMETRIC),
     Stranger("torch-geometric CachedLoader", cached_batches, saved_at=8, **_GEOMETRIC),  # (the last of an epoch)
 )
