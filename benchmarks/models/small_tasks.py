@@ -191,6 +191,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 def trained_loss(task: Task, optimizer: str, lr: float, seed: int, updates: int = 300) -> float:
     """Return the judged loss after so many updates at a constant rate; inf when it diverged."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # (of dropout and augmentation)
+        return _trained_loss(task, optimizer, lr, seed, updates)
+
+
+def _trained_loss(task: Task, optimizer: str, lr: float, seed: int, updates: int) -> float:
     module = task.module(seed).train()
     stepper = OPTIMIZERS[optimizer](module.parameters(), lr)
     done = 0
