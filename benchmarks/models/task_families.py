@@ -11,6 +11,7 @@ import hashlib
 import math
 import sysconfig
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def sigmoid_autoencoder() -> Task:
 
     def net() -> nn.Module:
         widths = (64, 32, 8, 32, 64)
-        layers = [nn.Sequential(nn.Linear(a, b), nn.Sigmoid()) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.Sigmoid()) for a, b in pairwise(widths)]
         return nn.Sequential(*layers)
 
     return Task(net, mse_loss, *split(pixels, pixels, 400), 32)

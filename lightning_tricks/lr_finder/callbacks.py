@@ -26,7 +26,16 @@ from lightning_tricks.errors import (
     require_number,
 )
 from lightning_tricks.lr_finder.base_rates import base_rates, multiply_rates, without_known_rates
-from lightning_tricks.lr_finder.suggest import CANDIDATES, RULES, Result, best_candidate, candidates, has_learnt, has_turned, judge
+from lightning_tricks.lr_finder.suggest import (
+    CANDIDATES,
+    RULES,
+    Result,
+    best_candidate,
+    candidates,
+    has_learnt,
+    has_turned,
+    judge,
+)
 from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
 from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import warn
