@@ -17,8 +17,9 @@ FEWEST_POINTS = 30
 CANDIDATES = (0.1, 0.3, 1.0, 3.0)  # times the suggestion
 LEAST_FALL = 0.02  # of the first loss; below it, suggestions are chance
 # An easy mode saturates: a small fall, and far larger rates do not end the sweep. This refuses 56 of 370 sweeps on the
-# development half of benchmarks/lr_finder.py. A quarter of them suggests a rate whose loss is more than three times the
-# best one; 3 % of the others do. In other people's trainings bad suggestions diverged two decades above the lowest point.
+# development half of benchmarks/lr_finder.py. A quarter of them suggests a rate whose loss is more than three times
+# the best one; 3 % of the others do. In other people's trainings bad suggestions diverged two decades above the lowest
+# point; on this half, that alone refuses only good ones, a few.
 EASY_FALL, EASY_DECADES = 0.15, 1.5
 MOST_DECADES = 2.0
 
