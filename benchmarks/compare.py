@@ -60,7 +60,7 @@ def _rows(results: list[dict[str, Any]], names: list[str]) -> str:
 
 
 def _summaries(results: list[dict[str, Any]], names: list[str]) -> str:
-    sides = [{row["finder"]: row for row in result["summary"]} for result in results]
+    sides = [{" ".join((row["finder"], row.get("half", ""))): row for row in result["summary"]} for result in results]
     keys = ("median_loss_ratio", "p90_loss_ratio", "median_time_ratio")
     rows = [
         [finder, key, *("-" if side[finder][key] is None else f"{side[finder][key]:.2f}" for side in sides)]

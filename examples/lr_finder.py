@@ -1,7 +1,7 @@
 """Find the learning rate of a network on scikit-learn's handwritten digits, and train with it.
 
 What you have: nothing but this checkout. Run: .venv/bin/python examples/lr_finder.py
-What you get: the suggestions of four rules, the accuracy with the rate that was set and with the one that was found, and
+What you get: the suggestions of five rules, the accuracy with the rate that was set and with the one that was found, and
 runs/lr_finder.png.
 """
 

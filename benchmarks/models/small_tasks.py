@@ -48,7 +48,7 @@ class Task:
         return float(self.loss(module(inputs), targets))
 
 
-def _split(inputs: Tensor, targets: Tensor, judge: int) -> tuple[TensorDataset, TensorDataset]:
+def split(inputs: Tensor, targets: Tensor, judge: int) -> tuple[TensorDataset, TensorDataset]:
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     inputs, targets = inputs[order], targets[order]
     return TensorDataset(inputs[judge:], targets[judge:]), TensorDataset(inputs[:judge], targets[:judge])
@@ -57,7 +57,7 @@ def _split(inputs: Tensor, targets: Tensor, judge: int) -> tuple[TensorDataset, 
 def digits_cnn() -> Task:
     """1,797 handwritten digits of 8 x 8 pixels (scikit-learn)."""
     bunch = load_digits()
-    data = _split(torch.tensor(bunch.images / 16.0).float().unsqueeze(1), torch.tensor(bunch.target), 400)
+    data = split(torch.tensor(bunch.images / 16.0).float().unsqueeze(1), torch.tensor(bunch.target), 400)
 
     def net() -> nn.Module:
         convolutions = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, padding=1), nn.ReLU()]
@@ -71,7 +71,7 @@ def breast_cancer_mlp() -> Task:
     bunch = load_breast_cancer()
     inputs = torch.tensor(bunch.data).float()
     inputs = (inputs - inputs.mean(0)) / inputs.std(0)
-    data = _split(inputs, torch.tensor(bunch.target), 150)
+    data = split(inputs, torch.tensor(bunch.target), 150)
     return Task(
         lambda: nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)),
         cross_entropy,
@@ -87,7 +87,7 @@ def noisy_regression() -> Task:
     weights = torch.randn(20, 8, generator=draw) / math.sqrt(20)
     signal = torch.tanh(inputs @ weights).sum(1, keepdim=True)
     signal = (signal - signal.mean()) / signal.std()
-    data = _split(inputs, signal + 0.7 * torch.randn(2600, 1, generator=draw), 600)
+    data = split(inputs, signal + 0.7 * torch.randn(2600, 1, generator=draw), 600)
     return Task(
         lambda: nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)),
         mse_loss,
@@ -102,7 +102,7 @@ def batchnorm_spiral() -> Task:
     radius = torch.rand(2400, generator=draw)
     arm = torch.arange(2400) % 3
     angle = arm * (2 * math.pi / 3) + 5.0 * radius + 0.25 * torch.randn(2400, generator=draw)
-    data = _split(torch.stack([radius * angle.cos(), radius * angle.sin()], 1), arm, 600)
+    data = split(torch.stack([radius * angle.cos(), radius * angle.sin()], 1), arm, 600)
 
     def net() -> nn.Module:
         layers = [nn.Linear(2, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU()]
@@ -125,10 +125,10 @@ def text_hash() -> str:
 def _text() -> tuple[TensorDataset, TensorDataset]:
     data = torch.frombuffer(bytearray(source_text()), dtype=torch.uint8).long().clamp(max=127)
     rows = data[: len(data) // (CONTEXT + 1) * (CONTEXT + 1)].reshape(-1, CONTEXT + 1)
-    return _split(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), 256)
+    return split(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), 256)
 
 
-def _next_byte(logits: Tensor, targets: Tensor) -> Tensor:
+def next_byte(logits: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
@@ -164,12 +164,12 @@ class ByteAttention(nn.Module):
 
 def byte_lstm() -> Task:
     """The next byte of Python source."""
-    return Task(ByteLSTM, _next_byte, *_text(), 16)
+    return Task(ByteLSTM, next_byte, *_text(), 16)
 
 
 def byte_transformer() -> Task:
     """The next byte of Python source."""
-    return Task(ByteAttention, _next_byte, *_text(), 16)
+    return Task(ByteAttention, next_byte, *_text(), 16)
 
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -184,17 +184,27 @@ TASKS: dict[str, Callable[[], Task]] = {
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
     "AdamW": lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr),
+    "RMSprop": lambda parameters, lr: torch.optim.RMSprop(parameters, lr=lr),
+    "AdamW, decay 0.1": lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, weight_decay=0.1),
 }
 
 
 def trained_loss(task: Task, optimizer: str, lr: float, seed: int, updates: int = 300) -> float:
     """Return the judged loss after so many updates at a constant rate; inf when it diverged."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # (of dropout and augmentation)
+        return _trained_loss(task, optimizer, lr, seed, updates)
+
+
+def _trained_loss(task: Task, optimizer: str, lr: float, seed: int, updates: int) -> float:
     module = task.module(seed).train()
     stepper = OPTIMIZERS[optimizer](module.parameters(), lr)
     done = 0
     while True:
         for inputs, targets in task.loader(seed + done):
             loss = task.loss(module(inputs), targets)
+            if not torch.isfinite(loss):
+                return math.inf
             stepper.zero_grad()
             loss.backward()
             stepper.step()

@@ -26,7 +26,16 @@ from lightning_tricks.errors import (
     require_number,
 )
 from lightning_tricks.lr_finder.base_rates import base_rates, multiply_rates, without_known_rates
-from lightning_tricks.lr_finder.suggest import CANDIDATES, RULES, Result, best_candidate, has_turned, judge
+from lightning_tricks.lr_finder.suggest import (
+    CANDIDATES,
+    RULES,
+    Result,
+    best_candidate,
+    candidates,
+    has_learnt,
+    has_turned,
+    judge,
+)
 from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
 from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import warn
@@ -49,12 +58,14 @@ class LRFinder(Trick):
         min_lr: first rate, > 0.
         max_lr: last rate; the sweep stops earlier when the loss diverges or is not finite.
         num_steps: rates to try, one update each.
-        suggestion: the rule that decides: ``"minimum"`` (a tenth of the rate with the lowest loss), ``"slide"``,
-            ``"valley"`` or ``"steepest"``. All are reported.
+        suggestion: the rule that decides: ``"minimum"`` (a tenth of the rate with the lowest loss), ``"center"`` (a
+            quarter of the mean rate of the fall; moves least with the order of the data), ``"slide"``, ``"valley"`` or
+            ``"steepest"``. All are reported.
         probe: measure the loss on one fixed batch after each update, with one more forward pass. Off: the loss of the
             batches of the updates themselves, which is noisier.
         refine: let four candidates around the suggestion make ``num_steps`` updates each, from the same state on the
-            same data, and take the smallest that is about as good as the best.
+            same data, and take the smallest that is about as good as the best. Where the sweep has learnt too little
+            to be believed, there are more of them, up to a third of the last rate of the sweep, and they decide.
         apply: set the rate. Groups keep their ratios; schedulers of the module are told too.
         on_low_confidence: ``"keep"`` the rate that is there and warn, or ``"raise"``; also where nothing was swept.
         mode: spacing of the rates, ``"exponential"`` or ``"linear"``.
@@ -94,7 +105,7 @@ class LRFinder(Trick):
         min_lr: float = 1e-7,
         max_lr: float = 10.0,
         num_steps: int = 100,
-        suggestion: Literal["minimum", "slide", "valley", "steepest"] = "minimum",
+        suggestion: Literal["minimum", "slide", "valley", "steepest", "center"] = "minimum",
         probe: bool = True,
         refine: bool = False,
         apply: bool = True,
@@ -214,12 +225,7 @@ class LRFinder(Trick):
         losses: list[float] = []
         for lr in self.lrs:
             self._use(dry_run.optimizer, lr, base)
-            try:
-                loss, ended = self._step(dry_run)
-            except Exception:  # a model may refuse to compute with NaN, as torch.distributions does
-                if not lrs or dry_run.weights_finite():
-                    raise
-                loss, ended = None, True
+            loss, ended = self._step(dry_run, begun=bool(lrs))
             advance()
             if first is None:  # without a probe, the first batch's loss was measured before its update
                 first = loss
@@ -233,13 +239,17 @@ class LRFinder(Trick):
                 return self._judged(lrs, losses, first, ended=True)
         return self._judged(lrs, losses, first, ended=False)
 
-    def _step(self, dry_run: DryRun) -> tuple[float | None, bool]:
-        """Make one update; return its loss, and whether the gradients ended the sweep."""
+    def _step(self, dry_run: DryRun, begun: bool) -> tuple[float | None, bool]:
+        """Make one update; return its loss, and whether the run cannot go on with these weights or gradients."""
         try:
             loss = dry_run.update()
+            return (dry_run.probe() if self.probe and loss is not None else loss), False
         except NonFiniteError:  # the run's GradientClip raises
             return None, True
-        return (dry_run.probe() if self.probe and loss is not None else loss), False
+        except Exception:  # a model may refuse to compute with NaN, as torch.distributions does
+            if not begun or dry_run.weights_finite():
+                raise
+            return None, True
 
     def _judged(self, lrs: list[float], losses: list[float], first: float | None, *, ended: bool) -> Result:
         first = math.nan if first is None else first
@@ -248,28 +258,46 @@ class LRFinder(Trick):
         suggestions = {name: lr for name, lr in found.items() if lr is not None}
         chosen = suggestions.get(self.suggestion)
         turned = has_turned(smooth, first, ended)
-        reasons = judge(chosen, suggestions, lrs, losses, smooth, first, turned) if lrs else ["no finite loss"]
+        reasons = judge(chosen, suggestions, lrs, losses, smooth, first, turned, ended) if lrs else ["no finite loss"]
         if not math.isfinite(first):
             reasons = ["the loss is not finite before the first update"]
         return Result(lrs, losses, smooth, first, suggestions, chosen, not reasons, reasons, turned)
 
     def _refined(self, dry_run: DryRun, base: list[float], result: Result, advance: Any) -> Result:
         """Let candidates train from the same state on the same data."""
-        if not (self.refine and result.confident and result.suggestion):
+        if not (self.refine and result.suggestion and self._can_be_refined(result)):
             return result
         bake_off: dict[float, float] = {}
-        for factor in CANDIDATES:
-            lr = factor * result.suggestion
+        for lr in candidates(result.suggestion, None if result.confident else result.lrs[-1]):
             dry_run.restart()
             self._use(dry_run.optimizer, lr, base)
-            losses = []
-            for _ in range(self.num_steps):
-                loss, ended = self._step(dry_run)
-                losses.append(math.inf if ended or loss is None else loss)
-                advance()
-            bake_off[lr] = sum(losses[-10:]) / 10.0
-        best = best_candidate(bake_off, result.first_loss) or result.suggestion
-        return replace(result, suggestion=best, bake_off=bake_off)
+            bake_off[lr] = self._trained(dry_run, advance)
+        best = best_candidate(bake_off, result.first_loss)
+        if result.confident:
+            return replace(result, suggestion=best or result.suggestion, bake_off=bake_off)
+        if best is None or not has_learnt(bake_off[best], result.first_loss):
+            reasons = [*result.reasons, "no rate of the bake-off did better"]
+            return replace(result, reasons=reasons, bake_off=bake_off)
+        return replace(result, suggestion=best, confident=True, reasons=[], bake_off=bake_off)
+
+    def _trained(self, dry_run: DryRun, advance: Any) -> float:
+        """Make ``num_steps`` updates; return the mean of the last ten losses, inf when it diverged."""
+        losses: list[float] = []
+        for i in range(self.num_steps):
+            loss, ended = self._step(dry_run, begun=i > 0)
+            advance()
+            if ended or (loss is not None and not math.isfinite(loss)):
+                return math.inf
+            losses += [] if loss is None else [loss]
+        return sum(losses[-10:]) / len(losses[-10:]) if losses else math.inf
+
+    @staticmethod
+    def _can_be_refined(result: Result) -> bool:
+        """Whether nothing speaks against the suggestion but that the sweep has learnt little."""
+        curve = (result.lrs, result.losses, result.smoothed, result.first_loss, result.diverged)
+        return math.isfinite(result.first_loss) and not judge(
+            result.suggestion, result.suggestions, *curve, settled=True
+        )
 
     # -- what to do with it -------------------------------------------------------------------------------------
 
@@ -286,6 +314,7 @@ class LRFinder(Trick):
         rank_zero_info(
             f"LRFinder: {'lr = ' if self.apply else 'suggests '}{result.suggestion:.3g} (was {base[0]:.3g}); "
             f"{len(result.lrs)} rates up to {result.lrs[-1]:.2g}; suggestions: {told}."
+            f"{'' if result.diverged else ' The loss had not risen again there: with a larger max_lr, it may be more.'}"
         )
         if self.apply:
             self._set(trainer, result.suggestion, base)

@@ -9,7 +9,13 @@ if TYPE_CHECKING:
 
     from lightning_tricks.lr_finder.suggest import Result
 
-_COLORS = {"minimum": "tab:red", "slide": "tab:purple", "valley": "tab:green", "steepest": "tab:orange"}
+_COLORS = {
+    "minimum": "tab:red",
+    "slide": "tab:purple",
+    "valley": "tab:green",
+    "steepest": "tab:orange",
+    "center": "tab:brown",
+}
 
 
 def draw_result(result: Result) -> Figure:

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 FEWEST_POINTS = 30
 CANDIDATES = (0.1, 0.3, 1.0, 3.0)  # times the suggestion
+LEAST_FALL = 0.02  # of the first loss; below it, suggestions are chance
+# An easy mode saturates: a small fall, and far larger rates do not end the sweep. This refuses 56 of 370 sweeps on the
+# development half of benchmarks/lr_finder.py. A quarter of them suggests a rate whose loss is more than three times
+# the best one; 3 % of the others do. In other people's trainings bad suggestions diverged two decades above the lowest
+# point; on this half, that alone refuses only good ones, a few.
+EASY_FALL, EASY_DECADES = 0.15, 1.5
+MOST_DECADES = 2.0
+
+_EASY_MODE = "the sweep may have learnt only biases or a mean. Raise num_steps, or use refine=True"
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,22 @@ def slide(lrs: Sequence[float], losses: Sequence[float], first: float) -> float 
     return lrs[right]
 
 
-RULES = {"minimum": minimum, "slide": slide, "valley": valley, "steepest": steepest}
+def center(lrs: Sequence[float], losses: Sequence[float], first: float) -> float | None:
+    """Return a quarter of the mean rate, in log, with each rate weighted by how far the loss has fallen there.
+
+    The lowest point of a flat bottom is chance; a mean over the whole fall moves little with the order of the data.
+
+    >>> round(center([0.01, 0.1, 1.0], [1.5, 1.0, 1.5], 2.0), 3)
+    0.025
+    """
+    if not lrs or not _fell(losses, first):
+        return None
+    weights = [max(0.0, first - loss) for loss in losses]
+    mean = sum(weight * math.log(lr) for weight, lr in zip(weights, lrs, strict=True)) / sum(weights)
+    return math.exp(mean) / 4.0
+
+
+RULES = {"minimum": minimum, "slide": slide, "valley": valley, "steepest": steepest, "center": center}
 
 
 def judge(
@@ -120,8 +144,12 @@ def judge(
     smooth: Sequence[float],
     first: float,
     turned: bool,
+    ended: bool = False,
+    settled: bool = False,
 ) -> list[str]:
     """Return what speaks against a suggestion: no text means that it can be believed.
+
+    A loss that does not rise again is no objection: many are bounded (a contrastive one, the output of a sigmoid).
 
     Args:
         suggestion: the rate.
@@ -131,6 +159,8 @@ def judge(
         smooth: the same, smoothed.
         first: loss before the first update.
         turned: whether the loss rose again at the largest rates.
+        ended: whether the sweep stopped because the loss diverged.
+        settled: whether a bake-off decides; then it does not matter how little the sweep itself has learnt.
     """
     reasons = []
     if len(lrs) < FEWEST_POINTS:
@@ -139,12 +169,12 @@ def judge(
         return [*reasons, "the loss never fell"]
     drop, early = first - min(smooth), losses[: max(5, len(losses) // 7)]
     noise = statistics.pstdev(early)
-    if drop < 3.0 * noise:
+    if drop < 3.0 * noise:  # (a fixed batch has no noise at rates that do nothing; the batches of the updates have)
         reasons.append(
             f"the loss fell by {drop:.3g}, hardly more than it changes at rates that do nothing ({noise:.3g})"
         )
-    if not turned:
-        reasons.append(f"the loss had not risen again at the largest rate ({lrs[-1]:.3g}): raise max_lr")
+    if not settled:
+        reasons += _learnt_little(lrs, losses, smooth, first, turned, ended)
     if _lowest(smooth) < max(2, len(smooth) // 10):
         reasons.append(f"the lowest loss is at the smallest rates ({lrs[_lowest(smooth)]:.3g}): lower min_lr")
     others = [name for name, lr in suggestions.items() if lr != suggestion]
@@ -153,6 +183,40 @@ def judge(
         told = ", ".join(f"{name} {lr:.2g}" for name, lr in suggestions.items())
         reasons.append(f"the rules are more than a decade apart ({told})")
     return reasons
+
+
+def _learnt_little(
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    smooth: Sequence[float],
+    first: float,
+    turned: bool,
+    ended: bool,
+) -> list[str]:
+    """Return why the sweep may have learnt nothing, or only an easy mode (biases, the mean) with a rate of its own."""
+    fall = _share(min(losses), first)  # (of the losses themselves: smoothing hides a fall just before a divergence)
+    decades = math.log10(lrs[-1] / lrs[_lowest(smooth)])
+    if fall < LEAST_FALL:
+        where = "" if turned else f", and had not risen again at the largest rate ({lrs[-1]:.3g}): raise max_lr"
+        return [f"the loss fell by less than {LEAST_FALL:.0%} of the first one{where}"]
+    if fall < EASY_FALL and decades > EASY_DECADES:
+        beyond = f"and rates {decades:.1f} decades above its lowest point were tried before the sweep ended"
+        return [f"the loss fell by only {fall:.0%} of the first one, {beyond}: {_EASY_MODE}"]
+    if ended and decades > MOST_DECADES:
+        return [f"the loss diverged only {decades:.1f} decades above its lowest point: {_EASY_MODE}"]
+    return []
+
+
+def candidates(suggestion: float, last: float | None = None) -> list[float]:
+    """Return the rates of a bake-off: four around the suggestion; with ``last``, on up to a third of that rate.
+
+    >>> [round(lr, 4) for lr in candidates(0.01)], [round(lr, 4) for lr in candidates(0.01, last=3.0)]
+    ([0.001, 0.003, 0.01, 0.03], [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    """
+    around = [factor * suggestion for factor in CANDIDATES]
+    while last is not None and around[-2] * 10.0 <= last / 3.0 * (1.0 + 1e-9):
+        around.append(around[-2] * 10.0)
+    return around
 
 
 def best_candidate(bake_off: Mapping[float, float], first: float) -> float | None:
@@ -170,6 +234,15 @@ def best_candidate(bake_off: Mapping[float, float], first: float) -> float | Non
     return min(lr for lr, loss in finite.items() if loss <= lowest + 0.05 * max(0.0, first - lowest))
 
 
+def has_learnt(loss: float, first: float) -> bool:
+    """Whether a loss lies below the first one by more than chance.
+
+    >>> has_learnt(1.0, 2.0), has_learnt(1.99, 2.0)
+    (True, False)
+    """
+    return _share(loss, first) >= LEAST_FALL
+
+
 def has_turned(losses: Sequence[float], first: float, diverged: bool) -> bool:
     """Whether the loss, after its lowest point, lost half of what it had gained.
 
@@ -182,6 +255,13 @@ def has_turned(losses: Sequence[float], first: float, diverged: bool) -> bool:
 
 def _lowest(losses: Sequence[float]) -> int:
     return min(range(len(losses)), key=losses.__getitem__, default=0)
+
+
+def _share(loss: float, first: float) -> float:
+    """Return the share of the first loss by which it fell; inf for losses below 0, whose floor is not known."""
+    if min(loss, first) < 0.0:
+        return math.inf if loss < first else -math.inf
+    return (first - loss) / max(first, 1e-12)
 
 
 def _fell(losses: Sequence[float], first: float) -> bool:

@@ -370,6 +370,95 @@ def test_the_bake_off_takes_the_smallest_of_the_good_candidates() -> None:
     assert result.suggestions["minimum"] in result.bake_off
 
 
+def two_modes(hard: float, easy: float) -> Any:
+    """An offset that is learnt at rates of 1e-3 and forgotten at larger ones, and a weight that has to go far."""
+
+    class TwoModes(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.weight = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            away = 1.0 - torch.exp(-((self.offset / 0.01 - 1.0).square()))
+            return 1.0 - easy - hard + easy * away + hard * (self.weight - 100.0).abs() / 100.0
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.123)
+
+    return TwoModes()
+
+
+def test_an_easy_mode_is_not_believed_and_the_bake_off_finds_the_other() -> None:
+    finder, module = LRFinder(max_lr=1.0), two_modes(hard=0.9, easy=0.1)
+    with pytest.warns(TrickWarning, match=r"stays 0\.123: .* learnt only biases or a mean.*refine=True"):
+        trainer([finder], max_steps=1, max_epochs=-1).fit(module, loader(64))
+    assert finder.result is not None and (finder.result.suggestion or 1.0) < 1e-3
+    assert not finder.result.bake_off
+    refined = LRFinder(max_lr=1.0, refine=True)
+    t = trainer([refined], max_steps=1, max_epochs=-1)
+    t.fit(two_modes(hard=0.9, easy=0.1), loader(64))
+    result = refined.result
+    assert result is not None and result.confident and result.reasons == []
+    assert len(result.bake_off) > 4 and max(result.bake_off) <= 1.0 / 3.0 * 1.001
+    assert result.suggestion == max(result.bake_off), "100 updates at every rate are too few: the largest gets furthest"
+    assert t.optimizers[0].param_groups[0]["lr"] == result.suggestion
+
+
+def test_a_bake_off_in_which_nothing_is_learnt_gives_no_confidence() -> None:
+    finder = LRFinder(max_lr=1.0, refine=True)
+    with pytest.warns(TrickWarning, match="less than 2% of the first one; no rate of the bake-off did better"):
+        trainer([finder], max_steps=1, max_epochs=-1).fit(two_modes(hard=0.0, easy=0.01), loader(64))
+    assert finder.result is not None and len(finder.result.bake_off) > 4
+
+
+def test_a_loss_that_is_bounded_is_believed_and_the_end_of_the_rates_is_told(caplog: Any) -> None:
+    class Bounded(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(10))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return (1.0 / (1.0 + self.w.square())).mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.123)
+
+    finder = LRFinder()
+    with caplog.at_level("INFO"):
+        trainer([finder], max_steps=1, max_epochs=-1).fit(Bounded(), loader(64))
+    assert finder.result is not None and finder.result.confident and not finder.result.diverged
+    assert "had not risen again there" in caplog.text
+
+
+def test_a_candidate_that_diverges_or_breaks_the_model_loses_the_bake_off() -> None:
+    class Fake:
+        def __init__(self, losses: list[Any], finite: bool = False) -> None:
+            self.losses, self.finite = iter(losses), finite
+
+        def update(self) -> Any:
+            loss = next(self.losses)
+            if isinstance(loss, Exception):
+                raise loss
+            return loss
+
+        def weights_finite(self) -> bool:
+            return self.finite
+
+    finder = LRFinder(num_steps=12, probe=False)
+    steps: list[int] = []
+
+    def trained(*arguments: Any) -> float:
+        return finder._trained(Fake(*arguments), lambda: steps.append(1))  # type: ignore[arg-type]
+
+    assert trained([float(i) for i in range(12)]) == sum(range(2, 12)) / 10
+    assert trained([5.0, None, *[1.0] * 10]) == 1.0, "a batch without a loss is left out"
+    assert trained([1.0, float("nan")]) == float("inf")
+    assert trained([1.0, ValueError("Expected parameter loc to be finite")]) == float("inf")
+    assert len(steps) == 12 + 12 + 2 + 2
+    with pytest.raises(ValueError, match="boom"):
+        trained([1.0, ValueError("boom")], True)
+
+
 def test_it_does_not_run_on_a_resume_nor_in_a_trial(tmp_path: Any) -> None:
     first = trainer([LRFinder(num_steps=40)], max_epochs=1)
     first.fit(Classifier(), loader(256))
