@@ -24,7 +24,8 @@ class Globals:
     """Adds to a walk what the code of the objects in it refers to.
 
     Looked at are the classes of all objects and the functions that were seen, where they are the user's: attributes of
-    these classes, the globals that their functions name, what these hold, and so on. What is reached from data is data.
+    these classes, the globals that their functions name, what these hold, and so on. What is reached from data, or is
+    part of an installed package, is data: it is put back as far as that is possible.
 
     Args:
         walk: that they are added to.
@@ -58,6 +59,7 @@ class Globals:
         if cls in self._seen or not self._is_theirs(cls.__module__):
             return
         self._seen.add(cls)
+        data = data or not _is_local(cls.__module__)  # (a package is full of handles; and does not act on a whim)
         self._walk.records.append((Place(None, cls.__name__), ClassRecord(cls)))
         for name, value in list(vars(cls).items()):
             place = f"{cls.__name__}.{name}"
@@ -75,6 +77,7 @@ class Globals:
         if function in self._seen or not self._is_theirs(function.__module__):
             return
         self._seen.add(function)
+        data = data or not _is_local(function.__module__ or "")
         names = list(_names(function.__code__))
         for name in names:
             self._add_global(function.__module__ or "", function.__globals__, name, data, names)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import copy
-import ctypes
 import warnings
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -215,9 +214,13 @@ class ArrayRecord:
         if self.owner.shape != self._shape:
             self.owner.resize(self._shape, refcheck=False)
         if not self.intact():
-            self.owner.setflags(write=True)
+            self._make_writeable(True)
             numpy.copyto(self.owner, self._copy)
-        self.owner.setflags(write=self._writeable)
+        self._make_writeable(self._writeable)
+
+    def _make_writeable(self, flag: bool) -> None:
+        if self.owner.flags.writeable != flag:  # (numpy refuses to be asked for memory of torch, even if nothing changes)
+            self.owner.setflags(write=flag)
 
     def intact(self) -> bool:
         """Whether every element is the same, bit for bit."""
@@ -282,11 +285,11 @@ class BytesRecord:
 
     @staticmethod
     def _now(owner: Any) -> Any:
-        return bytes(memoryview(owner).cast("B")) if isinstance(owner, _SHARED) else owner[:]
+        return bytes(memoryview(owner).cast("B")) if _is_shared(type(owner)) else owner[:]
 
     def restore(self) -> None:
         """Write it back, if it has changed."""
-        if isinstance(self.owner, _SHARED):
+        if _is_shared(type(self.owner)):
             memoryview(self.owner).cast("B")[:] = self._content
         elif not self.intact():
             self.owner[:] = self._content
@@ -402,5 +405,14 @@ def equal_states(one: Any, other: Any) -> bool:
     return one is other or bool(one == other)
 
 
-_SHARED = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
-BYTES = (bytearray, array.array, *_SHARED)
+def is_bytes(kind: type) -> bool:
+    """Whether instances of a class are a stretch of memory.
+
+    >>> is_bytes(bytearray), is_bytes(list)
+    (True, False)
+    """
+    return issubclass(kind, (bytearray, array.array)) or _is_shared(kind)
+
+
+def _is_shared(kind: type) -> bool:
+    return any(cls.__module__ == "_ctypes" for cls in kind.__mro__)

@@ -12,6 +12,7 @@ they are.
 
 from __future__ import annotations
 
+import abc
 import contextvars
 import datetime
 import decimal
@@ -55,7 +56,7 @@ _VALUES: Any = frozenset(
         *(contextvars.ContextVar, contextvars.Token, zoneinfo.ZoneInfo),
         *(operator.itemgetter, operator.attrgetter, operator.methodcaller, numpy.dtype, numpy.ufunc),
         *(torch.device, torch.dtype, torch.layout, torch.memory_format, torch.Size, torch.finfo, torch.iinfo),
-        object,
+        *(object, type(vars(abc.ABC)["_abc_impl"])),
     }
 )
 _CACHE = type(functools.lru_cache(lambda: 0))
@@ -253,7 +254,7 @@ class Walk:
             return None
         if issubclass(kind, numpy.ndarray):
             return self._visit_array
-        if issubclass(kind, objects.BYTES):
+        if objects.is_bytes(kind):
             return lambda place, thing, *_: self._record(place, objects.BytesRecord(thing))
         if issubclass(kind, (dict, *_ITEMS, tuple, frozenset, types.MappingProxyType)):
             return self._visit_container

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import numpy
 import pytest
+import torch
+
+from lightning_tricks.dry_run import objects
 
 from lightning_tricks.dry_run.objects import (
     ArrayRecord,
@@ -102,3 +106,21 @@ def test_states_compare_by_value() -> None:
     assert equal_states({"a": numpy.ones(2), "b": (1, [2])}, {"a": numpy.ones(2), "b": (1, [2])})
     assert not equal_states({"a": numpy.ones(2)}, {"a": numpy.ones(3)})
     assert attributes_of(3) is None
+
+
+def test_an_array_over_the_memory_of_a_tensor_is_put_back() -> None:
+    """numpy refuses to set the flag of an array whose memory is not its own, also to what it is."""
+    tensor = torch.zeros(3)
+    array = tensor.numpy()
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.setflags(write=True)
+    record = objects.ArrayRecord(array)
+    array += 1
+    record.restore()
+    assert record.intact()
+    assert not tensor.any()
+
+
+@pytest.mark.parametrize("make", [lambda: multiprocessing.Value("i", 3), lambda: multiprocessing.Array("d", 4)])
+def test_memory_that_processes_share_is_told_by_its_class(make: Any) -> None:
+    assert objects.is_bytes(type(make().get_obj()))

@@ -1,0 +1,261 @@
+"""What modules, loaders, samplers and data sets hold beside what Lightning saves: counters, orders, caches, flags.
+
+Only what has changed since the fit began is saved: what has not is what the constructors made, and a resumed run may
+have been given other arguments. Everything is a dict, list, number, text, None or tensor, so it loads with
+``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as L
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_tricks.dry_run import objects
+from lightning_tricks.dry_run.walk import SHORT, Walk
+
+LARGEST = 2**24  # bytes of one value
+_MOST_ITEMS = 200_000  # of one container
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_KIND, _CONTENT = "kind", "content"  # of a value that is written as a dict
+_OF_LIGHTNING = frozenset({*vars(L.LightningModule()), *vars(L.LightningDataModule()), "trainer"})
+_WALKED = frozenset({"_buffers"})  # (those that are not persistent)
+_OF_A_LOADER = frozenset(vars(DataLoader([0])))  # type: ignore[arg-type]
+
+
+@dataclass
+class Held:
+    """The plain values that are there now, by the place of their owner and their name in it.
+
+    Args:
+        values: encoded, by place and name.
+        digests: of what is too large or too strange to be encoded, by place: it can be compared, and not put back.
+        owners: by place.
+        flags: ``requires_grad`` of the module's parameters.
+        lost: what is known from the start not to be saved, by place: iterators in progress, say.
+    """
+
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    digests: dict[str, Any] = field(default_factory=dict)
+    owners: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, bool] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any = None) -> Held:
+    """Look at all that a module and loaders hold.
+
+    Args:
+        module: None to look at the loaders alone.
+        loaders: with their samplers and data sets, in which large containers are not looked through.
+        datamodule: looked at as the loaders are.
+
+    Example:
+        >>> module = nn.Linear(1, 1)
+        >>> module.count, before = 0, held(module)
+        >>> before = held(module); module.count = 7
+        >>> changed(before, held(module))
+        ({'module': {'count': 7}}, [])
+    """
+    walk, found = Walk(SHORT), Held()
+    for i, loader in enumerate(loaders):
+        walk.add(f"loader {i}", loader, data=True)
+    if datamodule is not None:
+        walk.add("datamodule", datamodule, data=True)
+    if module is not None:
+        walk.add("module", module)
+        found.flags = {name: p.requires_grad for name, p in module.named_parameters()}
+    walk.run()
+    known = set() if module is None else {id(t) for t in module.state_dict(keep_vars=True).values()}
+    for place, record in walk.records:
+        where = str(place)
+        if isinstance(record, objects.ObjectRecord) and not isinstance(record.owner, Tensor):
+            _add(found, where, record.owner, _attributes(record.owner), known)
+        elif isinstance(record, objects.DictRecord) and _is_looked_at(place.name):
+            _add(found, where, record.owner, dict(record.owner), known)
+        elif isinstance(record, objects.ItemsRecord):
+            found.digests[where] = hash(tuple(map(id, record.owner)))  # (of plain items, the owner's value tells more)
+        elif isinstance(record, objects.ProtocolRecord):
+            found.digests[where] = record
+    found.lost = {str(obstacle.place): obstacle.what for obstacle in walk.obstacles}
+    return found
+
+
+def changed(before: Held, now: Held) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the values that are others than before or new, by place and name; and the places that cannot be saved."""
+    values: dict[str, dict[str, Any]] = {}
+    for place, named in now.values.items():
+        old = before.values.get(place, {})
+        new = {name: v for name, v in named.items() if name not in old or not objects.equal_states(old[name], v)}
+        if new:
+            values[place] = new
+    flags = {name: flag for name, flag in now.flags.items() if before.flags.get(name, flag) is not flag}
+    if flags:
+        values[""] = flags
+    return values, [*now.lost, *(place for place, digest in now.digests.items() if _differs(before, place, digest))]
+
+
+def put(now: Held, values: Mapping[str, Mapping[str, Any]], module: nn.Module | None = None) -> list[str]:
+    """Put back what ``changed`` returned; return the places that are gone.
+
+    Args:
+        now: what is there, in a run that has just begun.
+        values: of an earlier run.
+        module: whose parameters get their ``requires_grad`` back.
+    """
+    gone = []
+    for place, named in values.items():
+        if place == "":
+            parameters = {} if module is None else dict(module.named_parameters())
+            for name, flag in named.items():
+                if name in parameters:
+                    parameters[name].requires_grad_(flag)
+        elif place not in now.owners:
+            gone.append(place)
+        else:
+            for name, value in named.items():
+                _put(now.owners[place], name, value)
+    return gone
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
+
+
+def _add(found: Held, place: str, owner: Any, contents: Mapping[Any, Any], known: set[int]) -> None:
+    found.owners[place] = owner
+    values: dict[str, Any] = {}
+    for name, value in contents.items():
+        if type(name) is not str or id(value) in known or isinstance(value, nn.Parameter):
+            continue
+        try:
+            values[name] = _encoded(value, [_MOST_ITEMS])
+        except _NotPlainError:
+            if isinstance(value, tuple):
+                found.digests[f"{place}.{name}"] = hash(tuple(map(id, value)))
+    if values:
+        found.values[place] = values
+
+
+def _is_looked_at(name: str) -> bool:
+    return name.lstrip(".") not in _OF_LIGHTNING - _WALKED
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    own = objects.attributes_of(owner) or {}
+    slots = {name: objects.slot_value(owner, slot) for name, slot in objects.slots_of(type(owner))}
+    found = {**own, **{name: value for name, value in slots.items() if not objects.is_missing(value)}}
+    hidden = _OF_LIGHTNING if isinstance(owner, (nn.Module, L.LightningDataModule)) else frozenset()
+    if isinstance(owner, DataLoader):
+        hidden = _OF_A_LOADER
+    return {name: value for name, value in found.items() if name not in hidden}
+
+
+def _differs(before: Held, place: str, digest: Any) -> bool:
+    old = before.digests.get(place)
+    if isinstance(old, objects.ProtocolRecord):
+        return not old.intact()
+    saved = any(place == f"{owner}.{name}" for owner, named in before.values.items() for name in named)
+    return place in before.digests and not saved and old != digest
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+class _NotPlainError(Exception):
+    """A value cannot be written as plain values."""
+
+
+def _encoded(value: Any, budget: list[int]) -> Any:
+    """Return a copy of a value as plain values; arrays become tensors, kinds of containers are noted."""
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise _NotPlainError
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind in (list, tuple, deque, set, frozenset):
+        budget[0] -= len(value)
+        if budget[0] < 0:
+            raise _NotPlainError
+        items = [_encoded(item, budget) for item in value]
+        if kind is list:
+            return items
+        more = {"maxlen": value.maxlen} if kind is deque else {}
+        return {_KIND: kind.__name__, _CONTENT: items, **more}
+    if kind is dict:
+        rows = [[_encoded(key, budget), _encoded(item, budget)] for key, item in value.items()]
+        return {_KIND: "dict", _CONTENT: rows}
+    if kind is numpy.ndarray and value.dtype.kind in "biufc" and value.nbytes <= LARGEST:
+        raw = torch.from_numpy(numpy.frombuffer(value.tobytes(), dtype=numpy.uint8).copy())
+        return {_KIND: "array", _CONTENT: raw, "dtype": value.dtype.str, "shape": list(value.shape)}
+    if kind is Tensor and value.layout is torch.strided and value.nbytes <= LARGEST and value.device.type != "meta":
+        return value.detach().to("cpu", copy=True)
+    raise _NotPlainError
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind, content = value[_KIND], value[_CONTENT]
+    if kind == "array":
+        flat = numpy.frombuffer(content.numpy().tobytes(), dtype=numpy.dtype(value["dtype"]))
+        return flat.reshape(value["shape"]).copy()
+    if kind == "dict":
+        return {_decoded(key): _decoded(item) for key, item in content}
+    items = [_decoded(item) for item in content]
+    if kind == "deque":
+        return deque(items, value["maxlen"])
+    return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
+
+
+@torch.no_grad()
+def _put(owner: Any, name: str, encoded: Any) -> None:
+    """Set a value; a container, an array or a tensor that is there already is filled, since others may hold it too."""
+    value = _decoded(encoded)
+    before = owner.get(name) if isinstance(owner, dict) else _attributes(owner).get(name)
+    if type(before) is type(value) and _filled(before, value):
+        return
+    if isinstance(value, Tensor) and isinstance(before, Tensor):
+        value = value.to(before.device)
+    if isinstance(owner, dict):
+        owner[name] = value
+        return
+    slot = dict(objects.slots_of(type(owner))).get(name)
+    if slot is not None:
+        slot.__set__(owner, value)
+    else:
+        (objects.attributes_of(owner) or {})[name] = value
+
+
+def _filled(there: Any, value: Any) -> bool:
+    if isinstance(there, numpy.ndarray):
+        fits = bool(there.shape == value.shape and there.dtype == value.dtype and there.flags.writeable)
+        if fits:
+            there[...] = value
+        return fits
+    if isinstance(there, Tensor):
+        fits = there.shape == value.shape and there.dtype == value.dtype and there.grad_fn is None
+        if fits:
+            there.copy_(value)
+        return fits
+    if isinstance(there, list):
+        there[:] = value
+        return True
+    if isinstance(there, (dict, set)):
+        there.clear()
+        there.update(value)
+        return True
+    if isinstance(there, deque) and there.maxlen == value.maxlen:
+        there.clear()
+        there.extend(value)
+        return True
+    return False
