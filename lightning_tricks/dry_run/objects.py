@@ -219,7 +219,9 @@ class ArrayRecord:
         self._make_writeable(self._writeable)
 
     def _make_writeable(self, flag: bool) -> None:
-        if self.owner.flags.writeable != flag:  # (numpy refuses to be asked for memory of torch, even if nothing changes)
+        if (
+            self.owner.flags.writeable != flag
+        ):  # (numpy refuses to be asked for memory of torch, even if nothing changes)
             self.owner.setflags(write=flag)
 
     def intact(self) -> bool:

@@ -40,7 +40,9 @@ def roots_of(trainer: Any, model: Mapping[str, Any]) -> Roots:
     """
     loop = trainer.fit_loop
     combined = loop._combined_loader
-    loaders = {f"train_dataloader {i}": x for i, x in enumerate(tree_leaves([] if combined is None else combined.iterables))}
+    loaders = {
+        f"train_dataloader {i}": x for i, x in enumerate(tree_leaves([] if combined is None else combined.iterables))
+    }
     # of a loader of an unknown kind everything has to be put back; a DataLoader reads its data by position
     known = {name: loader for name, loader in loaders.items() if isinstance(loader, DataLoader)}
     unknown = {name: loader for name, loader in loaders.items() if name not in known}

@@ -81,6 +81,8 @@ _DATA = (Dataset, DataLoader, Sampler)
 _SKIPPED = {DataLoader: ("_iterator", "_DataLoader__multiprocessing_context")}
 
 
+GENERATOR, ITERATOR = "a generator in progress", "an iterator in progress"  # obstacles that move on by themselves
+
 Visit = Callable[["Place", Any, bool, bool], None]
 
 
@@ -523,11 +525,11 @@ def obstacle(thing: Any, *, data: bool) -> str | None:
     """
     kind = type(thing)
     if issubclass(kind, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
-        return "a generator in progress"
+        return GENERATOR
     if hasattr(kind, "__next__") and hidden_state(kind) is not None and not issubclass(kind, io.IOBase):
-        return "an iterator in progress"
+        return ITERATOR
     if kind.__name__ in ("_SingleProcessDataLoaderIter", "_MultiProcessingDataLoaderIter"):
-        return "an iterator in progress"
+        return ITERATOR
     if data:
         return None
     if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):

@@ -14,14 +14,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_tricks.errors import TrickError, in_one_line, require_choice
-from lightning_tricks.resume import preflight
+from lightning_tricks.resume import held, preflight
 from lightning_tricks.resume.plugins import DurableCheckpointIO, local
 from lightning_tricks.resume.preflight import Data, Finding, Loader, Writer
 from lightning_tricks.resume.replay import keeps_its_own_state
+from lightning_tricks.resume.state import generator_states
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.horizon import updates_per_epoch
+from lightning_tricks.runtime.replaced import replaced
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.runtime.trick import Trick, defined_by_lightning
 
 _SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -39,6 +41,8 @@ class ResumeGuard(Trick):
     - a folder for temporary files on another filesystem than the checkpoints: a kill can tear them,
     - checkpoints inside an epoch with data that start anew, shuffling without ``ExactResume``, and a stateful loader
       that ``estimated_stepping_batches`` made before its state could be put back,
+    - random generators, counters and orders of samplers and data sets, and Lightning's fine-tuning, without
+      ``ExactResume``; with it, what it cannot save (iterators in progress, lists of objects),
     - SIGTERM, after which Lightning 2.6.6 ends with exit code 0: told as information, once for each run; no finding.
 
     It looks again at the first checkpoint, since states may grow while training; then it warns in both modes.
@@ -81,6 +85,9 @@ class ResumeGuard(Trick):
         """Forget what was found."""
         self._findings: list[Finding] = []
         self._made_early = False
+        self._data_before: held.Held | None = None
+        self._module_before: held.Held | None = None
+        self._put_back: Callable[[], None] | None = None
         self._due = self._due_at_checkpoint = False
 
     @property
@@ -89,6 +96,28 @@ class ResumeGuard(Trick):
         return list(self._findings)
 
     # -- the run ------------------------------------------------------------------------------------------------
+
+    def configure(self, run: TrainingRun) -> None:
+        """Look at the data as they are before their first batch."""
+        loop = run.trainer.fit_loop
+        usual = loop._load_combined_loader_states
+        self._end()
+
+        def look() -> None:
+            usual()
+            if self._data_before is None:
+                self._data_before = self.guarded(_held_by_data, run.trainer)
+
+        self._put_back = replaced(loop, "_load_combined_loader_states", look)
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Give Lightning its method back."""
+        self._end()
+
+    def _end(self) -> None:
+        put_back, self._put_back = self._put_back, None
+        if put_back is not None:
+            put_back()
 
     def assembled(self, run: TrainingRun) -> None:
         """Note whether the loaders are there already: their state will not be put back any more."""
@@ -114,7 +143,10 @@ class ResumeGuard(Trick):
             known = {finding.what for finding in self._findings}
             found = self._safely("checkpoint", lambda: preflight.unloadable(rest))
             found = [finding for finding in found if finding.what not in known]
-            self._findings += found
+            changes = self._safely("changes", lambda: self._changed_in(pl_module, _is_exact(trainer)))
+            self._findings += [*found, *changes]
+            if changes:
+                warn("ResumeGuard", f"a run that is resumed from here will be another:{_lines(changes)}")
             if found:
                 warn("ResumeGuard", "the checkpoint that is being written will not load:" + _lines(found))
 
@@ -141,7 +173,40 @@ class ResumeGuard(Trick):
             *self._safely("checkpoint callbacks", lambda: preflight.written(writers, others=others)),
             *self._safely("folders", lambda: _folders(trainer)),
             *self._safely("data", lambda: preflight.repeated(self._data(trainer), writers)),
+            *self._safely("what changes", lambda: self._changing(trainer)),
         ]
+
+    def _changing(self, trainer: Any) -> list[Finding]:
+        """Return what moves on while training and is in no checkpoint, as far as the first batch shows it."""
+        exact, module = _is_exact(trainer), trainer.lightning_module
+        self._module_before = held.held(module)
+        moving, lost = dict[str, Any](), list(self._module_before.lost)
+        if self._data_before is not None:
+            moving, more = held.changed(self._data_before, _held_by_data(trainer))
+            lost += more
+        loaders = trainer.fit_loop._combined_loader.flattened
+        moving.update(dict.fromkeys(generator_states([x for x in loaders if not keeps_its_own_state(x)], module)))
+        unfreezing = [
+            type(c).__name__
+            for c in trainer.callbacks
+            if any(cls.__name__ == "BaseFinetuning" for cls in type(c).__mro__)
+        ]
+        return preflight.moving([] if exact else list(moving), lost, [] if exact else unfreezing)
+
+    def _changed_in(self, module: Any, exact: bool) -> list[Finding]:
+        """Return what the steps have changed: tensors and arrays. Of counters only the module knows what they mean."""
+        if self._module_before is None or not defined_by_lightning(module, "on_save_checkpoint"):
+            return []
+        now = held.held(module)
+        values, lost = held.changed(self._module_before, now)
+        own = [
+            f"{place}.{name}"
+            for place, named in values.items()
+            if place and not _is_a_librarys(now.owners[place])
+            for name, value in named.items()
+            if held.is_numeric(value)
+        ]
+        return preflight.moving([] if exact else own, [x for x in lost if x not in self._module_before.lost], [])
 
     def _safely(self, what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
         try:
@@ -170,7 +235,7 @@ class ResumeGuard(Trick):
     def _data(self, trainer: Any) -> Data:
         combined = trainer.fit_loop._combined_loader
         loaders = tuple(_loader(loader) for loader in combined.flattened) if combined is not None else ()
-        exact = any(type(callback).__name__ == "ExactResume" for callback in trainer.callbacks)
+        exact = _is_exact(trainer)
         updates = updates_per_epoch(trainer)
         steps = math.inf if updates is None else updates * max(1, len(trainer.optimizers))
         return Data(loaders, steps, exact, self._made_early)
@@ -181,21 +246,27 @@ def _lines(findings: list[Finding]) -> str:
 
 
 def _writer(callback: Any, trainer: Any) -> Writer:
-    interval = callback._train_time_interval
+    interval = _setting(callback, "train_time_interval")
     batches, validation = trainer.num_training_batches, trainer.val_check_batch
     validates = any(n > 0 for n in trainer.num_val_batches) if trainer.enable_validation else False
     within = validation is None or validation < batches
     return Writer(
-        save_last=bool(callback.save_last),
-        save_top_k=callback.save_top_k,
-        monitor=callback.monitor,
-        every_n_steps=callback._every_n_train_steps,
-        every_n_epochs=callback._every_n_epochs,
+        save_last=bool(_setting(callback, "save_last")),
+        save_top_k=_setting(callback, "save_top_k", 1),
+        monitor=_setting(callback, "monitor"),
+        every_n_steps=_setting(callback, "every_n_train_steps") or 0,
+        every_n_epochs=_setting(callback, "every_n_epochs") or 0,
         interval="" if interval is None else str(interval),
-        on_exception=callback.save_on_exception,
-        weights_only=callback.save_weights_only,
-        after_validation=validates and within and callback._save_on_train_epoch_end is not True,
+        on_exception=bool(_setting(callback, "save_on_exception")),
+        weights_only=bool(_setting(callback, "save_weights_only")),
+        after_validation=validates and within and _setting(callback, "save_on_train_epoch_end") is not True,
     )
+
+
+def _setting(callback: Any, argument: str, default: Any = None) -> Any:
+    """Return what a checkpoint callback was told; it keeps it with an underscore before, or without, by version."""
+    found = (getattr(callback, name) for name in (f"_{argument}", argument) if hasattr(callback, name))
+    return next(found, default)
 
 
 def _loader(loader: Any) -> Loader:
@@ -229,3 +300,16 @@ def _ends_with_zero() -> bool:
     """Whether Lightning's handler of SIGTERM is installed, and its exception still has no exit code."""
     handler = signal.getsignal(signal.SIGTERM)
     return type(handler).__name__ == "_HandlersCompose" and not SIGTERMException().code
+
+
+def _is_exact(trainer: Any) -> bool:
+    return any(type(callback).__name__ == "ExactResume" for callback in trainer.callbacks)
+
+
+def _held_by_data(trainer: Any) -> held.Held:
+    loaders = [dl for dl in trainer.fit_loop._combined_loader.flattened if not keeps_its_own_state(dl)]
+    return held.held(None, loaders, trainer.datamodule)
+
+
+def _is_a_librarys(owner: Any) -> bool:
+    return type(owner).__module__.split(".")[0] in ("torch", "torchmetrics", "lightning", "pytorch_lightning")

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any, final
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_flag
 from lightning_tricks.measure import form
+from lightning_tricks.resume import held
 from lightning_tricks.resume.replay import (
     begin_anew,
     keeps_its_own_state,
@@ -30,21 +32,34 @@ from lightning_tricks.resume.state import (
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.replaced import replaced
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.runtime.trick import Trick, defined_by_lightning
 
 _NUMBERS = form.named(form.anything)
-_BEGAN = form.record({"random": _NUMBERS, "generators": _NUMBERS, "workers": form.many(form.flag)})
-_RANK = form.record(
-    {
-        "now": _NUMBERS,
-        "generators": _NUMBERS,
-        "began": form.maybe(_BEGAN),
-        "batches": form.measured,
-        "seeds": form.many(form.maybe(form.whole)),
-        "validation": form.flag,
-        "in_window": form.flag,
-        "gradients": form.named(form.tensor),
-    }
+_HELD = form.named(_NUMBERS)
+
+
+def _and_held(known: form.Form) -> form.Form:
+    """What objects held beside is not in the first checkpoints of 0.1.0."""
+    return lambda value, where: known(value, where) or _HELD(value.get("held", {}), f"{where}['held']")
+
+
+_BEGAN = _and_held(
+    form.record({"random": _NUMBERS, "generators": _NUMBERS, "workers": form.many(form.flag)}, more=True)
+)
+_RANK = _and_held(
+    form.record(
+        {
+            "now": _NUMBERS,
+            "generators": _NUMBERS,
+            "began": form.maybe(_BEGAN),
+            "batches": form.measured,
+            "seeds": form.many(form.maybe(form.whole)),
+            "validation": form.flag,
+            "in_window": form.flag,
+            "gradients": form.named(form.tensor),
+        },
+        more=True,
+    )
 )
 
 
@@ -54,10 +69,11 @@ class ExactResume(Trick):
 
     Lightning saves weights, optimizers and counters; this saves what is missing. The states of all random generators
     (Python, numpy, torch, of each device and each process; those held by the module, loaders, samplers and data sets),
-    and the random state with which the epoch's data began. On a resume the epoch's order is made anew from that, the
-    batches that were taken are passed over (without loading them where one process loads in an order that is drawn at
-    once), and the generators go on where they were. So shuffling, dropout and random augmentation go on as they would
-    have, also with another seed.
+    what else these hold and change while training (counters, orders that are shuffled in place, caches, deques, tensors
+    that are no persistent buffers, ``requires_grad``), and the random state with which the epoch's data began. On a
+    resume the epoch's order is made anew from that, the batches that were taken are passed over (without loading them
+    where one process loads in an order that is drawn at once), and the generators go on where they were. So shuffling,
+    dropout and random augmentation go on as they would have, also with another seed.
 
     Exact at every update. In the middle of an accumulation window the gradients so far are lost, unless they are saved;
     a resume from there says so.
@@ -77,11 +93,13 @@ class ExactResume(Trick):
 
     Changes:
         Nothing in a run that is not resumed: its weights are bit-identical to those without it. On a resume the random
-        generators and the data's position.
+        generators, the data's position, and what had changed in the module and the data when the checkpoint was saved.
+        What changed and cannot be saved (lists of objects, iterators in progress) is named at the first checkpoint.
 
     State:
-        About 12 kB per process; in mid-window with ``gradients=True`` also one gradient of each parameter. A resume on
-        another number of processes goes on with other numbers and other data, with a warning.
+        About 12 kB per process, and what has changed, up to 16 MiB a value; in mid-window with ``gradients=True`` also
+        one gradient of each parameter. A resume on another number of processes goes on with other numbers and other
+        data, with a warning.
 
     Cost:
         One reading of the random states at the begin of an epoch and at a checkpoint. On a resume with workers, custom
@@ -107,6 +125,8 @@ class ExactResume(Trick):
         self._epoch_began: dict[str, Any] | None = None
         self._resuming: dict[str, Any] | None = None
         self._validated = 0
+        self._data_before: held.Held | None = None  # as it was before the first batch
+        self._module_before: held.Held | None = None
         self._final: dict[str, Any] = {}
         self._saved: list[str] = []
         self._endings: list[Callable[[], None]] = []
@@ -139,6 +159,7 @@ class ExactResume(Trick):
             begin(fetcher)
             if in_the_middle:
                 _put_numbers(loop, found)
+                self._put_all(loop, found)
                 self._make_up_for_validation(run, found)
             self._keep_numbers(loop, fetcher)
 
@@ -207,23 +228,27 @@ class ExactResume(Trick):
     def _try_numbers(self, run: TrainingRun, found: dict[str, Any]) -> None:
         """Put the saved numbers into the generators and today's back: what does not fit is told now, by name."""
         loaders, module = run.trainer.fit_loop._combined_loader.flattened, run.trainer.lightning_module
-        held, generators = random_state(), generator_states(loaders, module)
+        today, generators = random_state(), generator_states(loaders, module)
         try:
-            for numbers in (found["now"], (found["began"] or {}).get("random", held)):
+            for numbers in (found["now"], (found["began"] or {}).get("random", today)):
                 put_random_state(numbers)
             put_generator_states(loaders, found["generators"], module)
+            held.check(found.get("held", {}))
+            held.check((found["began"] or {}).get("held", {}))
         except Exception as error:
             raise TrickError(
                 f"ExactResume: the random state in the checkpoint cannot be used ({type(error).__name__}). "
                 "Resume without ExactResume, or start anew."
             ) from error
         finally:
-            put_random_state(held)
+            put_random_state(today)
             put_generator_states(loaders, generators, module)
 
     def _watch(self, loop: Any) -> None:
         """The loaders of the run are there, and their iterator comes next."""
         combined = loop._combined_loader
+        if self._data_before is None:
+            self._data_before = self._held_by_data(loop)
         if not hasattr(combined, "_begins_are_watched"):
             combined._begins_are_watched = True
             end = watch_beginnings(combined, self.guard(lambda: self._note(combined)))
@@ -234,28 +259,81 @@ class ExactResume(Trick):
             "random": random_state(),
             "generators": generator_states(combined.flattened, self.run.trainer.lightning_module),
             "workers": [getattr(loader, "_iterator", None) is None for loader in combined.flattened],
+            "held": self._changed_in_data(self.run.trainer.fit_loop)[0],
         }
+
+    # -- what objects hold beside -----------------------------------------------------------------------------------
+
+    def _held_by_data(self, loop: Any) -> held.Held:
+        loaders = [dl for dl in loop._combined_loader.flattened if not keeps_its_own_state(dl)]
+        return held.held(None, loaders, loop.trainer.datamodule)
+
+    def _changed_in_data(self, loop: Any) -> tuple[dict[str, Any], list[str]]:
+        return ({}, []) if self._data_before is None else held.changed(self._data_before, self._held_by_data(loop))
+
+    def _changed(self, loop: Any) -> tuple[dict[str, Any], list[str]]:
+        """Return what has changed since the fit began, in the data and in the module."""
+        values, lost = self._changed_in_data(loop)
+        if self._module_before is not None:
+            more, more_lost = held.changed(self._module_before, held.held(loop.trainer.lightning_module))
+            values, lost = {**values, **more}, [*lost, *more_lost]
+        return values, lost
+
+    def _put_data(self, loop: Any, values: dict[str, Any]) -> None:
+        """Make the data as the fit found them, but for what had changed."""
+        if self._data_before is not None:
+            now = self._held_by_data(loop)
+            held.put(now, held.changed(now, self._data_before)[0])
+            held.put(now, values)
+
+    def _put_all(self, loop: Any, found: dict[str, Any]) -> None:
+        if "held" not in found:
+            return
+        self._put_data(loop, {k: v for k, v in found["held"].items() if not _is_of_the_module(k)})
+        if self._module_before is not None:
+            module = loop.trainer.lightning_module
+            now = held.held(module)
+            held.put(now, held.changed(now, self._module_before)[0], module)
+            gone = held.put(now, {k: v for k, v in found["held"].items() if _is_of_the_module(k)}, module)
+            if gone and self.run.first_to_say("gone"):
+                warn("ExactResume", f"{_listed(gone)}: in the checkpoint, and not in this run.")
+
+    def _tell_lost(self, run: TrainingRun, lost: list[str]) -> None:
+        if not lost or not run.first_to_say("not exact"):
+            return
+        text = (
+            f"a run that is resumed from this checkpoint will not be the same: {_listed(lost)} changed while training, "
+            "and cannot be saved. Save it in on_save_checkpoint, and load it in on_load_checkpoint."
+        )
+        own = run.trainer.lightning_module
+        if defined_by_lightning(own, "on_save_checkpoint"):
+            warn("ExactResume", text)
+        else:  # (perhaps it does)
+            rank_zero_info(f"ExactResume: {text}")
 
     # -- a resume ---------------------------------------------------------------------------------------------------
 
     def _before_epoch(self, loop: Any) -> None:
         """Between two epochs, what comes before the data draws numbers too: hooks of the epoch's begin."""
+        if self._module_before is None:
+            self._module_before = held.held(loop.trainer.lightning_module)
         found = self._resuming
         if found is None:
             return
         _put_numbers(loop, found)
+        self._put_all(loop, found)
         if not 0 < loop.epoch_loop.batch_progress.current.ready < loop.max_batches:  # else it comes after the batches
             self._make_up_for_validation(self.run, found)
 
     def _keep_numbers(self, loop: Any, fetcher: Any) -> None:
         """Put today's numbers back at the first batch: what Lightning does until then draws some, only on a resume."""
         generators = generator_states(loop._combined_loader.flattened, loop.trainer.lightning_module)
-        held = {"now": random_state(), "generators": generators}
+        today = {"now": random_state(), "generators": generators}
         usual = fetcher._start_profiler
 
         def first_fetch() -> None:
             fetcher._start_profiler = usual
-            _put_numbers(loop, held)
+            _put_numbers(loop, today)
             usual()
 
         fetcher._start_profiler = first_fetch
@@ -293,6 +371,8 @@ class ExactResume(Trick):
             )
         began = found["began"]
         put_random_state(began["random"])
+        if "held" in began:
+            self._put_data(loop, began["held"])
         put_generator_states(loaders, began["generators"], loop.trainer.lightning_module)
         for loader, made in zip(loaders, began["workers"], strict=False):
             if made and outlives_epochs(loader):  # workers that went on from the epoch before draw no new seed
@@ -313,9 +393,12 @@ class ExactResume(Trick):
     def _taken(self, run: TrainingRun) -> dict[str, Any]:
         trainer, loop = run.trainer, run.trainer.fit_loop
         in_window = bool(loop.epoch_loop._should_accumulate())
+        values, lost = self._changed(loop)
+        self._tell_lost(run, lost)
         own = {
             "now": random_state(),
             "generators": generator_states(loop._combined_loader.flattened, trainer.lightning_module),
+            "held": values,
             "began": self._epoch_began,
             "batches": float(loop.max_batches),
             "seeds": seeds(loop._combined_loader.flattened),
@@ -375,3 +458,12 @@ class ExactResume(Trick):
 def _put_numbers(loop: Any, found: dict[str, Any]) -> None:
     put_random_state(found["now"])
     put_generator_states(loop._combined_loader.flattened, found["generators"], loop.trainer.lightning_module)
+
+
+def _is_of_the_module(place: str) -> bool:
+    return place.startswith("module") or not place  # (its parameters' flags have no place)
+
+
+def _listed(places: list[str]) -> str:
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return ", ".join(places[:3]) + more

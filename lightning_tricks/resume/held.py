@@ -12,21 +12,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as L
 import numpy
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_tricks.dry_run import objects
-from lightning_tricks.dry_run.walk import SHORT, Walk
+from lightning_tricks.dry_run.walk import GENERATOR, ITERATOR, SHORT, Walk
 
 LARGEST = 2**24  # bytes of one value
 _MOST_ITEMS = 200_000  # of one container
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _KIND, _CONTENT = "kind", "content"  # of a value that is written as a dict
-_OF_LIGHTNING = frozenset({*vars(L.LightningModule()), *vars(L.LightningDataModule()), "trainer"})
-_WALKED = frozenset({"_buffers"})  # (those that are not persistent)
+_OF_TORCH = frozenset(vars(nn.Module())) - {"_buffers"}  # (of which some are not persistent)
 _OF_A_LOADER = frozenset(vars(DataLoader([0])))  # type: ignore[arg-type]
 
 
@@ -84,7 +82,7 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
             found.digests[where] = hash(tuple(map(id, record.owner)))  # (of plain items, the owner's value tells more)
         elif isinstance(record, objects.ProtocolRecord):
             found.digests[where] = record
-    found.lost = {str(obstacle.place): obstacle.what for obstacle in walk.obstacles}
+    found.lost = {str(o.place): o.what for o in walk.obstacles if o.what in (GENERATOR, ITERATOR)}
     return found
 
 
@@ -99,7 +97,26 @@ def changed(before: Held, now: Held) -> tuple[dict[str, dict[str, Any]], list[st
     flags = {name: flag for name, flag in now.flags.items() if before.flags.get(name, flag) is not flag}
     if flags:
         values[""] = flags
-    return values, [*now.lost, *(place for place, digest in now.digests.items() if _differs(before, place, digest))]
+    saved = {f"{place}.{name}" for place, named in now.values.items() for name in named}
+    others = {place: digest for place, digest in now.digests.items() if place not in saved}
+    return values, [*now.lost, *(place for place, digest in others.items() if _differs(before, place, digest))]
+
+
+def joined(one: Held, other: Held) -> Held:
+    """Return both in one."""
+    return Held(*({**vars(one)[name], **vars(other)[name]} for name in vars(one)))
+
+
+def check(values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Read values of a checkpoint, which may be damaged.
+
+    Raises:
+        Exception: of any kind, where they cannot be read.
+    """
+    for place, named in values.items():
+        for value in named.values():
+            if place and isinstance(value, (dict, list)):
+                _decoded(value)
 
 
 def put(now: Held, values: Mapping[str, Mapping[str, Any]], module: nn.Module | None = None) -> list[str]:
@@ -125,6 +142,15 @@ def put(now: Held, values: Mapping[str, Mapping[str, Any]], module: nn.Module | 
     return gone
 
 
+def is_numeric(value: Any) -> bool:
+    """Whether an encoded value is a tensor or an array.
+
+    >>> is_numeric(torch.ones(1)), is_numeric([1])
+    (True, False)
+    """
+    return isinstance(value, Tensor) or (isinstance(value, dict) and value[_KIND] == "array")
+
+
 # -- what is there ----------------------------------------------------------------------------------------------------
 
 
@@ -144,25 +170,35 @@ def _add(found: Held, place: str, owner: Any, contents: Mapping[Any, Any], known
 
 
 def _is_looked_at(name: str) -> bool:
-    return name.lstrip(".") not in _OF_LIGHTNING - _WALKED
+    return name.lstrip(".") not in _OF_TORCH
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
     own = objects.attributes_of(owner) or {}
     slots = {name: objects.slot_value(owner, slot) for name, slot in objects.slots_of(type(owner))}
     found = {**own, **{name: value for name, value in slots.items() if not objects.is_missing(value)}}
-    hidden = _OF_LIGHTNING if isinstance(owner, (nn.Module, L.LightningDataModule)) else frozenset()
-    if isinstance(owner, DataLoader):
-        hidden = _OF_A_LOADER
+    hidden = _hidden(type(owner))
     return {name: value for name, value in found.items() if name not in hidden}
+
+
+def _hidden(kind: type) -> frozenset[str]:
+    """Return the attributes that torch and Lightning keep for themselves in objects of a class."""
+    if issubclass(kind, DataLoader):
+        return _OF_A_LOADER
+    if issubclass(kind, DistributedSampler):
+        return frozenset({"seed", "epoch"})  # (the seed is put back by itself, the epoch by Lightning)
+    own = _OF_TORCH if issubclass(kind, nn.Module) else frozenset()
+    for cls in kind.__mro__:
+        if cls.__name__ in ("LightningModule", "LightningDataModule") and "lightning" in cls.__module__:
+            own |= frozenset(vars(cls())) | {"trainer"}
+    return own
 
 
 def _differs(before: Held, place: str, digest: Any) -> bool:
     old = before.digests.get(place)
     if isinstance(old, objects.ProtocolRecord):
         return not old.intact()
-    saved = any(place == f"{owner}.{name}" for owner, named in before.values.items() for name in named)
-    return place in before.digests and not saved and old != digest
+    return place in before.digests and old != digest
 
 
 # -- values -----------------------------------------------------------------------------------------------------------

@@ -290,6 +290,41 @@ def _misleading(writer: Writer) -> Finding | None:
     return None
 
 
+# -- what moves on --------------------------------------------------------------------------------------------------
+
+
+def moving(places: Sequence[str], lost: Sequence[str], unfreezing: Sequence[str]) -> list[Finding]:
+    """Return what changes while training and is in no checkpoint.
+
+    Args:
+        places: of what ``ExactResume`` would save.
+        lost: places of what nobody can save.
+        unfreezing: classes of callbacks that unfreeze parameters.
+
+    Example:
+        >>> print(moving(["loader 0.sampler"], [], [])[0])
+        loader 0.sampler changes while training, and is in no checkpoint. Add ExactResume().
+    """
+    findings = []
+    if places:
+        verbs = ("changes", "is") if len(places) == 1 else ("change", "are")
+        what = f"{_listed(places)} {verbs[0]} while training, and {verbs[1]} in no checkpoint"
+        findings.append(Finding(what, "Add ExactResume()"))
+    if lost:
+        verb = "changes" if len(lost) == 1 else "change"
+        what = f"{_listed(lost)} {verb} while training, and cannot be saved"
+        findings.append(Finding(what, "Save what is needed in on_save_checkpoint, and load it in on_load_checkpoint"))
+    for name in unfreezing:
+        what = f"after a resume, {name} leaves frozen what it had unfrozen (Lightning #21901)"
+        findings.append(Finding(what, "Add ExactResume(), which saves requires_grad"))
+    return findings
+
+
+def _listed(places: Sequence[str]) -> str:
+    more = f" and {len(places) - _MOST_SHOWN} more" if len(places) > _MOST_SHOWN else ""
+    return ", ".join(places[:_MOST_SHOWN]) + more
+
+
 # -- what a kill tears ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lightning_tricks.dry_run import objects
-
 from lightning_tricks.dry_run.objects import (
     ArrayRecord,
     DictRecord,

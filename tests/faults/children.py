@@ -57,6 +57,9 @@ def run(function: Callable[..., Any], *arguments: Any, processes: int = 1, longe
 
 def _child(rank: int | None, port: int, folder: str, function: Callable[..., Any], arguments: Any) -> None:
     os.chdir(folder)  # else it is where the test session began
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # (a session in the background ignores it, and so would this)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -1,7 +1,5 @@
 """What is known to go wrong: (stranger, test) -> why. A test of these that passes is an error: take its line out."""
 
-_CACHE = "ExactResume does not notice a loader that is not a DataLoader and keeps batches of its first pass"
+_CACHE = "batches that a loader keeps as objects cannot be saved; ExactResume names it, and the resumed run is another"
 
-DEFECTS: dict[tuple[str, str], str] = {
-    ("torch-geometric CachedLoader", "resume"): _CACHE,
-}
+DEFECTS: dict[tuple[str, str], str] = {("torch-geometric CachedLoader", "resume"): _CACHE}
