@@ -7,6 +7,8 @@ have been given other arguments. Everything is a dict, list, number, text, None 
 
 from __future__ import annotations
 
+import hashlib
+import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from lightning_tricks.dry_run import objects
 from lightning_tricks.dry_run.walk import GENERATOR, ITERATOR, SHORT, Walk
 
 LARGEST = 2**24  # bytes of one value
+_COPIED = 2**16  # bytes of one value in a data set that are copied; of a larger one a digest is taken
+_READ = 2**26  # bytes of data sets that are read for digests
 _MOST_ITEMS = 200_000  # of one container
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _KIND, _CONTENT = "kind", "content"  # of a value that is written as a dict
@@ -71,13 +75,14 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
         walk.add("module", module)
         found.flags = {name: p.requires_grad for name, p in module.named_parameters()}
     walk.run()
+    spare = [_READ]
     known = set() if module is None else {id(t) for t in module.state_dict(keep_vars=True).values()}
     for place, record in walk.records:
         where = str(place)
         if isinstance(record, objects.ObjectRecord) and not isinstance(record.owner, Tensor):
-            _add(found, where, record.owner, _attributes(record.owner), known)
+            _add(found, where, record.owner, _attributes(record.owner), known, spare)
         elif isinstance(record, objects.DictRecord) and _is_looked_at(place.name):
-            _add(found, where, record.owner, dict(record.owner), known)
+            _add(found, where, record.owner, dict(record.owner), known, spare)
         elif isinstance(record, objects.ItemsRecord):
             found.digests[where] = hash(tuple(map(id, record.owner)))  # (of plain items, the owner's value tells more)
         elif isinstance(record, objects.ProtocolRecord):
@@ -93,7 +98,7 @@ def changed(before: Held, now: Held) -> tuple[dict[str, dict[str, Any]], list[st
         old = before.values.get(place, {})
         new = {name: v for name, v in named.items() if name not in old or not objects.equal_states(old[name], v)}
         if new:
-            values[place] = new
+            values[place] = {name: _copied(value) for name, value in new.items()}
     flags = {name: flag for name, flag in now.flags.items() if before.flags.get(name, flag) is not flag}
     if flags:
         values[""] = flags
@@ -154,14 +159,14 @@ def is_numeric(value: Any) -> bool:
 # -- what is there ----------------------------------------------------------------------------------------------------
 
 
-def _add(found: Held, place: str, owner: Any, contents: Mapping[Any, Any], known: set[int]) -> None:
+def _add(found: Held, place: str, owner: Any, contents: Mapping[Any, Any], known: set[int], spare: list[int]) -> None:
     found.owners[place] = owner
     values: dict[str, Any] = {}
     for name, value in contents.items():
         if type(name) is not str or id(value) in known or isinstance(value, nn.Parameter):
             continue
         try:
-            values[name] = _encoded(value, [_MOST_ITEMS])
+            values[name] = _encoded(value, [_MOST_ITEMS], spare if ".dataset" in place else None)
         except _NotPlainError:
             if isinstance(value, tuple):
                 found.digests[f"{place}.{name}"] = hash(tuple(map(id, value)))
@@ -204,12 +209,45 @@ def _differs(before: Held, place: str, digest: Any) -> bool:
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class _Large:
+    """An array or tensor of a data set that is neither copied nor kept alive."""
+
+    reference: weakref.ref[Any]
+    digest: bytes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Large) and other.digest == self.digest
+
+    @staticmethod
+    def of(value: Any) -> _Large | None:
+        """Return it with its digest; None where that would have to wait for a device, or cannot be encoded later."""
+        if isinstance(value, Tensor):
+            if value.device.type != "cpu" or value.layout is not torch.strided:
+                return None
+            array = value.detach().reshape(-1).view(torch.uint8).numpy()
+        elif value.dtype.kind in "biufc":
+            array = value
+        else:
+            return None
+        return _Large(weakref.ref(value), hashlib.blake2b(numpy.ascontiguousarray(array).data.cast("B")).digest())
+
+
 class _NotPlainError(Exception):
     """A value cannot be written as plain values."""
 
 
-def _encoded(value: Any, budget: list[int]) -> Any:
-    """Return a copy of a value as plain values; arrays become tensors, kinds of containers are noted."""
+def _encoded(value: Any, budget: list[int], spare: list[int] | None = None) -> Any:
+    """Return a copy of a value as plain values; arrays become tensors, kinds of containers are noted.
+
+    Args:
+        value: of any kind.
+        budget: how many items are left.
+        spare: of a data set, how many bytes may still be read for digests: larger arrays and tensors are not copied.
+
+    Raises:
+        _NotPlainError: it is of another kind, or too large.
+    """
     budget[0] -= 1
     if budget[0] < 0:
         raise _NotPlainError
@@ -220,20 +258,35 @@ def _encoded(value: Any, budget: list[int]) -> Any:
         budget[0] -= len(value)
         if budget[0] < 0:
             raise _NotPlainError
-        items = [_encoded(item, budget) for item in value]
+        items = [_encoded(item, budget, spare) for item in value]
         if kind is list:
             return items
         more = {"maxlen": value.maxlen} if kind is deque else {}
         return {_KIND: kind.__name__, _CONTENT: items, **more}
     if kind is dict:
-        rows = [[_encoded(key, budget), _encoded(item, budget)] for key, item in value.items()]
+        rows = [[_encoded(key, budget), _encoded(item, budget, spare)] for key, item in value.items()]
         return {_KIND: "dict", _CONTENT: rows}
+    if spare is not None and kind in (numpy.ndarray, Tensor) and value.nbytes > _COPIED:
+        spare[0] -= value.nbytes
+        large = _Large.of(value) if value.nbytes <= LARGEST and spare[0] >= 0 else None
+        if large is None:
+            raise _NotPlainError
+        return large
     if kind is numpy.ndarray and value.dtype.kind in "biufc" and value.nbytes <= LARGEST:
         raw = torch.from_numpy(numpy.frombuffer(value.tobytes(), dtype=numpy.uint8).copy())
         return {_KIND: "array", _CONTENT: raw, "dtype": value.dtype.str, "shape": list(value.shape)}
     if kind is Tensor and value.layout is torch.strided and value.nbytes <= LARGEST and value.device.type != "meta":
         return value.detach().to("cpu", copy=True)
     raise _NotPlainError
+
+
+def _copied(value: Any) -> Any:
+    """Return an encoded value in which nothing is held by reference any more."""
+    if isinstance(value, _Large):
+        return _encoded(value.reference(), [_MOST_ITEMS])
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _decoded(value: Any) -> Any:

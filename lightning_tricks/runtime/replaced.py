@@ -14,6 +14,7 @@ from typing import Any
 from torch._C._functorch import peek_interpreter_stack
 
 PutBack = Callable[[], None]
+_NOTHING = object()
 
 
 class Replacement:
@@ -23,17 +24,30 @@ class Replacement:
         owner: the object.
         name: of its attribute.
         function: what is called instead.
+        before: what the object itself had there.
     """
 
-    def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+    def __init__(self, owner: Any, name: str, function: Callable[..., Any], before: Any = None) -> None:
         functools.update_wrapper(self, function)
         # Lightning looks at the arguments of what is wrapped, one level deep
         self.__wrapped__ = getattr(function, "__wrapped__", function)
-        self._owner, self._name, self._function = owner, name, function
+        self._owner, self._name, self._function, self._before = owner, name, function, before
+        self.gone = False  # whether it was put back; another one that was put over it may still call it
+
+    def under(self) -> Any:
+        """Return what is under it, but for replacements that are gone."""
+        found = self._before
+        while isinstance(found, Replacement) and found.gone:
+            found = found._before
+        return found
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function."""
-        return self._function(*arguments, **named)
+        if not self.gone:
+            return self._function(*arguments, **named)
+        under = self.under()
+        method = getattr(type(self._owner), self._name).__get__(self._owner) if under is _NOTHING else under
+        return method(*arguments, **named)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # (an object is known to pickle and deepcopy before its attributes are: this gives the class's own method)
@@ -63,6 +77,8 @@ class Hook:
 def replaced(owner: Any, name: str, value: Any) -> PutBack:
     """Give an object an attribute or method of its own; return what makes it as it was.
 
+    Of a method that was replaced twice, the replacements may go in any order.
+
     Example:
         >>> class Loop:
         ...     def run(self): return 1
@@ -71,14 +87,21 @@ def replaced(owner: Any, name: str, value: Any) -> PutBack:
         >>> loop.run(), put_back(), loop.run(), vars(loop)
         (2, None, 1, {})
     """
-    own, before = name in vars(owner), vars(owner).get(name)
-    vars(owner)[name] = Replacement(owner, name, value) if isinstance(value, FunctionType) else value
+    before = vars(owner).get(name, _NOTHING)
+    mine = Replacement(owner, name, value, before) if isinstance(value, FunctionType) else value
+    vars(owner)[name] = mine
 
     def put_back() -> None:
-        if own:
-            vars(owner)[name] = before
-        else:
+        under = before
+        if isinstance(mine, Replacement):
+            mine.gone = True
+            if vars(owner).get(name) is not mine:  # another one is over it, and goes later
+                return
+            under = mine.under()
+        if under is _NOTHING:
             vars(owner).pop(name, None)
+        else:
+            vars(owner)[name] = under
 
     return put_back
 

@@ -12,6 +12,7 @@ import os
 import pickle
 import types
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,16 +127,22 @@ class Steps(L.Callback):
     """Notes the counts at the begin of each batch, and at last what the tricks hold in memory."""
 
     def __init__(self, tally: Tally) -> None:
-        self.tally, self.rows, self.held = tally, [], 0  # type: ignore[var-annotated]
+        # (weakly: a dry run puts back what callbacks hold, and would undo what was counted in it)
+        self.tally, self.rows, self.held = weakref.ref(tally), [], 0  # type: ignore[var-annotated]
+
+    def now(self) -> tuple[int, ...]:
+        tally = self.tally()
+        assert tally is not None
+        return tally.now()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.rows.append(self.tally.now())
+        self.rows.append(self.now())
         if batch_idx == LOGGED:  # after three updates that were not logged
             self.held = held_bytes(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == LOGGED:
-            self.rows.append(self.tally.now())
+            self.rows.append(self.now())
 
 
 _ENDS = (nn.Module, L.Trainer, torch.optim.Optimizer, torch.utils.data.DataLoader, type, types.ModuleType)

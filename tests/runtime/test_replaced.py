@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from typing import Any
 
+import pytest
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lightning_tricks.runtime.replaced import replaced
@@ -44,3 +46,22 @@ def test_lightning_sees_the_arguments_of_the_method_that_is_replaced() -> None:
     assert copy.deepcopy(module).training_step(1, 2) == "its own"
     put_back()
     assert vars(module) == {}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_replacements_of_one_method_go_in_any_order(order: tuple[int, ...]) -> None:
+    class Loop:
+        def run(self) -> list[int]:
+            return []
+
+    loop, ends = Loop(), []
+    for i in range(3):
+        under = loop.run
+        ends.append(replaced(loop, "run", lambda i=i, under=under: [i, *under()]))
+    left = [2, 1, 0]
+    assert loop.run() == left
+    for i in order:
+        ends[i]()
+        left.remove(i)
+        assert loop.run() == left
+    assert vars(loop) == {}
