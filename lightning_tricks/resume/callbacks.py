@@ -184,6 +184,8 @@ class ResumeGuard(Trick):
         if self._data_before is not None:
             moving, more = held.changed(self._data_before, _held_by_data(trainer))
             lost += more
+            self._data_before = None
+            self._end()
         loaders = trainer.fit_loop._combined_loader.flattened
         moving.update(dict.fromkeys(generator_states([x for x in loaders if not keeps_its_own_state(x)], module)))
         unfreezing = [

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, final
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_flag
 from lightning_tricks.measure import form
@@ -32,7 +31,7 @@ from lightning_tricks.resume.state import (
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.replaced import replaced
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick, defined_by_lightning
+from lightning_tricks.runtime.trick import Trick
 
 _NUMBERS = form.named(form.anything)
 _HELD = form.named(_NUMBERS)
@@ -301,15 +300,11 @@ class ExactResume(Trick):
     def _tell_lost(self, run: TrainingRun, lost: list[str]) -> None:
         if not lost or not run.first_to_say("not exact"):
             return
-        text = (
+        warn(
+            "ExactResume",
             f"a run that is resumed from this checkpoint will not be the same: {_listed(lost)} changed while training, "
-            "and cannot be saved. Save it in on_save_checkpoint, and load it in on_load_checkpoint."
+            "and cannot be saved. Save it in on_save_checkpoint, and load it in on_load_checkpoint.",
         )
-        own = run.trainer.lightning_module
-        if defined_by_lightning(own, "on_save_checkpoint"):
-            warn("ExactResume", text)
-        else:  # (perhaps it does)
-            rank_zero_info(f"ExactResume: {text}")
 
     # -- a resume ---------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,11 @@ class Scale:
 
 SCALES: dict[str, Scale] = {
     "DeadUnits": Scale("8 * U + 8 * A", logged=("4 * A", "4 * U", "12 * A")),
-    "ExactResume": Scale("15048", once="at a checkpoint one gather of some 15 kB from every process to every one"),
+    "ExactResume": Scale(
+        "15048",
+        single="15048 + 65536 + 2048",  # (of the data set there, with its targets: not more than 64 kB each)
+        once="at a checkpoint one gather of some 15 kB, and of what has changed, from every process to every one",
+    ),
     "FP32Islands": Scale(),
     "GenerationDrift": Scale("4 * N * S + B", once="after a generation sampling, a forward pass, three all-reduces"),
     "GradientAccumulation": Scale("8", update=("8",), single="0", once="at the first batch one broadcast"),
