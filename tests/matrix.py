@@ -156,6 +156,25 @@ OPTIMIZERS = ("foreach", "fused", "momentum fused", "adamw fused", "lbfgs")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 REFUSED = {("lbfgs", "16-mixed"): "not compatible"}  # by Lightning itself
 
+LOOPS = {  # what optimizers, schedulers and data do -> what `LRSchedule` and `LRFinder` make of it, and where it is tested
+    "optimizers that step more or less often than others": ("each has a curve of its own length", "horizons"),
+    "data that grow, data without a length": ("the rest of the curve is laid over the rest of the run", "horizons"),
+    "a resume with another batch size, window or `max_epochs`": ("the same", "horizons"),
+    "a second fit of one Trainer": ("the rates of the optimizers of that fit; the found rate holds", "horizons"),
+    "optimizers made anew, parameters replaced, groups swapped": ("followed, by identity", "other_optimizers"),
+    "optimizers around another (Lookahead), without `super().__init__()`": ("followed", "other_optimizers"),
+    "schedule-free optimizers": ("a word where a validation looks at their training weights", "other_optimizers"),
+    "`StochasticWeightAveraging` beside `LRSchedule`": ("refused by name", "other_optimizers"),
+    "every scheduler of torch beside `LRFinder`": ("the run with that rate written by hand", "base_rates"),
+}
+HELD = {  # what module and data hold beside weights -> what becomes of it on a resume with `ExactResume`
+    "counters, lists, deques, dicts, arrays of the module": "saved where they changed",
+    "tensors that are no persistent buffers": "saved where they changed",
+    "samplers and data sets that shuffle themselves, count or draw": "saved where they changed",
+    "`BackboneFinetuning` after the unfreeze": "`requires_grad` is saved",
+    "lists of objects, iterators in progress": "named at the first checkpoint; `ResumeGuard` names them before the first step",
+    "loaders with a `state_dict`": "left to Lightning",
+}
 # what gradients may be -> what becomes of them, and where that is tested
 GRADIENTS = {
     "norms of 1e-30 to 1e30": ("measured and clipped as by torch in float64", "tests/laws, tests/gradients"),
@@ -210,6 +229,10 @@ def support_page() -> str:
     lines += ["", "Automatic and manual optimization alike; sparse gradients work too, but for `AGC`.", ""]
     lines += ["| gradients | `GradientMonitor`, `GradientClip` | tested in |", "| --- | --- | --- |"]
     lines += [f"| {kind} | {what} | {where} |" for kind, (what, where) in GRADIENTS.items()] + [""]
+    lines += ["| loop | `LRSchedule`, `LRFinder` | tested in |", "| --- | --- | --- |"]
+    lines += [f"| {loop} | {what} | test_{where}.py |" for loop, (what, where) in LOOPS.items()] + [""]
+    lines += ["| held beside the weights | on a resume with `ExactResume` |", "| --- | --- |"]
+    lines += [f"| {kind} | {what} |" for kind, what in HELD.items()] + [""]
     lines += [f"`{name}` refuses by name: {', '.join(modes)}." for name, modes in REFUSES.items()] + [""]
     lines += ["| strategy | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in STRATEGIES.items()), ""]
     lines += ["| callback | DDP | FSDP2 | FSDP1, DeepSpeed, XLA-FSDP |", "| --- | --- | --- | --- |"]
