@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import in_one_line
-from lightning_tricks.measure.labels import counted, matched
+from lightning_tricks.measure.labels import counted, counts, matched
 from lightning_tricks.measure.units import dead_share, saturated_share
 from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
 from lightning_tricks.runtime.replaced import Hook
@@ -25,6 +25,7 @@ from lightning_tricks.runtime.trace import floating
 
 UPDATES = 60
 LABEL_BATCHES = 8
+_LEFT_OUT = -100  # what all negative labels become: each training marks with another number what it leaves out
 NEIGHBOURS = 512
 NO_INPUT = "no tensor of the batch was found that is an input and not a label"
 MOST_TENSORS = 12  # of a batch that are asked for their roles, in one forward pass or two each
@@ -92,7 +93,8 @@ class Examination:
                     pair = matched(prediction, target.squeeze(-1))
                 if pair is not None and pair[1].numel() and int(pair[1].max()) < pair[0].shape[1]:
                     look.prediction, look.target = prediction.detach(), target
-                    look.logits, look.labels = pair
+                    look.logits = pair[0]
+                    look.labels = torch.where(counts(pair[1]), pair[1], _LEFT_OUT)
                     return
         for prediction in candidates:
             for target in [t for t in reversed(tensors) if t.is_floating_point()]:
@@ -189,12 +191,12 @@ class Examination:
         loss = self._dry_run.mean(look.loss)
         if look.logits is not None and look.labels is not None:
             classes = look.logits.shape[1]
-            counts = counted(look.labels, classes)
+            occurrences = counted(look.labels, classes)
             for _ in range(LABEL_BATCHES - 1):
                 more = self._look_at_labels(self._dry_run.next_batch(), look)
-                counts = counts if more is None else counts + counted(more, classes)
-            entropy = nn.functional.cross_entropy(look.logits.float(), look.labels, ignore_index=-100)
-            return [sanity.initial_loss(loss, counts.tolist(), self._dry_run.mean(entropy))]
+                occurrences = occurrences if more is None else occurrences + counted(more, classes)
+            entropy = nn.functional.cross_entropy(look.logits.float(), look.labels, ignore_index=_LEFT_OUT)
+            return [sanity.initial_loss(loss, occurrences.tolist(), self._dry_run.mean(entropy))]
         if look.prediction is not None and look.target is not None:
             wrong = sanity.broadcasts(look.prediction, look.target, loss)
             found = sanity.initial_regression(loss, look.target)
@@ -333,9 +335,9 @@ class Examination:
         if not pairs:
             return None
         logits, labels = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
-        share = counted(labels, classes) / len(labels)
+        share = counted(labels, classes) / counts(labels).sum()
         baseline = -(share * share.clamp(min=1e-12).log()).sum()
-        loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100)
+        loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=_LEFT_OUT)
         return self._dry_run.mean(1 - loss / baseline.clamp(min=1e-12))
 
     def overfit_batch(self) -> list[Check]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import SanityCheck
-from tests.gradients.plain import digits, trainer
+from tests.gradients.plain import Classifier, digits, trainer
 
 
 class Net(L.LightningModule):
@@ -285,3 +286,27 @@ def test_a_module_with_a_memory_is_asked_from_the_same_state_each_time() -> None
     assert "10 classes" in found["initial loss"].evidence
     assert "labels follow from inputs" in found
     assert found["samples do not leak"].mark == "pass"
+
+
+@pytest.mark.parametrize("marked", [-1, -7])
+def test_labels_that_are_left_out_count_for_nothing(marked: int) -> None:
+    """Half of the labels are marked with a negative number; the answers are those for torch's own number."""
+
+    def examined(ignored: int) -> list[tuple[str, bool | None, str]]:
+        class Half(Classifier):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                return F.cross_entropy(self.net(batch[0]), batch[1], ignore_index=ignored)
+
+        x, y = digits(640).tensors
+        y = torch.where(torch.arange(640) % 2 == 0, y, torch.full_like(y, ignored))
+        check = SanityCheck()
+        L.seed_everything(0, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer([check], max_steps=1).fit(Half(), DataLoader(TensorDataset(x, y), 64))
+        return [(c.name, c.passed, c.evidence) for c in check.checks]
+
+    found = examined(marked)
+    assert found == examined(-100)
+    assert len(found) > 5
+    assert all(passed is not None for _, passed, _ in found), found
