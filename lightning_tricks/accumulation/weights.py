@@ -32,6 +32,7 @@ def samples(batch: Any) -> int:
     Raises:
         TrickError: it cannot be told.
 
+    >>> import torch
     >>> samples({"x": torch.zeros(3, 5), "y": torch.zeros(3)})
     3
     """
@@ -63,6 +64,7 @@ def tokens(batch: Any) -> Weight:
     Raises:
         TrickError: none of them is there.
 
+    >>> import torch
     >>> tokens({"labels": torch.tensor([[5, 7, -100]])})
     tensor(2)
     """
@@ -87,6 +89,7 @@ def as_weight(value: Any) -> Weight:
     Raises:
         TrickError: it is not one number, or is negative or not finite.
 
+    >>> import torch
     >>> as_weight(torch.tensor([3])), as_weight(2.5)
     (3, 2.5)
     """

@@ -7,7 +7,7 @@ import functools
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +78,20 @@ class Globals:
             return
         self._seen.add(function)
         data = data or not _is_local(function.__module__ or "")
-        names = list(_names(function.__code__))
+        names = _names(function.__code__)
         for name in names:
             self._add_global(function.__module__ or "", function.__globals__, name, data, names)
         for name in _stored(function.__code__):
             self._record(function.__module__ or "", function.__globals__, name)
 
-    def _add_global(self, module: str, variables: dict[str, Any], name: str, data: bool, names: list[str]) -> None:
+    def _add_global(self, module: str, variables: dict[str, Any], name: str, data: bool, names: Sequence[str]) -> None:
         if name not in variables or (id(variables), name) in self._seen:
             return
         value = variables[name]
         if isinstance(value, types.ModuleType):  # (of which the function may write to a name)
             if self._is_theirs(value.__name__):
                 for inner in names:
-                    self._add_global(value.__name__, vars(value), inner, data, [])
+                    self._add_global(value.__name__, vars(value), inner, data, ())
             return
         self._record(module, variables, name)
         if isinstance(value, type):
@@ -121,21 +121,21 @@ def _functions(value: Any) -> Iterator[Any]:
             found = getattr(found, "__wrapped__", None)
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+@functools.lru_cache(maxsize=10_000)
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names that a function and those within it look up; code does not change."""
+    return (*code.co_names, *(name for inner in _inner(code) for name in _names(inner)))
 
 
-def _stored(code: types.CodeType) -> Iterator[str]:
-    """Give the globals that a function assigns, which need not be there yet."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "STORE_GLOBAL":
-            yield str(instruction.argval)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _stored(constant)
+@functools.lru_cache(maxsize=10_000)
+def _stored(code: types.CodeType) -> tuple[str, ...]:
+    """Return the globals that a function assigns, which need not be there yet."""
+    own = (str(i.argval) for i in dis.get_instructions(code) if i.opname == "STORE_GLOBAL")
+    return (*own, *(name for inner in _inner(code) for name in _stored(inner)))
+
+
+def _inner(code: types.CodeType) -> list[types.CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
 
 
 def is_the_users(module: str) -> bool:

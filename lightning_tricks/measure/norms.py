@@ -42,14 +42,14 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         >>> tensor_norms([torch.full((4,), 1e30), torch.full((4,), 1e-30)])
         tensor([2.0000e+30, 2.0000e-30])
     """
-    if not tensors:
-        return torch.zeros(0, dtype=torch.float32)
     real = [_real(t, norm_type) if t.is_complex() else t for t in tensors]
     return _norms(real, norm_type, double=any(t.dtype == torch.float64 for t in real))
 
 
 def _norms(tensors: Sequence[Tensor], norm_type: float, *, double: bool) -> Tensor:
-    """Return the same of real tensors, at least one, where it is known whether one is float64."""
+    """Return the same of real tensors, where it is known whether one is float64."""
+    if not tensors:
+        return torch.zeros(0)
     if double:
         return _read(tensors, norm_type, torch.float64)
     if _readable(tensors[0]):
