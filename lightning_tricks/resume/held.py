@@ -194,7 +194,8 @@ def _hidden(kind: type) -> frozenset[str]:
         return frozenset({"seed", "epoch"})  # (the seed is put back by itself, the epoch by Lightning)
     own = _OF_TORCH if issubclass(kind, nn.Module) else frozenset()
     for cls in kind.__mro__:
-        if cls.__name__ in ("LightningModule", "LightningDataModule") and "lightning" in cls.__module__:
+        lightnings = cls.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+        if lightnings and cls.__name__ in ("LightningModule", "LightningDataModule"):
             own |= frozenset(vars(cls())) | {"trainer"}
     return own
 

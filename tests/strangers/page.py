@@ -77,7 +77,7 @@ def _cells(stranger: Stranger) -> Iterator[str]:
     yield _unless_defect(stranger, ("observers", "metrics"), "identical")
     yield _unless_defect(stranger, ("full list",), "works")
     yield _unless_defect(stranger, ("bf16-mixed",), "works")
-    resumed = "refused by name" if stranger.not_resumed else "not identical" if stranger.not_saved else "identical"
+    resumed = "refused by name" if stranger.not_resumed else "identical"
     yield _unless_defect(stranger, ("resume",), resumed)
 
 
@@ -103,8 +103,6 @@ def _notes(stranger: Stranger) -> Iterator[str]:
         yield f"`{name}` is refused ({_plain(said)}): use `{remedy}`"
     if stranger.not_resumed:
         yield f"`ExactResume` refuses a checkpoint of the middle of an epoch ({_plain(stranger.not_resumed)})"
-    if stranger.not_saved:
-        yield f"a resumed run differs, since {stranger.not_saved}, which no checkpoint holds"
 
 
 def _called(name: str, arguments: dict[str, object]) -> str:

@@ -47,7 +47,6 @@ class Stranger:
         true_findings: what ``SanityCheck`` rightly finds.
         saved_at: the update (of all optimizers together) after which the run is stopped and resumed.
         not_resumed: what the error says where a checkpoint of the middle of an epoch cannot be resumed exactly.
-        not_saved: what the package leaves out of its own checkpoint, so that a resumed run is another one.
     """
 
     name: str
@@ -64,7 +63,6 @@ class Stranger:
     true_findings: tuple[str, ...] = ()
     saved_at: int = 5
     not_resumed: str = ""
-    not_saved: str = ""
 
     def load(self) -> None:
         """Import it; skip the test that asks where it is not installed."""

@@ -199,5 +199,5 @@ STRANGERS = (
         true_findings=("all parameters learn",),  # (layers of the encoder below the depth that is used)
     ),
     Stranger("lightly BYOL", byol, **_LIGHTLY),
-    Stranger("lightly MoCo", moco, not_saved="its memory bank is a buffer that is not persistent", **_LIGHTLY),
+    Stranger("lightly MoCo", moco, **_LIGHTLY),
 )

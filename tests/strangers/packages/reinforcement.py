@@ -196,6 +196,5 @@ STRANGERS = (
         imports=("rl4co", "rl4co.envs", "rl4co.models"),
         conflicts={"GradientClip": r"gradient_clip_val=1\.0"},
         trainer={"gradient_clip_val": None},
-        not_saved="the mean reward of its baseline is a plain attribute",
     ),
 )
