@@ -319,11 +319,11 @@ def _put(owner: Any, name: str, encoded: Any) -> None:
     if isinstance(owner, dict):
         owner[name] = value
         return
-    slot = dict(objects.slots_of(type(owner))).get(name)
+    slot, attributes = dict(objects.slots_of(type(owner))).get(name), objects.attributes_of(owner)
     if slot is not None:
         slot.__set__(owner, value)
-    else:
-        (objects.attributes_of(owner) or {})[name] = value
+    elif attributes is not None:
+        attributes[name] = value
 
 
 def _filled(there: Any, value: Any) -> bool:

@@ -359,3 +359,17 @@ def test_settings_of_a_checkpoint_callback_are_read_under_either_name(underscore
     other = SimpleNamespace(**{("_" if underscore else "") + "every_n_train_steps": 7})
     assert before == callbacks._setting(other, "every_n_train_steps") == 7
     assert callbacks._setting(other, "save_on_exception", False) is False
+
+
+def test_an_object_that_has_no_attribute_yet_gets_those_that_the_checkpoint_has() -> None:
+    """As one that makes all of them in its first step."""
+
+    class Empty:
+        pass
+
+    module, other = nn.Linear(1, 1), nn.Linear(1, 1)
+    module.state, other.state = Empty(), Empty()  # type: ignore[assignment]
+    before = held(module)
+    module.state.count = 3  # type: ignore[assignment]
+    assert put(held(other), changed(before, held(module))[0]) == []
+    assert vars(other.state) == {"count": 3}
