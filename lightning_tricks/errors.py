@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TrickError(RuntimeError):
@@ -93,6 +93,15 @@ def shortened(text: str) -> str:
     'short'
     """
     return text if len(text) <= 200 else f"{text[:120]}...{text[-40:]}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return names as a message lists them: the first ones, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2), listed([], 2)
+    ('a, b and 1 more', '')
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def require_number(

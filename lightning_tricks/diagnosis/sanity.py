@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_tricks.errors import listed
+
 _FAR = 0.5
 _CHANCE = 3.0
 
@@ -238,17 +240,17 @@ def gradients_arrive(
     'all parameters get gradients; frozen: body.weight'
     """
     name = "all parameters learn"
-    told = f"; frozen: {_some(frozen)}" if frozen else ""
+    told = f"; frozen: {listed(frozen, 6)}" if frozen else ""
     if forgotten:
         return Check(
-            name, False, f"in no optimizer: {_some(forgotten)}{told}", "pass self.parameters() to the optimizer"
+            name, False, f"in no optimizer: {listed(forgotten, 6)}{told}", "pass self.parameters() to the optimizer"
         )
     if missing:
         fix = "are they used in the forward pass? detached? Then freeze or remove them"
-        return Check(name, False, f"no gradient: {_some(missing)}{told}", fix)
+        return Check(name, False, f"no gradient: {listed(missing, 6)}{told}", fix)
     if zero:
         return Check(
-            name, False, f"gradient 0 everywhere: {_some(zero)}{told}", "a dead layer, or a factor of 0 behind them"
+            name, False, f"gradient 0 everywhere: {listed(zero, 6)}{told}", "a dead layer, or a factor of 0 behind them"
         )
     return Check(name, True, f"all parameters get gradients{told}")
 
@@ -267,7 +269,3 @@ def units_live(stopped: Sequence[tuple[str, str, float]]) -> Check:
         return Check(name, True, "no activation layer has more than 80% of its units dead or saturated")
     seen = "; ".join(f"{share:.0%} of {layer} are {kind}" for layer, kind, share in stopped[:4])
     return Check(name, False, seen, "look at initial weights and biases, and at the scale of the inputs")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

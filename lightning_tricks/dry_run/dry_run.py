@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -24,9 +25,9 @@ from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.isolated import copied, report_damage
 from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
 from lightning_tricks.dry_run.roots import callback_name, roots_of
-from lightning_tricks.dry_run.snapshot import Snapshot
+from lightning_tricks.dry_run.snapshot import Snapshot, taken
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of, original_step, step_arguments
-from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError, in_one_line
+from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError
 from lightning_tricks.runtime.gradient_writer import average
 from lightning_tricks.runtime.horizon import window_at, window_lengths
 from lightning_tricks.runtime.rate import scale_rates
@@ -146,8 +147,7 @@ class DryRun:
 
     def _use(self, others: list[Any]) -> None:
         self._others = others
-        self._put_back()
-        self._begin()
+        self.restart()
 
     def _put_back(self) -> None:
         self._snapshot.restore()
@@ -186,15 +186,12 @@ class DryRun:
         snapshot: Snapshot | None = None
         while snapshot is None and error is None:
             try:
-                roots = roots_of(self._trainer, {callback_name(callback): callback for callback in callbacks})
-                snapshot = Snapshot(roots, steps=True)
+                models = {callback_name(callback): callback for callback in callbacks}
+                snapshot = taken(partial(roots_of, self._trainer, models), steps=True)
             except NotRestorableError as found:
                 bad = [callback for callback in callbacks if callback_name(callback) == found.root]
                 callbacks = [callback for callback in callbacks if callback not in bad]
                 error = None if bad else found
-            except Exception as found:  # (other processes wait to hear of it)
-                what = f"something fails when it is looked at ({type(found).__name__}: {in_one_line(found)})"
-                error = NotRestorableError(what)
         if self.anywhere(error is not None) or snapshot is None:
             raise error or NotRestorableError("the module on another process cannot be put back")
         return snapshot, callbacks

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_tricks.dry_run.roots import roots_of
-from lightning_tricks.dry_run.snapshot import Snapshot
+from lightning_tricks.dry_run.snapshot import Snapshot, taken
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, original_step, step_arguments
 from lightning_tricks.dry_run.walk import SHORT
-from lightning_tricks.errors import NotRestorableError, in_one_line
+from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import on_any_rank
@@ -52,11 +52,9 @@ def _taken(run: TrainingRun, batch: Any, together: bool) -> Snapshot:
     snapshot: Snapshot | None = None
     if run.no_dry_runs is None:
         try:
-            snapshot = Snapshot(roots_of(trainer, {"batch": batch}), limits=SHORT)
+            snapshot = taken(lambda: roots_of(trainer, {"batch": batch}), limits=SHORT)
         except NotRestorableError as error:
             run.no_dry_runs = error.what
-        except Exception as error:  # (other processes wait to hear of it)
-            run.no_dry_runs = f"something fails when it is looked at ({type(error).__name__}: {in_one_line(error)})"
     if together and trainer.world_size > 1 and on_any_rank([snapshot is None], trainer.strategy.root_device)[0]:
         run.no_dry_runs = run.no_dry_runs or "the module on another process cannot be put back"
     if snapshot is None or run.no_dry_runs is not None:

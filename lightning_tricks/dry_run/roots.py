@@ -9,9 +9,7 @@ from typing import Any
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from lightning_tricks.runtime.trick import Trick
-
-_LIGHTNING = ("lightning", "pytorch_lightning")
+from lightning_tricks.runtime.trick import Trick, of_lightning
 
 
 @dataclass(frozen=True)
@@ -67,4 +65,4 @@ def callback_name(callback: Any) -> str:
 
 
 def _is_the_users(callback: Any) -> bool:
-    return not isinstance(callback, Trick) and type(callback).__module__.split(".")[0] not in _LIGHTNING
+    return not isinstance(callback, Trick) and not of_lightning(type(callback))

@@ -24,7 +24,7 @@ from lightning_tricks.dry_run.objects import ArrayRecord, ChecksumRecord, DictRe
 from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.tensors import CopyOnWrite, StorageRecord
 from lightning_tricks.dry_run.walk import FoundArray, FoundTensor, Limits, Obstacle, Place, Walk
-from lightning_tricks.errors import NotRestorableError
+from lightning_tricks.errors import NotRestorableError, in_one_line
 
 SMALL = 2**20  # bytes: what is not larger is copied at once
 _HOOKS_OF_ALL = {n: v for n, v in vars(torch.nn.modules.module).items() if re.fullmatch("_global.*hooks", n)}
@@ -210,6 +210,21 @@ class Snapshot:
         places += [place for place, storage in self._storages if not _is_intact(storage)]
         random = [] if equal_states(global_state(), self._random) else ["the global random generators"]
         return [*dict.fromkeys([*map(str, places), *self._failed]), *random]
+
+
+def taken(roots: Callable[[], Roots], *, steps: bool = False, limits: Limits | None = None) -> Snapshot:
+    """Return a snapshot. Whatever fails is told in one form: other processes wait to hear of it.
+
+    Raises:
+        NotRestorableError: something cannot be put back, or fails when it is looked at.
+    """
+    try:
+        return Snapshot(roots(), steps=steps, limits=limits)
+    except NotRestorableError:
+        raise
+    except Exception as error:
+        what = f"something fails when it is looked at ({type(error).__name__}: {in_one_line(error)})"
+        raise NotRestorableError(what) from error
 
 
 def _affordable(found: list[FoundArray], limits: Limits) -> tuple[list[FoundArray], list[FoundArray]]:

@@ -24,7 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.training_step import step_arguments
-from lightning_tricks.errors import TrickError, UnsupportedError, message, require_number
+from lightning_tricks.errors import TrickError, UnsupportedError, listed, message, require_number
 
 PRECISIONS = ("ieee-fp32", "tf32", "bf16-mixed", "16-mixed", "bf16-true")
 _TRAINER = {"ieee-fp32": "32-true", "tf32": "32-true"}
@@ -504,8 +504,7 @@ def shape_findings(module: nn.Module, device: torch.device) -> list[str]:
             odd.append(f"{name!r} {type(part).__name__}({', '.join(map(str, sizes))})")
     out = []
     if odd:
-        more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
-        out.append(f"Sizes that are no multiples of 8, so that tensor cores idle: {', '.join(odd[:4])}{more}.")
+        out.append(f"Sizes that are no multiples of 8, so that tensor cores idle: {listed(odd, 4)}.")
     if plain and device.type == "cuda":
         out.append(f"{len(plain)} convolutions are not in channels_last: module.to(memory_format=torch.channels_last).")
     if losses:

@@ -20,6 +20,7 @@ from lightning_tricks.errors import (
     NotRestorableError,
     TrickError,
     UnsupportedError,
+    listed,
     message,
     require_choice,
     require_count,
@@ -318,7 +319,7 @@ class LossScaleGuard(Trick):
     def _describe(self, run: TrainingRun, attempt: _Attempt) -> str:
         count = self._known[attempt.view.index]
         names = _nonfinite_names(attempt.view)
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        shown = listed(names, 8)
         at = f" at loss scale {_scale_used(run):g}" if run.loss_scale.active else ""
         loss = "finite" if attempt.loss_finite() else "not finite"
         doctor = next((t for t in run.tricks if isinstance(t, PrecisionDoctor)), None)
@@ -674,9 +675,7 @@ class PrecisionDoctor(Trick):
             table.add_column(title, justify="right" if title in ("step", "times") else "left")
         for same in health.grouped(self.findings):
             f = same[0]
-            where = ", ".join(each.module for each in same[:3]) + (
-                f" and {len(same) - 3} more" if len(same) > 3 else ""
-            )
+            where = listed([each.module for each in same], 3)
             table.add_row(f.kind, where, str(f.step), str(f.times), f.text, f.advice)
         return table
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lightning_tricks.errors import listed
 from lightning_tricks.precision.watch import LARGEST
 from lightning_tricks.runtime.trace import Call
 
@@ -290,5 +291,4 @@ def small_eps(eps: float, step: int) -> Finding:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6]) or "unknown parameters"
-    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
+    return listed(names, 6) or "unknown parameters"

@@ -23,7 +23,7 @@ from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.horizon import updates_per_epoch
 from lightning_tricks.runtime.replaced import replaced
 from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick, defined_by_lightning
+from lightning_tricks.runtime.trick import Trick, defined_by_lightning, of_lightning
 
 _SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -106,7 +106,7 @@ class ResumeGuard(Trick):
         def look() -> None:
             usual()
             if self._data_before is None:
-                self._data_before = self.guarded(_held_by_data, run.trainer)
+                self._data_before = self.guarded(held.held_by_data, run.trainer)
 
         self._put_back = replaced(loop, "_load_combined_loader_states", look)
 
@@ -182,7 +182,7 @@ class ResumeGuard(Trick):
         self._module_before = held.held(module)
         moving, lost = dict[str, Any](), list(self._module_before.lost)
         if self._data_before is not None:
-            moving, more = held.changed(self._data_before, _held_by_data(trainer))
+            moving, more = held.changed(self._data_before, held.held_by_data(trainer))
             lost += more
             self._data_before = None
             self._end()
@@ -308,10 +308,5 @@ def _is_exact(trainer: Any) -> bool:
     return any(type(callback).__name__ == "ExactResume" for callback in trainer.callbacks)
 
 
-def _held_by_data(trainer: Any) -> held.Held:
-    loaders = [dl for dl in trainer.fit_loop._combined_loader.flattened if not keeps_its_own_state(dl)]
-    return held.held(None, loaders, trainer.datamodule)
-
-
 def _is_a_librarys(owner: Any) -> bool:
-    return type(owner).__module__.split(".")[0] in ("torch", "torchmetrics", "lightning", "pytorch_lightning")
+    return of_lightning(type(owner)) or type(owner).__module__.split(".")[0] in ("torch", "torchmetrics")

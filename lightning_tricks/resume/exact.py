@@ -7,7 +7,7 @@ from typing import Any, final
 
 import torch
 
-from lightning_tricks.errors import TrickError, UnsupportedError, message, require_flag
+from lightning_tricks.errors import TrickError, UnsupportedError, listed, message, require_flag
 from lightning_tricks.measure import form
 from lightning_tricks.resume import held
 from lightning_tricks.resume.replay import (
@@ -247,7 +247,7 @@ class ExactResume(Trick):
         """The loaders of the run are there, and their iterator comes next."""
         combined = loop._combined_loader
         if self._data_before is None:
-            self._data_before = self._held_by_data(loop)
+            self._data_before = held.held_by_data(loop.trainer)
         if not hasattr(combined, "_begins_are_watched"):
             combined._begins_are_watched = True
             end = watch_beginnings(combined, self.guard(lambda: self._note(combined)))
@@ -263,12 +263,10 @@ class ExactResume(Trick):
 
     # -- what objects hold beside -----------------------------------------------------------------------------------
 
-    def _held_by_data(self, loop: Any) -> held.Held:
-        loaders = [dl for dl in loop._combined_loader.flattened if not keeps_its_own_state(dl)]
-        return held.held(None, loaders, loop.trainer.datamodule)
-
     def _changed_in_data(self, loop: Any) -> tuple[dict[str, Any], list[str]]:
-        return ({}, []) if self._data_before is None else held.changed(self._data_before, self._held_by_data(loop))
+        return (
+            ({}, []) if self._data_before is None else held.changed(self._data_before, held.held_by_data(loop.trainer))
+        )
 
     def _changed(self, loop: Any) -> tuple[dict[str, Any], list[str]]:
         """Return what has changed since the fit began, in the data and in the module."""
@@ -281,9 +279,7 @@ class ExactResume(Trick):
     def _put_data(self, loop: Any, values: dict[str, Any]) -> None:
         """Make the data as the fit found them, but for what had changed."""
         if self._data_before is not None:
-            now = self._held_by_data(loop)
-            held.put(now, held.changed(now, self._data_before)[0])
-            held.put(now, values)
+            held.go_back(held.held_by_data(loop.trainer), self._data_before, values)
 
     def _put_all(self, loop: Any, found: dict[str, Any]) -> None:
         if "held" not in found:
@@ -291,19 +287,18 @@ class ExactResume(Trick):
         self._put_data(loop, {k: v for k, v in found["held"].items() if not _is_of_the_module(k)})
         if self._module_before is not None:
             module = loop.trainer.lightning_module
-            now = held.held(module)
-            held.put(now, held.changed(now, self._module_before)[0], module)
-            gone = held.put(now, {k: v for k, v in found["held"].items() if _is_of_the_module(k)}, module)
+            own = {k: v for k, v in found["held"].items() if _is_of_the_module(k)}
+            gone = held.go_back(held.held(module), self._module_before, own, module)
             if gone and self.run.first_to_say("gone"):
-                warn("ExactResume", f"{_listed(gone)}: in the checkpoint, and not in this run.")
+                warn("ExactResume", f"{listed(gone, 3)}: in the checkpoint, and not in this run.")
 
     def _tell_lost(self, run: TrainingRun, lost: list[str]) -> None:
         if not lost or not run.first_to_say("not exact"):
             return
         warn(
             "ExactResume",
-            f"a run that is resumed from this checkpoint will not be the same: {_listed(lost)} changed while training, "
-            "and cannot be saved. Save it in on_save_checkpoint, and load it in on_load_checkpoint.",
+            f"a run that is resumed from this checkpoint will not be the same: {listed(lost, 3)} changed while "
+            "training, and cannot be saved. Save it in on_save_checkpoint, and load it in on_load_checkpoint.",
         )
 
     # -- a resume ---------------------------------------------------------------------------------------------------
@@ -457,8 +452,3 @@ def _put_numbers(loop: Any, found: dict[str, Any]) -> None:
 
 def _is_of_the_module(place: str) -> bool:
     return place.startswith("module") or not place  # (its parameters' flags have no place)
-
-
-def _listed(places: list[str]) -> str:
-    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-    return ", ".join(places[:3]) + more

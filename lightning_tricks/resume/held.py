@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_tricks.dry_run import objects
 from lightning_tricks.dry_run.walk import GENERATOR, ITERATOR, SHORT, Walk
+from lightning_tricks.resume.replay import keeps_its_own_state
+from lightning_tricks.runtime.trick import of_lightning
 
 LARGEST = 2**24  # bytes of one value
 _COPIED = 2**16  # bytes of one value in a data set that are copied; of a larger one a digest is taken
@@ -41,14 +43,14 @@ class Held:
         digests: of what is too large or too strange to be encoded, by place: it can be compared, and not put back.
         owners: by place.
         flags: ``requires_grad`` of the module's parameters.
-        lost: what is known from the start not to be saved, by place: iterators in progress, say.
+        lost: places of what is known from the start not to be saved: iterators in progress, say.
     """
 
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, Any] = field(default_factory=dict)
     owners: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, bool] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
 
 
 def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any = None) -> Held:
@@ -87,8 +89,14 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
             found.digests[where] = hash(tuple(map(id, record.owner)))  # (of plain items, the owner's value tells more)
         elif isinstance(record, objects.ProtocolRecord):
             found.digests[where] = record
-    found.lost = {str(o.place): o.what for o in walk.obstacles if o.what in (GENERATOR, ITERATOR)}
+    found.lost = [str(o.place) for o in walk.obstacles if o.what in (GENERATOR, ITERATOR)]
     return found
+
+
+def held_by_data(trainer: Any) -> Held:
+    """Look at all that the loaders of a run hold; those that keep a state of their own are left to Lightning."""
+    loaders = [loader for loader in trainer.fit_loop._combined_loader.flattened if not keeps_its_own_state(loader)]
+    return held(None, loaders, trainer.datamodule)
 
 
 def changed(before: Held, now: Held) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -105,11 +113,6 @@ def changed(before: Held, now: Held) -> tuple[dict[str, dict[str, Any]], list[st
     saved = {f"{place}.{name}" for place, named in now.values.items() for name in named}
     others = {place: digest for place, digest in now.digests.items() if place not in saved}
     return values, [*now.lost, *(place for place, digest in others.items() if _differs(before, place, digest))]
-
-
-def joined(one: Held, other: Held) -> Held:
-    """Return both in one."""
-    return Held(*({**vars(one)[name], **vars(other)[name]} for name in vars(one)))
 
 
 def check(values: Mapping[str, Mapping[str, Any]]) -> None:
@@ -145,6 +148,14 @@ def put(now: Held, values: Mapping[str, Mapping[str, Any]], module: nn.Module | 
             for name, value in named.items():
                 _put(now.owners[place], name, value)
     return gone
+
+
+def go_back(
+    now: Held, before: Held, values: Mapping[str, Mapping[str, Any]], module: nn.Module | None = None
+) -> list[str]:
+    """Make everything as it was before, but for ``values``; return the places of these that are gone."""
+    put(now, changed(now, before)[0], module)
+    return put(now, values, module)
 
 
 def is_numeric(value: Any) -> bool:
@@ -194,8 +205,7 @@ def _hidden(kind: type) -> frozenset[str]:
         return frozenset({"seed", "epoch"})  # (the seed is put back by itself, the epoch by Lightning)
     own = _OF_TORCH if issubclass(kind, nn.Module) else frozenset()
     for cls in kind.__mro__:
-        lightnings = cls.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
-        if lightnings and cls.__name__ in ("LightningModule", "LightningDataModule"):
+        if of_lightning(cls) and cls.__name__ in ("LightningModule", "LightningDataModule"):
             own |= frozenset(vars(cls())) | {"trainer"}
     return own
 

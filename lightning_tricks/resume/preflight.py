@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_tricks.errors import listed
+
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device, torch.Size}
 _DICTS = (dict, OrderedDict, Counter)  # their own types, no subclasses: what is refused is the class
 _LISTS = (list, tuple, set)
@@ -308,21 +310,16 @@ def moving(places: Sequence[str], lost: Sequence[str], unfreezing: Sequence[str]
     findings = []
     if places:
         verbs = ("changes", "is") if len(places) == 1 else ("change", "are")
-        what = f"{_listed(places)} {verbs[0]} while training, and {verbs[1]} in no checkpoint"
+        what = f"{listed(places, _MOST_SHOWN)} {verbs[0]} while training, and {verbs[1]} in no checkpoint"
         findings.append(Finding(what, "Add ExactResume()"))
     if lost:
         verb = "changes" if len(lost) == 1 else "change"
-        what = f"{_listed(lost)} {verb} while training, and cannot be saved"
+        what = f"{listed(lost, _MOST_SHOWN)} {verb} while training, and cannot be saved"
         findings.append(Finding(what, "Save what is needed in on_save_checkpoint, and load it in on_load_checkpoint"))
     for name in unfreezing:
         what = f"after a resume, {name} leaves frozen what it had unfrozen (Lightning #21901)"
         findings.append(Finding(what, "Add ExactResume(), which saves requires_grad"))
     return findings
-
-
-def _listed(places: Sequence[str]) -> str:
-    more = f" and {len(places) - _MOST_SHOWN} more" if len(places) > _MOST_SHOWN else ""
-    return ", ".join(places[:_MOST_SHOWN]) + more
 
 
 # -- what a kill tears ----------------------------------------------------------------------------------------------

@@ -46,9 +46,8 @@ class OptimizerView:
         self.parameters: list[Tensor] = [p for g in groups for p in g["params"]]
         self.names = [self._all_names.get(id(p), f"optimizer{self.index}.{i}") for i, p in enumerate(self.parameters)]
         self.group_of = [j for j, g in enumerate(groups) for _ in g["params"]]
-        self.generation = (
-            object()
-        )  # tells these parameters from others, also from as many, and keeps none of them alive
+        # tells these parameters from others, also from as many, and keeps none of them alive
+        self.generation = object()
         self.everything = range(len(self.parameters))
         self._plans: dict[int, NormPlan] = {}
         self._keys: dict[str, list[str]] = {}

@@ -27,7 +27,7 @@ class Replacement:
         before: what the object itself had there.
     """
 
-    def __init__(self, owner: Any, name: str, function: Callable[..., Any], before: Any = None) -> None:
+    def __init__(self, owner: Any, name: str, function: Callable[..., Any], before: Any) -> None:
         functools.update_wrapper(self, function)
         # Lightning looks at the arguments of what is wrapped, one level deep
         self.__wrapped__ = getattr(function, "__wrapped__", function)

@@ -505,8 +505,16 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
 
 def defined_by_lightning(module: Any, method: str) -> bool:
     """Whether a module's method is Lightning's own, in either namespace, and not overridden."""
-    owner = next(cls for cls in type(module).__mro__ if method in vars(cls))
-    return owner.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+    return of_lightning(next(cls for cls in type(module).__mro__ if method in vars(cls)))
+
+
+def of_lightning(kind: type) -> bool:
+    """Whether a class is Lightning's own, in either namespace.
+
+    >>> of_lightning(lightning_pytorch.Trainer), of_lightning(dict)
+    (True, False)
+    """
+    return kind.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
 
 
 def trainer_arguments() -> list[str]:
