@@ -191,7 +191,7 @@ def test_the_history_of_a_detector_is_thinned_out_and_keeps_both_ends() -> None:
 
 
 def test_the_curves_of_a_doctor_are_thinned_out_together() -> None:
-    from lightning_tricks.diagnosis.callbacks import _Layout
+    from lightning_tricks.diagnosis.callbacks.training_doctor import _Layout
 
     doctor = TrainingDoctor(every_n_steps=1)
     doctor._progress, doctor._grace, doctor._total, doctor._manual = 0.0, 1.0, float(STEPS), True

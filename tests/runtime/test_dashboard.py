@@ -32,7 +32,7 @@ def test_each_key_is_in_its_chart_and_in_no_other() -> None:
 
 def test_every_documented_log_key_has_a_chart() -> None:
     keys = set()
-    for path in PACKAGE.glob("*/callbacks.py"):
+    for path in [*PACKAGE.glob("*/callbacks.py"), *PACKAGE.glob("*/callbacks/*.py")]:
         for logs in re.findall(r"Logs:\n(.*?)\n\s*Changes:", path.read_text(), re.S):
             keys |= set(re.findall(r"``((?:grad|schedule|amp|accumulation|trainer)/[\w/<>]+)``", logs))
     keys -= {"grad/norm", "grad/histogram/<parameter>", "grad/layers"}  # a histogram, a picture

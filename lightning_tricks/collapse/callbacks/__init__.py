@@ -1,0 +1,9 @@
+"""The detectors of collapse: what each watches, measures and reports. How one runs is in ``runtime/detector.py``."""
+
+from lightning_tricks.collapse.callbacks.dead_units import DeadUnits
+from lightning_tricks.collapse.callbacks.generation_drift import GenerationDrift
+from lightning_tricks.collapse.callbacks.mode_collapse import ModeCollapse
+from lightning_tricks.collapse.callbacks.prediction_collapse import PredictionCollapse
+from lightning_tricks.collapse.callbacks.representation_collapse import RepresentationCollapse
+
+__all__ = ["DeadUnits", "GenerationDrift", "ModeCollapse", "PredictionCollapse", "RepresentationCollapse"]

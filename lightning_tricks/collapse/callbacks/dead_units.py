@@ -1,0 +1,198 @@
+"""DeadUnits: activation layers whose units have stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from lightning_tricks.collapse import causes, figures, sums
+from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
+from lightning_tricks.errors import TrickError, message
+from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.runtime.action import Action
+from lightning_tricks.runtime.detector import Detector
+from lightning_tricks.runtime.modules import plain_modules
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import on_any_rank
+
+_RANGES: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Sigmoid: (0.0, 1.0),
+    nn.Tanh: (-1.0, 1.0),
+    nn.Hardsigmoid: (0.0, 1.0),
+    nn.Hardtanh: (-1.0, 1.0),
+}
+_HARD_ZERO = (nn.ReLU, nn.ReLU6, nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+_SOFT = (nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Softplus)
+
+
+@final
+class DeadUnits(Detector):
+    """Notice layers whose units have stopped: dead (ReLU), saturated (sigmoid, tanh), or dormant (others).
+
+    A unit is dead when its largest output over all samples of a check is not above 0: a sparse layer, whose units are
+    0 for most inputs, is not dead. Alarm: more than 80 % of a layer dead, 90 % saturated, or 90 % dormant (at most
+    2.5 % of the layer's mean magnitude).
+
+    Args:
+        layers: names or globs of modules; None for all activation modules (ReLU, GELU, SiLU, sigmoid, tanh, ...).
+            Name a linear or convolutional layer to watch what ``torch.relu`` makes of it.
+        every_n_steps: updates between two checks; as in ``RepresentationCollapse``, as the rest.
+        action: what to do about an alarm.
+        patience: bad checks in a row that make an alarm.
+        grace: how much learning comes before the first alarm.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        TrickError: at fit start, no module matches; at the first batch, none was called.
+        UnsupportedError: at fit start, a module is part of a compiled graph.
+        AlarmError: while training, with ``action="raise"`` or after too many rollbacks.
+
+    Logs:
+        At every check, ``collapse/dead_units/dead/<layer>`` (``saturated/``, ``dormant/``): shares of units; ``alarm``.
+        At an alarm the verdict as text, and a figure of the shares over time.
+
+    Changes:
+        Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
+
+    State:
+        As ``RepresentationCollapse``.
+
+    Cost:
+        At a check two reductions of each watched output, for as many batches as give 512 samples, and one copy of three
+        numbers per layer. Else the test of a flag per layer.
+
+    Example:
+        >>> from lightning_tricks import DeadUnits
+        >>> DeadUnits(["encoder.*"]).layers
+        ['encoder.*']
+
+    Reference: Sokar et al., "The Dormant Neuron Phenomenon", 2023, arXiv:2302.12902; Lu et al., "Dying ReLU and
+    Initialization", 2019, arXiv:1903.06733.
+    """
+
+    identity = ("layers",)
+
+    def __init__(
+        self,
+        layers: list[str] | None = None,
+        every_n_steps: int | None = 25,
+        action: Action = "warn",
+        patience: int = 3,
+        grace: int | str = "10%",
+    ) -> None:
+        remedy = "Use e.g. ['encoder.*'], or None for all activation modules"
+        if layers is not None and (
+            not isinstance(layers, (list, tuple)) or not all(isinstance(n, str) and n for n in layers)
+        ):
+            raise TypeError(message("DeadUnits", "layers", layers, "layers must be a list of names", remedy))
+        if layers is not None and not layers:
+            raise ValueError(message("DeadUnits", "layers", layers, "layers must name at least one module", remedy))
+        self.layers = None if layers is None else list(layers)
+        super().__init__(every_n_steps, action, patience, grace)
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        super().reset()
+        self._names: list[str] = []
+        self._kinds: dict[str, str] = {}
+        self._calls = 0
+        self._rows = 0
+
+    def alarms(self) -> dict[str, Alarm]:
+        """The share of units that still live, in the worst layer."""
+        return {
+            "dead": Alarm(below=0.2, gain=0.02, patience=self.patience),
+            "saturated": Alarm(below=0.1, gain=0.02, patience=self.patience),
+            "dormant": Alarm(below=0.1, gain=0.02, patience=self.patience),
+        }
+
+    def attach(self, run: TrainingRun) -> None:
+        """Watch the layers."""
+        for name, module in self._found(run).items():
+            low, high = next((r for kind, r in _RANGES.items() if isinstance(module, kind)), (0.0, float("inf")))
+            bounded = high < float("inf")
+            hard = isinstance(module, _HARD_ZERO)
+            self._kinds[name] = "saturated" if bounded else "dead" if hard else "dormant"
+            self.watch(module, partial(self._add, name, low, high))
+
+    def _found(self, run: TrainingRun) -> dict[str, nn.Module]:
+        root = run.trainer.lightning_module
+        if self.layers is not None:
+            return {name: self.module(run, name, "layers") for name in self.matching(run, self.layers)}
+        hidden = self.hidden(run)
+        kinds = (nn.ReLU, nn.ReLU6, *_SOFT, *_RANGES)
+        found = {n: m for n, m in plain_modules(root).items() if isinstance(m, kinds) and id(m) not in hidden}
+        if not found:
+            rule = "the model has no activation modules outside of compiled graphs (torch.relu is a function)"
+            remedy = "Name the layers before them, e.g. layers=['net.0']"
+            raise TrickError(message("DeadUnits", "layers", self.layers, rule, remedy))
+        return found
+
+    def _add(self, name: str, low: float, high: float, output: Any) -> None:
+        tensor = sums.floating_tensor(output)
+        if tensor is None or tensor.ndim < 2 or not tensor.numel():
+            return
+        sums.add_units(self._sums, name, tensor, low, high)
+        self._calls += 1
+        self._rows = max(self._rows, tensor.numel() // tensor.shape[1 if tensor.ndim > 3 else -1])
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
+        """Count what the hooks have added."""
+        if self._first and not self._calls:
+            rule = "none of the modules was called in the first training step"
+            raise TrickError(message("DeadUnits", "layers", self.layers, rule, "Name modules that are"))
+        count, self._calls, self._rows = self._rows, 0, 0
+        return count
+
+    def ready(self, run: TrainingRun) -> bool:
+        """Whether there is a layer that was called on all ranks; others are left out of this check, on all of them."""
+        if run.trainer.world_size == 1:
+            return super().ready(run)
+        seen = {_layer(key) for key in self._sums}
+        missing = on_any_rank([name not in seen for name in self._kinds], run.trainer.strategy.root_device)
+        common = [name for name, somewhere in zip(self._kinds, missing, strict=True) if not somewhere]
+        if common:
+            held = sorted((common.index(_layer(key)), key) for key in self._sums if _layer(key) in common)
+            self._sums = {key: self._sums[key] for _, key in held}
+        return bool(common)
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Shares by layer: of the units that stopped in every process, averaged."""
+        largest = {key: t for key, t in self._sums.items() if key.startswith("largest/")}
+        self._sums |= over_all(run, largest, "max")
+        layers, shares = sums.measured_units(self._sums)
+        self._names = [layer.rsplit("/", 1)[0] for layer in layers]
+        return averaged(run, shares)
+
+    def read(self, vector: list[float]) -> dict[str, float]:
+        """Of each layer the share that is meant for its kind; the worse one of a layer used with two widths."""
+        values: dict[str, float] = {}
+        for i, name in enumerate(self._names):
+            kind = self._kinds[name]
+            share = vector[3 * i + sums.UNITS.index(kind)]
+            values[f"{kind}/{name}"] = max(share, values.get(f"{kind}/{name}", 0.0))
+        return values
+
+    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Of each kind the living share of the worst layer."""
+        kinds = {name.split("/", 1)[0] for name in values}
+        return {kind: 1.0 - max(v for n, v in values.items() if n.startswith(kind + "/")) for kind in kinds}
+
+    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+        """Name the worst layer."""
+        worst = max((n for n in values if n.split("/", 1)[0] in active), key=lambda n: values[n])
+        kind, layer = worst.split("/", 1)
+        return causes.of_units(kind, layer, values[worst])
+
+    def figure(self) -> Callable[[], Any] | None:
+        """Shares over time."""
+        return lambda: figures.draw_units(self._history)
+
+
+def _layer(key: str) -> str:
+    """Return the layer of a key as ``largest/net.1/24``."""
+    return key.split("/", 1)[1].rsplit("/", 1)[0]

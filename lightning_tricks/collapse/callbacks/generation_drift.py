@@ -1,0 +1,260 @@
+"""GenerationDrift: what a model generates, epoch by epoch, against real data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_tricks.collapse import causes, figures, generation, recursive, sums
+from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
+from lightning_tricks.dry_run.isolated import isolated, step_again
+from lightning_tricks.dry_run.training_step import loss_of
+from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, message, nearest, require_count
+from lightning_tricks.measure import form
+from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.subset import subset
+from lightning_tricks.runtime.action import Action, warn
+from lightning_tricks.runtime.detector import Detector, detector_form
+from lightning_tricks.runtime.run import TrainingRun
+
+_MODE_SAMPLES = 256
+_MODE_DIMENSIONS = 64
+_NEIGHBOURS = 5
+_BEST = form.maybe(form.measured)
+
+
+@final
+class GenerationDrift(Detector):
+    """Follow what a model generates, generation by generation: is it losing what the real data have?
+
+    For training on one's own output: one generation is ``every_n_epochs`` epochs of one fit, with a new data set each
+    time (``Trainer(reload_dataloaders_every_n_epochs=...)``). The data of the first epoch are taken as real. Samples of
+    numbers are compared by variance, tails and recall; tokens (whole numbers) by distinct 4-grams and repetition. The
+    loss on real data is measured too, with the module's own ``training_step``. Alarm: diversity below 75 % of its best
+    while the loss on real data is 5 % above its best, or half as many distinct 4-grams as in real data; two in a row.
+
+    Args:
+        sample: a method of the LightningModule: ``sample(n)`` returns n generated samples ``[n, ...]``.
+        num_samples: generated, and kept of the real data, >= 32.
+        every_n_epochs: epochs in one generation.
+        action: what to do about an alarm, as in ``RepresentationCollapse``.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        TrickError: at fit start, there is no such method, or what it returns is no tensor of samples; at the first
+            batch, no real samples of that size are in it.
+        UnsupportedError: at fit start, ``"rollback"``: it acts between generations, whose data cannot be put back.
+        AlarmError: while training, with ``action="raise"``.
+
+    Logs:
+        After each generation, ``collapse/generation_drift/`` with ``diversity``, ``real_loss``, ``real_loss_ratio``
+        (over the best), ``alarm``; for numbers ``variance_ratio``, ``tail_mass`` (expect 0.1) and ``recall``; for
+        tokens ``distinct_ratio``, ``repetition`` and ``real_repetition``. At an alarm a text and a figure.
+
+    Changes:
+        Nothing: sampling happens in a snapshot that puts everything back.
+
+    State:
+        The real samples, the batch for the loss on real data, and the baselines.
+
+    Cost:
+        After each generation the sampling, one forward pass, and some host reads. Nothing at a step.
+
+    Example:
+        >>> from lightning_tricks import GenerationDrift
+        >>> GenerationDrift(num_samples=256).every_n_epochs
+        1
+
+    Reference: Shumailov et al., 2024, Nature 631; Gerstgrasser et al., 2024, arXiv:2404.01413; Welleck et al., 2019,
+    arXiv:1908.04319.
+    """
+
+    identity = ("sample",)
+    state_form = detector_form(real=form.maybe(form.tensor), batch=form.anything, best=form.many(_BEST, 2))
+
+    def __init__(
+        self, sample: str = "sample", num_samples: int = 512, every_n_epochs: int = 1, action: Action = "warn"
+    ) -> None:
+        owner = "GenerationDrift"
+        self.sample = require_name(owner, "sample", sample)
+        self.num_samples = require_count(owner, "num_samples", num_samples, low=32, remedy="Use e.g. 512")
+        self.every_n_epochs = require_count(owner, "every_n_epochs", every_n_epochs, remedy="Use e.g. 1")
+        super().__init__(1, action, 2, 0)
+        if not isinstance(self.action, str) and not callable(self.action):
+            text = "generations cannot be put back"
+            raise UnsupportedError(message(owner, "action", action, text, "Use 'stop', 'warn' or 'raise'"))
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        super().reset()
+        self._real: Tensor | None = None
+        self._batch: Any = None
+        self._whole = False
+        self._best_loss: float | None = None
+        self._best_diversity: float | None = None
+
+    def configuration(self) -> dict[str, Any]:
+        """The arguments."""
+        more = {n: getattr(self, n) for n in ("num_samples", "every_n_epochs")}
+        return {**super().configuration(), **more}
+
+    def alarms(self) -> dict[str, Alarm]:
+        """Diversity, and distinct n-grams beside real ones."""
+        return {"diversity": Alarm(below=0.75, patience=2), "repetition": Alarm(below=0.5, patience=2)}
+
+    def attach(self, run: TrainingRun) -> None:
+        """See that the method is there."""
+        module = run.trainer.lightning_module
+        if not callable(getattr(module, self.sample, None)):
+            near = nearest(self.sample, [n for n in dir(type(module)) if not n.startswith("_")])
+            remedy = f"The nearest name is {near!r}" if near else "Write sample(self, n) that returns n samples"
+            rule = f"{type(module).__name__} has no such method"
+            raise TrickError(message("GenerationDrift", "sample", self.sample, rule, remedy))
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Generate two samples, to see what they are."""
+        super().started(run, state)
+        two = self._generate(run, 2)
+        self._whole = not two.is_floating_point()
+        self._shape = tuple(two.shape[1:])
+
+    @torch.no_grad()
+    def _generate(self, run: TrainingRun, count: int) -> Tensor:
+        module = run.trainer.lightning_module
+        with isolated(run, together=True):
+            module.eval()
+            with run.trainer.precision_plugin.train_step_context():
+                made = getattr(module, self.sample)(count)
+            made = made.detach().clone() if isinstance(made, Tensor) else made  # (it may be part of the module)
+        if not isinstance(made, Tensor) or made.ndim < 1 or len(made) != count:
+            found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            rule = f"{self.sample}({count}) returned {found} instead of {count} samples [{count}, ...]"
+            raise TrickError(message("GenerationDrift", "sample", self.sample, rule, "Return one tensor"))
+        return made
+
+    # -- steps: keep the real data of the first epoch ---------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep real samples, and the first batch."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._watched = self._armed = False
+        missing = self._live is not None and trainer.current_epoch == 0
+        if missing and (self._real is None or len(self._real) < self.num_samples):
+            rows = self._rows_of(batch)
+            if self._real is not None and self._real.shape[1:] != rows.shape[1:]:  # of a checkpoint of other data
+                self._real = None
+            kept = [] if self._real is None else [self._real]
+            self._real = torch.cat([*kept, rows.clone()])[: self.num_samples]
+            if self._batch is None and pl_module.automatic_optimization:
+                self._batch = batch
+
+    def _rows_of(self, batch: Any) -> Tensor:
+        for tensor in [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim]:
+            alike = tensor.ndim == 1 + len(self._shape) if self._whole else tuple(tensor.shape[1:]) == self._shape
+            if alike and tensor.is_floating_point() != self._whole:
+                return tensor.detach()
+        rule = f"the batch holds no real samples of shape {self._shape}, as {self.sample}() returns them"
+        raise TrickError(message("GenerationDrift", "sample", self.sample, rule, "Put real data into the batch"))
+
+    def ready(self, run: TrainingRun) -> bool:
+        """Not after an update: a generation is looked at between epochs."""
+        return False
+
+    # -- a generation -----------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at a generation."""
+        super().on_train_epoch_end(trainer, pl_module)
+        run = self._live
+        if run is None or self._real is None or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        values = self._measured(run, self._generate(run, len(self._real)), self._real)
+        names, vector = list(values), torch.tensor(list(values.values()), dtype=torch.float64)
+        device = trainer.strategy.root_device
+        numbers = averaged(run, vector.to(device, torch.float32 if device.type == "mps" else vector.dtype)).tolist()
+        self._names = names
+        self._hear(run, run.step, 1, 1.0, numbers)
+        self._act(run)
+
+    def _measured(self, run: TrainingRun, made: Tensor, real: Tensor) -> dict[str, float]:
+        values: dict[str, float] = {}
+        if self._whole:
+            length = min(made.shape[-1], real.shape[-1])
+            one, two = made[..., :length], real[..., :length].to(made.device)
+            repeated, usual = (float(generation.repetition_rate(t)) for t in (one, two))
+            ratio = (1 - repeated) / max(1e-9, 1 - usual)
+            values |= {"distinct_ratio": ratio, "repetition": repeated, "real_repetition": usual, "diversity": ratio}
+        else:
+            one = sums.projected(made.reshape(len(made), -1).float(), _MODE_DIMENSIONS)
+            two = sums.projected(real.reshape(len(real), -1).float(), _MODE_DIMENSIONS)
+            k = min(_NEIGHBOURS, len(made) - 1)
+            variance = float(recursive.variance_ratio(one, two))
+            values |= {
+                "variance_ratio": variance,
+                "tail_mass": float(recursive.tail_mass(one, two)),
+                "recall": float(generation.recall(subset(one, _MODE_SAMPLES), subset(two, _MODE_SAMPLES), k)),
+                "diversity": variance**0.5,
+            }
+        loss = None if self._batch is None else self._loss_on_real(run)
+        if isinstance(loss, Tensor):
+            values["real_loss"] = float(loss)
+        return values
+
+    def _loss_on_real(self, run: TrainingRun) -> Any:
+        """Return the loss on the first batch; None where the module cannot be asked, which is said once."""
+        try:
+            return loss_of(step_again(run, self._batch, 0, evaluate=True, together=True))
+        except Exception as error:
+            self._batch = None
+            what = f"training_step cannot be called again ({type(error).__name__}: {in_one_line(error)})"
+            warn("GenerationDrift", f"{what}: the loss on real data is not followed.")
+            return None
+
+    def read(self, vector: list[float]) -> dict[str, float]:
+        """Values by name, and ratios to the best generation."""
+        values = dict(zip(self._names, vector, strict=True))
+        if "real_loss" in values:
+            loss = values["real_loss"]
+            self._best_loss = loss if self._best_loss is None else min(loss, self._best_loss)
+            values["real_loss_ratio"] = loss / self._best_loss if self._best_loss > 0 else 1.0
+        own = values["diversity"]
+        self._best_diversity = own if self._best_diversity is None else max(own, self._best_diversity)
+        values["diversity"] = min(1.0, own / max(1e-9, self._best_diversity))
+        return values
+
+    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Diversity counts as lost only where the real data have become less likely too."""
+        sound = values.get("real_loss_ratio", float("inf")) <= 1.05
+        found = {"diversity": 1.0 if sound else values["diversity"]}
+        if "distinct_ratio" in values:
+            found["repetition"] = values["distinct_ratio"]
+        return found
+
+    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+        """Say what was lost."""
+        return causes.of_drift(active, values)
+
+    def figure(self) -> Callable[[], Any] | None:
+        """Curves over generations."""
+        return lambda: figures.draw_generations(self._history)
+
+    def trick_state(self) -> dict[str, Any]:
+        """Also the real data."""
+        tensors = self._batch is None or all(isinstance(t, (Tensor, int, float, str)) for t in tree_leaves(self._batch))
+        own = {"real": self._real, "batch": self._batch if tensors else None}
+        return {**super().trick_state(), **own, "best": [self._best_loss, self._best_diversity]}
+
+    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        super()._take_up(run, state)
+        strategy = run.trainer.strategy
+        self._real, self._batch = state["real"], state["batch"]
+        if self._real is not None:
+            self._real = self._real.to(strategy.root_device)
+        if self._batch is not None:
+            self._batch = strategy.batch_to_device(self._batch)
+        self._best_loss, self._best_diversity = state["best"]

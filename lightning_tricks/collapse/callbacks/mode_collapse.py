@@ -1,0 +1,161 @@
+"""ModeCollapse: a generator that leaves modes of the data out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_tricks.collapse import causes, figures, generation, sums
+from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
+from lightning_tricks.errors import TrickError, message
+from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.runtime.action import Action
+from lightning_tricks.runtime.detector import Detector, detector_form
+from lightning_tricks.runtime.run import TrainingRun
+
+_MODE_SAMPLES = 256
+_MODE_DIMENSIONS = 64
+_NEIGHBOURS = 5
+
+
+@final
+class ModeCollapse(Detector):
+    """Notice a generator that makes few kinds of samples.
+
+    Compares samples of a generator, as training makes them, with the real batches: the share of real samples within the
+    reach of generated ones (recall, k = 5). Distances alone are blind to the loss of every second mode, and coverage
+    asks for quality that a young GAN does not have. Alarm: recall below 0.25, or below 0.5 with distances below 0.9 of
+    the real ones.
+
+    Args:
+        generator: name of the module whose output is a batch of samples.
+        every_n_steps: updates between two checks; as in ``RepresentationCollapse``, as the rest.
+        action: what to do about an alarm.
+        patience: bad checks in a row that make an alarm.
+        grace: how much learning comes before the first alarm.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        TrickError: at fit start, there is no such module; at the first batch, it was not called, gives no samples, or
+            the batch holds no real samples of that size.
+        UnsupportedError: at fit start, the module is part of a compiled graph.
+        AlarmError: while training, with ``action="raise"`` or after too many rollbacks.
+
+    Logs:
+        At every check, ``collapse/mode_collapse/`` with ``recall``, ``coverage``, ``precision``,
+        ``pairwise_distance_ratio``, ``nearest_distance_ratio`` and ``alarm``; on several processes means over them. At
+        an alarm the verdict as text, and a figure of samples.
+
+    Changes:
+        Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
+
+    State:
+        As ``RepresentationCollapse``.
+
+    Cost:
+        At a check three matrices of distances of 256 samples of at most 64 numbers (more through a fixed random
+        projection), one copy of 5 numbers to the host. Else the test of a flag.
+
+    Example:
+        >>> from lightning_tricks import ModeCollapse
+        >>> ModeCollapse("generator").patience
+        3
+
+    Reference: Kynkaanniemi et al., 2019, arXiv:1904.06991; Naeem et al., 2020, arXiv:2002.09797.
+    """
+
+    identity = ("generator",)
+    state_form = detector_form(sums=sums.form_of(generated=2, real=2))
+    samples: ClassVar[int] = _MODE_SAMPLES
+    fewest: ClassVar[int] = 64
+
+    def __init__(
+        self,
+        generator: str,
+        every_n_steps: int | None = 25,
+        action: Action = "warn",
+        patience: int = 3,
+        grace: int | str = "10%",
+    ) -> None:
+        self.generator = require_name("ModeCollapse", "generator", generator)
+        super().__init__(every_n_steps, action, patience, grace)
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        super().reset()
+        self._made: Tensor | None = None
+        self._shown: tuple[Tensor, Tensor] | None = None
+
+    def alarms(self) -> dict[str, Alarm]:
+        """Recall, after both conditions were made one."""
+        return {"recall": Alarm(below=0.25, growth=2.0, patience=self.patience)}
+
+    def slowness(self, name: str) -> float:
+        """A GAN takes its time."""
+        return 2.0
+
+    def attach(self, run: TrainingRun) -> None:
+        """Watch the generator."""
+        self.watch(self.module(run, self.generator, "generator"), self._see)
+
+    def _see(self, output: Any) -> None:
+        tensor = sums.floating_tensor(output)
+        if tensor is None or tensor.ndim < 2:
+            rule = "its output holds no batch of samples"
+            raise TrickError(message("ModeCollapse", "generator", self.generator, rule, "Name the generator itself"))
+        self._made = tensor
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
+        """Keep samples of both kinds, as rows."""
+        made, self._made = self._made, None
+        if made is None:
+            if self._first:
+                rule = "it was not called in the first training step"
+                raise TrickError(message("ModeCollapse", "generator", self.generator, rule, "Name one that is"))
+            return 0
+        real = self._real(batch, made)
+        for name, rows in (("generated", made.flatten(1)), ("real", real.flatten(1))):
+            small = sums.projected(rows.float(), _MODE_DIMENSIONS)
+            kept = [self._sums[name]] if name in self._sums else []
+            self._sums[name] = torch.cat([*kept, small])[-self.samples :]
+        return min(len(made), len(real))
+
+    def _real(self, batch: Any, made: Tensor) -> Tensor:
+        size = made[:1].numel()
+        for tensor in tree_leaves(batch):
+            if isinstance(tensor, Tensor) and tensor.ndim > 1 and tensor[:1].numel() == size:
+                return tensor.detach()
+        rule = f"the batch holds no real samples of {size} numbers, as the generator makes them"
+        raise TrickError(message("ModeCollapse", "generator", self.generator, rule, "Put real data into the batch"))
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Measures of each process's own samples, averaged."""
+        made, real = self._sums["generated"], self._sums["real"]
+        self._shown = (made, real)
+        k = min(_NEIGHBOURS, len(made) - 1, len(real) - 1)
+        return averaged(run, generation.mode_measures(made, real, max(1, k)))
+
+    def read(self, vector: list[float]) -> dict[str, float]:
+        """The measures by name."""
+        return dict(zip(generation.MODES, vector, strict=True))
+
+    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Recall; half of it where samples also lie closer together than real ones."""
+        near = values["pairwise_distance_ratio"] < 0.9
+        return {"recall": values["recall"] * (0.5 if near else 1.0)}
+
+    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+        """Say how much is covered."""
+        return causes.of_modes(values, self.generator)
+
+    def figure(self) -> Callable[[], Any] | None:
+        """Samples in two dimensions."""
+        if self._shown is None:
+            return None
+        made, real = (t.tolist() for t in self._shown)
+        return lambda: figures.draw_samples(made, real, self._history)

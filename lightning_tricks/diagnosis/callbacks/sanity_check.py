@@ -1,0 +1,173 @@
+"""SanityCheck: experiments before the first step, in a dry run that leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, final
+
+from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.dry_run.dry_run import DryRun
+from lightning_tricks.errors import (
+    NotRestorableError,
+    TrickError,
+    UnsupportedError,
+    in_one_line,
+    require_choice,
+    require_flag,
+)
+from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import on_any_rank
+from lightning_tricks.runtime.trick import Trick
+
+
+@final
+class SanityCheck(Trick):
+    """Ask, before the first update, whether this training can work at all; print a table of answers and fixes.
+
+    Experiments on a few batches, with the module's own ``training_step``, hooks, loader, optimizer and precision: is
+    the first loss that of knowing nothing; do inputs matter; do samples leak into each other; do all parameters get
+    gradients; are units alive; do labels follow from inputs; does the model overfit one batch. They run in a snapshot
+    that puts everything back: the training after it is bit-identical to one without it. Where something cannot be put
+    back, a warning names it and nothing is run. An experiment on which the model raises is no failure. Not run on a
+    resume, nor under ``fast_dev_run``.
+
+    Args:
+        initial_loss: compare the first loss with ``ln C`` (or the variance of a regression's target), find outputs and
+            labels that broadcast, and say which output bias the labels imply.
+        overfit_batch: train on one batch, 60 updates; and on some batches, where nearest neighbours cannot tell whether
+            labels belong to their inputs.
+        input_matters: zero the inputs; look for parameters without gradient, and dead or saturated units.
+        sample_independence: replace all samples but one, in eval mode and in training.
+        on_failure: ``"warn"``, or ``"raise"`` to end the run before it begins.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        TrickError: at fit start, a check failed, with ``on_failure="raise"``.
+        UnsupportedError: at fit start, manual optimization, several optimizers, LBFGS, a sharding strategy, or data
+            that cannot be given back.
+
+    Logs:
+        The table as text, under ``diagnosis/sanity``.
+
+    Changes:
+        Nothing.
+
+    State:
+        None: a resumed run is not checked again.
+
+    Cost:
+        Once: a dozen forward passes, 60 updates on one batch, up to 360 where the model fails.
+
+    Example:
+        >>> from lightning_tricks import SanityCheck
+        >>> SanityCheck(on_failure="raise").checks
+        []
+
+    Reference: Karpathy, "A Recipe for Training Neural Networks", 2019; Lightning #1237.
+    """
+
+    observer = True
+
+    def __init__(
+        self,
+        initial_loss: bool = True,
+        overfit_batch: bool = True,
+        input_matters: bool = True,
+        sample_independence: bool = True,
+        on_failure: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        owner = "SanityCheck"
+        self.initial_loss = require_flag(owner, "initial_loss", initial_loss)
+        self.overfit_batch = require_flag(owner, "overfit_batch", overfit_batch)
+        self.input_matters = require_flag(owner, "input_matters", input_matters)
+        self.sample_independence = require_flag(owner, "sample_independence", sample_independence)
+        self.on_failure = require_choice(owner, "on_failure", on_failure, ("warn", "raise"))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the answers."""
+        self._checks: list[Check] = []
+
+    @property
+    def checks(self) -> list[Check]:
+        """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
+        return list(self._checks)
+
+    def prepare(self, run: TrainingRun) -> None:
+        """Run the experiments before any trick looks at the optimizers."""
+        trainer = run.trainer
+        if trainer.global_step > 0 or self._loaded is not None:
+            return
+        if trainer.fast_dev_run:
+            rank_zero_info("SanityCheck: not run, since fast_dev_run tries the loop only.")
+            return
+        try:
+            with DryRun(run, "SanityCheck") as dry_run:
+                self._checks = self._examined(Examination(dry_run, trainer.lightning_module, trainer.optimizers))
+        except NotRestorableError as error:
+            warn("SanityCheck", f"not run: {error}")
+            return
+        except UnsupportedError:
+            raise
+        except Exception as error:  # of the user's code: if training has it too, it will be told there
+            warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
+            return
+        if trainer.is_global_zero:
+            Console().print(self._as_table())
+        run.publisher.tell(run.step, "diagnosis/sanity", self._as_markdown())
+        failed = [c for c in self._checks if c.passed is False]
+        somewhere = bool(failed)
+        if trainer.world_size > 1:
+            somewhere = on_any_rank([somewhere], trainer.strategy.root_device)[0]
+        if not somewhere:
+            return
+        reasons = "; ".join(f"{c.name}: {c.evidence}. Fix: {c.fix}" for c in failed)
+        text = f"{len(failed)} of {len(self._checks)} checks failed. {reasons}."
+        if not failed:
+            text = "checks failed on another process, which has other batches."
+        if self.on_failure == "raise":
+            raise TrickError(f"SanityCheck: {text}")
+        warn("SanityCheck", text)
+
+    def _examined(self, exam: Examination) -> list[Check]:
+        experiments: dict[str, Callable[[], list[Check]]] = {}
+        if self.initial_loss:
+            experiments["initial loss"] = exam.initial_loss
+        if self.input_matters:
+            experiments["inputs matter"] = exam.input_matters
+            experiments["all parameters learn"] = exam.gradients
+            experiments["units are alive"] = exam.units
+        if self.sample_independence:
+            experiments["samples do not leak"] = exam.sample_independence
+        if self.overfit_batch:
+            experiments["labels follow from inputs"] = exam.labels
+            experiments["overfits one batch"] = exam.overfit_batch
+        trainer, found = self.run.trainer, []
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+            task = bar.add_task("SanityCheck", total=len(experiments))
+            for name, experiment in experiments.items():
+                found += exam.ask(name, experiment)
+                bar.advance(task)
+        return found
+
+    def _as_table(self) -> Table:
+        table = Table(title="SanityCheck")
+        for column in ("check", "", "what was seen", "fix"):
+            table.add_column(column)
+        style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
+        for check in self._checks:
+            table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
+        return table
+
+    def _as_markdown(self) -> str:
+        rows = [f"| {c.name} | {c.mark} | {c.evidence} | {c.fix} |" for c in self._checks]
+        return "\n".join(["| check | | what was seen | fix |", "| --- | --- | --- | --- |", *rows])
