@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.models import trainings as t
+from benchmarks.models.scenario import Scenario
 from benchmarks.models.trainings import Training, adam, classifier, mlp, sgd
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One training that is known to fail or to be healthy.
-
-    Args:
-        name: what happens.
-        make: seed -> training.
-        causes: what a right verdict calls it; empty for a healthy training.
-        onset: share of the run after which an alarm is right.
-        rescuable: the name of the healthy twin, where going back and changing something can help.
-    """
-
-    name: str
-    make: Callable[[int], Training]
-    causes: frozenset[str] = frozenset()
-    onset: float = 0.0
-    rescuable: str = ""
-
-    @property
-    def failing(self) -> bool:
-        """Whether it fails."""
-        return bool(self.causes)
-
 
 TOO_HIGH = frozenset({"divergence", "learning rate too high", "non-finite values", "loss spikes"})
 NO_SIGNAL = frozenset({"inputs ignored"})

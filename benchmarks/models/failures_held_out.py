@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.models import trainings as t
-from benchmarks.models.failures import LOST, NO_SIGNAL, STOPPED, TOO_HIGH, Scenario, bias, failing, few_and_noisy
+from benchmarks.models.failures import LOST, NO_SIGNAL, STOPPED, TOO_HIGH, bias, failing, few_and_noisy
+from benchmarks.models.scenario import Scenario
 from benchmarks.models.trainings import Task, Training, adam, classifier, mlp, sgd
 from lightning_tricks import GradientAccumulation, LRSchedule
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-Explained = tuple[str, tuple[str, ...], tuple[str, ...]]
+from lightning_tricks.measure.causes import Cause, Explained
 
 _SAME = 1e-6  # what rounding makes of outputs that are equal
 
@@ -14,7 +14,7 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
     """Explain a collapsed representation.
 
     >>> of_representation(["sphere_variance"], {"sphere_variance": 0.01, "mean_cosine": 0.99}, "head")[0]
-    'complete collapse'
+    <Cause.COMPLETE_COLLAPSE: 'complete collapse'>
     """
     if not values.get("finite", 1.0):
         return _nonfinite(f"outputs of {layer} are NaN or inf")
@@ -22,7 +22,7 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
         cosine = values.get("mean_cosine", float("nan"))
         reason = f"outputs of {layer} are nearly one vector: sphere variance {values['sphere_variance']:.3g} of 1, "
         return (
-            "complete collapse",
+            Cause.COMPLETE_COLLAPSE,
             (reason + f"mean cosine {cosine:.3f}",),
             (
                 "stop the gradient of one branch, or add a predictor (SimSiam), or a variance term (VICReg)",
@@ -32,7 +32,7 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
         )
     reason = f"outputs of {layer} use few dimensions: effective rank {values['effective_rank']:.1f}, "
     return (
-        "dimensional collapse",
+        Cause.DIMENSIONAL_COLLAPSE,
         (reason + f"{values['rank_share']:.0%} of what is possible",),
         (
             "add a covariance or redundancy term (VICReg, Barlow Twins), or stop the gradient of one branch (SimSiam)",
@@ -46,7 +46,7 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
     """Explain predictions that know nothing, or no longer.
 
     >>> of_prediction(["skill"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
-    'inputs ignored'
+    <Cause.INPUTS_IGNORED: 'inputs ignored'>
     """
     if not math.isfinite(values.get("cross_entropy", 0.0)):
         return _nonfinite(f"the cross entropy is {values['cross_entropy']}")
@@ -55,12 +55,12 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
     if "lost" in active:
         if values.get("cross_entropy", 0.0) > 3 * max(values.get("label_entropy", 1.0), 1e-9):
             return (
-                "divergence",
+                Cause.DIVERGENCE,
                 (f"skill fell from {peak:.2f} to {skill:.2f}", f"the loss is {values['cross_entropy']:.3g}", shares),
                 ("lower the learning rate", "clip gradients: GradientClip(1.0)", "warm up for longer"),
             )
         return (
-            "prediction collapse",
+            Cause.PREDICTION_COLLAPSE,
             (f"skill fell from {peak:.2f} to {skill:.2f}", shares),
             (
                 "use a larger effective batch: GradientAccumulation(8)",
@@ -71,7 +71,7 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
     told = f"skill {skill:.3f}: no better than always answering with the label frequencies"
     if dependence < _SAME:
         return (
-            "inputs ignored",
+            Cause.INPUTS_IGNORED,
             (told, f"the output is the same whatever the input (dependence {dependence:.1g})", shares),
             (
                 "check that the inputs reach the model and vary, and that no layer multiplies them by 0",
@@ -81,12 +81,12 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
         )
     if skill < -0.2:
         return (
-            "learning rate too high",
+            Cause.RATE_TOO_HIGH,
             (told, f"worse than chance: the loss is {values.get('cross_entropy', 0.0):.3g}", shares),
             ("lower the learning rate: LRFinder()", "warm up", "clip gradients: GradientClip(1.0)"),
         )
     return (
-        "labels do not follow from inputs",
+        Cause.LABELS_UNRELATED,
         (told, f"the output does depend on the input (dependence {dependence:.2g})", shares),
         (
             "check that labels belong to their inputs: shuffled together, sorted alike",
@@ -102,21 +102,21 @@ def _nonfinite(reason: str) -> Explained:
         "skip such updates: GradientClip(1.0, nonfinite='skip')",
         "find the module: TrainingDoctor(), PrecisionDoctor()",
     )
-    return "non-finite values", (reason,), advice
+    return Cause.NON_FINITE, (reason,), advice
 
 
 def of_modes(values: Mapping[str, float], generator: str) -> Explained:
     """Explain a generator that misses modes.
 
     >>> of_modes({"recall": 0.1, "coverage": 0.1, "pairwise_distance_ratio": 0.2}, "generator")[0]
-    'mode collapse'
+    <Cause.MODE_COLLAPSE: 'mode collapse'>
     """
     reason = (
         f"samples of {generator} cover {values['recall']:.0%} of real ones (coverage {values['coverage']:.0%}), "
         f"and lie {values['pairwise_distance_ratio']:.2f} times as far apart"
     )
     return (
-        "mode collapse",
+        Cause.MODE_COLLAPSE,
         (reason,),
         (
             "lower the generator's learning rate, or update the discriminator more often",
@@ -145,25 +145,25 @@ def of_units(kind: str, layer: str, share: float) -> Explained:
         ),
         "dormant": ("lower the learning rate", "normalise activations", "reset the units (ReDo)"),
     }[kind]
-    return f"{kind} units", (f"{share:.0%} of the units of {layer} are {kind}",), advice
+    return Cause.named(f"{kind} units"), (f"{share:.0%} of the units of {layer} are {kind}",), advice
 
 
 def of_drift(active: Sequence[str], values: Mapping[str, float]) -> Explained:
     """Explain generated samples that lose diversity.
 
     >>> of_drift(["repetition"], {"repetition": 0.8, "real_repetition": 0.02})[0]
-    'repetition'
+    <Cause.REPETITION: 'repetition'>
     """
     if "diversity" not in active:
         real = values["real_repetition"]
         reason = f"{values['repetition']:.0%} of generated n-grams are repeated, {real:.0%} of real ones"
         advice = ("sample at a higher temperature", "train with an unlikelihood or entropy term", "look at the samples")
-        return "repetition", (reason,), advice
+        return Cause.REPETITION, (reason,), advice
     lost = [f"diversity is {values['diversity']:.0%} of what it was at best"]
     if "real_loss_ratio" in values:
         lost.append(f"the loss on real data is {values['real_loss_ratio']:.2f} times what it was at best")
     return (
-        "recursive collapse",
+        Cause.RECURSIVE_COLLAPSE,
         tuple(lost),
         (
             'keep real data in the mix: MixedGenerations(real, generated, mode="accumulate")',

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lightning_tricks.measure.causes import Cause
+
 MAD_TO_STD = 1.4826
 SMALLEST_RATIO, LARGEST_RATIO = 1e-4, 1e-2
 
@@ -229,27 +231,27 @@ def named(
     means: Sequence[float],
     validation: Sequence[float],
     culprit: str = "",
-) -> tuple[str, str, tuple[str, ...]]:
+) -> tuple[Cause, str, tuple[str, ...]]:
     """Return cause, evidence and advice of an alarm of the doctor.
 
-    >>> named("divergence", {}, [2.0, 9.0], [])[0]
+    >>> named("divergence", {}, [2.0, 9.0], [])[0].value
     'divergence'
     """
     first, now = (next((m for m in order if math.isfinite(m)), math.nan) for order in (means, means[::-1]))
     if alarm == "finite":
         evidence = "the loss is NaN or inf" + (f"; {culprit}" if culprit else "")
         skip = "skip such updates: GradientClip(1.0, nonfinite='skip')"
-        return "non-finite values", evidence, (skip, "lower the learning rate", "find the module: PrecisionDoctor()")
+        return Cause.NON_FINITE, evidence, (skip, "lower the learning rate", "find the module: PrecisionDoctor()")
     if alarm == "divergence":
         advice = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
-        return "divergence", f"the loss began at {first:.4g} and is {now:.4g}", advice
+        return Cause.DIVERGENCE, f"the loss began at {first:.4g} and is {now:.4g}", advice
     if alarm == "flow" and values.get("_silent"):
         advice = (
             "give the optimizer the parameters of the model that is trained: self.parameters()",
             "look for detach() and no_grad() between them and the loss",
             "ask SanityCheck()",
         )
-        return "no gradients", "no parameter of the optimizer gets a gradient", advice
+        return Cause.NO_GRADIENTS, "no parameter of the optimizer gets a gradient", advice
     if alarm == "flow":
         first, now = (values.get(name, 0.0) for name in ("first_gradient", "last_gradient"))
         ends = f"{first:.1g} in the first layer, {now:.1g} in the last"
@@ -258,16 +260,20 @@ def named(
             "initialise for the activation",
             "fewer layers",
         )
-        return "vanishing gradients", f"gradient norms are {ends}, and the loss does not fall", advice
+        return Cause.VANISHING_GRADIENTS, f"gradient norms are {ends}, and the loss does not fall", advice
     if alarm == "spike":
         before = [m for m in means[:-1] if math.isfinite(m)]
         usual = statistics.median(before) if before else math.nan
         advice = ("lower the learning rate", "clip gradients: GradientClip(1.0)", "look at the data of these steps")
-        return "loss spikes", f"the loss jumped from about {usual:.4g} to {now:.4g}", advice
+        return Cause.LOSS_SPIKES, f"the loss jumped from about {usual:.4g} to {now:.4g}", advice
     best, last = min(validation, default=math.nan), validation[-1] if validation else math.nan
     advice = (
         "go back to the checkpoint of the best validation loss, and stop earlier",
         "more data or augmentation, weight decay, dropout",
         "a smaller model",
     )
-    return "overfitting", f"validation loss rose from {best:.4g} to {last:.4g} while training reached {now:.4g}", advice
+    return (
+        Cause.OVERFITTING,
+        f"validation loss rose from {best:.4g} to {last:.4g} while training reached {now:.4g}",
+        advice,
+    )

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lightning_tricks.measure.causes import Cause
+
 State = dict[str, Any]
 
 _STEADY = 4.0  # standard errors of a slope
@@ -28,13 +30,13 @@ class Verdict:
         alarmed: whether there is an alarm now.
         step: of the check, on the x axis of Lightning's loggers; -1 before the first one.
         since_step: the first bad check of the alarm; None without one.
-        cause: what it is called, e.g. ``"dimensional collapse"``; empty without an alarm.
+        cause: what it is called, e.g. ``"dimensional collapse"``; ``Cause.NONE``, which is empty, without an alarm.
         reasons: which quantity, by how much, against what.
         values: everything that was measured at the check.
         advice: what to try, the most promising first.
 
     Example:
-        >>> print(Verdict("DeadUnits", True, 75, 25, "dead units", ("96 % of net.1 are dead",), {}, ("lower lr",)))
+        >>> print(Verdict("DeadUnits", True, 75, 25, Cause.DEAD_UNITS, ("96 % of net.1 are dead",), {}, ("lower lr",)))
         DeadUnits: dead units since step 25 (seen at step 75): 96 % of net.1 are dead. Try: lower lr.
     """
 
@@ -42,7 +44,7 @@ class Verdict:
     alarmed: bool = False
     step: int = -1
     since_step: int | None = None
-    cause: str = ""
+    cause: Cause = Cause.NONE
     reasons: tuple[str, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict)
     advice: tuple[str, ...] = ()
@@ -55,19 +57,19 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON and checkpoints."""
-        plain = asdict(self) | {"values": dict(self.values)}
+        plain = asdict(self) | {"values": dict(self.values), "cause": self.cause.value}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Verdict:
         """Return the verdict that ``as_dict`` made this of.
 
-        >>> verdict = Verdict("DeadUnits", True, 5, 4, "dead units", ("a",), {"b": 1.0}, ("c",))
+        >>> verdict = Verdict("DeadUnits", True, 5, 4, Cause.DEAD_UNITS, ("a",), {"b": 1.0}, ("c",))
         >>> Verdict.from_dict(verdict.as_dict()) == verdict
         True
         """
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        return cls(**values)
+        return cls(**{**values, "cause": Cause.named(plain["cause"])})
 
 
 def steepness(values: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from lightning_tricks.errors import TrickError, in_one_line, message, nearest, r
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm, Verdict
 from lightning_tricks.measure.alarm import State as AlarmState
+from lightning_tricks.measure.causes import Explained
 from lightning_tricks.measure.duration import Duration
 from lightning_tricks.runtime.action import Action, Rollback, as_action, carry_out, warn
 from lightning_tricks.runtime.horizon import UnknownHorizonError, forecast_updates, updates_per_epoch
@@ -125,7 +126,7 @@ class Detector(Trick, abstract=True):
 
     # -- what a subclass says -------------------------------------------------------------------------------------
 
-    def alarms(self) -> dict[str, Alarm]:
+    def rules(self) -> dict[str, Alarm]:
         """Return the alarms by the name of their statistic."""
         raise TrickError(f"{type(self).__name__} has no alarms.")
 
@@ -148,7 +149,7 @@ class Detector(Trick, abstract=True):
         """Return what the alarms follow, by their names; by default the values of the same names."""
         return {name: values[name] for name in self._states if name in values}
 
-    def explain(self, active: list[str], values: Mapping[str, float]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Return cause, reasons and advice for the alarms that are on."""
         raise TrickError(f"{type(self).__name__} explains nothing.")
 
@@ -260,8 +261,8 @@ class Detector(Trick, abstract=True):
         # counted in attempts: Lightning's own count is one behind after a resume in the midst of an epoch
         self._cadence = Cadence(self._every, run.clock.attempted(0) if run.views else 0)
         self._grace = self._grace_of(run)
-        self._states = self._states or {name: alarm.init() for name, alarm in self.alarms().items()}
-        self._alarms = self.alarms()
+        self._states = self._states or {name: alarm.init() for name, alarm in self.rules().items()}
+        self._alarms = self.rules()
         self._rescue = None
         if isinstance(self.action, Rollback):
             distance = 2 * self._every

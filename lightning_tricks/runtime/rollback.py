@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_tricks.errors import ConflictError, UnsupportedError
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Verdict
+from lightning_tricks.measure.causes import Cause, Remedy
 from lightning_tricks.runtime.action import AlarmError, Rollback
 from lightning_tricks.runtime.training_state import put_training_state, training_state
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from lightning_tricks.runtime.trick import Trick
 
 _ASKER = "rollback"
-_OF_DATA = frozenset({"non-finite values", "loss spikes"})
-_OF_NOISE = frozenset({"prediction collapse", "labels do not follow from inputs"})
-
 
 _TRAINING = form.record(
     {
@@ -134,15 +132,15 @@ class Rescue:
         run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})
         return ", ".join(done) + f" (rollback {self.times} of {self.how.max_times})."
 
-    def _remedy(self, run: TrainingRun, cause: str) -> list[str]:
+    def _remedy(self, run: TrainingRun, cause: Cause) -> list[str]:
         """Ask for what fits the cause; for all of it from the second time on. Return what was asked for, in words.
 
         Bad batches are passed over by going on with the data; noise needs a larger batch as well as a lower rate.
         """
         again = self.times > 1
         automatic = run.trainer.lightning_module.automatic_optimization
-        larger = automatic and self.how.accumulate_factor > 1 and (again or cause in _OF_NOISE)
-        lower = self.how.lr_factor < 1 and (again or cause not in _OF_DATA)
+        larger = automatic and self.how.accumulate_factor > 1 and (again or cause.remedy is Remedy.LARGER_BATCH)
+        lower = self.how.lr_factor < 1 and (again or cause.remedy is not Remedy.OTHER_DATA)
         done = []
         if larger:
             self.accumulate_factor = self.how.accumulate_factor

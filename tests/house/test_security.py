@@ -176,7 +176,7 @@ def fake_run() -> Any:
 
 def test_the_history_of_a_detector_is_thinned_out_and_keeps_both_ends() -> None:
     trick, run = PredictionCollapse("head"), fake_run()
-    trick._alarms, trick._grace = trick.alarms(), 0.0
+    trick._alarms, trick._grace = trick.rules(), 0.0
     trick._states = {name: alarm.init() for name, alarm in trick._alarms.items()}
     trick.read = lambda vector: {"skill": 0.9, "cross_entropy": 0.1}  # type: ignore[method-assign]
     for step in range(STEPS):

@@ -11,6 +11,7 @@ from scipy.stats import linregress
 
 from lightning_tricks import Verdict
 from lightning_tricks.measure.alarm import Alarm, steepness
+from lightning_tricks.measure.causes import Cause
 
 
 def heard(alarm: Alarm, values: list[float], ready_from: int = 0) -> list[int]:
@@ -102,7 +103,7 @@ def test_a_state_in_between_changes_nothing(values: list[float], cut: int) -> No
 
 
 def test_a_verdict_reads_as_a_sentence_and_survives_json() -> None:
-    verdict = Verdict("ModeCollapse", True, 75, 25, "mode collapse", ("recall 0.1",), {"recall": 0.1}, ("a", "b"))
+    verdict = Verdict("ModeCollapse", True, 75, 25, Cause.MODE_COLLAPSE, ("recall 0.1",), {"recall": 0.1}, ("a", "b"))
     assert str(verdict) == "ModeCollapse: mode collapse since step 25 (seen at step 75): recall 0.1. Try: a; b."
     assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
     assert str(Verdict("ModeCollapse")) == "ModeCollapse: no alarm"

@@ -12,6 +12,7 @@ from lightning_tricks.collapse import causes, figures, sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.causes import Explained
 from lightning_tricks.runtime.action import Action
 from lightning_tricks.runtime.detector import Detector
 from lightning_tricks.runtime.modules import plain_modules
@@ -102,7 +103,7 @@ class DeadUnits(Detector):
         self._calls = 0
         self._rows = 0
 
-    def alarms(self) -> dict[str, Alarm]:
+    def rules(self) -> dict[str, Alarm]:
         """The share of units that still live, in the worst layer."""
         return {
             "dead": Alarm(below=0.2, gain=0.02, patience=self.patience),
@@ -182,7 +183,7 @@ class DeadUnits(Detector):
         kinds = {name.split("/", 1)[0] for name in values}
         return {kind: 1.0 - max(v for n, v in values.items() if n.startswith(kind + "/")) for kind in kinds}
 
-    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Name the worst layer."""
         worst = max((n for n in values if n.split("/", 1)[0] in active), key=lambda n: values[n])
         kind, layer = worst.split("/", 1)

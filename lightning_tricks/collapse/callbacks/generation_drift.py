@@ -16,6 +16,7 @@ from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, message, nearest, require_count
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.causes import Explained
 from lightning_tricks.measure.subset import subset
 from lightning_tricks.runtime.action import Action, warn
 from lightning_tricks.runtime.detector import Detector, detector_form
@@ -103,7 +104,7 @@ class GenerationDrift(Detector):
         more = {n: getattr(self, n) for n in ("num_samples", "every_n_epochs")}
         return {**super().configuration(), **more}
 
-    def alarms(self) -> dict[str, Alarm]:
+    def rules(self) -> dict[str, Alarm]:
         """Diversity, and distinct n-grams beside real ones."""
         return {"diversity": Alarm(below=0.75, patience=2), "repetition": Alarm(below=0.5, patience=2)}
 
@@ -235,7 +236,7 @@ class GenerationDrift(Detector):
             found["repetition"] = values["distinct_ratio"]
         return found
 
-    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Say what was lost."""
         return causes.of_drift(active, values)
 

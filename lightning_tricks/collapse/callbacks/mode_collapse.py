@@ -13,6 +13,7 @@ from lightning_tricks.collapse import causes, figures, generation, sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.causes import Explained
 from lightning_tricks.runtime.action import Action
 from lightning_tricks.runtime.detector import Detector, detector_form
 from lightning_tricks.runtime.run import TrainingRun
@@ -91,7 +92,7 @@ class ModeCollapse(Detector):
         self._made: Tensor | None = None
         self._shown: tuple[Tensor, Tensor] | None = None
 
-    def alarms(self) -> dict[str, Alarm]:
+    def rules(self) -> dict[str, Alarm]:
         """Recall, after both conditions were made one."""
         return {"recall": Alarm(below=0.25, growth=2.0, patience=self.patience)}
 
@@ -149,7 +150,7 @@ class ModeCollapse(Detector):
         near = values["pairwise_distance_ratio"] < 0.9
         return {"recall": values["recall"] * (0.5 if near else 1.0)}
 
-    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Say how much is covered."""
         return causes.of_modes(values, self.generator)
 

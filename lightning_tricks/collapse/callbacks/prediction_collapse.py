@@ -13,6 +13,7 @@ from lightning_tricks.collapse import causes, figures, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
 from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.causes import Explained
 from lightning_tricks.measure.labels import matched
 from lightning_tricks.measure.subset import subset
 from lightning_tricks.runtime.action import Action
@@ -100,7 +101,7 @@ class PredictionCollapse(Detector):
         self._labels: list[float] = []
         self._checks = 0
 
-    def alarms(self) -> dict[str, Alarm]:
+    def rules(self) -> dict[str, Alarm]:
         """Never learned, and lost."""
         return {
             "skill": Alarm(below=0.02, gain=0.01, trend=8, patience=self.patience),
@@ -205,7 +206,7 @@ class PredictionCollapse(Detector):
         skill = values["skill"] if math.isfinite(values["cross_entropy"]) else -1.0
         return {"skill": skill, "lost": skill}
 
-    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Say what kind of failure."""
         return causes.of_prediction(active, values, self._states["lost"]["peak"] or 0.0)
 

@@ -11,6 +11,7 @@ from lightning_tricks.collapse import causes, figures, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.causes import Explained
 from lightning_tricks.runtime.action import Action
 from lightning_tricks.runtime.detector import Detector, detector_form
 from lightning_tricks.runtime.run import TrainingRun
@@ -86,7 +87,7 @@ class RepresentationCollapse(Detector):
         self._spectrum: list[float] = []
         self._seen = 0
 
-    def alarms(self) -> dict[str, Alarm]:
+    def rules(self) -> dict[str, Alarm]:
         """Complete and dimensional collapse."""
         return {
             "sphere_variance": Alarm(below=0.05, growth=1.5, patience=self.patience),
@@ -135,7 +136,7 @@ class RepresentationCollapse(Detector):
         finite = values["finite"] > 0
         return {n: values[n] if finite else -1.0 for n in ("sphere_variance", "rank_share")}
 
-    def explain(self, active: list[str], values: Mapping[str, float]) -> causes.Explained:
+    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Say which collapse."""
         return causes.of_representation(active, values, self.layer)
 

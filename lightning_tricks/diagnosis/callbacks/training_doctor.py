@@ -26,6 +26,7 @@ from lightning_tricks.errors import (
 )
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.causes import Explained
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import Action, Rollback, warn
@@ -176,7 +177,7 @@ class TrainingDoctor(Detector):
 
     # -- what it follows --------------------------------------------------------------------------------------------
 
-    def alarms(self) -> dict[str, Alarm]:
+    def rules(self) -> dict[str, Alarm]:
         """Each follows a margin that is positive in a sound training."""
         return {
             "finite": Alarm(below=0.5, patience=1),
@@ -445,7 +446,7 @@ class TrainingDoctor(Detector):
             "flow": 0.0 if values["_silent"] or (values["_vanishing"] and not learned) else 1.0,
         }
 
-    def explain(self, active: list[str], values: Mapping[str, float]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Name the most serious alarm, and note it as a finding."""
         name = next(n for n in ("finite", "divergence", "flow", "spike", "generalisation") if n in active)
         cause, evidence, advice = loss_curve.named(name, values, self._means, self._validation, self._culprit)

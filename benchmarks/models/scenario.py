@@ -1,0 +1,67 @@
+"""One training of which it is known, by a score of its own, whether it fails or is healthy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.models.trainings import Training
+
+HALVES = ("develop", "verify")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One training that is known to fail or to be healthy.
+
+    Args:
+        name: what happens, unique among all scenarios: it decides in which half the scenario is.
+        make: seed -> training.
+        causes: what a correct verdict calls it; empty for a healthy training.
+        onset: share of the run after which an alarm is correct.
+        rescuable: the name of the healthy twin, where going back and changing something can help.
+        passes: a run is healthy if and only if ``training.score`` reaches this; None where there is no score.
+        family: what kind of training it is, e.g. ``"regression"``.
+        fixed_half: ``"develop"`` or ``"verify"`` for scenarios that are older than the two halves.
+    """
+
+    name: str
+    make: Callable[[int], Training]
+    causes: frozenset[str] = frozenset()
+    onset: float = 0.0
+    rescuable: str = ""
+    passes: float | None = None
+    family: str = ""
+    fixed_half: str = ""
+
+    @property
+    def failing(self) -> bool:
+        """Whether it fails."""
+        return bool(self.causes)
+
+    @property
+    def half(self) -> str:
+        """``"develop"``, on which thresholds may be tuned, or ``"verify"``, which plays no part in that.
+
+        Decided by a hash of the name, so by nobody, and before any threshold was touched.
+        """
+        return self.fixed_half or HALVES[hashlib.sha256(self.name.encode()).digest()[0] % 2]
+
+
+def healthy(family: str, name: str, passes: float, make: Callable[[int], Training]) -> Scenario:
+    """Make a scenario of a healthy training that looks as if it failed."""
+    return Scenario(name, make, passes=passes, family=family)
+
+
+def failing(
+    family: str,
+    name: str,
+    passes: float,
+    make: Callable[[int], Training],
+    *causes: str,
+    onset: float = 0.0,
+    twin: str = "",
+) -> Scenario:
+    """Make a scenario of a training that fails: its score stays below ``passes``."""
+    return Scenario(name, make, frozenset(causes), onset, twin, passes, family)
