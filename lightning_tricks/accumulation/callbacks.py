@@ -274,7 +274,6 @@ class GradientAccumulation(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Weigh the micro-batch, and say whether the optimizer steps after it."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         run = self._live
         if run is None:
             return
@@ -402,7 +401,6 @@ class GradientAccumulation(Trick):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Weight the loss."""
-        super().on_before_backward(trainer, pl_module, loss)
         run = self._live
         if run is None or self._batch is None:
             return
@@ -470,7 +468,6 @@ class GradientAccumulation(Trick):
         divided = trainer.accumulate_grad_batches
         if self._live is not None and divided != 1 and isinstance(outputs, Mapping) and "loss" in outputs:
             outputs["loss"].mul_(divided)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     # -- an update ----------------------------------------------------------------------------------------------
 

@@ -35,11 +35,18 @@ class Window(ABC):
         """
         if not math.isfinite(batches):
             return None
-        left, updates = int(batches), 0
-        while left > 0:
-            left -= self.planned(micro_size or 1.0, done + updates)
-            updates += 1
+        left, updates, size = int(batches), 0, micro_size or 1.0
+        for change in (*(start - done for start in self.changes() if start > done), math.inf):
+            window = self.planned(size, done + updates)
+            whole = min(-(-left // window), change - updates)  # windows of one length at a time, however many they are
+            left, updates = left - int(whole) * window, updates + int(whole)
+            if left <= 0:
+                break
         return updates
+
+    def changes(self) -> list[int]:
+        """Return the updates at which the number of micro-batches changes, in order."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,10 @@ class ByUpdate(Window):
         """Return the number in force."""
         reached = [start for start in self.schedule if start <= applied]
         return self.schedule[max(reached)] if reached else 1
+
+    def changes(self) -> list[int]:
+        """Return the keys of the schedule."""
+        return sorted(self.schedule)
 
     def enlarged(self, factor: int) -> Window:
         """Return the longer window."""

@@ -330,7 +330,6 @@ class GradientMonitor(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count samples."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self.noise_scale and self._live is not None:
             self._window.next_size = int(extract_batch_size(batch))
 

@@ -260,7 +260,6 @@ class LossScaleGuard(Trick):
             for index in list(self._open):
                 self._close(run, index)
             run.loss_scale.bound(self.min_scale, self.max_scale)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _close(self, run: TrainingRun, index: int) -> None:
         attempt = self._open.pop(index)
@@ -484,7 +483,6 @@ class PrecisionDoctor(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Hooks on, for a step that will be logged."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         run = self._live
         if run is not None and self._watch is not None:
             self._batch = (batch, batch_idx) if run.loss_scale.active else None
@@ -523,7 +521,6 @@ class PrecisionDoctor(Trick):
                 (step, scale), self._due = self._due, None
                 self._publish(run, self._watch, step, scale)
             self._batch = None
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     @torch.no_grad()
     def _publish(self, run: TrainingRun, watch: Watch, step: int, scale: Tensor | None) -> None:
@@ -800,7 +797,6 @@ class FP32Islands(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make islands of what the doctor has found."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         run = self._live
         if run is not None and _AUTO in self.modules:
             doctor = next(t for t in run.tricks if isinstance(t, PrecisionDoctor))

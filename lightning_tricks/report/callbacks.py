@@ -57,7 +57,6 @@ class ProgressMetrics(Trick):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Hand the latest values to the bar."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         run = self._live
         if run is None:
             return

@@ -130,7 +130,6 @@ class ResumeGuard(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Look, once."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._due and self._live is not None:
             self._due = False
             self._try_to(lambda: self._tell(trainer))

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError
 from lightning_tricks.runtime.action import warn
+from lightning_tricks.runtime.dispatch import Dispatch
 from lightning_tricks.runtime.gradient_writer import GradientWriter
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.publish import Publisher
@@ -49,6 +50,7 @@ class TrainingRun:
         self.writer = GradientWriter()
         self.rate = RateRequest()
         self.window = WindowRequest()
+        self._dispatch = Dispatch(self)
         self.rescue: Rescue | None = None
         self.loss_scale = LossScale(None)
         self.views: list[OptimizerView] = []
@@ -132,6 +134,7 @@ class TrainingRun:
         self._losses, self._page, self._backward_in_batch = [], None, False
         self.no_dry_runs, self.has_stepped = None, False
         self.publisher.guard()
+        self._dispatch.install(self.tricks)
         self.active = True
 
     def _attach(self, view: OptimizerView) -> None:
@@ -213,7 +216,10 @@ class TrainingRun:
     def leave(self, trick: Trick) -> None:
         """A trick has finished; the last one turns off the light. Never raises."""
         if trick in self.tricks:
+            self._dispatch.remove()
             self.tricks.remove(trick)
+            if self.active and self._trainer() is not None:
+                self._dispatch.install(self.tricks)
             with suppress(TrickError):  # the Trainer of a fit that died unheard may be gone, and what was changed in it
                 trick.guarded(trick.stopped, self)
         if not self.tricks:
@@ -221,6 +227,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Remove every hook and attribute that the run put anywhere."""
+        self._dispatch.remove()
         for view in self.views:
             self._detach(view)
         self.writer.close()
@@ -302,8 +309,7 @@ class TrainingRun:
                 factor = torch.full((), correction, dtype=torch.float32, device=view.device)
                 self._page.correct(factor)
                 self.writer.scale(factor)
-            for trick in self.tricks:
-                trick.guarded(trick.opened, self, self._page)
+            self._dispatch.tell("opened", self, self._page)
         return self._page
 
     @property
@@ -329,8 +335,7 @@ class TrainingRun:
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
         page = self._page if self._page is not None and self._page.view is view else None
         self._page, self._losses = None, []  # (a bare optimizer's step was never committed)
-        for trick in self.tricks:
-            trick.guarded(trick.updated, view, page)
+        self._dispatch.tell("updated", view, page)
         if page is not None and self.publisher.holds(page.step):
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})

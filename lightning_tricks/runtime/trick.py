@@ -15,12 +15,11 @@ from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError, in_one_line, shown
 from lightning_tricks.measure import form
 from lightning_tricks.runtime.action import FROM_USER, AlarmError, warn
+from lightning_tricks.runtime.dispatch import STEP_HOOKS
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.runtime.run import TrainingRun
@@ -178,6 +177,10 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
 
     # -- the run ------------------------------------------------------------------------------------------------
 
+    def does(self, name: str) -> bool:
+        """Whether this trick overrides one of the methods above."""
+        return name in vars(self) or getattr(type(self), name) is not getattr(Trick, name)
+
     @property
     def run(self) -> TrainingRun:
         """The run that this trick takes part in.
@@ -325,39 +328,6 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
             self._leave()
 
     @_for_all
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Begin a batch."""
-        run = self._live
-        if run is not None and run.lead is self:
-            run.begin_batch(batch_idx)
-
-    @_for_all
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Note the loss."""
-        run = self._live
-        if run is not None and run.lead is self:
-            run.note_loss(loss)
-
-    @_for_all
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
-        """Open the attempt (first trick), let this trick speak, write the gradients (last trick)."""
-        run = self._live
-        if run is None:
-            return
-        page = run.open(optimizer) if run.lead is self else run.page
-        if page is not None:
-            self.guarded(self.gradients_ready, run, page)
-        if run.tricks[-1] is self:
-            run.commit()
-
-    @_for_all
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Send what was measured."""
-        run = self._live
-        if run is not None and run.tricks[-1] is self:
-            run.publisher.ship()
-
-    @_for_all
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
         self._flush()
@@ -494,7 +464,8 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was measured and what Lightning attaches: a callback that is sent must not carry the model."""
         kept = ("_loaded", "_loaded_clock")
-        public = {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in ("log", "log_dict")}
+        attached = ("log", "log_dict", *STEP_HOOKS)
+        public = {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in attached}
         return public | {k: self.__dict__[k] for k in kept if k in self.__dict__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

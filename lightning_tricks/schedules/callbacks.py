@@ -577,7 +577,6 @@ class LRSchedule(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Correct the forecast; write again where an epoch begins, since callbacks that unfreeze layers set rates."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         run = self._live
         if run is None:
             return
