@@ -247,7 +247,7 @@ class Author(CharacterModel):
         temperature: of sampling.
     """
 
-    def __init__(self, own: float, temperature: float, seed: int, per_epoch: int = 80) -> None:
+    def __init__(self, own: float, temperature: float, seed: int, per_epoch: int = 100) -> None:
         super().__init__(Transformer(), 6e-3)
         self.own, self.temperature, self.seed, self.per_epoch = own, temperature, seed, per_epoch
 
@@ -262,7 +262,7 @@ class Author(CharacterModel):
 
     def train_dataloader(self) -> Any:
         draw = windows(False, 16)
-        written = self.sample(256) if self.current_epoch and self.own else None
+        written = self.sample(128) if self.current_epoch and self.own else None
 
         def mixed(generator: torch.Generator, index: int) -> Any:
             if written is None or index % 10 >= 10 * self.own:
@@ -273,7 +273,7 @@ class Author(CharacterModel):
         return t.loader(Batches(self.per_epoch, mixed, self.seed + 1000 * self.current_epoch))
 
 
-def author(seed: int, own: float, temperature: float = 1.0, epochs: int = 6) -> Training:
+def author(seed: int, own: float, temperature: float = 1.0, epochs: int = 5) -> Training:
     """Train a writer; one epoch is one generation."""
     torch.manual_seed(seed)
     module = Author(own, temperature, seed)
@@ -464,7 +464,7 @@ SCENARIOS: list[Scenario] = [
         lambda s: author(s, 1.0, 0.6),
         "recursive collapse",
         "repetition",
-        onset=0.17,
+        onset=0.2,
     ),
     healthy("language", "three tenths of the text are its own", BITS, lambda s: author(s, 0.3, 1.0)),
     healthy(
