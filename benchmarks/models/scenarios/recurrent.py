@@ -348,9 +348,9 @@ SCENARIOS: list[Scenario] = [
     ),
     failing(
         "recurrent",
-        "digits pixel by pixel, recurrent weights times 0.2",
+        "digits pixel by pixel, recurrent weights times 0.1",
         0.6,
-        lambda s: pixels(s, plain(48, 0.2), t.sgd(0.05), steps=300),
+        lambda s: pixels(s, plain(48, 0.1), t.sgd(0.02), steps=300),
         *NO_LEARNING,
         twin="digits by four pixels, orthogonal recurrent weights",
     ),
