@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
-from benchmarks.models.scenarios import graphs, language, mixtures, recurrent
+from benchmarks.models.scenarios import graphs, language, mixtures, recurrent, reinforcement
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
 _OLDER = [
@@ -19,6 +19,7 @@ SCENARIOS: list[Scenario] = [
     *recurrent.SCENARIOS,
     *mixtures.SCENARIOS,
     *graphs.SCENARIOS,
+    *reinforcement.SCENARIOS,
 ]
 
 
