@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
-from benchmarks.models.scenarios import graphs, language, mixtures, recurrent, reinforcement
+from benchmarks.models.scenarios import finetuning, graphs, language, mixtures, recurrent, reinforcement
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
 _OLDER = [
@@ -20,6 +20,7 @@ SCENARIOS: list[Scenario] = [
     *mixtures.SCENARIOS,
     *graphs.SCENARIOS,
     *reinforcement.SCENARIOS,
+    *finetuning.SCENARIOS,
 ]
 
 
