@@ -6,14 +6,31 @@ from dataclasses import replace
 
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
-from benchmarks.models.scenarios import classification, classification_regimes
+from benchmarks.models.scenarios import (
+    bugs,
+    bugs_in_data,
+    bugs_in_updates,
+    classification,
+    classification_regimes,
+    regression,
+    regression_distributions,
+)
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
 _OLDER = [
     *(replace(s, fixed_half="develop") for s in failures.SCENARIOS),
     *(replace(s, fixed_half="verify") for s in failures_held_out.SCENARIOS),
 ]
-SCENARIOS: list[Scenario] = [*_OLDER, *classification.SCENARIOS, *classification_regimes.SCENARIOS]
+SCENARIOS: list[Scenario] = [
+    *_OLDER,
+    *classification.SCENARIOS,
+    *classification_regimes.SCENARIOS,
+    *regression.SCENARIOS,
+    *regression_distributions.SCENARIOS,
+    *bugs.SCENARIOS,
+    *bugs_in_updates.SCENARIOS,
+    *bugs_in_data.SCENARIOS,
+]
 
 
 def of_half(half: str) -> list[Scenario]:

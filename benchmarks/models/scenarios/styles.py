@@ -164,6 +164,6 @@ def r2(held: tuple[Tensor, ...]) -> Score:
     def score(module: Any) -> float:
         predictions, y = predict(module, held[0]), held[1]
         error = (predictions.reshape(y.shape) - y).square().sum(0)
-        return float((1 - error / (y - y.mean(0)).square().sum(0)).nan_to_num(-99.0, -99.0, -99.0).mean())
+        return float((1 - error / (y - y.mean(0)).square().sum(0)).nan_to_num(-99.0).clamp(min=-99.0).mean())
 
     return score
