@@ -58,7 +58,13 @@ def sixty_rows(seed: int) -> Training:
     test = held(normal(1.0))
     module = Plain(mlp([8, 128, 128, 2]), likelihood, adam(2e-3))
     return stream(
-        seed, module, lambda g, i: fixed, density_skill(test), steps=600, validation=[(test[0][:300], test[1][:300])]
+        seed,
+        module,
+        lambda g, i: fixed,
+        density_skill(test),
+        steps=600,
+        detectors=s.UNITS,
+        validation=[(test[0][:300], test[1][:300])],
     )
 
 
@@ -101,8 +107,7 @@ def survival(seed: int, reversed_: bool) -> Training:
     test = draw(torch.Generator().manual_seed(999_999), 0, 1500)
     module = Plain(NET(), cox(reversed_), adam(2e-3))
     val = [draw(torch.Generator().manual_seed(seed + 60), 0, 256)]
-    kinds: dict[str, dict[str, Any]] = {"TrainingDoctor": {}, "DeadUnits": {}}
-    return stream(seed, module, draw, concordance(test), detectors=kinds, validation=val)
+    return stream(seed, module, draw, concordance(test), detectors=s.UNITS, validation=val)
 
 
 # -- counts -----------------------------------------------------------------------------------------------------------
@@ -156,14 +161,24 @@ SCENARIOS: list[Scenario] = [
         FAMILY,
         "three quantiles",
         0.25,
-        lambda seed: fitted(seed, pinball, adam(3e-3), normal(0.3), normal(0.3), lambda: NET(3), score=quantile_skill),
+        lambda seed: fitted(
+            seed, pinball, adam(3e-3), normal(0.3), normal(0.3), lambda: NET(3), score=quantile_skill, detectors=s.UNITS
+        ),
     ),
     healthy(
         FAMILY,
         "mean and variance of small values, negative loss",
         0.5,
         lambda seed: fitted(
-            seed, likelihood, adam(3e-3), uneven, uneven, lambda: NET(2), score=density_skill, steps=700
+            seed,
+            likelihood,
+            adam(3e-3),
+            uneven,
+            uneven,
+            lambda: NET(2),
+            score=density_skill,
+            steps=700,
+            detectors=s.UNITS,
         ),
     ),
     healthy(FAMILY, "Cox regression", 0.65, lambda seed: survival(seed, False)),
@@ -171,7 +186,9 @@ SCENARIOS: list[Scenario] = [
         FAMILY,
         "Poisson counts",
         0.2,
-        lambda seed: fitted(seed, F.poisson_nll_loss, adam(2e-3), counts, counts, score=deviance(True)),
+        lambda seed: fitted(
+            seed, F.poisson_nll_loss, adam(2e-3), counts, counts, score=deviance(True), detectors=s.UNITS
+        ),
     ),
     healthy(
         FAMILY,

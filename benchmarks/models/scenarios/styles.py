@@ -87,6 +87,7 @@ def watched(output: str, target: str = "target", units: bool = True) -> dict[str
     return {**found, "DeadUnits": {}} if units else found
 
 
+UNITS: dict[str, dict[str, Any]] = {"TrainingDoctor": {}, "DeadUnits": {}}
 NET = watched("net")
 DICT = watched("predictions", "labels")
 
