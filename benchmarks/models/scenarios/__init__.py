@@ -7,6 +7,15 @@ from dataclasses import replace
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import finetuning, graphs, language, mixtures, recurrent, reinforcement
+from benchmarks.models.scenarios import (
+    bugs,
+    bugs_in_data,
+    bugs_in_updates,
+    classification,
+    classification_regimes,
+    regression,
+    regression_distributions,
+)
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
 _OLDER = [
@@ -21,6 +30,13 @@ SCENARIOS: list[Scenario] = [
     *graphs.SCENARIOS,
     *reinforcement.SCENARIOS,
     *finetuning.SCENARIOS,
+    *classification.SCENARIOS,
+    *classification_regimes.SCENARIOS,
+    *regression.SCENARIOS,
+    *regression_distributions.SCENARIOS,
+    *bugs.SCENARIOS,
+    *bugs_in_updates.SCENARIOS,
+    *bugs_in_data.SCENARIOS,
 ]
 
 
