@@ -6,15 +6,20 @@ from dataclasses import replace
 
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
-from benchmarks.models.scenarios import finetuning, graphs, language, mixtures, recurrent, reinforcement
 from benchmarks.models.scenarios import (
     bugs,
     bugs_in_data,
     bugs_in_updates,
     classification,
     classification_regimes,
+    finetuning,
+    graphs,
+    language,
+    mixtures,
+    recurrent,
     regression,
     regression_distributions,
+    reinforcement,
 )
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
