@@ -6,14 +6,20 @@ from dataclasses import replace
 
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
-from benchmarks.models.scenarios import self_supervised
+from benchmarks.models.scenarios import autoencoders, self_supervised, self_supervised_labels, variational
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
 _OLDER = [
     *(replace(s, fixed_half="develop") for s in failures.SCENARIOS),
     *(replace(s, fixed_half="verify") for s in failures_held_out.SCENARIOS),
 ]
-SCENARIOS: list[Scenario] = [*_OLDER, *self_supervised.SCENARIOS]
+SCENARIOS: list[Scenario] = [
+    *_OLDER,
+    *self_supervised.SCENARIOS,
+    *self_supervised_labels.SCENARIOS,
+    *autoencoders.SCENARIOS,
+    *variational.SCENARIOS,
+]
 
 
 def of_half(half: str) -> list[Scenario]:
