@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
-from benchmarks.models.scenarios import autoencoders, self_supervised, self_supervised_labels, variational
+from benchmarks.models.scenarios import (
+    autoencoders,
+    gans,
+    generative,
+    self_supervised,
+    self_supervised_labels,
+    variational,
+)
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
 _OLDER = [
@@ -19,6 +26,8 @@ SCENARIOS: list[Scenario] = [
     *self_supervised_labels.SCENARIOS,
     *autoencoders.SCENARIOS,
     *variational.SCENARIOS,
+    *generative.SCENARIOS,
+    *gans.SCENARIOS,
 ]
 
 

@@ -195,7 +195,7 @@ def images(seed: int, steps: int = 700, **arguments: Any) -> Training:
         chosen = torch.randint(len(x), (64,), generator=generator)
         return x[chosen].view(-1, 1, 8, 8).flatten(1), y[chosen]
 
-    reach = float(torch.cdist(held, x).min(dim=1).values.quantile(0.9))
+    reach = float(torch.cdist(held, x).min(dim=1).values.quantile(0.95)) * 1.25
 
     @torch.no_grad()
     def score(module: Any) -> float:
