@@ -257,7 +257,7 @@ SCENARIOS: list[Scenario] = [
     failing(
         FAMILY,
         "hinge GAN on digits with labels, generator's rate 5e-2",
-        0.5,
+        0.4,
         lambda s: images(s, kind="hinge", rates=(5e-2, 2e-4), steps=500),
         *LOST,
     ),
@@ -273,7 +273,7 @@ SCENARIOS: list[Scenario] = [
         FAMILY,
         "Wasserstein GAN, gradient penalty",
         PASSES,
-        lambda s: plane(s, "circle", kind="Wasserstein", gp=0.3, rates=(1e-3, 2e-3), critics=2, steps=700),
+        lambda s: plane(s, "circle", kind="Wasserstein", gp=0.3, rates=(3e-3, 3e-3), critics=2, steps=800),
     ),
     healthy(
         FAMILY,
@@ -290,7 +290,7 @@ SCENARIOS: list[Scenario] = [
     healthy(
         FAMILY,
         "GAN on digits with labels unused",
-        0.5,
+        0.4,
         lambda s: images(s, r1=1.0, rates=(1e-3, 1e-3), steps=700),
     ),
 ]
