@@ -7,12 +7,15 @@ from dataclasses import replace
 from benchmarks.models import failures, failures_held_out
 from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import (
+    autoencoders,
     bugs,
     bugs_in_data,
     bugs_in_updates,
     classification,
     classification_regimes,
     finetuning,
+    gans,
+    generative,
     graphs,
     language,
     mixtures,
@@ -20,6 +23,9 @@ from benchmarks.models.scenarios import (
     regression,
     regression_distributions,
     reinforcement,
+    self_supervised,
+    self_supervised_labels,
+    variational,
 )
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
@@ -42,6 +48,12 @@ SCENARIOS: list[Scenario] = [
     *bugs.SCENARIOS,
     *bugs_in_updates.SCENARIOS,
     *bugs_in_data.SCENARIOS,
+    *self_supervised.SCENARIOS,
+    *self_supervised_labels.SCENARIOS,
+    *autoencoders.SCENARIOS,
+    *variational.SCENARIOS,
+    *generative.SCENARIOS,
+    *gans.SCENARIOS,
 ]
 
 
