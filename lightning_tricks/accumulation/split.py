@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from lightning_tricks.accumulation.weights import read_samples
-from lightning_tricks.errors import TrickError
+from lightning_tricks.errors import TrickError, is_out_of_memory
 from lightning_tricks.measure.batches import is_list_of_samples, own_count, parts_of
 
 SplitFunction = Callable[[Any, int], Sequence[Any]]
@@ -72,18 +72,6 @@ def merged_outputs(outputs: Sequence[Mapping[str, Any]], sizes: Sequence[int], l
         if len(rows) > 1 and all(by_sample):
             merged[name] = torch.cat(rows)  # type: ignore[arg-type]
     return {**merged, "loss": loss}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device has no memory left.
-
-    >>> is_out_of_memory(RuntimeError("CUDA error: out of memory")), is_out_of_memory(RuntimeError("shape"))
-    (True, False)
-    """
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    signs = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
 def _bounds(batch: Any, length: int | None, parts: int, dim: int) -> list[tuple[int, int]]:
