@@ -10,6 +10,7 @@ import types
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,7 @@ LIMITS = Limits(objects=50_000, seconds=1.0, data_seconds=0.3)
 _SAMPLED = 96  # items of a larger container that are looked at
 _NEWEST = 32  # of them at its end
 _GRAPHS_OF_A_HOLDER = 2  # that are looked at; the others are taken to be as large
+_CONTAINERS = (dict, OrderedDict, list, set, tuple)
 _OWN_PARTS = ("._modules", "._parameters", "._buffers")
 _LARGE = 20_000  # operations of a graph that are counted
 
@@ -174,13 +176,16 @@ class HolderWalk(Walk):
 
     def _visit_attributes(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         kind = type(thing)
-        if any(c.__name__ == "Metric" and c.__module__.startswith("torchmetrics") for c in kind.__mro__):
+        if _is_metric(kind):
             self._mark(place).metric = True
-        held = [(f".{n}", v) for n, v in (objects.attributes_of(thing) or {}).items()]
-        held += [(f".{n}", objects.slot_value(thing, slot)) for n, slot in objects.slots_of(kind)]
+        attributes = objects.attributes_of(thing) or {}
+        held = [(f".{n}", v) for n, v in attributes.items() if type(v) not in _CONTAINERS or v]
+        slots = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in _slots_of(kind)]
+        held += [s for s in slots if not objects.is_missing(s[1])]
         if issubclass(kind, torch.utils.data.DataLoader):  # what is under way in its workers is not kept
             held = [(name, value) for name, value in held if name != "._iterator"]
-        self._push_all(place, [h for h in held if not (objects.is_missing(h[1]) or _empty(h[1]))], data, trained)
+        if held:
+            self._push_all(place, held, data, trained)
 
     def _visit_function(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False):
@@ -306,8 +311,14 @@ def holder_of(place: Place) -> str:
     return str(end)
 
 
-def _empty(value: Any) -> bool:
-    return type(value) in (dict, OrderedDict, list, set, tuple) and not value
+@lru_cache(maxsize=10_000)
+def _slots_of(kind: type) -> list[tuple[str, Any]]:
+    return objects.slots_of(kind)
+
+
+@lru_cache(maxsize=10_000)
+def _is_metric(kind: type) -> bool:
+    return any(c.__name__ == "Metric" and c.__module__.startswith("torchmetrics") for c in kind.__mro__)
 
 
 def _base_of(kind: type) -> Any:

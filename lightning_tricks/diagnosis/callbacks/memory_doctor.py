@@ -127,7 +127,8 @@ class MemoryDoctor(Detector):
         self._by_module: dict[str, int] = {}
         self._noted = memory_use.BatchSize()
         self._on_device = False
-        self._total: float = math.inf
+        self._total = math.inf
+        self._model = 0
 
     @property
     def report(self) -> MemoryReport | None:
@@ -226,9 +227,12 @@ class MemoryDoctor(Detector):
             self._points.append((moment, used))
             if len(self._points) > _MOST_POINTS:
                 del self._points[1 : _MOST_POINTS // 2 : 2]
+        looks = looks_this_time(self._checks)
+        if looks:
+            self._model = memory_use.model_bytes(run.trainer.lightning_module, run.trainer.optimizers).total
         prospect = self._prospect(run, reading, moment)
         whole = growth_of_memory(self._points, prospect)
-        if looks_this_time(self._checks) or (whole is not None and whole.certain):
+        if looks or (whole is not None and whole.certain and not self._verdict.alarmed):
             self._look(run, moment, prospect)
         growths = [*self._growths, *([] if whole is None else [whole])]
         self._note(run, growths)
@@ -248,10 +252,9 @@ class MemoryDoctor(Detector):
 
     def _prospect(self, run: TrainingRun, reading: Reading, moment: Moment) -> Prospect:
         trainer = run.trainer
-        model = memory_use.model_bytes(trainer.lightning_module, trainer.optimizers).total
         batches = float(trainer.num_training_batches)
         in_epoch = max(0.0, batches - moment.batch) / max(1, trainer.accumulate_grad_batches)
-        return Prospect(model, reading.free, max(0.0, self._total - moment.update), in_epoch)
+        return Prospect(self._model, reading.free, max(0.0, self._total - moment.update), in_epoch)
 
     def _look(self, run: TrainingRun, moment: Moment, prospect: Prospect, *, ended: bool = False) -> None:
         """Look through the objects; note what grows."""
