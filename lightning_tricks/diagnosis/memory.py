@@ -139,9 +139,10 @@ def steady(points: Sequence[Point], least: int = LEAST_CHECKS) -> bool:
 
 
 def survives_epochs(points: Sequence[Point]) -> bool:
-    """Whether more is kept than at the same place of an earlier epoch, or later in it, and was not cleared since.
+    """Whether more is kept than at the same place of an earlier epoch, or later in it, and it still grows.
 
-    A list that is cleared in each epoch holds no more than that, wherever in the epoch a check comes.
+    A list that is cleared in each epoch holds no more than that, wherever in the epoch a check comes. A cache that the
+    first epoch has filled does not grow after it.
 
     >>> cleared = [(Moment(3 * i, 3 * i // 10, 3 * i % 10), 3.0 * i % 10) for i in range(20)]
     >>> kept = [(moment, float(moment.update)) for moment, _ in cleared]
@@ -152,6 +153,8 @@ def survives_epochs(points: Sequence[Point]) -> bool:
     while start > 0 and points[start - 1][1] <= points[start][1]:
         start -= 1
     recent = points[start:]
+    if len(recent) < 2 or recent[-2][0].epoch <= points[0][0].epoch:
+        return False
     return any(
         before.epoch < later.epoch and before.batch >= later.batch and now > then
         for i, (before, then) in enumerate(recent)
@@ -221,6 +224,11 @@ def _series(history: Sequence[tuple[Moment, Holding]]) -> list[tuple[Kind, list[
     if now.elements > 1 or now.arrays:
         series.append((kind, [(m, h.nbytes) for m, h in history]))
     return series
+
+
+def is_suspect(history: Sequence[tuple[Moment, Holding]]) -> bool:
+    """Whether a holder has grown steadily, and it is not known yet whether the next epoch will clear it."""
+    return any(steady(points) and not survives_epochs(points) for _, points in _series(history))
 
 
 def growth_of_memory(points: Sequence[Point], prospect: Prospect) -> Growth | None:

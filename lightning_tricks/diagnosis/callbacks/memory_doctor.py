@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.diagnosis import memory_advice, memory_table, memory_use
-from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, growth_of, growth_of_memory, looks_this_time, rate
+from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, growth_of, growth_of_memory, is_suspect, looks_this_time, rate
 from lightning_tricks.diagnosis.memory_readings import MemoryReader, Reading
 from lightning_tricks.diagnosis.memory_table import MemoryReport, MemoryTable
 from lightning_tricks.dry_run.graphs import Graph, graph_below
@@ -118,6 +118,7 @@ class MemoryDoctor(Detector):
         self._looks: dict[str, list[tuple[Moment, Holding]]] = {}
         self._census = Census()
         self._growths: list[Growth] = []
+        self._suspects = False
         self._batch: Any = None
         self._outputs: Any = None
         self._followed: list[weakref.ref[Tensor]] = []
@@ -194,6 +195,9 @@ class MemoryDoctor(Detector):
         self._outputs = outputs
         try:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            if self._suspects and batch_idx == 0 and (run := self._live) is not None:
+                moment = self._moment(run)  # whatever is cleared in each epoch was cleared by now
+                self._look(run, moment, self._prospect(run, Reading(), moment))
         finally:
             self._batch = self._outputs = None
         if self._activations is not None and self._live is not None:
@@ -268,6 +272,7 @@ class MemoryDoctor(Detector):
         self._looks = looks
         found = (growth_of(history, prospect, ended=ended) for history in looks.values())
         self._growths = [growth for growth in found if growth is not None]
+        self._suspects = not self._verdict.alarmed and any(map(is_suspect, looks.values()))
         leaves = [x for x in tree_leaves((self._batch, self._outputs)) if isinstance(x, Tensor)]
         self._followed = [weakref.ref(tensor) for tensor in leaves[:_MOST_FOLLOWED]]
 
