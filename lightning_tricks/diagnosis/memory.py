@@ -7,6 +7,7 @@ the same place of an earlier epoch, or later in it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Prospect:
         >>> Prospect(model=0.0, free=100.0).full_after(25.0)
         4.0
         """
-        return self.free / per_update if per_update > 0 else math.inf
+        return max(0.0, self.free) / per_update if per_update > 0 else math.inf
 
     def ahead(self, made: int, *, in_epoch: bool) -> float:
         """Return how many updates are still to come; where that is not known, three times as many as were made.
@@ -133,7 +134,7 @@ def steady(points: Sequence[Point], least: int = LEAST_CHECKS) -> bool:
     if len(points) < least:
         return False
     recent = points[-least:]
-    if any(now <= before for (_, before), (_, now) in zip(recent, recent[1:], strict=False)):
+    if any(now <= before for (_, before), (_, now) in itertools.pairwise(recent)):
         return False
     return rate(recent[least // 2 :]) >= _STILL_GROWS * rate(recent[: least // 2 + 1])
 
@@ -245,7 +246,7 @@ def growth_of_memory(points: Sequence[Point], prospect: Prospect) -> Growth | No
     if len(late) < LEAST_READINGS // 2 or len(points) < LEAST_READINGS:
         return None
     values = [value for _, value in late]
-    rises = sum(b >= a for a, b in zip(values, values[1:], strict=False))
+    rises = sum(b >= a for a, b in itertools.pairwise(values))
     risen, per_update = values[-1] - values[0], rate(late)
     if rises < 0.8 * (len(values) - 1) or steepness(values) < _STEEP:
         return None

@@ -196,7 +196,11 @@ class MemoryReport:
             if len(most) > _MANY:
                 rest = sum(nbytes for _, nbytes in most[_MANY:])
                 lines.append(f"  {shown_bytes(rest):>10}  {len(most) - _MANY} more")
-        for title, texts in (("Batch", self.batch), ("Growing", self.growing), ("What would free memory", self.remedies)):
+        for title, texts in (
+            ("Batch", self.batch),
+            ("Growing", self.growing),
+            ("What would free memory", self.remedies),
+        ):
             if texts:
                 lines += ["", f"{title}:", *(f"  - {text}" for text in texts)]
         return "\n".join(lines)

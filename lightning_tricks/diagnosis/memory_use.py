@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves
@@ -82,7 +81,8 @@ class Activations:
 
     Example:
         >>> net, notes = nn.Sequential(nn.Linear(3, 5), nn.Tanh()), Activations()
-        >>> handles = [m.register_forward_hook(lambda m, a, out, n=n: notes.note(n, out)) for n, m in net.named_children()]
+        >>> for name, child in net.named_children():
+        ...     _ = child.register_forward_hook(lambda m, a, out, name=name: notes.note(name, out))
         >>> out = net(torch.ones(2, 3)).sum()
         >>> from lightning_tricks.dry_run.graphs import graph_below
         >>> notes.by_module(graph_below(out.grad_fn, without=storages(net.parameters())))
@@ -149,9 +149,7 @@ def batch_size(batch: Any) -> BatchSize:
     except (ValueError, TypeError, AttributeError):
         samples = None
     lengths = [t.shape[1] for t in leaves if t.ndim == (3 if t.is_floating_point() else 2)]
-    return BatchSize(
-        sum(t.nbytes for t in leaves), sum(t.numel() for t in leaves), samples, max(lengths, default=None)
-    )
+    return BatchSize(sum(t.nbytes for t in leaves), sum(t.numel() for t in leaves), samples, max(lengths, default=None))
 
 
 def batch_rows(batch: Any) -> list[str]:
@@ -173,7 +171,9 @@ def _bytes_of(tensors: Iterable[Tensor]) -> int:
     found: dict[int, int] = {}
     for tensor in map(local, tensors):
         storage = storage_of(tensor)
-        found[id(tensor) if storage is None else storage._cdata] = tensor.nbytes if storage is None else storage.nbytes()
+        found[id(tensor) if storage is None else storage._cdata] = (
+            tensor.nbytes if storage is None else storage.nbytes()
+        )
     return sum(found.values())
 
 

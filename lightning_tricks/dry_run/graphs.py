@@ -71,7 +71,8 @@ def graph_below(grad_fn: Any, *, without: Collection[int] = (), most: int = 20_0
 
 
 def _note_saved(graph: Graph, node: Any, without: Collection[int]) -> None:
-    for name in _saved_names(type(node)):
+    kind: Any = type(node)
+    for name in _saved_names(kind):
         try:
             held = getattr(node, name)
             for one in held if isinstance(held, (tuple, list)) else (held,):

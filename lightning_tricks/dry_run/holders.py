@@ -175,7 +175,7 @@ class HolderWalk(Walk):
             self._visit_attributes(place, thing, data, trained)
 
     def _visit_attributes(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        kind = type(thing)
+        kind: Any = type(thing)
         if _is_metric(kind):
             self._mark(place).metric = True
         attributes = objects.attributes_of(thing) or {}
@@ -330,7 +330,7 @@ def _some_items(base: Any, container: Any, most: int = _SAMPLED) -> list[tuple[s
     """Return the items of a container, of a large one the newest and some of the others."""
     size = base.__len__(container)
     if base is dict or base is types.MappingProxyType:
-        pairs = base.items(container)
+        pairs: Any = base.items(container)
         found = list(pairs) if size <= most else [*islice(pairs, most - _NEWEST), *islice(reversed(pairs), _NEWEST)]
         return [(f"[{key!r}]" if isinstance(key, str) else f"[{i}]", value) for i, (key, value) in enumerate(found)]
     if size <= most:

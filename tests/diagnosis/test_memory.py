@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -162,7 +163,7 @@ def test_memory_that_has_a_reason_to_rise_is_no_alarm(values: list[float]) -> No
 def test_looks_become_rarer_so_that_their_number_is_logarithmic() -> None:
     looks = [check for check in range(1, 10_001) if looks_this_time(check)]
     assert looks[:4] == [1, 2, 3, 4]
-    assert len(looks) == 26 and all(b <= 1.5 * a + 1 for a, b in zip(looks, looks[1:], strict=False))
+    assert len(looks) == 26 and all(b <= 1.5 * a + 1 for a, b in itertools.pairwise(looks))
 
 
 def test_the_rate_of_one_update_is_no_division_by_zero() -> None:

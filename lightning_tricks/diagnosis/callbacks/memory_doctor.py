@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -15,7 +16,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.diagnosis import memory_advice, memory_table, memory_use
-from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, growth_of, growth_of_memory, is_suspect, looks_this_time, rate
+from lightning_tricks.diagnosis.memory import (
+    Growth,
+    Moment,
+    Prospect,
+    growth_of,
+    growth_of_memory,
+    is_suspect,
+    looks_this_time,
+    rate,
+)
 from lightning_tricks.diagnosis.memory_readings import MemoryReader, Reading
 from lightning_tricks.diagnosis.memory_table import MemoryReport, MemoryTable
 from lightning_tricks.dry_run.graphs import Graph, graph_below
@@ -43,8 +53,9 @@ _SMALL = 0.01  # of the model: what keeps less is not in the table
 class MemoryDoctor(Detector):
     """Notice memory that grows step by step, and name who keeps it; at an out-of-memory error, say where memory is.
 
-    At a check it reads how much memory is in use, and at some of them it looks through all that the module, the user's
-    callbacks, the data and the globals of their code hold: attributes, lists, dicts, closures, hooks, tracebacks. Alarm:
+    At a check it reads how much memory is in use, and at some checks it looks through all that the module, the user's
+    callbacks, the data and the globals of their code hold: attributes, lists, dicts, closures, hooks and tracebacks. It
+    is an alarm when
 
     - an attribute, list or closure keeps more and more tensors with their autograd graphs, or one whose graph grows
       (``self.losses.append(loss)``, ``self.total += loss``, a hidden state that is not detached);
@@ -155,7 +166,7 @@ class MemoryDoctor(Detector):
         for name, module in plain_modules(root).items():
             inner = next(module.children(), None) is not None
             if name and notes is not None and not inner and id(module) not in hidden and _computes(module):
-                self.watch(module, lambda output, name=name, notes=notes: notes.note(name, output))
+                self.watch(module, partial(notes.note, name))
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the device, the folder and the length of the run."""
