@@ -93,9 +93,9 @@ class MemoryDoctor(Detector):
         Alarms; not what was measured: after a resume the memory is that of another process.
 
     Cost:
-        At a check two readings of the allocator and of the system. A look through the objects (about 10 ms for a
-        thousand of modules) at the checks 1, 2, 3, 4, 6, 8, 12, 16, 24, ... In the first step one hook on each module
-        without children, and a look at the graph of the loss. At other steps nothing but two assignments.
+        At a check readings of the allocator and of the system (0.5 ms). A look through the objects (about 0.1 ms for
+        each module) at the checks 1, 2, 3, 4, 6, 8, 12, 16, 24, ... In the first step one hook on each module without
+        children, and a look at the graph of the loss (20 ms for 1,000 operations). At other steps two assignments.
 
     Example:
         >>> from lightning_tricks import MemoryDoctor
