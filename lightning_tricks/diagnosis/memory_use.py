@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 from lightning_tricks.dry_run.graphs import Graph
@@ -38,7 +38,7 @@ class ModelBytes(NamedTuple):
         return self.weights + self.buffers + self.gradients + self.optimizer_state
 
 
-def model_bytes(module: nn.Module, optimizers: Sequence[Optimizer]) -> ModelBytes:
+def model_bytes(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> ModelBytes:
     """Return what a model and its optimizers take. State that is made in the first step is estimated before it.
 
     Example:
@@ -63,7 +63,7 @@ def model_bytes(module: nn.Module, optimizers: Sequence[Optimizer]) -> ModelByte
     )
 
 
-def steps_foreach(optimizers: Sequence[Optimizer]) -> bool:
+def steps_foreach(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
     """Whether an optimizer makes temporary copies of all weights: torch's ``foreach``, the default on a GPU."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -104,7 +104,7 @@ class Activations:
     def by_module(self, graph: Graph) -> dict[str, int]:
         """Return what is saved for the backward pass, by module.
 
-        Where the graph does not show it (torch < 2.9), it is the bytes of all outputs of the modules.
+        Where the graph does not show it (an older torch), it is the bytes of all outputs of the modules.
         """
         if not graph.saved and not graph.packed:
             return dict(self._outputs)
@@ -162,7 +162,7 @@ def batch_rows(batch: Any) -> list[str]:
     return [f"{''.join(map(str, p))}: {str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for p, t in rows]
 
 
-def _name(optimizer: Optimizer) -> str:
+def _name(optimizer: torch.optim.Optimizer) -> str:
     return type(optimizer).__name__
 
 

@@ -82,7 +82,7 @@ def _note_saved(graph: Graph, node: Any, without: Collection[int]) -> None:
                     storage = tensors.storage_of(one.data)
                     if storage is not None and storage._cdata not in without:
                         graph.saved[storage._cdata] = storage.nbytes()
-        except (RuntimeError, AttributeError):  # freed by a backward pass; or a torch that does not show them (< 2.9)
+        except (RuntimeError, AttributeError):  # freed by a backward pass; or an older torch, which does not show them
             continue
 
 
