@@ -32,7 +32,7 @@ from lightning_tricks.collapse.metrics import (
     VendiScore,
 )
 from lightning_tricks.collapse.recursive import MixedGenerations
-from lightning_tricks.diagnosis.callbacks import SanityCheck, TrainingDoctor
+from lightning_tricks.diagnosis.callbacks import MemoryDoctor, SanityCheck, TrainingDoctor
 from lightning_tricks.errors import ConflictError, NonFiniteError, TrickError, UnsupportedError
 from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
@@ -117,6 +117,7 @@ __all__ = [
     "LossScaleGuard",
     "MacroF1Gain",
     "MeanCosine",
+    "MemoryDoctor",
     "MixedGenerations",
     "ModeCollapse",
     "MultiStep",

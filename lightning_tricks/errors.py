@@ -18,6 +18,8 @@ import math
 import reprlib
 from collections.abc import Iterable, Sequence
 
+import torch
+
 
 class TrickError(RuntimeError):
     """A setting cannot work in this run, or the run must not go on."""
@@ -72,6 +74,18 @@ def shown(value: object) -> str:
     except Exception:  # of a class of the user's
         text = f"<{type(value).__name__}>"
     return shortened(text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has no memory left.
+
+    >>> is_out_of_memory(RuntimeError("CUDA error: out of memory")), is_out_of_memory(RuntimeError("shape"))
+    (True, False)
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    signs = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
 def in_one_line(error: BaseException) -> str:

@@ -36,6 +36,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ExactResume": {},
     "ResumeGuard": {},
     "SanityCheck": {"overfit_batch": False},
+    "MemoryDoctor": {"every_n_steps": 1},
     "TrainingDoctor": {"every_n_steps": 1},
 }
 
@@ -71,6 +72,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ProgressMetrics": {"keys": ["trainer/updates"]},
     "ExactResume": {"gradients": True},
     "ResumeGuard": {"mode": "raise"},
+    "MemoryDoctor": {"every_n_steps": 3, "action": "raise"},
     "TrainingDoctor": {"every_n_steps": 3, "action": "raise", "reference_batch": True},
     "GradientAccumulation": {
         "batches": 3,

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.accumulation.split import SplitFunction, is_out_of_memory, merged_outputs
+from lightning_tricks.accumulation.split import SplitFunction, merged_outputs
 from lightning_tricks.accumulation.weights import Weight
 from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.training_step import Logged, logs_kept_back, replay
-from lightning_tricks.errors import NotRestorableError, TrickError
+from lightning_tricks.errors import NotRestorableError, TrickError, is_out_of_memory
 from lightning_tricks.runtime import gradient_writer
 from lightning_tricks.runtime.action import warn
 from lightning_tricks.runtime.run import TrainingRun

@@ -74,18 +74,6 @@ def merged_outputs(outputs: Sequence[Mapping[str, Any]], sizes: Sequence[int], l
     return {**merged, "loss": loss}
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device has no memory left.
-
-    >>> is_out_of_memory(RuntimeError("CUDA error: out of memory")), is_out_of_memory(RuntimeError("shape"))
-    (True, False)
-    """
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    signs = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
-
-
 def _bounds(batch: Any, length: int | None, parts: int, dim: int) -> list[tuple[int, int]]:
     if length is None or length < parts:
         raise _unsplittable(batch, f"into {parts} parts (dimension {dim} has {length})")

@@ -45,6 +45,14 @@ LAYOUT: dict[str, dict[str, Chart]] = {
         "gradients from first to last layer": ["Multiline", [r"diagnosis/training_doctor/(first|last)_gradient$"]],
         "update / weight": ["Multiline", [r"diagnosis/training_doctor/update_ratio$"]],
         "waiting for data": ["Multiline", [r"diagnosis/training_doctor/waiting$"]],
-        "findings": ["Multiline", [r"diagnosis/(?!training_doctor/).*", r"diagnosis/training_doctor/alarm$"]],
+        "memory in use (MB)": ["Multiline", [r"diagnosis/memory_doctor/(allocated|resident)$"]],
+        "memory: live tensors; growth (kB per update)": [
+            "Multiline",
+            [r"diagnosis/memory_doctor/(live_tensors|growth_per_step)$"],
+        ],
+        "findings": [
+            "Multiline",
+            [r"diagnosis/(?!(training|memory)_doctor/).*", r"diagnosis/(training|memory)_doctor/alarm$"],
+        ],
     },
 }

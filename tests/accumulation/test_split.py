@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from lightning_tricks import TrickError
-from lightning_tricks.accumulation.split import is_out_of_memory, merged_outputs, split_samples, split_sequence
+from lightning_tricks.accumulation.split import merged_outputs, split_samples, split_sequence
+from lightning_tricks.errors import is_out_of_memory
 
 Pair = namedtuple("Pair", "x y")
 

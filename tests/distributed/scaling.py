@@ -65,6 +65,7 @@ SCALES: dict[str, Scale] = {
     "LRFinder": Scale(once="a copy of weights and optimizer state in the host's memory; two all-reduces per rate tried"),
     "LRSchedule": Scale(once="with `max_time` one broadcast every 16 updates"),
     "LossScaleGuard": Scale(once="after a change of precision one all-reduce per update"),
+    "MemoryDoctor": Scale("B", logged=("20",), once="after the last step one all-reduce of 4 bytes"),
     "ModeCollapse": Scale("8 * S * n * (2 * u + 1)", logged=("4", "40")),
     "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
     "PredictionCollapse": Scale("n * u * (4 * K + 8)", logged=("4", "4 * (3 + 4 * K)")),

@@ -250,6 +250,17 @@ def drifting() -> Any:
     return spoil
 
 
+def remembering() -> Any:
+    """Return what keeps every loss with its graph."""
+    kept: list[Any] = []
+
+    def spoil(i: int, loss: Any) -> Any:
+        kept.append(loss)
+        return loss
+
+    return spoil
+
+
 def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
     """What can be observed of a run: weights and what was logged."""
 
@@ -281,6 +292,8 @@ def outcome(name: str, changed: dict[str, Any], hungry: bool) -> Any:
         module.other_sample = lambda count: torch.ones(count, 64)
     if "reference_batch" in changed:  # no step can be run twice with the same loss
         module.spoil = drifting()
+    if name == "MemoryDoctor":
+        module.spoil = remembering()
     window, trick = 1 if name == "GradientAccumulation" else 2, example(name, **changed)
 
     class Saves(L.Callback):
