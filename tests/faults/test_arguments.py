@@ -157,9 +157,12 @@ NAMES = {
     ("GenerationDrift", "sample"),
     ("ModeCollapse", "generator"),
     ("Plateau", "monitor"),
+    ("PosteriorCollapse", "log_variance"),
+    ("PosteriorCollapse", "mean"),
     ("PredictionCollapse", "output"),
     ("PredictionCollapse", "target"),
     ("RepresentationCollapse", "layer"),
+    ("UsageCollapse", "assignments"),
 }
 
 
@@ -308,6 +311,9 @@ AT_FIT_START: list[tuple[Any, str]] = [
     (DeadUnits(layers=["nett"]), "net"),
     (RepresentationCollapse("nett"), "'net'"),
     (ModeCollapse("ecco"), "'echo'"),
+    (PosteriorCollapse("nett", "net"), "'net'"),
+    (PosteriorCollapse("net", "nett"), "'net'"),
+    (UsageCollapse("nett"), "'net'"),
     (PrecisionDoctor(modules=["nett"]), "'net'"),
     (FP32Islands(["nett"]), "'net'"),
     (PredictionCollapse("nett", every_n_steps=1), "'net'"),
