@@ -220,7 +220,7 @@ def of_usage(kind: str, active: Sequence[str], values: Mapping[str, float], modu
         return _nonfinite(f"outputs of {module} are NaN or inf")
     cause, advice = _USAGE_ADVICE[kind]
     entries = f"{values['entries']:.0f}"
-    if "information" in active and "usage" not in active:
+    if "information" in active and "capacity" not in active:
         found = f"{module} gives all inputs the same probabilities: conditional entropy "
         found += f"{values['conditional_entropy']:.3f}, entropy of their mean {values['marginal_entropy']:.3f} nats"
         return cause, (found,), advice

@@ -97,7 +97,12 @@ def draw_usage(shares: Sequence[float], history: History, module: str) -> Figure
     left.set(xlabel="entry, most used first", ylabel="share", ylim=(0, None))
     left.set_title(f"usage of {module}", fontsize="medium")
     left.legend(fontsize="small")
-    _lines(right, history, ("usage", "balance", "perplexity_share", "unused_share", "top_share"), "in use over time")
+    _lines(
+        right,
+        history,
+        ("usage", "capacity", "balance", "perplexity_share", "unused_share", "top_share"),
+        "in use over time",
+    )
     right.set_ylim(-0.05, 1.05)
     return figure
 

@@ -214,6 +214,15 @@ def portion(found: float, possible: float) -> float:
     return min(1.0, max(0.0, (found - 1) / (possible - 1))) if possible > 1 else 0.0
 
 
+def capacity_share(found: float, possible: float) -> float:
+    """Return which share of the attainable information a number of entries can carry, ``ln(found) / ln(possible)``.
+
+    >>> capacity_share(1.0, 64.0), round(capacity_share(8.0, 64.0), 3), capacity_share(1.0, 1.0)
+    (0.0, 0.5, 0.0)
+    """
+    return min(1.0, math.log(found) / math.log(possible)) if possible > 1 and found > 1 else 0.0
+
+
 # -- what a detector gathers ------------------------------------------------------------------------------------------
 
 USAGE: tuple[str, ...] = (
@@ -298,7 +307,8 @@ def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
     """Return the values by name with those that follow from them, and the shares, from what ``measured_usage`` sent.
 
     ``usage`` and ``balance`` compare the number of entries in use, and the perplexity, with what so many samples show
-    when all entries are equally likely: 0 for one entry, 1 for all.
+    when all entries are equally likely: 0 for one entry, 1 for all. ``capacity`` compares the logarithms: 50 of 512
+    codes are few, but carry more than half of the information.
 
     >>> sums = {"votes": torch.tensor([900.0, 100.0, 0.0]), "effective": torch.tensor(1000.0)}
     >>> values, _ = read_usage(measured_usage(sums, 0.05).tolist())
@@ -310,7 +320,11 @@ def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
     known = math.isfinite(effective) and effective >= 1
     entries, samples = max(1, round(values["entries"])), round(effective) if known else 0
     values["perplexity_share"] = values["perplexity"] / entries
-    values["usage"] = portion(live, expected_used(samples, entries)) if known else math.nan
+    possible = expected_used(samples, entries)
+    values["usage"] = portion(live, possible) if known else math.nan
+    soft = math.exp(values["marginal_entropy"]) if math.isfinite(values["conditional_entropy"]) else 1.0
+    values["_soft"] = portion(soft, entries)
+    values["capacity"] = capacity_share(live, possible) if known else math.nan
     values["balance"] = portion(values["perplexity"], expected_perplexity(samples, entries)) if known else math.nan
     if math.isnan(values["conditional_entropy"]):
         del values["conditional_entropy"]
@@ -333,25 +347,32 @@ def information_share(values: Mapping[str, float]) -> float:
 
 # -- rewards ----------------------------------------------------------------------------------------------------------
 
-FEWEST_REWARDS = 6
+FEWEST_REWARDS = 3  # after the one at the start; without that twice as many
 
 
-def has_learned(rewards: Sequence[float]) -> bool | None:
-    """Return whether rewards, check by check, rose clearly and are still up; None for too few to tell.
+def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | None:
+    """Return whether rewards, check by check, have clearly risen and are still up; None for too few to tell.
 
-    Means of three checks are compared. The rise from the first to the best mean must exceed three standard errors, and
-    at least half of it must be left.
+    The mean of the last three checks must exceed the start by three standard errors, and at least half of the largest
+    rise must be left. The noise is told from the differences of neighbouring checks.
 
-    >>> has_learned([1.0, 1.1, 0.9, 5.0, 9.0, 9.1, 9.0]), has_learned([1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0])
+    Args:
+        rewards: means over the batches before each check.
+        start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
+        batches: how many a mean is taken over.
+
+    >>> has_learned([1.0, 1.0, 1.0], 0.3, 16), has_learned([0.27, 0.26, 0.28, 0.25], 0.22, 16)
     (True, False)
-    >>> has_learned([1.0, 1.1, 9.0]) is None
+    >>> has_learned([1.0, 1.1, 9.0], math.nan, 16) is None
     True
     """
-    known = [r for r in rewards if math.isfinite(r)]
-    if len(known) < FEWEST_REWARDS:
+    begun = math.isfinite(start)
+    if len(rewards) < FEWEST_REWARDS * (1 if begun else 2):
         return None
-    means = [sum(known[i : i + 3]) / 3 for i in range(len(known) - 2)]
-    steps = sorted(abs(b - a) for a, b in itertools.pairwise(known))
+    means = [sum(rewards[i : i + 3]) / 3 for i in range(len(rewards) - 2)]
+    first = start if begun else means[0]
+    steps = sorted(abs(b - a) for a, b in itertools.pairwise(rewards))
     noise = steps[len(steps) // 2] / (math.sqrt(2) * 0.6745)  # a median: one large rise is not noise
-    rise = max(means) - means[0]
-    return rise > 3 * noise * math.sqrt(2 / 3) and means[-1] >= means[0] + rise / 2
+    error = noise * math.sqrt(1 / 3 + (max(1, batches) if begun else 1 / 3))
+    rise = means[-1] - first
+    return rise > max(3 * error, 1e-6 * abs(first)) and rise >= (max(means) - first) / 2

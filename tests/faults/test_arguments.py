@@ -36,12 +36,14 @@ from lightning_tricks import (
     Phase,
     Piecewise,
     Plateau,
+    PosteriorCollapse,
     PrecisionDoctor,
     PredictionCollapse,
     ProgressMetrics,
     RepresentationCollapse,
     Step,
     TrickError,
+    UsageCollapse,
 )
 from lightning_tricks.gradients.rules import ClipRule
 from lightning_tricks.runtime.trick import Trick

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tricks.collapse import causes, figures, usage
-from lightning_tricks.collapse.callbacks.reduction import averaged, over_all, require_name
+from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
 from lightning_tricks.errors import TrickError, message, require_choice
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
@@ -33,7 +33,7 @@ class _Kind:
     """What is asked of a kind of assignment.
 
     Args:
-        alarms: by the name of their statistic.
+        alarms: by the name of their statistic; their patience is that of the user times their own.
         least: share of its fair share from which an entry counts as used. Codes of rare patches are rare, and in use.
     """
 
@@ -41,18 +41,21 @@ class _Kind:
     least: float = 0.05
 
 
+_CAPACITY = Alarm(below=0.45, gain=0.05, trend=5, patience=1)
 _KINDS: dict[str, _Kind] = {
-    "codebook": _Kind({"usage": Alarm(below=0.1, gain=0.02, growth=1.3)}, least=0.01),
+    "codebook": _Kind({"capacity": _CAPACITY}, least=0.01),
     "router": _Kind(
-        {"usage": Alarm(below=0.2, gain=0.02, growth=1.3), "balance": Alarm(below=0.1, gain=0.02, growth=1.3)}
+        {
+            "usage": Alarm(below=0.2, gain=0.02, growth=1.3, trend=5, patience=1),
+            "balance": Alarm(below=0.1, gain=0.02, growth=1.3, trend=5, patience=1),
+            "starved": Alarm(below=0.2, gain=0.02, growth=1.3, trend=5, patience=3),
+        }
     ),
-    "prototypes": _Kind(
-        {"usage": Alarm(below=0.1, gain=0.02, growth=1.3), "information": Alarm(below=5e-4, growth=1.3)}
-    ),
+    "prototypes": _Kind({"capacity": _CAPACITY, "information": Alarm(below=5e-4, growth=1.3, trend=5, patience=1)}),
     "policy": _Kind(
         {
-            "variety": Alarm(below=0.05, gain=0.05, growth=1.5),
-            "exploration": Alarm(of_peak=0.05, least_peak=0.2, gain=0.05),
+            "variety": Alarm(below=0.05, gain=0.05, growth=1.5, patience=1),
+            "exploration": Alarm(of_peak=0.05, least_peak=0.2, gain=0.05, patience=1),
         }
     ),
 }
@@ -61,10 +64,11 @@ _KINDS: dict[str, _Kind] = {
 def _sums_form(value: Any, where: str) -> str | None:
     """The form of what is gathered: nothing, the numbers of entries, or sums of rows."""
     if not isinstance(value, dict) or not value:
-        return form.either_empty_or(form.anything)(value, where)
+        return form.named(form.tensor)(value, where)
     names = ("numbers", "effective") if "numbers" in value else _ROWS
+    names = (*names, "reward") if "reward" in value else names
     fault = form.record(dict.fromkeys(names, form.tensor))(value, where)
-    flat = {"numbers", "votes", "probability"}
+    flat = {"numbers", "votes", "probability", "reward"}
     wrong = None if fault else next((n for n in names if value[n].ndim != int(n in flat)), None)
     return f"{where}[{wrong!r}] must have {int(wrong in flat)} dimensions" if wrong else fault
 
@@ -76,8 +80,9 @@ class UsageCollapse(Detector):
     The choices of a module are counted over a window: whole numbers, or the largest entry of each row of probabilities
     or logits, which no temperature changes. The number of entries in use is compared with what so many samples show
     when all are equally likely, so that a small window is not evidence against a large codebook. Alarms: a codebook or
-    prototypes with less than 10 % of that number in use; a router with less than 20 %, or with a perplexity of less
-    than 10 %; prototypes with equal probabilities for all inputs; a policy that takes one action in all states, or
+    prototypes whose entries in use carry less than 45 % of the information (6 codes of 64, 16 of 512); a router with
+    less than 20 % of its experts in use, or with a perplexity of less than 10 %; prototypes with equal probabilities
+    for all inputs; a policy that takes one action in all states, or
     whose entropy vanishes while a known reward does not rise. A policy that is deterministic, but takes different
     actions in different states, is healthy.
 
@@ -106,11 +111,11 @@ class UsageCollapse(Detector):
 
     Logs:
         At every check, ``collapse/usage_collapse/`` with ``perplexity`` (effective number of entries), its share
-        ``perplexity_share`` of K, ``unused_share`` (entries that never occur in the window), ``usage`` and ``balance``
-        (used entries, and perplexity, from 0 for one to 1 for what the samples can show), ``top_share``, ``top_entry``,
-        ``marginal_entropy`` and, of rows, ``conditional_entropy`` (in nats; of logits at temperature 1), ``entries``
-        (K), ``samples``, ``finite``, ``reward`` (of a policy, where there is one) and ``alarm``. At an alarm the
-        verdict as text, and a figure of the shares.
+        ``perplexity_share`` of K, ``unused_share`` (entries that never occur in the window), ``usage``, ``capacity``
+        and ``balance`` (used entries, their logarithm, and perplexity, from 0 for one entry to 1 for what the samples
+        can show), ``top_share``, ``top_entry``, ``marginal_entropy`` and, of rows, ``conditional_entropy`` (in nats; of
+        logits at temperature 1), ``entries`` (K), ``samples``, ``finite``, ``reward`` (of a policy, where there is one)
+        and ``alarm``. At an alarm the verdict as text, and a figure of the shares.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -135,7 +140,13 @@ class UsageCollapse(Detector):
 
     identity = ("assignments",)
     samples: ClassVar[int] = 1024
-    state_form = detector_form(sums=_sums_form, entries=form.whole, masks=form.flag, rewards=form.many(form.measured))
+    state_form = detector_form(
+        sums=_sums_form,
+        entries=form.whole,
+        masks=form.flag,
+        rewards=form.many(form.measured),
+        start=form.maybe(form.tensor),
+    )
 
     def __init__(
         self,
@@ -164,11 +175,17 @@ class UsageCollapse(Detector):
         self._seen: list[tuple[int, int]] = []  # of each forward pass: samples, and rows that were kept of them
         self._shares: list[float] = []
         self._rewards: list[float] = []
-        self._returned: Tensor | None = None
+        self._baseline: Tensor | None = None  # sum and number of rewards of the first batch
+        self._begun = math.nan  # their mean over all processes
 
     def rules(self) -> dict[str, Alarm]:
         """The alarms of the kind."""
-        return {name: replace(alarm, patience=self.patience) for name, alarm in _KINDS[self.kind].alarms.items()}
+        alarms = _KINDS[self.kind].alarms
+        return {name: replace(alarm, patience=alarm.patience * self.patience) for name, alarm in alarms.items()}
+
+    def slowness(self, name: str) -> float:
+        """Codes spread slowly: their grace is 1.5 times as long."""
+        return 1.5 if self.kind == "codebook" else 1.0
 
     def attach(self, run: TrainingRun) -> None:
         """Watch the module; see whether it says how many entries there are."""
@@ -228,20 +245,32 @@ class UsageCollapse(Detector):
         device = next(iter(self._sums.values())).device
         before = self._sums.get("effective", torch.zeros((), device=device))
         self._sums["effective"] = before + effective
-        if self.kind == "policy" and isinstance(outputs, Mapping):
-            self._returned = _reward_in(outputs)
+        if self.kind == "policy":
+            self._add_reward(run, outputs, device)
         return effective
+
+    def _add_reward(self, run: TrainingRun, outputs: Any, device: torch.device) -> None:
+        """Add the reward that this step returned or logged, on the device; the very first one is a baseline."""
+        found = _reward_in(outputs) if isinstance(outputs, Mapping) else None
+        found = _reward_in(run.trainer.callback_metrics) if found is None else found
+        pair = torch.zeros(2) if found is None else torch.stack([found, torch.ones_like(found)])
+        pair = pair.to(device, torch.float32)
+        if self._first:
+            self._baseline = pair
+        self._sums["reward"] = self._sums.get("reward", torch.zeros_like(pair)) + pair
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Counts over all processes."""
-        sums = self._sums
+        sums = dict(self._sums)
         if "numbers" in sums:
-            votes = usage.counted_entries(sums["numbers"], self._size(run, sums["numbers"]))
-            sums = {"votes": votes, "effective": sums["effective"]}
-        measured = usage.measured_usage(over_all(run, sums), _KINDS[self.kind].least)
-        if self.kind != "policy":
-            return measured
-        return torch.cat([averaged(run, self._reward(run).to(measured).reshape(1)), measured])
+            numbers = sums.pop("numbers")
+            sums["votes"] = usage.counted_entries(numbers, self._size(run, numbers))
+        if self.kind == "policy":
+            sums["start"] = torch.zeros_like(sums["reward"]) if self._baseline is None else self._baseline
+        total = over_all(run, sums)
+        rewards = [total.pop(name) for name in ("reward", "start") if name in total]
+        means = [(value / count).reshape(1) for value, count in rewards]  # (NaN where there is none)
+        return torch.cat([*means, usage.measured_usage(total, _KINDS[self.kind].least)])
 
     def _size(self, run: TrainingRun, numbers: Tensor) -> int:
         """Return how many entries there are: one host read where the module does not say it."""
@@ -251,21 +280,15 @@ class UsageCollapse(Detector):
         self._entries = min(usage.MOST_ENTRIES, max(self._entries, int(largest) + 1, 1))
         return self._entries
 
-    def _reward(self, run: TrainingRun) -> Tensor:
-        """Return the reward that the last step returned or logged; NaN where there is none."""
-        returned, self._returned = self._returned, None
-        found = returned if returned is not None else _reward_in(run.trainer.callback_metrics)
-        return torch.tensor(math.nan) if found is None else found
-
     def read(self, vector: list[float]) -> dict[str, float]:
         """The measures by name."""
-        rewards = vector[:1] if self.kind == "policy" else []
-        values, self._shares = usage.read_usage(vector[len(rewards) :])
-        for reward in rewards:
-            if math.isfinite(reward):
-                values["reward"] = reward
-                self._rewards.append(reward)
-                keep_bounded(self._rewards)
+        reward, begun = (vector[0], vector[1]) if self.kind == "policy" else (math.nan, math.nan)
+        values, self._shares = usage.read_usage(vector[2:] if self.kind == "policy" else vector)
+        if math.isfinite(reward):
+            self._begun = begun
+            values["reward"] = reward
+            self._rewards.append(reward)
+            keep_bounded(self._rewards)
         return values
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -278,9 +301,12 @@ class UsageCollapse(Detector):
         information = usage.information_share(values)
         if self.kind == "policy":
             return self._of_a_policy(values, information)
+        # while a router is undecided, a balancing loss moves many choices at once: it may take longer
         own = {
-            "usage": values["usage"],
-            "balance": values["balance"],
+            "usage": max(values["usage"], values["_soft"]),
+            "balance": max(values["balance"], values["_soft"]),
+            "starved": values["usage"],
+            "capacity": values["capacity"],
             # of logits the temperature is not known
             "information": information if values["_given"] else math.nan,
         }
@@ -288,7 +314,7 @@ class UsageCollapse(Detector):
 
     def _of_a_policy(self, values: Mapping[str, float], information: float) -> dict[str, float]:
         """Return how varied actions are, and how random; both are 1, healthy, where the reward has risen."""
-        learned = usage.has_learned(self._rewards)
+        learned = usage.has_learned(self._rewards, self._begun, self._span)
         if learned:
             return {"variety": 1.0, "exploration": 1.0}
         whole = math.log(max(2.0, values["entries"]))
@@ -313,13 +339,18 @@ class UsageCollapse(Detector):
     def trick_state(self) -> dict[str, Any]:
         """What detectors keep, the number of entries seen so far, and rewards."""
         kept = super().trick_state()
-        return {**kept, "entries": self._entries, "masks": self._masks, "rewards": list(self._rewards)}
+        seen = {"entries": self._entries, "masks": self._masks, "rewards": list(self._rewards)}
+        return {**kept, **seen, "start": None if self._baseline is None else self._baseline.clone()}
 
     def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
         super()._take_up(run, state)
         if state["entries"] > usage.MOST_ENTRIES:
             raise ValueError("the number of entries in the checkpoint is too large")
+        start = state["start"]
+        if start is not None and start.shape != (2,):
+            raise ValueError("the first reward in the checkpoint is not a sum and a number")
         self._entries, self._masks, self._rewards = state["entries"], state["masks"], list(state["rewards"])
+        self._baseline = None if start is None else start.float().to(run.trainer.strategy.root_device)
 
 
 def _entries_of(module: nn.Module) -> int:
