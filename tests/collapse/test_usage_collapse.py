@@ -416,3 +416,21 @@ def test_a_figure_shows_the_shares_and_a_state_is_plain() -> None:
 def test_a_warning_says_what_to_try() -> None:
     with pytest.warns(TrickWarning, match=r"router collapse since step \d+ .*Try: add a load-balancing loss"):
         watched(codes(1), "router", action="warn")
+
+
+def test_numbers_that_are_all_negative_are_left_out_without_a_word() -> None:
+    detector, alarms = watched(lambda i, n: torch.full((n,), -1))
+    assert detector.history[-1][1]["samples"] == 0 and not alarms
+
+
+def test_a_resume_before_the_first_check_still_learns_how_many_entries_there_are(tmp_path: Any) -> None:
+    def part(epochs: int, start: Any = None) -> UsageCollapse:
+        detector = UsageCollapse("chooser", every_n_steps=7, action="log")
+        t = trainer([detector], max_epochs=epochs)
+        data = DataLoader(TensorDataset(torch.zeros(5 * 128, 1)), batch_size=128)
+        t.fit(Module(codes(K)), data, ckpt_path=start)
+        t.save_checkpoint(tmp_path / "a.ckpt")
+        return detector
+
+    assert not part(1).history
+    assert part(2, tmp_path / "a.ckpt").history[0][1]["entries"] == K

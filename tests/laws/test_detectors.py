@@ -20,7 +20,6 @@ from lightning_tricks import (
     PosteriorCollapse,
     PredictionCollapse,
     RepresentationCollapse,
-    UsageCollapse,
 )
 from lightning_tricks.collapse import sums
 from lightning_tricks.measure.alarm import Alarm

@@ -125,9 +125,9 @@ class UsageCollapse(Detector):
 
     Cost:
         At the batches before a check, as many as give 1,024 samples, a softmax and sums of at most 2,048 rows, or a
-        copy of as many numbers; at a check one copy of at most 269 numbers to the host. With whole numbers a host read
-        at the first batch and, where K is not known, at a check. On several processes two to four all-reduces at a
-        check. Else the test of a flag.
+        copy of as many numbers; at a check one copy of at most 270 numbers to the host. With whole numbers a host read
+        at the first batch and, where K is not known or there are several processes, at a check. On several processes
+        two or three all-reduces at a check. Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import UsageCollapse
@@ -170,6 +170,7 @@ class UsageCollapse(Detector):
         super().reset()
         self._known = 0  # entries that the module says it has; 0 where it does not
         self._entries = 0  # the largest number seen, plus one
+        self._exceeded = False
         self._masks = False
         self._channels_first = False
         self._seen: list[tuple[int, int]] = []  # of each forward pass: samples, and rows that were kept of them
@@ -226,8 +227,7 @@ class UsageCollapse(Detector):
         if largest >= usage.MOST_ENTRIES:
             rule = f"its output holds {largest}, which is not the number of an entry"
             raise self._refused(rule, "Name the module that returns codes, experts or actions")
-        if largest >= self._known:
-            self._known = 0  # (of something else)
+        self._exceeded = largest >= self._known  # what the module says is the size of something else
 
     def _refused(self, rule: str, remedy: str) -> TrickError:
         return TrickError(message("UsageCollapse", "assignments", self.assignments, rule, remedy))
@@ -273,12 +273,15 @@ class UsageCollapse(Detector):
         return torch.cat([*means, usage.measured_usage(total, _KINDS[self.kind].least)])
 
     def _size(self, run: TrainingRun, numbers: Tensor) -> int:
-        """Return how many entries there are: one host read where the module does not say it."""
-        if self._known:
+        """Return how many entries there are, equal on all ranks: a host read where the module alone cannot tell."""
+        exceeded = not self._known or self._exceeded or self._entries > self._known
+        if run.trainer.world_size == 1 and not exceeded:
             return self._known
         largest = over_all(run, {"largest": numbers.max().float()}, "max")["largest"]
         self._entries = min(usage.MOST_ENTRIES, max(self._entries, int(largest) + 1, 1))
-        return self._entries
+        # on several processes only what all of them know may decide
+        alone = run.trainer.world_size == 1
+        return self._entries if self._entries > self._known or (alone and exceeded) else self._known
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """The measures by name."""
