@@ -5,8 +5,18 @@ from lightning_tricks.collapse.callbacks import (
     DeadUnits,
     GenerationDrift,
     ModeCollapse,
+    PosteriorCollapse,
     PredictionCollapse,
     RepresentationCollapse,
+    UsageCollapse,
+)
+from lightning_tricks.collapse.latent_metrics import (
+    ActiveUnits,
+    ConditionalEntropy,
+    MarginalEntropy,
+    PosteriorKL,
+    UnusedEntries,
+    UsagePerplexity,
 )
 from lightning_tricks.collapse.metrics import (
     Alignment,
@@ -77,6 +87,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AGC",
+    "ActiveUnits",
     "AdaGC",
     "AlarmError",
     "Alignment",
@@ -86,6 +97,7 @@ __all__ = [
     "ClipNorm",
     "ClipRule",
     "ClipValue",
+    "ConditionalEntropy",
     "ConflictError",
     "Constant",
     "Cosine",
@@ -116,6 +128,7 @@ __all__ = [
     "LinearCosine",
     "LossScaleGuard",
     "MacroF1Gain",
+    "MarginalEntropy",
     "MeanCosine",
     "MemoryDoctor",
     "MixedGenerations",
@@ -133,6 +146,8 @@ __all__ = [
     "Piecewise",
     "Plateau",
     "Polynomial",
+    "PosteriorCollapse",
+    "PosteriorKL",
     "Precision",
     "PrecisionAdvice",
     "PrecisionDoctor",
@@ -154,6 +169,9 @@ __all__ = [
     "TricksMixin",
     "Uniformity",
     "UnsupportedError",
+    "UnusedEntries",
+    "UsageCollapse",
+    "UsagePerplexity",
     "VendiScore",
     "Verdict",
     "ZClip",

@@ -17,6 +17,7 @@ from lightning_tricks.collapse.generation import (
     repetition_rate,
     vendi_score,
 )
+from lightning_tricks.collapse.posterior import active_units, posterior_kl
 from lightning_tricks.collapse.prediction import (
     input_dependence,
     jensen_shannon,
@@ -41,6 +42,7 @@ from lightning_tricks.collapse.representation import (
     sphere_variance,
     uniformity,
 )
+from lightning_tricks.collapse.usage import expected_perplexity, expected_used, perplexity, unused_share
 from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
 from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coefficients
 from lightning_tricks.lr_finder.suggest import minimum, slide, steepest, valley
@@ -67,6 +69,7 @@ from lightning_tricks.schedules.phases import caught_up
 
 __all__ = [
     "NoiseScale",
+    "active_units",
     "adaptive_coefficient",
     "alignment",
     "bounded_sample",
@@ -80,6 +83,8 @@ __all__ = [
     "dormant_share",
     "effective_rank",
     "embedding_std",
+    "expected_perplexity",
+    "expected_used",
     "fp32_mode",
     "group_norms",
     "headroom",
@@ -100,6 +105,8 @@ __all__ = [
     "pairwise_distance_ratio",
     "participation_ratio",
     "peak_bytes",
+    "perplexity",
+    "posterior_kl",
     "precision",
     "recall",
     "repetition_rate",
@@ -124,6 +131,7 @@ __all__ = [
     "underflow_counts",
     "uniformity",
     "unit_norms",
+    "unused_share",
     "valley",
     "variance_ratio",
     "vendi_score",

@@ -85,3 +85,34 @@ def draw_generations(history: History) -> Figure:
     names = ("diversity", "variance_ratio", "tail_mass", "repetition", "real_loss_ratio")
     _lines(axes, history, names, "generation by generation")
     return figure
+
+
+def draw_usage(shares: Sequence[float], history: History, module: str) -> Figure:
+    """Return the shares of the entries in falling order beside equal ones, and the measures over time."""
+    figure, (left, right) = _new(2)
+    entries = history[-1][1]["entries"] if history else float(len(shares))
+    places = [1 + i * (entries - 1) / max(1, len(shares) - 1) for i in range(len(shares))]
+    left.fill_between(places, shares, step="mid", alpha=0.6)
+    left.axhline(1 / max(1.0, entries), color="tab:gray", linestyle="--", label="all equally often")
+    left.set(xlabel="entry, most used first", ylabel="share", ylim=(0, None))
+    left.set_title(f"usage of {module}", fontsize="medium")
+    left.legend(fontsize="small")
+    _lines(
+        right,
+        history,
+        ("usage", "capacity", "balance", "perplexity_share", "unused_share", "top_share"),
+        "in use over time",
+    )
+    right.set_ylim(-0.05, 1.05)
+    return figure
+
+
+def draw_posterior(kl: Sequence[float], history: History, module: str) -> Figure:
+    """Return the KL divergence of each dimension in falling order, and the measures over time."""
+    figure, (left, right) = _new(2)
+    left.bar(range(1, len(kl) + 1), kl)
+    left.set(xlabel="dimension, largest first", ylabel="KL divergence [nats]")
+    left.set_title(f"posterior of {module}", fontsize="medium")
+    _lines(right, history, ("kl", "active_units", "largest_mean_variance"), "0 carries nothing")
+    right.set_yscale("symlog", linthresh=0.1)
+    return figure

@@ -37,6 +37,8 @@ LAYOUT: dict[str, dict[str, Chart]] = {
         "prediction": ["Multiline", [r"collapse/prediction_collapse[^/]*/(?!alarm$).*"]],
         "modes": ["Multiline", [r"collapse/mode_collapse[^/]*/(?!alarm$).*"]],
         "dead units": ["Multiline", [r"collapse/dead_units[^/]*/(?!alarm$).*"]],
+        "usage of entries": ["Multiline", [r"collapse/usage_collapse[^/]*/(?!alarm$).*"]],
+        "posterior": ["Multiline", [r"collapse/posterior_collapse[^/]*/(?!alarm$).*"]],
         "generations": ["Multiline", [r"collapse/generation_drift[^/]*/(?!alarm$).*"]],
         "rollbacks": ["Multiline", [r"collapse/rollback/.*"]],
     },

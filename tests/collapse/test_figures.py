@@ -38,3 +38,13 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch: pytest
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"pip install 'lightning-tricks\[demo\]'"):
         figures.draw_units(HISTORY)
+
+
+def test_figures_of_latent_variables_show_what_was_seen() -> None:
+    history = [(25, {"entries": 300.0, "usage": 0.5, "top_share": 0.1, "kl": 3.0, "active_units": 2.0})]
+    left, right = figures.draw_usage([0.5, 0.3, 0.2], history, "quantizer").axes
+    assert left.get_lines()[0].get_ydata()[0] == pytest.approx(1 / 300), "as many entries as there are"
+    assert [line.get_label() for line in right.lines] == ["usage", "top share"]
+    left, right = figures.draw_posterior([2.0, 0.5, 0.0], history, "mu").axes
+    assert [bar.get_height() for bar in left.patches] == [2.0, 0.5, 0.0]
+    assert [line.get_label() for line in right.lines] == ["kl", "active units"]

@@ -17,11 +17,12 @@ PREDICTIONS = ("PredictionSkill", "PredictionEntropy", "ClassShare", "InputDepen
 PAIRS = ("Coverage", "Density", "Recall", "Precision", "PairwiseDistanceRatio", "NearestDistanceRatio")
 OTHERS = ("Uniformity", "VendiScore", "Alignment", "RepetitionRate")
 ALL = (*FEATURES, *PREDICTIONS, *PAIRS, *OTHERS)
+LATENT = ("UsagePerplexity", "UnusedEntries", "MarginalEntropy", "ConditionalEntropy", "ActiveUnits", "PosteriorKL")
 
 
 def make(name: str) -> Metric:
     cls = getattr(lightning_tricks, name)
-    if name in FEATURES:
+    if name in (*FEATURES, *LATENT):
         return cls(6)
     return cls(4) if name in PREDICTIONS else cls()
 
@@ -35,7 +36,9 @@ def data(name: str, n: int = 60, seed: int = 0) -> tuple[torch.Tensor, ...]:
         return logits, torch.where(torch.rand(n, generator=draw) < 0.5, logits.argmax(1), 0)
     if name == "RepetitionRate":
         return (torch.randint(0, 3, (n, 12), generator=draw),)
-    if name in (*PAIRS, "Alignment"):
+    if name in ("UsagePerplexity", "UnusedEntries"):
+        return (torch.randint(0, 4, (n,), generator=draw),)
+    if name in (*PAIRS, "Alignment", "PosteriorKL"):
         return features, torch.randn(n, 6, generator=draw)
     return (features,)
 

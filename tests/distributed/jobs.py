@@ -416,3 +416,36 @@ def resumed_exactly(folder: str) -> tuple[list[float], list[float], str]:
         except UnsupportedError as error:
             return whole, resumed, str(error)
     return whole, resumed, ""
+
+
+def chosen(kind: str, form: str) -> dict[str, Any]:
+    """Both ranks choose entries of their own; return what ``UsageCollapse`` saw, and the choices."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from lightning_tricks import UsageCollapse
+
+    rank = int(os.environ["RANK"])
+
+    class Chooser(torch.nn.Module):
+        num_codes = 4 if form == "exceeded" else None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            numbers = (x[:, 0] * (9 if rank else 3)).long()
+            return numbers if form != "rows" else torch.nn.functional.one_hot(numbers, 9).float()
+
+    class Choosing(Classifier):
+        def __init__(self) -> None:
+            super().__init__(lambda p: sgd(p, lr=0.0), net=torch.nn.Linear(1, 1))
+            self.chooser = Chooser()
+            self.numbers: list[Any] = []
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            found = self.chooser(batch[0])
+            self.numbers += (found.argmax(1) if form == "rows" else found).tolist()
+            return {"loss": self.net(batch[0]).sum() * 0.0, "reward": torch.tensor(float(rank))}
+
+    torch.manual_seed(rank)
+    module, detector = Choosing(), UsageCollapse("chooser", kind, every_n_steps=2, action="log")  # type: ignore[arg-type]
+    t = trainer([detector], strategy="ddp", devices=2, use_distributed_sampler=False)
+    t.fit(module, DataLoader(TensorDataset(torch.rand(128, 1)), batch_size=64))
+    return {"values": detector.history[0][1], "numbers": module.numbers}

@@ -13,8 +13,8 @@ SYMBOLS = {
     "W": "of these, matrices; at most 16 count",
     "A": "activation layers that `DeadUnits` watches",
     "U": "units in them, all together",
-    "d": "width of the layer that `RepresentationCollapse` watches, at most 128",
-    "K": "classes",
+    "d": "width of the layer that `RepresentationCollapse` watches, at most 128; `PosteriorCollapse`: both outputs together",
+    "K": "classes; for `UsageCollapse` entries",
     "S": "numbers in a sample, for `ModeCollapse` at most 64",
     "N": "`num_samples` of `GenerationDrift`",
     "n": "rows that a batch gives on one process; n·u is at most 1,023, and for `ModeCollapse` n·(2·u + 1) at most 512",
@@ -67,6 +67,7 @@ SCALES: dict[str, Scale] = {
     "LossScaleGuard": Scale(once="after a change of precision one all-reduce per update"),
     "MemoryDoctor": Scale("B", logged=("20",), once="after the last step one all-reduce of 4 bytes"),
     "ModeCollapse": Scale("8 * S * n * (2 * u + 1)", logged=("4", "40")),
+    "PosteriorCollapse": Scale("4 * d * n * u", logged=("4", "4 + 2 * d", "8 + 6 * d")),
     "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
     "PredictionCollapse": Scale("n * u * (4 * K + 8)", logged=("4", "4 * (3 + 4 * K)")),
     "ProgressMetrics": Scale(),
@@ -79,6 +80,7 @@ SCALES: dict[str, Scale] = {
         "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 3 + L + W)"), sharded_logged=(NORMS,),
         once="before the first step and at a check a forward pass of the first batch",
     ),
+    "UsageCollapse": Scale("8 * K + 20", logged=("4", "4 * (2 * K + 5)")),
 }  # fmt: skip
 
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from tests.collapse.test_metrics import ALL, data, make
+from tests.collapse.test_metrics import ALL, LATENT, data, make
 from tests.distributed import jobs
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
 
 
 @pytest.mark.parametrize("border", [20, 60], ids=["uneven", "one rank empty"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, *LATENT])
 def test_two_processes_give_the_value_of_all_data(both_ranks: Any, name: str, border: int) -> None:
     metric = make(name)
     metric.update(*data(name))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy
 import pytest
+import scipy.stats
 
 from tests.distributed import jobs
 
@@ -28,3 +31,15 @@ def test_actions_are_taken_on_both_at_the_same_step(both_ranks: Any, action: str
         assert "AlarmError" in one["error"]
     if action == "rollback":
         assert one["rollbacks"] == two["rollbacks"] == 1
+
+
+@pytest.mark.parametrize("form", ["numbers", "exceeded", "rows"])
+def test_ranks_that_choose_other_entries_count_together(both_ranks: Any, form: str) -> None:
+    """One sees numbers up to 2, the other up to 8: the table must be as long on both."""
+    one, two = both_ranks(jobs.chosen, "policy", form)
+    assert repr(one["values"]) == repr(two["values"])
+    counts = numpy.bincount(one["numbers"] + two["numbers"], minlength=9)
+    values = one["values"]
+    assert values["entries"] == 9 and values["samples"] == 256
+    assert values["perplexity"] == pytest.approx(math.exp(scipy.stats.entropy(counts)), rel=1e-4)
+    assert values["reward"] == 0.5

@@ -15,7 +15,13 @@ from tests.together.test_every_callback import CALLBACKS
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
 
 CHANGES_WEIGHTS = {"FP32Islands", "GradientAccumulation", "GradientClip", "LRFinder", "LRSchedule"}
-FROM_SUMS = {"DeadUnits", "PredictionCollapse", "RepresentationCollapse"}  # other detectors average over processes
+FROM_SUMS = {
+    "DeadUnits",
+    "PosteriorCollapse",
+    "PredictionCollapse",
+    "RepresentationCollapse",
+    "UsageCollapse",
+}  # other detectors average over processes
 TOLERANCE = {"FP32Islands": 3e-3, "LossScaleGuard": 3e-3}  # in 16 bit two halves of a batch round in another way
 
 

@@ -36,12 +36,14 @@ from lightning_tricks import (
     Phase,
     Piecewise,
     Plateau,
+    PosteriorCollapse,
     PrecisionDoctor,
     PredictionCollapse,
     ProgressMetrics,
     RepresentationCollapse,
     Step,
     TrickError,
+    UsageCollapse,
 )
 from lightning_tricks.gradients.rules import ClipRule
 from lightning_tricks.runtime.trick import Trick
@@ -157,9 +159,12 @@ NAMES = {
     ("GenerationDrift", "sample"),
     ("ModeCollapse", "generator"),
     ("Plateau", "monitor"),
+    ("PosteriorCollapse", "log_variance"),
+    ("PosteriorCollapse", "mean"),
     ("PredictionCollapse", "output"),
     ("PredictionCollapse", "target"),
     ("RepresentationCollapse", "layer"),
+    ("UsageCollapse", "assignments"),
 }
 
 
@@ -308,6 +313,9 @@ AT_FIT_START: list[tuple[Any, str]] = [
     (DeadUnits(layers=["nett"]), "net"),
     (RepresentationCollapse("nett"), "'net'"),
     (ModeCollapse("ecco"), "'echo'"),
+    (PosteriorCollapse("nett", "net"), "'net'"),
+    (PosteriorCollapse("net", "nett"), "'net'"),
+    (UsageCollapse("nett"), "'net'"),
     (PrecisionDoctor(modules=["nett"]), "'net'"),
     (FP32Islands(["nett"]), "'net'"),
     (PredictionCollapse("nett", every_n_steps=1), "'net'"),

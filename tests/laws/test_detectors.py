@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_tricks
-from lightning_tricks import DeadUnits, ModeCollapse, PredictionCollapse, RepresentationCollapse
+from lightning_tricks import (
+    DeadUnits,
+    ModeCollapse,
+    PosteriorCollapse,
+    PredictionCollapse,
+    RepresentationCollapse,
+)
 from lightning_tricks.collapse import sums
 from lightning_tricks.measure.alarm import Alarm
 from tests.gradients.plain import Classifier, sgd, trainer
@@ -167,6 +173,7 @@ DETECTORS = {
     "PredictionCollapse": lambda **more: PredictionCollapse("net", **more),
     "ModeCollapse": lambda **more: ModeCollapse("echo", **more),
     "DeadUnits": lambda **more: DeadUnits(["net.1"], **more),
+    "PosteriorCollapse": lambda **more: PosteriorCollapse("echo", "echo", **more),
 }
 
 

@@ -25,6 +25,8 @@ def test_each_key_is_in_its_chart_and_in_no_other() -> None:
     assert charts_of("schedule/lr") == charts_of("schedule/optimizer1/lr/head") == ["schedule: learning rate"]
     assert charts_of("collapse/dead_units/alarm") == ["collapse: alarms"]
     assert charts_of("collapse/representation_collapse.net/rank_share") == ["collapse: representation"]
+    assert charts_of("collapse/usage_collapse.moe.router/usage") == ["collapse: usage of entries"]
+    assert charts_of("collapse/posterior_collapse/kl") == ["collapse: posterior"]
     assert charts_of("diagnosis/training_doctor/fixed_batch_loss") == ["diagnosis: loss"]
     assert charts_of("diagnosis/plateau") == ["diagnosis: findings"]
     assert charts_of("train/loss") == []

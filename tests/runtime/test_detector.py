@@ -12,12 +12,14 @@ from lightning_tricks import (
     DeadUnits,
     LRSchedule,
     ModeCollapse,
+    PosteriorCollapse,
     PredictionCollapse,
     RepresentationCollapse,
     TrainingDoctor,
     TrickError,
     TrickWarning,
     UnsupportedError,
+    UsageCollapse,
     Verdict,
 )
 from tests.gradients.plain import Classifier, Collapsed, Memory, fit, network, sgd, weights
@@ -32,6 +34,8 @@ def all_of_them(**more: Any) -> list[Any]:
         PredictionCollapse("net", **arguments),
         ModeCollapse("echo", **arguments),
         DeadUnits(**arguments),
+        UsageCollapse("net", "router", **arguments),
+        PosteriorCollapse("net.0", "net.2", **arguments),
         TrainingDoctor(3),
     ]
 
@@ -121,6 +125,9 @@ def test_between_checks_there_is_no_host_read_and_at_a_check_one_copy() -> None:
     assert reads(far) == bare
     assert reads([PredictionCollapse("net", every_n_steps=100)]) <= bare + 1, "once, to compare labels with classes"
     assert reads([RepresentationCollapse("net", every_n_steps=6)]) <= bare + 8
+    latent = [UsageCollapse("net", every_n_steps=100), PosteriorCollapse("net.0", "net.2", every_n_steps=100)]
+    assert reads(latent) == bare
+    assert reads([UsageCollapse("net", "policy", every_n_steps=6)]) <= bare + 4
 
 
 def test_hooks_look_at_training_steps_only() -> None:

@@ -1,0 +1,378 @@
+"""How many entries of a codebook, experts of a router, prototypes or actions are in use. From counts; no Lightning.
+
+Assignments are whole numbers ``[...]``, or probabilities or logits ``[..., K]``. Of these the largest entry of each row
+is counted: it does not depend on a temperature, which is often applied outside of the module. Shapes below: rows
+``[n, K]``, counts ``[K]``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_tricks.collapse.prediction import entropy, shares
+from lightning_tricks.measure.subset import subset
+from lightning_tricks.runtime.shards import local
+
+MOST_ENTRIES = 2**20  # a whole number beyond is not the number of an entry
+MOST_ROWS = 2048  # of one forward pass
+MOST_NUMBERS = 2**22  # in the rows of one forward pass
+ROWS_OF_A_SAMPLE = 32  # positions of one image or sequence say little about the others: so many count at most
+SHOWN = 256  # points of the curve that is drawn
+
+_SUM_TOLERANCE = 0.02  # probabilities in bfloat16
+_NEGATIVE_TOLERANCE = 1e-3  # straight-through estimates: hard - soft.detach() + soft
+_APPROXIMATE_FROM = 50.0  # samples for each entry
+
+
+# -- what a module's output means -------------------------------------------------------------------------------------
+
+
+def assignments_of(output: object) -> Tensor | None:
+    """Return the tensor of assignments in a module's output; None when it holds none.
+
+    Whole numbers come first: a quantiser returns them beside its floating-point vectors. Of floating-point tensors the
+    first one with rows of at least two numbers is taken.
+
+    >>> assignments_of((torch.zeros(2, 8, 4), torch.zeros(2, 8, dtype=torch.long), torch.tensor(0.5))).shape
+    torch.Size([2, 8])
+    """
+    deeper = [x for leaf in tree_leaves(output) for x in (leaf.values() if isinstance(leaf, dict) else [leaf])]
+    tensors = [local(t.detach()) for t in deeper if isinstance(t, Tensor) and not t.is_complex()]
+    whole = [t for t in tensors if not t.is_floating_point() and t.ndim > int(t.dtype == torch.bool)]
+    rows = [t for t in tensors if t.is_floating_point() and t.ndim > 1 and t.shape[-1] > 1]
+    return next(iter([*whole, *rows]), None)
+
+
+def is_mask(numbers: Tensor) -> bool:
+    """Whether whole numbers are one-hot rows ``[..., K]`` rather than the numbers of entries; one host read.
+
+    Each row has at most one 1, and at least half of them have one: tokens that a router dropped are rows of zeros.
+
+    >>> is_mask(torch.nn.functional.one_hot(torch.tensor([3, 0]), 5)), is_mask(torch.tensor([[3, 0, 1], [4, 0, 1]]))
+    (True, False)
+    """
+    if numbers.dtype == torch.bool:
+        return True
+    if numbers.ndim < 2 or numbers.shape[-1] < 3 or not numbers.numel():
+        return False
+    rows = numbers.reshape(-1, numbers.shape[-1])
+    marked = rows.sum(1)
+    binary = ((rows == 0) | (rows == 1)).all() & (marked <= 1).all()
+    return bool(binary & (marked.float().mean() >= 0.5))
+
+
+def rows_of_mask(mask: Tensor) -> Tensor:
+    """Return the rows of a mask as probabilities; a row without any mark as ``-inf``, which is left out.
+
+    >>> rows_of_mask(torch.tensor([[True, True], [False, False]]))
+    tensor([[0.5000, 0.5000],
+            [  -inf,   -inf]])
+    """
+    marks = mask.reshape(-1, mask.shape[-1]).float()
+    total = marks.sum(1, keepdim=True)
+    return torch.where(total > 0, marks / total.clamp(min=1), -math.inf)
+
+
+def kept_rows(rows: Tensor) -> Tensor:
+    """Return at most so many rows ``[n, K]`` or numbers ``[n]`` as are looked at in one forward pass, spread evenly.
+
+    >>> kept_rows(torch.zeros(5000)).shape, kept_rows(torch.zeros(500, 65536)).shape
+    (torch.Size([2048]), torch.Size([64, 65536]))
+    """
+    wide = rows.shape[1] if rows.ndim > 1 else 1
+    return subset(rows, min(MOST_ROWS, max(64, MOST_NUMBERS // wide)))
+
+
+def as_probabilities(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows as probabilities, and whether they were: all of them >= 0 with a sum of 1. No host read.
+
+    Args:
+        rows: ``[n, K]``, probabilities or logits; float32.
+
+    Returns:
+        ``[n, K]`` and a bool, 0-d, on the device.
+
+    Example:
+        >>> as_probabilities(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))[0]
+        tensor([[0.5000, 0.5000],
+                [0.7311, 0.2689]])
+        >>> as_probabilities(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))[1]
+        tensor(True)
+    """
+    total = rows.sum(-1, keepdim=True)
+    normal = (rows >= -_NEGATIVE_TOLERANCE).all() & ((total - 1).abs() <= _SUM_TOLERANCE).all()
+    positive = rows.clamp(min=0.0)
+    given = positive / positive.sum(-1, keepdim=True).clamp(min=0.5)
+    return torch.where(normal, given, rows.softmax(-1)), normal
+
+
+def votes(rows: Tensor) -> Tensor:
+    """Return which entry each row chooses, as shares ``[n, K]``; entries that are exactly equal share the vote.
+
+    A router or a head whose weights begin at zero gives equal logits: it has not chosen anything yet.
+
+    >>> votes(torch.tensor([[0.0, 2.0], [1.0, 1.0]]))
+    tensor([[0.0000, 1.0000],
+            [0.5000, 0.5000]])
+    """
+    best = (rows == rows.amax(-1, keepdim=True)).to(rows.dtype)
+    return best / best.sum(-1, keepdim=True).clamp(min=1)
+
+
+# -- measures ---------------------------------------------------------------------------------------------------------
+
+
+def counted_entries(numbers: Tensor, entries: int) -> Tensor:
+    """Return how often each entry occurs ``[entries]``; numbers that are negative or too large are left out.
+
+    >>> counted_entries(torch.tensor([0, 2, 2, -1]), 3)
+    tensor([1., 0., 2.])
+    """
+    flat = numbers.reshape(-1).to(torch.int64)
+    valid = (flat >= 0) & (flat < entries)
+    zeros = torch.zeros(entries, device=flat.device)
+    return zeros.scatter_add(0, flat.clamp(0, entries - 1), valid.float())
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Return the effective number of entries in use, ``exp(H(shares))``, in [1, K], 0-d.
+
+    >>> perplexity(torch.tensor([5.0, 5.0, 0.0]))
+    tensor(2.)
+    """
+    return entropy(shares(counts)).exp()
+
+
+def unused_share(counts: Tensor) -> Tensor:
+    """Return the share of entries that never occur, in [0, 1], 0-d.
+
+    >>> unused_share(torch.tensor([9.0, 1.0, 0.0, 0.0]))
+    tensor(0.5000, dtype=torch.float64)
+    """
+    return (counts <= 0).double().mean()
+
+
+def expected_used(samples: float, entries: int) -> float:
+    """Return how many entries so many samples use on average when all are equally likely, ``K (1 - (1 - 1/K)^n)``.
+
+    Few samples cannot show a large codebook in use: this is what they can show.
+
+    >>> round(expected_used(512, 1024), 1), expected_used(512, 2)
+    (403.1, 2.0)
+    """
+    return float(entries) if entries < 2 else -entries * math.expm1(samples * math.log1p(-1 / entries))
+
+
+def expected_perplexity(samples: int, entries: int) -> float:
+    """Return the perplexity that so many samples show when all entries are equally likely: ``exp(E[H])``.
+
+    ``E[H] = ln n - (K / n) sum_c P(c) c ln c`` with ``c`` from the binomial distribution of one entry's count; with
+    many samples for each entry ``ln K - (K - 1) / 2n`` (Miller, 1955).
+
+    >>> round(expected_perplexity(10**6, 8), 3), round(expected_perplexity(64, 8), 2)
+    (8.0, 7.56)
+    """
+    if entries < 2 or samples < 1:
+        return 1.0
+    if samples > _APPROXIMATE_FROM * entries:
+        return math.exp(math.log(entries) - (entries - 1) / (2 * samples))
+    mean = samples / entries
+    top = min(samples, math.ceil(mean + 12 * math.sqrt(mean) + 30))
+    c = torch.arange(1, top + 1, dtype=torch.float64)
+    n = torch.tensor(float(samples), dtype=torch.float64)
+    ways = torch.lgamma(n + 1) - torch.lgamma(c + 1) - torch.lgamma(n - c + 1)
+    chance = (ways - c * math.log(entries) + (n - c) * math.log1p(-1 / entries)).exp()
+    return math.exp(math.log(samples) - float((chance * c * c.log()).sum()) / mean)
+
+
+def live_entries(counts: Tensor, least: float) -> Tensor:
+    """Return how many entries have at least the share ``least / K``, or may have: two standard errors are allowed, 0-d.
+
+    Args:
+        counts: ``[K]``.
+        least: of the share that each entry would have if all were used equally, in [0, 1].
+
+    >>> live_entries(torch.tensor([9_000.0, 990.0, 10.0, 0.0]), 0.05)
+    tensor(2)
+    """
+    enough = counts.sum() * least / len(counts)
+    return ((counts > 0) & (counts + 2 * (counts + 1).sqrt() >= enough)).sum()
+
+
+def portion(found: float, possible: float) -> float:
+    """Return where a number of entries lies between one, which is 0, and what is possible, which is 1.
+
+    >>> portion(1.0, 8.0), portion(4.5, 8.0), portion(1.0, 1.0)
+    (0.0, 0.5, 0.0)
+    """
+    return min(1.0, max(0.0, (found - 1) / (possible - 1))) if possible > 1 else 0.0
+
+
+def capacity_share(found: float, possible: float) -> float:
+    """Return which share of the attainable information a number of entries can carry, ``ln(found) / ln(possible)``.
+
+    >>> capacity_share(1.0, 64.0), round(capacity_share(8.0, 64.0), 3), capacity_share(1.0, 1.0)
+    (0.0, 0.5, 0.0)
+    """
+    return min(1.0, math.log(found) / math.log(possible)) if possible > 1 and found > 1 else 0.0
+
+
+# -- what a detector gathers ------------------------------------------------------------------------------------------
+
+USAGE: tuple[str, ...] = (
+    "entries",
+    "samples",
+    "effective",
+    "finite",
+    "given",
+    "perplexity",
+    "unused_share",
+    "live",
+    "top_share",
+    "top_entry",
+    "marginal_entropy",
+    "conditional_entropy",
+)
+
+
+def add_assignments(sums: dict[str, Tensor], rows: Tensor) -> None:
+    """Add probabilities or logits ``[n, K]`` to the sums, in place.
+
+    Rows that are all ``-inf``, which is how padding is masked, are left out; rows with NaN or inf are counted as such.
+    """
+    rows = rows.float()
+    top = rows.amax(1)
+    masked = top == -math.inf
+    sound = (top > -math.inf) & (top < math.inf)  # (NaN is neither)
+    weight = sound.float()
+    # an expected value of 1 / K keeps rows that do not count from deciding what the others are
+    clean = torch.where(sound[:, None], rows, 1 / rows.shape[1])
+    p, normal = as_probabilities(clean)
+    new = {
+        "votes": weight @ votes(clean),
+        "probability": weight @ p,
+        "entropy": weight @ entropy(p),
+        "rows": weight.sum(),
+        "broken": (~sound & ~masked).float().sum(),
+        "given": weight.sum() * normal,
+    }
+    for name, value in new.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def measured_usage(sums: dict[str, Tensor], least: float) -> Tensor:
+    """Return the values of ``USAGE``, and at most ``SHOWN`` of the shares in falling order, in one vector.
+
+    Args:
+        sums: of ``add_assignments``; or ``votes`` alone, counts of whole numbers; and ``effective``, 0-d.
+        least: as in ``live_entries``.
+    """
+    s = {name: value.double() for name, value in sums.items()}
+    counts = s["votes"]
+    share = shares(counts)
+    used = entropy(share)
+    nothing = torch.zeros_like(used)
+    if "probability" in s:
+        n = s["rows"].clamp(min=1)
+        marginal, conditional = entropy(s["probability"] / n), s["entropy"] / n
+        finite, given = (s["broken"] == 0).double(), (s["given"] == s["rows"]).double()
+    else:
+        marginal, conditional, finite, given = used, torch.full_like(used, math.nan), nothing + 1, nothing
+    scalars = [
+        nothing + len(counts),
+        counts.sum(),
+        torch.minimum(s["effective"], counts.sum()),
+        finite,
+        given,
+        used.exp(),
+        unused_share(counts),
+        live_entries(counts, least).double(),
+        share.max(),
+        share.argmax().double(),
+        marginal,
+        conditional,
+    ]
+    ordered = share.sort(descending=True).values
+    places = torch.linspace(0, len(ordered) - 1, min(SHOWN, len(ordered)), device=ordered.device).round().long()
+    return torch.cat([torch.stack(scalars), ordered[places]])
+
+
+def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
+    """Return the values by name with those that follow from them, and the shares, from what ``measured_usage`` sent.
+
+    ``usage`` and ``balance`` compare the number of entries in use, and the perplexity, with what so many samples show
+    when all entries are equally likely: 0 for one entry, 1 for all. ``capacity`` compares the logarithms: 50 of 512
+    codes are few, but carry more than half of the information.
+
+    >>> sums = {"votes": torch.tensor([900.0, 100.0, 0.0]), "effective": torch.tensor(1000.0)}
+    >>> values, _ = read_usage(measured_usage(sums, 0.05).tolist())
+    >>> round(values["usage"], 2), round(values["perplexity"], 2), round(values["unused_share"], 2)
+    (0.5, 1.38, 0.33)
+    """
+    values = dict(zip(USAGE, vector, strict=False))
+    live, effective, given = values.pop("live"), values.pop("effective"), values.pop("given")
+    known = math.isfinite(effective) and effective >= 1
+    entries, samples = max(1, round(values["entries"])), round(effective) if known else 0
+    values["perplexity_share"] = values["perplexity"] / entries
+    possible = expected_used(samples, entries)
+    values["usage"] = portion(live, possible) if known else math.nan
+    soft = math.exp(values["marginal_entropy"]) if math.isfinite(values["conditional_entropy"]) else 1.0
+    values["_soft"] = portion(soft, entries)
+    values["capacity"] = capacity_share(live, possible) if known else math.nan
+    values["balance"] = portion(values["perplexity"], expected_perplexity(samples, entries)) if known else math.nan
+    if math.isnan(values["conditional_entropy"]):
+        del values["conditional_entropy"]
+    values["_effective"], values["_given"] = float(samples), given
+    return values, list(vector[len(USAGE) :])
+
+
+def information_share(values: Mapping[str, float]) -> float:
+    """Return ``(marginal - conditional entropy) / ln K``, the mutual information of input and entry, in [0, 1].
+
+    NaN where assignments are whole numbers.
+
+    >>> round(information_share({"marginal_entropy": 0.69, "conditional_entropy": 0.0, "entries": 2.0}), 2)
+    1.0
+    """
+    if "conditional_entropy" not in values or values["entries"] < 2:
+        return math.nan
+    return max(0.0, values["marginal_entropy"] - values["conditional_entropy"]) / math.log(values["entries"])
+
+
+# -- rewards ----------------------------------------------------------------------------------------------------------
+
+FEWEST_REWARDS = 3  # after the one at the start; without that twice as many
+
+
+def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | None:
+    """Return whether rewards, check by check, have clearly risen and are still up; None for too few to tell.
+
+    The mean of the last three checks must exceed the start by three standard errors, and at least half of the largest
+    rise must be left. The noise is told from the differences of neighbouring checks.
+
+    Args:
+        rewards: means over the batches before each check.
+        start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
+        batches: how many a mean is taken over.
+
+    >>> has_learned([1.0, 1.0, 1.0], 0.3, 16), has_learned([0.27, 0.26, 0.28, 0.25], 0.22, 16)
+    (True, False)
+    >>> has_learned([1.0, 1.1, 9.0], math.nan, 16) is None
+    True
+    """
+    begun = math.isfinite(start)
+    if len(rewards) < FEWEST_REWARDS * (1 if begun else 2):
+        return None
+    means = [sum(rewards[i : i + 3]) / 3 for i in range(len(rewards) - 2)]
+    first = start if begun else means[0]
+    steps = sorted(abs(b - a) for a, b in itertools.pairwise(rewards))
+    noise = steps[len(steps) // 2] / (math.sqrt(2) * 0.6745)  # a median: one large rise is not noise
+    error = noise * math.sqrt(1 / 3 + (max(1, batches) if begun else 1 / 3))
+    rise = means[-1] - first
+    return rise > max(3 * error, 1e-6 * abs(first)) and rise >= (max(means) - first) / 2
