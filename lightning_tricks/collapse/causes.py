@@ -14,7 +14,7 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
     """Explain a collapsed representation.
 
     >>> of_representation(["sphere_variance"], {"sphere_variance": 0.01, "mean_cosine": 0.99}, "head")[0]
-    <Cause.COMPLETE_COLLAPSE: 'complete collapse'>
+    Cause.COMPLETE_COLLAPSE
     """
     if not values.get("finite", 1.0):
         return _nonfinite(f"outputs of {layer} are NaN or inf")
@@ -46,7 +46,7 @@ def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: floa
     """Explain predictions that know nothing, or no longer.
 
     >>> of_prediction(["skill"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
-    <Cause.INPUTS_IGNORED: 'inputs ignored'>
+    Cause.INPUTS_IGNORED
     """
     if not math.isfinite(values.get("cross_entropy", 0.0)):
         return _nonfinite(f"the cross entropy is {values['cross_entropy']}")
@@ -109,7 +109,7 @@ def of_modes(values: Mapping[str, float], generator: str) -> Explained:
     """Explain a generator that misses modes.
 
     >>> of_modes({"recall": 0.1, "coverage": 0.1, "pairwise_distance_ratio": 0.2}, "generator")[0]
-    <Cause.MODE_COLLAPSE: 'mode collapse'>
+    Cause.MODE_COLLAPSE
     """
     reason = (
         f"samples of {generator} cover {values['recall']:.0%} of real ones (coverage {values['coverage']:.0%}), "
@@ -152,7 +152,7 @@ def of_drift(active: Sequence[str], values: Mapping[str, float]) -> Explained:
     """Explain generated samples that lose diversity.
 
     >>> of_drift(["repetition"], {"repetition": 0.8, "real_repetition": 0.02})[0]
-    <Cause.REPETITION: 'repetition'>
+    Cause.REPETITION
     """
     if "diversity" not in active:
         real = values["real_repetition"]

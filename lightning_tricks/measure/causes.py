@@ -55,6 +55,9 @@ class Cause(str, Enum):
     def __str__(self) -> str:
         return self.value
 
+    def __repr__(self) -> str:
+        return f"Cause.{self.name}"
+
     def __format__(self, spec: str) -> str:
         return format(self.value, spec)
 
@@ -68,7 +71,7 @@ class Cause(str, Enum):
         """Return the cause of that name; ``NONE`` for a name that an older version used.
 
         >>> Cause.named("dead units"), Cause.named("no longer known")
-        (<Cause.DEAD_UNITS: 'dead units'>, <Cause.NONE: ''>)
+        (Cause.DEAD_UNITS, Cause.NONE)
         """
         return cls(text) if text in {c.value for c in cls} else cls.NONE
 
