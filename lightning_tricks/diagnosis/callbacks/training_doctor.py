@@ -15,8 +15,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_tricks.diagnosis import autopsy, figures, loss_curve
-from lightning_tricks.diagnosis.loss_curve import Finding
+from lightning_tricks.diagnosis import autopsy, figures, findings, loss_curve
+from lightning_tricks.diagnosis.findings import Finding
+from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.dry_run.isolated import step_again
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import (
@@ -26,7 +27,8 @@ from lightning_tricks.errors import (
 )
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
+from lightning_tricks.measure.causes import Cause, Explained, Hint, kind_of
+from lightning_tricks.measure.error_parts import ErrorParts, error_parts
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import Action, Rollback, warn
@@ -39,6 +41,10 @@ from lightning_tricks.runtime.shards import local, on_any_rank, reduced
 from lightning_tricks.runtime.trace import Trace, floating
 
 _MOST_LOSSES = 256
+_USUAL_LOSSES = 150
+_EARLY_LOSSES = 10
+_TIMES = 3  # checks in a row at which a hint holds before it is told, or does not before it is taken back
+_GIANT = 100.0  # times the largest of the usual losses
 _MATRICES = 16
 _ELEMENTS = 4096
 _SHOWN_SAMPLES = 16
@@ -53,11 +59,12 @@ _FINDING = form.record(
 
 
 class _Layout(NamedTuple):
-    """What the vector of a check holds."""
+    """What the vector of a check holds, and what needs no vector."""
 
-    counts: tuple[int, ...]  # losses, norms, ratios, loss on the first batch, predictions for it
+    counts: tuple[int, ...]  # losses, norms, ratios, sizes of weights, rate, loss on the first batch, predictions
     waited: float
     seconds: float
+    rate: float  # NaN where it is a tensor, which is in the vector
 
 
 @final
@@ -124,6 +131,13 @@ class TrainingDoctor(Detector):
         **dict.fromkeys(("means", "usual", "validation", "losses"), form.many(form.measured)),
         findings=form.many(_FINDING),
         culprit=form.text,
+        optional={
+            "checks": form.many(form.many(form.measured, len(Check._fields) - 2)),
+            "counts": form.many(form.whole),
+            **dict.fromkeys(("early", "spike", "sizes", "scores"), form.many(form.measured)),
+            "hints": form.many(form.record({"finding": _FINDING, "times": form.whole})),
+            "felt": form.flag,
+        },
     )
 
     def __init__(
@@ -141,16 +155,23 @@ class TrainingDoctor(Detector):
         super().reset()
         self._findings: dict[str, Finding] = {}
         self._losses: list[Tensor] = []
-        self._steps: list[int] = []
-        self._means: list[float] = []
+        self._hints: dict[Hint, tuple[Finding, int]] = {}
+        self._curve: list[Check] = []
+        self._early: list[float] = []  # the first losses of the run
         self._usual: list[float] = []
+        self._spike: list[float] = []  # losses that are far above the usual ones
         self._validation: list[float] = []
+        self._scores: list[float] = []  # accuracies of the validations that log one
+        self._first_sizes: list[float] = []
+        self._felt = False  # whether there was a gradient
+        self._limit, self._giant, self._previous = math.inf, math.inf, None
         self._predictions: list[tuple[int, list[float]]] = []
         self._layouts: list[_Layout] = []
         self._norms: Tensor | None = None
         self._before: list[Tensor] = []
         self._matrices: list[Tensor] = []
         self._ratios: Tensor | None = None
+        self._sizes: Tensor | None = None
         self._batch: Any = None
         self._tries = 0
         self._reproduction: tuple[Tensor, Tensor | None] | None = None
@@ -161,14 +182,32 @@ class TrainingDoctor(Detector):
         self._kept = 0
         self._ended = self._begun = 0.0
         self._waiting = self._seconds = 0.0
+        self._whole_waiting = self._whole_seconds = 0.0
         self._folder: Path | None = None
         self._manual = self._closed = False
         self._checks = 0
 
     @property
     def findings(self) -> list[Finding]:
-        """What was noticed so far, in the order in which it was."""
-        return list(self._findings.values())
+        """What was noticed and still holds: alarms first, the surest advice next.
+
+        Left out are hints below 60 %, those that the schedule of the rate explains, all on the loss once the task is
+        solved, and those that contradict a stronger one.
+        """
+        return findings.ranked(self._findings.values())
+
+    @property
+    def hints(self) -> list[Finding]:
+        """All advice that holds at the last check, also what is too weak to be among the findings."""
+        return [finding for finding, _ in self._hints.values()]
+
+    @property
+    def error_parts(self) -> ErrorParts | None:
+        """Training error, gap to validation, and a bound on label noise; None where losses do not tell."""
+        medians = [c.median for c in self._curve[-3:] if math.isfinite(c.median)]
+        if self._manual or not medians or not self._early:
+            return None
+        return error_parts(loss_curve.beginning(self._early), sorted(medians)[len(medians) // 2], self._validation)
 
     def plot(self) -> Any:
         """Return the figure: loss, predictions on the first batch over time, gradients and updates."""
@@ -182,14 +221,16 @@ class TrainingDoctor(Detector):
         return {
             "finite": Alarm(below=0.5, patience=1),
             "divergence": Alarm(below=0.0, patience=2, recovery=1.0),
-            "spike": Alarm(below=0.5, patience=1),
+            "spike": Alarm(below=0.5, patience=self.patience),
+            "silence": Alarm(below=0.5, patience=self.patience),
             "flow": Alarm(below=0.5, patience=self.patience),
+            "shrinkage": Alarm(below=0.5, patience=self.patience),
             "generalisation": Alarm(below=0.5, patience=self.patience),
         }
 
     def slowness(self, name: str) -> float:
-        """What is NaN needs no grace; for vanishing gradients the network must have had the time to learn."""
-        return {"finite": 0.0, "flow": 1.5}.get(name, 1.0)
+        """What is NaN needs no grace; before gradients are called vanished, a plateau must have had the time to end."""
+        return {"finite": 0.0, "flow": 2.0}.get(name, 1.0)
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the folder, on all ranks; the names of parameters; begin to look at the clock."""
@@ -214,6 +255,7 @@ class TrainingDoctor(Detector):
             return
         self._begun = time.perf_counter()
         self._waiting += self._begun - self._ended
+        self._previous = self._last_batch if self._giant < math.inf else None  # (where the host can read the loss)
         self._last_batch, self._last_index = batch, batch_idx
         if self._batch is None and self._tries < _MOST_TRIES:
             self._tries += 1
@@ -281,8 +323,17 @@ class TrainingDoctor(Detector):
         if len(self._losses) < _MOST_LOSSES:
             self._losses.append(loss.detach().reshape(()))
         value = host.at_hand(loss.detach().reshape(()))
-        if value is not None and not math.isfinite(value) and not self._culprit:
+        if value is None or self._culprit:
+            return
+        if not math.isfinite(value):
             self._culprit = self._look(run, self._last_batch)
+        elif value > self._giant:
+            rows = autopsy.outlying_rows(self._last_batch)
+            self._culprit = f"batch {self._last_index} made the first giant loss, {value:.3g}" + (
+                f": {rows}" * bool(rows)
+            )
+        elif self._giant == math.inf:
+            self._giant = _GIANT * max(abs(value), 1e-12) if not self._manual else math.inf
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """At a check, norms of gradients, and weights before the update."""
@@ -298,7 +349,8 @@ class TrainingDoctor(Detector):
         if view.index == 0 and self._before:
             after = [bounded_sample(local(p), _ELEMENTS) for p in self._matrices]
             moved = tensor_norms([a - b for a, b in zip(after, self._before, strict=True)])
-            self._ratios = moved / tensor_norms(self._before).clamp(min=1e-12)
+            self._sizes = tensor_norms(self._before)
+            self._ratios = moved / self._sizes.clamp(min=1e-12)
             self._before, self._matrices = [], []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -318,18 +370,23 @@ class TrainingDoctor(Detector):
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Losses, norms, ratios, and what the model says to the first batch."""
-        losses, norms, ratios = self._losses, self._norms, self._ratios
+        losses, norms = self._losses, self._norms
         assert norms is not None
         device = norms.device
+        nothing = torch.zeros(0, device=device)
         loss, shown = self._said(run, device)
+        rate = run.views[0].optimizer.param_groups[0].get("lr")
         parts = [
             torch.stack([x.to(device, torch.float32) for x in losses]),
             norms,
-            torch.zeros(0, device=device) if ratios is None else ratios.to(device),
+            *(nothing if numbers is None else numbers.to(device) for numbers in (self._ratios, self._sizes)),
+            rate.detach().reshape(1).to(device) if isinstance(rate, Tensor) else nothing,
             loss,
         ]
-        self._layouts.append(_Layout((*map(len, parts), len(shown)), self._waiting, self._seconds))
-        self._losses, self._norms, self._ratios, self._waiting, self._seconds = [], None, None, 0.0, 0.0
+        known = float(rate) if isinstance(rate, (int, float)) else math.nan
+        self._layouts.append(_Layout((*map(len, parts), len(shown)), self._waiting, self._seconds, known))
+        self._losses, self._norms, self._ratios, self._sizes = [], None, None, None
+        self._waiting, self._seconds = 0.0, 0.0
         vector = reduced(run.trainer.strategy, torch.cat(parts), "mean")  # each rank has losses of its own
         return torch.cat([vector, shown])  # (each rank has other samples to show, and perhaps fewer)
 
@@ -375,109 +432,191 @@ class TrainingDoctor(Detector):
         """Curves; and advice, which is no alarm."""
         layout = self._layouts.pop(0)
         numbers = iter(vector)
-        losses, norms, ratios, fixed, shown = (list(islice(numbers, count)) for count in layout.counts)
+        losses, norms, ratios, sizes, rates, fixed, shown = (list(islice(numbers, n)) for n in layout.counts)
         self._checks += 1
         step = self._checks * self._every
-        mean = loss_curve.finite_mean(losses)
-        ratio = sorted(ratios)[len(ratios) // 2] if ratios else math.nan
         there = [n for n in norms if n > 0] or [0.0]
+        self._felt |= any(n > 0 for n in norms)
+        self._early = [*self._early, *losses][:_EARLY_LOSSES]
+        recent = [*self._usual, *self._spike, *losses][-max(len(losses), _EARLY_LOSSES) :]
+        failed = bool(fixed[1:]) and fixed[1] > 0
+        check = Check(
+            step=step,
+            mean=loss_curve.finite_mean(losses),
+            median=loss_curve.finite_median(recent),
+            rate=rates[0] if rates else layout.rate,
+            ratio=sorted(ratios)[len(ratios) // 2] if ratios else math.nan,
+            weights=self._shrunk(sizes),
+            fixed=fixed[0] if fixed and not failed else math.nan,
+            spread=_spread(losses),
+            losses=len(losses),
+        )
+        self._curve.append(check)
         values = {
-            "loss": mean,
-            "loss_std": _spread(losses),
+            "loss": check.mean,
+            "loss_std": check.spread,
             "first_gradient": max(there[:2]),
             "last_gradient": max(there[-2:]),
-            "update_ratio": ratio,
+            "update_ratio": check.ratio,
             "waiting": layout.waited / layout.seconds if layout.seconds else 0.0,
             "_finite": float(not loss_curve.ends_nonfinite(losses)),
-            "_spike": float(not self._manual and loss_curve.spiking(losses, self._usual)),
+            "_top": loss_curve.largest_early(self._early),
+            "_spike": float(not self._manual and self._spikes(losses)),
+            "_limit": self._limit,
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
         }
-        if fixed[1:] and fixed[1] > 0:
+        if failed:
             self._batch, self._tries = None, _MOST_TRIES
         elif fixed:
-            values["fixed_batch_loss"] = fixed[0]
+            values["fixed_batch_loss"] = check.fixed
             self._predictions.append((step, shown))
-        if not self._means:
-            self._steps, self._means = [step - self._every], [loss_curve.beginning(losses)]
-        self._steps.append(step)
-        self._means.append(mean)
         keep_bounded(self._predictions)
-        keep_bounded(self._steps, self._means)
-        self._usual = [*self._usual, *losses][-150:]
+        keep_bounded(self._curve)
+        if self._giant < math.inf:
+            self._giant = _GIANT * max([1e-12, *(abs(x) for x in self._usual if math.isfinite(x))])
+        self._whole_waiting, self._whole_seconds = (
+            self._whole_waiting + layout.waited,
+            self._whole_seconds + layout.seconds,
+        )
         if not self._manual:
-            self._advise(step, ratio, layout)
+            self._advise(step)
         return values
 
-    def _advise(self, step: int, ratio: float, layout: _Layout) -> None:
-        late = self._progress >= self._grace
-        flat = loss_curve.plateau(self._steps, self._means, round(self._total))
-        swing = loss_curve.oscillation(self._means)
-        found: list[Finding | None] = [loss_curve.waiting(layout.waited, layout.seconds, step) if step > 1 else None]
-        if late:
-            found += [loss_curve.update_advice(ratio, step), loss_curve.too_slow(self._means, ratio, step)]
-        if flat is not None:
-            text = "lower the learning rate, or stop: it may be as good as it gets"
-            found.append(Finding("plateau", flat, 0.5, text, step))
-        if swing is not None:
-            found.append(Finding("oscillation", swing, 0.5, "lower the learning rate, or use larger batches", step))
-        for finding in found:
-            if finding is not None:
+    def _shrunk(self, sizes: list[float]) -> float:
+        """Return what most weights have at most of the norm that they began with."""
+        if len(sizes) != len(self._first_sizes):  # (layers were frozen or thawed)
+            self._first_sizes = sizes
+        shares = sorted(now / first for now, first in zip(sizes, self._first_sizes, strict=True) if first > 0)
+        return shares[int(0.8 * (len(shares) - 1))] if shares else math.nan
+
+    def _spikes(self, losses: list[float]) -> bool:
+        """Whether losses are far above the usual ones; what is, does not become usual until it has lasted for long."""
+        tail = 0 if self._spike else _EARLY_LOSSES // 2 - 1
+        history = self._usual[: len(self._usual) - tail]
+        recent = [*(self._spike or self._usual[len(history) :]), *losses]
+        if loss_curve.spiking(recent, history) and len(recent) < _USUAL_LOSSES:
+            self._usual, self._spike, self._limit = history, recent, loss_curve.spike_limit(history)
+            return True
+        if self._spike and not loss_curve.spiking(recent, history):
+            evidence = f"about {len(self._spike)} losses were above {self._limit:.4g}, and came down by themselves"
+            text = "nothing; if it comes again, clip gradients: GradientClip(1.0), or warm up for longer"
+            self._note(Finding(Hint.PASSING_SPIKE, evidence, 0.6, text, self._curve[-1].step))
+        self._usual, self._spike = [*self._usual, *self._spike, *losses][-_USUAL_LOSSES:], []
+        return False
+
+    def _advise(self, step: int) -> None:
+        """Follow every hint: one that has held at some checks is told, one that has not for as many is taken back."""
+        start, total = loss_curve.beginning(self._early), round(self._total)
+        found: list[Finding | None] = [findings.waiting(self._whole_waiting, self._whole_seconds, step)]
+        if self._progress >= self._grace and not findings.solved(self._curve, start):
+            found += [
+                findings.update_size(self._curve[-1].ratio, step),
+                findings.too_slow(self._curve, start),
+                findings.plateau(self._curve, total),
+                findings.oscillation(self._curve),
+            ]
+        now = {f.kind: f for f in found if f is not None and isinstance(f.kind, Hint)}
+        for kind in {*now, *self._hints}:
+            held, times = self._hints.get(kind, (now.get(kind), 0))
+            finding = now.get(kind, held)
+            assert finding is not None
+            times = min(times + 1, _TIMES) if kind in now else times - 1
+            if times <= 0:
+                self._hints.pop(kind, None)
+                self._take_back(kind)
+                continue
+            self._hints[kind] = (finding, times)
+            if times == _TIMES and finding.confidence >= findings.LEAST_CONFIDENCE:
                 self._note(finding)
+
+    def _take_back(self, kind: Hint) -> None:
+        if self._findings.pop(kind, None) is not None and self._live is not None:
+            self._live.publisher.put(self._live.step, {_key(kind): 0.0})
 
     def _note(self, finding: Finding) -> None:
         if finding.kind in self._findings:
             return
         self._findings[finding.kind] = finding
-        key = f"diagnosis/{finding.kind.replace(' ', '_')}"
         run = self._live
         if run is not None:
-            run.publisher.put(run.step, {key: 1.0})
-            run.publisher.tell(run.step, key, str(finding))
+            run.publisher.put(run.step, {_key(finding.kind): 1.0})
+            run.publisher.tell(run.step, _key(finding.kind), str(finding))
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
         """The margins; a loss that has moved needs no gradient in its first layer."""
-        means = [m for m in self._means if math.isfinite(m)]
-        learned = len(means) > 1 and (means[0] - min(means)) > 0.1 * abs(means[0])
+        start = loss_curve.beginning(self._early)
+        lost = values["_vanishing"] and not loss_curve.has_learned(start, self._curve)
+        finished = self._felt and loss_curve.at_floor(start, self._curve)
+        nothing = self._curve[-1].median == 0.0
+        shrinks = not self._manual and loss_curve.shrinking(start, self._curve)
         return {
             "finite": values["_finite"],
-            "divergence": math.nan if self._manual else loss_curve.divergence(self._means),
-            "spike": 1.0 - values["_spike"],
-            "flow": 0.0 if values["_silent"] or (values["_vanishing"] and not learned) else 1.0,
+            "divergence": math.nan if self._manual else loss_curve.divergence(self._early, self._curve),
+            "spike": 1.0 - float(values["_spike"] and self._is_of_the_model()),
+            "silence": 1.0 - float(values["_silent"] and not finished and not nothing),
+            "flow": 1.0 - float(lost),
+            "shrinkage": 1.0 - float(shrinks),
         }
+
+    def _is_of_the_model(self) -> bool:
+        """Whether a rise above the usual losses stays, and comes neither from the rate's schedule nor from the data."""
+        usual = loss_curve.finite_median(self._usual)
+        before = [c for c in self._curve if c.median <= self._limit][-12:]
+        rates = [c.rate for c in before if math.isfinite(c.rate)]
+        fixed = [c.fixed for c in before if math.isfinite(c.fixed)]
+        now = self._curve[-1]
+        restarted = bool(rates) and now.rate > 1.5 * min(rates)
+        # the loss on data that stay the same says whether the model is worse, or only the data harder
+        harder = bool(fixed) and now.fixed <= max(fixed) + 0.2 * abs(max(fixed))
+        return now.median > self._limit and not (restarted or harder or loss_curve.falling(self._curve, usual))
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Name the most serious alarm, and note it as a finding."""
-        name = next(n for n in ("finite", "divergence", "flow", "spike", "generalisation") if n in active)
-        cause, evidence, advice = loss_curve.named(name, values, self._means, self._validation, self._culprit)
-        step = self._steps[-1] if self._steps else 0
-        self._note(Finding(cause, evidence, 0.9, advice[0], step))
-        return cause, (evidence,), advice
+        order = ("finite", "divergence", "silence", "shrinkage", "flow", "spike", "generalisation")
+        name = next(n for n in order if n in active)
+        start = loss_curve.beginning(self._early) if self._early else math.nan
+        explained = loss_curve.named(name, values, start, self._curve, self._validation, self._culprit)
+        cause, reasons, advice = explained
+        step = self._curve[-1].step if self._curve else 0
+        self._note(Finding(cause, "; ".join(reasons), 0.9, advice[0], step))
+        return explained
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Compare the loss of validation with that of training."""
         self._ended = time.perf_counter()  # what went by was no waiting for data
         run = self._live
-        if run is None or trainer.sanity_checking or not self._means:
+        if run is None or trainer.sanity_checking or not self._curve:
             return
-        found = {n: v for n, v in trainer.callback_metrics.items() if "val" in n.lower() and "loss" in n.lower()}
+        metrics = {n: v for n, v in trainer.callback_metrics.items() if "val" in n.lower()}
+        found = [v for n, v in metrics.items() if "loss" in n.lower()][:1]
         if not found:
             return
-        value = next(iter(found.values())).detach().float().reshape(1)
+        found += [v for n, v in metrics.items() if any(word in n.lower() for word in ("acc", "f1", "auc"))][:1]
+        vector = torch.stack([value.detach().float().reshape(()) for value in found])
         if trainer.world_size > 1:
-            value = reduced(trainer.strategy, value.to(trainer.strategy.root_device), "mean")
-        self._validation.append(float(value))
+            vector = reduced(trainer.strategy, vector.to(trainer.strategy.root_device), "mean")
+        loss, *score = vector.tolist()
+        self._validation.append(loss)
+        self._scores = [*self._scores, *score][-MOST_POINTS:]
         if len(self._validation) > MOST_POINTS:  # (the best one must stay)
             best = min(self._validation[: MOST_POINTS // 2], key=lambda v: v if math.isfinite(v) else math.inf)
             self._validation = [best, *self._validation[MOST_POINTS // 2 :]]
-        train = self._means[-1]
-        over = loss_curve.overfitting(train, self._validation)
+        train = self._curve[-1].mean
+        over = loss_curve.overfitting(train, self._validation, loss_curve.beginning(self._early))
+        if over and score and score[0] >= max(self._scores) - 0.01:
+            over = False  # more and more sure of the few that are wrong, and no worse
+            evidence = (
+                f"validation loss rose to {loss:.4g} while the score of validation is at its best, {score[0]:.4g}"
+            )
+            text = "keep on; for probabilities that can be trusted, temperature scaling (arXiv:1706.04599)"
+            self._note(Finding(Hint.OVERCONFIDENCE, evidence, 0.7, text, self._curve[-1].step))
         state, ready = self._states["generalisation"], self._progress >= self._grace
         begins, state = self._alarms["generalisation"].update(
             0.0 if over else 1.0, step=run.step, ready=ready, state=state
         )
         self._states["generalisation"] = state
-        gap = self._validation[-1] - train
+        gap = loss - train
         run.publisher.put(run.step, {"diagnosis/training_doctor/validation_gap": gap})
         if begins:
             self._begin(run, ["generalisation"], {"validation_gap": gap, "loss": train}, run.step)
@@ -487,19 +626,27 @@ class TrainingDoctor(Detector):
     def rolled_back(self, run: TrainingRun) -> None:
         """The curves begin anew, but for the loss before training."""
         super().rolled_back(run)
-        self._steps, self._means, self._usual, self._validation = self._steps[:1], self._means[:1], [], []
-        self._losses, self._norms, self._before, self._ratios = [], None, [], None
+        self._curve, self._usual, self._spike, self._validation, self._scores = [], [], [], [], []
+        self._losses, self._norms, self._before, self._ratios, self._sizes = [], None, [], None, None
         self._layouts, self._culprit = [], ""
 
     # -- the first module that is not finite ------------------------------------------------------------------------
 
     def _look(self, run: TrainingRun, batch: Any) -> str:
-        """Return where NaN or inf comes from: the batch, the weights, or a module's output."""
+        """Return where NaN or inf comes from: the batch and its rows, the weights, or a module's output."""
+        where = f"batch {self._last_index}"
         if any(not bool(torch.isfinite(t).all()) for t in floating(batch)):
-            return "the batch itself holds NaN or inf"
+            return f"the batch itself holds NaN or inf: {where}, {autopsy.outlying_rows(batch)}"
         names = autopsy.nonfinite_names(run.trainer.lightning_module)
         if names:
-            return f"weights or buffers are not finite, first {names[0]!r} ({len(names)} in all)"
+            text = f"weights or buffers are not finite, first {names[0]!r} ({len(names)} in all), from {where} on"
+            rows = "" if self._previous is None else autopsy.outlying_rows(self._previous)
+            return f"{text}; in the batch before it {rows}" if rows else text
+        rows = autopsy.outlying_rows(batch)
+        return "; ".join(text for text in (f"{where} is the first", rows, self._first_module(run, batch)) if text)
+
+    def _first_module(self, run: TrainingRun, batch: Any) -> str:
+        """Return the first module whose output is not finite, in words; empty where the step cannot be run again."""
         module = run.trainer.lightning_module
         if self._closed or _waits_for_others(run):  # (other processes may be sound, and do not look)
             return ""
@@ -516,6 +663,27 @@ class TrainingDoctor(Detector):
         return "every module's output is finite, the loss is not: look for log(0) or a division by 0 in it"
 
     # -- the end ----------------------------------------------------------------------------------------------------
+
+    def finished(self, run: TrainingRun) -> None:
+        """Say what is left at the end: the findings that hold, where the error comes from, or that nothing is wrong."""
+        super().finished(run)
+        updates = run.clock.attempted(0) if run.views else 0
+        if not updates or not self._curve:
+            return
+        told = [f"TrainingDoctor: {finding}" for finding in self.findings]
+        if not told:
+            told = [f"TrainingDoctor: nothing wrong was found in {updates} updates"]
+            rank_zero_info(told[0])
+        parts = self.error_parts
+        if parts is not None:
+            numbers = {"initial": parts.start, "training": parts.train}
+            if math.isfinite(parts.last):
+                numbers |= {"validation_best": parts.best, "validation": parts.last}
+            put = {f"{self.prefix(run)}/error/{name}": value for name, value in numbers.items()}
+            run.publisher.put(run.step, put)
+            told += parts.sentences()
+        run.publisher.tell(run.step, "diagnosis/summary", "\n\n".join(told))
+        run.publisher.flush()
 
     def figure(self) -> Callable[[], Any] | None:
         """The whole training."""
@@ -585,29 +753,50 @@ class TrainingDoctor(Detector):
     def stopped(self, run: TrainingRun) -> None:
         """Let go of the batches."""
         super().stopped(run)
-        self._batch, self._last_batch, self._norms, self._before = None, None, None, []
+        self._batch, self._last_batch, self._previous, self._norms, self._before = None, None, None, None, []
         self._tries, self._reproduction = 0, None
 
     # -- state ------------------------------------------------------------------------------------------------------
 
     def trick_state(self) -> dict[str, Any]:
         """Also findings and curves."""
-        curves = {n: list(getattr(self, f"_{n}")) for n in ("steps", "means", "usual", "validation")}
-        findings = [vars(f).copy() for f in self.findings]
-        losses = [float(x) for x in self._losses]
-        return {**super().trick_state(), **curves, "findings": findings, "losses": losses, "culprit": self._culprit}
+        numbers = {n: list(getattr(self, f"_{n}")) for n in ("usual", "validation", "early", "spike", "scores")}
+        return {
+            **super().trick_state(),
+            **numbers,
+            "steps": [check.step for check in self._curve],
+            "means": [check.mean for check in self._curve],
+            "checks": [list(check[1:-1]) for check in self._curve],
+            "counts": [check.losses for check in self._curve],
+            "sizes": list(self._first_sizes),
+            "findings": [_plain(finding) for finding in self._findings.values()],
+            "hints": [{"finding": _plain(finding), "times": times} for finding, times in self._hints.values()],
+            "losses": [float(x) for x in self._losses],
+            "culprit": self._culprit,
+            "felt": self._felt,
+        }
 
     def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
         super()._take_up(run, state)
-        self._steps, self._means = list(state["steps"]), list(state["means"])
-        self._usual, self._validation = list(state["usual"]), list(state["validation"])
-        self._findings = {f["kind"]: Finding(**f) for f in state["findings"]}
-        self._losses = [torch.tensor(x) for x in state["losses"]]
-        if len(self._steps) != len(self._means):
+        if len(state["steps"]) != len(state["means"]):
             raise ValueError("the curve has not as many steps as losses")
+        # older states have steps and means only, and the loss before training as the first of them
+        older = [(m, m, *[math.nan] * (len(Check._fields) - 4)) for m in state["means"]]
+        rows: list[Any] = state.get("checks", older)
+        counts = state.get("counts", [0] * len(older))
+        self._curve = [Check._make([int(s), *row, n]) for s, row, n in zip(state["steps"], rows, counts, strict=True)]
+        self._early = list(state.get("early", state["means"][:1]))
+        self._usual, self._validation = list(state["usual"]), list(state["validation"])
+        self._spike, self._scores = list(state.get("spike", [])), list(state.get("scores", []))
+        self._limit = loss_curve.spike_limit(self._usual) if self._spike else math.inf
+        self._first_sizes, self._felt = list(state.get("sizes", [])), state.get("felt", bool(older))
+        self._findings = {f.kind: f for f in map(_finding, state["findings"])}
+        noted = [(_finding(h["finding"]), h["times"]) for h in state.get("hints", [])]
+        self._hints = {f.kind: (f, times) for f, times in noted if isinstance(f.kind, Hint)}
+        self._losses = [torch.tensor(x) for x in state["losses"]]
         self._culprit = state["culprit"]
         # not by the number of points: those of a long run were thinned out
-        self._checks = max(0, round(self._steps[-1] / self._every)) if self._steps else 0
+        self._checks = max(0, round(self._curve[-1].step / self._every)) if self._curve else 0
 
 
 def _waits_for_others(run: TrainingRun) -> bool:
@@ -621,3 +810,15 @@ def _spread(losses: list[float]) -> float:
     finite = [x for x in losses if math.isfinite(x)]
     mean = loss_curve.finite_mean(finite)
     return math.sqrt(sum((x - mean) ** 2 for x in finite) / len(finite)) if finite else math.nan
+
+
+def _key(kind: Cause | Hint) -> str:
+    return f"diagnosis/{kind.replace(' ', '_')}"
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    return {**vars(finding), "kind": finding.kind.value}
+
+
+def _finding(plain: Mapping[str, Any]) -> Finding:
+    return Finding(**{**plain, "kind": kind_of(plain["kind"])})
