@@ -10,29 +10,61 @@ import pytest
 from scipy.stats import binomtest
 
 from benchmarks import collapse, peers
-from benchmarks.models import failures, failures_held_out
+from benchmarks import collapse_report as report
+from benchmarks.models.scenario import HALVES, Scenario
+from benchmarks.models.scenarios import SCENARIOS, of_half
 from benchmarks.peers import Look, Recorder
+from lightning_tricks.measure.causes import Cause
 
 ROOT = Path(__file__).parents[2]
+ROWS = (
+    "initial loss",
+    "inputs matter",
+    "all parameters learn",
+    "units are alive",
+    "samples do not leak",
+    "labels follow from inputs",
+    "overfits one batch",
+    "shapes of outputs and labels",
+    "data are shuffled",
+    "no look into the future",
+    "modules are in training mode",
+    "validation data are new",
+)
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 54), (54, 54), (1, 24), (26, 26), (7, 20)])
 def test_intervals_are_those_of_scipy(hits: int, total: int) -> None:
     wanted = binomtest(hits, total).proportion_ci(0.95, "exact")
-    assert collapse.interval(hits, total) == pytest.approx((wanted.low, wanted.high))
+    assert report.interval(hits, total) == pytest.approx((wanted.low, wanted.high))
 
 
-def test_there_are_scenarios_enough_and_the_held_out_ones_are_others() -> None:
-    own, other = failures.SCENARIOS, failures_held_out.SCENARIOS
-    assert len(own) >= 36
-    assert len(other) >= 24
-    for some in (own, other):
-        share = sum(s.failing for s in some) / len(some)
-        assert 0.4 <= share <= 0.6
-    names = [s.name for s in (*own, *other)]
-    assert len(set(names)) == len(names)
-    assert {s.rescuable for s in own if s.rescuable} <= set(names)
+def test_there_are_scenarios_enough_in_both_halves_and_in_each_family() -> None:
+    names = [s.name for s in SCENARIOS]
+    assert len(set(names)) == len(names) >= 196
+    for half in HALVES:
+        some = of_half(half)
+        assert len(some) >= 60
+        assert 0.4 <= sum(s.failing for s in some) / len(some) <= 0.6
+    families = {s.family for s in SCENARIOS}
+    for family in families:
+        assert {s.failing for s in SCENARIOS if s.family == family} == {True, False}, family
+    assert {s.rescuable for s in SCENARIOS if s.rescuable} <= set(names)
     assert set(collapse.QUICK) <= set(names)
+
+
+def test_every_cause_is_one_that_a_verdict_or_a_row_of_the_sanity_check_can_name() -> None:
+    known = {c.value for c in Cause} - {""}
+    for scenario in SCENARIOS:
+        for cause in scenario.causes:
+            assert cause in known or cause.removeprefix(report.SANITY) in ROWS, f"{scenario.name}: {cause}"
+
+
+def test_the_half_depends_on_the_name_alone() -> None:
+    make = SCENARIOS[0].make
+    halves = [Scenario(f"scenario {i}", make).half for i in range(400)]
+    assert 160 < halves.count("develop") < 240
+    assert halves == [Scenario(f"scenario {i}", make, frozenset({"divergence"})).half for i in range(400)]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -41,23 +73,52 @@ def test_a_changed_threshold_shows_in_the_quick_form(tmp_path: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert f"0 of {len(collapse.QUICK)} runs judged wrongly" in printed
     result = json.loads((tmp_path / "quick.json").read_text())
-    assert [r["healthy"] - r["rescued"] < 0.02 for r in result["rescues"]] == [True]
+    assert [report.rescued(r) for r in result["rescues"]] == [True]
     assert all(r["alarms"] for r in result["runs"] if r["failing"])
 
 
 def row(**changed: Any) -> dict[str, Any]:
-    base = {"failing": True, "onset": 100.0, "steps": 400, "alarms": [], "peers": {}, "set": "x", "scenario": "s"}
-    return {**base, **changed}
+    base = {"failing": True, "onset": 100.0, "steps": 400, "alarms": [], "peers": {}, "half": "x", "scenario": "s"}
+    more = {"sanity_failed": [], "findings": [], "causes": [], "score": None, "passes": None, "family": "f"}
+    return {**base, **more, **changed}
 
 
 def test_an_alarm_before_the_onset_is_a_miss_and_any_in_a_healthy_run_is_false() -> None:
     alarm = ["DeadUnits", 0, "dead units", True]
     early, late = row(alarms=[[*alarm[:1], 50, *alarm[2:]]]), row(alarms=[[*alarm[:1], 175, *alarm[2:]]])
-    healthy = [row(failing=False), row(failing=False, alarms=[alarm])]
-    found = collapse.judged([early, late, row(), *healthy], collapse.OURS)
-    assert found == {"found": 1, "failing": 3, "false": 1, "healthy": 2, "delay": 0.25}
-    assert collapse.causes([late, row(alarms=[["a", 5, "x", False], ["b", 9, "y", True]])]) == (1, 2)
-    assert collapse.causes([row(alarms=[["a", 5, "x", False], ["b", 5, "y", True]])]) == (1, 1)
+    assert [report.alarm_found(r) for r in (early, late, row())] == [False, True, False]
+    assert [report.delay(r) for r in (early, late, row())] == [None, 0.25, None]
+    healthy = row(failing=False, alarms=[alarm])
+    assert report.judged_wrongly(healthy) and not report.judged_wrongly(row(failing=False))
+    assert report.judged_wrongly(row(failing=False, sanity_failed=["initial loss"]))
+
+
+def test_a_row_of_the_sanity_check_counts_where_the_failure_is_there_from_the_start() -> None:
+    failed = {"sanity_failed": ["initial loss"], "causes": ["sanity:initial loss"]}
+    assert report.noticed(row(onset=0.0, **failed)) and report.cause_right(row(onset=0.0, **failed))
+    assert not report.noticed(row(**failed)), "before it is broken, nothing can be seen"
+    assert not report.cause_right(row(onset=0.0, sanity_failed=["units are alive"], causes=["sanity:initial loss"]))
+
+
+def test_the_cause_is_that_of_the_first_alarms() -> None:
+    assert not report.cause_right(row(alarms=[["a", 5, "x", False], ["b", 9, "y", True]]))
+    assert report.cause_right(row(alarms=[["a", 5, "x", False], ["b", 5, "y", True]]))
+
+
+def test_shares_count_scenarios_and_a_run_that_its_score_denies_counts_nowhere() -> None:
+    alarm = [["DeadUnits", 200, "dead units", True]]
+    runs = [row(alarms=alarm, seed=0), row(seed=1), row(scenario="t", alarms=alarm)]
+    assert report.shares(runs, report.noticed, all) == f"{report.shown(1, 2)}; runs 2/3"
+    assert report.shares(runs, report.noticed, any) == f"{report.shown(2, 2)}; runs 2/3"
+    denied = row(score=0.9, passes=0.5)
+    bad, good = report.parted([*runs, denied, row(failing=False, score=0.9, passes=0.5)])
+    assert len(bad) == 3 and len(good) == 1
+
+
+def test_advice_contradicts_itself_where_the_rate_shall_go_both_ways() -> None:
+    assert report.contradicts(row(findings=["plateau", "small updates"]))
+    assert not report.contradicts(row(findings=["plateau", "oscillation"]))
+    assert report.in_peace(row(failing=False)) and not report.in_peace(row(failing=False, findings=["plateau"]))
 
 
 def recorded(losses: list[float], looks: list[Look] | None = None) -> Recorder:
