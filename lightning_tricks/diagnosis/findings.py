@@ -169,6 +169,26 @@ def too_slow(checks: Sequence[Check], start: float) -> Finding | None:
     return Finding(Hint.RATE_TOO_LOW, evidence, 0.7, "try LRFinder(), or 10 times the rate", known[-1].step)
 
 
+def forgetting(checks: Sequence[Check], start: float) -> Finding | None:
+    """Return a finding where the first batch had been learned and is worse than before training, unlike present data.
+
+    >>> losses = [(2.0, 1.8), (0.5, 0.4), (0.3, 0.2), (0.3, 6.0), (0.2, 6.1), (0.1, 6.2)]
+    >>> forgetting([Check(i, m, m, fixed=f) for i, (m, f) in enumerate(losses)], 2.0).kind.value
+    'forgetting'
+    """
+    fixed = [c.fixed for c in checks if math.isfinite(c.fixed)]
+    if len(fixed) < 5 or start <= 0 or min(fixed) > 0.3 * start or min(c.median for c in checks[-3:]) > 0.5 * start:
+        return None
+    if min(fixed[-3:]) <= 1.2 * start:
+        return None
+    evidence = (
+        f"the loss on the first batch had fallen to {min(fixed):.4g} and is {fixed[-1]:.4g}, above the {start:.4g} "
+        f"before training, while that of present batches is {checks[-1].median:.4g}"
+    )
+    text = "shuffle the data; where they come in sequence on purpose, repeat some of the earlier (arXiv:1902.10486)"
+    return Finding(Hint.FORGETTING, evidence, 0.7, text, checks[-1].step)
+
+
 def waiting(seconds_waited: float, seconds: float, step: int) -> Finding | None:
     """Return a finding where a run has waited for its data for more than half of the time, and for over 10 seconds.
 

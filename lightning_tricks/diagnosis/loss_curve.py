@@ -62,6 +62,16 @@ def finite_median(losses: Sequence[float]) -> float:
     return statistics.median(finite) if finite else math.nan
 
 
+def spread(losses: Sequence[float]) -> float:
+    """Return the standard deviation of the losses that are finite; NaN when none is.
+
+    >>> spread([1.0, float("nan"), 3.0])
+    1.0
+    """
+    finite = [x for x in losses if math.isfinite(x)]
+    return statistics.pstdev(finite) if finite else math.nan
+
+
 def beginning(losses: Sequence[float]) -> float:
     """Return the loss before training: the median of the first five; the first one, where they run away from it.
 
@@ -138,6 +148,28 @@ def _is_of_divergence(start: float, top: float, size: float, known: Sequence[Che
     fixed = [c.fixed for c in known if math.isfinite(c.fixed)]
     endless = len(fixed) > 30 and lowest >= start - 0.2 * size and all(f > fixed[0] + 0.2 * size for f in fixed[-30:])
     return jumped or violent or runaway or endless
+
+
+def blow_up(start: float, checks: Sequence[Check], count: int = 4) -> Check | None:
+    """Return the check at which updates that were too large broke the network, where it has learned nothing since.
+
+    That is: the loss was at twice its beginning or more, with updates of more than 3 % of the weights, and at all
+    checks since then, and for at least four, it has not been below its beginning by a fifth, nor does it fall now.
+
+    >>> def curve(*medians):
+    ...     return [Check(10 * i, m, m, ratio=0.5 if i == 1 else 1e-3) for i, m in enumerate(medians)]
+    >>> blow_up(2.3, curve(2.3, 90.0, 2.4, 2.4, 2.4, 2.4)).mean, blow_up(2.3, curve(2.3, 90.0, 2.4, 1.5, 1.0, 0.8))
+    (90.0, None)
+    """
+    known = [c for c in checks if math.isfinite(c.median)]
+    places = [i for i, c in enumerate(known) if c.ratio > _LARGE_UPDATE and c.mean > start + max(abs(start), 1e-12)]
+    since = known[places[-1] + 1 :] if places else []
+    if len(since) < count:
+        return None
+    learned = min(c.median for c in since) < start - 0.2 * abs(start)
+    half = len(since) // 2
+    falls = min(c.median for c in since[half:]) < min(c.median for c in since[:half]) - 0.02 * abs(start)
+    return None if learned or falls else known[places[-1]]
 
 
 def largest_early(early: Sequence[float], count: int = 5) -> float:
@@ -321,6 +353,13 @@ def named(
             (f"the median loss is {now:.4g}, and the largest of the first ones was {top:.4g}", *also),
             advice,
         )
+    if alarm == "blow-up" and (broken := blow_up(start, checks)) is not None:
+        advice = ("lower the learning rate: LRFinder()", "warm up for longer", "clip gradients: GradientClip(1.0)")
+        evidence = (
+            f"the loss went from {start:.4g} to {broken.mean:.4g} at step {broken.step}, with updates of "
+            f"{broken.ratio:.1g} of the weights, and is {now:.4g} now"
+        )
+        return Cause.RATE_TOO_HIGH, (evidence,), advice
     if alarm == "shrinkage":
         advice = (
             "lower the weight decay: 0.01 to 0.1 is usual with AdamW",

@@ -106,7 +106,7 @@ class Hint(str, Enum):
     RATE_TOO_LOW = "learning rate too low"
     WAITING = "waiting for data"
     PASSING_SPIKE = "passing loss spike"
-    PASSING_RISE = "passing rise of the loss"
+    FORGETTING = "forgetting"
     OVERCONFIDENCE = "overconfident predictions"
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_tricks.diagnosis import autopsy, figures, findings, loss_curve
+from lightning_tricks.diagnosis.course import FORMS, OPTIONAL_FORMS, Course
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.dry_run.isolated import step_again
@@ -27,12 +28,12 @@ from lightning_tricks.errors import (
 )
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Cause, Explained, Hint, kind_of
-from lightning_tricks.measure.error_parts import ErrorParts, error_parts
+from lightning_tricks.measure.causes import Cause, Explained, Hint
+from lightning_tricks.measure.error_parts import ErrorParts
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import Action, Rollback, warn
-from lightning_tricks.runtime.detector import MOST_POINTS, Detector, detector_form, keep_bounded
+from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_graphs, plain_modules
 from lightning_tricks.runtime.replaced import Hook
@@ -41,21 +42,13 @@ from lightning_tricks.runtime.shards import local, on_any_rank, reduced
 from lightning_tricks.runtime.trace import Trace, floating
 
 _MOST_LOSSES = 256
-_USUAL_LOSSES = 150
-_EARLY_LOSSES = 10
-_TIMES = 3  # checks in a row at which a hint holds before it is told, or does not before it is taken back
+_SERIOUS = ("finite", "divergence", "blow-up", "silence", "shrinkage", "flow", "spike", "generalisation")
 _GIANT = 100.0  # times the largest of the usual losses
 _MATRICES = 16
 _ELEMENTS = 4096
 _SHOWN_SAMPLES = 16
 _MOST_TRIES = 3  # batches without a loss before the reference batch is given up
 _SAME_LOSS = {False: 1e-4, True: 1e-2}  # relative; the larger one where the step computes in 16 bit
-_FINDING = form.record(
-    {
-        **dict.fromkeys(("kind", "evidence", "next_step"), form.text),
-        **{"confidence": form.number, "step": form.step},
-    }
-)
 
 
 class _Layout(NamedTuple):
@@ -126,19 +119,7 @@ class TrainingDoctor(Detector):
     topic = "diagnosis"
     hooks_modules = False
 
-    state_form = detector_form(
-        steps=form.many(form.number),
-        **dict.fromkeys(("means", "usual", "validation", "losses"), form.many(form.measured)),
-        findings=form.many(_FINDING),
-        culprit=form.text,
-        optional={
-            "checks": form.many(form.many(form.measured, len(Check._fields) - 2)),
-            "counts": form.many(form.whole),
-            **dict.fromkeys(("early", "spike", "sizes", "scores"), form.many(form.measured)),
-            "hints": form.many(form.record({"finding": _FINDING, "times": form.whole})),
-            "felt": form.flag,
-        },
-    )
+    state_form = detector_form(**FORMS, losses=form.many(form.measured), culprit=form.text, optional=OPTIONAL_FORMS)
 
     def __init__(
         self, every_n_steps: int | None = None, action: Action = "warn", reference_batch: bool = False
@@ -153,18 +134,10 @@ class TrainingDoctor(Detector):
     def reset(self) -> None:
         """Forget what was measured."""
         super().reset()
-        self._findings: dict[str, Finding] = {}
+        self._course = Course(self.patience)
         self._losses: list[Tensor] = []
-        self._hints: dict[Hint, tuple[Finding, int]] = {}
-        self._curve: list[Check] = []
-        self._early: list[float] = []  # the first losses of the run
-        self._usual: list[float] = []
-        self._spike: list[float] = []  # losses that are far above the usual ones
-        self._validation: list[float] = []
-        self._scores: list[float] = []  # accuracies of the validations that log one
-        self._first_sizes: list[float] = []
-        self._felt = False  # whether there was a gradient
-        self._limit, self._giant, self._previous = math.inf, math.inf, None
+        self._giant = math.inf  # from which on a loss is looked into
+        self._previous: Any = None  # the batch before the last one
         self._predictions: list[tuple[int, list[float]]] = []
         self._layouts: list[_Layout] = []
         self._norms: Tensor | None = None
@@ -182,7 +155,7 @@ class TrainingDoctor(Detector):
         self._kept = 0
         self._ended = self._begun = 0.0
         self._waiting = self._seconds = 0.0
-        self._whole_waiting = self._whole_seconds = 0.0
+        self._waited_in_all = self._seconds_in_all = 0.0
         self._folder: Path | None = None
         self._manual = self._closed = False
         self._checks = 0
@@ -194,25 +167,22 @@ class TrainingDoctor(Detector):
         Left out are hints below 60 %, those that the schedule of the rate explains, all on the loss once the task is
         solved, and those that contradict a stronger one.
         """
-        return findings.ranked(self._findings.values())
+        return self._course.findings()
 
     @property
     def hints(self) -> list[Finding]:
         """All advice that holds at the last check, also what is too weak to be among the findings."""
-        return [finding for finding, _ in self._hints.values()]
+        return [finding for finding, _ in self._course.hints.values()]
 
     @property
     def error_parts(self) -> ErrorParts | None:
         """Training error, gap to validation, and a bound on label noise; None where losses do not tell."""
-        medians = [c.median for c in self._curve[-3:] if math.isfinite(c.median)]
-        if self._manual or not medians or not self._early:
-            return None
-        return error_parts(loss_curve.beginning(self._early), sorted(medians)[len(medians) // 2], self._validation)
+        return None if self._manual else self._course.parts
 
     def plot(self) -> Any:
         """Return the figure: loss, predictions on the first batch over time, gradients and updates."""
         events = [] if self._run is None else self._run.publisher.events
-        return figures.draw_training(self._history, self._predictions, self._validation, self.findings, events)
+        return figures.draw_training(self._history, self._predictions, self._course.validation, self.findings, events)
 
     # -- what it follows --------------------------------------------------------------------------------------------
 
@@ -225,6 +195,7 @@ class TrainingDoctor(Detector):
             "silence": Alarm(below=0.5, patience=self.patience),
             "flow": Alarm(below=0.5, patience=self.patience),
             "shrinkage": Alarm(below=0.5, patience=self.patience),
+            "blow-up": Alarm(below=0.5, patience=1),
             "generalisation": Alarm(below=0.5, patience=self.patience),
         }
 
@@ -434,159 +405,77 @@ class TrainingDoctor(Detector):
         numbers = iter(vector)
         losses, norms, ratios, sizes, rates, fixed, shown = (list(islice(numbers, n)) for n in layout.counts)
         self._checks += 1
-        step = self._checks * self._every
-        there = [n for n in norms if n > 0] or [0.0]
-        self._felt |= any(n > 0 for n in norms)
-        self._early = [*self._early, *losses][:_EARLY_LOSSES]
-        recent = [*self._usual, *self._spike, *losses][-max(len(losses), _EARLY_LOSSES) :]
+        step, course = self._checks * self._every, self._course
         failed = bool(fixed[1:]) and fixed[1] > 0
-        check = Check(
-            step=step,
-            mean=loss_curve.finite_mean(losses),
-            median=loss_curve.finite_median(recent),
-            rate=rates[0] if rates else layout.rate,
-            ratio=sorted(ratios)[len(ratios) // 2] if ratios else math.nan,
-            weights=self._shrunk(sizes),
-            fixed=fixed[0] if fixed and not failed else math.nan,
-            spread=_spread(losses),
-            losses=len(losses),
-        )
-        self._curve.append(check)
+        ratio = sorted(ratios)[len(ratios) // 2] if ratios else math.nan
+        rate = rates[0] if rates else layout.rate
+        known = fixed[0] if fixed and not failed else math.nan
+        course.add(Check(step, math.nan, math.nan, rate, ratio, fixed=known), losses, norms, sizes)
+        there = [n for n in norms if n > 0] or [0.0]
+        before = dict(course.noted)
         values = {
-            "loss": check.mean,
-            "loss_std": check.spread,
+            "loss": course.checks[-1].mean,
+            "loss_std": course.checks[-1].spread,
             "first_gradient": max(there[:2]),
             "last_gradient": max(there[-2:]),
-            "update_ratio": check.ratio,
+            "update_ratio": ratio,
             "waiting": layout.waited / layout.seconds if layout.seconds else 0.0,
             "_finite": float(not loss_curve.ends_nonfinite(losses)),
-            "_top": loss_curve.largest_early(self._early),
-            "_spike": float(not self._manual and self._spikes(losses)),
-            "_limit": self._limit,
+            "_spike": float(not self._manual and course.spikes(losses)),
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
+            "_top": loss_curve.largest_early(course.early),
+            "_limit": course.limit,
         }
         if failed:
             self._batch, self._tries = None, _MOST_TRIES
         elif fixed:
-            values["fixed_batch_loss"] = check.fixed
+            values["fixed_batch_loss"] = known
             self._predictions.append((step, shown))
         keep_bounded(self._predictions)
-        keep_bounded(self._curve)
+        keep_bounded(course.checks)
         if self._giant < math.inf:
-            self._giant = _GIANT * max([1e-12, *(abs(x) for x in self._usual if math.isfinite(x))])
-        self._whole_waiting, self._whole_seconds = (
-            self._whole_waiting + layout.waited,
-            self._whole_seconds + layout.seconds,
-        )
+            self._giant = _GIANT * max([1e-12, *(abs(x) for x in course.usual if math.isfinite(x))])
+        self._waited_in_all += layout.waited
+        self._seconds_in_all += layout.seconds
         if not self._manual:
-            self._advise(step)
+            waits = findings.waiting(self._waited_in_all, self._seconds_in_all, step)
+            course.advise([waits, *(course.hints_now(round(self._total)) if self._progress >= self._grace else [])])
+        self._tell_changes(before)
         return values
 
-    def _shrunk(self, sizes: list[float]) -> float:
-        """Return what most weights have at most of the norm that they began with."""
-        if len(sizes) != len(self._first_sizes):  # (layers were frozen or thawed)
-            self._first_sizes = sizes
-        shares = sorted(now / first for now, first in zip(sizes, self._first_sizes, strict=True) if first > 0)
-        return shares[int(0.8 * (len(shares) - 1))] if shares else math.nan
-
-    def _spikes(self, losses: list[float]) -> bool:
-        """Whether losses are far above the usual ones; what is, does not become usual until it has lasted for long."""
-        tail = 0 if self._spike else _EARLY_LOSSES // 2 - 1
-        history = self._usual[: len(self._usual) - tail]
-        recent = [*(self._spike or self._usual[len(history) :]), *losses]
-        if loss_curve.spiking(recent, history) and len(recent) < _USUAL_LOSSES:
-            self._usual, self._spike, self._limit = history, recent, loss_curve.spike_limit(history)
-            return True
-        if self._spike and not loss_curve.spiking(recent, history):
-            evidence = f"about {len(self._spike)} losses were above {self._limit:.4g}, and came down by themselves"
-            text = "nothing; if it comes again, clip gradients: GradientClip(1.0), or warm up for longer"
-            self._note(Finding(Hint.PASSING_SPIKE, evidence, 0.6, text, self._curve[-1].step))
-        self._usual, self._spike = [*self._usual, *self._spike, *losses][-_USUAL_LOSSES:], []
-        return False
-
-    def _advise(self, step: int) -> None:
-        """Follow every hint: one that has held at some checks is told, one that has not for as many is taken back."""
-        start, total = loss_curve.beginning(self._early), round(self._total)
-        found: list[Finding | None] = [findings.waiting(self._whole_waiting, self._whole_seconds, step)]
-        if self._progress >= self._grace and not findings.solved(self._curve, start):
-            found += [
-                findings.update_size(self._curve[-1].ratio, step),
-                findings.too_slow(self._curve, start),
-                findings.plateau(self._curve, total),
-                findings.oscillation(self._curve),
-            ]
-        now = {f.kind: f for f in found if f is not None and isinstance(f.kind, Hint)}
-        for kind in {*now, *self._hints}:
-            held, times = self._hints.get(kind, (now.get(kind), 0))
-            finding = now.get(kind, held)
-            assert finding is not None
-            times = min(times + 1, _TIMES) if kind in now else times - 1
-            if times <= 0:
-                self._hints.pop(kind, None)
-                self._take_back(kind)
-                continue
-            self._hints[kind] = (finding, times)
-            if times == _TIMES and finding.confidence >= findings.LEAST_CONFIDENCE:
-                self._note(finding)
-
-    def _take_back(self, kind: Hint) -> None:
-        if self._findings.pop(kind, None) is not None and self._live is not None:
-            self._live.publisher.put(self._live.step, {_key(kind): 0.0})
-
-    def _note(self, finding: Finding) -> None:
-        if finding.kind in self._findings:
+    def _tell_changes(self, before: Mapping[Cause | Hint, Finding]) -> None:
+        """Tell the loggers what was noted since then, and what no longer holds."""
+        run, now = self._live, self._course.noted
+        if run is None:
             return
-        self._findings[finding.kind] = finding
-        run = self._live
-        if run is not None:
-            run.publisher.put(run.step, {_key(finding.kind): 1.0})
-            run.publisher.tell(run.step, _key(finding.kind), str(finding))
+        for kind in [k for k in before if k not in now]:
+            run.publisher.put(run.step, {_key(kind): 0.0})
+        for kind, finding in now.items():
+            if kind not in before:
+                run.publisher.put(run.step, {_key(kind): 1.0})
+                run.publisher.tell(run.step, _key(kind), str(finding))
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The margins; a loss that has moved needs no gradient in its first layer."""
-        start = loss_curve.beginning(self._early)
-        lost = values["_vanishing"] and not loss_curve.has_learned(start, self._curve)
-        finished = self._felt and loss_curve.at_floor(start, self._curve)
-        nothing = self._curve[-1].median == 0.0
-        shrinks = not self._manual and loss_curve.shrinking(start, self._curve)
-        return {
-            "finite": values["_finite"],
-            "divergence": math.nan if self._manual else loss_curve.divergence(self._early, self._curve),
-            "spike": 1.0 - float(values["_spike"] and self._is_of_the_model()),
-            "silence": 1.0 - float(values["_silent"] and not finished and not nothing),
-            "flow": 1.0 - float(lost),
-            "shrinkage": 1.0 - float(shrinks),
-        }
-
-    def _is_of_the_model(self) -> bool:
-        """Whether a rise above the usual losses stays, and comes neither from the rate's schedule nor from the data."""
-        usual = loss_curve.finite_median(self._usual)
-        before = [c for c in self._curve if c.median <= self._limit][-12:]
-        rates = [c.rate for c in before if math.isfinite(c.rate)]
-        fixed = [c.fixed for c in before if math.isfinite(c.fixed)]
-        now = self._curve[-1]
-        restarted = bool(rates) and now.rate > 1.5 * min(rates)
-        # the loss on data that stay the same says whether the model is worse, or only the data harder
-        harder = bool(fixed) and now.fixed <= max(fixed) + 0.2 * abs(max(fixed))
-        return now.median > self._limit and not (restarted or harder or loss_curve.falling(self._curve, usual))
+        """The margins of what the course of the training says."""
+        return self._course.statistics(values, curves=not self._manual)
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Name the most serious alarm, and note it as a finding."""
-        order = ("finite", "divergence", "silence", "shrinkage", "flow", "spike", "generalisation")
-        name = next(n for n in order if n in active)
-        start = loss_curve.beginning(self._early) if self._early else math.nan
-        explained = loss_curve.named(name, values, start, self._curve, self._validation, self._culprit)
+        course, before = self._course, dict(self._course.noted)
+        name = next(n for n in _SERIOUS if n in active)
+        explained = loss_curve.named(name, values, course.start, course.checks, course.validation, self._culprit)
         cause, reasons, advice = explained
-        step = self._curve[-1].step if self._curve else 0
-        self._note(Finding(cause, "; ".join(reasons), 0.9, advice[0], step))
+        step = course.checks[-1].step if course.checks else 0
+        course.noted.setdefault(cause, Finding(cause, "; ".join(reasons), 0.9, advice[0], step))
+        self._tell_changes(before)
         return explained
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Compare the loss of validation with that of training."""
         self._ended = time.perf_counter()  # what went by was no waiting for data
         run = self._live
-        if run is None or trainer.sanity_checking or not self._curve:
+        if run is None or trainer.sanity_checking or not self._course.checks:
             return
         metrics = {n: v for n, v in trainer.callback_metrics.items() if "val" in n.lower()}
         found = [v for n, v in metrics.items() if "loss" in n.lower()][:1]
@@ -597,20 +486,9 @@ class TrainingDoctor(Detector):
         if trainer.world_size > 1:
             vector = reduced(trainer.strategy, vector.to(trainer.strategy.root_device), "mean")
         loss, *score = vector.tolist()
-        self._validation.append(loss)
-        self._scores = [*self._scores, *score][-MOST_POINTS:]
-        if len(self._validation) > MOST_POINTS:  # (the best one must stay)
-            best = min(self._validation[: MOST_POINTS // 2], key=lambda v: v if math.isfinite(v) else math.inf)
-            self._validation = [best, *self._validation[MOST_POINTS // 2 :]]
-        train = self._curve[-1].mean
-        over = loss_curve.overfitting(train, self._validation, loss_curve.beginning(self._early))
-        if over and score and score[0] >= max(self._scores) - 0.01:
-            over = False  # more and more sure of the few that are wrong, and no worse
-            evidence = (
-                f"validation loss rose to {loss:.4g} while the score of validation is at its best, {score[0]:.4g}"
-            )
-            text = "keep on; for probabilities that can be trusted, temperature scaling (arXiv:1706.04599)"
-            self._note(Finding(Hint.OVERCONFIDENCE, evidence, 0.7, text, self._curve[-1].step))
+        train, before = self._course.checks[-1].mean, dict(self._course.noted)
+        over = self._course.validated(loss, score)
+        self._tell_changes(before)
         state, ready = self._states["generalisation"], self._progress >= self._grace
         begins, state = self._alarms["generalisation"].update(
             0.0 if over else 1.0, step=run.step, ready=ready, state=state
@@ -626,7 +504,7 @@ class TrainingDoctor(Detector):
     def rolled_back(self, run: TrainingRun) -> None:
         """The curves begin anew, but for the loss before training."""
         super().rolled_back(run)
-        self._curve, self._usual, self._spike, self._validation, self._scores = [], [], [], [], []
+        self._course.restart()
         self._losses, self._norms, self._before, self._ratios, self._sizes = [], None, [], None, None
         self._layouts, self._culprit = [], ""
 
@@ -668,7 +546,7 @@ class TrainingDoctor(Detector):
         """Say what is left at the end: the findings that hold, where the error comes from, or that nothing is wrong."""
         super().finished(run)
         updates = run.clock.attempted(0) if run.views else 0
-        if not updates or not self._curve:
+        if not updates or not self._course.checks:
             return
         told = [f"TrainingDoctor: {finding}" for finding in self.findings]
         if not told:
@@ -724,7 +602,7 @@ class TrainingDoctor(Detector):
             "verdicts": [str(t.verdict) for t in run.tricks if isinstance(t, Detector) and t.verdict.alarmed],
             "findings": [str(finding) for finding in self.findings],
             "culprit": self._culprit,
-            "last_losses": self._usual[-10:],
+            "last_losses": [*self._course.usual, *self._course.spike][-10:],
             "checks": [{"step": step, **values} for step, values in self._history[-3:]],
         }
         parts: dict[str, Callable[[], Any]] = {
@@ -760,43 +638,17 @@ class TrainingDoctor(Detector):
 
     def trick_state(self) -> dict[str, Any]:
         """Also findings and curves."""
-        numbers = {n: list(getattr(self, f"_{n}")) for n in ("usual", "validation", "early", "spike", "scores")}
-        return {
-            **super().trick_state(),
-            **numbers,
-            "steps": [check.step for check in self._curve],
-            "means": [check.mean for check in self._curve],
-            "checks": [list(check[1:-1]) for check in self._curve],
-            "counts": [check.losses for check in self._curve],
-            "sizes": list(self._first_sizes),
-            "findings": [_plain(finding) for finding in self._findings.values()],
-            "hints": [{"finding": _plain(finding), "times": times} for finding, times in self._hints.values()],
-            "losses": [float(x) for x in self._losses],
-            "culprit": self._culprit,
-            "felt": self._felt,
-        }
+        own = {"losses": [float(x) for x in self._losses], "culprit": self._culprit}
+        return {**super().trick_state(), **self._course.state_dict(), **own}
 
     def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
         super()._take_up(run, state)
-        if len(state["steps"]) != len(state["means"]):
-            raise ValueError("the curve has not as many steps as losses")
-        # older states have steps and means only, and the loss before training as the first of them
-        older = [(m, m, *[math.nan] * (len(Check._fields) - 4)) for m in state["means"]]
-        rows: list[Any] = state.get("checks", older)
-        counts = state.get("counts", [0] * len(older))
-        self._curve = [Check._make([int(s), *row, n]) for s, row, n in zip(state["steps"], rows, counts, strict=True)]
-        self._early = list(state.get("early", state["means"][:1]))
-        self._usual, self._validation = list(state["usual"]), list(state["validation"])
-        self._spike, self._scores = list(state.get("spike", [])), list(state.get("scores", []))
-        self._limit = loss_curve.spike_limit(self._usual) if self._spike else math.inf
-        self._first_sizes, self._felt = list(state.get("sizes", [])), state.get("felt", bool(older))
-        self._findings = {f.kind: f for f in map(_finding, state["findings"])}
-        noted = [(_finding(h["finding"]), h["times"]) for h in state.get("hints", [])]
-        self._hints = {f.kind: (f, times) for f, times in noted if isinstance(f.kind, Hint)}
+        self._course.load(state)
         self._losses = [torch.tensor(x) for x in state["losses"]]
         self._culprit = state["culprit"]
         # not by the number of points: those of a long run were thinned out
-        self._checks = max(0, round(self._curve[-1].step / self._every)) if self._curve else 0
+        checks = self._course.checks
+        self._checks = max(0, round(checks[-1].step / self._every)) if checks else 0
 
 
 def _waits_for_others(run: TrainingRun) -> bool:
@@ -806,19 +658,5 @@ def _waits_for_others(run: TrainingRun) -> bool:
     return run.trainer.world_size > 1 and (synced or any(view.sharded for view in run.views))
 
 
-def _spread(losses: list[float]) -> float:
-    finite = [x for x in losses if math.isfinite(x)]
-    mean = loss_curve.finite_mean(finite)
-    return math.sqrt(sum((x - mean) ** 2 for x in finite) / len(finite)) if finite else math.nan
-
-
 def _key(kind: Cause | Hint) -> str:
     return f"diagnosis/{kind.replace(' ', '_')}"
-
-
-def _plain(finding: Finding) -> dict[str, Any]:
-    return {**vars(finding), "kind": finding.kind.value}
-
-
-def _finding(plain: Mapping[str, Any]) -> Finding:
-    return Finding(**{**plain, "kind": kind_of(plain["kind"])})
