@@ -165,7 +165,7 @@ class Course:
             "silence": values["_silent"] and not finished,
             "flow": lost,
             "shrinkage": curves and loss_curve.shrinking(start, self.checks),
-            "blow-up": curves and loss_curve.blow_up(start, self.checks) is not None,
+            "blow-up": curves and loss_curve.blow_up(self.early, self.checks) is not None,
         }
         margin = loss_curve.divergence(self.early, self.checks) if curves else math.nan
         return {"finite": values["_finite"], "divergence": margin, **{n: 1.0 - float(bool(b)) for n, b in bad.items()}}

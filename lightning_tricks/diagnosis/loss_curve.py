@@ -78,9 +78,17 @@ def beginning(losses: Sequence[float]) -> float:
     >>> beginning([2.0, 2.4, 2.2, 1.9, 2.1]), beginning([2.0, 50.0, 1e6, 1e9, 1e12])
     (2.1, 2.0)
     """
-    first, usual = losses[0], statistics.median(losses[:5])
-    near = abs(usual - first) <= max(abs(first), 1e-12)
-    return usual if near else first
+    first = [x for x in losses[:5] if math.isfinite(x)]
+    return losses[0] if not first or _runs_away(first) else statistics.median(first)
+
+
+def _runs_away(first: Sequence[float]) -> bool:
+    """Whether losses leave the first one at once, by more than single batches differ: tenfold, or step by step."""
+    least = max(abs(first[0]), 1e-12)
+    if len(first) < 3 or min(first[1:]) <= first[0]:
+        return False
+    climbs = all(b > a for a, b in pairwise(first)) and first[-1] > first[0] + 2 * least
+    return climbs or statistics.median(first) > first[0] + 10 * least
 
 
 def ends_nonfinite(losses: Sequence[float], least: int = 3) -> bool:
@@ -144,25 +152,35 @@ def _is_of_divergence(start: float, top: float, size: float, known: Sequence[Che
     violent = any(c.ratio > _LARGE_UPDATE for c in known[max(0, above - 2) :])
     half = medians[len(medians) // 2]
     lowest = min(medians)
-    runaway = now >= max(medians) and now - half > max(half - lowest, size) and len(medians) >= 4
+    runaway = now >= max(medians) and now - half > max(half - lowest, size) and len(medians) >= 6
     fixed = [c.fixed for c in known if math.isfinite(c.fixed)]
     endless = len(fixed) > 30 and lowest >= start - 0.2 * size and all(f > fixed[0] + 0.2 * size for f in fixed[-30:])
     return jumped or violent or runaway or endless
 
 
-def blow_up(start: float, checks: Sequence[Check], count: int = 4) -> Check | None:
+def blow_up(early: Sequence[float], checks: Sequence[Check], count: int = 4) -> Check | None:
     """Return the check at which updates that were too large broke the network, where it has learned nothing since.
 
     That is: the loss was at twice its beginning or more, with updates of more than 3 % of the weights, and at all
     checks since then, and for at least four, it has not been below its beginning by a fifth, nor does it fall now.
 
+    Args:
+        early: first losses of the run, in order.
+        checks: the checks so far.
+        count: checks since the blow-up before anything is said.
+
     >>> def curve(*medians):
     ...     return [Check(10 * i, m, m, ratio=0.5 if i == 1 else 1e-3) for i, m in enumerate(medians)]
-    >>> blow_up(2.3, curve(2.3, 90.0, 2.4, 2.4, 2.4, 2.4)).mean, blow_up(2.3, curve(2.3, 90.0, 2.4, 1.5, 1.0, 0.8))
+    >>> early = [2.3] * 5
+    >>> blow_up(early, curve(2.3, 90.0, 2.4, 2.4, 2.4, 2.4)).mean, blow_up(early, curve(2.3, 90.0, 2.4, 1.5, 1.0, 0.8))
     (90.0, None)
     """
+    if not early:
+        return None
     known = [c for c in checks if math.isfinite(c.median)]
-    places = [i for i, c in enumerate(known) if c.ratio > _LARGE_UPDATE and c.mean > start + max(abs(start), 1e-12)]
+    # the first loss is the only one before any update, but of one batch: take what makes an alarm less likely
+    high, start = max(early[0], beginning(early)), min(early[0], beginning(early))
+    places = [i for i, c in enumerate(known) if c.ratio > _LARGE_UPDATE and c.mean > high + max(abs(high), 1e-12)]
     since = known[places[-1] + 1 :] if places else []
     if len(since) < count:
         return None
@@ -179,9 +197,7 @@ def largest_early(early: Sequence[float], count: int = 5) -> float:
     (2.4, 2.0)
     """
     first = [x for x in early[:count] if math.isfinite(x)]
-    usual = beginning(early)
-    away = len(first) > 1 and (abs(statistics.median(first) - first[0]) > max(abs(first[0]), 1e-12))
-    return first[0] if away else max(first, default=usual)
+    return first[0] if _runs_away(first or [math.nan]) else max(first, default=math.nan)
 
 
 def falling(checks: Sequence[Check], floor: float) -> bool:
@@ -329,16 +345,17 @@ def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
 def named(
     alarm: str,
     values: Mapping[str, float],
-    start: float,
+    early: Sequence[float],
     checks: Sequence[Check],
     validation: Sequence[float],
     culprit: str = "",
 ) -> Explained:
     """Return cause, evidence with the numbers that decided, and advice of an alarm of the doctor.
 
-    >>> named("divergence", {"_top": 2.1}, 2.0, [Check(50, 9.0, 9.0)], [])[1]
+    >>> named("divergence", {}, [2.0, 2.1], [Check(50, 9.0, 9.0)], [])[1]
     ('the median loss is 9, and the largest of the first ones was 2.1',)
     """
+    start = beginning(early) if early else math.nan
     now = next((c.median for c in reversed(checks) if math.isfinite(c.median)), math.nan)
     also = (culprit,) if culprit else ()
     if alarm == "finite":
@@ -347,13 +364,13 @@ def named(
         return Cause.NON_FINITE, ("; ".join(("the loss is NaN or inf", *also)),), advice
     if alarm == "divergence":
         advice = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
-        top = values.get("_top", start)
+        top = largest_early(early)
         return (
             Cause.DIVERGENCE,
             (f"the median loss is {now:.4g}, and the largest of the first ones was {top:.4g}", *also),
             advice,
         )
-    if alarm == "blow-up" and (broken := blow_up(start, checks)) is not None:
+    if alarm == "blow-up" and (broken := blow_up(early, checks)) is not None:
         advice = ("lower the learning rate: LRFinder()", "warm up for longer", "clip gradients: GradientClip(1.0)")
         evidence = (
             f"the loss went from {start:.4g} to {broken.mean:.4g} at step {broken.step}, with updates of "
@@ -371,7 +388,7 @@ def named(
             f"most weights are at {weights:.1%} of their first norm or below, and the loss is no better: {now:.4g}"
         )
         return Cause.SHRINKING_WEIGHTS, (evidence,), advice
-    if alarm == "flow" and values.get("_silent"):
+    if alarm == "silence":
         advice = (
             "give the optimizer the parameters of the model that is trained: self.parameters()",
             "look for detach() and no_grad() between them and the loss",

@@ -424,7 +424,6 @@ class TrainingDoctor(Detector):
             "_spike": float(not self._manual and course.spikes(losses)),
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
-            "_top": loss_curve.largest_early(course.early),
             "_limit": course.limit,
         }
         if failed:
@@ -464,7 +463,7 @@ class TrainingDoctor(Detector):
         """Name the most serious alarm, and note it as a finding."""
         course, before = self._course, dict(self._course.noted)
         name = next(n for n in _SERIOUS if n in active)
-        explained = loss_curve.named(name, values, course.start, course.checks, course.validation, self._culprit)
+        explained = loss_curve.named(name, values, course.early, course.checks, course.validation, self._culprit)
         cause, reasons, advice = explained
         step = course.checks[-1].step if course.checks else 0
         course.noted.setdefault(cause, Finding(cause, "; ".join(reasons), 0.9, advice[0], step))
