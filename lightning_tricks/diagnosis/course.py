@@ -110,23 +110,22 @@ class Course:
         shares = sorted(now / first for now, first in zip(sizes, self.sizes, strict=True) if first > 0)
         return shares[int(0.8 * (len(shares) - 1))] if shares else math.nan
 
-    def spikes(self, losses: Sequence[float]) -> bool:
-        """Whether losses are far above the usual ones; such do not become usual until they have lasted for long."""
+    def follow_spikes(self, losses: Sequence[float]) -> None:
+        """Tell losses far above the usual ones from these; they do not become usual until they have lasted for long."""
         tail = 0 if self.spike else _SPIKING - 1
         history = self.usual[: len(self.usual) - tail]
         recent = [*(self.spike or self.usual[len(history) :]), *losses]
         spiking = loss_curve.spiking(recent, history, _SPIKING)
         if spiking and len(recent) < _USUAL_LOSSES:
             self.usual, self.spike, self.limit = history, recent, loss_curve.spike_limit(history)
-            return True
+            return
         if self.spike and not spiking and not self.harder():
             evidence = f"about {len(self.spike)} losses were above {self.limit:.4g}, and came down by themselves"
             text = "nothing; if it comes again, clip gradients: GradientClip(1.0), or warm up for longer"
             self.noted.setdefault(
                 Hint.PASSING_SPIKE, Finding(Hint.PASSING_SPIKE, evidence, 0.6, text, self.checks[-1].step)
             )
-        self.usual, self.spike = [*self.usual, *self.spike, *losses][-_USUAL_LOSSES:], []
-        return False
+        self.usual, self.spike, self.limit = [*self.usual, *self.spike, *losses][-_USUAL_LOSSES:], [], math.inf
 
     def _since_rise(self) -> int:
         """Return how many of the last checks are above the limit of a spike."""
@@ -142,26 +141,28 @@ class Course:
     def stays(self) -> bool:
         """Whether a rise above the usual losses stays, and comes neither from the rate's schedule nor from the data."""
         now, rise = self.checks[-1], self._since_rise()
-        if not now.median > self.limit or self.harder():
+        high = now.median > self.limit and not self.harder()
+        if not high and not loss_curve.relapse(self.start, self.checks):
             return False
         before = self.checks[max(0, len(self.checks) - rise - _BEFORE) : len(self.checks) - rise]
         rates = [c.rate for c in before if math.isfinite(c.rate)]
         # a higher rate explains a rise for some checks; one that stays is not the start of a new cycle
-        restarted = bool(rates) and now.rate > 1.5 * min(rates) and rise <= 2 * self.patience
+        raised = next((i for i, r in enumerate(reversed(rates)) if now.rate > 1.5 * r), len(rates)) + rise
+        restarted = bool(rates) and now.rate > 1.5 * min(rates) and raised <= self.patience
         return not restarted and not loss_curve.falling(self.checks, loss_curve.finite_median(self.usual))
 
     def statistics(self, values: Mapping[str, float], *, curves: bool = True) -> dict[str, float]:
         """Return what the alarms follow: each is low where something is wrong.
 
         Args:
-            values: of the check; ``_finite``, ``_spike``, ``_vanishing`` and ``_silent`` are used.
+            values: of the check; ``_finite``, ``_vanishing`` and ``_silent`` are used.
             curves: whether the losses are of one thing, so that their curve says something.
         """
         start, now = self.start, self.checks[-1]
         lost = values["_vanishing"] and not loss_curve.has_learned(start, self.checks)
         finished = now.median == 0.0 or (self.felt and loss_curve.at_floor(start, self.checks))
         bad = {
-            "spike": values["_spike"] and self.stays(),
+            "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
             "flow": lost,
             "shrinkage": curves and loss_curve.shrinking(start, self.checks),

@@ -6,17 +6,19 @@ Numbers in, findings out. A hint below 60 % is not shown, nor one that contradic
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from lightning_tricks.diagnosis.loss_curve import Check
-from lightning_tricks.measure.causes import Cause, Hint, Rate
+from lightning_tricks.measure.causes import Cause, Hint, Rate, kind_of
 
 LEAST_CONFIDENCE = 0.6  # of a finding that is shown
 SMALLEST_RATIO, LARGEST_RATIO = 1e-4, 1e-2
 _LEAST_WAIT = 10.0  # seconds; a run that waited for less is not worth a change
+_AS_TEXT = re.compile(r"([^()]+) \(step (-?\d+), confidence (\d+)%\): (.*)\. Next: (.*?)\.?", re.S)
 _FULL_RATE = 0.5  # share of the highest rate below which the schedule explains small steps and a flat loss
 
 
@@ -45,6 +47,20 @@ class Finding:
     def __str__(self) -> str:
         head = f"{self.kind} (step {self.step}, confidence {self.confidence:.0%})"
         return f"{head}: {self.evidence}. Next: {self.next_step}."
+
+    @classmethod
+    def from_text(cls, text: str) -> Finding | None:
+        """Return the finding that a log holds as text; None where the text is something else.
+
+        >>> finding = Finding(Hint.WAITING, "60% of the time", 0.8, "use more workers", 7)
+        >>> Finding.from_text(str(finding)) == finding
+        True
+        """
+        found = _AS_TEXT.fullmatch(text.strip())
+        if found is None:
+            return None
+        name, step, confidence, evidence, next_step = found.groups()
+        return cls(kind_of(name), evidence, int(confidence) / 100, next_step, int(step))
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:

@@ -87,6 +87,8 @@ def _runs_away(first: Sequence[float]) -> bool:
     least = max(abs(first[0]), 1e-12)
     if len(first) < 3 or min(first[1:]) <= first[0]:
         return False
+    if len(first) > 3 and max(first[1:]) < 3 * min(first[1:]):
+        return False  # the first one is the exception, as with a queue that is empty then
     climbs = all(b > a for a, b in pairwise(first)) and first[-1] > first[0] + 2 * least
     return climbs or statistics.median(first) > first[0] + 10 * least
 
@@ -185,9 +187,39 @@ def blow_up(early: Sequence[float], checks: Sequence[Check], count: int = 4) -> 
     if len(since) < count:
         return None
     learned = min(c.median for c in since) < start - 0.2 * abs(start)
-    half = len(since) // 2
-    falls = min(c.median for c in since[half:]) < min(c.median for c in since[:half]) - 0.02 * abs(start)
+    last = min(len(since) // 2, 4)
+    before, now = (min(c.median for c in part) for part in (since[-2 * last : -last], since[-last:]))
+    falls = now < before - 0.02 * abs(start)
     return None if learned or falls else known[places[-1]]
+
+
+def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
+    """Whether the loss has lost at once more than half of what it had gained, and stays there.
+
+    At once: within three checks, since a term whose weight grows raises a loss slowly. Where the loss on the first
+    batch is known, it must have risen as well: it does not when only the data have become harder.
+
+    >>> fell = [2.5, 1.5, 1.0, 0.6, 0.5, 0.5]
+    >>> def curve(*medians):
+    ...     return [Check(i, m, m) for i, m in enumerate(medians)]
+    >>> relapse(3.0, curve(*fell, 2.4, 2.4, 2.4)), relapse(3.0, curve(*fell, 2.4, 1.8, 1.2))
+    (True, False)
+    """
+    known = [c for c in checks if math.isfinite(c.median)]
+    if len(known) < 6 or not math.isfinite(start):
+        return False
+    medians = [c.median for c in known]
+    best, errors = min(medians), [c.spread / math.sqrt(c.losses) for c in known if c.losses > 1]
+    gain, noise = start - best, 4 * finite_median(errors) if errors else 0.0
+    if gain < max(0.1 * abs(start), noise) or medians[-1] < best + max(0.5 * gain, noise):
+        return False
+    low = max(i for i, m in enumerate(medians) if m <= best + 0.25 * gain)
+    after = medians[low + 1 :]
+    if max(after[:few]) < best + 0.5 * gain or any(m < best + 0.5 * gain for m in after[few:]):
+        return False
+    fixed = [c.fixed for c in known[: low + 1] if math.isfinite(c.fixed)]
+    same = not fixed or not known[-1].fixed <= min(fixed) + 0.25 * gain
+    return same and not falling(known, best)
 
 
 def largest_early(early: Sequence[float], count: int = 5) -> float:
@@ -410,9 +442,9 @@ def named(
         evidence = f"gradient norms are {ends}, and the loss has not moved from {start:.4g}"
         return Cause.VANISHING_GRADIENTS, (evidence,), advice
     if alarm == "spike":
-        limit = values.get("_limit", math.nan)
+        best = min((c.median for c in checks if math.isfinite(c.median)), default=math.nan)
         advice = ("lower the learning rate", "clip gradients: GradientClip(1.0)", "look at the data of these steps")
-        evidence = f"the median loss stays at {now:.4g}, above {limit:.4g}, which was far above what was usual"
+        evidence = f"the median loss jumped and stays at {now:.4g}, after {best:.4g}"
         return Cause.LOSS_SPIKES, (evidence, *also), advice
     best, now = min(validation, default=math.nan), validation[-1] if validation else math.nan
     train = values.get("loss", math.nan)

@@ -23,6 +23,7 @@ from lightning_tricks.diagnosis.loss_curve import (
     largest_early,
     named,
     overfitting,
+    relapse,
     shrinking,
     spike_limit,
     spiking,
@@ -145,6 +146,26 @@ def test_on_its_way_down_is_told_from_noise_at_a_high_level() -> None:
     assert sum(found) <= 4
 
 
+FELL = (2.0, 1.5, 1.0, 0.6, 0.5, 0.5, 0.5)
+
+
+def test_a_relapse_is_told_from_harder_data_new_classes_and_terms_that_grow() -> None:
+    assert relapse(2.3, curve(*FELL, 1.8, 1.8, 1.8))
+    assert not relapse(2.3, curve(*FELL, 1.8, 1.4, 1.1)), "it falls again"
+    assert not relapse(2.3, curve(*FELL, 0.9, 0.9, 0.9)), "less than half of the gain"
+    assert not relapse(2.3, curve(*FELL, *(0.5 + 0.1 * i for i in range(14)))), "slowly, as a term that is annealed"
+    assert not relapse(2.3, curve(*[2.3] * 10)) and not relapse(2.3, curve(*FELL[:4]))
+    jump = curve(*FELL, 1.8, 1.8, 1.8)
+    assert relapse(2.3, [c._replace(fixed=c.median) for c in jump])
+    assert not relapse(2.3, [c._replace(fixed=0.5) for c in jump]), "the first batch is as good: harder data"
+    assert not relapse(2.3, [c._replace(spread=5.0) for c in jump]), "single batches differ by as much"
+
+
+def test_the_first_loss_of_an_empty_queue_is_an_exception_and_no_beginning() -> None:
+    early = [0.009, 3.5, 4.1, 4.1, 4.9, 4.9]
+    assert beginning(early) == 4.1 and largest_early(early) == 4.9
+
+
 def test_a_blow_up_is_told_from_a_bad_start_that_recovers() -> None:
     violent = [Check(10, 90.0, 4.0, ratio=0.7, losses=10), *curve(2.4, 2.35, 2.4, 2.38, ratio=1e-5)]
     found = blow_up([2.3] * 5, violent)
@@ -226,7 +247,7 @@ def test_weights_that_shrink_to_nothing_are_told_from_an_equilibrium() -> None:
         ("divergence", {}, "divergence", "the median loss is 9, and the largest of the first ones was 2.5"),
         ("flow", {"first_gradient": 1e-9, "last_gradient": 0.2}, "vanishing gradients", "1e-09 in the first layer"),
         ("silence", {"_silent": 1.0}, "no gradients", "no parameter of the optimizer gets a gradient"),
-        ("spike", {"_limit": 4.0}, "loss spikes", "stays at 9, above 4"),
+        ("spike", {}, "loss spikes", "jumped and stays at 9, after 9"),
         ("blow-up", {}, "learning rate too high", "went from 2 to 50 at step 10, with updates of 0.5 of the weights"),
         ("shrinkage", {}, "shrinking weights", "at 1.0% of their first norm"),
         ("generalisation", {"loss": 0.1}, "overfitting", "rose from 0.5 to 0.9 while training reached 0.1"),

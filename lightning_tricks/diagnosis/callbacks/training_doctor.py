@@ -421,11 +421,11 @@ class TrainingDoctor(Detector):
             "update_ratio": ratio,
             "waiting": layout.waited / layout.seconds if layout.seconds else 0.0,
             "_finite": float(not loss_curve.ends_nonfinite(losses)),
-            "_spike": float(not self._manual and course.spikes(losses)),
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
-            "_limit": course.limit,
         }
+        if not self._manual:
+            course.follow_spikes(losses)
         if failed:
             self._batch, self._tries = None, _MOST_TRIES
         elif fixed:
