@@ -163,8 +163,9 @@ def _is_of_divergence(start: float, top: float, size: float, known: Sequence[Che
 def blow_up(early: Sequence[float], checks: Sequence[Check], count: int = 4) -> Check | None:
     """Return the check at which updates that were too large broke the network, where it has learned nothing since.
 
-    That is: the loss was at twice its beginning or more, with updates of more than 3 % of the weights, and at all
-    checks since then, and for at least four, it has not been below its beginning by a fifth, nor does it fall now.
+    That is: the loss was at twice its beginning or more, with updates of more than 3 % of the weights or weights that
+    grew by half from one check to the next, and at all checks since then, and for at least four, it has not been below
+    its beginning by a fifth, nor does it fall now.
 
     Args:
         early: first losses of the run, in order.
@@ -182,7 +183,8 @@ def blow_up(early: Sequence[float], checks: Sequence[Check], count: int = 4) -> 
     known = [c for c in checks if math.isfinite(c.median)]
     # the first loss is the only one before any update, but of one batch: take what makes an alarm less likely
     high, start = max(early[0], beginning(early)), min(early[0], beginning(early))
-    places = [i for i, c in enumerate(known) if c.ratio > _LARGE_UPDATE and c.mean > high + max(abs(high), 1e-12)]
+    giant = [i for i, c in enumerate(known) if c.mean > high + max(abs(high), 1e-12)]
+    places = [i for i in giant if known[i].ratio > _LARGE_UPDATE or _grew(known[max(0, i - 1) : i + 2])]
     since = known[places[-1] + 1 :] if places else []
     if len(since) < count:
         return None
@@ -191,6 +193,11 @@ def blow_up(early: Sequence[float], checks: Sequence[Check], count: int = 4) -> 
     before, now = (min(c.median for c in part) for part in (since[-2 * last : -last], since[-last:]))
     falls = now < before - 0.02 * abs(start)
     return None if learned or falls else known[places[-1]]
+
+
+def _grew(checks: Sequence[Check]) -> bool:
+    """Whether the weights grew at once: the update that did it need not have been that of a check."""
+    return any(b.weights > 1.5 * a.weights for a, b in pairwise(checks))
 
 
 def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
@@ -403,12 +410,19 @@ def named(
             advice,
         )
     if alarm == "blow-up" and (broken := blow_up(early, checks)) is not None:
-        advice = ("lower the learning rate: LRFinder()", "warm up for longer", "clip gradients: GradientClip(1.0)")
         evidence = (
-            f"the loss went from {start:.4g} to {broken.mean:.4g} at step {broken.step}, with updates of "
-            f"{broken.ratio:.1g} of the weights, and is {now:.4g} now"
+            f"the loss went from {start:.4g} to {broken.mean:.4g} around step {broken.step}, and is {now:.4g} now"
         )
-        return Cause.RATE_TOO_HIGH, (evidence,), advice
+        if values.get("_row"):
+            advice = (
+                "take that row out, or scale it as the others",
+                "clip gradients: GradientClip(1.0)",
+                "start again",
+            )
+            return Cause.LOSS_SPIKES, (evidence, *also), advice
+        advice = ("lower the learning rate: LRFinder()", "warm up for longer", "clip gradients: GradientClip(1.0)")
+        largest = max((c.ratio for c in checks if math.isfinite(c.ratio)), default=math.nan)
+        return Cause.RATE_TOO_HIGH, (f"{evidence}; updates were up to {largest:.1g} of the weights", *also), advice
     if alarm == "shrinkage":
         advice = (
             "lower the weight decay: 0.01 to 0.1 is usual with AdamW",

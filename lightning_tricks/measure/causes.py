@@ -107,6 +107,7 @@ class Hint(str, Enum):
     WAITING = "waiting for data"
     PASSING_SPIKE = "passing loss spike"
     FORGETTING = "forgetting"
+    OUTLYING_ROW = "outlying row"
     OVERCONFIDENCE = "overconfident predictions"
 
     def __str__(self) -> str:

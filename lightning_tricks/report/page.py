@@ -154,8 +154,8 @@ def _next(logs: Logs) -> list[Block]:
 
 def _taken_back(logs: Logs, tag: str) -> bool:
     """Whether a finding did not hold any more at the end: then the last value of its key is 0."""
-    points = logs.scalars.get(tag, ())
-    return bool(points) and points[-1][1] == 0
+    points = logs.scalars.get(tag) or [(0, 1.0)]
+    return points[-1][1] == 0
 
 
 def _noticed(texts: Sequence[str]) -> list[Finding]:

@@ -173,6 +173,8 @@ def test_a_blow_up_is_told_from_a_bad_start_that_recovers() -> None:
     assert blow_up([2.3] * 5, violent[:4]) is None, "too early"
     gentle = [c._replace(ratio=1e-3) for c in violent]
     assert blow_up([2.3] * 5, gentle) is None, "the updates were not large: other data"
+    grew = [c._replace(weights=1.0 if i == 0 else 40.0) for i, c in enumerate(gentle)]
+    assert blow_up([2.3] * 5, grew) is not None, "between two checks"
     learns = [violent[0], *curve(2.4, 2.2, 1.9, 1.7, ratio=1e-3)]
     assert blow_up([2.3] * 5, learns) is None
     slowly = [violent[0], *curve(2.8, 2.7, 2.6, 2.5, 2.4, 2.3, ratio=1e-3)]
@@ -248,7 +250,13 @@ def test_weights_that_shrink_to_nothing_are_told_from_an_equilibrium() -> None:
         ("flow", {"first_gradient": 1e-9, "last_gradient": 0.2}, "vanishing gradients", "1e-09 in the first layer"),
         ("silence", {"_silent": 1.0}, "no gradients", "no parameter of the optimizer gets a gradient"),
         ("spike", {}, "loss spikes", "jumped and stays at 9, after 9"),
-        ("blow-up", {}, "learning rate too high", "went from 2 to 50 at step 10, with updates of 0.5 of the weights"),
+        (
+            "blow-up",
+            {},
+            "learning rate too high",
+            "went from 2 to 50 around step 10, and is 9 now; updates were up to 0.5",
+        ),
+        ("blow-up", {"_row": 1.0}, "loss spikes", "first 'net.2.weight'"),
         ("shrinkage", {}, "shrinking weights", "at 1.0% of their first norm"),
         ("generalisation", {"loss": 0.1}, "overfitting", "rose from 0.5 to 0.9 while training reached 0.1"),
     ],

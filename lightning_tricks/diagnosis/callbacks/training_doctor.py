@@ -54,7 +54,7 @@ _SAME_LOSS = {False: 1e-4, True: 1e-2}  # relative; the larger one where the ste
 class _Layout(NamedTuple):
     """What the vector of a check holds, and what needs no vector."""
 
-    counts: tuple[int, ...]  # losses, norms, ratios, sizes of weights, rate, loss on the first batch, predictions
+    counts: tuple[int, ...]  # losses, norms, ratios, weights, giant rows, rate, loss on the first batch, predictions
     waited: float
     seconds: float
     rate: float  # NaN where it is a tensor, which is in the vector
@@ -64,11 +64,17 @@ class _Layout(NamedTuple):
 class TrainingDoctor(Detector):
     """Follow a training and say what is wrong with it, with evidence, how sure that is, and the next step.
 
-    Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above its first value) or
-    jumped far above what was usual; gradients vanish on the way to the first layer while nothing is learned; validation
-    gets worse while training gets better. Advice, which is only logged: plateau, oscillation, learning rate too low,
-    updates out of 1e-4 to 1e-2 of the weights, waiting for data. When training dies by an exception, or an alarm stops
-    it or rolls it back, ``health.json`` and ``health.txt`` in the run's folder say why, also when the logger is broken.
+    Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above the largest early one,
+    and not by harder data or by the schedule), has jumped and stays there, or blew up and has learned nothing since;
+    gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
+    nothing; validation gets worse than its noise explains while training gets better. Advice, which is only logged:
+    a spike that passed, an outlying row, forgetting, overconfidence, plateau, oscillation, learning rate too low,
+    waiting for data. It is told when it has held at three checks, taken back when it has not at three, and left out of
+    ``findings`` below a confidence of 60 %, when the schedule explains it, when the task is solved, and when it
+    contradicts a stronger one; ``hints`` has all of it. At the end one line when nothing is wrong, and ``error_parts``:
+    how much of the error is training error, gap to validation and, at most, label noise. When training fails by an
+    exception, or an alarm stops it or rolls it back, ``health.json`` and ``health.txt`` in the run's folder say why,
+    also when the logger is broken.
 
     With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
     In a module that is compiled as a whole, no module inside it is named, and the first batch is not followed.
@@ -93,7 +99,9 @@ class TrainingDoctor(Detector):
         At every check, ``diagnosis/training_doctor/`` with ``loss``, ``loss_std``, ``first_gradient``,
         ``last_gradient`` (norms), ``update_ratio`` (median over matrices), ``waiting`` (share of the time), ``alarm``;
         ``fixed_batch_loss``, of the first batch, in eval mode, where it can be followed. ``diagnosis/<finding>`` is 1
-        at the step of a finding, with its text. At the end a figure: loss with clips, skips, alarms and rollbacks;
+        at the step of a finding, with its text, and 0 where it is taken back. At the end ``error/initial``,
+        ``error/training``, ``error/validation``, ``error/validation_best``, the text ``diagnosis/summary``, and a
+        figure: loss with clips, skips, alarms and rollbacks;
         predictions on the first batch over time; gradients and updates.
 
     Changes:
@@ -113,7 +121,7 @@ class TrainingDoctor(Detector):
         []
 
     Reference: Zhang et al., "AUTOTRAINER", ICSE 2021 (vanishing gradients); Karpathy, "A Recipe for Training Neural
-    Networks", 2019 (updates, predictions on one batch).
+    Networks", 2019 (updates, predictions on one batch); Guo et al., arXiv:1706.04599 (overconfidence).
     """
 
     topic = "diagnosis"
@@ -137,6 +145,7 @@ class TrainingDoctor(Detector):
         self._course = Course(self.patience)
         self._losses: list[Tensor] = []
         self._giant = math.inf  # from which on a loss is looked into
+        self._row = ""  # of the batch that made the first giant loss, where one row did
         self._previous: Any = None  # the batch before the last one
         self._predictions: list[tuple[int, list[float]]] = []
         self._layouts: list[_Layout] = []
@@ -299,7 +308,7 @@ class TrainingDoctor(Detector):
         if not math.isfinite(value):
             self._culprit = self._look(run, self._last_batch)
         elif value > self._giant:
-            rows = autopsy.outlying_rows(self._last_batch)
+            self._row = rows = autopsy.outlying_rows(self._last_batch)
             self._culprit = f"batch {self._last_index} made the first giant loss, {value:.3g}" + (
                 f": {rows}" * bool(rows)
             )
@@ -351,6 +360,7 @@ class TrainingDoctor(Detector):
             torch.stack([x.to(device, torch.float32) for x in losses]),
             norms,
             *(nothing if numbers is None else numbers.to(device) for numbers in (self._ratios, self._sizes)),
+            host.as_scalar(float(bool(self._row)), device).reshape(1),  # decided alike on all processes
             rate.detach().reshape(1).to(device) if isinstance(rate, Tensor) else nothing,
             loss,
         ]
@@ -403,7 +413,7 @@ class TrainingDoctor(Detector):
         """Curves; and advice, which is no alarm."""
         layout = self._layouts.pop(0)
         numbers = iter(vector)
-        losses, norms, ratios, sizes, rates, fixed, shown = (list(islice(numbers, n)) for n in layout.counts)
+        losses, norms, ratios, sizes, rows, rates, fixed, shown = (list(islice(numbers, n)) for n in layout.counts)
         self._checks += 1
         step, course = self._checks * self._every, self._course
         failed = bool(fixed[1:]) and fixed[1] > 0
@@ -423,9 +433,14 @@ class TrainingDoctor(Detector):
             "_finite": float(not loss_curve.ends_nonfinite(losses)),
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
+            "_row": float(any(rows) or Hint.OUTLYING_ROW in course.noted),
         }
         if not self._manual:
             course.follow_spikes(losses)
+        if any(rows):
+            evidence = self._culprit or "a batch of another process had a row with values far above the others"
+            text = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
+            course.noted.setdefault(Hint.OUTLYING_ROW, Finding(Hint.OUTLYING_ROW, evidence, 0.85, text, step))
         if failed:
             self._batch, self._tries = None, _MOST_TRIES
         elif fixed:
@@ -505,7 +520,7 @@ class TrainingDoctor(Detector):
         super().rolled_back(run)
         self._course.restart()
         self._losses, self._norms, self._before, self._ratios, self._sizes = [], None, [], None, None
-        self._layouts, self._culprit = [], ""
+        self._layouts, self._culprit, self._row = [], "", ""
 
     # -- the first module that is not finite ------------------------------------------------------------------------
 
