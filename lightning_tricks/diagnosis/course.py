@@ -110,12 +110,17 @@ class Course:
         shares = sorted(now / first for now, first in zip(sizes, self.sizes, strict=True) if first > 0)
         return shares[int(0.8 * (len(shares) - 1))] if shares else math.nan
 
-    def follow_spikes(self, losses: Sequence[float]) -> None:
-        """Tell losses far above the usual ones from these; they do not become usual until they have lasted for long."""
+    def follow_spikes(self, losses: Sequence[float], *, curves: bool = True) -> None:
+        """Tell losses far above the usual ones from these; they do not become usual until they have lasted for long.
+
+        Args:
+            losses: of the steps since the check before.
+            curves: whether the losses are of one thing; otherwise all are usual.
+        """
         tail = 0 if self.spike else _SPIKING - 1
         history = self.usual[: len(self.usual) - tail]
         recent = [*(self.spike or self.usual[len(history) :]), *losses]
-        spiking = loss_curve.spiking(recent, history, _SPIKING)
+        spiking = curves and loss_curve.spiking(recent, history, _SPIKING)
         if spiking and len(recent) < _USUAL_LOSSES:
             self.usual, self.spike, self.limit = history, recent, loss_curve.spike_limit(history)
             return

@@ -101,8 +101,8 @@ class TrainingDoctor(Detector):
         ``fixed_batch_loss``, of the first batch, in eval mode, where it can be followed. ``diagnosis/<finding>`` is 1
         at the step of a finding, with its text, and 0 where it is taken back. At the end ``error/initial``,
         ``error/training``, ``error/validation``, ``error/validation_best``, the text ``diagnosis/summary``, and a
-        figure: loss with clips, skips, alarms and rollbacks;
-        predictions on the first batch over time; gradients and updates.
+        figure: loss with clips, skips, alarms and rollbacks; predictions on the first batch over time; gradients and
+        updates.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -435,8 +435,7 @@ class TrainingDoctor(Detector):
             "_silent": float(bool(norms) and not any(norms)),
             "_row": float(any(rows) or Hint.OUTLYING_ROW in course.noted),
         }
-        if not self._manual:
-            course.follow_spikes(losses)
+        course.follow_spikes(losses, curves=not self._manual)
         if any(rows):
             evidence = self._culprit or "a batch of another process had a row with values far above the others"
             text = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
