@@ -17,6 +17,7 @@ from lightning_tricks.measure.causes import Cause, Hint, kind_of
 from lightning_tricks.measure.error_parts import ErrorParts, error_parts
 from lightning_tricks.runtime.detector import MOST_POINTS
 
+_MOST_CHECKS = 1024  # the rules look at all of them, at each check
 _USUAL_LOSSES = 150
 _EARLY_LOSSES = 10
 _SPIKING = 5  # losses in a row
@@ -102,6 +103,8 @@ class Course:
             losses=len(losses),
         )
         self.checks.append(check)
+        if len(self.checks) > _MOST_CHECKS:
+            del self.checks[1 : _MOST_CHECKS // 2 : 2]  # of the older half every second one goes
 
     def _share_left(self, sizes: Sequence[float]) -> float:
         """Return what most weights have at most of the norm that they began with."""

@@ -293,9 +293,9 @@ def spiking(losses: Sequence[float], history: Sequence[float], consecutive: int 
 def overfitting(train: float, validation: Sequence[float], scale: float) -> bool:
     """Whether validation is clearly worse than its best while training is at half of it.
 
-    Clearly: by half of the best, by 5 % of the loss before training, and by five times what validation losses differ
-    from one to the next, which is much for a small validation set. Dropout and augmentation raise the training loss;
-    so validation below training says nothing.
+    Clearly: by half of the best, by a quarter of what was gained since before training, and by five times what
+    validation losses differ from one to the next, which is much for a small validation set. Dropout and augmentation
+    raise the training loss; so validation below training says nothing.
 
     Args:
         train: loss of training now.
@@ -312,7 +312,7 @@ def overfitting(train: float, validation: Sequence[float], scale: float) -> bool
     changes = [b - a for a, b in pairwise(known[-24:])]
     usual = statistics.median(changes) if len(changes) > 3 else 0.0
     noise = MAD_TO_STD * statistics.median(abs(c - usual) for c in changes) / math.sqrt(2) if len(changes) > 3 else 0.0
-    worse = max(0.5 * abs(best), 0.05 * abs(scale), 5 * noise)
+    worse = max(0.5 * abs(best), 0.25 * (scale - best), 5 * noise)
     return now > best + worse and train < 0.5 * now
 
 

@@ -193,7 +193,8 @@ def test_spikes_are_told_from_noise_at_any_level(level: float) -> None:
 
 
 def test_overfitting_needs_a_turn_and_a_training_that_goes_on() -> None:
-    assert overfitting(0.1, [1.0, 0.6, 1.0], 2.3)
+    assert overfitting(0.1, [1.0, 0.6, 1.1], 2.3)
+    assert not overfitting(0.04, [0.18, 0.06, 0.12, 0.15], 0.7), "most of what was gained is still there"
     assert not overfitting(0.1, [1.0, 0.6, 0.7], 2.3), "a small rise"
     assert not overfitting(0.9, [1.0, 0.6, 1.0], 2.3), "training got worse as well, or dropout raises its loss"
     assert not overfitting(0.001, [0.01, 0.02], 2.3), "both are next to nothing"

@@ -446,7 +446,6 @@ class TrainingDoctor(Detector):
             values["fixed_batch_loss"] = known
             self._predictions.append((step, shown))
         keep_bounded(self._predictions)
-        keep_bounded(course.checks)
         if self._giant < math.inf:
             self._giant = _GIANT * max([1e-12, *(abs(x) for x in course.usual if math.isfinite(x))])
         self._waited_in_all += layout.waited
