@@ -381,6 +381,13 @@ def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
     return falls and not improved
 
 
+def _waste_away(checks: Sequence[Check], count: int = 3) -> bool:
+    """Whether most weights have lost 40 % of their norm and still lose 5 % from check to check."""
+    weights = [c.weights for c in checks if math.isfinite(c.weights)][-count - 1 :]
+    falls = all(b < 0.95 * a for a, b in pairwise(weights))
+    return len(weights) > count and falls and weights[-1] < 0.6
+
+
 def named(
     alarm: str,
     values: Mapping[str, float],
@@ -395,6 +402,8 @@ def named(
     ('the median loss is 9, and the largest of the first ones was 2.1',)
     """
     start = beginning(early) if early else math.nan
+    if alarm in ("divergence", "spike") and _waste_away(checks):
+        alarm = "shrinkage"  # which is why the loss rises
     now = next((c.median for c in reversed(checks) if math.isfinite(c.median)), math.nan)
     also = (culprit,) if culprit else ()
     if alarm == "finite":

@@ -243,6 +243,12 @@ def test_weights_that_shrink_to_nothing_are_told_from_an_equilibrium() -> None:
     assert not shrinking(2.3, weights(*(0.9**i for i in range(6)))), "not yet by much"
 
 
+def test_a_loss_that_rises_since_the_weights_shrink_is_named_after_them() -> None:
+    checks = [Check(i, 0.1 + i, 0.1 + i, weights=0.85**i) for i in range(6)]
+    assert named("divergence", {}, [0.1], checks, [])[0] == "shrinking weights"
+    assert named("divergence", {}, [0.1], [c._replace(weights=1.0) for c in checks], [])[0] == "divergence"
+
+
 @pytest.mark.parametrize(
     ("alarm", "values", "cause", "words"),
     [
