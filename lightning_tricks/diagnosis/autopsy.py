@@ -58,6 +58,34 @@ def batch_statistics(batch: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def outlying_rows(batch: Any, factor: float = 1e3) -> str:
+    """Return which rows of a batch hold NaN or inf, or values 1,000 times those of the others; empty for none.
+
+    Args:
+        batch: tensors in any structure; a row is an index of the first dimension.
+        factor: largest magnitude of a row over the median of all rows, from which on it is told.
+
+    >>> outlying_rows({"x": torch.tensor([[1.0], [2.0], [1e8], [1.0]])})
+    "row 2 of ['x'] holds values up to 1e+08, 1e+08 times those of the others"
+    >>> outlying_rows([torch.tensor([[1.0], [float("nan")]])])
+    'row 1 of [0] holds NaN or inf'
+    """
+    for place, leaf in tree_flatten_with_path(batch)[0]:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim == 0 or not leaf.numel():
+            continue
+        sizes = leaf.detach().reshape(len(leaf), -1).abs().amax(dim=1).double()
+        where = "".join(map(str, place)) or "the batch"
+        bad = torch.nonzero(~torch.isfinite(sizes)).flatten().tolist()
+        if bad:
+            rows = f"row {bad[0]}" if len(bad) == 1 else f"{len(bad)} of {len(sizes)} rows, first row {bad[0]},"
+            return f"{rows} of {where} hold{'s' if len(bad) == 1 else ''} NaN or inf"
+        top, usual = float(sizes.max()), float(sizes.median())
+        if len(sizes) > 2 and usual > 0 and top > factor * usual:
+            row = int(sizes.argmax())
+            return f"row {row} of {where} holds values up to {top:.3g}, {top / usual:.1g} times those of the others"
+    return ""
+
+
 def of_exception(error: BaseException) -> dict[str, Any]:
     """Return type, message and the innermost frames.
 

@@ -11,7 +11,7 @@ from lightning_tricks.runtime.events import mark_events
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lightning_tricks.diagnosis.loss_curve import Finding
+    from lightning_tricks.diagnosis.findings import Finding
     from lightning_tricks.runtime.events import Event
 
 

@@ -1,44 +1,45 @@
-"""What curves say about a training: losses, gradient norms, the size of updates. Numbers in, findings out."""
+"""What curves say about a training: losses, validation losses, gradient norms, weights. Numbers in, alarms out."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
-from lightning_tricks.measure.causes import Cause
+from lightning_tricks.measure.causes import Cause, Explained
 
 MAD_TO_STD = 1.4826
-SMALLEST_RATIO, LARGEST_RATIO = 1e-4, 1e-2
+FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is not finite
+_LARGE_UPDATE = 0.03  # of the weights; ten times what is usual
+_SHRUNK = 0.3  # of the norm that the weights began with
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that was noticed.
+class Check(NamedTuple):
+    """What is known of one check. NaN says that it is not known.
 
     Args:
-        kind: what it is called, e.g. ``"plateau"``.
-        evidence: the numbers that say so.
-        confidence: how sure that is, in [0, 1]: 0.9 where nothing else looks like it, 0.5 for a hint.
-        next_step: what to try.
-        step: when it was noticed first.
-
-    Example:
-        >>> print(Finding("plateau", "the loss fell by 0.1% in 200 steps", 0.5, "lower the learning rate", 900))
-        plateau (step 900, confidence 50%): the loss fell by 0.1% in 200 steps. Next: lower the learning rate.
+        step: of the check.
+        mean: of the losses since the check before; of those that are finite.
+        median: of the last losses, at least ten where there are as many.
+        rate: learning rate of the first parameter group.
+        ratio: size of the update over that of the weights, median over matrices.
+        weights: norm of the weights over that at the first check, 80th percentile over matrices.
+        fixed: loss on the first batch, in eval mode.
+        spread: standard deviation of the losses since the check before.
+        losses: how many these are.
     """
 
-    kind: str
-    evidence: str
-    confidence: float
-    next_step: str
     step: int
-
-    def __str__(self) -> str:
-        head = f"{self.kind} (step {self.step}, confidence {self.confidence:.0%})"
-        return f"{head}: {self.evidence}. Next: {self.next_step}."
+    mean: float
+    median: float
+    rate: float = math.nan
+    ratio: float = math.nan
+    weights: float = math.nan
+    fixed: float = math.nan
+    spread: float = math.nan
+    losses: int = 0
 
 
 def finite_mean(losses: Sequence[float]) -> float:
@@ -51,15 +52,45 @@ def finite_mean(losses: Sequence[float]) -> float:
     return statistics.fmean(finite) if finite else math.nan
 
 
+def finite_median(losses: Sequence[float]) -> float:
+    """Return the median of the losses that are finite; NaN when none is.
+
+    >>> finite_median([1.0, float("nan"), 3.0])
+    2.0
+    """
+    finite = [x for x in losses if math.isfinite(x)]
+    return statistics.median(finite) if finite else math.nan
+
+
+def spread(losses: Sequence[float]) -> float:
+    """Return the standard deviation of the losses that are finite; NaN when none is.
+
+    >>> spread([1.0, float("nan"), 3.0])
+    1.0
+    """
+    finite = [x for x in losses if math.isfinite(x)]
+    return statistics.pstdev(finite) if finite else math.nan
+
+
 def beginning(losses: Sequence[float]) -> float:
     """Return the loss before training: the median of the first five; the first one, where they run away from it.
 
     >>> beginning([2.0, 2.4, 2.2, 1.9, 2.1]), beginning([2.0, 50.0, 1e6, 1e9, 1e12])
     (2.1, 2.0)
     """
-    first, usual = losses[0], statistics.median(losses[:5])
-    near = abs(usual - first) <= max(abs(first), 1e-12)
-    return usual if near else first
+    first = [x for x in losses[:5] if math.isfinite(x)]
+    return losses[0] if not first or _runs_away(first) else statistics.median(first)
+
+
+def _runs_away(first: Sequence[float]) -> bool:
+    """Whether losses leave the first one at once, by more than single batches differ: tenfold, or step by step."""
+    least = max(abs(first[0]), 1e-12)
+    if len(first) < 3 or min(first[1:]) <= first[0]:
+        return False
+    if len(first) > 3 and max(first[1:]) < 3 * min(first[1:]):
+        return False  # the first one is the exception, as with a queue that is empty then
+    climbs = all(b > a for a, b in pairwise(first)) and first[-1] > first[0] + 2 * least
+    return climbs or statistics.median(first) > first[0] + 10 * least
 
 
 def ends_nonfinite(losses: Sequence[float], least: int = 3) -> bool:
@@ -72,30 +103,177 @@ def ends_nonfinite(losses: Sequence[float], least: int = 3) -> bool:
     return bool(last) and not any(map(math.isfinite, last))
 
 
-def divergence(means: Sequence[float]) -> float:
+def divergence(early: Sequence[float], checks: Sequence[Check]) -> float:
     """Return how far below "diverged" the present loss is, over the size of the loss: negative once it has diverged.
 
-    Diverged means 20 % above the first loss, or, where the loss changes sign, above it by 20 % of what it has moved.
+    Diverged means that the median of the check is above the largest early loss by 20 % of the size of the loss (of the
+    first one; where losses are not all positive, of what the loss had moved before), and by more than losses of one
+    check differ, and is not on its way down again. Besides, the rise must be of a kind that a change of the data or of
+    the schedule does not have; any of these will do:
+
+    - a jump: the loss was clearly below its early values a few checks ago;
+    - updates of more than 3 % of the weights came before it;
+    - a runaway: the loss is at its largest, and rose by more in the last half of the checks than before;
+    - a rise without end: the loss was never better than at the beginning, and the loss on the first batch, which
+      stays the same, has risen for 30 checks as well.
 
     Args:
-        means: mean losses of the checks so far, the first one near step 0.
+        early: first losses of the run, in order.
+        checks: the checks so far.
 
-    >>> divergence([2.0, 1.0, 1.5]) > 0, divergence([2.0, 1.0, 2.6]) < 0, divergence([-0.1, -0.9, 0.5]) < 0
-    (True, True, True)
+    >>> def curve(*medians):
+    ...     return [Check(10 * i + 10, m, m, losses=10) for i, m in enumerate(medians)]
+    >>> divergence([2.0] * 10, curve(1.0, 0.5, 2.6, 2.7)) < 0, divergence([2.0] * 10, curve(1.0, 0.5, 1.5, 1.6)) < 0
+    (True, False)
     """
-    finite = [x for x in means if math.isfinite(x)]
-    if len(finite) < 2:
+    known = [c for c in checks if math.isfinite(c.median)]
+    if not known or not early or sum(c.losses for c in checks) < FEWEST_LOSSES:
         return math.inf
-    first, now = finite[0], finite[-1]
-    scale = max(abs(first), max(finite) - min(finite) if first <= 0 else 0.0, 1e-12)
-    return (first + 0.2 * scale - now) / scale
+    now, before, start = known[-1].median, [c.median for c in known[:-1]], beginning(early)
+    top, size = largest_early(early), _size(start, before)
+    noise = known[-1].spread / math.sqrt(known[-1].losses) if known[-1].losses > 1 else 0.0
+    margin = (top + max(0.2 * size, 4 * noise if math.isfinite(noise) else 0.0) - now) / size
+    if margin >= 0:
+        return margin
+    return margin if _is_of_divergence(start, top, size, known) and not falling(known, top) else 0.05
+
+
+def _size(start: float, before: Sequence[float]) -> float:
+    """Return what a loss is large against: where it can be 0 or negative, the first one says nothing."""
+    moved = max(before) - min(before) if before else 0.0
+    signed = start <= 0 or min(before, default=start) < 0
+    return max(abs(start), moved if signed else 0.0, 1e-12)
+
+
+def _is_of_divergence(start: float, top: float, size: float, known: Sequence[Check]) -> bool:
+    medians = [start, *(c.median for c in known)]
+    now, limit = medians[-1], top + 0.2 * size
+    few = max(3, len(medians) // 10)
+    above = next((i for i in range(len(medians) - 1, -1, -1) if medians[i] <= limit), -1)  # last one before the rise
+    jumped = above >= 0 and min(medians[max(0, above - few) : above + 1]) < start - 0.2 * size
+    violent = any(c.ratio > _LARGE_UPDATE for c in known[max(0, above - 2) :])
+    half = medians[len(medians) // 2]
+    lowest = min(medians)
+    runaway = now >= max(medians) and now - half > max(half - lowest, size) and len(medians) >= 6
+    fixed = [c.fixed for c in known if math.isfinite(c.fixed)]
+    endless = len(fixed) > 30 and lowest >= start - 0.2 * size and all(f > fixed[0] + 0.2 * size for f in fixed[-30:])
+    return jumped or violent or runaway or endless
+
+
+def blow_up(early: Sequence[float], checks: Sequence[Check], count: int = 4) -> Check | None:
+    """Return the check at which updates that were too large broke the network, where it has learned nothing since.
+
+    That is: the loss was at twice its beginning or more, with updates of more than 3 % of the weights or weights that
+    grew by half from one check to the next, and at all checks since then, and for at least four, it has not been below
+    its beginning by a fifth, nor does it fall now.
+
+    Args:
+        early: first losses of the run, in order.
+        checks: the checks so far.
+        count: checks since the blow-up before anything is said.
+
+    >>> def curve(*medians):
+    ...     return [Check(10 * i, m, m, ratio=0.5 if i == 1 else 1e-3) for i, m in enumerate(medians)]
+    >>> early = [2.3] * 5
+    >>> blow_up(early, curve(2.3, 90.0, 2.4, 2.4, 2.4, 2.4)).mean, blow_up(early, curve(2.3, 90.0, 2.4, 1.5, 1.0, 0.8))
+    (90.0, None)
+    """
+    if not early:
+        return None
+    known = [c for c in checks if math.isfinite(c.median)]
+    # the first loss is the only one before any update, but of one batch: take what makes an alarm less likely
+    high, start = max(early[0], beginning(early)), min(early[0], beginning(early))
+    giant = [i for i, c in enumerate(known) if c.mean > high + max(abs(high), 1e-12)]
+    places = [i for i in giant if known[i].ratio > _LARGE_UPDATE or _grew(known[max(0, i - 1) : i + 2])]
+    since = known[places[-1] + 1 :] if places else []
+    if len(since) < count:
+        return None
+    learned = min(c.median for c in since) < start - 0.2 * abs(start)
+    last = min(len(since) // 2, 4)
+    before, now = (min(c.median for c in part) for part in (since[-2 * last : -last], since[-last:]))
+    falls = now < before - 0.02 * abs(start)
+    return None if learned or falls else known[places[-1]]
+
+
+def _grew(checks: Sequence[Check]) -> bool:
+    """Whether the weights grew at once: the update that did it need not have been that of a check."""
+    return any(b.weights > 1.5 * a.weights for a, b in pairwise(checks))
+
+
+def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
+    """Whether the loss has lost at once more than half of what it had gained, and stays there.
+
+    At once: within three checks, since a term whose weight grows raises a loss slowly. Where the loss on the first
+    batch is known, it must have risen as well: it does not when only the data have become harder.
+
+    >>> fell = [2.5, 1.5, 1.0, 0.6, 0.5, 0.5]
+    >>> def curve(*medians):
+    ...     return [Check(i, m, m) for i, m in enumerate(medians)]
+    >>> relapse(3.0, curve(*fell, 2.4, 2.4, 2.4)), relapse(3.0, curve(*fell, 2.4, 1.8, 1.2))
+    (True, False)
+    """
+    known = [c for c in checks if math.isfinite(c.median)]
+    if len(known) < 6 or not math.isfinite(start):
+        return False
+    medians = [c.median for c in known]
+    best, errors = min(medians), [c.spread / math.sqrt(c.losses) for c in known if c.losses > 1]
+    gain, noise = start - best, 4 * finite_median(errors) if errors else 0.0
+    if gain < max(0.1 * abs(start), noise) or medians[-1] < best + max(0.5 * gain, noise):
+        return False
+    low = max(i for i, m in enumerate(medians) if m <= best + 0.25 * gain)
+    after = medians[low + 1 :]
+    if max(after[:few]) < best + 0.5 * gain or any(m < best + 0.5 * gain for m in after[few:]):
+        return False
+    fixed = [c.fixed for c in known[: low + 1] if math.isfinite(c.fixed)]
+    same = not fixed or not known[-1].fixed <= min(fixed) + 0.25 * gain
+    return same and not falling(known, best)
+
+
+def largest_early(early: Sequence[float], count: int = 5) -> float:
+    """Return the largest of the first losses; the first one, where they run away from it.
+
+    >>> largest_early([2.0, 2.4, 2.2, 1.9, 2.1]), largest_early([2.0, 50.0, 1e6, 1e9, 1e12])
+    (2.4, 2.0)
+    """
+    first = [x for x in early[:count] if math.isfinite(x)]
+    return first[0] if _runs_away(first or [math.nan]) else max(first, default=math.nan)
+
+
+def falling(checks: Sequence[Check], floor: float) -> bool:
+    """Whether a loss that has risen is on its way down: at its lowest of the last checks, by 10 % of the rise.
+
+    Args:
+        checks: the checks so far.
+        floor: from where the rise is counted.
+
+    >>> [falling([Check(i, m, m) for i, m in enumerate(x)], 1.0) for x in ([1.0, 5.0, 4.0], [5.0, 4.0, 4.1, 4.0])]
+    [True, False]
+    """
+    medians = [c.median for c in checks if math.isfinite(c.median)]
+    peak = max(range(len(medians)), key=lambda i: medians[i], default=0)
+    since = medians[max(peak, len(medians) - 4) : -1]
+    return bool(since) and medians[-1] < min(since) - 0.1 * (since[-1] - floor)
+
+
+def spike_limit(history: Sequence[float]) -> float:
+    """Return above which a loss is far above what was usual; inf where too little is known.
+
+    ``median + 6 * 1.4826 * MAD`` and ``median + 0.2 * |median|``, of a window of at least 50 losses; ratios of losses
+    would have no meaning near 0 and below.
+
+    >>> spike_limit([1.0 + 0.01 * (i % 5) for i in range(100)]), spike_limit([1.0] * 49)
+    (1.224, inf)
+    """
+    known = [x for x in history if math.isfinite(x)][-100:]
+    if len(known) < 50:
+        return math.inf
+    middle = statistics.median(known)
+    spread = MAD_TO_STD * statistics.median(abs(x - middle) for x in known)
+    return max(middle + 6 * spread, middle + 0.2 * abs(middle))
 
 
 def spiking(losses: Sequence[float], history: Sequence[float], consecutive: int = 5) -> bool:
     """Whether the losses end with several far above what was usual.
-
-    ``loss > median + 6 * 1.4826 * MAD`` and ``loss > median + 0.2 * |median|``, of a window of at least 50 losses
-    before; ratios of losses would have no meaning near 0 and below.
 
     Args:
         losses: of the steps since the last check.
@@ -106,62 +284,36 @@ def spiking(losses: Sequence[float], history: Sequence[float], consecutive: int 
     >>> spiking([2.0] * 5, usual), spiking([1.0, 2.0, 1.0], usual)
     (True, False)
     """
-    known = [x for x in history if math.isfinite(x)][-100:]
-    if len(known) < 50 or len(losses) < consecutive:
+    limit = spike_limit(history)
+    if len(losses) < consecutive or limit == math.inf:
         return False
-    middle = statistics.median(known)
-    spread = MAD_TO_STD * statistics.median(abs(x - middle) for x in known)
-    limit = max(middle + 6 * spread, middle + 0.2 * abs(middle))
     return all(x > limit or not math.isfinite(x) for x in losses[-consecutive:])
 
 
-def plateau(steps: Sequence[int], means: Sequence[float], total: int) -> str | None:
-    """Return the evidence of a plateau: gain of less than 0.5 % of what was gained before, over 20 % of the run.
+def overfitting(train: float, validation: Sequence[float], scale: float) -> bool:
+    """Whether validation is clearly worse than its best while training is at half of it.
 
-    >>> plateau([100 * i for i in range(10)], [2.0] + [1.0] * 9, 1000)
-    'the loss moved by 0.0% of its gain in the last 200 steps'
-    """
-    recent = [m for s, m in zip(steps, means, strict=True) if s >= steps[-1] - 0.2 * total and math.isfinite(m)]
-    before = [m for s, m in zip(steps, means, strict=True) if s < steps[-1] - 0.2 * total and math.isfinite(m)]
-    if len(recent) < 3 or len(before) < 2:
-        return None
-    half = len(recent) // 2
-    gained = before[0] - min(before)
-    fell = statistics.fmean(recent[:half]) - statistics.fmean(recent[-half:])
-    if gained <= 0 or abs(fell) >= 0.005 * gained:
-        return None
-    return f"the loss moved by {abs(fell) / gained:.1%} of its gain in the last {round(0.2 * total)} steps"
+    Clearly: by half of the best, by a quarter of what was gained since before training, and by five times what
+    validation losses differ from one to the next, which is much for a small validation set. Dropout and augmentation
+    raise the training loss; so validation below training says nothing.
 
+    Args:
+        train: loss of training now.
+        validation: all losses of validation, in order.
+        scale: the loss before training.
 
-def oscillation(means: Sequence[float], least: int = 8) -> str | None:
-    """Return the evidence of an oscillation: the loss turns at most checks, by more than 10 % of its size.
-
-    >>> oscillation([1.0, 2.0] * 5)
-    'the loss turned at 100% of checks, by 67% of its size'
-    """
-    recent = [m for m in means if math.isfinite(m)][-12:]
-    if len(recent) < least:
-        return None
-    moves = [b - a for a, b in pairwise(recent)]
-    turns = sum(a * b < 0 for a, b in pairwise(moves)) / (len(moves) - 1)
-    size = statistics.fmean(abs(m) for m in recent)
-    swing = statistics.fmean(abs(m) for m in moves) / size if size else 0.0
-    if turns <= 0.6 or swing <= 0.1:
-        return None
-    return f"the loss turned at {turns:.0%} of checks, by {swing:.0%} of its size"
-
-
-def overfitting(train: float, validation: Sequence[float]) -> bool:
-    """Whether validation has turned while training goes on: 1.5 times its best, and train at half of it.
-
-    >>> overfitting(0.05, [1.0, 0.6, 0.8, 1.1]), overfitting(0.5, [1.0, 0.6, 0.7])
+    >>> overfitting(0.05, [1.0, 0.6, 0.8, 1.1], 1.0), overfitting(0.5, [1.0, 0.6, 0.7], 1.0)
     (True, False)
     """
     known = [v for v in validation if math.isfinite(v)]
     if not known or not math.isfinite(train):
         return False
     best, now = min(known), known[-1]
-    return now > best + 0.5 * abs(best) and now > best + 0.1 and train < 0.5 * now
+    changes = [b - a for a, b in pairwise(known[-24:])]
+    usual = statistics.median(changes) if len(changes) > 3 else 0.0
+    noise = MAD_TO_STD * statistics.median(abs(c - usual) for c in changes) / math.sqrt(2) if len(changes) > 3 else 0.0
+    worse = max(0.5 * abs(best), 0.25 * (scale - best), 5 * noise)
+    return now > best + worse and train < 0.5 * now
 
 
 def vanishing(norms: Sequence[float]) -> bool:
@@ -180,100 +332,149 @@ def vanishing(norms: Sequence[float]) -> bool:
     return first < 1e-4 and first < 1e-3 * last
 
 
-def update_advice(ratio: float, step: int) -> Finding | None:
-    """Return advice where updates are unusually large or small for the weights.
+def has_learned(start: float, checks: Sequence[Check], share: float = 0.1) -> bool:
+    """Whether the loss has ever been below its beginning by a tenth of it.
 
-    >>> update_advice(0.05, 100).kind, update_advice(1e-3, 100)
-    ('large updates', None)
+    >>> has_learned(2.0, [Check(10, 1.5, 1.5)]), has_learned(2.0, [Check(10, 1.9, 1.9)])
+    (True, False)
     """
-    if not math.isfinite(ratio) or SMALLEST_RATIO <= ratio <= LARGEST_RATIO:
-        return None
-    if ratio > LARGEST_RATIO:
-        text = "lower the learning rate if the loss is restless; early in training this is usual"
-        return Finding("large updates", f"the median update is {ratio:.1g} of the weights", 0.4, text, step)
-    text = "raise the learning rate if the loss hardly moves; late in a decay this is usual"
-    return Finding("small updates", f"the median update is {ratio:.1g} of the weights", 0.4, text, step)
+    known = [c.median for c in checks if math.isfinite(c.median)]
+    return bool(known) and start - min(known) > share * abs(start)
 
 
-def too_slow(means: Sequence[float], ratio: float, step: int) -> Finding | None:
-    """Return a finding where the loss hardly moves and updates are tiny: the learning rate is probably too low.
+def at_floor(start: float, checks: Sequence[Check]) -> bool:
+    """Whether there is nothing more to learn where gradients are exactly 0: the loss is 0, or fell and is at its best.
 
-    >>> too_slow([2.3, 2.299, 2.298, 2.297, 2.296], 1e-6, 100).kind
-    'learning rate too low'
+    As a triplet or hinge loss is 0 once every margin is kept.
+
+    >>> at_floor(0.2, [Check(10, 0.1, 0.1), Check(20, 0.0, 0.0)]), at_floor(0.2, [Check(10, 0.2, 0.2)])
+    (True, False)
     """
-    finite = [m for m in means if math.isfinite(m)]
-    if len(finite) < 5 or not math.isfinite(ratio) or ratio >= SMALLEST_RATIO:
-        return None
-    gain = (finite[0] - finite[-1]) / max(abs(finite[0]), 1e-12)
-    if abs(gain) > 0.02:
-        return None
-    evidence = f"the loss moved by {gain:.1%} since the start, with updates of {ratio:.1g} of the weights"
-    return Finding("learning rate too low", evidence, 0.7, "try LRFinder(), or 10 times the rate", step)
+    known = [c.median for c in checks if math.isfinite(c.median)]
+    if not known:
+        return False
+    near = 0.05 * (start - min(known))
+    return known[-1] == 0.0 or (has_learned(start, checks) and known[-1] <= min(known) + near)
 
 
-def waiting(seconds_waited: float, seconds: float, step: int) -> Finding | None:
-    """Return a finding where training waits for its data for more than half of the time.
+def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
+    """Whether the weights shrink to nothing and take the network along: below 30 %, still falling, and loss no better.
 
-    >>> waiting(6.0, 10.0, 50).kind, waiting(1.0, 10.0, 50)
-    ('waiting for data', None)
+    Weights that a normalisation makes free of scale shrink to an equilibrium, where they stay, and the loss falls.
+
+    Args:
+        start: the loss before training.
+        checks: the checks so far.
+        count: checks over which the weights must have fallen by 5 % each; at under 1 % they need not fall any more.
+
+    >>> shrinking(2.3, [Check(i, 2.3, 2.3, weights=0.8**i) for i in range(9)])
+    True
+    >>> shrinking(2.3, [Check(i, 2.3, 2.3, weights=max(0.2, 0.8**i)) for i in range(20)])
+    False
     """
-    if seconds <= 0 or seconds_waited / seconds <= 0.5:
-        return None
-    evidence = f"{seconds_waited / seconds:.0%} of the time between two checks went by before batches arrived"
-    return Finding(
-        "waiting for data", evidence, 0.8, "use more workers: DataLoader(num_workers=..., pin_memory=True)", step
-    )
+    known = [c for c in checks if math.isfinite(c.weights) and math.isfinite(c.median)]
+    if len(known) <= count or known[-1].weights > _SHRUNK:
+        return False
+    last = known[-count - 1 :]
+    falls = all(b.weights < 0.95 * a.weights for a, b in pairwise(last)) or known[-1].weights < 0.01
+    improved = known[-1].median < last[0].median - 0.02 * abs(start) or known[-1].median < 0.5 * start
+    return falls and not improved
+
+
+def _waste_away(checks: Sequence[Check], count: int = 3) -> bool:
+    """Whether most weights have lost 40 % of their norm and still lose 5 % from check to check."""
+    weights = [c.weights for c in checks if math.isfinite(c.weights)][-count - 1 :]
+    falls = all(b < 0.95 * a for a, b in pairwise(weights))
+    return len(weights) > count and falls and weights[-1] < 0.6
 
 
 def named(
     alarm: str,
     values: Mapping[str, float],
-    means: Sequence[float],
+    early: Sequence[float],
+    checks: Sequence[Check],
     validation: Sequence[float],
     culprit: str = "",
-) -> tuple[Cause, str, tuple[str, ...]]:
-    """Return cause, evidence and advice of an alarm of the doctor.
+) -> Explained:
+    """Return cause, evidence with the numbers that decided, and advice of an alarm of the doctor.
 
-    >>> named("divergence", {}, [2.0, 9.0], [])[0].value
-    'divergence'
+    >>> named("divergence", {}, [2.0, 2.1], [Check(50, 9.0, 9.0)], [])[1]
+    ('the median loss is 9, and the largest of the first ones was 2.1',)
     """
-    first, now = (next((m for m in order if math.isfinite(m)), math.nan) for order in (means, means[::-1]))
+    start = beginning(early) if early else math.nan
+    if alarm in ("divergence", "spike") and _waste_away(checks):
+        alarm = "shrinkage"  # which is why the loss rises
+    now = next((c.median for c in reversed(checks) if math.isfinite(c.median)), math.nan)
+    also = (culprit,) if culprit else ()
     if alarm == "finite":
-        evidence = "the loss is NaN or inf" + (f"; {culprit}" if culprit else "")
         skip = "skip such updates: GradientClip(1.0, nonfinite='skip')"
-        return Cause.NON_FINITE, evidence, (skip, "lower the learning rate", "find the module: PrecisionDoctor()")
+        advice: tuple[str, ...] = (skip, "lower the learning rate", "find the module: PrecisionDoctor()")
+        return Cause.NON_FINITE, ("; ".join(("the loss is NaN or inf", *also)),), advice
     if alarm == "divergence":
         advice = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
-        return Cause.DIVERGENCE, f"the loss began at {first:.4g} and is {now:.4g}", advice
-    if alarm == "flow" and values.get("_silent"):
+        top = largest_early(early)
+        return (
+            Cause.DIVERGENCE,
+            (f"the median loss is {now:.4g}, and the largest of the first ones was {top:.4g}", *also),
+            advice,
+        )
+    if alarm == "blow-up" and (broken := blow_up(early, checks)) is not None:
+        evidence = (
+            f"the loss went from {start:.4g} to {broken.mean:.4g} around step {broken.step}, and is {now:.4g} now"
+        )
+        if values.get("_row"):
+            advice = (
+                "take that row out, or scale it as the others",
+                "clip gradients: GradientClip(1.0)",
+                "start again",
+            )
+            return Cause.LOSS_SPIKES, (evidence, *also), advice
+        advice = ("lower the learning rate: LRFinder()", "warm up for longer", "clip gradients: GradientClip(1.0)")
+        largest = max((c.ratio for c in checks if math.isfinite(c.ratio)), default=math.nan)
+        return Cause.RATE_TOO_HIGH, (f"{evidence}; updates were up to {largest:.1g} of the weights", *also), advice
+    if alarm == "shrinkage":
+        advice = (
+            "lower the weight decay: 0.01 to 0.1 is usual with AdamW",
+            "leave biases and normalisations out of it: TricksMixin does so",
+            "look for a penalty on the weights that outweighs the loss",
+        )
+        weights = next((c.weights for c in reversed(checks) if math.isfinite(c.weights)), math.nan)
+        evidence = (
+            f"most weights are at {weights:.1%} of their first norm or below, and the loss is no better: {now:.4g}"
+        )
+        return Cause.SHRINKING_WEIGHTS, (evidence,), advice
+    if alarm == "silence":
         advice = (
             "give the optimizer the parameters of the model that is trained: self.parameters()",
             "look for detach() and no_grad() between them and the loss",
             "ask SanityCheck()",
         )
-        return Cause.NO_GRADIENTS, "no parameter of the optimizer gets a gradient", advice
+        return (
+            Cause.NO_GRADIENTS,
+            (f"no parameter of the optimizer gets a gradient, and the loss is {now:.4g}",),
+            advice,
+        )
     if alarm == "flow":
-        first, now = (values.get(name, 0.0) for name in ("first_gradient", "last_gradient"))
-        ends = f"{first:.1g} in the first layer, {now:.1g} in the last"
+        first, last = (values.get(name, 0.0) for name in ("first_gradient", "last_gradient"))
+        ends = f"{first:.1g} in the first layer, {last:.1g} in the last"
         advice = (
             "use ReLU or GELU, normalisation, residual connections",
             "initialise for the activation",
             "fewer layers",
         )
-        return Cause.VANISHING_GRADIENTS, f"gradient norms are {ends}, and the loss does not fall", advice
+        evidence = f"gradient norms are {ends}, and the loss has not moved from {start:.4g}"
+        return Cause.VANISHING_GRADIENTS, (evidence,), advice
     if alarm == "spike":
-        before = [m for m in means[:-1] if math.isfinite(m)]
-        usual = statistics.median(before) if before else math.nan
+        best = min((c.median for c in checks if math.isfinite(c.median)), default=math.nan)
         advice = ("lower the learning rate", "clip gradients: GradientClip(1.0)", "look at the data of these steps")
-        return Cause.LOSS_SPIKES, f"the loss jumped from about {usual:.4g} to {now:.4g}", advice
-    best, last = min(validation, default=math.nan), validation[-1] if validation else math.nan
+        evidence = f"the median loss jumped and stays at {now:.4g}, after {best:.4g}"
+        return Cause.LOSS_SPIKES, (evidence, *also), advice
+    best, now = min(validation, default=math.nan), validation[-1] if validation else math.nan
+    train = values.get("loss", math.nan)
     advice = (
         "go back to the checkpoint of the best validation loss, and stop earlier",
         "more data or augmentation, weight decay, dropout",
         "a smaller model",
     )
-    return (
-        Cause.OVERFITTING,
-        f"validation loss rose from {best:.4g} to {last:.4g} while training reached {now:.4g}",
-        advice,
-    )
+    evidence = f"validation loss rose from {best:.4g} to {now:.4g} while training reached {train:.4g}"
+    return Cause.OVERFITTING, (evidence,), advice

@@ -8,6 +8,14 @@ from __future__ import annotations
 from enum import Enum, auto
 
 
+class Rate(Enum):
+    """Which way a cause or a hint says that the learning rate should go: advice of both kinds contradicts itself."""
+
+    LOWER = auto()
+    SAME = auto()
+    HIGHER = auto()
+
+
 class Remedy(Enum):
     """What a rollback changes the first time; from the second time on it changes everything that it can."""
 
@@ -66,6 +74,16 @@ class Cause(str, Enum):
         """What a rollback changes first."""
         return _REMEDIES.get(self, Remedy.LOWER_RATE)
 
+    @property
+    def severity(self) -> int:
+        """How bad it is: 3 where the weights are lost, 1 where an earlier state of them is as good, 2 for all else."""
+        return 3 if self in _LOST else 1 if self in _MILD else 2
+
+    @property
+    def rate(self) -> Rate:
+        """Which way the learning rate should go."""
+        return Rate.LOWER if self in _TOO_FAST else Rate.SAME
+
     @classmethod
     def named(cls, text: str) -> Cause:
         """Return the cause of that name; ``NONE`` for a name that an older version used.
@@ -76,6 +94,49 @@ class Cause(str, Enum):
         return cls(text) if text in {c.value for c in cls} else cls.NONE
 
 
+class Hint(str, Enum):
+    """What is worth a look and no alarm; equal to its text, as in ``finding.kind == "plateau"``.
+
+    Example:
+        >>> Hint.PLATEAU == "plateau", Hint.SMALL_UPDATES.rate.name
+        (True, 'HIGHER')
+    """
+
+    PLATEAU = "plateau"
+    OSCILLATION = "oscillation"
+    LARGE_UPDATES = "large updates"
+    SMALL_UPDATES = "small updates"
+    RATE_TOO_LOW = "learning rate too low"
+    WAITING = "waiting for data"
+    PASSING_SPIKE = "passing loss spike"
+    FORGETTING = "forgetting"
+    OUTLYING_ROW = "outlying row"
+    OVERCONFIDENCE = "overconfident predictions"
+
+    def __str__(self) -> str:
+        return self.value
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+    @property
+    def rate(self) -> Rate:
+        """Which way the learning rate should go."""
+        if self in (Hint.SMALL_UPDATES, Hint.RATE_TOO_LOW):
+            return Rate.HIGHER
+        return Rate.LOWER if self in (Hint.PLATEAU, Hint.OSCILLATION, Hint.LARGE_UPDATES) else Rate.SAME
+
+
+def kind_of(text: str) -> Cause | Hint:
+    """Return the cause or the hint of that name; ``Cause.NONE`` for a name that an older version used.
+
+    >>> kind_of("plateau"), kind_of("divergence")
+    (<Hint.PLATEAU: 'plateau'>, Cause.DIVERGENCE)
+    """
+    return Hint(text) if text in {h.value for h in Hint} else Cause.named(text)
+
+
+_TOO_FAST = {Cause.DIVERGENCE, Cause.RATE_TOO_HIGH, Cause.LOSS_SPIKES, Cause.NON_FINITE}
 _REMEDIES = {
     Cause.PREDICTION_COLLAPSE: Remedy.LARGER_BATCH,
     Cause.LABELS_UNRELATED: Remedy.LARGER_BATCH,
@@ -83,6 +144,15 @@ _REMEDIES = {
     Cause.NON_FINITE: Remedy.OTHER_DATA,
     Cause.LOSS_SPIKES: Remedy.OTHER_DATA,
 }
+
+_LOST = {
+    Cause.NON_FINITE,
+    Cause.DIVERGENCE,
+    Cause.COMPLETE_COLLAPSE,
+    Cause.PREDICTION_COLLAPSE,
+    Cause.SHRINKING_WEIGHTS,
+}
+_MILD = {Cause.OVERFITTING, Cause.LOSS_SPIKES, Cause.MEMORY_GROWTH}
 
 # cause, reasons with their figures, and advice, the most promising first
 Explained = tuple[Cause, tuple[str, ...], tuple[str, ...]]

@@ -150,12 +150,20 @@ def named(form: Form) -> Form:
     return check
 
 
-def record(forms: dict[str, Form], *, more: bool = False) -> Form:
+def record(forms: dict[str, Form], *, more: bool = False, optional: dict[str, Form] | None = None) -> Form:
     """A dict with these keys, and with no others unless ``more`` is on.
+
+    Args:
+        forms: of the keys that must be there.
+        more: whether there may be others.
+        optional: of keys that older versions did not write.
 
     >>> record({"step": whole, "loss": number})({"step": 1}, "state")
     "state['loss'] is missing"
+    >>> record({"step": whole}, optional={"loss": number})({"step": 1}, "state") is None
+    True
     """
+    later = optional or {}
 
     def check(value: Any, where: str) -> str | None:
         if not isinstance(value, dict):
@@ -166,7 +174,11 @@ def record(forms: dict[str, Form], *, more: bool = False) -> Form:
             fault = form(value[key], _where(where, key))
             if fault is not None:
                 return fault
-        unknown = [] if more else [key for key in value if key not in forms]
+        for key, form in later.items():
+            fault = form(value[key], _where(where, key)) if key in value else None
+            if fault is not None:
+                return fault
+        unknown = [] if more else [key for key in value if key not in forms and key not in later]
         return f"{_where(where, unknown[0])} is not known" if unknown else None
 
     return check

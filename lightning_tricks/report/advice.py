@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean, median
 
 from lightning_tricks.runtime.events import Series
@@ -94,12 +95,21 @@ def _validation(scalars: Mapping[str, Series]) -> list[str]:
         if not re.search(r"val", key, re.I) or not _BETTER_IS_LESS.search(key) or len(values) < 5:
             continue
         best = min(values)
-        if math.isfinite(best) and values[-1] > best + 0.05 * abs(best) and values.index(best) < 0.8 * len(values):
+        worse = max(0.05 * abs(best), 5 * _noise(values))
+        risen = min(values[-3:]) > best + worse  # not one validation, and not what few samples make of it
+        if math.isfinite(best) and risen and values.index(best) < 0.8 * len(values):
             found.append(
                 f"{key} was best ({best:.3g}) at step {points[values.index(best)][0]} and ended at {values[-1]:.3g}: "
                 "overfitting. Keep the best checkpoint (ModelCheckpoint), or more regularisation or data."
             )
     return found
+
+
+def _noise(values: Sequence[float]) -> float:
+    """Return by how much values differ from one to the next, beside their trend: one standard deviation of one."""
+    changes = [b - a for a, b in pairwise(values) if math.isfinite(b - a)]
+    usual = median(changes) if changes else 0.0
+    return 1.4826 * median(abs(c - usual) for c in changes) / math.sqrt(2) if changes else 0.0
 
 
 def _falling(scalars: Mapping[str, Series]) -> list[str]:

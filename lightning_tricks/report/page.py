@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from lightning_tricks.diagnosis.findings import Finding, ranked
+from lightning_tricks.measure.causes import Cause
+from lightning_tricks.measure.error_parts import ErrorParts
 from lightning_tricks.report import figures
 from lightning_tricks.report.advice import advice, is_loss
 from lightning_tricks.report.logs import Logs, Points, read_logs
@@ -102,6 +105,7 @@ def story(logs: Logs) -> list[Block]:
     return [
         *_summary(logs, happened),
         *_next(logs),
+        *_error(logs),
         *_configuration(logs),
         *_happened(logs, happened),
         *_pictures(logs, happened),
@@ -136,16 +140,47 @@ def _culprit(logs: Logs) -> list[Block]:
 
 def _next(logs: Logs) -> list[Block]:
     told = [
-        text for tag, texts in logs.texts.items() if tag.startswith(("collapse/", "diagnosis/")) for _, text in texts
+        text
+        for tag, texts in logs.texts.items()
+        if tag.startswith(("collapse/", "diagnosis/")) and not _taken_back(logs, tag)
+        for _, text in texts
     ]
     told += [str(text) for name in ("verdicts", "findings") for text in (logs.health or {}).get(name, [])]
-    remedies = [remedy for text in told for remedy in re.findall(r"Try: (.+?)\.?$", text, re.M)]
-    # what the doctor is not sure of is told below, and is no advice here
-    remedies += [
-        m[2] for text in told for m in re.finditer(r"confidence (\d+)%.*Next: (.+?)\.?$", text) if int(m[1]) >= 60
-    ]
+    # what the doctor is not sure of, or contradicts what it is surer of, is told below, and is no advice here
+    remedies = [finding.next_step for finding in ranked(_noticed(told))]
     steps = [step.strip()[:1].upper() + step.strip()[1:] + "." for remedy in remedies for step in remedy.split(";")]
     return [Heading("What to change next"), Bullets(tuple(advice(logs.scalars, steps)))]
+
+
+def _taken_back(logs: Logs, tag: str) -> bool:
+    """Whether a finding did not hold any more at the end: then the last value of its key is 0."""
+    points = logs.scalars.get(tag) or [(0, 1.0)]
+    return points[-1][1] == 0
+
+
+def _noticed(texts: Sequence[str]) -> list[Finding]:
+    """Return the findings and the verdicts among texts of the log, each once; a verdict is as sure as an alarm."""
+    found: dict[str, Finding] = {}
+    for text in texts:
+        if (finding := Finding.from_text(text)) is not None:
+            found.setdefault(text, finding)
+        for line in re.findall(r"^.*Try: .+$", text, re.M):
+            cause = re.match(r"\w+: (.+?) since step", line)
+            remedy = line.split("Try: ", 1)[1].rstrip(".")
+            kind = Cause.named(cause[1]) if cause else Cause.NONE
+            found.setdefault(line, Finding(kind, line, 1.0, remedy, -1))
+    return list(found.values())
+
+
+def _error(logs: Logs) -> list[Block]:
+    """Where the error comes from, where the doctor logged the losses at the end."""
+    prefix = "diagnosis/training_doctor/error/"
+    values = {k.removeprefix(prefix): p[-1][1] for k, p in logs.scalars.items() if k.startswith(prefix) and p}
+    if not values.get("initial", 0.0) > 0 or "training" not in values:
+        return []
+    best, last = (values.get(name, math.nan) for name in ("validation_best", "validation"))
+    parts = ErrorParts(values["initial"], values["training"], best, last)
+    return [Heading("Where the error comes from"), Bullets(tuple(parts.sentences()))]
 
 
 def _configuration(logs: Logs) -> list[Block]:
@@ -175,7 +210,7 @@ def _happened(logs: Logs, happened: Sequence[Event]) -> list[Block]:
         shown = rows if len(rows) <= _MOST_ROWS else [*rows[: _MOST_ROWS - 1], ("...", "", f"{len(rows)} rows in all")]
         found += [meanings, Table(("step", "event", "what"), tuple(shown))]
     for tag, texts in logs.texts.items():
-        if tag.startswith(("collapse/", "diagnosis/")) and tag != "diagnosis/sanity":
+        if tag.startswith(("collapse/", "diagnosis/")) and tag not in ("diagnosis/sanity", "diagnosis/summary"):
             found += [Paragraph(f"Step {step}: {text}") for step, text in texts[-5:]]
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ LONGEST_GRACE = 1000
 UNKNOWN_GRACE = 200
 UNKNOWN_CADENCE = 50
 _SPARSE_CHECKS = 8
+_MOST_ALARMS = 256  # that are kept of a run
 _ALARM = form.record(
     {
         "version": form.whole,
@@ -62,10 +63,23 @@ _VERDICT = form.record(
         "advice": form.many(form.text),
     }
 )
+_RAISED = form.many(form.record({"verdict": _VERDICT, "checks": form.whole}))
 
 
-def detector_form(**more: form.Form) -> Any:
-    """Return the form of a detector's state, with what a subclass adds, as a class attribute."""
+class _Raised(NamedTuple):
+    """An alarm of the run: its verdict, and at how many checks it has been on."""
+
+    verdict: Verdict
+    checks: int = 1
+
+
+def detector_form(*, optional: dict[str, form.Form] | None = None, **more: form.Form) -> Any:
+    """Return the form of a detector's state, with what a subclass adds, as a class attribute.
+
+    Args:
+        optional: of keys that states of older versions do not have.
+        more: of keys that every state has.
+    """
     own: dict[str, form.Form] = {
         "alarms": form.named(_ALARM),
         "sums": form.named(form.tensor),
@@ -76,7 +90,8 @@ def detector_form(**more: form.Form) -> Any:
         "pending": form.maybe(_VERDICT),
         "rescue": form.maybe(RESCUE),
     }
-    return staticmethod(form.record({**own, **more}, more=True))
+    later = {"raised": _RAISED, **(optional or {})}
+    return staticmethod(form.record({**own, **more}, more=True, optional=later))
 
 
 def keep_bounded(*curves: list[Any]) -> None:
@@ -161,8 +176,18 @@ class Detector(Trick, abstract=True):
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict of the last check, or of the alarm that is on."""
-        return self._verdict
+        """The verdict of the worst alarm of the run, also when it is over; without an alarm that of the last check.
+
+        The worst is the one with the most severe cause (``Cause.severity``), among equal ones the one that was on at
+        the most checks, and among those the first.
+        """
+        worst = max(self._raised, key=lambda r: (r.verdict.cause.severity, r.checks), default=None)
+        return self._verdict if worst is None else worst.verdict
+
+    @property
+    def alarms(self) -> list[Verdict]:
+        """The verdicts of all alarms of the run, in the order in which they were raised."""
+        return [raised.verdict for raised in self._raised]
 
     @property
     def history(self) -> list[tuple[int, dict[str, float]]]:
@@ -175,7 +200,8 @@ class Detector(Trick, abstract=True):
         """Forget what was measured."""
         self._every = self.every_n_steps or UNKNOWN_CADENCE
         self._sums: dict[str, Tensor] = {}
-        self._verdict = Verdict(type(self).__name__)
+        self._verdict = Verdict(type(self).__name__)  # of the present
+        self._raised: list[_Raised] = []
         self._pending: Verdict | None = None
         self._history: list[tuple[int, dict[str, float]]] = []
         self._states: dict[str, AlarmState] = {}
@@ -404,6 +430,8 @@ class Detector(Trick, abstract=True):
         values = self.read(numbers)
         begun = self._judge(values, step)
         active = [name for name, state in self._states.items() if state["alarmed"]]
+        if self._raised and self._verdict.alarmed and active:
+            self._raised[-1] = self._raised[-1]._replace(checks=self._raised[-1].checks + 1)
         if begun:
             self._begin(run, active, values, step)
         elif not active:
@@ -421,6 +449,7 @@ class Detector(Trick, abstract=True):
         since = min(self._states[name]["since"] for name in active)
         self._verdict = Verdict(type(self).__name__, True, step, since, cause, reasons, dict(values), advice)
         self._pending = self._verdict
+        self._raised = [*self._raised, _Raised(self._verdict)][-_MOST_ALARMS:]
 
     def _judge(self, values: Mapping[str, float], step: int) -> list[str]:
         """Let every alarm hear its statistic; return the names of those that begin."""
@@ -490,6 +519,7 @@ class Detector(Trick, abstract=True):
             "flags": [self._sent, self._first, self._content],
             "progress": self._progress,
             "verdict": self._verdict.as_dict(),
+            "raised": [{"verdict": r.verdict.as_dict(), "checks": r.checks} for r in self._raised],
             "pending": None if self._pending is None else self._pending.as_dict(),
             "rescue": rescue.state_dict() if rescue is not None and rescue.owner is self else None,
         }
@@ -507,6 +537,8 @@ class Detector(Trick, abstract=True):
         self._sent, self._first, self._content = state["flags"]
         self._progress, self._verdict = state["progress"], Verdict.from_dict(state["verdict"])
         self._pending = None if state["pending"] is None else Verdict.from_dict(state["pending"])
+        raised = [_Raised(Verdict.from_dict(r["verdict"]), r["checks"]) for r in state.get("raised", [])]
+        self._raised = raised or ([_Raised(self._verdict)] if self._verdict.alarmed else [])
         if self._rescue is not None and self._rescue.owner is self and state["rescue"] is not None:
             self._rescue.load(run, state["rescue"])
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 from lightning_tricks.diagnosis.figures import draw_training
-from lightning_tricks.diagnosis.loss_curve import Finding
+from lightning_tricks.diagnosis.findings import Finding
 
 
 def test_the_picture_holds_losses_predictions_and_sizes() -> None:

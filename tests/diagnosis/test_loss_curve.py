@@ -1,31 +1,47 @@
+"""Rules on curves: each with failing ones, and with healthy ones that look like them."""
+
 from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from lightning_tricks.diagnosis import loss_curve
 from lightning_tricks.diagnosis.loss_curve import (
+    Check,
+    at_floor,
     beginning,
+    blow_up,
     divergence,
     ends_nonfinite,
+    falling,
     finite_mean,
+    finite_median,
+    largest_early,
     named,
-    oscillation,
     overfitting,
-    plateau,
+    relapse,
+    shrinking,
+    spike_limit,
     spiking,
-    too_slow,
-    update_advice,
+    spread,
     vanishing,
-    waiting,
 )
+
+
+def curve(*medians: float, **more: Any) -> list[Check]:
+    """Checks of ten losses each, every ten steps."""
+    return [Check(10 * i + 10, m, m, losses=10, **more) for i, m in enumerate(medians)]
 
 
 def test_means_leave_out_what_is_not_finite() -> None:
     assert finite_mean([1.0, math.inf, 3.0]) == 2.0
-    assert math.isnan(finite_mean([math.nan]))
+    assert finite_median([1.0, math.nan, 3.0, 8.0]) == 3.0
+    assert math.isnan(finite_mean([math.nan])) and math.isnan(finite_median([])) and math.isnan(spread([math.nan]))
+    assert spread([1.0, math.inf, 3.0]) == 1.0
     assert beginning([2.3, math.nan, math.nan]) == 2.3
 
 
@@ -37,20 +53,132 @@ def test_one_bad_batch_is_no_broken_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("means", "diverged"),
+    ("early", "medians"),
     [
-        ([2.3, 1.0, 2.0], False),
-        ([2.3, 2.5, 2.7], False),
-        ([2.3, 1.0, 2.8], True),
-        ([-0.1, -0.9, -0.5], False),
-        ([-0.1, -0.9, 0.3], True),
-        ([0.0, -1.0, 0.1], False),
-        ([2.3], False),
-        ([2.3, math.nan, 1.0], False),
+        ([2.3] * 5, (1.0, 0.5, 2.9, 2.9)),
+        ([2.3] * 5, (2.3, 3.0, 5.0, 9.0, 17.0, 30.0)),
+        ([-0.1] * 5, (-0.5, -0.9, -0.9, 0.4)),
+        ([0.0] * 5, (-0.5, -1.0, -1.0, 0.4)),
+    ],
+    ids=["what was learned is lost", "a runaway", "a negative loss", "a loss that begins at 0"],
+)
+def test_divergence_has_a_meaning_for_losses_of_any_sign(early: list[float], medians: tuple[float, ...]) -> None:
+    assert divergence(early, curve(*medians)) < 0
+
+
+@pytest.mark.parametrize(
+    ("early", "medians"),
+    [
+        ([2.3] * 5, (1.0, 1.5, 2.0)),
+        ([2.3] * 5, (2.3, 2.4, 2.5, 2.6)),
+        ([2.0, 0.4, 3.1, 1.0, 2.5], (0.5, 0.4, 2.9, 2.9)),
+        ([2.3] * 5, (1.0, 0.5, 6.0, 4.0)),
+        ([0.02] * 5, (0.03, 0.08, 0.15, 0.2, 0.24, 0.26, 0.27)),
+        ([0.0] * 5, (3.0, 5.0, 6.0, 6.6, 6.9, 7.0, 7.0)),
+        ([-0.1] * 5, (-0.5, -0.9, -0.5)),
+        ([2.3] * 5, ()),
+        ([2.3] * 5, (math.nan, math.nan, math.nan)),
+    ],
+    ids=[
+        "below its beginning",
+        "hardly above it",
+        "below the largest of noisy first losses",
+        "new classes: it falls again",
+        "the errors of a value network grow with its values",
+        "a queue of negatives fills",
+        "negative, and below its beginning",
+        "no check yet",
+        "nothing finite",
     ],
 )
-def test_divergence_has_a_meaning_for_losses_of_any_sign(means: list[float], diverged: bool) -> None:
-    assert (divergence(means) < 0) is diverged
+def test_a_rise_that_has_another_reason_is_no_divergence(early: list[float], medians: tuple[float, ...]) -> None:
+    bad = [divergence(early, curve(*medians[:n])) < 0 for n in range(len(medians) + 1)]
+    assert not any(a and b for a, b in pairwise(bad)), "two in a row are an alarm"
+
+
+def test_the_same_rise_is_a_divergence_after_updates_that_were_too_large() -> None:
+    rise = (2.3, 3.5, 3.6, 3.6)
+    assert divergence([2.3] * 5, curve(*rise, ratio=1e-3)) >= 0
+    assert divergence([2.3] * 5, curve(*rise, ratio=0.2)) < 0
+
+
+def test_a_loss_that_only_rises_is_a_divergence_once_the_same_data_have_become_worse_for_long() -> None:
+    medians = [2.3, *[2.9 - 0.3 * 0.9**i for i in range(40)]]
+    assert divergence([2.3] * 5, curve(*medians)) >= 0, "other data may be harder"
+    same = [c._replace(fixed=c.median) for c in curve(*medians)]
+    assert divergence([2.3] * 5, same) < 0
+    assert divergence([2.3] * 5, same[:25]) >= 0
+
+
+def test_a_run_of_sixteen_updates_is_too_short_to_say_anything() -> None:
+    short = [Check(i + 1, m, m, losses=1) for i, m in enumerate([90.0, 100.0, 80.0, 95.0, *[200.0] * 12])]
+    assert divergence([90.0, 100.0, 80.0, 95.0, 200.0], short) == math.inf
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_losses_of_single_samples_differ_and_do_not_diverge(seed: int) -> None:
+    generator = random.Random(seed)
+    losses = [generator.expovariate(1.0) for _ in range(1000)]
+    checks = [
+        Check(10 * i + 10, finite_mean(part), finite_median(part), ratio=0.05, spread=spread(part), losses=10)
+        for i, part in enumerate(losses[n : n + 10] for n in range(0, 1000, 10))
+    ]
+    margins = [divergence(losses[:10], checks[: n + 1]) for n in range(100)]
+    assert not any(a < 0 and b < 0 for a, b in pairwise(margins)), "two in a row are an alarm"
+
+
+def test_the_largest_early_loss_is_not_one_that_has_run_away() -> None:
+    assert largest_early([2.3, 2.0, 2.8, 2.1, 2.2]) == 2.8
+    assert largest_early([2.3, 90.0, 1e4, 1e6, 1e7]) == 2.3
+    assert largest_early([2.3, math.nan]) == 2.3
+    noisy = [0.05, 0.7, 1.4, 0.02, 0.9]
+    assert largest_early(noisy) == 1.4 and beginning(noisy) == 0.7, "single samples differ by as much"
+    assert beginning([2.3, 1409.0, 523.0, 452.0, 60.0]) == 2.3, "the first one is before any update"
+
+
+def test_on_its_way_down_is_told_from_noise_at_a_high_level() -> None:
+    assert falling(curve(0.5, 6.0, 4.0), 0.5)
+    assert not falling(curve(0.5, 6.0, 4.0, 4.2), 0.5)
+    assert not falling(curve(0.5), 0.5) and not falling([], 0.5)
+    generator = random.Random(0)
+    noisy = [5.0 + 0.2 * generator.gauss(0, 1) for _ in range(40)]
+    found = [falling(curve(0.5, *noisy[: n + 1]), 0.5) for n in range(40)]
+    assert sum(found) <= 4
+
+
+FELL = (2.0, 1.5, 1.0, 0.6, 0.5, 0.5, 0.5)
+
+
+def test_a_relapse_is_told_from_harder_data_new_classes_and_terms_that_grow() -> None:
+    assert relapse(2.3, curve(*FELL, 1.8, 1.8, 1.8))
+    assert not relapse(2.3, curve(*FELL, 1.8, 1.4, 1.1)), "it falls again"
+    assert not relapse(2.3, curve(*FELL, 0.9, 0.9, 0.9)), "less than half of the gain"
+    assert not relapse(2.3, curve(*FELL, *(0.5 + 0.1 * i for i in range(14)))), "slowly, as a term that is annealed"
+    assert not relapse(2.3, curve(*[2.3] * 10)) and not relapse(2.3, curve(*FELL[:4]))
+    jump = curve(*FELL, 1.8, 1.8, 1.8)
+    assert relapse(2.3, [c._replace(fixed=c.median) for c in jump])
+    assert not relapse(2.3, [c._replace(fixed=0.5) for c in jump]), "the first batch is as good: harder data"
+    assert not relapse(2.3, [c._replace(spread=5.0) for c in jump]), "single batches differ by as much"
+
+
+def test_the_first_loss_of_an_empty_queue_is_an_exception_and_no_beginning() -> None:
+    early = [0.009, 3.5, 4.1, 4.1, 4.9, 4.9]
+    assert beginning(early) == 4.1 and largest_early(early) == 4.9
+
+
+def test_a_blow_up_is_told_from_a_bad_start_that_recovers() -> None:
+    violent = [Check(10, 90.0, 4.0, ratio=0.7, losses=10), *curve(2.4, 2.35, 2.4, 2.38, ratio=1e-5)]
+    found = blow_up([2.3] * 5, violent)
+    assert found is not None and found.mean == 90.0
+    assert blow_up([2.3] * 5, violent[:4]) is None, "too early"
+    gentle = [c._replace(ratio=1e-3) for c in violent]
+    assert blow_up([2.3] * 5, gentle) is None, "the updates were not large: other data"
+    grew = [c._replace(weights=1.0 if i == 0 else 40.0) for i, c in enumerate(gentle)]
+    assert blow_up([2.3] * 5, grew) is not None, "between two checks"
+    learns = [violent[0], *curve(2.4, 2.2, 1.9, 1.7, ratio=1e-3)]
+    assert blow_up([2.3] * 5, learns) is None
+    slowly = [violent[0], *curve(2.8, 2.7, 2.6, 2.5, 2.4, 2.3, ratio=1e-3)]
+    assert blow_up([2.3] * 5, slowly) is None, "still coming down"
 
 
 @pytest.mark.parametrize("level", [2.0, 0.02, -0.9])
@@ -61,27 +189,28 @@ def test_spikes_are_told_from_noise_at_any_level(level: float) -> None:
     assert spiking([level + 2 * abs(level)] * 5, usual[:100])
     assert not spiking([level, level + 2 * abs(level), level], usual[:100]), "one of them is a bad batch"
     assert not spiking([1e9] * 5, usual[:49]), "too little is known"
-
-
-def test_plateau_and_oscillation() -> None:
-    steps = list(range(0, 1000, 50))
-    falling = [2.0 * math.exp(-s / 300) for s in steps]
-    flat = [2.0 * math.exp(-s / 60) for s in steps]
-    assert plateau(steps, falling, 1000) is None
-    assert "in the last 200 steps" in (plateau(steps, flat, 1000) or "")
-    assert plateau(steps[:3], flat[:3], 1000) is None
-    assert oscillation([1.0, 1.6] * 6) is not None
-    assert oscillation(falling) is None
-    assert oscillation([1.0, 2.0]) is None
+    assert spike_limit(usual) > max(usual)
 
 
 def test_overfitting_needs_a_turn_and_a_training_that_goes_on() -> None:
-    assert overfitting(0.1, [1.0, 0.6, 1.0])
-    assert not overfitting(0.1, [1.0, 0.6, 0.7]), "a small rise"
-    assert not overfitting(0.9, [1.0, 0.6, 1.0]), "training got worse as well"
-    assert not overfitting(0.001, [0.01, 0.02]), "both are next to nothing"
-    assert not overfitting(math.nan, [1.0, 2.0])
-    assert not overfitting(0.1, [])
+    assert overfitting(0.1, [1.0, 0.6, 1.1], 2.3)
+    assert not overfitting(0.04, [0.18, 0.06, 0.12, 0.15], 0.7), "most of what was gained is still there"
+    assert not overfitting(0.1, [1.0, 0.6, 0.7], 2.3), "a small rise"
+    assert not overfitting(0.9, [1.0, 0.6, 1.0], 2.3), "training got worse as well, or dropout raises its loss"
+    assert not overfitting(0.001, [0.01, 0.02], 2.3), "both are next to nothing"
+    assert overfitting(1e-5, [1e-3, 2e-3], 3e-3), "in a task whose losses are small, the same is much"
+    assert not overfitting(math.nan, [1.0, 2.0], 2.3)
+    assert not overfitting(0.1, [], 2.3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_validation_set_of_few_samples_goes_up_and_down_without_overfitting(seed: int) -> None:
+    generator = random.Random(seed)
+    noisy = [0.6 * math.exp(0.5 * generator.gauss(0, 1)) for _ in range(40)]
+    found = [overfitting(0.1, noisy[: n + 1], 2.3) for n in range(6, 40)]
+    assert not any(all(found[n : n + 3]) for n in range(len(found))), "three in a row are an alarm"
+    turned = [*noisy[:20], *(1.0 + 0.3 * i for i in range(20))]
+    assert overfitting(0.1, turned, 2.3)
 
 
 def test_vanishing_gradients() -> None:
@@ -91,35 +220,62 @@ def test_vanishing_gradients() -> None:
     assert not vanishing([1e-9, 0.5])
 
 
-def test_advice_on_updates_and_data() -> None:
-    assert update_advice(1e-3, 1) is None
-    assert update_advice(math.nan, 1) is None
-    assert (update_advice(1e-6, 1) or update_advice(1.0, 1)).kind == "small updates"  # type: ignore[union-attr]
-    assert too_slow([2.3, 2.0, 1.0, 0.5, 0.3], 1e-6, 1) is None
-    assert too_slow([2.3] * 5, 1e-3, 1) is None
-    found = too_slow([2.3] * 5, 1e-6, 7)
-    assert found is not None
-    assert str(found).startswith("learning rate too low (step 7, confidence 70%)")
-    assert waiting(0.4, 1.0, 1) is None
-    assert waiting(1.0, 0.0, 1) is None
+def test_no_gradients_at_the_floor_of_the_loss_are_a_success() -> None:
+    assert at_floor(0.2, curve(0.1, 0.02, 0.0)), "every triplet keeps its margin"
+    assert at_floor(0.2, curve(0.0)), "already before training"
+    assert at_floor(1.0, curve(0.5, 0.3, 0.3)), "a floor that is not 0"
+    assert not at_floor(0.2, curve(0.2, 0.2)), "all embeddings are the same: the loss is the margin"
+    assert not at_floor(1.0, curve(0.4, 0.9)) and not at_floor(1.0, [])
+
+
+def test_weights_that_shrink_to_nothing_are_told_from_an_equilibrium() -> None:
+    def weights(*shares: float, loss: float = 2.3) -> list[Check]:
+        return [Check(i, loss, loss, weights=w) for i, w in enumerate(shares)]
+
+    assert shrinking(2.3, weights(*(0.8**i for i in range(12))))
+    assert shrinking(2.3, weights(*([1.0] + [1e-4] * 12))), "they are gone, and fall no more"
+    assert not shrinking(2.3, weights(*(max(0.2, 0.8**i) for i in range(30)))), (
+        "an equilibrium, as of normalised layers"
+    )
+    assert not shrinking(2.3, weights(*(0.8**i for i in range(12)), loss=0.3)), "learned: a sparse network"
+    better = [Check(i, 2.3 - 0.1 * i, 2.3 - 0.1 * i, weights=0.8**i) for i in range(12)]
+    assert not shrinking(2.3, better), "the loss gets better"
+    assert not shrinking(2.3, weights(*(0.9**i for i in range(6)))), "not yet by much"
+
+
+def test_a_loss_that_rises_since_the_weights_shrink_is_named_after_them() -> None:
+    checks = [Check(i, 0.1 + i, 0.1 + i, weights=0.85**i) for i in range(6)]
+    assert named("divergence", {}, [0.1], checks, [])[0] == "shrinking weights"
+    assert named("divergence", {}, [0.1], [c._replace(weights=1.0) for c in checks], [])[0] == "divergence"
 
 
 @pytest.mark.parametrize(
     ("alarm", "values", "cause", "words"),
     [
         ("finite", {}, "non-finite values", "first 'net.2.weight'"),
-        ("divergence", {}, "divergence", "began at 2 and is 9"),
+        ("divergence", {}, "divergence", "the median loss is 9, and the largest of the first ones was 2.5"),
         ("flow", {"first_gradient": 1e-9, "last_gradient": 0.2}, "vanishing gradients", "1e-09 in the first layer"),
-        ("flow", {"_silent": 1.0}, "no gradients", "no parameter of the optimizer gets a gradient"),
-        ("spike", {}, "loss spikes", "jumped from about 2 to 9"),
-        ("generalisation", {}, "overfitting", "rose from 0.5 to 0.9"),
+        ("silence", {"_silent": 1.0}, "no gradients", "no parameter of the optimizer gets a gradient"),
+        ("spike", {}, "loss spikes", "jumped and stays at 9, after 9"),
+        (
+            "blow-up",
+            {},
+            "learning rate too high",
+            "went from 2 to 50 around step 10, and is 9 now; updates were up to 0.5",
+        ),
+        ("blow-up", {"_row": 1.0}, "loss spikes", "first 'net.2.weight'"),
+        ("shrinkage", {}, "shrinking weights", "at 1.0% of their first norm"),
+        ("generalisation", {"loss": 0.1}, "overfitting", "rose from 0.5 to 0.9 while training reached 0.1"),
     ],
 )
-def test_every_alarm_has_a_name_evidence_and_advice(
+def test_every_alarm_has_a_name_the_numbers_that_decided_and_advice(
     alarm: str, values: dict[str, float], cause: str, words: str
 ) -> None:
-    found, evidence, advice = named(alarm, values, [2.0, 9.0], [0.5, 0.9], "first 'net.2.weight'")
+    checks = [Check(10, 50.0, 9.0, ratio=0.5, weights=0.01), *[Check(20 + i, 9.0, 9.0, weights=0.01) for i in range(5)]]
+    found, evidence, advice = named(
+        alarm, values, [2.0, 2.5, 1.9, 2.0, 2.0], checks, [0.5, 0.9], "first 'net.2.weight'"
+    )
     assert found == cause
-    assert words in evidence
+    assert words in "; ".join(evidence)
     assert len(advice) == 3
     assert pytest.approx(1 / 0.6745, rel=1e-3) == loss_curve.MAD_TO_STD

@@ -195,11 +195,12 @@ def test_the_curves_of_a_doctor_are_thinned_out_together() -> None:
 
     doctor = TrainingDoctor(every_n_steps=1)
     doctor._progress, doctor._grace, doctor._total, doctor._manual = 0.0, 1.0, float(STEPS), True
-    layout = _Layout((1, 0, 0, 1, 2), 0.0, 1.0)
+    layout = _Layout((1, 0, 0, 0, 0, 0, 1, 2), 0.0, 1.0, math.nan)
     for _ in range(STEPS // 10):
         doctor._layouts.append(layout)
         doctor.read([1.0, 0.5, 0.25, 0.25])
-    assert len(doctor._steps) == len(doctor._means) <= MOST_POINTS
-    assert len(doctor._predictions) <= MOST_POINTS and len(doctor._usual) <= 150
-    assert doctor._steps[0] == 0 and doctor._steps[-1] == STEPS // 10
-    assert all(math.isfinite(x) for x in doctor._means)
+    course = doctor._course
+    assert len(course.checks) <= MOST_POINTS
+    assert len(doctor._predictions) <= MOST_POINTS and len(course.usual) <= 150
+    assert course.checks[0].step == 1 and course.checks[-1].step == STEPS // 10
+    assert all(math.isfinite(check.mean) for check in course.checks)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 
 from lightning_tricks.report.advice import advice, is_loss
@@ -45,6 +48,14 @@ def test_nan_is_told_where_no_loss_scale_explains_it() -> None:
     without = {k: v for k, v in CLEAN.items() if not k.startswith("amp/")}
     (text,) = advice({**without, "grad/nonfinite": [(5, 3.0)]})
     assert text.startswith("3 attempts had NaN or inf")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_validation_set_of_few_samples_is_not_overfitting(seed: int) -> None:
+    generator = random.Random(seed)
+    noisy = [(i, 0.6 * math.exp(0.4 * generator.gauss(0, 1))) for i in range(40)]
+    (only,) = advice({**CLEAN, "val/loss": noisy})
+    assert only.startswith("Nothing stands out")
 
 
 def test_remedies_come_first_and_once() -> None:

@@ -140,6 +140,46 @@ def test_advice_of_which_the_doctor_is_not_sure_is_not_given_as_a_step() -> None
     assert advised.items == ("Do b.",)
 
 
+def test_findings_that_contradict_a_stronger_one_or_were_taken_back_are_no_steps() -> None:
+    said = {
+        "diagnosis/oscillation": [(1, "oscillation (step 1, confidence 65%): x. Next: lower the rate.")],
+        "diagnosis/learning_rate_too_low": [(2, "learning rate too low (step 2, confidence 70%): x. Next: raise it.")],
+        "diagnosis/waiting_for_data": [(3, "waiting for data (step 3, confidence 80%): x. Next: use workers.")],
+    }
+    taken_back = {"diagnosis/waiting_for_data": [(3, 1.0), (9, 0.0)], "diagnosis/oscillation": [(1, 1.0)]}
+    shown = story(Logs(Path("run"), {"train/loss": [(0, 1.0)], **taken_back}, texts=said))
+    assert next(b for b in shown if isinstance(b, Bullets)).items == ("Raise it.",)
+
+
+def test_a_verdict_is_stronger_than_a_hint_against_it() -> None:
+    said = {
+        "diagnosis/training_doctor/verdict": [
+            (1, "TrainingDoctor: divergence since step 1 (seen at step 2): x. Try: lower it; clip.")
+        ],
+        "diagnosis/learning_rate_too_low": [(2, "learning rate too low (step 2, confidence 70%): x. Next: raise it.")],
+    }
+    shown = story(Logs(Path("run"), {"train/loss": [(0, 1.0)]}, texts=said))
+    assert next(b for b in shown if isinstance(b, Bullets)).items == ("Lower it.", "Clip.")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"initial": 2.3, "training": 0.01}, "The task is solved"),
+        ({"initial": 2.3, "training": 1.5}, "larger network"),
+        ({"initial": 2.3, "training": 0.1, "validation_best": 0.5, "validation": 1.5}, "more data or augmentation"),
+    ],
+)
+def test_where_the_error_comes_from(values: dict[str, float], words: str) -> None:
+    scalars = {f"diagnosis/training_doctor/error/{name}": [(9, value)] for name, value in values.items()}
+    shown = texts(story(Logs(Path("run"), scalars)))
+    assert "Where the error comes from" in shown and words in shown
+
+
+def test_without_losses_nothing_is_said_about_the_error() -> None:
+    assert "Where the error" not in texts(story(Logs(Path("run"), {"train/loss": [(0, 1.0)]})))
+
+
 def test_a_run_without_anything_is_told_as_such() -> None:
     shown = texts(story(Logs(Path("run"))))
     assert "No alarm was raised" in shown and "No trick left its arguments" in shown and "0 steps" in shown

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,10 @@ from lightning_tricks import (
     UsageCollapse,
     Verdict,
 )
-from tests.gradients.plain import Classifier, Collapsed, Memory, fit, network, sgd, weights
+from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.measure.causes import Cause, Explained
+from lightning_tricks.runtime.detector import Detector
+from tests.gradients.plain import Classifier, Collapsed, Memory, fit, loader, network, sgd, trainer, weights
 
 QUICK: dict[str, Any] = {"every_n_steps": 2, "patience": 2, "grace": 0}
 
@@ -267,3 +271,84 @@ def test_the_same_on_a_gpu_where_values_arrive_late(monkeypatch: pytest.MonkeyPa
     with pytest.warns(TrickWarning):
         fit(module, [detector], n=1797, batch=150)
     assert module.seen == 5
+
+
+MILD, SEVERE = Cause.OVERFITTING, Cause.NON_FINITE
+
+
+class Scripted(Detector):
+    """Finds what a script says at each check: a cause, or nothing."""
+
+    script: list[Cause | None]
+
+    def __init__(self, script: list[Cause | None], action: Any = "log") -> None:
+        self.script = script
+        super().__init__(1, action, 1, 0)
+
+    def rules(self) -> dict[str, Alarm]:
+        return {cause.value: Alarm(below=0.5, patience=1) for cause in (MILD, SEVERE, Cause.DEAD_UNITS)}
+
+    def ready(self, run: Any) -> bool:
+        return True
+
+    def measure(self, run: Any) -> torch.Tensor:
+        return torch.tensor([float(run.step)])
+
+    def read(self, vector: list[float]) -> dict[str, float]:
+        found = self.script[int(vector[0])] if int(vector[0]) < len(self.script) else None
+        return {cause: float(cause != found) for cause in self.rules()}
+
+    def explain(self, active: list[str], values: Any) -> Explained:
+        return Cause(active[0]), ("seen",), ("nothing",)
+
+
+def names(detector: Detector) -> list[Cause]:
+    return [verdict.cause for verdict in detector.alarms]
+
+
+def test_the_verdict_keeps_the_worst_alarm_and_alarms_all_of_them() -> None:
+    told: list[Verdict] = []
+    detector = Scripted([None, MILD, None, SEVERE, None, MILD, MILD, MILD, None], told.append)
+    assert detector.alarms == [] and not detector.verdict.alarmed
+    fit(Classifier(), [detector], n=12 * 8)
+    assert names(detector) == [MILD, SEVERE, MILD]
+    assert detector.alarms == told, "the action gets the same ones"
+    assert detector.verdict == told[1] and detector.verdict.alarmed, "the most severe, also when it is over"
+
+
+def test_of_alarms_that_are_as_severe_the_longer_one_is_worse_and_then_the_first() -> None:
+    longer = Scripted([MILD, None, MILD, MILD, MILD, None])
+    fit(Classifier(), [longer], n=8 * 8)
+    assert longer.verdict is longer.alarms[1]
+    same = Scripted([MILD, None, MILD, None])
+    fit(Classifier(), [same], n=8 * 8)
+    assert same.verdict is same.alarms[0]
+
+
+def test_without_an_alarm_the_verdict_is_that_of_the_last_check() -> None:
+    detector = Scripted([])
+    fit(Classifier(), [detector], n=6 * 8)
+    assert not detector.verdict.alarmed and detector.verdict.step == 5 and detector.alarms == []
+
+
+def test_alarms_survive_a_resume_and_states_without_them_load(tmp_path: Path) -> None:
+    script: list[Cause | None] = [SEVERE, None, None, MILD, MILD, MILD, MILD, None, None, Cause.DEAD_UNITS, None, None]
+    whole = Scripted(script)
+    trainer([whole], max_epochs=2).fit(Classifier(), loader(48))
+    first = Scripted(script)
+    t = trainer([first], max_epochs=1)
+    t.fit(Classifier(), loader(48))
+    t.save_checkpoint(tmp_path / "a.ckpt")
+    second = Scripted(script)
+    trainer([second], max_epochs=2).fit(Classifier(), loader(48), ckpt_path=tmp_path / "a.ckpt")
+    assert second.alarms == whole.alarms and len(whole.alarms) == 3
+    assert second.verdict == whole.verdict
+    assert [r.checks for r in second._raised] == [r.checks for r in whole._raised] == [1, 4, 1]
+
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    (key,) = [k for k in checkpoint["callbacks"] if "Scripted" in k]
+    del checkpoint["callbacks"][key]["state"]["raised"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    old = Scripted(script)
+    trainer([old], max_epochs=2).fit(Classifier(), loader(48), ckpt_path=tmp_path / "old.ckpt")
+    assert names(old) == [MILD, Cause.DEAD_UNITS], "what an older version saved is the alarm that was on"

@@ -15,8 +15,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_tricks.diagnosis import autopsy, figures, loss_curve
-from lightning_tricks.diagnosis.loss_curve import Finding
+from lightning_tricks.diagnosis import autopsy, figures, findings, loss_curve
+from lightning_tricks.diagnosis.course import FORMS, OPTIONAL_FORMS, Course
+from lightning_tricks.diagnosis.findings import Finding
+from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.dry_run.isolated import step_again
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import (
@@ -26,11 +28,12 @@ from lightning_tricks.errors import (
 )
 from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
+from lightning_tricks.measure.causes import Cause, Explained, Hint
+from lightning_tricks.measure.error_parts import ErrorParts
 from lightning_tricks.measure.norms import bounded_sample, tensor_norms
 from lightning_tricks.runtime import host
 from lightning_tricks.runtime.action import Action, Rollback, warn
-from lightning_tricks.runtime.detector import MOST_POINTS, Detector, detector_form, keep_bounded
+from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.runtime.logbook import OptimizerView, Page
 from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_graphs, plain_modules
 from lightning_tricks.runtime.replaced import Hook
@@ -39,36 +42,39 @@ from lightning_tricks.runtime.shards import local, on_any_rank, reduced
 from lightning_tricks.runtime.trace import Trace, floating
 
 _MOST_LOSSES = 256
+_SERIOUS = ("finite", "divergence", "blow-up", "silence", "shrinkage", "flow", "spike", "generalisation")
+_GIANT = 100.0  # times the largest of the usual losses
 _MATRICES = 16
 _ELEMENTS = 4096
 _SHOWN_SAMPLES = 16
 _MOST_TRIES = 3  # batches without a loss before the reference batch is given up
 _SAME_LOSS = {False: 1e-4, True: 1e-2}  # relative; the larger one where the step computes in 16 bit
-_FINDING = form.record(
-    {
-        **dict.fromkeys(("kind", "evidence", "next_step"), form.text),
-        **{"confidence": form.number, "step": form.step},
-    }
-)
 
 
 class _Layout(NamedTuple):
-    """What the vector of a check holds."""
+    """What the vector of a check holds, and what needs no vector."""
 
-    counts: tuple[int, ...]  # losses, norms, ratios, loss on the first batch, predictions for it
+    counts: tuple[int, ...]  # losses, norms, ratios, weights, giant rows, rate, loss on the first batch, predictions
     waited: float
     seconds: float
+    rate: float  # NaN where it is a tensor, which is in the vector
 
 
 @final
 class TrainingDoctor(Detector):
     """Follow a training and say what is wrong with it, with evidence, how sure that is, and the next step.
 
-    Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above its first value) or
-    jumped far above what was usual; gradients vanish on the way to the first layer while nothing is learned; validation
-    gets worse while training gets better. Advice, which is only logged: plateau, oscillation, learning rate too low,
-    updates out of 1e-4 to 1e-2 of the weights, waiting for data. When training dies by an exception, or an alarm stops
-    it or rolls it back, ``health.json`` and ``health.txt`` in the run's folder say why, also when the logger is broken.
+    Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above the largest early one,
+    and not by harder data or by the schedule), has jumped and stays there, or blew up and has learned nothing since;
+    gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
+    nothing; validation gets worse than its noise explains while training gets better. Advice, which is only logged:
+    a spike that passed, an outlying row, forgetting, overconfidence, plateau, oscillation, learning rate too low,
+    waiting for data. It is told when it has held at three checks, taken back when it has not at three, and left out of
+    ``findings`` below a confidence of 60 %, when the schedule explains it, when the task is solved, and when it
+    contradicts a stronger one; ``hints`` has all of it. At the end one line when nothing is wrong, and ``error_parts``:
+    how much of the error is training error, gap to validation and, at most, label noise. When training fails by an
+    exception, or an alarm stops it or rolls it back, ``health.json`` and ``health.txt`` in the run's folder say why,
+    also when the logger is broken.
 
     With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
     In a module that is compiled as a whole, no module inside it is named, and the first batch is not followed.
@@ -93,8 +99,10 @@ class TrainingDoctor(Detector):
         At every check, ``diagnosis/training_doctor/`` with ``loss``, ``loss_std``, ``first_gradient``,
         ``last_gradient`` (norms), ``update_ratio`` (median over matrices), ``waiting`` (share of the time), ``alarm``;
         ``fixed_batch_loss``, of the first batch, in eval mode, where it can be followed. ``diagnosis/<finding>`` is 1
-        at the step of a finding, with its text. At the end a figure: loss with clips, skips, alarms and rollbacks;
-        predictions on the first batch over time; gradients and updates.
+        at the step of a finding, with its text, and 0 where it is taken back. At the end ``error/initial``,
+        ``error/training``, ``error/validation``, ``error/validation_best``, the text ``diagnosis/summary``, and a
+        figure: loss with clips, skips, alarms and rollbacks; predictions on the first batch over time; gradients and
+        updates.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -113,18 +121,13 @@ class TrainingDoctor(Detector):
         []
 
     Reference: Zhang et al., "AUTOTRAINER", ICSE 2021 (vanishing gradients); Karpathy, "A Recipe for Training Neural
-    Networks", 2019 (updates, predictions on one batch).
+    Networks", 2019 (updates, predictions on one batch); Guo et al., arXiv:1706.04599 (overconfidence).
     """
 
     topic = "diagnosis"
     hooks_modules = False
 
-    state_form = detector_form(
-        steps=form.many(form.number),
-        **dict.fromkeys(("means", "usual", "validation", "losses"), form.many(form.measured)),
-        findings=form.many(_FINDING),
-        culprit=form.text,
-    )
+    state_form = detector_form(**FORMS, losses=form.many(form.measured), culprit=form.text, optional=OPTIONAL_FORMS)
 
     def __init__(
         self, every_n_steps: int | None = None, action: Action = "warn", reference_batch: bool = False
@@ -139,18 +142,18 @@ class TrainingDoctor(Detector):
     def reset(self) -> None:
         """Forget what was measured."""
         super().reset()
-        self._findings: dict[str, Finding] = {}
+        self._course = Course(self.patience)
         self._losses: list[Tensor] = []
-        self._steps: list[int] = []
-        self._means: list[float] = []
-        self._usual: list[float] = []
-        self._validation: list[float] = []
+        self._giant = math.inf  # from which on a loss is looked into
+        self._row = ""  # of the batch that made the first giant loss, where one row did
+        self._previous: Any = None  # the batch before the last one
         self._predictions: list[tuple[int, list[float]]] = []
         self._layouts: list[_Layout] = []
         self._norms: Tensor | None = None
         self._before: list[Tensor] = []
         self._matrices: list[Tensor] = []
         self._ratios: Tensor | None = None
+        self._sizes: Tensor | None = None
         self._batch: Any = None
         self._tries = 0
         self._reproduction: tuple[Tensor, Tensor | None] | None = None
@@ -161,19 +164,34 @@ class TrainingDoctor(Detector):
         self._kept = 0
         self._ended = self._begun = 0.0
         self._waiting = self._seconds = 0.0
+        self._waited_in_all = self._seconds_in_all = 0.0
         self._folder: Path | None = None
         self._manual = self._closed = False
         self._checks = 0
 
     @property
     def findings(self) -> list[Finding]:
-        """What was noticed so far, in the order in which it was."""
-        return list(self._findings.values())
+        """What was noticed and still holds: alarms first, the surest advice next.
+
+        Left out are hints below 60 %, those that the schedule of the rate explains, all on the loss once the task is
+        solved, and those that contradict a stronger one.
+        """
+        return self._course.findings()
+
+    @property
+    def hints(self) -> list[Finding]:
+        """All advice that holds at the last check, also what is too weak to be among the findings."""
+        return [finding for finding, _ in self._course.hints.values()]
+
+    @property
+    def error_parts(self) -> ErrorParts | None:
+        """Training error, gap to validation, and a bound on label noise; None where losses do not tell."""
+        return None if self._manual else self._course.parts
 
     def plot(self) -> Any:
         """Return the figure: loss, predictions on the first batch over time, gradients and updates."""
         events = [] if self._run is None else self._run.publisher.events
-        return figures.draw_training(self._history, self._predictions, self._validation, self.findings, events)
+        return figures.draw_training(self._history, self._predictions, self._course.validation, self.findings, events)
 
     # -- what it follows --------------------------------------------------------------------------------------------
 
@@ -182,14 +200,17 @@ class TrainingDoctor(Detector):
         return {
             "finite": Alarm(below=0.5, patience=1),
             "divergence": Alarm(below=0.0, patience=2, recovery=1.0),
-            "spike": Alarm(below=0.5, patience=1),
+            "spike": Alarm(below=0.5, patience=self.patience),
+            "silence": Alarm(below=0.5, patience=self.patience),
             "flow": Alarm(below=0.5, patience=self.patience),
+            "shrinkage": Alarm(below=0.5, patience=self.patience),
+            "blow-up": Alarm(below=0.5, patience=1),
             "generalisation": Alarm(below=0.5, patience=self.patience),
         }
 
     def slowness(self, name: str) -> float:
-        """What is NaN needs no grace; for vanishing gradients the network must have had the time to learn."""
-        return {"finite": 0.0, "flow": 1.5}.get(name, 1.0)
+        """What is NaN needs no grace; before gradients are called vanished, a plateau must have had the time to end."""
+        return {"finite": 0.0, "flow": 2.0}.get(name, 1.0)
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the folder, on all ranks; the names of parameters; begin to look at the clock."""
@@ -214,6 +235,7 @@ class TrainingDoctor(Detector):
             return
         self._begun = time.perf_counter()
         self._waiting += self._begun - self._ended
+        self._previous = self._last_batch if self._giant < math.inf else None  # (where the host can read the loss)
         self._last_batch, self._last_index = batch, batch_idx
         if self._batch is None and self._tries < _MOST_TRIES:
             self._tries += 1
@@ -281,8 +303,17 @@ class TrainingDoctor(Detector):
         if len(self._losses) < _MOST_LOSSES:
             self._losses.append(loss.detach().reshape(()))
         value = host.at_hand(loss.detach().reshape(()))
-        if value is not None and not math.isfinite(value) and not self._culprit:
+        if value is None or self._culprit:
+            return
+        if not math.isfinite(value):
             self._culprit = self._look(run, self._last_batch)
+        elif value > self._giant:
+            self._row = rows = autopsy.outlying_rows(self._last_batch)
+            self._culprit = f"batch {self._last_index} made the first giant loss, {value:.3g}" + (
+                f": {rows}" * bool(rows)
+            )
+        elif self._giant == math.inf:
+            self._giant = _GIANT * max(abs(value), 1e-12) if not self._manual else math.inf
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """At a check, norms of gradients, and weights before the update."""
@@ -298,7 +329,8 @@ class TrainingDoctor(Detector):
         if view.index == 0 and self._before:
             after = [bounded_sample(local(p), _ELEMENTS) for p in self._matrices]
             moved = tensor_norms([a - b for a, b in zip(after, self._before, strict=True)])
-            self._ratios = moved / tensor_norms(self._before).clamp(min=1e-12)
+            self._sizes = tensor_norms(self._before)
+            self._ratios = moved / self._sizes.clamp(min=1e-12)
             self._before, self._matrices = [], []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -318,18 +350,24 @@ class TrainingDoctor(Detector):
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Losses, norms, ratios, and what the model says to the first batch."""
-        losses, norms, ratios = self._losses, self._norms, self._ratios
+        losses, norms = self._losses, self._norms
         assert norms is not None
         device = norms.device
+        nothing = torch.zeros(0, device=device)
         loss, shown = self._said(run, device)
+        rate = run.views[0].optimizer.param_groups[0].get("lr")
         parts = [
             torch.stack([x.to(device, torch.float32) for x in losses]),
             norms,
-            torch.zeros(0, device=device) if ratios is None else ratios.to(device),
+            *(nothing if numbers is None else numbers.to(device) for numbers in (self._ratios, self._sizes)),
+            host.as_scalar(float(bool(self._row)), device).reshape(1),  # decided alike on all processes
+            rate.detach().reshape(1).to(device) if isinstance(rate, Tensor) else nothing,
             loss,
         ]
-        self._layouts.append(_Layout((*map(len, parts), len(shown)), self._waiting, self._seconds))
-        self._losses, self._norms, self._ratios, self._waiting, self._seconds = [], None, None, 0.0, 0.0
+        known = float(rate) if isinstance(rate, (int, float)) else math.nan
+        self._layouts.append(_Layout((*map(len, parts), len(shown)), self._waiting, self._seconds, known))
+        self._losses, self._norms, self._ratios, self._sizes = [], None, None, None
+        self._waiting, self._seconds = 0.0, 0.0
         vector = reduced(run.trainer.strategy, torch.cat(parts), "mean")  # each rank has losses of its own
         return torch.cat([vector, shown])  # (each rank has other samples to show, and perhaps fewer)
 
@@ -375,109 +413,100 @@ class TrainingDoctor(Detector):
         """Curves; and advice, which is no alarm."""
         layout = self._layouts.pop(0)
         numbers = iter(vector)
-        losses, norms, ratios, fixed, shown = (list(islice(numbers, count)) for count in layout.counts)
+        losses, norms, ratios, sizes, rows, rates, fixed, shown = (list(islice(numbers, n)) for n in layout.counts)
         self._checks += 1
-        step = self._checks * self._every
-        mean = loss_curve.finite_mean(losses)
+        step, course = self._checks * self._every, self._course
+        failed = bool(fixed[1:]) and fixed[1] > 0
         ratio = sorted(ratios)[len(ratios) // 2] if ratios else math.nan
+        rate = rates[0] if rates else layout.rate
+        known = fixed[0] if fixed and not failed else math.nan
+        course.add(Check(step, math.nan, math.nan, rate, ratio, fixed=known), losses, norms, sizes)
         there = [n for n in norms if n > 0] or [0.0]
+        before = dict(course.noted)
         values = {
-            "loss": mean,
-            "loss_std": _spread(losses),
+            "loss": course.checks[-1].mean,
+            "loss_std": course.checks[-1].spread,
             "first_gradient": max(there[:2]),
             "last_gradient": max(there[-2:]),
             "update_ratio": ratio,
             "waiting": layout.waited / layout.seconds if layout.seconds else 0.0,
             "_finite": float(not loss_curve.ends_nonfinite(losses)),
-            "_spike": float(not self._manual and loss_curve.spiking(losses, self._usual)),
             "_vanishing": float(loss_curve.vanishing([n for n in norms if n > 0 or math.isnan(n)])),
             "_silent": float(bool(norms) and not any(norms)),
+            "_row": float(any(rows) or Hint.OUTLYING_ROW in course.noted),
         }
-        if fixed[1:] and fixed[1] > 0:
+        course.follow_spikes(losses, curves=not self._manual)
+        if any(rows):
+            evidence = self._culprit or "a batch of another process had a row with values far above the others"
+            text = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
+            course.noted.setdefault(Hint.OUTLYING_ROW, Finding(Hint.OUTLYING_ROW, evidence, 0.85, text, step))
+        if failed:
             self._batch, self._tries = None, _MOST_TRIES
         elif fixed:
-            values["fixed_batch_loss"] = fixed[0]
+            values["fixed_batch_loss"] = known
             self._predictions.append((step, shown))
-        if not self._means:
-            self._steps, self._means = [step - self._every], [loss_curve.beginning(losses)]
-        self._steps.append(step)
-        self._means.append(mean)
         keep_bounded(self._predictions)
-        keep_bounded(self._steps, self._means)
-        self._usual = [*self._usual, *losses][-150:]
+        if self._giant < math.inf:
+            self._giant = _GIANT * max([1e-12, *(abs(x) for x in course.usual if math.isfinite(x))])
+        self._waited_in_all += layout.waited
+        self._seconds_in_all += layout.seconds
         if not self._manual:
-            self._advise(step, ratio, layout)
+            waits = findings.waiting(self._waited_in_all, self._seconds_in_all, step)
+            course.advise([waits, *(course.hints_now(round(self._total)) if self._progress >= self._grace else [])])
+        self._tell_changes(before)
         return values
 
-    def _advise(self, step: int, ratio: float, layout: _Layout) -> None:
-        late = self._progress >= self._grace
-        flat = loss_curve.plateau(self._steps, self._means, round(self._total))
-        swing = loss_curve.oscillation(self._means)
-        found: list[Finding | None] = [loss_curve.waiting(layout.waited, layout.seconds, step) if step > 1 else None]
-        if late:
-            found += [loss_curve.update_advice(ratio, step), loss_curve.too_slow(self._means, ratio, step)]
-        if flat is not None:
-            text = "lower the learning rate, or stop: it may be as good as it gets"
-            found.append(Finding("plateau", flat, 0.5, text, step))
-        if swing is not None:
-            found.append(Finding("oscillation", swing, 0.5, "lower the learning rate, or use larger batches", step))
-        for finding in found:
-            if finding is not None:
-                self._note(finding)
-
-    def _note(self, finding: Finding) -> None:
-        if finding.kind in self._findings:
+    def _tell_changes(self, before: Mapping[Cause | Hint, Finding]) -> None:
+        """Tell the loggers what was noted since then, and what no longer holds."""
+        run, now = self._live, self._course.noted
+        if run is None:
             return
-        self._findings[finding.kind] = finding
-        key = f"diagnosis/{finding.kind.replace(' ', '_')}"
-        run = self._live
-        if run is not None:
-            run.publisher.put(run.step, {key: 1.0})
-            run.publisher.tell(run.step, key, str(finding))
+        for kind in [k for k in before if k not in now]:
+            run.publisher.put(run.step, {_key(kind): 0.0})
+        for kind, finding in now.items():
+            if kind not in before:
+                run.publisher.put(run.step, {_key(kind): 1.0})
+                run.publisher.tell(run.step, _key(kind), str(finding))
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The margins; a loss that has moved needs no gradient in its first layer."""
-        means = [m for m in self._means if math.isfinite(m)]
-        learned = len(means) > 1 and (means[0] - min(means)) > 0.1 * abs(means[0])
-        return {
-            "finite": values["_finite"],
-            "divergence": math.nan if self._manual else loss_curve.divergence(self._means),
-            "spike": 1.0 - values["_spike"],
-            "flow": 0.0 if values["_silent"] or (values["_vanishing"] and not learned) else 1.0,
-        }
+        """The margins of what the course of the training says."""
+        return self._course.statistics(values, curves=not self._manual)
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Name the most serious alarm, and note it as a finding."""
-        name = next(n for n in ("finite", "divergence", "flow", "spike", "generalisation") if n in active)
-        cause, evidence, advice = loss_curve.named(name, values, self._means, self._validation, self._culprit)
-        step = self._steps[-1] if self._steps else 0
-        self._note(Finding(cause, evidence, 0.9, advice[0], step))
-        return cause, (evidence,), advice
+        course, before = self._course, dict(self._course.noted)
+        name = next(n for n in _SERIOUS if n in active)
+        explained = loss_curve.named(name, values, course.early, course.checks, course.validation, self._culprit)
+        cause, reasons, advice = explained
+        step = course.checks[-1].step if course.checks else 0
+        course.noted.setdefault(cause, Finding(cause, "; ".join(reasons), 0.9, advice[0], step))
+        self._tell_changes(before)
+        return explained
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Compare the loss of validation with that of training."""
         self._ended = time.perf_counter()  # what went by was no waiting for data
         run = self._live
-        if run is None or trainer.sanity_checking or not self._means:
+        if run is None or trainer.sanity_checking or not self._course.checks:
             return
-        found = {n: v for n, v in trainer.callback_metrics.items() if "val" in n.lower() and "loss" in n.lower()}
+        metrics = {n: v for n, v in trainer.callback_metrics.items() if "val" in n.lower()}
+        found = [v for n, v in metrics.items() if "loss" in n.lower()][:1]
         if not found:
             return
-        value = next(iter(found.values())).detach().float().reshape(1)
+        found += [v for n, v in metrics.items() if any(word in n.lower() for word in ("acc", "f1", "auc"))][:1]
+        vector = torch.stack([value.detach().float().reshape(()) for value in found])
         if trainer.world_size > 1:
-            value = reduced(trainer.strategy, value.to(trainer.strategy.root_device), "mean")
-        self._validation.append(float(value))
-        if len(self._validation) > MOST_POINTS:  # (the best one must stay)
-            best = min(self._validation[: MOST_POINTS // 2], key=lambda v: v if math.isfinite(v) else math.inf)
-            self._validation = [best, *self._validation[MOST_POINTS // 2 :]]
-        train = self._means[-1]
-        over = loss_curve.overfitting(train, self._validation)
+            vector = reduced(trainer.strategy, vector.to(trainer.strategy.root_device), "mean")
+        loss, *score = vector.tolist()
+        train, before = self._course.checks[-1].mean, dict(self._course.noted)
+        over = self._course.validated(loss, score)
+        self._tell_changes(before)
         state, ready = self._states["generalisation"], self._progress >= self._grace
         begins, state = self._alarms["generalisation"].update(
             0.0 if over else 1.0, step=run.step, ready=ready, state=state
         )
         self._states["generalisation"] = state
-        gap = self._validation[-1] - train
+        gap = loss - train
         run.publisher.put(run.step, {"diagnosis/training_doctor/validation_gap": gap})
         if begins:
             self._begin(run, ["generalisation"], {"validation_gap": gap, "loss": train}, run.step)
@@ -487,19 +516,27 @@ class TrainingDoctor(Detector):
     def rolled_back(self, run: TrainingRun) -> None:
         """The curves begin anew, but for the loss before training."""
         super().rolled_back(run)
-        self._steps, self._means, self._usual, self._validation = self._steps[:1], self._means[:1], [], []
-        self._losses, self._norms, self._before, self._ratios = [], None, [], None
-        self._layouts, self._culprit = [], ""
+        self._course.restart()
+        self._losses, self._norms, self._before, self._ratios, self._sizes = [], None, [], None, None
+        self._layouts, self._culprit, self._row = [], "", ""
 
     # -- the first module that is not finite ------------------------------------------------------------------------
 
     def _look(self, run: TrainingRun, batch: Any) -> str:
-        """Return where NaN or inf comes from: the batch, the weights, or a module's output."""
+        """Return where NaN or inf comes from: the batch and its rows, the weights, or a module's output."""
+        where = f"batch {self._last_index}"
         if any(not bool(torch.isfinite(t).all()) for t in floating(batch)):
-            return "the batch itself holds NaN or inf"
+            return f"the batch itself holds NaN or inf: {where}, {autopsy.outlying_rows(batch)}"
         names = autopsy.nonfinite_names(run.trainer.lightning_module)
         if names:
-            return f"weights or buffers are not finite, first {names[0]!r} ({len(names)} in all)"
+            text = f"weights or buffers are not finite, first {names[0]!r} ({len(names)} in all), from {where} on"
+            rows = "" if self._previous is None else autopsy.outlying_rows(self._previous)
+            return f"{text}; in the batch before it {rows}" if rows else text
+        rows = autopsy.outlying_rows(batch)
+        return "; ".join(text for text in (f"{where} is the first", rows, self._first_module(run, batch)) if text)
+
+    def _first_module(self, run: TrainingRun, batch: Any) -> str:
+        """Return the first module whose output is not finite, in words; empty where the step cannot be run again."""
         module = run.trainer.lightning_module
         if self._closed or _waits_for_others(run):  # (other processes may be sound, and do not look)
             return ""
@@ -516,6 +553,27 @@ class TrainingDoctor(Detector):
         return "every module's output is finite, the loss is not: look for log(0) or a division by 0 in it"
 
     # -- the end ----------------------------------------------------------------------------------------------------
+
+    def finished(self, run: TrainingRun) -> None:
+        """Say what is left at the end: the findings that hold, where the error comes from, or that nothing is wrong."""
+        super().finished(run)
+        updates = run.clock.attempted(0) if run.views else 0
+        if not updates or not self._course.checks:
+            return
+        told = [f"TrainingDoctor: {finding}" for finding in self.findings]
+        if not told:
+            told = [f"TrainingDoctor: nothing wrong was found in {updates} updates"]
+            rank_zero_info(told[0])
+        parts = self.error_parts
+        if parts is not None:
+            numbers = {"initial": parts.start, "training": parts.train}
+            if math.isfinite(parts.last):
+                numbers |= {"validation_best": parts.best, "validation": parts.last}
+            put = {f"{self.prefix(run)}/error/{name}": value for name, value in numbers.items()}
+            run.publisher.put(run.step, put)
+            told += parts.sentences()
+        run.publisher.tell(run.step, "diagnosis/summary", "\n\n".join(told))
+        run.publisher.flush()
 
     def figure(self) -> Callable[[], Any] | None:
         """The whole training."""
@@ -556,7 +614,7 @@ class TrainingDoctor(Detector):
             "verdicts": [str(t.verdict) for t in run.tricks if isinstance(t, Detector) and t.verdict.alarmed],
             "findings": [str(finding) for finding in self.findings],
             "culprit": self._culprit,
-            "last_losses": self._usual[-10:],
+            "last_losses": [*self._course.usual, *self._course.spike][-10:],
             "checks": [{"step": step, **values} for step, values in self._history[-3:]],
         }
         parts: dict[str, Callable[[], Any]] = {
@@ -585,29 +643,24 @@ class TrainingDoctor(Detector):
     def stopped(self, run: TrainingRun) -> None:
         """Let go of the batches."""
         super().stopped(run)
-        self._batch, self._last_batch, self._norms, self._before = None, None, None, []
+        self._batch, self._last_batch, self._previous, self._norms, self._before = None, None, None, None, []
         self._tries, self._reproduction = 0, None
 
     # -- state ------------------------------------------------------------------------------------------------------
 
     def trick_state(self) -> dict[str, Any]:
         """Also findings and curves."""
-        curves = {n: list(getattr(self, f"_{n}")) for n in ("steps", "means", "usual", "validation")}
-        findings = [vars(f).copy() for f in self.findings]
-        losses = [float(x) for x in self._losses]
-        return {**super().trick_state(), **curves, "findings": findings, "losses": losses, "culprit": self._culprit}
+        own = {"losses": [float(x) for x in self._losses], "culprit": self._culprit}
+        return {**super().trick_state(), **self._course.state_dict(), **own}
 
     def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
         super()._take_up(run, state)
-        self._steps, self._means = list(state["steps"]), list(state["means"])
-        self._usual, self._validation = list(state["usual"]), list(state["validation"])
-        self._findings = {f["kind"]: Finding(**f) for f in state["findings"]}
+        self._course.load(state)
         self._losses = [torch.tensor(x) for x in state["losses"]]
-        if len(self._steps) != len(self._means):
-            raise ValueError("the curve has not as many steps as losses")
         self._culprit = state["culprit"]
         # not by the number of points: those of a long run were thinned out
-        self._checks = max(0, round(self._steps[-1] / self._every)) if self._steps else 0
+        checks = self._course.checks
+        self._checks = max(0, round(checks[-1].step / self._every)) if checks else 0
 
 
 def _waits_for_others(run: TrainingRun) -> bool:
@@ -617,7 +670,5 @@ def _waits_for_others(run: TrainingRun) -> bool:
     return run.trainer.world_size > 1 and (synced or any(view.sharded for view in run.views))
 
 
-def _spread(losses: list[float]) -> float:
-    finite = [x for x in losses if math.isfinite(x)]
-    mean = loss_curve.finite_mean(finite)
-    return math.sqrt(sum((x - mean) ** 2 for x in finite) / len(finite)) if finite else math.nan
+def _key(kind: Cause | Hint) -> str:
+    return f"diagnosis/{kind.replace(' ', '_')}"
