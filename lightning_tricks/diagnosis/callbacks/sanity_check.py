@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from lightning_tricks.diagnosis import data_experiments, experiments, gradient_flow
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
@@ -138,23 +139,28 @@ class SanityCheck(Trick):
         warn("SanityCheck", text)
 
     def _examined(self, exam: Examination) -> list[Check]:
-        experiments: dict[str, Callable[[], list[Check]]] = {}
+        asked: dict[str, Callable[[Examination], list[Check]]] = {}
         if self.initial_loss:
-            experiments["initial loss"] = exam.initial_loss
+            asked["initial loss"] = experiments.initial_loss
+            asked["shapes of outputs and labels"] = experiments.shapes
         if self.input_matters:
-            experiments["inputs matter"] = exam.input_matters
-            experiments["all parameters learn"] = exam.gradients
-            experiments["units are alive"] = exam.units
+            asked["inputs matter"] = experiments.input_matters
+            asked["all parameters learn"] = gradient_flow.gradients
+            asked["units are alive"] = experiments.units
+            asked["modules are in training mode"] = experiments.modes
         if self.sample_independence:
-            experiments["samples do not leak"] = exam.sample_independence
+            asked["samples do not leak"] = experiments.sample_independence
+            asked["no look into the future"] = experiments.future
+            asked["data are shuffled"] = data_experiments.order
+            asked["validation data are new"] = data_experiments.validation
         if self.overfit_batch:
-            experiments["labels follow from inputs"] = exam.labels
-            experiments["overfits one batch"] = exam.overfit_batch
+            asked["labels follow from inputs"] = data_experiments.labels
+            asked["overfits one batch"] = experiments.overfit_batch
         trainer, found = self.run.trainer, []
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-            task = bar.add_task("SanityCheck", total=len(experiments))
-            for name, experiment in experiments.items():
+            task = bar.add_task("SanityCheck", total=len(asked))
+            for name, experiment in asked.items():
                 found += exam.ask(name, experiment)
                 bar.advance(task)
         return found

@@ -1,0 +1,266 @@
+"""The experiments of SanityCheck on data: labels, their order, and what validation shares with training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Subset
+
+from lightning_tricks.diagnosis import sanity_data
+from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.measure.labels import counts
+from lightning_tricks.errors import NotRestorableError
+
+NEIGHBOURS = 1024
+UPDATES_ON_SOME, UNSEEN = 60, 4
+WINDOW = 8  # consecutive batches
+SPREAD = 256  # samples from everywhere
+VALIDATION, TRAINING = 128, 2048  # samples that are compared
+
+
+def labels(exam: Examination) -> list[Check]:
+    """Do labels belong to inputs? Nearest neighbours first, a short training where they say nothing."""
+    look, at, dry_run = exam.first, exam.target_at, exam.dry_run
+    inputs = exam.inputs(exam.batch)
+    one_each = look.labels is not None and look.target is not None and look.target.shape == (len(look.target),)
+    if dry_run.anywhere(not (one_each and inputs and at is not None)) or look.logits is None or at is None:
+        return []
+    tensors = _tensors(exam.batch)
+    size, source_at = len(look.labels), None  # type: ignore[arg-type]
+    for i, t in enumerate(tensors):
+        if any(t is x for x in inputs) and len(t) == size and t[0].numel() > 1 and source_at is None:
+            source_at = i
+    if dry_run.anywhere(source_at is None) or source_at is None:
+        return []
+    dry_run.restart()
+    rows: list[Tensor] = []
+    classes: list[Tensor] = []
+    most = min(64, int(min(dry_run.batches_per_epoch, 64)))
+    while sum(len(t) for t in classes) < NEIGHBOURS and len(classes) < most:
+        tensors = _tensors(dry_run.next_batch())
+        target, source = tensors[at].reshape(-1).round().long(), tensors[source_at]
+        if len(source) != len(target):
+            return []
+        valid = counts(target)
+        rows.append(source[valid].flatten(1).float())
+        classes.append(target[valid])
+    x, y = torch.cat(rows)[:NEIGHBOURS], torch.cat(classes)[:NEIGHBOURS]
+    name = "labels follow from inputs"
+    if dry_run.anywhere(int((torch.bincount(y) >= 8).sum()) < 2):
+        return [Check(name, None, "hardly any label but one was seen")]
+    discrete = not tensors[source_at].is_floating_point()
+    z, share = sanity_data.neighbours_agree(x, y)
+    z = dry_run.mean(torch.tensor(z, device=y.device))
+    if z > 3 or dry_run.anywhere(discrete):
+        return [sanity_data.labels_follow(z, share, 0.0, None)]
+    shape = dry_run.mean(torch.tensor(sanity_data.structure(x), device=y.device))
+    skill = _skill(exam) if shape >= 0.1 and not dry_run.anywhere(look.found is None) else None
+    return [sanity_data.labels_follow(z, share, shape, skill)]
+
+
+def _skill(exam: Examination) -> tuple[float, float] | None:
+    """Train for a while on some batches of one pass over the data; return the association on these and on others."""
+    dry_run, batches = exam.dry_run, exam.dry_run.batches_per_epoch
+    apart = min(UNSEEN, int(min(batches, 1e6)) // 4)
+    if apart < 1:
+        return None
+    dry_run.restart()
+    unseen = [dry_run.next_batch() for _ in range(apart)]
+    seen = [dry_run.next_batch() for _ in range(apart)]
+    dry_run.hold(seen)
+    for _ in range(UPDATES_ON_SOME):
+        dry_run.update()
+    with exam.evaluating():
+        found = [_association(exam, group) for group in (seen, unseen)]
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def _association(exam: Examination, batches: list[Any]) -> float | None:
+    pairs = []
+    for look in [exam.look(batch) for batch in batches]:
+        if look.logits is not None and look.labels is not None:
+            valid = counts(look.labels)
+            pairs.append((look.logits[valid].float().softmax(1), look.labels[valid]))
+    if exam.dry_run.anywhere(not pairs):
+        return None
+    z = sanity_data.association(torch.cat([p for p, _ in pairs]), torch.cat([y for _, y in pairs]))
+    return exam.dry_run.mean(torch.tensor(z, device=pairs[0][1].device))
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+def order(exam: Examination) -> list[Check]:
+    """Compare the labels of consecutive batches with those from everywhere in the data."""
+    look, at, name = exam.first, exam.target_at, "data are shuffled"
+    loaders = [x for x in exam.dry_run.loaders if isinstance(x, DataLoader)]
+    batches = min(WINDOW, int(min(exam.dry_run.batches_per_epoch, WINDOW)))
+    target = look.target
+    single = target is not None and target.numel() == len(target) and look.sequence is None
+    if at is None or target is None or not single or len(loaders) != 1 or exam.roles.get(at) != "target":
+        return []
+    if batches < 2:
+        return [Check(name, True, "one batch holds all data")]
+    exam.dry_run.restart()
+    window = [_tensors(exam.dry_run.next_batch()) for _ in range(batches)]
+    if all(_alike(window[0], other) for other in window[1:]):
+        return [Check(name, None, "every batch is the same")]
+    for i, t in enumerate(window[0]):
+        if exam.roles.get(i) == "input" and t.is_floating_point() and sanity_data.overlapping(t):
+            return [Check(name, True, "samples are windows of a series, one step apart")]
+    whole = _spread(loaders[0], at)
+    if whole is None:
+        return [Check(name, None, "the data cannot be read by position")]
+    found = [tensors[at].reshape(-1).to(whole.device) for tensors in window]
+    if look.labels is None:
+        edges = whole.float().quantile(torch.linspace(0, 1, 6, device=whole.device)[1:-1]).unique()
+        found, whole = [sanity_data.in_classes(t, edges) for t in found], sanity_data.in_classes(whole, edges)
+    else:
+        found = [t[counts(t)].round().long() for t in found]
+        whole = whole[counts(whole)].round().long()
+    if not len(whole) or not all(len(t) for t in found):
+        return [Check(name, None, "no labels that count were seen")]
+    return [sanity_data.shuffled(found, whole)]
+
+
+def _spread(loader: Any, at: int) -> Tensor | None:
+    """Return the target of samples from everywhere in the data."""
+    batches = _read(loader, SPREAD)
+    return None if batches is None else torch.cat([_tensors(b)[at].reshape(-1).cpu() for b in batches])
+
+
+def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
+    """Read samples from everywhere in the data, by position, and make batches of them as the loader does.
+
+    Args:
+        loader: a DataLoader.
+        most: samples.
+        start: 0 for the first sample of each stretch.
+    """
+    data = loader.dataset
+    try:
+        size = len(data)
+    except TypeError:
+        return None
+    sized = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if loader.batch_sampler is None:  # each item of the data set is a batch
+        wanted = sorted({int(i) for i in torch.linspace(0, size - 1, min(size, 64)).tolist()})
+        batches: list[Any] = []
+        rows = 0
+        for i in wanted:
+            batches.append(loader.collate_fn(data[i]))
+            rows += max((len(t) for t in _tensors(batches[-1]) if t.ndim), default=1)
+        return batches
+    wanted = sorted({int(i) for i in torch.linspace(start, size - 1, min(size, most)).tolist()})
+    step = int(sized or 32)
+    groups = [wanted[i : i + step] for i in range(0, len(wanted), step)]
+    return [loader.collate_fn(_items(data, group)) for group in groups]
+
+
+def _items(data: Any, positions: list[int]) -> list[Any]:
+    if hasattr(data, "__getitems__") and data.__getitems__:
+        return list(data.__getitems__(positions))
+    return [data[i] for i in positions]
+
+
+# -- validation -------------------------------------------------------------------------------------------------------
+
+
+def validation(exam: Examination) -> list[Check]:
+    """Compare samples of the validation data with those of the training data, by their values."""
+    name = "validation data are new"
+    loaders = [x for x in exam.dry_run.loaders if isinstance(x, DataLoader)]
+    exam.dry_run.restart()
+    try:
+        with exam.dry_run.validation_loaders() as others:
+            if not others:
+                return []
+            if len(loaders) != 1:
+                return [Check(name, None, "the training data cannot be read by position")]
+            return [_compared(exam, loaders[0], others[0])]
+    except NotRestorableError as error:
+        return [Check(name, None, f"the validation data cannot be looked at without a trace: {error}")]
+
+
+def _compared(exam: Examination, training: Any, other: Any) -> Check:
+    name = "validation data are new"
+    chosen = [i for i, role in exam.roles.items() if role == "input"]
+    seen = _read(other, VALIDATION)
+    known = _read(training, TRAINING)
+    if not chosen or seen is None or known is None:
+        return Check(name, None, "no inputs that can be compared were found")
+    again = _read(training, 8)
+    first, second = _hashes(known, chosen), _hashes(again or [], chosen)
+    fresh = _hashes(seen, chosen)
+    if not first or not fresh:
+        return Check(name, None, "the validation data are of another form")
+    if second and _read_twice_differ(training, chosen):
+        return Check(name, None, "samples are different each time that they are read (augmentation)")
+    size = _count(training)
+    coverage = 1.0 if size is None else min(1.0, len(first) / size)
+    aligned = _aligned(training, other, chosen) if coverage < 0.9 else None
+    if aligned is not None:
+        fresh, first, coverage = aligned[0], [*first, *aligned[1]], 1.0
+    repeats = 1 - len(set(first)) / len(first) if training.batch_sampler is not None else 0.0
+    return sanity_data.validation_is_new(fresh, first, coverage, repeats)
+
+
+def _count(loader: Any) -> int | None:
+    return len(loader.dataset) if loader.batch_sampler is not None else None
+
+
+def _read_twice_differ(loader: Any, chosen: list[int]) -> bool:
+    left, right = (_hashes(_read(loader, 4) or [], chosen) for _ in range(2))
+    return left != right
+
+
+def _aligned(training: Any, other: Any, chosen: list[int]) -> tuple[list[bytes], list[bytes]] | None:
+    """Read samples at the positions that validation samples have in the same data set, where it is the same."""
+    (base, places), (other_base, other_places) = _base(training.dataset), _base(other.dataset)
+    if training.batch_sampler is None or other.batch_sampler is None:
+        return None
+    if base is not other_base and len(base) != len(other_base):
+        return None
+    wanted = [int(i) for i in torch.linspace(0, len(other_places) - 1, min(64, len(other_places))).tolist()]
+    among = set(places)
+    positions = [other_places[i] for i in wanted]
+    theirs = _hashes([other.collate_fn([other.dataset[i]]) for i in wanted], chosen)
+    inside = [p for p in positions if p in among]
+    where = {p: i for i, p in enumerate(places)}
+    ours = _hashes([training.collate_fn([training.dataset[where[p]]]) for p in inside], chosen)
+    return (theirs, ours) if ours and theirs else None
+
+
+def _base(data: Any) -> tuple[Any, Any]:
+    places: Any = range(len(data))
+    while isinstance(data, Subset):
+        inner = data.indices
+        places = [int(inner[i]) for i in places]
+        data = data.dataset
+    return data, places
+
+
+def _hashes(batches: list[Any], chosen: list[int]) -> list[bytes]:
+    found: list[bytes] = []
+    for batch in batches:
+        tensors = _tensors(batch)
+        if max(chosen) >= len(tensors):
+            return []
+        rows = [tensors[i] for i in chosen if tensors[i].ndim]
+        size = max((len(t) for t in rows), default=0)
+        rows = [t for t in rows if len(t) == size]
+        if rows:
+            found += sanity_data.digests(rows)
+    return found
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
+
+
+def _alike(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(left, right, strict=False))
