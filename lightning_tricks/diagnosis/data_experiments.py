@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from lightning_tricks.diagnosis import sanity_data
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.sanity import Check
-from lightning_tricks.measure.labels import counts
 from lightning_tricks.errors import NotRestorableError
+from lightning_tricks.measure.labels import counts
 
 NEIGHBOURS = 1024
 UPDATES_ON_SOME, UNSEEN = 60, 4
@@ -98,16 +99,16 @@ def order(exam: Examination) -> list[Check]:
     """Compare the labels of consecutive batches with those from everywhere in the data."""
     look, at, name = exam.first, exam.target_at, "data are shuffled"
     loaders = [x for x in exam.dry_run.loaders if isinstance(x, DataLoader)]
-    batches = min(WINDOW, int(min(exam.dry_run.batches_per_epoch, WINDOW)))
+    batches = min(WINDOW, max(1, int(min(exam.dry_run.batches_per_epoch, 1e6)) // 3))
     target = look.target
     single = target is not None and target.numel() == len(target) and look.sequence is None
     if at is None or target is None or not single or len(loaders) != 1 or exam.roles.get(at) != "target":
         return []
-    if batches < 2:
+    if exam.dry_run.batches_per_epoch < 2:
         return [Check(name, True, "one batch holds all data")]
     exam.dry_run.restart()
     window = [_tensors(exam.dry_run.next_batch()) for _ in range(batches)]
-    if all(_alike(window[0], other) for other in window[1:]):
+    if len(window) > 1 and all(_alike(window[0], other) for other in window[1:]):
         return [Check(name, None, "every batch is the same")]
     for i, t in enumerate(window[0]):
         if exam.roles.get(i) == "input" and t.is_floating_point() and sanity_data.overlapping(t):
@@ -115,6 +116,7 @@ def order(exam: Examination) -> list[Check]:
     whole = _spread(loaders[0], at)
     if whole is None:
         return [Check(name, None, "the data cannot be read by position")]
+    window = _last(loaders[0], exam.dry_run.batches_per_epoch, batches) or window
     found = [tensors[at].reshape(-1).to(whole.device) for tensors in window]
     if look.labels is None:
         edges = whole.float().quantile(torch.linspace(0, 1, 6, device=whole.device)[1:-1]).unique()
@@ -125,6 +127,25 @@ def order(exam: Examination) -> list[Check]:
     if not len(whole) or not all(len(t) for t in found):
         return [Check(name, None, "no labels that count were seen")]
     return [sanity_data.shuffled(found, whole)]
+
+
+def _last(loader: Any, per_epoch: float, batches: int) -> list[list[Tensor]] | None:
+    """Return the last batches of a pass over the data, where they can be told from their positions.
+
+    What is learned first is forgotten where the end has none of it; a curriculum that adds classes keeps the old ones.
+    """
+    data = loader.dataset
+    sequential = isinstance(loader.sampler, SequentialSampler)
+    if not sequential or not math.isfinite(per_epoch):
+        return None
+    if loader.batch_sampler is None:
+        end = min(len(data), int(per_epoch))
+        return [_tensors(loader.collate_fn(data[i])) for i in range(max(0, end - batches), end)]
+    if type(loader.batch_sampler) is not BatchSampler:
+        return None
+    size, end = int(loader.batch_size), min(len(data), int(per_epoch) * int(loader.batch_size))
+    groups = [range(i, min(i + size, end)) for i in range(max(0, end - batches * size), end, size)]
+    return [_tensors(loader.collate_fn(_items(data, list(group)))) for group in groups]
 
 
 def _spread(loader: Any, at: int) -> Tensor | None:

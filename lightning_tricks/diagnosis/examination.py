@@ -6,6 +6,7 @@ The experiments of SanityCheck are in ``experiments.py`` and ``data_experiments.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lightning_tricks.diagnosis.recognition import Recognised, autoregressive, class_pair, recognised
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
-from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import shortened
 from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
@@ -38,6 +38,7 @@ class Look:
         loss: 0-d, or None.
         outputs: of modules with parameters, in the order in which they ended.
         candidates: what may be the prediction: returned tensors, then outputs of modules, the last ones first.
+        keys: where each candidate comes from: module and number of the call.
         found: the pair from which the loss was computed, where it was recognised.
         at: position of the prediction among the candidates.
         target: of that prediction, in the memory of a tensor of the batch; None where none is known.
@@ -48,6 +49,7 @@ class Look:
     loss: Tensor | None
     outputs: list[Tensor] = field(default_factory=list)
     candidates: list[Tensor] = field(default_factory=list)
+    keys: list[tuple[str, int]] = field(default_factory=list)
     found: Recognised | None = None
     at: int | None = None
     target: Tensor | None = None
@@ -83,11 +85,11 @@ class Examination:
 
     def look(self, batch: Any, *, gradient: bool = False) -> Look:
         """Run ``training_step`` on a batch once, and find the prediction and its target."""
-        ended: list[tuple[bool, Tensor]] = []
+        ended: list[tuple[str, Tensor]] = []
         learns = {n: any(True for _ in m.parameters()) for n, m in self.modules.items()}
 
         def note(name: str, output: Any) -> None:
-            ended.extend((learns[name], t) for t in [t for t in floating(output) if t.ndim][:1])
+            ended.extend((name, t) for t in [t for t in floating(output) if t.ndim][:1])
 
         handles = [
             m.register_forward_hook(Hook(lambda _, args, out, n=name: note(n, out)))
@@ -100,11 +102,16 @@ class Examination:
         finally:
             for handle in handles:
                 handle.remove()
-        look = Look(loss_of(result), [t.detach() for has, t in ended if has])
+        look = Look(loss_of(result), [t.detach() for name, t in ended if learns[name]])
         named = [v for k, v in result.items() if k != "loss"] if isinstance(result, Mapping) else []
-        possible = [*(t for t in floating(named) if t.ndim), *reversed([t for _, t in ended])]
-        distinct = {id(t): t for t in possible if not _in(t, batch)}
-        look.candidates = [t.detach() for t in distinct.values()]
+        returned = [("", t) for t in floating(named) if t.ndim and not _in(t, batch)]
+        calls: Counter[str] = Counter()
+        distinct: dict[int, tuple[tuple[str, int], Tensor]] = {}
+        for name, t in [*returned, *reversed(ended)]:
+            calls[name] += 1
+            distinct.setdefault(id(t), ((name, calls[name]), t))
+        look.keys = [key for key, _ in distinct.values()]
+        look.candidates = [t.detach() for _, t in distinct.values()]
         self._pair(look, batch)
         return look
 
@@ -153,9 +160,10 @@ class Examination:
             self.dry_run.update()
         with self.evaluating() if evaluate else nullcontext():
             look = self.look(batch)
-        same = self.first.at is not None and len(look.candidates) == len(self.first.candidates)
         loss = None if look.loss is None else self.dry_run.mean(look.loss)
-        return (look.candidates[self.first.at] if same else None), loss  # type: ignore[index]
+        key = None if self.first.at is None else self.first.keys[self.first.at]
+        at = next((i for i, k in enumerate(look.keys) if k == key), None)
+        return (None if at is None else look.candidates[at]), loss
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -167,15 +175,6 @@ class Examination:
         finally:
             for m, was in training:
                 m.training = was
-
-    @contextmanager
-    def same_numbers(self) -> Iterator[None]:
-        """Put the global random generators back afterwards."""
-        state = global_state()
-        try:
-            yield
-        finally:
-            set_global_state(state)
 
     # -- what each tensor of a batch is for -------------------------------------------------------------------------
 
@@ -227,8 +226,10 @@ class Examination:
 
     def inputs(self, batch: Any) -> list[Tensor]:
         """Return the tensors of a batch that may be inputs."""
-        target = self.target_at if self.first.sequence is None else None
-        asked = [t for i, t in enumerate(_tensors(batch)) if self.roles.get(i) != "target" and i != target]
+        # (a target may be an input as well: of an autoencoder, of a language model)
+        targets = {self.target_at} if self.first.sequence is None else set()
+        told = self.roles.get
+        asked = [t for i, t in enumerate(_tensors(batch)) if told(i, "target" if i in targets else "") != "target"]
         return [t for t in asked if t.ndim]
 
     @property

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
-from lightning_tricks.diagnosis.gradient_flow import partners
+from lightning_tricks.diagnosis.gradient_flow import partners, related
 from lightning_tricks.diagnosis.recognition import LEFT_OUT
 from lightning_tricks.diagnosis.sanity import Check, Trial
 from lightning_tricks.measure.labels import counted, counts
@@ -23,7 +23,6 @@ UPDATES, UPDATES_AT_OTHER_RATES, UPDATES_TO_RECOVER = 40, 15, 15
 LABEL_BATCHES = 8
 NO_INPUT = "no tensor of the batch was found that is an input and not a label"
 _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1.0), (nn.Tanh, -1.0, 1.0))
-_RELATED = 2  # rows of a list of edges
 
 
 # -- the first loss ---------------------------------------------------------------------------------------------------
@@ -94,8 +93,9 @@ def shapes(exam: Examination) -> list[Check]:
     """Let targets change places: the loss of a broadcast, ``[n, 1]`` against ``[n]``, stays as it is."""
     look, at = exam.first, exam.target_at
     prediction, target = look.prediction, look.target
-    if look.found is not None:
-        return partners(exam)
+    wrong = partners(exam)
+    if wrong or look.found is not None:
+        return wrong
     if prediction is None or target is None or at is None:
         return []
     same = prediction.numel() == target.numel() and prediction.shape != target.shape
@@ -171,28 +171,12 @@ def sample_independence(exam: Examination) -> list[Check]:
         row = int((whole - rest).abs().flatten(1).amax(1).argmax())
         changes.append(float((whole[row] - other[row]).abs().max()) / scale)
     norms = {n: m for n, m in exam.modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    reason = _related(exam, inputs, size)
+    reason = related(exam, inputs, size)
+    if not reason and exam.first.target is None:
+        reason = "no label is known, and the loss may compare samples"
     if not reason and any(not m.track_running_stats for m in norms.values()):
         reason = "a BatchNorm without running statistics looks at the batch always"
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
-
-
-def _related(exam: Examination, inputs: list[Tensor], size: int) -> str:
-    """Return why the rows of these inputs may belong together; empty where they are samples."""
-    if exam.dry_run.batches_per_epoch == 1 or _the_same(exam.dry_run.next_batch(), exam.batch):
-        return "every batch is the same: the rows of one graph or series"
-    for t in inputs:
-        edges = not t.is_floating_point() and t.ndim == 2 and _RELATED in t.shape and int(t.max()) < size
-        if t.shape[:2] == (size, size) or (edges and len(t) != size) or t.layout != torch.strided:
-            return "the batch holds what relates its rows to each other, as a graph"
-    if exam.first.found is None:
-        return "it is not known what the loss is made of, and it may compare samples"
-    return ""
-
-
-def _the_same(left: Any, right: Any) -> bool:
-    pairs = list(zip(*[[t for t in tree_leaves(b) if isinstance(t, Tensor)] for b in (left, right)], strict=False))
-    return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
 def future(exam: Examination) -> list[Check]:
@@ -285,6 +269,7 @@ def units(exam: Examination) -> list[Check]:
         value = rows.amax(0) if bounds is None else saturated_share(tensor, bounds[1], bounds[2]).reshape(1)
         shares.setdefault(name, []).append(value.float())
 
+    exam.dry_run.restart()  # (it takes hooks away that were not there when the dry run began)
     handles = [
         m.register_forward_hook(Hook(lambda module, args, out, n=name: seen(n, module, out)))
         for name, m in exam.modules.items()
@@ -292,7 +277,6 @@ def units(exam: Examination) -> list[Check]:
     ]
     rows, batches = 0, 0
     try:
-        exam.dry_run.restart()
         for _ in range(LABEL_BATCHES):
             clock[:] = [0, 0]
             batch = exam.dry_run.next_batch()
@@ -338,12 +322,12 @@ def modes(exam: Examination) -> list[Check]:
     chosen = {n: m for n, m in exam.modules.items() if isinstance(m, kinds)}
     if not chosen:
         return []
+    exam.dry_run.restart()
     handles = [
         m.register_forward_pre_hook(Hook(lambda module, args, n=name: seen(n, module, args)))
         for name, m in chosen.items()
     ]
     try:
-        exam.dry_run.restart()
         exam.look(exam.dry_run.next_batch(), gradient=True)
     finally:
         for handle in handles:

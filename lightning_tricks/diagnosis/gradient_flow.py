@@ -17,6 +17,7 @@ from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.selection import parameter_names
 from lightning_tricks.runtime.trace import floating
 
+_EDGES = 2  # rows of a list of edges
 _MARK = 1e8  # no gradient is that large in every element
 
 
@@ -201,15 +202,16 @@ def _kept(exam: Examination) -> bool:
 
 def partners(exam: Examination) -> list[Check]:
     """Change one sample's input, then its label: the gradients that change must be those of the rows that it changed."""
-    at, found = exam.target_at, exam.first.found
     inputs = exam.inputs(exam.batch)
-    asked = found is not None and at is not None and exam.roles.get(at) == "target" and bool(inputs)
+    at = next((i for i, role in exam.roles.items() if role == "target"), None)
+    at = exam.target_at if exam.first.target is not None else at
+    asked = at is not None and exam.roles.get(at) == "target" and bool(inputs)
     if exam.dry_run.anywhere(not asked) or not asked:
         return []
     tensors = [t for t in tree_leaves(exam.batch) if isinstance(t, Tensor)]
     target = tensors[at]  # type: ignore[index]
-    size = len(target)
-    if exam.dry_run.anywhere(size < 4):
+    size = len(target) if target.ndim else 0
+    if exam.dry_run.anywhere(size < 4 or bool(related(exam, inputs, size))):
         return []
     sample = 1  # (the first one is at its place whatever happens to the others)
     differs = (target != target[sample]).flatten(1).any(1) if target.ndim > 1 else target != target[sample]
@@ -272,3 +274,22 @@ def _entry(exam: Examination, batch: Any) -> tuple[Any, Any]:
         return None, None
     (slope,) = torch.autograd.grad(loss, entries[:1], allow_unused=True)
     return entries[0].detach(), None if slope is None else slope.detach()
+
+
+def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
+    """Return why the rows of these inputs may belong together; empty where they are samples."""
+    exam.dry_run.restart()
+    first, second = exam.dry_run.next_batch(), exam.dry_run.next_batch()
+    if exam.dry_run.batches_per_epoch == 1 or _the_same(first, second):
+        return "every batch is the same: the rows of one graph or series"
+    for t in inputs:
+        edges = not t.is_floating_point() and t.ndim == 2 and _EDGES in t.shape and int(t.max()) < size
+        matrix = t.shape == (size, size) and len(inputs) > 1 and bool((t >= 0).all())
+        if matrix or (edges and len(t) != size) or t.layout != torch.strided:
+            return "the batch holds what relates its rows to each other, as a graph"
+    return ""
+
+
+def _the_same(left: Any, right: Any) -> bool:
+    pairs = list(zip(*[[t for t in tree_leaves(b) if isinstance(t, Tensor)] for b in (left, right)], strict=False))
+    return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)

@@ -13,7 +13,8 @@ from lightning_tricks.diagnosis.sanity import Check
 
 _CHANCE = 3.0
 _RARE = 1e-6  # error rate of the test for sorted data
-_PURE, _UNEVEN = 0.25, 0.6  # entropy of the labels of a batch over that of the data
+_MISSING = 0.3  # share of the data whose labels are missing in a stretch of it
+_PURE = 0.25  # entropy of the labels of a batch over that of the data
 
 
 def neighbours_agree(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -115,11 +116,12 @@ def labels_follow(z: float, share: float, shape: float, skill: tuple[float, floa
 def shuffled(batches: Sequence[Tensor], whole: Tensor) -> Check:
     """Judge whether the labels of consecutive batches are those of the whole: those of sorted data are not.
 
-    Both have to hold: the batches differ from the data by chi-square with an error of 1e-6, and each of them holds
-    hardly any variety. A sampler that balances classes fails the first and holds the second.
+    Both have to hold: the batches differ from the data by chi-square with an error of 1e-6, and classes that make up
+    much of the data are missing in them, beyond what is missing by chance. A sampler that balances classes fails the
+    first and holds the second; a curriculum that keeps what came before holds it at its end.
 
     Args:
-        batches: classes ``[n]`` of consecutive batches.
+        batches: classes ``[n]`` of consecutive batches, the last ones where the order is known.
         whole: classes of samples from everywhere in the data ``[m]``.
 
     >>> labels = torch.arange(4).repeat_interleave(50)
@@ -130,21 +132,20 @@ def shuffled(batches: Sequence[Tensor], whole: Tensor) -> Check:
     window = torch.cat([b.reshape(-1) for b in batches])
     classes = int(max(window.max(), whole.max())) + 1
     seen, expected = (torch.bincount(t, minlength=classes).double() for t in (window, whole))
-    size = max(len(b) for b in batches)
     if int((expected > 0).sum()) < 2:
         return Check(name, None, "all labels that were seen are the same")
-    if size < 4:
-        return Check(name, None, f"batches of {size} show no order")
-    p = _differ(torch.stack([seen, expected]))
-    between = _differ(torch.stack([torch.bincount(b.reshape(-1), minlength=classes).double() for b in batches]))
-    inside = sum(_entropy(torch.bincount(b.reshape(-1)).double()) * len(b) for b in batches) / len(window)
-    possible = min(_entropy(expected), math.log(size))
-    ratio = inside / possible
-    told = f"labels of {len(batches)} consecutive batches vary {ratio:.0%} as much as those of all data"
-    fix = "shuffle=True in the DataLoader of the training data"
-    if min(p, between) > _RARE or ratio > _UNEVEN:
-        return Check(name, True, told)
-    return Check(name, False if ratio < _PURE else None, told, fix)
+    shares = expected / expected.sum()
+    missing = float(shares[seen == 0].sum() - (shares * (1 - shares) ** len(window)).sum())
+    told = f"{max(missing, 0):.0%} of the data have labels that {len(batches)} consecutive batches lack"
+    if _differ(torch.stack([seen, expected])) < _RARE and missing > _MISSING:
+        fix = "shuffle=True in the DataLoader of the training data; keep old classes when new ones come"
+        return Check(name, False, told, fix)
+    tables = torch.stack([torch.bincount(b.reshape(-1), minlength=classes).double() for b in batches])
+    inside = sum(_entropy(row) * float(row.sum()) for row in tables) / len(window)
+    possible = min(_entropy(expected), math.log(max(map(len, batches))))
+    if possible > 0 and inside < _PURE * possible and _differ(tables) < _RARE:
+        return Check(name, None, f"each batch holds hardly more than one label; {told}", "shuffle=True")
+    return Check(name, True, told)
 
 
 def _differ(table: Tensor) -> float:
