@@ -1,8 +1,7 @@
-"""The experiments of SanityCheck on a model, in a dry run that leaves no trace. What they mean is in ``sanity.py``."""
+"""The experiments of SanityCheck on inputs, samples and layers. What they mean is in ``sanity.py``."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,109 +10,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
-from lightning_tricks.diagnosis.gradient_flow import partners, related
-from lightning_tricks.diagnosis.recognition import LEFT_OUT
-from lightning_tricks.diagnosis.sanity import Check, Trial
-from lightning_tricks.measure.labels import counted, counts
+from lightning_tricks.diagnosis.gradient_flow import related
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.measure.labels import counts
 from lightning_tricks.measure.units import dead_share, saturated_share
 from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.trace import floating
 
-UPDATES, UPDATES_AT_OTHER_RATES, UPDATES_TO_RECOVER = 40, 15, 15
-LABEL_BATCHES = 8
+BATCHES_FOR_UNITS = 8
 NO_INPUT = "no tensor of the batch was found that is an input and not a label"
 _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1.0), (nn.Tanh, -1.0, 1.0))
-
-
-# -- the first loss ---------------------------------------------------------------------------------------------------
-
-
-def initial_loss(exam: Examination) -> list[Check]:
-    """Look at the first loss, where it is known which one it is, and at the shapes that go into it."""
-    look, dry_run = exam.first, exam.dry_run
-    if look.loss is None:
-        return [Check("initial loss", None, "training_step returned None")]
-    loss = dry_run.mean(look.loss)
-    if not math.isfinite(loss) and look.labels is None and _nothing_counts(exam):
-        return [Check("initial loss", None, f"{loss:.4g}; no label of the first batch counts")]
-    if not math.isfinite(loss):
-        fix = "look at the first batch and the loss function: NaN, inf, log(0)"
-        return [Check("initial loss", False, f"it is {loss}", fix)]
-    found = look.found
-    if found is not None and not dry_run.anywhere(exam.first.found is None):
-        if found.twice:
-            return [sanity.applied_twice(loss, found.twice)]
-        if found.factor != 1:
-            falls = found.factor < 0 or _falls(exam, 1.0)
-            return [sanity.wrong_factor(loss, found.kind, found.factor, falls)]
-        if found.logits is not None:
-            occurrences = _occurrences(exam, found.logits.shape[1])
-            check = sanity.initial_loss(loss, occurrences)
-            if dry_run.anywhere(check.passed is False):
-                check = sanity.initial_loss(loss, occurrences, recovers=_falls(exam, 0.75))
-            return [check]
-        if found.kind == "squared error":
-            return [sanity.initial_regression(loss, found.target)]
-        return [Check("initial loss", True, f"{loss:.4g}; a {found.kind}")]
-    check = Check("initial loss", True, f"{loss:.4g}; no labels were found to compare it with")
-    if look.labels is not None and look.logits is not None:
-        entropy = nn.functional.cross_entropy(look.logits, look.labels, ignore_index=LEFT_OUT)
-        seen = f"{loss:.4g}; the cross entropy of outputs and labels is {float(entropy):.4g}"
-        check = Check("initial loss", None, seen, "the loss holds something else too")
-    return [check]
-
-
-def _nothing_counts(exam: Examination) -> bool:
-    targets, _ = exam.possible_targets(exam.batch)
-    return any(not t.is_floating_point() and t.numel() and not bool(counts(t).any()) for t in targets)
-
-
-def _occurrences(exam: Examination, classes: int) -> list[float]:
-    """Count the labels of some batches."""
-    assert exam.first.labels is not None
-    occurrences, at = counted(exam.first.labels, classes), exam.target_at
-    for _ in range(LABEL_BATCHES - 1):
-        tensors = [t for t in tree_leaves(exam.dry_run.next_batch()) if isinstance(t, Tensor)]
-        if at is not None and at < len(tensors):
-            labels = tensors[at].reshape(-1).round().long()
-            occurrences += counted(torch.where(labels < classes, labels, LEFT_OUT), classes)
-    return [float(n) for n in occurrences.tolist()]
-
-
-def _falls(exam: Examination, share: float) -> bool:
-    """Whether some updates as in training bring the loss below a share of what it was."""
-    exam.dry_run.restart()
-    losses = [loss for loss in (exam.dry_run.update() for _ in range(UPDATES_TO_RECOVER)) if loss is not None]
-    exam.dry_run.restart()
-    last = losses[-3:]
-    return bool(last) and all(map(math.isfinite, losses)) and sorted(last)[len(last) // 2] < share * losses[0]
-
-
-def shapes(exam: Examination) -> list[Check]:
-    """Let targets change places: the loss of a broadcast, ``[n, 1]`` against ``[n]``, stays as it is."""
-    look, at = exam.first, exam.target_at
-    prediction, target = look.prediction, look.target
-    wrong = partners(exam)
-    if wrong or look.found is not None:
-        return wrong
-    if prediction is None or target is None or at is None:
-        return []
-    same = prediction.numel() == target.numel() and prediction.shape != target.shape
-    if not same or len(target) < 2 or float(prediction.float().std()) == 0 or bool((target == target[:1]).all()):
-        return []
-    position = {id(t): i for i, t in enumerate(t for t in tree_leaves(exam.batch) if isinstance(t, Tensor))}
-
-    def batch(change: Any) -> Any:
-        return tree_map(lambda t: change(t) if position.get(id(t)) == at else t, exam.batch)
-
-    _, usual = exam.prediction(exam.batch, evaluate=False)
-    _, rolled = exam.prediction(batch(lambda t: t.roll(1, 0)), evaluate=False)
-    _, other = exam.prediction(batch(torch.zeros_like), evaluate=False)
-    if usual is None or rolled is None or other is None:
-        return []
-    invariant = abs(rolled - usual) <= 2e-6 * abs(usual) and abs(other - usual) > 1e-4 * abs(usual)
-    found = sanity.pairing(invariant, (tuple(prediction.shape), tuple(target.shape)))
-    return [] if found is None else [found]
 
 
 # -- inputs and samples -----------------------------------------------------------------------------------------------
@@ -238,7 +144,7 @@ def _at(tensors: list[Tensor], tensor: Tensor) -> int:
 def _by_place(output: Tensor, n: int, length: int) -> Tensor | None:
     """Return an output as ``[n, T, ...]`` with T or T - 1 places; None where it has none."""
     if len(output) in (n * length, n * (length - 1)):
-        output = output.unflatten(0, (n, -1))
+        output = output.reshape(n, -1, *output.shape[1:])
     if output.ndim < 2 or len(output) != n:
         return None
     axis = next((a for a in range(1, output.ndim) if output.shape[a] in (length, length - 1)), None)
@@ -277,7 +183,7 @@ def units(exam: Examination) -> list[Check]:
     ]
     rows, batches = 0, 0
     try:
-        for _ in range(LABEL_BATCHES):
+        for _ in range(BATCHES_FOR_UNITS):
             clock[:] = [0, 0]
             batch = exam.dry_run.next_batch()
             exam.look(batch)
@@ -333,74 +239,3 @@ def modes(exam: Examination) -> list[Check]:
         for handle in handles:
             handle.remove()
     return [sanity.in_training_mode(list(dict.fromkeys(evaluating)), list(dict.fromkeys(pretrained)))]
-
-
-# -- one batch --------------------------------------------------------------------------------------------------------
-
-
-def overfit_batch(exam: Examination) -> list[Check]:
-    """Train on one batch again and again, with the run's own optimizer and rate; then with other rates."""
-    constant = _constant(exam)
-    noise = _noise(exam)
-    moves = any(float(g["lr"]) > 0 for o in exam.optimizers for g in o.param_groups)
-    own = _trained(exam, 1.0, UPDATES, constant, noise)
-    trials = [own]
-    if own.losses and not sanity.learned(own, constant, noise):
-        rose = not own.finite or own.losses[-1] > own.losses[0]
-        for factor in (0.1, 0.01) if rose else (10.0, 100.0):
-            try:
-                trials.append(_trained(exam, factor, UPDATES_AT_OTHER_RATES, constant, noise))
-            except Exception:  # the model refuses to compute with NaN: that rate is too large
-                exam.dry_run.restart()
-                break
-            if sanity.learned(trials[-1], constant, noise):
-                break
-    return [sanity.overfits(trials, constant, noise, moves)]
-
-
-def _constant(exam: Examination) -> float | None:
-    """Return the loss of the best answer that is the same for all samples; None where the loss is not a usual one."""
-    found = exam.first.found
-    if exam.dry_run.anywhere(found is None or bool(found.twice) or found.factor < 0) or found is None:
-        return None
-    if found.labels is not None and found.logits is not None:
-        share = counted(found.labels, found.logits.shape[1])
-        share = share / share.sum()
-        value = -(share * share.clamp(min=1e-12).log()).sum()
-    else:
-        target = found.target.float()
-        middle = target.median() if found.kind == "absolute error" else target.mean(0, keepdim=True)
-        losses = {
-            "squared error": nn.functional.mse_loss,
-            "absolute error": nn.functional.l1_loss,
-            "Huber loss": nn.functional.smooth_l1_loss,
-            "binary cross entropy": nn.functional.binary_cross_entropy,
-        }
-        value = losses[found.kind](middle.expand_as(target), target)
-    return exam.dry_run.mean(value) * found.factor
-
-
-def _noise(exam: Examination) -> float:
-    """Return by how much two looks at the same batch, with other random numbers, differ."""
-    exam.dry_run.restart()
-    losses = [exam.look(exam.batch).loss for _ in range(3)]
-    values = [exam.dry_run.mean(loss) for loss in losses if loss is not None]
-    return max(values) - min(values) if values and all(map(math.isfinite, values)) else 0.0
-
-
-def _trained(exam: Examination, factor: float, updates: int, constant: float | None, noise: float) -> Trial:
-    dry_run = exam.dry_run
-    dry_run.restart()
-    dry_run.hold([exam.batch])
-    dry_run.scale_rates(factor)
-    trial = Trial(factor, ())
-    for _ in range(updates + 1):
-        loss = dry_run.update()
-        if loss is None:
-            continue
-        trial = Trial(factor, (*trial.losses, loss))
-        # (the first updates of a rate that is too large may be lucky)
-        if not trial.finite or (len(trial.losses) > 10 and sanity.learned(trial, constant, noise)):
-            break
-    dry_run.restart()
-    return trial

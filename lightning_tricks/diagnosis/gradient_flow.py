@@ -1,9 +1,10 @@
-"""The experiments of SanityCheck with backward passes: which parameters learn, and which label goes with which input."""
+"""The experiments of SanityCheck with backward passes: which parameters learn, which label goes with which input."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -123,10 +124,12 @@ def _has_twin(module: nn.Module, parameter: Tensor, alive: set[int]) -> bool:
     subtrees = [[(p.shape, id(p)) for p in m.parameters()] for m in module.modules()]
     shapes = Counter(tuple(s for s, _ in tree) for tree in subtrees if any(i in alive for _, i in tree))
     own = [tree for tree in subtrees if any(i == id(parameter) for _, i in tree)]
-    return any(not any(i in alive for _, i in tree) and shapes[tuple(s for s, _ in tree)] for tree in own if len(tree) > 1)
+    return any(
+        not any(i in alive for _, i in tree) and shapes[tuple(s for s, _ in tree)] for tree in own if len(tree) > 1
+    )
 
 
-def _influence(exam: Examination, parameters: list[Tensor]) -> bool:
+def _influence(exam: Examination, parameters: Sequence[Tensor]) -> bool:
     """Whether the loss changes with these parameters."""
     exam.dry_run.restart()
     usual = exam.look(exam.batch).loss
@@ -147,7 +150,9 @@ def _left_out(exam: Examination, outside: list[Any], held: set[int]) -> set[int]
 
     Not the module whose output the loss is made of, nor a part of an ``nn.Sequential``.
     """
-    owners = {id(m) for m in exam.modules.values() if any(id(p) in {id(q) for q in outside} for p in m.parameters(False))}
+    owners = {
+        id(m) for m in exam.modules.values() if any(id(p) in {id(q) for q in outside} for p in m.parameters(False))
+    }
     last = _gives_prediction(exam, owners)
     found: set[int] = set()
     for name, module in exam.modules.items():
@@ -201,7 +206,7 @@ def _kept(exam: Examination) -> bool:
 
 
 def partners(exam: Examination) -> list[Check]:
-    """Change one sample's input, then its label: the gradients that change must be those of the rows that it changed."""
+    """Change one sample's input, then its label: the gradients that change must be those of the same rows."""
     inputs = exam.inputs(exam.batch)
     at = next((i for i, role in exam.roles.items() if role == "target"), None)
     at = exam.target_at if exam.first.target is not None else at
@@ -232,10 +237,9 @@ def partners(exam: Examination) -> list[Check]:
         return []
     by_input = _rows(values[0] - values[1])
     by_label = _rows(slopes[0] - slopes[2])
-    if not by_input or not by_label or len(by_input) > len(values[0]) // 2:
+    if len(by_input) > len(values[0]) // 2:
         return []
-    partners = [sample] if set(by_input) & set(by_label) else by_label
-    check = sanity.wrong_partner(partners, sample)
+    check = sanity.wrong_partner(by_input, by_label, sample)
     return [] if check is None else [check]
 
 
@@ -245,7 +249,7 @@ def _rows(change: Tensor) -> list[int]:
 
 
 def _entry(exam: Examination, batch: Any) -> tuple[Any, Any]:
-    """Return what goes into the first layer, or comes out of the first embedding, and the gradient of the loss by it."""
+    """Return what goes into the first layer, or comes out of the first embedding, and the loss's gradient by it."""
     exam.dry_run.restart()
     entries: list[Tensor] = []
 

@@ -125,7 +125,7 @@ def autoregressive(loss: float, predictions: Sequence[Tensor], sequence: Tensor)
     shaped: list[Tensor] = []
     for prediction in predictions:
         if prediction.ndim > 1 and len(prediction) in (n * length, n * (length - 1)):
-            prediction = prediction.unflatten(0, (n, -1))
+            prediction = prediction.reshape(n, -1, *prediction.shape[1:])
         if prediction.ndim < 2 or len(prediction) != n:
             continue
         for axis in range(1, prediction.ndim):

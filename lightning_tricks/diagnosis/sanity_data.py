@@ -124,9 +124,10 @@ def shuffled(batches: Sequence[Tensor], whole: Tensor) -> Check:
         batches: classes ``[n]`` of consecutive batches, the last ones where the order is known.
         whole: classes of samples from everywhere in the data ``[m]``.
 
-    >>> labels = torch.arange(4).repeat_interleave(50)
-    >>> shuffled(list(labels.split(20)[:3]), labels).passed, shuffled(list(labels.view(4, -1).T.split(5)), labels).passed
-    (False, True)
+    >>> in_order = torch.arange(4).repeat_interleave(50)
+    >>> mixed = in_order.view(4, -1).T.reshape(-1)
+    >>> [shuffled(list(labels.split(20)[:3]), labels).passed for labels in (in_order, mixed)]
+    [False, True]
     """
     name = "data are shuffled"
     window = torch.cat([b.reshape(-1) for b in batches])
@@ -220,7 +221,9 @@ def digests(tensors: Sequence[Tensor]) -> list[bytes]:
     return found
 
 
-def validation_is_new(validation: Sequence[bytes], training: Collection[bytes], coverage: float, repeats: float) -> Check:
+def validation_is_new(
+    validation: Sequence[bytes], training: Collection[bytes], coverage: float, repeats: float
+) -> Check:
     """Judge how many validation samples are training samples too.
 
     Args:
@@ -229,7 +232,8 @@ def validation_is_new(validation: Sequence[bytes], training: Collection[bytes], 
         coverage: share of the training data that was read.
         repeats: share of the training samples that occur in it more than once: of a small set of possible inputs.
 
-    >>> validation_is_new([b"a", b"b"] * 10, [b"a", b"b"], 1.0, 0.0).passed, validation_is_new([b"a"], [b"b"], 1.0, 0.0).passed
+    >>> known = [b"a", b"b", b"c", b"d", b"e"]
+    >>> validation_is_new(known, known, 1.0, 0.0).passed, validation_is_new([b"f"] * 5, known, 1.0, 0.0).passed
     (False, True)
     """
     name = "validation data are new"

@@ -75,7 +75,7 @@ def regression(loss: Callable[[Tensor, Tensor], Any], out: int = 1, target: Any 
     return Task(mlp(out), lambda self, b: loss(self.net(b[0]), b[1])), load(x, y)
 
 
-Sample = namedtuple("Sample", ["image", "label"])  # noqa: PYI024 (as old code has it)
+Sample = namedtuple("Sample", ["image", "label"])
 
 
 @dataclass
@@ -265,8 +265,11 @@ def several_tasks() -> Any:
     module = Task(mlp(24), step)
     module.a, module.b = nn.Linear(24, K), nn.Linear(24, 1)
     x, y = classes()
-    collate = lambda rows: (torch.stack([r[0] for r in rows]), {"a": torch.stack([r[1] for r in rows]),  # noqa: E731
-                                                                "b": torch.stack([r[0][0] for r in rows])})
+
+    def collate(rows: Any) -> Any:
+        x, y = stacked(rows)
+        return x, {"a": y, "b": x[:, 0]}
+
     return module, load(x, y, collate=collate)
 
 
@@ -610,7 +613,10 @@ def squares(self: Any, b: Any) -> Tensor:
 
 def binary(*last: nn.Module) -> Any:
     x, y = classes()
-    step = lambda self, b: F.binary_cross_entropy_with_logits(self.net(b[0]).squeeze(1), b[1])  # noqa: E731
+
+    def step(self: Any, b: Any) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.net(b[0]).squeeze(1), b[1])
+
     return Task(mlp(1, D, *last), step), load(x, (y > 1).float())
 
 
@@ -649,7 +655,11 @@ BROKEN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "sorted labels": (sorted_by_label, "data are shuffled", "shuffle=True"),
     "sorted targets": (sorted_by_target, "data are shuffled", "shuffle=True"),
     "attention over the batch": (attention_over_the_batch, "samples do not leak", "batch_first"),
-    "head replaced": (lambda: (Replaced(mlp(), cross_entropy), load(*classes())), "all parameters learn", "net.2.weight"),
+    "head replaced": (
+        lambda: (Replaced(mlp(), cross_entropy), load(*classes())),
+        "all parameters learn",
+        "net.2.weight",
+    ),
     "gradients kept": (
         lambda: (Uncleared(mlp(), cross_entropy), load(*classes())),
         "all parameters learn",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lightning_tricks.diagnosis import data_experiments, experiments, gradient_flow
+from lightning_tricks.diagnosis import data_experiments, experiments, gradient_flow, loss_experiments
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
@@ -141,8 +141,8 @@ class SanityCheck(Trick):
     def _examined(self, exam: Examination) -> list[Check]:
         asked: dict[str, Callable[[Examination], list[Check]]] = {}
         if self.initial_loss:
-            asked["initial loss"] = experiments.initial_loss
-            asked["shapes of outputs and labels"] = experiments.shapes
+            asked["initial loss"] = loss_experiments.initial_loss
+            asked["shapes of outputs and labels"] = loss_experiments.shapes
         if self.input_matters:
             asked["inputs matter"] = experiments.input_matters
             asked["all parameters learn"] = gradient_flow.gradients
@@ -155,7 +155,7 @@ class SanityCheck(Trick):
             asked["validation data are new"] = data_experiments.validation
         if self.overfit_batch:
             asked["labels follow from inputs"] = data_experiments.labels
-            asked["overfits one batch"] = experiments.overfit_batch
+            asked["overfits one batch"] = loss_experiments.overfit_batch
         trainer, found = self.run.trainer, []
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
