@@ -51,7 +51,7 @@ def initial_loss(exam: Examination) -> list[Check]:
             return [check]
         if found.kind == "squared error":
             size = float(found.prediction.float().square().mean().sqrt())
-            return [first_loss.initial_regression(loss, found.target, size, _falls(exam, 0.99))]
+            return [first_loss.initial_regression(loss, found.target, size, _falls(exam, 0.99, one=True))]
         return [Check("initial loss", True, f"{loss:.4g}; a {found.kind}")]
     check = Check("initial loss", True, f"{loss:.4g}; no labels were found to compare it with")
     if look.labels is not None and look.logits is not None:
@@ -78,9 +78,11 @@ def _occurrences(exam: Examination, classes: int) -> list[float]:
     return [float(n) for n in occurrences.tolist()]
 
 
-def _falls(exam: Examination, share: float) -> bool:
-    """Whether some updates as in training bring the loss below a share of what it was."""
+def _falls(exam: Examination, share: float, *, one: bool = False) -> bool:
+    """Whether some updates, as in training or on one batch, bring the loss below a share of what it was."""
     exam.dry_run.restart()
+    if one:
+        exam.dry_run.hold([exam.batch])
     losses = [loss for loss in (exam.dry_run.update() for _ in range(UPDATES_TO_RECOVER)) if loss is not None]
     exam.dry_run.restart()
     last = losses[-3:]
