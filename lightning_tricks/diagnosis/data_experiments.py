@@ -1,4 +1,4 @@
-"""The experiments of SanityCheck on data: labels, their order, and what validation shares with training."""
+"""The experiments of SanityCheck on data: their order, and what validation shares with training."""
 
 from __future__ import annotations
 
@@ -7,92 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from lightning_tricks.diagnosis import sanity_data
-from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.measure.labels import counts
 
-NEIGHBOURS = 1024
-UPDATES_ON_SOME, UNSEEN = 60, 4
 WINDOW = 8  # consecutive batches
 SPREAD = 256  # samples from everywhere
 VALIDATION, TRAINING = 128, 2048  # samples that are compared
-
-
-def labels(exam: Examination) -> list[Check]:
-    """Do labels belong to inputs? Nearest neighbours first, a short training where they say nothing."""
-    look, at, dry_run = exam.first, exam.target_at, exam.dry_run
-    inputs = exam.inputs(exam.batch)
-    one_each = look.labels is not None and look.target is not None and look.target.shape == (len(look.target),)
-    if dry_run.anywhere(not (one_each and inputs and at is not None)) or look.logits is None or at is None:
-        return []
-    tensors = _tensors(exam.batch)
-    size, source_at = len(look.labels), None  # type: ignore[arg-type]
-    for i, t in enumerate(tensors):
-        if any(t is x for x in inputs) and len(t) == size and t[0].numel() > 1 and source_at is None:
-            source_at = i
-    if dry_run.anywhere(source_at is None) or source_at is None:
-        return []
-    dry_run.restart()
-    rows: list[Tensor] = []
-    classes: list[Tensor] = []
-    most = min(64, int(min(dry_run.batches_per_epoch, 64)))
-    while sum(len(t) for t in classes) < NEIGHBOURS and len(classes) < most:
-        tensors = _tensors(dry_run.next_batch())
-        target, source = tensors[at].reshape(-1).round().long(), tensors[source_at]
-        if len(source) != len(target):
-            return []
-        valid = counts(target)
-        rows.append(source[valid].flatten(1).float())
-        classes.append(target[valid])
-    x, y = torch.cat(rows)[:NEIGHBOURS], torch.cat(classes)[:NEIGHBOURS]
-    name = "labels follow from inputs"
-    if dry_run.anywhere(int((torch.bincount(y) >= 8).sum()) < 2):
-        return [Check(name, None, "hardly any label but one was seen")]
-    discrete = not tensors[source_at].is_floating_point()
-    z, share = sanity_data.neighbours_agree(x, y)
-    z = dry_run.mean(torch.tensor(z, device=y.device))
-    if z > 3 or dry_run.anywhere(discrete):
-        return [sanity_data.labels_follow(z, share, 0.0, None)]
-    shape = dry_run.mean(torch.tensor(sanity_data.structure(x), device=y.device))
-    skill = _skill(exam) if shape >= 0.1 and not dry_run.anywhere(look.found is None) else None
-    return [sanity_data.labels_follow(z, share, shape, skill)]
-
-
-def _skill(exam: Examination) -> tuple[float, float] | None:
-    """Train for a while on some batches of one pass over the data; return the association on these and on others."""
-    dry_run, batches = exam.dry_run, exam.dry_run.batches_per_epoch
-    apart = min(UNSEEN, int(min(batches, 1e6)) // 4)
-    if apart < 1:
-        return None
-    dry_run.restart()
-    unseen = [dry_run.next_batch() for _ in range(apart)]
-    seen = [dry_run.next_batch() for _ in range(apart)]
-    dry_run.hold(seen)
-    for _ in range(UPDATES_ON_SOME):
-        dry_run.update()
-    with exam.evaluating():
-        found = [_association(exam, group) for group in (seen, unseen)]
-    return None if found[0] is None or found[1] is None else (found[0], found[1])
-
-
-def _association(exam: Examination, batches: list[Any]) -> float | None:
-    pairs = []
-    for look in [exam.look(batch) for batch in batches]:
-        if look.logits is not None and look.labels is not None:
-            valid = counts(look.labels)
-            pairs.append((look.logits[valid].float().softmax(1), look.labels[valid]))
-    if exam.dry_run.anywhere(not pairs):
-        return None
-    z = sanity_data.association(torch.cat([p for p, _ in pairs]), torch.cat([y for _, y in pairs]))
-    return exam.dry_run.mean(torch.tensor(z, device=pairs[0][1].device))
-
-
-# -- order ------------------------------------------------------------------------------------------------------------
 
 
 def order(exam: Examination) -> list[Check]:
@@ -107,7 +32,7 @@ def order(exam: Examination) -> list[Check]:
     if exam.dry_run.batches_per_epoch < 2:
         return [Check(name, True, "one batch holds all data")]
     exam.dry_run.restart()
-    window = [_tensors(exam.dry_run.next_batch()) for _ in range(batches)]
+    window = [tensors_of(exam.dry_run.next_batch()) for _ in range(batches)]
     if len(window) > 1 and all(_alike(window[0], other) for other in window[1:]):
         return [Check(name, None, "every batch is the same")]
     for i, t in enumerate(window[0]):
@@ -140,18 +65,18 @@ def _last(loader: Any, per_epoch: float, batches: int) -> list[list[Tensor]] | N
         return None
     if loader.batch_sampler is None:
         end = min(len(data), int(per_epoch))
-        return [_tensors(loader.collate_fn(data[i])) for i in range(max(0, end - batches), end)]
+        return [tensors_of(loader.collate_fn(data[i])) for i in range(max(0, end - batches), end)]
     if type(loader.batch_sampler) is not BatchSampler:
         return None
     size, end = int(loader.batch_size), min(len(data), int(per_epoch) * int(loader.batch_size))
     groups = [range(i, min(i + size, end)) for i in range(max(0, end - batches * size), end, size)]
-    return [_tensors(loader.collate_fn(_items(data, list(group)))) for group in groups]
+    return [tensors_of(loader.collate_fn(_items(data, list(group)))) for group in groups]
 
 
 def _spread(loader: Any, at: int) -> Tensor | None:
     """Return the target of samples from everywhere in the data."""
     batches = _read(loader, SPREAD)
-    return None if batches is None else torch.cat([_tensors(b)[at].reshape(-1).cpu() for b in batches])
+    return None if batches is None else torch.cat([tensors_of(b)[at].reshape(-1).cpu() for b in batches])
 
 
 def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
@@ -174,7 +99,7 @@ def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
         rows = 0
         for i in wanted:
             batches.append(loader.collate_fn(data[i]))
-            rows += max((len(t) for t in _tensors(batches[-1]) if t.ndim), default=1)
+            rows += max((len(t) for t in tensors_of(batches[-1]) if t.ndim), default=1)
         return batches
     wanted = sorted({int(i) for i in torch.linspace(start, size - 1, min(size, most)).tolist()})
     step = int(sized or 32)
@@ -268,7 +193,7 @@ def _base(data: Any) -> tuple[Any, Any]:
 def _hashes(batches: list[Any], chosen: list[int]) -> list[bytes]:
     found: list[bytes] = []
     for batch in batches:
-        tensors = _tensors(batch)
+        tensors = tensors_of(batch)
         if max(chosen) >= len(tensors):
             return []
         rows = [tensors[i] for i in chosen if tensors[i].ndim]
@@ -277,10 +202,6 @@ def _hashes(batches: list[Any], chosen: list[int]) -> list[bytes]:
         if rows:
             found += sanity_data.digests(rows)
     return found
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
 
 
 def _alike(left: list[Tensor], right: list[Tensor]) -> bool:

@@ -184,7 +184,7 @@ class Examination:
         It gets other values. ``"input"``: an output of a module changes. ``"target"``: only the loss does.
         ``"unused"``: neither does. Names and types say less: a batch may hold its labels anywhere.
         """
-        tensors = _tensors(self.batch)
+        tensors = tensors_of(self.batch)
         if len(tensors) > MOST_TENSORS:
             return {}
         usual = self._answer(self.batch)
@@ -217,19 +217,19 @@ class Examination:
 
     def possible_targets(self, batch: Any) -> tuple[list[Tensor], bool]:
         """Return the targets of a batch, the last first, and True; without any, what may be one, and False."""
-        tensors = _tensors(batch)
+        tensors = tensors_of(batch)
         targets = [t for i, t in enumerate(tensors) if self.roles.get(i) == "target"]
         return (targets or [t for i, t in enumerate(tensors) if self.roles.get(i) != "unused"])[::-1], bool(targets)
 
     def _other_tensors(self, batch: Any, targets: list[Tensor]) -> list[Tensor]:
-        return [t for t in _tensors(batch) if all(t is not target for target in targets)]
+        return [t for t in tensors_of(batch) if all(t is not target for target in targets)]
 
     def inputs(self, batch: Any) -> list[Tensor]:
         """Return the tensors of a batch that may be inputs."""
         # (a target may be an input as well: of an autoencoder, of a language model)
         targets = {self.target_at} if self.first.sequence is None else set()
         told = self.roles.get
-        asked = [t for i, t in enumerate(_tensors(batch)) if told(i, "target" if i in targets else "") != "target"]
+        asked = [t for i, t in enumerate(tensors_of(batch)) if told(i, "target" if i in targets else "") != "target"]
         return [t for t in asked if t.ndim]
 
     @property
@@ -238,7 +238,7 @@ class Examination:
         if self.first.target is None:
             return None
         tensor = self.first.target if self.first.sequence is None else self.first.sequence
-        return next((i for i, t in enumerate(_tensors(self.batch)) if t.data_ptr() == tensor.data_ptr()), None)
+        return next((i for i, t in enumerate(tensors_of(self.batch)) if t.data_ptr() == tensor.data_ptr()), None)
 
     def with_inputs(self, change: Callable[[Tensor], Tensor]) -> Any:
         """Return the batch with its inputs changed."""
@@ -263,13 +263,14 @@ class Examination:
             self.dry_run.restart()  # each one begins from the same state
 
 
-def _tensors(batch: Any) -> list[Tensor]:
+def tensors_of(batch: Any) -> list[Tensor]:
+    """Return the tensors of a batch, in the order in which a tree of it has them."""
     return [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
 
 
 def _in(tensor: Tensor, batch: Any) -> bool:
     """Whether a tensor is one of the batch's: what a step hands through is not a prediction."""
-    alike = [t for t in _tensors(batch) if t.shape == tensor.shape]
+    alike = [t for t in tensors_of(batch) if t.shape == tensor.shape]
     return any(bool((t == tensor.detach()).all()) for t in alike)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.diagnosis import sanity
-from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
+from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.gradient_flow import related
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.measure.labels import counts
@@ -118,7 +118,7 @@ def future(exam: Examination) -> list[Check]:
 def _sequence(exam: Examination) -> Tensor | None:
     """Return the tensor of the batch whose next elements are predicted; None where nothing like that is done."""
     look = exam.first
-    tensors = [t for t in tree_leaves(exam.batch) if isinstance(t, Tensor)]
+    tensors = tensors_of(exam.batch)
     if look.sequence is not None:
         labels = next((t for t in tensors if t.data_ptr() == look.sequence.data_ptr()), None)
         if labels is None or exam.roles.get(_at(tensors, labels)) != "target":

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import sanity
-from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
+from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check, Gradients
 from lightning_tricks.runtime.replaced import Hook
 from lightning_tricks.runtime.selection import parameter_names
@@ -213,7 +213,7 @@ def partners(exam: Examination) -> list[Check]:
     asked = at is not None and exam.roles.get(at) == "target" and bool(inputs)
     if exam.dry_run.anywhere(not asked) or not asked:
         return []
-    tensors = [t for t in tree_leaves(exam.batch) if isinstance(t, Tensor)]
+    tensors = tensors_of(exam.batch)
     target = tensors[at]  # type: ignore[index]
     size = len(target) if target.ndim else 0
     if exam.dry_run.anywhere(size < 4 or bool(related(exam, inputs, size))):
@@ -295,5 +295,5 @@ def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
 
 
 def _the_same(left: Any, right: Any) -> bool:
-    pairs = list(zip(*[[t for t in tree_leaves(b) if isinstance(t, Tensor)] for b in (left, right)], strict=False))
+    pairs = list(zip(*[tensors_of(b) for b in (left, right)], strict=False))
     return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)

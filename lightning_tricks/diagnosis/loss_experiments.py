@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.diagnosis import first_loss, one_batch, sanity
-from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.gradient_flow import partners
 from lightning_tricks.diagnosis.one_batch import Trial
 from lightning_tricks.diagnosis.recognition import LEFT_OUT
@@ -71,7 +71,7 @@ def _occurrences(exam: Examination, classes: int) -> list[float]:
     assert exam.first.labels is not None
     occurrences, at = counted(exam.first.labels, classes), exam.target_at
     for _ in range(LABEL_BATCHES - 1):
-        tensors = [t for t in tree_leaves(exam.dry_run.next_batch()) if isinstance(t, Tensor)]
+        tensors = tensors_of(exam.dry_run.next_batch())
         if at is not None and at < len(tensors):
             labels = tensors[at].reshape(-1).round().long()
             occurrences += counted(torch.where(labels < classes, labels, LEFT_OUT), classes)
@@ -121,16 +121,19 @@ def shapes(exam: Examination) -> list[Check]:
 
 def overfit_batch(exam: Examination) -> list[Check]:
     """Train on one batch again and again, with the run's own optimizer and rate; then with other rates."""
+    found = exam.first.found
     constant = _constant(exam)
-    noise = _noise(exam)
+    # the mean loss of the pair is judged: a sum is so many times as large, and a flipped sign must not pass
+    factor = 1.0 if constant is None or found is None else found.factor
+    noise = _noise(exam) / abs(factor)
     moves = any(float(g["lr"]) > 0 for o in exam.optimizers for g in o.param_groups)
-    own = _trained(exam, 1.0, UPDATES, constant, noise)
+    own = _trained(exam, 1.0, UPDATES, factor, constant, noise)
     trials = [own]
     if own.losses and not one_batch.learned(own, constant, noise):
         rose = not own.finite or own.losses[-1] > own.losses[0]
-        for factor in (0.1, 0.01) if rose else (10.0, 100.0):
+        for rate in (0.1, 0.01) if rose else (10.0, 100.0):
             try:
-                trials.append(_trained(exam, factor, UPDATES_AT_OTHER_RATES, constant, noise))
+                trials.append(_trained(exam, rate, UPDATES_AT_OTHER_RATES, factor, constant, noise))
             except Exception:  # the model refuses to compute with NaN: that rate is too large
                 exam.dry_run.restart()
                 break
@@ -142,7 +145,7 @@ def overfit_batch(exam: Examination) -> list[Check]:
 def _constant(exam: Examination) -> float | None:
     """Return the loss of the best answer that is the same for all samples; None where the loss is not a usual one."""
     found = exam.first.found
-    if exam.dry_run.anywhere(found is None or bool(found.twice) or found.factor < 0) or found is None:
+    if exam.dry_run.anywhere(found is None or bool(found.twice)) or found is None:
         return None
     if found.labels is not None and found.logits is not None:
         share = counted(found.labels, found.logits.shape[1])
@@ -158,7 +161,7 @@ def _constant(exam: Examination) -> float | None:
             "binary cross entropy": nn.functional.binary_cross_entropy,
         }
         value = losses[found.kind](middle.expand_as(target), target)
-    return exam.dry_run.mean(value) * found.factor
+    return exam.dry_run.mean(value)
 
 
 def _noise(exam: Examination) -> float:
@@ -169,17 +172,19 @@ def _noise(exam: Examination) -> float:
     return max(values) - min(values) if values and all(map(math.isfinite, values)) else 0.0
 
 
-def _trained(exam: Examination, factor: float, updates: int, constant: float | None, noise: float) -> Trial:
+def _trained(
+    exam: Examination, rate: float, updates: int, factor: float, constant: float | None, noise: float
+) -> Trial:
     dry_run = exam.dry_run
     dry_run.restart()
     dry_run.hold([exam.batch])
-    dry_run.scale_rates(factor)
-    trial = Trial(factor, ())
+    dry_run.scale_rates(rate)
+    trial = Trial(rate, ())
     for _ in range(updates + 1):
         loss = dry_run.update()
         if loss is None:
             continue
-        trial = Trial(factor, (*trial.losses, loss))
+        trial = Trial(rate, (*trial.losses, loss / factor))
         # (the first updates of a rate that is too large may be lucky)
         if not trial.finite or (len(trial.losses) > 10 and one_batch.learned(trial, constant, noise)):
             break

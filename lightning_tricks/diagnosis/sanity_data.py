@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_tricks.diagnosis.sanity import Check
 
 _CHANCE = 3.0
+STRUCTURE = 0.1  # inputs with less are like noise: labels need not have to do with their neighbours
 _RARE = 1e-6  # error rate of the test for sorted data
 _MISSING = 0.3  # share of the data whose labels are missing in a stretch of it
 _PURE = 0.25  # entropy of the labels of a batch over that of the data
@@ -108,9 +109,45 @@ def labels_follow(z: float, share: float, shape: float, skill: tuple[float, floa
     seen += f"; after a short training the outputs are {skill[1]:+.1f} standard errors from chance on unseen batches"
     if skill[1] > _CHANCE:
         return Check(name, True, seen)
-    if shape < 0.1 or skill[0] < 2 * _CHANCE or skill[1] > 0.8 * _CHANCE:
+    if shape < STRUCTURE or skill[0] < 2 * _CHANCE or skill[1] > 0.8 * _CHANCE:
         return Check(name, None, seen, "a weak signal, noise, or too short a training: TrainingDoctor() watches it")
     return Check(name, False, seen, "inputs and labels may have been shuffled or sorted apart: look at some pairs")
+
+
+def one_label(label: int, count: int, classes: int) -> Check:
+    """Report labels that are all the same, for a model of several classes.
+
+    >>> one_label(4, 1024, 5).evidence
+    'all of 1024 labels are 4, of 5 classes'
+    """
+    seen = f"all of {count} labels are {label}, of {classes} classes"
+    return Check("labels follow from inputs", False, seen, "look at how labels are read, mapped and clamped")
+
+
+def pairs_belong(at_once: float, shape: float, skill: tuple[float, float] | None) -> Check:
+    """Judge whether two inputs of each sample belong together, from the loss of wrong pairs.
+
+    Args:
+        at_once: standard errors by which wrong pairs have a higher loss, before training.
+        shape: ``structure`` of one of the inputs.
+        skill: the same after a short training, on pairs that were trained on and on others; None where not measured.
+
+    >>> pairs_belong(9.0, 0.3, None).passed, pairs_belong(0.1, 0.3, (20.0, 0.2)).passed
+    (True, False)
+    """
+    name = "labels follow from inputs"
+    if skill is None:
+        seen = f"wrong pairs of inputs have a higher loss by {at_once:+.1f} standard errors"
+        return Check(name, True if at_once > _CHANCE else None, seen)
+    seen = (
+        f"after a short training wrong pairs of inputs have a higher loss by {skill[0]:+.1f} standard errors, "
+        f"on unseen batches by {skill[1]:+.1f}"
+    )
+    if skill[1] > _CHANCE:
+        return Check(name, True, seen)
+    if skill[0] < 2 * _CHANCE or skill[1] > 0.5 * _CHANCE:
+        return Check(name, None, seen)
+    return Check(name, False, seen, "the two inputs may have been shuffled or sorted apart: look at some pairs")
 
 
 def shuffled(batches: Sequence[Tensor], whole: Tensor) -> Check:

@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lightning_tricks.diagnosis import data_experiments, experiments, gradient_flow, loss_experiments
+from lightning_tricks.diagnosis import (
+    data_experiments,
+    experiments,
+    gradient_flow,
+    label_experiments,
+    loss_experiments,
+)
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
@@ -154,7 +160,7 @@ class SanityCheck(Trick):
             asked["data are shuffled"] = data_experiments.order
             asked["validation data are new"] = data_experiments.validation
         if self.overfit_batch:
-            asked["labels follow from inputs"] = data_experiments.labels
+            asked["labels follow from inputs"] = label_experiments.labels
             asked["overfits one batch"] = loss_experiments.overfit_batch
         trainer, found = self.run.trainer, []
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
