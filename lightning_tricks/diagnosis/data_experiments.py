@@ -32,8 +32,8 @@ def order(exam: Examination) -> list[Check]:
     if exam.dry_run.batches_per_epoch < 2:
         return [Check(name, True, "one batch holds all data")]
     exam.dry_run.restart()
-    window = [tensors_of(exam.dry_run.next_batch()) for _ in range(batches)]
-    if len(window) > 1 and all(_alike(window[0], other) for other in window[1:]):
+    window = [tensors_of(exam.dry_run.next_batch()) for _ in range(max(2, batches))]
+    if all(_alike(window[0], other) for other in window[1:]):
         return [Check(name, None, "every batch is the same")]
     for i, t in enumerate(window[0]):
         if exam.roles.get(i) == "input" and t.is_floating_point() and sanity_data.overlapping(t):
@@ -41,7 +41,7 @@ def order(exam: Examination) -> list[Check]:
     whole = _spread(loaders[0], at)
     if whole is None:
         return [Check(name, None, "the data cannot be read by position")]
-    window = _last(loaders[0], exam.dry_run.batches_per_epoch, batches) or window
+    window = _last(loaders[0], exam.dry_run.batches_per_epoch, batches) or window[:batches]
     found = [tensors[at].reshape(-1).to(whole.device) for tensors in window]
     if look.labels is None:
         edges = torch.unique(whole.float().quantile(torch.linspace(0, 1, 6, device=whole.device)[1:-1]))

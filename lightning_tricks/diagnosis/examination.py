@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_tricks.diagnosis.recognition import Recognised, autoregressive, class_pair, recognised
+from lightning_tricks.diagnosis.recognition import (
+    Recognised,
+    alike,
+    autoregressive,
+    class_pair,
+    other_values,
+    recognised,
+)
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.dry_run.training_step import loss_of
@@ -27,6 +34,7 @@ from lightning_tricks.runtime.trace import floating
 
 UPDATES_BEFORE_ASKING = 5  # zero-initialised heads, LoRA and ReZero have gradients and depend on inputs by then
 MOST_TENSORS = 12  # of a batch that are asked for their roles, in one forward pass or two each
+MOST_UNUSED = 2  # of these that are asked again after some updates
 MOST_PREDICTIONS = 24  # outputs from which the loss may have been computed
 
 
@@ -189,27 +197,35 @@ class Examination:
             return {}
         usual = self._answer(self.batch)
         found = {i: self._role(usual, t) for i, t in enumerate(tensors)} if usual is not None else {}
+        # (the loss of outputs that are all the same, of a head that begins at zero, depends on no label yet)
+        unused = [i for i, role in found.items() if role == "unused"]
+        if unused and len(unused) <= MOST_UNUSED:
+            later = self._answer(self.batch, UPDATES_BEFORE_ASKING)
+            if later is not None:
+                found.update({i: self._role(later, tensors[i], UPDATES_BEFORE_ASKING) for i in unused})
         self.dry_run.restart()
         self.dry_run.next_batch()  # (the batch that is looked at was the first)
         return {position: role for position, role in found.items() if role is not None}
 
-    def _role(self, usual: tuple[list[Tensor], list[Tensor]], tensor: Tensor) -> str | None:
+    def _role(self, usual: tuple[list[Tensor], list[Tensor]], tensor: Tensor, updates: int = 0) -> str | None:
         used, asked = False, False
-        for other in _others(tensor):
-            answer = self._answer(tree_map(lambda t, new=other: new if t is tensor else t, self.batch))
+        for other in other_values(tensor):
+            answer = self._answer(tree_map(lambda t, new=other: new if t is tensor else t, self.batch), updates)
             if answer is None:  # (not even the model takes it for what it was: lengths, indices)
                 continue
-            outputs, losses = (not _alike(a, b) for a, b in zip(usual, answer, strict=True))
+            outputs, losses = (not alike(a, b) for a, b in zip(usual, answer, strict=True))
             # (on several processes, rows that are all alike on one of them tell nothing there)
             if self.dry_run.anywhere(outputs):
                 return "input"
             asked, used = True, self.dry_run.anywhere(losses) or used
         return ("target" if used else "unused") if asked else None
 
-    def _answer(self, batch: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+    def _answer(self, batch: Any, updates: int = 0) -> tuple[list[Tensor], list[Tensor]] | None:
         """Return outputs and loss from the state, and with the numbers, with which the dry run began."""
         self.dry_run.restart()
         try:
+            for _ in range(updates):
+                self.dry_run.update()
             look = self.look(batch)
         except Exception:
             return None
@@ -229,7 +245,8 @@ class Examination:
         # (a target may be an input as well: of an autoencoder, of a language model)
         targets = {self.target_at} if self.first.sequence is None else set()
         told = self.roles.get
-        asked = [t for i, t in enumerate(tensors_of(batch)) if told(i, "target" if i in targets else "") != "target"]
+        other = {"target", "unused"}
+        asked = [t for i, t in enumerate(tensors_of(batch)) if told(i, "target" if i in targets else "") not in other]
         return [t for t in asked if t.ndim]
 
     @property
@@ -278,22 +295,3 @@ def _measures(module: nn.Module) -> bool:
     """Whether a module compares a prediction with a target: what it returns is no output of the model."""
     names = {cls.__module__.split(".")[0] for cls in type(module).__mro__}
     return isinstance(module, nn.modules.loss._Loss) or "torchmetrics" in names
-
-
-def _others(tensor: Tensor) -> list[Tensor]:
-    """Return tensors of other values: the same rows in another order, and nothing but zeros, or ones."""
-    constant = torch.zeros_like(tensor) if bool((tensor != 0).any()) else torch.ones_like(tensor)
-    rolled = tensor.roll(1, 0) if tensor.ndim else tensor
-    return [constant] if torch.equal(rolled, tensor) else [rolled, constant]
-
-
-def _alike(left: list[Tensor], right: list[Tensor]) -> bool:
-    """Whether two answers are the same, up to what a device computes differently from call to call."""
-    if [t.shape for t in left] != [t.shape for t in right]:
-        return False
-    pairs = [(a.float(), b.float()) for a, b in zip(left, right, strict=True) if a.numel()]
-    scales = [float(a.abs().nan_to_num().amax()) for a, _ in pairs]
-    return all(
-        torch.allclose(a, b, rtol=1e-5, atol=1e-6 * scale, equal_nan=True)
-        for (a, b), scale in zip(pairs, scales, strict=True)
-    )

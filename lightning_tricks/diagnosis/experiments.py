@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
@@ -187,7 +187,7 @@ def units(exam: Examination) -> list[Check]:
             clock[:] = [0, 0]
             batch = exam.dry_run.next_batch()
             exam.look(batch)
-            rows += max((len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim), default=1)
+            rows += max((len(t) for t in tensors_of(batch) if t.ndim), default=1)
             batches += 1
     finally:
         for handle in handles:

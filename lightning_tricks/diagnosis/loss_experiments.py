@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import first_loss, one_batch, sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
@@ -101,7 +101,7 @@ def shapes(exam: Examination) -> list[Check]:
     same = prediction.numel() == target.numel() and prediction.shape != target.shape
     if not same or len(target) < 2 or float(prediction.float().std()) == 0 or bool((target == target[:1]).all()):
         return []
-    position = {id(t): i for i, t in enumerate(t for t in tree_leaves(exam.batch) if isinstance(t, Tensor))}
+    position = {id(t): i for i, t in enumerate(tensors_of(exam.batch))}
 
     def batch(change: Any) -> Any:
         return tree_map(lambda t: change(t) if position.get(id(t)) == at else t, exam.batch)

@@ -223,3 +223,30 @@ def _of_values(prediction: Tensor, target: Tensor, squashed: bool) -> Iterator[_
         if not inside:
             value = nn.functional.binary_cross_entropy_with_logits(p.sigmoid(), t)
             yield _Candidate("binary cross entropy", prediction, target, float(value), terms, "sigmoid")
+
+
+def other_values(tensor: Tensor) -> list[Tensor]:
+    """Return tensors of other values: the same rows in another order, and nothing but zeros, or ones.
+
+    >>> other_values(torch.tensor([1, 2, 3]))
+    [tensor([3, 1, 2]), tensor([0, 0, 0])]
+    """
+    constant = torch.zeros_like(tensor) if bool((tensor != 0).any()) else torch.ones_like(tensor)
+    rolled = tensor.roll(1, 0) if tensor.ndim else tensor
+    return [constant] if torch.equal(rolled, tensor) else [rolled, constant]
+
+
+def alike(left: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether two answers are the same, up to what a device computes differently from call to call.
+
+    >>> alike([torch.ones(2)], [torch.ones(2) + 1e-7]), alike([torch.ones(2)], [torch.zeros(2)])
+    (True, False)
+    """
+    if [t.shape for t in left] != [t.shape for t in right]:
+        return False
+    pairs = [(a.float(), b.float()) for a, b in zip(left, right, strict=True) if a.numel()]
+    scales = [float(a.abs().nan_to_num().amax()) for a, _ in pairs]
+    return all(
+        torch.allclose(a, b, rtol=1e-5, atol=1e-6 * scale, equal_nan=True)
+        for (a, b), scale in zip(pairs, scales, strict=True)
+    )
