@@ -245,8 +245,7 @@ class Examination:
         # (a target may be an input as well: of an autoencoder, of a language model)
         targets = {self.target_at} if self.first.sequence is None else set()
         told = self.roles.get
-        other = {"target", "unused"}
-        asked = [t for i, t in enumerate(tensors_of(batch)) if told(i, "target" if i in targets else "") not in other]
+        asked = [t for i, t in enumerate(tensors_of(batch)) if told(i, "target" if i in targets else "") != "target"]
         return [t for t in asked if t.ndim]
 
     @property
