@@ -1,18 +1,11 @@
-"""What the experiments of SanityCheck mean: numbers and tensors in, passed or not, and the fix. No Lightning."""
+"""What the experiments of SanityCheck on a model mean: numbers in, passed or not, and the fix. No Lightning."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from lightning_tricks.errors import listed
-
-_FAR = 0.5
-_CHANCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -41,103 +34,42 @@ class Check:
         return {True: "pass", False: "FAIL", None: "?"}[self.passed]
 
 
-def initial_loss(loss: float, counts: Sequence[float], entropy: float | None = None) -> Check:
-    """Compare the first loss with that of not knowing anything, ``ln C``; offer the bias that the labels imply.
+def input_matters(outputs: float | None, loss: float | None, updates: int = 0, *, moved: bool = True) -> Check:
+    """Judge how much outputs and loss change when the inputs are zeroed.
 
     Args:
-        loss: mean cross entropy before the first update, in nats.
-        counts: labels seen by class ``[C]``.
-        entropy: cross entropy of the logits and labels that were found, where they were.
+        outputs: change of the prediction over its size; None where no prediction was seen.
+        loss: change of the loss over its size.
+        updates: made before.
+        moved: whether these updates changed the loss at all.
 
-    >>> initial_loss(2.31, [10.0] * 10).passed, initial_loss(9.0, [10.0] * 10).passed
+    >>> input_matters(0.3, 0.1).passed, input_matters(0.0, 0.0, 5).passed
     (True, False)
     """
-    name, classes = "initial loss", len(counts)
-    uniform = math.log(classes)
-    total = sum(counts)
-    shares = [c / total for c in counts]
-    prior = -sum(p * math.log(p) for p in shares if p > 0)
-    seen = f"{loss:.3f}; knowing nothing of {classes} classes gives {uniform:.3f}"
-    bias = ""
-    if prior < 0.9 * uniform:
-        shown = ", ".join(f"{math.log(max(p, 1e-4)):.2f}" for p in shares[:8]) + (", ..." if classes > 8 else "")
-        bias = f"; an output bias of log frequencies [{shown}] would start at {prior:.3f}"
-    if not math.isfinite(loss):
-        return Check(name, False, f"it is {loss}", "look at the first batch and the loss function: NaN, inf, log(0)")
-    if abs(loss - uniform) <= _FAR * uniform:
-        return Check(name, True, seen + bias)
-    if entropy is not None and loss > 1.5 * entropy + 0.1:
-        return Check(
-            name, None, f"{seen}, and their cross entropy is {entropy:.3f}", "the loss holds something else too"
-        )
-    if loss < uniform:
-        why = "does the input hold the label, or is the loss divided by something?"
-    else:
-        why = "scale the last layer down (weights times 0.1, bias 0); is softmax applied twice?"
-    return Check(name, False, seen + bias, why)
-
-
-def initial_regression(loss: float, target: Tensor) -> Check:
-    """Compare the first squared error with that of always answering the mean.
-
-    >>> initial_regression(1.2, torch.tensor([0.0, 2.0])).passed
-    True
-    """
-    variance = float(target.float().var(unbiased=False))
-    seen = f"{loss:.4g}; always answering the mean gives {variance:.4g}"
-    if not math.isfinite(loss):
-        return Check("initial loss", False, f"it is {loss}", "look at the first batch and the loss function")
-    if loss <= 3 * variance + 1e-12:
-        return Check("initial loss", True, seen)
-    mean = float(target.float().mean())
-    return Check("initial loss", None, seen, f"set the output bias to the mean {mean:.4g}, or standardise the target")
-
-
-def overfits(losses: Sequence[float], floor: float = 0.0) -> Check:
-    """Judge the losses of updates on one batch.
-
-    Args:
-        losses: before each update.
-        floor: what cannot be got below, e.g. for a loss that is negative.
-
-    >>> overfits([2.3, 1.0, 0.1]).passed, overfits([2.3, 2.3, 2.29]).passed
-    (True, False)
-    """
-    name = "overfits one batch"
-    finite = [x for x in losses if math.isfinite(x)]
-    if len(finite) < len(losses) or not finite:
-        return Check(name, False, "the loss became NaN or inf", "lower the learning rate; GradientClip(1.0)")
-    first, best = finite[0], min(finite[-max(1, len(finite) // 5) :])
-    size = max(abs(first - floor), 1e-12)
-    gain = (first - best) / size
-    seen = f"{first:.3g} -> {best:.3g} in {len(losses) - 1} updates of the same batch"
-    if gain >= 0.5:
+    name = "inputs matter"
+    what = [f"outputs change by {outputs:.2g} of their size"] if outputs is not None else []
+    what += [f"the loss by {loss:.2g}"] if loss is not None else []
+    seen = " and ".join(what) + " when the input is zeroed" + (f", after {updates} updates" if updates else "")
+    if not what:
+        return Check(name, None, "no output of a module was seen")
+    if (outputs is not None and outputs > 1e-5) and (loss is None or loss > 1e-6):
         return Check(name, True, seen)
-    falling = len(finite) > 10 and finite[-1] < finite[len(finite) // 2] - 0.02 * size
-    if falling and gain > 0.1:
-        return Check(name, None, seen + ", and still falling", "probably slow only: try LRFinder()")
-    fix = (
-        "a model that cannot learn one batch by heart has a bug: learning rate, frozen or detached parts, loss, labels"
-    )
+    if outputs is None and loss is not None and loss > 1e-6:
+        return Check(name, True, seen)
+    if not moved:
+        return Check(name, None, f"{seen}, and these updates change nothing that can be seen")
+    fix = "follow the input through the model: a factor of 0, a detached or dead layer"
     return Check(name, False, seen, fix)
 
 
-def input_matters(change: float) -> Check:
-    """Judge how much the outputs change when the input is zeroed, over their size.
-
-    >>> input_matters(0.3).passed, input_matters(0.0).passed
-    (True, False)
-    """
-    seen = f"outputs change by {change:.2g} of their size when the input is zeroed"
-    if change > 1e-5:
-        return Check("inputs matter", True, seen)
-    return Check(
-        "inputs matter", False, seen, "follow the input through the model: a factor of 0, a detached or dead layer"
-    )
-
-
-def independence(in_eval: float, in_training: float, batch_norm: Sequence[str]) -> Check:
+def independence(in_eval: float, in_training: float, batch_norm: Sequence[str], *, by_design: str = "") -> Check:
     """Judge how much the output of one sample changes when the others are replaced, over its size.
+
+    Args:
+        in_eval: change in eval mode.
+        in_training: change in training mode.
+        batch_norm: names of such modules.
+        by_design: why samples may depend on each other here; empty where they must not.
 
     >>> independence(0.0, 0.2, ["body.1"]).evidence
     'in eval mode 0; in training 0.2, through BatchNorm (body.1), which is meant to'
@@ -145,9 +77,8 @@ def independence(in_eval: float, in_training: float, batch_norm: Sequence[str]) 
     name = "samples do not leak"
     if in_eval > 1e-3:
         seen = f"a sample's output changes by {in_eval:.2g} of its size when the others are replaced, in eval mode"
-        return Check(
-            name, False, seen, "look for reshape or view that mixes the batch, softmax or mean over dimension 0"
-        )
+        fix = "look for reshape or view that mixes the batch, softmax or mean over dimension 0, batch_first"
+        return Check(name, None, f"{seen}; {by_design}") if by_design else Check(name, False, seen, fix)
     seen = f"in eval mode {in_eval:.1g}"
     if in_training > 1e-3 and batch_norm:
         seen += f"; in training {in_training:.1g}, through BatchNorm ({batch_norm[0]}), which is meant to"
@@ -157,115 +88,153 @@ def independence(in_eval: float, in_training: float, batch_norm: Sequence[str]) 
     return Check(name, True, seen)
 
 
-def broadcasts(prediction: Tensor, target: Tensor, loss: float) -> Check | None:
-    """Find the loss of ``[n, 1]`` against ``[n]``, which compares every prediction with every target.
+def no_future(change: float) -> Check:
+    """Judge how much outputs change at places before those whose inputs were replaced, over their size.
 
-    >>> x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, 1.0])
-    >>> broadcasts(x, y, 0.5).passed, broadcasts(x, y, 0.0) is None
-    (False, True)
-    """
-    if prediction.shape == target.shape or prediction.numel() != target.numel() or target.numel() < 2:
-        return None
-    p, t = prediction.detach().float(), target.detach().float()
-    try:
-        differences = p - t
-    except RuntimeError:
-        return None
-    if differences.numel() == target.numel():
-        return None
-    wrong = (float(differences.square().mean()), float(differences.abs().mean()))
-    if not any(math.isclose(loss, w, rel_tol=1e-3, abs_tol=1e-9) for w in wrong):
-        return None
-    seen = f"predictions {tuple(p.shape)} against targets {tuple(t.shape)} are broadcast to {tuple(differences.shape)}"
-    return Check(
-        "shapes of outputs and labels", False, seen, "squeeze the prediction: loss(prediction.squeeze(-1), target)"
-    )
-
-
-def neighbours_agree(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return how often the nearest other sample has the same label, in standard errors above chance, and the share.
-
-    Args:
-        inputs: ``[n, d]``.
-        labels: ``[n]``.
-
-    >>> z, share = neighbours_agree(torch.tensor([[0.0], [0.1], [5.0], [5.1]] * 5), torch.tensor([0, 0, 1, 1] * 5))
-    >>> z > 3, share
-    (True, 1.0)
-    """
-    apart = torch.cdist(inputs.double(), inputs.double()).fill_diagonal_(torch.inf)
-    same = float((labels[apart.argmin(1)] == labels).double().mean())
-    n = len(labels)
-    shares = torch.bincount(labels.clamp(min=0)).double() / n
-    chance = float(shares.square().sum())
-    error = math.sqrt(max(chance * (1 - chance), 1e-12) / n)
-    return (same - chance) / error, same
-
-
-def labels_follow(z: float, share: float, skill: float | None) -> Check:
-    """Judge whether labels belong to their inputs, from nearest neighbours and from a short training.
-
-    Args:
-        z: standard errors above chance of ``neighbours_agree``.
-        share: of neighbours with the same label.
-        skill: on batches that were not trained on, after a short training; None when it was not needed.
-
-    >>> labels_follow(20.0, 0.9, None).passed, labels_follow(0.3, 0.1, -0.1).passed
+    >>> no_future(0.0).passed, no_future(0.2).passed
     (True, False)
     """
-    name = "labels follow from inputs"
-    seen = f"{share:.0%} of nearest neighbours have the same label ({z:+.1f} standard errors from chance)"
-    if z > _CHANCE:
-        return Check(name, True, seen)
-    if skill is None:
-        return Check(name, None, seen, "neighbours of raw inputs say nothing here")
-    seen += f"; after a short training the skill on unseen batches is {skill:.2f}"
-    if skill > 0.02:
-        return Check(name, True, seen)
-    return Check(name, False, seen, "inputs and labels may have been shuffled or sorted apart: look at some pairs")
+    seen = f"outputs change by {change:.2g} of their size when later elements of the sequence are replaced"
+    if change <= 1e-3:
+        return Check("no look into the future", True, seen)
+    fix = "a causal mask (is_causal=True), a unidirectional network, padding on the left only"
+    return Check("no look into the future", False, seen, fix)
 
 
-def gradients_arrive(
-    missing: Sequence[str], zero: Sequence[str], frozen: Sequence[str], forgotten: Sequence[str]
-) -> Check:
-    """Judge which parameters take part.
+def pairing(invariant: bool, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Check | None:
+    """Report a loss that does not depend on which target belongs to which prediction: ``[n, 1]`` against ``[n]``.
+
+    >>> pairing(True, ((8, 1), (8,))).evidence
+    'predictions (8, 1) and targets (8,): the loss stays the same when the targets change places, so they are broadcast'
+    """
+    if not invariant:
+        return None
+    seen = (
+        f"predictions {shapes[0]} and targets {shapes[1]}: the loss stays the same when the targets change places, "
+        "so they are broadcast"
+    )
+    fix = "squeeze the prediction: loss(prediction.squeeze(-1), target)"
+    return Check("shapes of outputs and labels", False, seen, fix)
+
+
+def wrong_partner(by_input: Sequence[int], by_label: Sequence[int], sample: int) -> Check | None:
+    """Report a label whose change reaches the gradients of other rows than those of its sample.
 
     Args:
-        missing: require a gradient and got none.
-        zero: got one that is 0 everywhere.
-        frozen: do not require one.
-        forgotten: got one and are in no optimizer.
+        by_input: rows of the first layer's input that change with the input of a sample.
+        by_label: rows whose gradients change with its label.
+        sample: its number in the batch.
 
-    >>> gradients_arrive([], [], ["body.weight"], []).evidence
+    >>> wrong_partner([2, 3], [2, 3], 1) is None, wrong_partner([2, 3], [1, 5], 1).passed
+    (True, False)
+    """
+    if not by_input or not by_label or set(by_input) & set(by_label):
+        return None
+    seen = (
+        f"sample {sample} is row {by_input[0]} of what goes into the model, and its label belongs to row {by_label[0]}"
+    )
+    fix = "look at the order of both: repeat for repeat_interleave, view for permute, a shuffle of one of them"
+    return Check("shapes of outputs and labels", False, seen, fix)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Which parameters take part, by name.
+
+    Args:
+        detached: in an optimizer, part of the loss, and cut off from it: no gradient.
+        unused: no gradient, and nothing that shows that there should be one.
+        zero: a gradient that is 0 everywhere, on several batches and after several updates.
+        all_zero: whether that are all of them, or most.
+        frozen: do not require a gradient.
+        forgotten: have a gradient, and no optimizer, though their neighbours have one.
+        left_out: have a gradient and no optimizer, as whole modules.
+        kept: whether gradients are never cleared.
+        idle: whether no weight moved at all.
+    """
+
+    detached: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
+    all_zero: bool = False
+    frozen: tuple[str, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    kept: bool = False
+    idle: bool = False
+
+
+def gradients_arrive(found: Gradients) -> Check:
+    """Judge which parameters take part.
+
+    >>> gradients_arrive(Gradients(frozen=("body.weight",))).evidence
     'all parameters get gradients; frozen: body.weight'
     """
     name = "all parameters learn"
-    told = f"; frozen: {listed(frozen, 6)}" if frozen else ""
-    if forgotten:
+    told = f"; frozen: {listed(found.frozen, 6)}" if found.frozen else ""
+    if found.kept:
+        fix = "optimizer_zero_grad must clear them, or leave it out: Lightning does it"
+        return Check(name, False, f"gradients are never cleared between updates{told}", fix)
+    if found.forgotten:
+        seen = f"in no optimizer: {listed(found.forgotten, 6)}{told}"
+        return Check(name, False, seen, "pass self.parameters() to the optimizer, after the last layer was replaced")
+    if found.detached:
+        seen = f"no gradient, though the loss depends on them: {listed(found.detached, 6)}{told}"
         return Check(
-            name, False, f"in no optimizer: {listed(forgotten, 6)}{told}", "pass self.parameters() to the optimizer"
+            name, False, seen, "a detach(), .data or numpy() behind them? Or freeze them: requires_grad_(False)"
         )
-    if missing:
-        fix = "are they used in the forward pass? detached? Then freeze or remove them"
-        return Check(name, False, f"no gradient: {listed(missing, 6)}{told}", fix)
-    if zero:
-        return Check(
-            name, False, f"gradient 0 everywhere: {listed(zero, 6)}{told}", "a dead layer, or a factor of 0 behind them"
-        )
+    if found.zero and not found.idle:
+        seen = f"gradient 0 everywhere: {listed(found.zero, 6)}{told}"
+        return Check(name, False if found.all_zero else None, seen, "a dead layer, or a factor of 0 behind them")
+    if found.idle and found.zero:
+        return Check(name, None, f"gradient 0 everywhere: {listed(found.zero, 6)}, and no weight moves yet{told}")
+    if found.unused:
+        fix = "they take no part in this loss: freeze or remove them, if that is not meant"
+        return Check(name, None, f"no gradient: {listed(found.unused, 6)}{told}", fix)
+    if found.left_out:
+        seen = f"in no optimizer, as a whole: {listed(found.left_out, 6)}{told}"
+        return Check(name, None, seen, "requires_grad_(False), if that is meant; else pass self.parameters()")
     return Check(name, True, f"all parameters get gradients{told}")
 
 
-def units_live(stopped: Sequence[tuple[str, str, float]]) -> Check:
+def units_live(stopped: Sequence[tuple[str, str, float]], rows: int) -> Check:
     """Judge layers before the first update.
 
     Args:
         stopped: name, kind (``"dead"`` or ``"saturated"``) and share of units, of each layer with more than 80 %.
+        rows: samples that were seen.
 
-    >>> units_live([("net.1", "dead", 0.97)]).evidence
-    '97% of net.1 are dead'
+    >>> units_live([("net.1", "dead", 0.97)], 512).evidence, units_live([("net.1", "dead", 0.85)], 512).passed
+    ('97% of net.1 are dead', None)
     """
     name = "units are alive"
     if not stopped:
         return Check(name, True, "no activation layer has more than 80% of its units dead or saturated")
     seen = "; ".join(f"{share:.0%} of {layer} are {kind}" for layer, kind, share in stopped[:4])
-    return Check(name, False, seen, "look at initial weights and biases, and at the scale of the inputs")
+    fix = "look at initial weights and biases, and at the scale of the inputs"
+    # sparse autoencoders and small batches have most units at rest, and learn
+    certain = rows >= 16 and any(share > 0.95 for _, _, share in stopped)
+    return Check(name, False if certain else None, seen, fix)
+
+
+def in_training_mode(evaluating: Sequence[str], pretrained: Sequence[str]) -> Check:
+    """Judge modules that behave differently in training and are not in training mode.
+
+    Args:
+        evaluating: trained ones in eval mode, by name.
+        pretrained: normalisation layers in eval mode, whose statistics were gathered before.
+
+    >>> in_training_mode(["net.1"], []).passed, in_training_mode([], ["net.1"]).passed, in_training_mode([], []).passed
+    (False, None, True)
+    """
+    name = "modules are in training mode"
+    if evaluating:
+        seen = f"in eval mode, though trained: {listed(evaluating, 6)}"
+        fix = (
+            "module.train() before the fit: Lightning keeps the mode that it finds, and from_pretrained gives eval mode"
+        )
+        return Check(name, False, seen, fix)
+    if pretrained:
+        seen = f"in eval mode with the statistics of an earlier training: {listed(pretrained, 6)}"
+        return Check(name, None, seen, "fine where that is meant (small batches); else module.train()")
+    return Check(name, True, "dropout and normalisation that are trained are in training mode")

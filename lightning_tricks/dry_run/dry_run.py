@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
@@ -20,13 +20,15 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.isolated import copied, report_damage
 from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
-from lightning_tricks.dry_run.roots import callback_name, roots_of
+from lightning_tricks.dry_run.roots import Roots, callback_name, roots_of
 from lightning_tricks.dry_run.snapshot import Snapshot, taken
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of, original_step, step_arguments
+from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError
 from lightning_tricks.runtime.gradient_writer import average
 from lightning_tricks.runtime.horizon import window_at, window_lengths
@@ -237,6 +239,26 @@ class DryRun:
     def _most_batches(self) -> int | None:
         batches = self.batches_per_epoch
         return int(batches) if math.isfinite(batches) else None
+
+    @property
+    def loaders(self) -> list[Any]:
+        """The second loaders of the training data: whoever reads their data by position leaves no trace either."""
+        return tree_leaves(self._loaders)
+
+    @contextmanager
+    def validation_loaders(self) -> Iterator[list[Any]]:
+        """Give second loaders of the validation data, those that can be read without a trace; all is put back.
+
+        Raises:
+            NotRestorableError: the data of one cannot be put back; nothing was read.
+        """
+        loaders = [x for x in tree_leaves(self._trainer.val_dataloaders) if isinstance(x, DataLoader)]
+        if len(loaders) == 0 or any(unrepeatable(x) is not None for x in loaders):
+            yield []
+            return
+        roots = Roots(data={f"val_dataloader {i}": loader for i, loader in enumerate(loaders)})
+        with taken(lambda: roots, limits=SHORT):
+            yield [second_loader(loader) for loader in loaders]
 
     @property
     def batches_per_epoch(self) -> float:

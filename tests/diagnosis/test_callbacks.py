@@ -75,7 +75,7 @@ def test_a_failure_warns_or_ends_the_run_before_it_begins() -> None:
     module = dead()
     before = weights(module).clone()
     with pytest.raises(
-        TrickError, match=r"SanityCheck: \d of 7 checks failed.*units are alive: 100% of net.1 are dead"
+        TrickError, match=r"SanityCheck: \d of 8 checks failed.*units are alive: 100% of net.1 are dead"
     ):
         fit(module, [SanityCheck(on_failure="raise")], n=640, batch=64)
     assert torch.equal(weights(module), before)

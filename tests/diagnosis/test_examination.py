@@ -74,7 +74,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 def test_a_sound_training_passes_everything() -> None:
     found = marks(Net())
     assert {c.mark for c in found.values()} == {"pass"}, found
-    assert len(found) == 7
+    assert len(found) == 9
     assert "BatchNorm (net.1), which is meant to" in found["samples do not leak"].evidence
 
 
@@ -85,9 +85,7 @@ def test_a_sound_training_passes_everything() -> None:
         ("leak", "samples do not leak", "in eval mode"),
         ("dead", "units are alive", "of net.2 are dead"),
         ("saturated", "units are alive", "of net.2 are saturated"),
-        ("large", "initial loss", "scale the last layer down"),
-        ("unused", "all parameters learn", "no gradient: spare.weight, spare.bias"),
-        ("detached", "all parameters learn", "no gradient: net.0.weight, net.0.bias"),
+        ("detached", "all parameters learn", "no gradient, though the loss depends on them: net.0.weight, net.0.bias"),
         ("forgotten", "all parameters learn", "in no optimizer: net.0.weight, net.0.bias"),
         ("nan", "initial loss", "it is nan"),
     ],
@@ -96,6 +94,19 @@ def test_each_fault_is_found_and_named(fault: str, failed: str, words: str) -> N
     check = marks(Net(fault), overfit_batch=False)[failed]
     assert check.mark == "FAIL"
     assert words in f"{check.evidence} {check.fix}"
+
+
+@pytest.mark.parametrize(("lr", "mark"), [(1e-6, "FAIL"), (0.1, "?")])
+def test_a_large_first_loss_is_a_fault_where_training_does_not_bring_it_down_at_once(lr: float, mark: str) -> None:
+    found = marks(Net("large", lr), overfit_batch=False)["initial loss"]
+    assert found.mark == mark
+    assert "scale the last layer down" in found.fix
+
+
+def test_parameters_that_take_no_part_are_named_and_no_fault() -> None:
+    found = marks(Net("unused"), overfit_batch=False)["all parameters learn"]
+    assert found.mark == "?"
+    assert found.evidence == "no gradient: spare.weight, spare.bias"
 
 
 def test_frozen_parameters_are_named_and_no_fault() -> None:
@@ -170,7 +181,7 @@ def test_tokens_in_one_tensor_say_what_cannot_be_asked() -> None:
 
 @pytest.mark.parametrize("name", ["initial_loss", "overfit_batch", "input_matters", "sample_independence"])
 def test_experiments_can_be_left_out(name: str) -> None:
-    assert len(marks(Net(), **{name: False})) < 7
+    assert len(marks(Net(), **{name: False})) < 9
 
 
 # -- what a tensor of a batch is for ----------------------------------------------------------------------------------

@@ -93,12 +93,13 @@ def diverged(bad_rank: int, action: str, strategy: str) -> dict[str, Any]:
 
 
 def unsound(bad_rank: int, on_failure: str) -> dict[str, Any]:
-    """All inputs of one rank are 0: there, and only there, inputs do not matter."""
+    """The network of one rank multiplies its inputs by 0: there, and only there, inputs do not matter."""
     rows = digits(96)
+    module = Classifier()
     if is_bad(bad_rank):
-        rows.tensors[0].zero_()
+        module.net[0].register_forward_pre_hook(lambda _, args: (args[0] * 0,))
     check: Any = SanityCheck(initial_loss=False, overfit_batch=False, on_failure=on_failure)  # type: ignore[arg-type]
-    return fitted(Classifier(), [check], rows=rows)
+    return fitted(module, [check], rows=rows)
 
 
 def unloadable(bad_rank: int) -> dict[str, Any]:

@@ -74,7 +74,7 @@ SCALES: dict[str, Scale] = {
     "RepresentationCollapse": Scale("4 * d * n * u", logged=("4", "4 * (d + 1)", "4 * (3 + 3 * d + d * d)")),
     "ResumeGuard": Scale(once="before the first step it asks all callbacks for their state, as a checkpoint does"),
     "SanityCheck": Scale(
-        once="a copy of weights and optimizer state in the host's memory, a dozen forward passes, 60 to 360 updates"
+        once="a copy of weights and optimizer state in the host's memory, 30 forward passes, 20 to 110 updates"
     ),
     "TrainingDoctor": Scale(
         "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 3 + L + W)"), sharded_logged=(NORMS,),
@@ -196,7 +196,7 @@ def _advice() -> list[str]:
         "| --- | --- |",
         "| `ExactResume` | it gathers an object from every process at every checkpoint: the only cost that grows with R |",
         "| `ResumeGuard` beside it | its first look asks for that state once more; run it on two processes before |",
-        "| `SanityCheck`, `LRFinder` | 60 to 360 updates that train nothing, on all GPUs; run them on one before |",
+        "| `SanityCheck`, `LRFinder` | 20 to 360 updates that train nothing, on all GPUs; run them on one before |",
         "| `action='rollback'` | copies of weights and optimizer state in every host's memory; use `'stop'` and resume |",
         "| `GradientMonitor(histograms=True)` | up to 16,384 elements a tensor go to the host and into the log, each time |",
         "| `GradientMonitor(per_layer=True)` | L values in every log row; `groups=` says the same in a few |",

@@ -1,0 +1,243 @@
+"""The experiments of SanityCheck on inputs, samples and layers. What they mean is in ``sanity.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_tricks.diagnosis import sanity
+from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
+from lightning_tricks.diagnosis.gradient_flow import related
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.measure.labels import counts
+from lightning_tricks.measure.units import dead_share, saturated_share
+from lightning_tricks.runtime.replaced import Hook
+from lightning_tricks.runtime.trace import floating
+
+BATCHES_FOR_UNITS = 8
+NO_INPUT = "no tensor of the batch was found that is an input and not a label"
+_RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1.0), (nn.Tanh, -1.0, 1.0))
+
+
+# -- inputs and samples -----------------------------------------------------------------------------------------------
+
+
+def input_matters(exam: Examination) -> list[Check]:
+    """Zero the input; where nothing changes, ask again after some updates."""
+    if exam.dry_run.anywhere(not exam.inputs(exam.batch)):
+        return [Check("inputs matter", None, NO_INPUT)]
+    zeroed = exam.with_inputs(lambda t: torch.zeros_like(t) if bool((t != 0).any()) else torch.ones_like(t))
+    check, before = _input_matters(exam, zeroed, 0, None)
+    if exam.dry_run.anywhere(check.passed is not True):
+        check, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before)
+    return [check]
+
+
+def _input_matters(exam: Examination, zeroed: Any, updates: int, before: float | None) -> tuple[Check, float | None]:
+    whole, loss = exam.prediction(exam.batch, evaluate=True, updates=updates)
+    empty, other = exam.prediction(zeroed, evaluate=True, updates=updates)
+    outputs = None
+    # (without a known target the prediction is a guess, and may come from a part that has no input)
+    known = exam.first.target is not None or loss is None
+    if exam.dry_run.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
+        outputs = float((whole.float() - empty.float()).abs().max()) / max(float(whole.abs().max()), 1e-12)
+    change = None if loss is None or other is None else abs(loss - other) / max(abs(loss), 1e-12)
+    moved = before is None or loss is None or abs(loss - before) > 1e-6 * abs(before)
+    return sanity.input_matters(outputs, change, updates, moved=moved), loss
+
+
+def sample_independence(exam: Examination) -> list[Check]:
+    """Replace all samples but the first by others, and look at the row of the output that belongs to it."""
+    name = "samples do not leak"
+    inputs = exam.inputs(exam.batch)
+    size = max((len(t) for t in inputs), default=0)
+    if exam.dry_run.anywhere(size < 2):
+        return [Check(name, None, "the batch holds one sample" if inputs else NO_INPUT)]
+
+    def others(t: Tensor) -> Tensor:
+        other = t[-1:] if size > 2 else t[:1]  # (the same ones in another order would have the same mean)
+        return torch.cat([t[:1], other.expand(size - 1, *t.shape[1:])]) if len(t) == size else t
+
+    def first(t: Tensor) -> Tensor:
+        return torch.cat([t[-1:], t[1:]]) if len(t) == size else t
+
+    replaced, without = exam.with_inputs(others), exam.with_inputs(first)
+    changes = []
+    for evaluate in (True, False):
+        seen = [exam.prediction(batch, evaluate=evaluate)[0] for batch in (exam.batch, replaced, without)]
+        whole, other, rest = seen
+        if whole is None or other is None or rest is None or size not in whole.shape[:2]:
+            return [Check(name, None, "no output with one row per sample was seen")]
+        if len(whole) != size:  # (time comes first)
+            whole, other, rest = (t.transpose(0, 1) for t in (whole, other, rest))
+        whole, other, rest = (t.float() for t in (whole, other, rest))
+        scale = max(float(whole.abs().max()), 1e-12)
+        # (a module may shuffle the batch: the row of the first sample is the one that changes with it)
+        row = int((whole - rest).abs().flatten(1).amax(1).argmax())
+        changes.append(float((whole[row] - other[row]).abs().max()) / scale)
+    norms = {n: m for n, m in exam.modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    reason = related(exam, inputs, size)
+    if not reason and exam.first.target is None:
+        reason = "no label is known, and the loss may compare samples"
+    if not reason and any(not m.track_running_stats for m in norms.values()):
+        reason = "a BatchNorm without running statistics looks at the batch always"
+    return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
+
+
+def future(exam: Examination) -> list[Check]:
+    """Where each next element of a sequence is predicted, replace later elements and look at earlier outputs."""
+    sequence = _sequence(exam)
+    if exam.dry_run.anywhere(sequence is None) or sequence is None:
+        return []
+    name, length = "no look into the future", sequence.shape[1]
+    middle = length // 2
+    before = torch.arange(length, device=sequence.device) < middle
+
+    def later(t: Tensor) -> Tensor:
+        mask = before.view(1, -1, *([1] * (t.ndim - 2)))
+        return torch.where(mask, t, t.roll(1, 0).roll(1, 1))
+
+    batch = tree_map(lambda t: later(t) if t is sequence else t, exam.batch)
+    for updates in (0, UPDATES_BEFORE_ASKING):
+        whole, _ = exam.prediction(exam.batch, evaluate=True, updates=updates)
+        other, _ = exam.prediction(batch, evaluate=True, updates=updates)
+        if whole is None or other is None or whole.shape != other.shape:
+            return [Check(name, None, "no output with one place per element was seen")]
+        pair = [_by_place(t.float(), len(sequence), length) for t in (whole, other)]
+        if pair[0] is None or pair[1] is None:
+            return [Check(name, None, "no output with one place per element was seen")]
+        apart = (pair[0] - pair[1]).abs()
+        scale = max(float(pair[0].abs().max()), 1e-12)
+        change, any_change = float(apart[:, :middle].max()) / scale, float(apart.max()) / scale
+        if exam.dry_run.anywhere(any_change > 1e-6):
+            return [sanity.no_future(change)]
+    return [Check(name, None, "outputs do not depend on the sequence")]
+
+
+def _sequence(exam: Examination) -> Tensor | None:
+    """Return the tensor of the batch whose next elements are predicted; None where nothing like that is done."""
+    look = exam.first
+    tensors = tensors_of(exam.batch)
+    if look.sequence is not None:
+        labels = next((t for t in tensors if t.data_ptr() == look.sequence.data_ptr()), None)
+        if labels is None or exam.roles.get(_at(tensors, labels)) != "target":
+            return labels
+        alike = [t for t in exam.inputs(exam.batch) if t.shape == labels.shape]
+        return next((t for t in alike if bool((t == labels)[counts(labels)].all())), None)
+    target = look.target
+    if look.found is None or target is None or target.ndim < 2 or target.shape[1] < 3:
+        return None
+    for t in exam.inputs(exam.batch):
+        if t.shape == target.shape and t.dtype == target.dtype:
+            valid = counts(target[:, :-1]) if not t.is_floating_point() else torch.ones_like(t[:, 1:], dtype=torch.bool)
+            same = (t[:, 1:] == target[:, :-1])[valid]
+            if len(same) and float(same.float().mean()) > 0.99:
+                return t
+    return None
+
+
+def _at(tensors: list[Tensor], tensor: Tensor) -> int:
+    return next(i for i, t in enumerate(tensors) if t is tensor)
+
+
+def _by_place(output: Tensor, n: int, length: int) -> Tensor | None:
+    """Return an output as ``[n, T, ...]`` with T or T - 1 places; None where it has none."""
+    if len(output) in (n * length, n * (length - 1)):
+        output = output.reshape(n, -1, *output.shape[1:])
+    if output.ndim < 2 or len(output) != n:
+        return None
+    axis = next((a for a in range(1, output.ndim) if output.shape[a] in (length, length - 1)), None)
+    return None if axis is None else output.movedim(axis, 1)
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+
+def units(exam: Examination) -> list[Check]:
+    """Look for layers that are dead or saturated before the first update, with parameters behind them."""
+    kinds = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh)
+    shares: dict[str, list[Tensor]] = {}
+    ends: dict[str, int] = {}
+    clock = [0, 0]  # calls, and the last one of a module with weights
+
+    def seen(name: str, module: nn.Module, output: Any) -> None:
+        clock[0] += 1
+        if not isinstance(module, kinds):
+            clock[1] = clock[0]
+            return
+        ends[name] = clock[0]
+        tensor = next(iter(floating(output)), None)
+        if tensor is None or tensor.ndim < 2:
+            return
+        rows = tensor.movedim(1, -1).flatten(0, -2) if tensor.ndim > 3 else tensor.flatten(0, -2)
+        bounds = next((b for b in _RANGES if isinstance(module, b[0])), None)
+        value = rows.amax(0) if bounds is None else saturated_share(tensor, bounds[1], bounds[2]).reshape(1)
+        shares.setdefault(name, []).append(value.float())
+
+    exam.dry_run.restart()  # (it takes hooks away that were not there when the dry run began)
+    handles = [
+        m.register_forward_hook(Hook(lambda module, args, out, n=name: seen(n, module, out)))
+        for name, m in exam.modules.items()
+        if isinstance(m, kinds) or any(True for _ in m.parameters(recurse=False))
+    ]
+    rows, batches = 0, 0
+    try:
+        for _ in range(BATCHES_FOR_UNITS):
+            clock[:] = [0, 0]
+            batch = exam.dry_run.next_batch()
+            exam.look(batch)
+            rows += max((len(t) for t in tensors_of(batch) if t.ndim), default=1)
+            batches += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not any(isinstance(m, kinds) for m in exam.modules.values()):
+        return []
+    stopped: list[tuple[str, str, float]] = []
+    for name, found in shares.items():
+        if ends[name] > clock[1] or len({t.shape for t in found}) > 1:  # bounded outputs; another shape each time
+            continue
+        bounded = isinstance(exam.modules[name], (nn.Sigmoid, nn.Tanh))
+        stacked = torch.stack(found)
+        share = float(stacked.mean()) if bounded else float(dead_share(stacked.amax(0)))
+        if share > 0.8:
+            stopped.append((name, "saturated" if bounded else "dead", share))
+    return [sanity.units_live(stopped, rows)]
+
+
+def modes(exam: Examination) -> list[Check]:
+    """Look which modules are in eval mode while they are trained."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    evaluating: list[str] = []
+    pretrained: list[str] = []
+    held = exam.held()
+
+    def seen(name: str, module: Any, args: Any) -> None:
+        if module.training or not torch.is_grad_enabled():
+            return
+        reached = any(t.requires_grad for t in floating(list(args)))
+        own = any(id(p) in held and p.requires_grad for p in module.parameters())
+        if isinstance(module, kinds[1]):
+            if reached and module.p > 0:
+                evaluating.append(name)
+        elif own and module.track_running_stats:
+            told = int(module.num_batches_tracked) if module.num_batches_tracked is not None else 0
+            (pretrained if told > 0 else evaluating).append(name)
+
+    chosen = {n: m for n, m in exam.modules.items() if isinstance(m, kinds)}
+    if not chosen:
+        return []
+    exam.dry_run.restart()
+    handles = [
+        m.register_forward_pre_hook(Hook(lambda module, args, n=name: seen(n, module, args)))
+        for name, m in chosen.items()
+    ]
+    try:
+        exam.look(exam.dry_run.next_batch(), gradient=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [sanity.in_training_mode(list(dict.fromkeys(evaluating)), list(dict.fromkeys(pretrained)))]

@@ -1,0 +1,116 @@
+"""SanityCheck on the order of data and on validation data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from lightning_tricks import SanityCheck
+from tests.diagnosis.test_sanity_on_other_trainings import N, Task, checks, classes, cross_entropy, load, mlp
+from tests.gradients.plain import trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ORDER, NEW = "data are shuffled", "validation data are new"
+
+
+class Validated(Task):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0])
+
+
+def judged(training: DataLoader[Any], validation: Any) -> Any:
+    return checks(Validated(mlp(), cross_entropy), training, val_dataloaders=validation)[NEW]
+
+
+def test_validation_data_that_are_training_data_fail() -> None:
+    x, y = classes()
+    data = TensorDataset(x, y)
+    assert judged(load(x, y), load(x[:60].clone(), y[:60].clone(), shuffle=False)).passed is False
+    both = [DataLoader(Subset(data, range(a, b)), 16, shuffle=a == 0) for a, b in ((0, 120), (60, 130))]
+    assert judged(*both).passed is False
+
+
+def test_validation_data_that_are_new_pass_and_some_duplicates_are_fine() -> None:
+    x, y = classes()
+    data = TensorDataset(x, y)
+    assert judged(*(DataLoader(Subset(data, range(*r)), 16) for r in ((0, 120), (120, N)))).passed
+    assert judged(*(DataLoader(Subset(data, range(*r)), 16) for r in ((0, 120), (117, N)))).passed
+
+
+def test_a_large_data_set_is_compared_at_the_places_of_the_validation_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20000, 12, generator=generator), torch.randint(4, (20000,), generator=generator)
+    data = TensorDataset(x, y)
+    training = DataLoader(Subset(data, range(18000)), 64, shuffle=True)
+    assert judged(training, DataLoader(Subset(data, range(17001, 18000)), 64)).passed is False
+    assert judged(training, DataLoader(Subset(data, range(18000, 20000)), 64)).passed
+
+
+class Augmented(Dataset[Any]):
+    def __getitem__(self, i: int) -> Any:
+        x, y = classes()
+        return x[i] + torch.randn(12), y[i]
+
+    def __len__(self) -> int:
+        return 64
+
+
+def test_augmented_samples_cannot_be_compared() -> None:
+    data = Augmented()
+    found = judged(DataLoader(data, 16), DataLoader(data, 16))
+    assert found.passed is None
+    assert "augmentation" in found.evidence
+
+
+def test_without_validation_data_nothing_is_asked() -> None:
+    assert NEW not in checks(Validated(mlp(), cross_entropy), load(*classes()))
+
+
+def test_looking_at_validation_data_leaves_their_random_numbers_alone() -> None:
+    class Drawing(Augmented):
+        def __init__(self) -> None:
+            self.generator, self.read = torch.Generator().manual_seed(3), [0]
+
+        def __getitem__(self, i: int) -> Any:
+            self.read[0] += 1
+            x, y = classes()
+            return x[i] + torch.randn(12, generator=self.generator), y[i]
+
+    with_it, without = Drawing(), Drawing()
+    for data, callbacks in ((with_it, [SanityCheck()]), (without, [])):
+        module = Validated(mlp(), cross_entropy)
+        trainer(callbacks, max_steps=1).fit(module, load(*classes()), DataLoader(data, 16))
+    assert torch.equal(with_it.generator.get_state(), without.generator.get_state())
+    assert with_it.read == without.read
+
+
+def test_sorted_labels_fail_and_a_curriculum_that_keeps_what_came_before_passes() -> None:
+    x, y = classes()
+    order = y.argsort()
+    assert checks(Task(mlp(), cross_entropy), load(x[order], y[order], shuffle=False))[ORDER].passed is False
+    first = torch.cat([torch.nonzero(y < 2).flatten()[:64], torch.arange(N)])
+    assert checks(Task(mlp(), cross_entropy), load(x[first], y[first], shuffle=False))[ORDER].passed
+
+
+def test_what_shows_no_order_is_not_judged() -> None:
+    x, y = classes()
+    whole = DataLoader(TensorDataset(x, y), N)
+    assert "one batch holds all data" in checks(Task(mlp(), cross_entropy), whole)[ORDER].evidence
+    same = DataLoader([(x[:16], y[:16])] * 5, batch_size=None)
+    assert checks(Task(mlp(), cross_entropy), same)[ORDER].passed is None
+    ones = torch.zeros_like(y)
+    assert checks(Task(mlp(), cross_entropy), load(x, ones))[ORDER].passed is None
+
+
+def test_labels_of_every_pixel_are_not_asked_for_an_order() -> None:
+    x, y = torch.randn(64, 12, 5), torch.randint(4, (64, 5))
+
+    def step(self: Any, b: Any) -> Tensor:
+        return F.cross_entropy(self.net(b[0].transpose(1, 2)).transpose(1, 2), b[1])
+
+    assert ORDER not in checks(Task(mlp(), step), load(x, y))

@@ -1,0 +1,94 @@
+"""SanityCheck on inputs, samples and layers; the wide table of trainings is in test_sanity_on_other_trainings.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tests.diagnosis.test_sanity_on_other_trainings import (
+    N,
+    Task,
+    checks,
+    classes,
+    cross_entropy,
+    graph,
+    language,
+    load,
+    mlp,
+    network,
+    tagger,
+    zero_head,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_inputs_of_a_head_that_begins_at_zero_are_asked_after_some_updates() -> None:
+    found = checks(*zero_head())["inputs matter"]
+    assert found.passed
+    assert found.evidence.endswith("after 5 updates")
+
+
+def test_an_input_that_the_loss_does_not_use_does_not_matter() -> None:
+    def step(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.net(b[0]) * 0 + self.bias, b[1])
+
+    module = Task(mlp(), step)
+    module.bias = nn.Parameter(torch.zeros(4))
+    assert checks(module, load(*classes()))["inputs matter"].passed is False
+
+
+def test_rows_of_a_graph_may_depend_on_each_other() -> None:
+    found = checks(*graph())["samples do not leak"]
+    assert found.passed is None
+
+
+def test_a_batch_with_a_square_matrix_beside_its_rows_is_a_graph() -> None:
+    x, y = classes()
+    batches = [(x[i : i + 32], torch.rand(32, 32), y[i : i + 32]) for i in range(0, N, 32)]
+    module = Task(mlp(), lambda self, b: F.cross_entropy(self.net(b[1] @ b[0]), b[2]))
+    data = torch.utils.data.DataLoader(batches, batch_size=None)
+    found = checks(module, data)["samples do not leak"]
+    assert found.passed is None
+    assert "as a graph" in found.evidence
+
+
+def test_time_may_come_first() -> None:
+    x, y = torch.randn(10, 8, 12), torch.randint(4, (10, 8))
+
+    def step(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.net(b[0].transpose(0, 1)).transpose(0, 1).flatten(0, 1), b[1].flatten())
+
+    module = Task(mlp(), step)
+    batches = torch.utils.data.DataLoader([(x + i, y) for i in range(4)], batch_size=None)
+    assert checks(module, batches)["samples do not leak"].passed is not False
+
+
+def test_only_where_the_next_element_is_predicted_is_the_future_asked() -> None:
+    assert checks(*language("recurrent"))["no look into the future"].passed
+    assert "no look into the future" not in checks(*tagger())
+    assert "no look into the future" not in checks(*network(mlp()))
+
+
+def test_a_bounded_output_is_no_saturated_layer() -> None:
+    x, _ = classes()
+    net = nn.Sequential(mlp(12), nn.Tanh())
+    nn.init.constant_(net[0][2].bias, 5.0)  # type: ignore[index]
+    module = Task(net, lambda self, b: F.mse_loss(self.net(b[0]), b[0]))
+    assert checks(module, load(x.sign()))["units are alive"].passed
+    behind = nn.Sequential(*net, nn.Linear(12, 12))
+    module = Task(behind, lambda self, b: F.mse_loss(self.net(b[0]), b[0]))
+    assert checks(module, load(x.sign()))["units are alive"].passed is False
+
+
+def test_statistics_of_an_earlier_training_may_be_kept() -> None:
+    net = nn.Sequential(nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 4))
+    net(classes()[0])
+    net.eval()
+    found = checks(Task(net, cross_entropy), load(*classes()))["modules are in training mode"]
+    assert found.passed is None
+    assert "an earlier training: net.1" in found.evidence

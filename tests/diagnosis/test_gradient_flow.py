@@ -1,0 +1,102 @@
+"""SanityCheck on gradients; the wide table of trainings is in test_sanity_on_other_trainings.py."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_tricks import SanityCheck, TrickError
+from tests.diagnosis.test_sanity_on_other_trainings import Task, checks, classes, cross_entropy, load, mlp, repeated
+from tests.gradients.plain import trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Parts(Task):
+    """A backbone and a head; the optimizer holds those that are named."""
+
+    held = ("backbone", "head")
+
+    def __init__(self, step: Any) -> None:
+        super().__init__(nn.Identity(), step)
+        self.backbone, self.head = mlp(8), nn.Linear(8, 4)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([p for n in self.held for p in getattr(self, n).parameters()], lr=1e-2)
+
+
+def through(self: Any, b: Any) -> Any:
+    return F.cross_entropy(self.head(self.backbone(b[0])), b[1])
+
+
+def learn(module: Any) -> Any:
+    return checks(module, load(*classes()))["all parameters learn"]
+
+
+def test_a_backbone_that_is_left_out_as_a_whole_may_be_meant_and_a_head_may_not() -> None:
+    module = Parts(through)
+    module.held = ("head",)
+    assert learn(module).passed is None
+    module = Parts(through)
+    module.held = ("backbone",)
+    found = learn(module)
+    assert found.passed is False
+    assert found.evidence == "in no optimizer: head.weight, head.bias"
+
+
+def test_what_is_called_under_no_grad_is_meant_and_what_is_detached_is_not() -> None:
+    def without(self: Any, b: Any) -> Any:
+        with torch.no_grad():
+            h = self.backbone(b[0])
+        return F.cross_entropy(self.head(h), b[1])
+
+    def cut(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.head(self.backbone(b[0]).detach()), b[1])
+
+    assert learn(Parts(without)).passed is None
+    assert learn(Parts(cut)).passed is False
+
+
+def test_a_teacher_in_the_optimizer_is_no_fault() -> None:
+    def step(self: Any, b: Any) -> Any:
+        return F.mse_loss(self.backbone(b[0]), self.teacher(b[0]).detach()) + through(self, b)
+
+    module = Parts(step)
+    module.teacher = deepcopy(module.backbone)
+    module.held = ("backbone", "head", "teacher")
+    assert learn(module).passed is not False
+
+
+def test_a_loss_that_depends_on_no_parameter_is_a_fault() -> None:
+    module = Task(mlp(), lambda self, b: self.net(b[0]).detach().square().mean())
+    with pytest.raises(TrickError, match="the loss depends on no parameter"):
+        trainer([SanityCheck(on_failure="raise")], max_steps=1).fit(module, load(*classes()))
+
+
+def test_no_gradients_at_a_loss_of_0_are_success() -> None:
+    found = learn(Task(mlp(), lambda self, b: F.relu(-self.net(b[0]).square() - 1).mean()))
+    assert found.passed is not False
+
+
+def test_a_parameter_behind_a_step_that_has_no_gradient_is_a_fault() -> None:
+    found = learn(Parts(lambda self, b: F.cross_entropy(self.head(self.backbone(b[0]).sign() + 0 * b[0][:, :8]), b[1])))
+    assert found.passed is False
+
+
+def test_labels_in_the_order_of_their_copies_pass() -> None:
+    assert "shapes of outputs and labels" not in checks(*repeated(right=True))
+    assert checks(*repeated(right=False))["shapes of outputs and labels"].passed is False
+
+
+def test_gradients_that_are_cleared_every_other_time_are_meant() -> None:
+    class Every(Task):
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+            if batch_idx % 2 == 0:
+                optimizer.zero_grad()
+
+    assert learn(Every(mlp(), cross_entropy)).passed

@@ -1,0 +1,90 @@
+"""SanityCheck on whether labels belong to their inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.diagnosis.test_sanity_on_other_trainings import Task, checks, cross_entropy, mlp
+from tests.gradients.plain import digits
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+NAME = "labels follow from inputs"
+
+
+def follow(x: Tensor, y: Tensor, lr: float = 1e-2) -> Any:
+    module = Task(mlp(int(y.max()) + 1, x.shape[1]), cross_entropy, lr)
+    return checks(module, DataLoader(TensorDataset(x, y), 32, shuffle=True))[NAME]
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    x, y = digits(1280).tensors
+    return x, y
+
+
+def test_labels_that_were_shuffled_apart_fail_and_noisy_ones_pass() -> None:
+    x, y = pictures()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    assert follow(x, y).passed
+    assert follow(x, y[order]).passed is False
+    noisy = torch.where(torch.rand(len(y), generator=torch.Generator().manual_seed(1)) < 0.5, y[order], y)
+    assert follow(x, noisy).passed
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_a_weak_signal_in_noise_is_not_called_wrong(slope: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1280, 20, generator=generator)
+    y = (torch.randn(1280, generator=generator) + slope * x[:, 0] > 0).long()
+    assert follow(x, y).passed is None
+
+
+def test_labels_that_are_all_one_class_fail_for_several_classes_only() -> None:
+    x, _ = pictures()
+    module = Task(mlp(5, 64), cross_entropy)
+    same = DataLoader(TensorDataset(x, torch.full((len(x),), 4)), 32)
+    found = checks(module, same)[NAME]
+    assert found.passed is False
+    assert "are 4, of 5 classes" in found.evidence
+    assert (
+        checks(Task(mlp(2, 64), cross_entropy), DataLoader(TensorDataset(x, torch.ones(len(x)).long()), 32))[
+            NAME
+        ].passed
+        is None
+    )
+
+
+def test_inputs_that_are_numbers_of_things_have_no_neighbours() -> None:
+    x = torch.randint(50, (640, 2), generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] + x[:, 1]) % 7
+
+    def step(self: Any, b: Any) -> Tensor:
+        return F.cross_entropy(self.net(F.one_hot(b[0], 50).flatten(1).float()), b[1])
+
+    found = checks(Task(mlp(7, 100), step), DataLoader(TensorDataset(x, y), 32))[NAME]
+    assert found.passed is not False
+
+
+def two_towers(apart: bool) -> Any:
+    x, y = pictures()
+    words = F.one_hot(y, 10).float() + 0.1 * torch.randn(len(y), 10, generator=torch.Generator().manual_seed(0))
+    if apart:
+        words = words[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
+
+    def step(self: Any, b: Any) -> Tensor:
+        one, two = F.normalize(self.net(b[0]), dim=1), F.normalize(self.other(b[1]), dim=1)
+        return F.cross_entropy(10 * one @ two.T, torch.arange(len(one)))
+
+    module = Task(mlp(16, 64), step, 1e-2)
+    module.other = mlp(16, 10)
+    return checks(module, DataLoader(TensorDataset(x, words), 32, shuffle=True))[NAME]
+
+
+def test_two_inputs_that_were_shuffled_apart_fail() -> None:
+    assert two_towers(apart=False).passed
+    assert two_towers(apart=True).passed is False
