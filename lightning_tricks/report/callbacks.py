@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 from lightning_tricks.errors import message
+from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.trick import Trick
 
 _USUAL = ("grad/norm", "schedule/lr", "amp/scale")
@@ -55,12 +56,10 @@ class ProgressMetrics(Trick):
                 raise ValueError(message("ProgressMetrics", "keys", keys, rule, "Use None for the usual ones"))
         self.keys = None if keys is None else list(keys)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def shipped(self, run: TrainingRun) -> None:
         """Hand the latest values to the bar."""
-        run = self._live
-        if run is None:
-            return
+        module = run.trainer.lightning_module
         for key in self.keys or _USUAL:
             if key in run.publisher.latest:
                 value = run.publisher.latest[key]
-                pl_module.log(key, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
+                module.log(key, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)

@@ -329,7 +329,6 @@ class Detector(Trick, abstract=True):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the last batches before a check, and the very first one, to see that there is something to see."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         run = self._live
         if run is None:
             return
@@ -342,7 +341,6 @@ class Detector(Trick, abstract=True):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Look away: activation checkpointing runs modules again. With manual optimization, more is to come."""
-        super().on_before_backward(trainer, pl_module, loss)
         if pl_module.automatic_optimization:
             self._armed = False
 
@@ -364,7 +362,6 @@ class Detector(Trick, abstract=True):
                 self._gather(run, batch, outputs)
             if self._stepped is not None and self._due():
                 self._check(run, self._stepped)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _due(self) -> bool:
         """Whether the present update is one after which there is a check."""

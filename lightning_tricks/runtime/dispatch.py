@@ -31,7 +31,7 @@ STEP_HOOKS = (
 )
 # (gradients are written once every callback of the user's before the last trick has changed them)
 _LAST = "on_before_optimizer_step"
-OWN_HOOKS = ("opened", "gradients_ready", "updated")  # of the pack, between Lightning's
+OWN_HOOKS = ("opened", "gradients_ready", "updated", "shipped")  # of the pack, between Lightning's
 _NOTHING = object()
 _Call = Callable[..., Any]
 
@@ -114,6 +114,7 @@ class Dispatch:
         for call in self._calls["on_train_batch_end"]:
             call(trainer, module, outputs, batch, batch_idx)
         self._run.publisher.ship()
+        self.tell("shipped", self._run)
 
 
 def _overridden(trick: Trick, hook: str) -> bool:

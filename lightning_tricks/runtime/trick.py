@@ -153,6 +153,9 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
     def updated(self, view: OptimizerView, page: Page | None) -> None:
         """The optimizer's step is over. ``page`` is None for a step that Lightning did not announce."""
 
+    def shipped(self, run: TrainingRun) -> None:
+        """A batch is over, and what was measured in it is on its way; still inside of ``on_train_batch_end``."""
+
     def rolled_back(self, run: TrainingRun) -> None:
         """A detector put back the weights and optimizers of an earlier step; training goes on from there."""
 
