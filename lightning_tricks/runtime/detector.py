@@ -490,6 +490,7 @@ class Detector(Trick, abstract=True):
         self._sums, self._samples, self._waited = {}, 0, 0
         self._states = {name: alarm.init() for name, alarm in self._alarms.items()}
         self._progress, self._last, self._pending, self._sent = 0.0, self._number, None, False
+        self._verdict = Verdict(type(self).__name__)  # (the same cause may come again, and is told again)
 
     def finished(self, run: TrainingRun) -> None:
         """Judge what was sent last; a run that is over can neither be stopped nor rolled back."""
