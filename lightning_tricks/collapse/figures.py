@@ -59,6 +59,16 @@ def draw_classes(shares: Sequence[tuple[int, Sequence[float]]], labels: Sequence
     return figure
 
 
+def draw_skill(history: History) -> Figure:
+    """Return the skill of predictions that are no classes, and the evidence for it, over time."""
+    figure, (left, right) = _new(2)
+    _lines(left, history, ("skill", "r_squared", "correlation"), "1 is best, 0 knows nothing")
+    left.set_ylim(-1.05, 1.05)
+    _lines(right, history, ("association",), "association with the target (z)")
+    right.axhline(2.0, color="tab:gray", linestyle=":")
+    return figure
+
+
 def draw_samples(generated: Sequence[Sequence[float]], real: Sequence[Sequence[float]], history: History) -> Figure:
     """Return generated samples over real ones in the first two dimensions, and the measures over time."""
     figure, (left, right) = _new(2)

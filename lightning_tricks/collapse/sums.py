@@ -7,14 +7,15 @@ would lose the variance where the mean is large.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lightning_tricks.collapse import prediction, representation
-from lightning_tricks.measure import form, units
+from lightning_tricks.collapse import association, prediction, representation
+from lightning_tricks.measure import form
 from lightning_tricks.measure.labels import counts
 from lightning_tricks.measure.subset import subset
 from lightning_tricks.runtime.shards import local
@@ -199,8 +200,32 @@ def add_predictions(sums: Sums, logits: Tensor, target: Tensor) -> None:
         "predicted": zeros.scatter_add(0, guess, weight),
         "labels": zeros.scatter_add(0, label, weight),
         "hits": zeros.scatter_add(0, label, weight * (guess == label)),
+        "soft_hits": zeros.scatter_add(0, label, weight * p.gather(1, label[:, None]).squeeze(1)),
     }
     _add_to(sums, new)
+
+
+def association_of(sums: Sums, logits: Tensor, target: Tensor) -> Sums:
+    """Return sums for the association of predictions and labels, from those of all samples and the same rows again.
+
+    Also the cross entropy of the same predictions with the labels' frequencies in place of their own mean: training with
+    weights of classes moves all predictions away from the frequencies, which is no lack of skill.
+
+    Args:
+        sums: of ``add_predictions``, over all samples and processes.
+        logits: ``[n, K]``, as there.
+        target: ``[n]``, as there.
+    """
+    n = sums["count"].clamp(min=1)
+    mean, share = sums["probability"] / n, prediction.shares(sums["labels"])
+    valid = counts(target)
+    weight, label = valid.float(), target.clamp(min=0, max=logits.shape[1] - 1)
+    log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)
+    together, spread = association.class_association(log_p.exp(), label, weight, mean, share)
+    tiny = torch.finfo(mean.dtype).tiny
+    moved = (log_p + share.clamp(min=tiny).log() - mean.clamp(min=tiny).log()).log_softmax(1)
+    moved_loss = -(moved.gather(1, label[:, None]).squeeze(1) * weight).sum()
+    return {"together": together, "spread": spread, "moved_loss": moved_loss}
 
 
 PREDICTION: tuple[str, ...] = (
@@ -215,7 +240,11 @@ PREDICTION: tuple[str, ...] = (
     "top_class",
     "cross_entropy",
     "label_entropy",
+    "balanced_skill",
+    "soft_balanced_skill",
+    "_count",
 )
+CLASSES = ("_score", "moved_skill", *PREDICTION)
 
 
 def measured_predictions(sums: Sums) -> Tensor:
@@ -236,54 +265,36 @@ def measured_predictions(sums: Sums) -> Tensor:
         guessed.argmax().double(),
         s["cross_entropy"] / n,
         prediction.entropy(labelled),
+        prediction.balanced_skill(s["hits"], s["labels"]),
+        prediction.balanced_skill(s["soft_hits"], s["labels"]),
+        s["count"],
     ]
     shown = min(CLASSES_SHOWN, len(guessed))
     return torch.cat([torch.stack(scalars), guessed[:shown], labelled[:shown]])
 
 
-# -- units ------------------------------------------------------------------------------------------------------------
-
-
-def add_units(sums: Sums, name: str, output: Tensor, low: float, high: float) -> None:
-    """Add the outputs of a layer: largest and mean magnitude of each unit, and how many lie at the ends of their range.
+def measured_association(sums: Sums, parts: Sums) -> Tensor:
+    """Return z of the association, and the skill of predictions moved to the labels' frequencies, ``[2]``.
 
     Args:
-        sums: written in place.
-        name: of the layer.
-        output: ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``.
-        low, high: ends of its range, infinite where it has none.
+        sums: of ``add_predictions``.
+        parts: of ``association_of``, over all processes.
     """
-    rows = output.movedim(1, -1) if output.ndim > 3 else output
-    rows = rows.reshape(-1, rows.shape[-1]).float()
-    edge = 0.05 * (high - low)
-    ends = torch.zeros((), device=rows.device)
-    if edge < float("inf"):
-        ends = ((rows < low + edge) | (rows > high - edge)).float().mean()
-    keys = [f"{kind}/{name}/{rows.shape[1]}" for kind in ("largest", "magnitude", "ends", "calls")]
-    new = (rows.amax(0), rows.abs().mean(0), ends, torch.ones((), device=rows.device))
-    for key, value in zip(keys, new, strict=True):
-        if key not in sums:
-            sums[key] = value
-        elif key.startswith("largest"):
-            sums[key] = torch.maximum(sums[key], value)
-        else:
-            sums[key] = sums[key] + value
+    n = sums["count"]
+    score = association.standard_score(parts["together"], parts["spread"], n)
+    return torch.stack([score, prediction.skill(parts["moved_loss"] / n.clamp(min=1), sums["labels"])])
 
 
-UNITS = ("dead", "dormant", "saturated")
+def measured_classes(logits: Tensor, target: Tensor, add: Callable[[Sums], Sums]) -> Tensor:
+    """Return the values of ``CLASSES``, and the shares of predicted and labelled classes, over all processes.
 
-
-def measured_units(sums: Sums) -> tuple[list[str], Tensor]:
-    """Return the layers, and for each the shares of ``UNITS`` ``[layers * 3]``."""
-    layers = [key.split("/", 1)[1] for key in sums if key.startswith("largest/")]
-    rows = [
-        torch.stack(
-            [
-                units.dead_share(sums[f"largest/{layer}"]),
-                units.dormant_share(sums[f"magnitude/{layer}"]),
-                sums[f"ends/{layer}"] / sums[f"calls/{layer}"],
-            ]
-        )
-        for layer in layers
-    ]
-    return layers, torch.cat(rows)
+    Args:
+        logits: ``[n, K]``, float32.
+        target: ``[n]``.
+        add: returns sums over all processes.
+    """
+    own: Sums = {}
+    add_predictions(own, logits, target)
+    whole = add(own)
+    parts = add(association_of(whole, logits, target))
+    return torch.cat([measured_association(whole, parts).to(torch.float64), measured_predictions(whole)])

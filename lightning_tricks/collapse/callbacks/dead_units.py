@@ -8,7 +8,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from lightning_tricks.collapse import causes, figures, sums
+from lightning_tricks.collapse import causes, figures, sums, unit_sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.measure.alarm import Alarm
@@ -137,7 +137,7 @@ class DeadUnits(Detector):
         tensor = sums.floating_tensor(output)
         if tensor is None or tensor.ndim < 2 or not tensor.numel():
             return
-        sums.add_units(self._sums, name, tensor, low, high)
+        unit_sums.add_units(self._sums, name, tensor, low, high)
         self._calls += 1
         self._rows = max(self._rows, tensor.numel() // tensor.shape[1 if tensor.ndim > 3 else -1])
 
@@ -165,7 +165,7 @@ class DeadUnits(Detector):
         """Shares by layer: of the units that stopped in every process, averaged."""
         largest = {key: t for key, t in self._sums.items() if key.startswith("largest/")}
         self._sums |= over_all(run, largest, "max")
-        layers, shares = sums.measured_units(self._sums)
+        layers, shares = unit_sums.measured_units(self._sums)
         self._names = [layer.rsplit("/", 1)[0] for layer in layers]
         return averaged(run, shares)
 
@@ -174,7 +174,7 @@ class DeadUnits(Detector):
         values: dict[str, float] = {}
         for i, name in enumerate(self._names):
             kind = self._kinds[name]
-            share = vector[3 * i + sums.UNITS.index(kind)]
+            share = vector[3 * i + unit_sums.UNITS.index(kind)]
             values[f"{kind}/{name}"] = max(share, values.get(f"{kind}/{name}", 0.0))
         return values
 
