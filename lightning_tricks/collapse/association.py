@@ -1,9 +1,11 @@
-"""Do predictions go with their targets more than chance makes them? A permutation test, from sums. No Lightning.
+"""Do predictions go with their targets more than chance makes them? A permutation test within batches. No Lightning.
 
-If the targets had been dealt out at random, ``T = sum_i f_i . g_i`` of centred predictions ``f`` and targets ``g`` would
-have the mean 0 and the variance ``sum_ij (f_i . g_j)^2 / (n - 1)``, whatever the two are distributed like. T over its
-standard deviation is close to a standard normal number then, and grows with the square root of the samples where there
-is a signal, however weak it is. An absolute bound on the skill cannot tell a weak signal from none.
+If the targets of a batch had been dealt out at random, ``T = sum_i a_ii`` of similarities ``a_ij = f_i . g_j`` between
+predictions and targets, centred in rows and columns, would have the mean 0 and the variance ``sum_ij a_ij^2 / (n - 1)``,
+whatever the two are distributed like. T over its standard deviation is close to a standard normal number then, and grows
+with the square root of the samples where there is a signal, however weak it is: an absolute bound on the skill cannot
+tell a weak signal from none. Within batches, since the weights are others in the next one: outputs that are constant in
+each, but move with the labels of the last ones, know nothing of the input.
 
 Reference: Hoeffding, "A combinatorial central limit theorem", 1951.
 """
@@ -18,27 +20,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_tricks.measure.subset import spread
 
-def class_association(
-    probability: Tensor, label: Tensor, weight: Tensor, mean_probability: Tensor, label_share: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return T and ``sum_ij (f_i . g_j)^2 / n`` for classes; both can be added over batches and processes.
+_PLACES = 64
+
+
+def permutation_test(similarity: Tensor, part: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return T and its variance under chance, 0-d each; both can be added over batches and processes.
 
     Args:
-        probability: predicted, ``[n, K]``.
-        label: class numbers ``[n]``.
-        weight: 1 for samples that count, 0 for others, ``[n]``.
-        mean_probability: over all samples, ``[K]``.
-        label_share: over all samples, ``[K]``.
+        similarity: of prediction i and target j, ``[n, n]``; overwritten nowhere.
+        part: which of the parts a row belongs to: targets are dealt out within each, ``[n]``.
+        keep: rows that count, bool ``[n]``.
 
-    >>> p, y, one, half = torch.eye(2), torch.tensor([0, 1]), torch.ones(2), torch.tensor([0.5, 0.5])
-    >>> class_association(p, y, one, half, half)
-    (tensor(1.), tensor(0.5000))
+    >>> permutation_test(torch.eye(2), torch.zeros(2), torch.ones(2, dtype=torch.bool))
+    (tensor(1.), tensor(1.))
     """
-    centred = (probability - mean_probability) * weight[:, None]
-    along = centred @ label_share
-    spread = (centred.square() @ label_share).sum() - along.square().sum()
-    return centred.gather(1, label[:, None]).sum(), spread
+    together = _together(part, keep)
+    inside = together.to(similarity.dtype)
+    count = inside.sum(1).clamp(min=1)
+    a = torch.where(together, similarity, 0.0)
+    rows, columns = a.sum(1) / count, a.sum(0) / count
+    centred = (a - rows[:, None] - columns + (inside @ rows / count)[:, None]) * inside
+    return centred.diagonal().sum(), (centred.square() / (count - 1).clamp(min=1)[:, None]).sum()
+
+
+def centred_within(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
+    """Return rows minus the mean of their part, ``[n, d]``; zeros for rows that do not count.
+
+    >>> centred_within(torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool))
+    tensor([[-1.],
+            [ 1.],
+            [ 0.]])
+    """
+    inside = _together(part, keep).to(values.dtype)
+    centred = values - inside @ torch.where(keep[:, None], values, 0.0) / inside.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(keep[:, None], centred, 0.0)
+
+
+def _together(part: Tensor, keep: Tensor) -> Tensor:
+    return (part[:, None] == part) & keep[:, None] & keep
 
 
 def bounded_scores(values: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
@@ -64,19 +85,27 @@ def centre_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
     return centre, torch.where(scale > 0, scale, apart.mean(0))
 
 
-def standard_score(total: Tensor, spread: Tensor, count: Tensor) -> Tensor:
-    """Return T over its standard deviation under chance, 0-d; 0 where nothing varies.
+def fingerprints(samples: Tensor) -> Tensor:
+    """Return one number for each sample ``[n, ...]``, equal for equal samples, from 64 places of each, float32 ``[n]``.
 
-    Args:
-        total: T.
-        spread: ``sum_ij (f_i . g_j)^2 / n``.
-        count: n.
+    >>> prints = fingerprints(torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]]))
+    >>> bool(prints[0] == prints[2]), bool(prints[0] == prints[1])
+    (True, False)
+    """
+    flat = samples.detach().reshape(len(samples), -1)
+    shown = flat.index_select(1, spread(flat.shape[1], _PLACES, flat.device)).float()
+    weights = torch.linspace(1.0, 2.0, shown.shape[1], device=shown.device).sin()
+    return (shown * weights).sum(1)
 
-    >>> standard_score(torch.tensor(1.0), torch.tensor(0.5), torch.tensor(2.0))
+
+def standard_score(total: Tensor, variance: Tensor) -> Tensor:
+    """Return T over its standard deviation, 0-d; 0 where nothing varies.
+
+    >>> standard_score(torch.tensor(2.0), torch.tensor(4.0))
     tensor(1.)
     """
-    variance = spread * count / (count - 1).clamp(min=1)
-    return torch.where(variance > 0, total / variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt(), 0.0)
+    tiny = torch.finfo(variance.dtype).tiny
+    return torch.where(variance > 0, total / variance.clamp(min=tiny).sqrt(), 0.0)
 
 
 def pooled(scores: Sequence[float]) -> float:
@@ -94,10 +123,12 @@ def pooled(scores: Sequence[float]) -> float:
 class Evidence:
     """Pools the standard scores of a run check by check: over the last ones, and over all of them.
 
-    The larger of the two decides: the last ones notice what has just been learnt, all of them what is weak.
+    The larger of the two decides: the last ones notice what has just been learnt, all of them what is weak. Samples that
+    training has seen before say nothing: a network that knows nothing learns them by heart.
 
     Args:
         checks: how many are the last ones.
+        most_seen: share of samples seen before, above which a check is not counted.
 
     Example:
         >>> evidence = Evidence(checks=4)
@@ -109,20 +140,31 @@ class Evidence:
     """
 
     checks: int = 8
+    most_seen: float = 0.1
 
     def init(self) -> dict[str, Any]:
         """Return the state before the first check."""
         return {"last": [], "sum": 0.0, "checks": 0, "samples": 0.0}
 
-    def update(self, score: float, samples: float, state: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-        """Return the pooled score, and the state after the check; a score that is not finite counts as none.
+    def counts(self, seen: float) -> bool:
+        """Whether a check says something, given the share of its samples that were seen before."""
+        return not seen > self.most_seen
+
+    def update(self, score: float, samples: float, state: dict[str, Any], seen: float = 0.0) -> tuple[float, dict[str, Any]]:
+        """Return the pooled score, and the state after the check; a score that is not finite counts as 0.
 
         Args:
             score: z of this check.
             samples: how many it is from.
             state: as ``init`` or the last ``update`` returned it.
+            seen: share of the samples that were seen before.
         """
+        if not self.counts(seen):
+            return self._found(state), state
         z = score if math.isfinite(score) else 0.0
         last = [*state["last"], z][-self.checks :]
         new = {"last": last, "sum": state["sum"] + z, "checks": state["checks"] + 1, "samples": state["samples"] + samples}
-        return max(pooled(last), new["sum"] / math.sqrt(new["checks"])), new
+        return self._found(new), new
+
+    def _found(self, state: dict[str, Any]) -> float:
+        return max(pooled(state["last"]), state["sum"] / math.sqrt(max(1, state["checks"])))

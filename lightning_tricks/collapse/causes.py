@@ -52,7 +52,8 @@ def of_prediction(
         active: alarms that are on: ``"constant"``, ``"worse"``, ``"association"``, ``"background"``, ``"lost"``.
         values: of the check.
         peak: the best skill of the run.
-        start: the values of the first batch, before the first update; None or empty where they are not known.
+        start: the values of the first batch, before the first update, and as ``"highest"`` the largest loss of a check;
+            None or empty where they are not known.
 
     >>> of_prediction(["constant"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
     <Cause.INPUTS_IGNORED: 'inputs ignored'>
@@ -63,8 +64,9 @@ def of_prediction(
     if not math.isfinite(loss):
         return _nonfinite(f"the {name} is {loss}")
     skill, dependence = values.get("skill", math.nan), values.get("input_dependence", math.nan)
-    rose = loss > _RISEN * before  # (not known: no)
-    risen = f"the {name} rose from {before:.3g} in the first batch to {loss:.3g}"
+    top = max(loss, (start or {}).get("highest", 0.0))
+    rose = top > _RISEN * before  # (not known: no)
+    risen = f"the {name} rose from {before:.3g} in the first batch to {top:.3g}"
     shares: tuple[str, ...] = ()
     if "top_class" in values:
         shares = (f"{values.get('top_share', 0.0):.0%} of predictions are class {values['top_class']:.0f}",)
@@ -77,8 +79,9 @@ def of_prediction(
             return Cause.DIVERGENCE, (fell, risen), _SLOWER
         return Cause.PREDICTION_COLLAPSE, (fell, *shares), _LESS_NOISE
     if "constant" in active:
-        same = f"the output is the same whatever the input (dependence {dependence:.1g})"
-        first = (start or {}).get("input_dependence", 0.0)
+        dependence = values.get("_spread", dependence)
+        same = f"the output is the same whatever the input (variance {dependence:.1g} of that of the targets)"
+        first = (start or {}).get("_spread", 0.0)
         if not first > _DEPENDENT:
             return Cause.INPUTS_IGNORED, (same, *shares), _INPUTS
         was = f"in the first batch it was not ({first:.2g})"
@@ -94,7 +97,10 @@ def of_prediction(
         found = f"balanced skill {values['balanced_skill']:.3f}: no pixel of another class is found"
         advice = ("weigh the classes, or use a Dice or focal loss", "draw patches with rare classes", *_LESS_NOISE[:1])
         return Cause.PREDICTION_COLLAPSE, (found, *shares), advice
-    none = f"predictions do not go with their targets: z = {values.get('association', 0.0):.1f} over the last checks"
+    if "skill" in active:
+        none = f"skill {skill:.3f} on samples that were seen before: no better than the best constant answer"
+    else:
+        none = f"predictions go with their targets no more than by chance: z = {values.get('association', 0.0):.1f}"
     if rose:
         return Cause.RATE_TOO_HIGH, (none, risen), _SLOWER
     return Cause.LABELS_UNRELATED, (none,), _LABELS

@@ -82,7 +82,7 @@ NUMBERS = (
     "correlation",
     "r_squared",
     "variance_ratio",
-    "spread",  # the same of median distances, which few rows far out do not change
+    "spread",  # the same within batches, or that of median distances, which few rows far out do not change
     "squared_error",
     "label_skill",
     "label_loss",
@@ -96,96 +96,90 @@ NUMBERS = (
 
 
 def measured_pairs(
-    output: Tensor, target: Tensor, add: Callable[[Sums], Sums], mean: Callable[[Tensor], Tensor], logits: bool = False
+    output: Tensor, target: Tensor, part: Tensor, add: Callable[[Sums], Sums], logits: bool = False
 ) -> Tensor:
     """Return the values of ``NUMBERS`` in one vector, over all processes.
 
     Args:
         output: ``[n, D]``, float32.
         target: ``[n, D]`` or ``[n, 1]``, float32; rows with a NaN are left out.
+        part: numbers of batches, ``[n]``.
         add: returns sums over all processes.
-        mean: returns the mean over all processes.
         logits: outputs are known to be no probabilities; else they are, as long as all lie in [0, 1].
     """
     keep = torch.isfinite(target).all(1)
     weight = keep.to(output.dtype)
     target = torch.where(keep[:, None], target, 0.0).expand_as(output)
     output = torch.where(keep[:, None], output, 0.0)
-    # where they lie need not be exact, but the same everywhere
-    places = [*association.centre_and_scale(output), *association.centre_and_scale(target)]
-    out_centre, out_scale, centre, scale = mean(torch.stack(places))
     whole = (target == 0) | (target == 1)
+    q = target.clamp(0, 1)
     first = {
         "count": weight.sum(),
         "other": (~whole).any(1).to(weight).sum(),
         "uneven": (weight * (((target.sum(1) - 1).abs() > 1e-4) | (target < 0).any(1))).sum(),
         "beyond": ((output < 0) | (output > 1)).to(weight).sum(),
-        "moments": torch.stack([_moments(output - out_centre, weight), _moments(target - centre, weight)]),
-        "error": (weight[:, None] * (output - target).square()).sum(),
+        "total": (weight[:, None] * target).sum(0),
+        "output": (weight[:, None] * output).sum(0),
+        "positives": (weight[:, None] * q).sum(0),
     }
     s = add(first)
     n = s["count"].clamp(min=1)
-    variances = (s["moments"][:, 1] / n - (s["moments"][:, 0] / n).square()).clamp(min=0.0)
-    ratios = prediction.spread_ratio(variances[0], variances[1])
-    robust = prediction.spread_ratio(out_scale.square(), scale.square())
     likely = (s["beyond"] == 0) & (not logits)
     p = torch.where(likely, output, output.sigmoid()).clamp(_SURE, 1 - _SURE)
     log_p = torch.where(likely, output.clamp(min=_SURE).log(), output.log_softmax(1))
-    q = target.clamp(0, 1)
-    # counted from near their mean: uncentred squares would lose a small variance
-    near = out_centre.expand(1, output.shape[1])
-    p_near = torch.where(likely, near, near.sigmoid())
-    share_near = torch.where(likely, near, near.softmax(1))
-    losses = {
-        "binary": (weight[:, None] * F.binary_cross_entropy(p, q, reduction="none")).sum(0),
-        "positives": (weight[:, None] * q).sum(0),
-        "p": _moments(p - p_near, weight),
-        "class": -(weight[:, None] * q * log_p).sum(),
-        "share": _moments(log_p.exp() - share_near, weight),
-    }
     shown = spread(output.shape[1], COLUMNS, output.device)
-    f = association.bounded_scores(output, out_centre, out_scale)[:, shown]
-    g = association.bounded_scores(target, centre, scale)[:, shown]
-    losses |= {"f": (weight[:, None] * f).sum(0), "g": (weight[:, None] * g).sum(0)}
-    t = add(losses)
-    f, g = (weight[:, None] * (x - t[name] / n) for x, name in ((f, "f"), (g, "g")))
-    u = add({"cross": (f * g).sum(), "ff": f.T @ f, "gg": g.T @ g})
-    score = association.standard_score(u["cross"], (u["ff"] * u["gg"]).sum() / n, n)
-    size = (u["ff"].trace() * u["gg"].trace()).sqrt()
-    frequency = t["positives"] / n
-    even = (frequency * (1 - frequency)).sum()
+    f, g = (_scores(x[:, shown], part, keep) for x in (output, target))
+    total, variance = association.permutation_test(f @ g.T, part, keep)
+    within = [association.centred_within(x, part, keep).square().sum(0) for x in (output, target)]
+    apart = [association.centre_and_scale(x)[1].square() for x in (output, target)]
+    second = {
+        "cross": (f * g).sum(),
+        "sizes": torch.stack([f.square().sum(), g.square().sum()]),
+        "score": torch.stack([total, variance]),
+        "within": torch.stack(within),
+        "apart": torch.stack(apart),
+        "variances": torch.stack([_squares(output - s["output"] / n, weight), _squares(target - s["total"] / n, weight)]),
+        "error": _squares(output - target, weight).sum(),
+        "binary": (weight[:, None] * F.binary_cross_entropy(p, q, reduction="none")).sum(0),
+        "class": -(weight[:, None] * q * log_p).sum(),
+        "label": association.centred_within(p, part, keep).square().sum(),
+        "share": association.centred_within(log_p.exp(), part, keep).square().sum(),
+    }
+    t = add(second)
+    size = t["sizes"].prod().sqrt()
+    frequency = s["positives"] / n
+    even = n * (frequency * (1 - frequency)).sum()
+    wide = output.shape[1]
+    ratios = [prediction.spread_ratio(*t[name]).nan_to_num(-1.0).max() for name in ("variances", "within", "apart")]
     return torch.stack(
         [
-            s["count"],
-            s["other"],
-            s["uneven"],
-            s["beyond"],
-            score,
-            torch.where(size > 0, u["cross"] / size.clamp(min=torch.finfo(size.dtype).tiny), 0.0),
-            prediction.r_squared(s["error"], n * variances[1].sum()),
-            ratios.nan_to_num(-1.0).max(),
-            robust.nan_to_num(-1.0).max(),
-            s["error"] / n / output.shape[1],
+            *(s[name] for name in ("count", "other", "uneven", "beyond")),
+            association.standard_score(*t["score"]),
+            torch.where(size > 0, t["cross"] / size.clamp(min=torch.finfo(size.dtype).tiny), 0.0),
+            prediction.r_squared(t["error"], t["variances"][1].sum()),
+            ratios[0],
+            torch.maximum(ratios[1], ratios[2]),
+            t["error"] / n / wide,
             prediction.multilabel_skill(t["binary"] / n, frequency)[-1],
-            t["binary"].sum() / n / output.shape[1],
-            prediction.entropy(torch.stack([frequency, 1 - frequency], -1)).sum() / output.shape[1],
-            prediction.spread_ratio(_variance(t["p"], n), even),
-            prediction.skill(t["class"] / n, t["positives"]),
+            t["binary"].sum() / n / wide,
+            prediction.entropy(torch.stack([frequency, 1 - frequency], -1)).sum() / wide,
+            prediction.spread_ratio(t["label"], even),
+            prediction.skill(t["class"] / n, s["positives"]),
             t["class"] / n,
-            prediction.entropy(prediction.shares(t["positives"])),
-            prediction.spread_ratio(_variance(t["share"], n), even),
+            prediction.entropy(prediction.shares(s["positives"])),
+            prediction.spread_ratio(t["share"], even),
         ]
     )
 
 
-def _moments(values: Tensor, weight: Tensor) -> Tensor:
-    """Return sums of values and of their squares by column, ``[2, D]``."""
-    counted = weight[:, None] * values
-    return torch.stack([counted.sum(0), (counted * values).sum(0)])
+def _scores(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
+    """Return bounded scores within batches: what is far out counts as far out, and not by how much."""
+    centre, scale = association.centre_and_scale(values)
+    return association.centred_within(association.bounded_scores(values, centre, scale), part, keep)
 
 
-def _variance(moments: Tensor, count: Tensor) -> Tensor:
-    return (moments[1] / count - (moments[0] / count).square()).clamp(min=0.0).sum()
+def _squares(values: Tensor, weight: Tensor) -> Tensor:
+    return (weight[:, None] * values.square()).sum(0)
 
 
 def two_classes(output: Tensor, target: Tensor, certain: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,8 +220,8 @@ def read_pairs(numbers: dict[str, float], kind: str, *, quantiles: bool = False)
     """
     hidden = {"_score": numbers["score"], "_count": numbers["count"]}
     if kind == "numbers":
-        apart = max(numbers["variance_ratio"], numbers["spread"])
-        own = {"input_dependence": math.nan if apart < 0 else apart, "squared_error": numbers["squared_error"]}
+        apart = math.nan if numbers["spread"] < 0 else numbers["spread"]
+        own = {"input_dependence": apart, "_spread": apart, "squared_error": numbers["squared_error"]}
         if quantiles:
             return {**own, "correlation": numbers["correlation"], **hidden}
         known = {name: numbers[name] for name in ("correlation", "r_squared", "variance_ratio")}
@@ -236,6 +230,7 @@ def read_pairs(numbers: dict[str, float], kind: str, *, quantiles: bool = False)
     return {
         "skill": numbers[f"{stem}_skill"],
         "input_dependence": numbers[f"{stem}_spread"],
+        "_spread": numbers[f"{stem}_spread"],
         "cross_entropy": numbers[f"{stem}_loss"],
         "label_entropy": numbers[f"{stem}_entropy"],
         **hidden,

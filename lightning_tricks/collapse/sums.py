@@ -24,6 +24,7 @@ Sums = dict[str, Tensor]
 
 SKETCH = 128
 CLASSES_SHOWN = 32
+_ROUNDING = 1e-6  # of float32
 
 
 def form_of(**dimensions: int) -> form.Form:
@@ -205,27 +206,33 @@ def add_predictions(sums: Sums, logits: Tensor, target: Tensor) -> None:
     _add_to(sums, new)
 
 
-def association_of(sums: Sums, logits: Tensor, target: Tensor) -> Sums:
-    """Return sums for the association of predictions and labels, from those of all samples and the same rows again.
+def association_of(sums: Sums, logits: Tensor, target: Tensor, part: Tensor) -> Sums:
+    """Return sums for the association of predictions and labels, given those of all samples.
 
-    Also the cross entropy of the same predictions with the labels' frequencies in place of their own mean: training with
-    weights of classes moves all predictions away from the frequencies, which is no lack of skill.
+    Also how much predictions differ within a batch, and the cross entropy with the labels' frequencies in place of the
+    predictions' own mean: weights of classes in the loss move all predictions away from the frequencies, which is no
+    lack of skill.
 
     Args:
         sums: of ``add_predictions``, over all samples and processes.
         logits: ``[n, K]``, as there.
         target: ``[n]``, as there.
+        part: numbers of batches, ``[n]``.
     """
     n = sums["count"].clamp(min=1)
     mean, share = sums["probability"] / n, prediction.shares(sums["labels"])
     valid = counts(target)
-    weight, label = valid.float(), target.clamp(min=0, max=logits.shape[1] - 1)
+    label = target.clamp(min=0, max=logits.shape[1] - 1)
     log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)
-    together, spread = association.class_association(log_p.exp(), label, weight, mean, share)
-    tiny = torch.finfo(mean.dtype).tiny
+    p, tiny = log_p.exp(), torch.finfo(mean.dtype).tiny
+    total, variance = association.permutation_test(p[:, label], part, valid)
     moved = (log_p + share.clamp(min=tiny).log() - mean.clamp(min=tiny).log()).log_softmax(1)
-    moved_loss = -(moved.gather(1, label[:, None]).squeeze(1) * weight).sum()
-    return {"together": together, "spread": spread, "moved_loss": moved_loss}
+    return {
+        "total": total,
+        "variance": variance,
+        "apart": association.centred_within(p, part, valid).square().sum(),
+        "moved_loss": -(moved.gather(1, label[:, None]).squeeze(1) * valid).sum(),
+    }
 
 
 PREDICTION: tuple[str, ...] = (
@@ -244,7 +251,7 @@ PREDICTION: tuple[str, ...] = (
     "soft_balanced_skill",
     "_count",
 )
-CLASSES = ("_score", "moved_skill", *PREDICTION)
+CLASSES = ("_score", "_spread", "moved_skill", *PREDICTION)
 
 
 def measured_predictions(sums: Sums) -> Tensor:
@@ -274,27 +281,30 @@ def measured_predictions(sums: Sums) -> Tensor:
 
 
 def measured_association(sums: Sums, parts: Sums) -> Tensor:
-    """Return z of the association, and the skill of predictions moved to the labels' frequencies, ``[2]``.
+    """Return the first three values of ``CLASSES``.
 
     Args:
         sums: of ``add_predictions``.
         parts: of ``association_of``, over all processes.
     """
-    n = sums["count"]
-    score = association.standard_score(parts["together"], parts["spread"], n)
-    return torch.stack([score, prediction.skill(parts["moved_loss"] / n.clamp(min=1), sums["labels"])])
+    n = sums["count"].clamp(min=1)
+    even = 1 - prediction.shares(sums["labels"]).square().sum()
+    score = association.standard_score(parts["total"], parts["variance"])
+    spread = prediction.spread_ratio(parts["apart"] / n, torch.where(even > _ROUNDING, even, 0.0))
+    return torch.stack([score, spread, prediction.skill(parts["moved_loss"] / n, sums["labels"])])
 
 
-def measured_classes(logits: Tensor, target: Tensor, add: Callable[[Sums], Sums]) -> Tensor:
+def measured_classes(logits: Tensor, target: Tensor, part: Tensor, add: Callable[[Sums], Sums]) -> Tensor:
     """Return the values of ``CLASSES``, and the shares of predicted and labelled classes, over all processes.
 
     Args:
         logits: ``[n, K]``, float32.
         target: ``[n]``.
+        part: numbers of batches, ``[n]``.
         add: returns sums over all processes.
     """
     own: Sums = {}
     add_predictions(own, logits, target)
     whole = add(own)
-    parts = add(association_of(whole, logits, target))
-    return torch.cat([measured_association(whole, parts).to(torch.float64), measured_predictions(whole)])
+    parts = add(association_of(whole, logits, target, part))
+    return torch.cat([measured_association(whole, parts).double(), measured_predictions(whole)])

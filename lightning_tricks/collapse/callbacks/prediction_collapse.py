@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, pairs, sums
-from lightning_tricks.collapse.association import Evidence
+from lightning_tricks.collapse.association import Evidence, fingerprints
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all, require_name
 from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.measure import form
@@ -29,14 +29,23 @@ _ANY_TARGET = "target"
 _KINDS = ("classes", "shares", "labels", "numbers")  # the later ones are what the earlier ones are seen to be
 _VOID = 255  # the label of pixels that do not count, where there are not as many classes
 _SIGNIFICANT = 2.0  # standard errors
+_LITTLE = 0.02  # skill that samples learnt by heart give soon
 _FEWEST = 1000  # samples of a test that may say that there is no association
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
-_CLASSES, _PAIRS = sums.form_of(logits=2, target=1), sums.form_of(output=2, values=2)
+_REMEMBERED = 4096  # samples by which repeated ones are known
+_LEAST = 16  # rows within which targets are dealt out: of several batches, where they are smaller
+_ROWS = {name: sums.form_of(**dimensions) for name, dimensions in (("logits", {"logits": 2, "target": 1}), ("output", {"output": 2, "values": 2}))}
 
 
 def _rows_form(value: Any, where: str) -> str | None:
-    """Rows of classes, or of numbers."""
-    return (_PAIRS if isinstance(value, dict) and "output" in value else _CLASSES)(value, where)
+    """Rows of classes or of numbers, with the numbers of their batches unless an older version gathered them."""
+    if not isinstance(value, dict):
+        return _ROWS["logits"](value, where)
+    rows = {name: part for name, part in value.items() if name != "part"}
+    fault = _ROWS["output" if "output" in rows else "logits"](rows, where)
+    if fault is None and "part" in value:
+        fault = sums.form_of(part=1)({"part": value["part"]}, where)
+    return fault
 
 
 def _worth(skill: float) -> float:
@@ -127,6 +136,9 @@ class PredictionCollapse(Detector):
                 "at_start": form.named(form.measured),
                 "kind": form.one_of(*_KINDS),
                 "logits": form.flag,
+                "highest": form.measured,
+                "prints": form.maybe(form.tensor),
+                "known": form.maybe(form.tensor),
                 "evidence": form.record(
                     {
                         "last": form.many(form.measured),
@@ -158,6 +170,10 @@ class PredictionCollapse(Detector):
         self._shares: list[tuple[int, list[float]]] = []
         self._labels: list[float] = []
         self._checks = 0
+        self._part = self._inside = 0
+        self._highest = 0.0
+        self._prints: Tensor | None = None  # of samples that were seen, the latest first
+        self._known: Tensor | None = None  # how many samples since the last check were known, of how many
         self._kind, self._no_probabilities = _KINDS[0], False
         self._dense = self._paired = self._quantiles = False
         self._evidence = Evidence().init()
@@ -172,12 +188,13 @@ class PredictionCollapse(Detector):
             "worse": Alarm(below=_worth(-0.2), growth=1.1, patience=self.patience),
             "association": Alarm(below=_SIGNIFICANT, patience=self.patience),
             "background": Alarm(below=0.5, gain=0.01, trend=8, patience=self.patience),
+            "skill": Alarm(below=_LITTLE, gain=0.01, trend=8, patience=self.patience),
             "lost": Alarm(of_peak=0.25, least_peak=0.2, gain=0.05, patience=self.patience),
         }
 
     def slowness(self, name: str) -> float:
         """Learning is slower than forgetting."""
-        return {"association": 2.0, "background": 2.0, "lost": 0.5}.get(name, 1.0)
+        return {"association": 2.0, "skill": 2.0, "background": 2.0, "lost": 0.5}.get(name, 1.0)
 
     def attach(self, run: TrainingRun) -> None:
         """Watch the module, where the output is one."""
@@ -203,13 +220,32 @@ class PredictionCollapse(Detector):
         if self._first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
         kept = {name: subset(part, self.samples) for name, part in rows.items()}
-        if self._sums.keys() - kept.keys():  # of a checkpoint of other targets
+        count = len(next(iter(kept.values())))
+        if self._sums.keys() - {*kept, "part"}:  # of a checkpoint of other targets
             self._sums = {}
+        if "part" not in self._sums or self._inside >= _LEAST:
+            self._part, self._inside = self._part + 1, 0
+        self._inside += count
+        kept["part"] = torch.full((count,), self._part, device=output.device)
         for name, part in kept.items():
             self._keep(name, part)
+        self._recognise(batch)
         if self._first:
-            self._opening = self._measured(kept, lambda own: own, lambda own: own)
-        return len(next(iter(kept.values())))
+            self._opening = self._measured(kept, lambda own: own)
+        return count
+
+    def _recognise(self, batch: Any) -> None:
+        """Count the samples of this batch, and those that are known from an earlier one."""
+        tensors = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim > 1 and t.numel()]
+        if not tensors:
+            return
+        inputs = max(tensors, key=lambda t: (t.is_floating_point(), t.numel()))
+        prints = fingerprints(inputs[: self.samples])
+        known = torch.zeros((), device=prints.device) if self._prints is None else torch.isin(prints, self._prints).sum()
+        held = [] if self._prints is None else [self._prints]
+        self._prints = torch.cat([prints, *held])[:_REMEMBERED]
+        new = torch.stack([known.float(), torch.full_like(known, len(prints), dtype=torch.float32)])
+        self._known = new if self._known is None else self._known + new
 
     def _rows(self, output: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
         """Return output and target as rows: class numbers before values of the same size, those before quantiles."""
@@ -269,26 +305,29 @@ class PredictionCollapse(Detector):
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Counts over all processes; once also what was seen of the first batch, as a mean over them."""
-        vector = self._measured(self._sums, lambda own: over_all(run, own), lambda own: averaged(run, own))
+        vector = self._measured(self._sums, lambda own: over_all(run, own))
+        none = torch.zeros(2, device=vector.device)
+        known = over_all(run, {"known": none if self._known is None else self._known})["known"]
+        self._known = None
+        vector = torch.cat([(known[0] / known[1].clamp(min=1)).reshape(1).to(vector), vector])
         self._opening_sent = self._opening is not None
         return vector if self._opening is None else torch.cat([vector, averaged(run, self._opening)])
 
-    def _measured(
-        self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums], mean: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        self._paired = "output" in rows
+    def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
+        self._paired, part = "output" in rows, rows["part"]
         if not self._paired:
-            return sums.measured_classes(rows["logits"].float(), rows["target"], add)
+            return sums.measured_classes(rows["logits"].float(), rows["target"], part, add)
         output, values = rows["output"].float(), rows["values"].float()
         self._quantiles = output.shape[1] > values.shape[1]
-        vector = pairs.measured_pairs(output, values, add, mean, self._no_probabilities)
+        vector = pairs.measured_pairs(output, values, part, add, self._no_probabilities)
         if output.shape[1] > 1:
             return vector
         certain = (vector[pairs.NUMBERS.index("beyond")] == 0) & (not self._no_probabilities)
-        return torch.cat([vector, sums.measured_classes(*pairs.two_classes(output, values, certain), add)])
+        return torch.cat([vector, sums.measured_classes(*pairs.two_classes(output, values, certain), part, add)])
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """Skill and the rest."""
+        seen, *vector = vector
         if self._opening_sent:
             half = len(vector) // 2
             self._at_start, _ = self._values(vector[half:])
@@ -300,10 +339,12 @@ class PredictionCollapse(Detector):
             self._shares.append((self._checks * self._every, shares[:shown]))
             keep_bounded(self._shares)
             self._labels = shares[shown:]
+        loss = values.get("cross_entropy", values.get("squared_error", 0.0))
+        self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
         score = abs(values["_score"]) if self._kind == "numbers" else values["_score"]
-        values["association"], self._evidence = Evidence().update(score, values["_count"], self._evidence)
+        values["association"], self._evidence = Evidence().update(score, values["_count"], self._evidence, seen)
         waits = values["association"] < _SIGNIFICANT and self._progress < self._grace * self.slowness("association")
-        return {**values, "not_yet": float(waits)}
+        return {**values, "seen_before": seen, "not_yet": float(waits)}
 
     def _values(self, vector: list[float]) -> tuple[dict[str, float], list[float]]:
         """Return the values by name for the kind of target, and the shares of predicted and labelled classes."""
@@ -319,25 +360,35 @@ class PredictionCollapse(Detector):
         """What is asked depends on the kind of target; a loss that is NaN or inf knows nothing."""
         if not math.isfinite(values.get("cross_entropy", values.get("squared_error", 0.0))):
             return dict.fromkeys(("constant", "worse", "association", "lost"), -1.0)
-        found = {"constant": values["input_dependence"]}
-        if self._evidence["samples"] >= _FEWEST and not math.isnan(found["constant"]):
-            found["association"] = values["association"]
-        if self._quantiles:
-            return found
-        skill = values["skill"]
-        if self._kind == "numbers":
-            return {**found, "lost": skill}
+        found = {"constant": values["_spread"]}
+        skill = values.get("skill", values["correlation"] ** 2 if "correlation" in values else math.nan)
         # weights of classes in the loss move predictions away from the frequencies: no lack of skill where there is some
         moved = max(skill, values.get("moved_skill", skill))
+        if not math.isnan(found["constant"]):
+            found |= self._association(values, moved)
+        if self._quantiles:
+            return found
+        if self._kind == "numbers":
+            return {**found, "lost": skill}
         found |= {"worse": _worth(moved if values["association"] > _SIGNIFICANT else skill), "lost": moved}
         if self._dense and not math.isnan(values["balanced_skill"]):
             found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
         return found
 
+    def _association(self, values: Mapping[str, float], skill: float) -> dict[str, float]:
+        """Return what says whether there is any skill: a test on new samples, or how much there is on repeated ones."""
+        found, enough = {}, self._evidence["samples"] >= _FEWEST
+        if Evidence().counts(values["seen_before"]):
+            return {"association": values["association"]} if enough else {}
+        known = enough and values["association"] > _SIGNIFICANT
+        if self._states["association"]["alarmed"]:
+            found["association"] = max(values["association"], _SIGNIFICANT * skill / _LITTLE)
+        return {**found, "skill": 1.0 if known else skill}
+
     def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Say what kind of failure."""
         peak = self._states["lost"]["peak"] or 0.0
-        return causes.of_prediction(active, values, peak, self._at_start)
+        return causes.of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
 
     def figure(self) -> Callable[[], Any] | None:
         """Classes over time."""
@@ -353,13 +404,14 @@ class PredictionCollapse(Detector):
     def trick_state(self) -> dict[str, Any]:
         """Also the kind of target, what was measured of the first batch, and the pooled scores."""
         state = super().trick_state()
-        start = None if self._opening is None else self._opening.detach().clone()
+        held = {"start": self._opening, "prints": self._prints, "known": self._known}
         return {
             **state,
-            "start": start,
+            **{name: None if t is None else t.detach().clone() for name, t in held.items()},
             "at_start": dict(self._at_start),
             "kind": self._kind,
             "logits": self._no_probabilities,
+            "highest": self._highest,
             "evidence": dict(self._evidence),
         }
 
@@ -367,8 +419,14 @@ class PredictionCollapse(Detector):
         super()._take_up(run, state)
         if "target" in self._sums and int(self._sums["target"].max()) >= self._sums["logits"].shape[1]:
             raise ValueError("a label in the checkpoint is none of the classes")  # (a GPU would end the process)
-        start = state.get("start")
-        self._opening = None if start is None else start.to(run.trainer.strategy.root_device)
+        device, held = run.trainer.strategy.root_device, [state.get(name) for name in ("start", "prints", "known")]
+        self._opening, self._prints, self._known = (None if t is None else t.to(device) for t in held)
         self._at_start = dict(state.get("at_start", {}))
         self._kind, self._no_probabilities = state.get("kind", _KINDS[0]), state.get("logits", False)
         self._evidence = dict(state.get("evidence", Evidence().init()))
+        self._highest = state.get("highest", 0.0)
+        if self._sums:
+            rows = next(iter(self._sums.values()))
+            part = self._sums.setdefault("part", torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
+            self._part = int(part.max())
+            self._inside = int((part == self._part).sum())
