@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from lightning_tricks.collapse.structure import falls_with_depth
 from lightning_tricks.measure.causes import Cause, Explained
 
 _DEPENDENT = 1e-4  # an output that depends on its input
+_ALL = 0.999  # of predictions
 _RISEN = 1.2  # a loss against that of the first batch
 
 
@@ -41,6 +43,37 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
             "widen or deepen the projector",
         ),
     )
+
+
+def of_depth(active: Sequence[str], values: Mapping[str, float], layers: Sequence[str]) -> Explained:
+    """Explain the collapse of one or several of many layers: by depth, or that of the worst one.
+
+    >>> values = {f"{name}/{layer}": x for layer, x in (("a", 0.8), ("b", 0.3), ("c", 0.01))
+    ...           for name in ("sphere_variance", "rank_share", "effective_rank", "mean_cosine", "finite")}
+    >>> of_depth(["rank_share/c"], values, ["a", "b", "c"])[0]
+    <Cause.OVERSMOOTHING: 'oversmoothing'>
+    """
+    kinds = [name for name in ("sphere_variance", "rank_share") if any(a.startswith(f"{name}/") for a in active)]
+    depth = {name: [values[f"{name}/{layer}"] for layer in layers] for name in ("sphere_variance", "rank_share")}
+    worst = min(
+        (a.split("/", 1)[1] for a in active if a.startswith(f"{kinds[0]}/")), key=lambda n: values[f"{kinds[0]}/{n}"]
+    )
+    own = {name.removesuffix(f"/{worst}"): x for name, x in values.items() if name.endswith(f"/{worst}")}
+    falls = [name for name in kinds if falls_with_depth(depth[name])]
+    if not falls or not own.get("finite", 1.0):
+        return of_representation(kinds, own, worst)
+    told = {"sphere_variance": "the variance of directions", "rank_share": "the share of the possible rank"}
+    reasons = tuple(
+        f"{told[n]} falls with depth, from {depth[n][0]:.2g} at {layers[0]} to {min(depth[n]):.2g} at "
+        f"{layers[depth[n].index(min(depth[n]))]}"
+        for n in falls
+    )
+    advice = (
+        "use fewer layers, or residual or initial connections (GCNII), or jumping knowledge",
+        "normalise between layers (PairNorm), or drop edges (DropEdge)",
+        "in transformers: check the residual connections and the scale of the attention",
+    )
+    return Cause.OVERSMOOTHING, reasons, advice
 
 
 def of_prediction(
@@ -93,6 +126,9 @@ def of_prediction(
         if rose:
             return Cause.RATE_TOO_HIGH, (worse, risen), _SLOWER
         return Cause.LABELS_UNRELATED, (worse,), _LABELS
+    if values.get("top_share", 0.0) > _ALL and not {"background"} & set(active):
+        one = f"skill {skill:.3f}, and one answer for all"
+        return Cause.PREDICTION_COLLAPSE, (one, *shares), _LESS_NOISE
     if "background" in active:
         found = f"balanced skill {values['balanced_skill']:.3f}: no pixel of another class is found"
         advice = ("weigh the classes, or use a Dice or focal loss", "draw patches with rare classes", *_LESS_NOISE[:1])

@@ -43,6 +43,20 @@ def draw_spectrum(eigenvalues: Sequence[float], history: History, layer: str) ->
     return figure
 
 
+def draw_depth(layers: Sequence[str], history: History) -> Figure:
+    """Return variance and rank of each layer at the last check, and the rank of each over time."""
+    figure, (left, right) = _new(2)
+    last = history[-1][1] if history else {}
+    for name in ("sphere_variance", "rank_share"):
+        left.plot(range(len(layers)), [last.get(f"{name}/{n}", float("nan")) for n in layers], "o-", label=name)
+    left.set(xticks=range(len(layers)), xlabel="depth", title="0 is collapsed", ylim=(-0.05, 1.1))
+    left.set_xticklabels(layers, rotation=30, fontsize="x-small")
+    left.grid(alpha=0.3)
+    left.legend(fontsize="small")
+    _lines(right, history, [f"rank_share/{n}" for n in layers][:12], "share of the possible rank")
+    return figure
+
+
 def draw_classes(shares: Sequence[tuple[int, Sequence[float]]], labels: Sequence[float], history: History) -> Figure:
     """Return shares of predicted classes over time beside those of the labels, and the skill."""
     figure, (left, right) = _new(2)

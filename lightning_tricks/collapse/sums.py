@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lightning_tricks.collapse import association, prediction, representation
+from lightning_tricks.collapse import association, prediction, representation, structure
 from lightning_tricks.measure import form
 from lightning_tricks.measure.labels import counts
 from lightning_tricks.measure.subset import subset
@@ -105,13 +105,14 @@ def add_rows(sums: Sums, rows: Tensor) -> None:
     _add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
 
 
-def add_features(sums: Sums, rows: Tensor, shift: Tensor) -> None:
+def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None = None) -> None:
     """Add features ``[n, d]``.
 
     Args:
         sums: written in place.
         rows: float32.
         shift: ``[d]``, near their mean, taken off before squaring; the same for all calls and processes.
+        label: their classes, negative where there are none, ``[n]``; None to leave ``structure`` out.
     """
     unit, there = (x.float() for x in representation.unit_rows(rows))
     small = projected(rows - shift, SKETCH)
@@ -125,10 +126,15 @@ def add_features(sums: Sums, rows: Tensor, shift: Tensor) -> None:
         "second": small.T @ small,
     }
     _add_to(sums, new)
+    if label is not None:
+        structure.add_structure(sums, rows, small, label)
 
 
 def measured_features(sums: Sums) -> Tensor:
-    """Return count, sphere variance, std ratio, mean cosine, least variance, covariance ``[k * k]``, in one vector."""
+    """Return count, sphere variance, std ratio, mean cosine, least variance, covariance ``[k * k]``, in one vector.
+
+    With what ``structure.add_structure`` added, its values are at the beginning.
+    """
     s = {name: value.double() for name, value in sums.items()}
     covariance = representation.covariance(s["total"], s["second"], s["count"])
     # scaled to the largest variance, so that nothing is lost on the way through float32
@@ -140,11 +146,19 @@ def measured_features(sums: Sums) -> Tensor:
         representation.mean_cosine(s["unit_sum"], s["nonzero"]),
         representation.rounding(s["square"] / s["count"].clamp(min=1)) / largest,
     ]
-    return torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
+    vector = torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
+    if "class_total" not in sums:
+        return vector
+    return torch.cat([structure.measured_structure(sums, s["count"], covariance), vector])
 
 
-def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
+def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, float], list[float]]:
     """Return the values by name, and the eigenvalues of the covariance, from what ``measured_features`` sent.
+
+    Args:
+        vector: of ``measured_features``.
+        known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for classes
+            and for halves, and hidden values say what of the variance of directions each half has.
 
     >>> sums = {}
     >>> add_features(sums, torch.eye(4).repeat(50, 1), torch.zeros(4))
@@ -152,21 +166,25 @@ def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
     >>> round(values["effective_rank"], 3), round(values["sphere_variance"], 3)
     (3.0, 0.75)
     """
-    count, variance, std, cosine, least, *matrix = vector
+    first = vector[: len(structure.STRUCTURE)] if known else []
+    count, variance, std, cosine, least, *matrix = vector[len(first) :]
     size = round(len(matrix) ** 0.5)
     covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
     finite = bool(torch.isfinite(covariance).all())
     eigenvalues = representation.spectrum(covariance, least) if finite else torch.zeros(size, dtype=torch.float64)
     rank = float(representation.effective_rank(eigenvalues))
-    possible = max(1.0, min(size, count - 1))
-    return {
+    values = {
         "sphere_variance": variance,
         "effective_rank": rank,
-        "rank_share": rank / possible,
+        "rank_share": rank / structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0, 0.0))),
         "embedding_std": std,
         "mean_cosine": cosine,
         "finite": float(finite),
-    }, eigenvalues.tolist()
+    }
+    if known:
+        halves = structure.half_rank_share(covariance, least) if finite else 0.0
+        values |= {"_sphere_variance": max(variance, *first[:2]), "_rank_share": max(values["rank_share"], halves)}
+    return values, eigenvalues.tolist()
 
 
 def _add_to(sums: Sums, new: Sums) -> None:

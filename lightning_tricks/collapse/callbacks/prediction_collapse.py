@@ -76,8 +76,9 @@ class PredictionCollapse(Detector):
     - quantiles: output ``[n, Q]``, floating-point target ``[n]``: only whether their mean goes with the target.
 
     Alarms: the output is constant (after the grace); it is worse than the best constant one, skill below -0.2 (after the
-    grace); no association with the target, z <= 2 (after twice the grace; "not yet" until then); all background (after
-    twice the grace); or the skill was above 0.2 and fell below a quarter of its best (after half of the grace).
+    grace); no association with the target on samples that are new, z below 2 (after three times the grace), or on known
+    ones, which are learnt by heart, a skill below 0.02 that does not grow (after twice the grace; "not yet" until then);
+    all background (after twice the grace); or the skill was above 0.2 and fell below a quarter of its best (after half of the grace).
 
     Args:
         output: the logits or predictions: a key of what ``training_step`` returns, or the name of a module. ``[n, K]``,
@@ -103,7 +104,7 @@ class PredictionCollapse(Detector):
         ``predicted_classes`` and ``label_classes`` (effective numbers), ``top_share``, ``top_class``,
         ``cross_entropy``, ``label_entropy``, ``balanced_skill`` and ``soft_balanced_skill`` (mean recall over classes,
         over chance), ``moved_skill`` (with predictions moved to the label frequencies), ``association`` (pooled z),
-        ``not_yet`` (1 while there is none and time is left) and ``alarm``; of a regression ``correlation``,
+        ``seen_before`` (share of samples), ``not_yet`` (1 while there is none and time is left) and ``alarm``; of a regression ``correlation``,
         ``r_squared``, ``variance_ratio`` and ``squared_error``. At an alarm the verdict as text, and a figure of
         predicted classes over time.
 
@@ -194,7 +195,7 @@ class PredictionCollapse(Detector):
 
     def slowness(self, name: str) -> float:
         """Learning is slower than forgetting."""
-        return {"association": 2.0, "skill": 2.0, "background": 2.0, "lost": 0.5}.get(name, 1.0)
+        return {"association": 3.0, "skill": 2.0, "background": 2.0, "lost": 0.5}.get(name, 1.0)
 
     def attach(self, run: TrainingRun) -> None:
         """Watch the module, where the output is one."""
@@ -342,9 +343,14 @@ class PredictionCollapse(Detector):
         loss = values.get("cross_entropy", values.get("squared_error", 0.0))
         self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
         score = abs(values["_score"]) if self._kind == "numbers" else values["_score"]
+        values["seen_before"] = seen
         values["association"], self._evidence = Evidence().update(score, values["_count"], self._evidence, seen)
-        waits = values["association"] < _SIGNIFICANT and self._progress < self._grace * self.slowness("association")
-        return {**values, "seen_before": seen, "not_yet": float(waits)}
+        asked = self._association(values, values.get("skill", math.nan))
+        waits = any(
+            value < self._alarms[name].limit(self._states[name]) and self._progress < self._grace * self.slowness(name)
+            for name, value in asked.items()
+        )
+        return {**values, "not_yet": float(waits)}
 
     def _values(self, vector: list[float]) -> tuple[dict[str, float], list[float]]:
         """Return the values by name for the kind of target, and the shares of predicted and labelled classes."""
@@ -370,7 +376,8 @@ class PredictionCollapse(Detector):
             return found
         if self._kind == "numbers":
             return {**found, "lost": skill}
-        found |= {"worse": _worth(moved if values["association"] > _SIGNIFICANT else skill), "lost": moved}
+        related = max(values["_score"], values["association"]) > _SIGNIFICANT
+        found |= {"worse": _worth(moved if related else skill), "lost": moved}
         if self._dense and not math.isnan(values["balanced_skill"]):
             found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
         return found
