@@ -1,11 +1,11 @@
 """Do predictions go with their targets more than chance makes them? A permutation test within batches. No Lightning.
 
 If the targets of a batch had been dealt out at random, ``T = sum_i a_ii`` of similarities ``a_ij = f_i . g_j`` between
-predictions and targets, centred in rows and columns, would have the mean 0 and the variance ``sum_ij a_ij^2 / (n - 1)``,
-whatever the two are distributed like. T over its standard deviation is close to a standard normal number then, and grows
-with the square root of the samples where there is a signal, however weak it is: an absolute bound on the skill cannot
-tell a weak signal from none. Within batches, since the weights are others in the next one: outputs that are constant in
-each, but move with the labels of the last ones, know nothing of the input.
+predictions and targets, centred in rows and columns, would have the mean 0 and the variance
+``sum_ij a_ij^2 / (n - 1)``, whatever the two are distributed like. T over its standard deviation is close to a standard
+normal number then, and grows with the square root of the samples where there is a signal, however weak it is: an
+absolute bound on the skill cannot tell a weak signal from none. Within batches, since the weights are others in the
+next one: outputs that are constant in each, but move with the labels of the last ones, know nothing of the input.
 
 Reference: Hoeffding, "A combinatorial central limit theorem", 1951.
 """
@@ -123,8 +123,8 @@ def pooled(scores: Sequence[float]) -> float:
 class Evidence:
     """Pools the standard scores of a run check by check: over the last ones, and over all of them.
 
-    The larger of the two decides: the last ones notice what has just been learnt, all of them what is weak. Samples that
-    training has seen before say nothing: a network that knows nothing learns them by heart.
+    The larger of the two decides: the last ones notice what has just been learnt, all of them what is weak. Samples
+    that training has seen before say nothing: a network that knows nothing learns them by heart.
 
     Args:
         checks: how many are the last ones.
@@ -150,7 +150,9 @@ class Evidence:
         """Whether a check says something, given the share of its samples that were seen before."""
         return not seen > self.most_seen
 
-    def update(self, score: float, samples: float, state: dict[str, Any], seen: float = 0.0) -> tuple[float, dict[str, Any]]:
+    def update(
+        self, score: float, samples: float, state: dict[str, Any], seen: float = 0.0
+    ) -> tuple[float, dict[str, Any]]:
         """Return the pooled score, and the state after the check; a score that is not finite counts as 0.
 
         Args:
@@ -163,8 +165,13 @@ class Evidence:
             return self._found(state), state
         z = score if math.isfinite(score) else 0.0
         last = [*state["last"], z][-self.checks :]
-        new = {"last": last, "sum": state["sum"] + z, "checks": state["checks"] + 1, "samples": state["samples"] + samples}
+        new = {
+            "last": last,
+            "sum": state["sum"] + z,
+            "checks": state["checks"] + 1,
+            "samples": state["samples"] + samples,
+        }
         return self._found(new), new
 
     def _found(self, state: dict[str, Any]) -> float:
-        return max(pooled(state["last"]), state["sum"] / math.sqrt(max(1, state["checks"])))
+        return max(pooled(state["last"]), float(state["sum"]) / math.sqrt(max(1, state["checks"])))

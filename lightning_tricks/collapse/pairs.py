@@ -1,7 +1,7 @@
 """Outputs and targets that are numbers of the same size: several labels at once, values of a regression, quantiles.
 
-What kind it is, is told from the values: targets that are all 0 or 1 are labels, others that are shares of 1 in each row
-are soft classes, the rest is a regression. torch only, no host read: all kinds are measured, and the host chooses.
+What kind it is, is told from the values: targets that are all 0 or 1 are labels, others that are shares of 1 in each
+row are soft classes, the rest is a regression. torch only, no host read: all kinds are measured, and the host chooses.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _without(shape: torch.Size, place: int) -> tuple[int, ...] | None:
 def _rows(values: Tensor) -> Tensor:
     if values.ndim == 1:
         return values[:, None]
-    return values.movedim(1, -1).reshape(-1, values.shape[1]) if values.ndim > 3 else values.reshape(-1, values.shape[-1])
+    return (
+        values.movedim(1, -1).reshape(-1, values.shape[1]) if values.ndim > 3 else values.reshape(-1, values.shape[-1])
+    )
 
 
 NUMBERS = (
@@ -138,7 +140,9 @@ def measured_pairs(
         "score": torch.stack([total, variance]),
         "within": torch.stack(within),
         "apart": torch.stack(apart),
-        "variances": torch.stack([_squares(output - s["output"] / n, weight), _squares(target - s["total"] / n, weight)]),
+        "variances": torch.stack(
+            [_squares(output - s["output"] / n, weight), _squares(target - s["total"] / n, weight)]
+        ),
         "error": _squares(output - target, weight).sum(),
         "binary": (weight[:, None] * F.binary_cross_entropy(p, q, reduction="none")).sum(0),
         "class": -(weight[:, None] * q * log_p).sum(),

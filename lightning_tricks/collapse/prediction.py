@@ -71,8 +71,8 @@ def input_dependence(mean_probability: Tensor, mean_entropy: Tensor, label_count
 def balanced_skill(hits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean recall of the classes that occur, from 0 (any constant answer) to 1; NaN for one class, 0-d.
 
-    ``(mean recall - 1/K) / (1 - 1/K)``: every class counts alike, so that "all background" has the skill 0 where 96 % are
-    background. With sums of the probability of the right class instead of hits it is the same of a soft answer.
+    ``(mean recall - 1/K) / (1 - 1/K)``: every class counts alike, so that "all background" has the skill 0 where 96 %
+    are background. With sums of the probability of the right class instead of hits it is the same of a soft answer.
 
     Args:
         hits: right predictions by class ``[K]``.
@@ -91,8 +91,8 @@ def balanced_skill(hits: Tensor, labels: Tensor) -> Tensor:
 def multilabel_skill(cross_entropy: Tensor, positives: Tensor) -> Tensor:
     """Return ``1 - BCE / H(label)`` of each label: 0 for its frequency as the answer, NaN for one that is constant.
 
-    The last element is that of all labels together, ``1 - sum BCE / sum H``: rare labels, whose own value is noise, count
-    for as little as there is to know about them.
+    The last element is that of all labels together, ``1 - sum BCE / sum H``: rare labels, whose own value is noise,
+    count for as little as there is to know about them.
 
     Args:
         cross_entropy: mean binary cross entropy of each label, in nats, ``[K]``.

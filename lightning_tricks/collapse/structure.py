@@ -1,8 +1,8 @@
 """Why features may use few dimensions in good health: they follow classes, or are two things side by side.
 
-Features of a good classifier lie at one point per class (neural collapse): of d dimensions they use classes - 1. The output
-of an encoder of a variational autoencoder is ``[mean, log variance]``: either half may be nearly constant by itself.
-From sums, in float32 or float64; torch only, no host read.
+Features of a good classifier lie at one point per class (neural collapse): of d dimensions they use classes - 1. The
+output of an encoder of a variational autoencoder is ``[mean, log variance]``: either half may be nearly constant by
+itself. From sums, in float32 or float64; torch only, no host read.
 
 Reference: Papyan et al., "Prevalence of neural collapse", 2020, arXiv:2008.08186.
 """

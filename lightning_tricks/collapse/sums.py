@@ -157,7 +157,8 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
 
     Args:
         vector: of ``measured_features``.
-        known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for classes
+        known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for
+        classes
             and for halves, and hidden values say what of the variance of directions each half has.
 
     >>> sums = {}

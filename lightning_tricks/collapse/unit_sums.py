@@ -15,7 +15,8 @@ _SURE = 10.0  # firings that a usual unit must have in a check, so that one with
 
 
 def add_units(sums: Sums, name: str, output: Tensor, low: float, high: float) -> None:
-    """Add the outputs of a layer: largest and mean magnitude of each unit, how often it fired, how many lie at the ends.
+    """Add the outputs of a layer: largest and mean magnitude of each unit, how often it fired, how many lie at the
+    ends.
 
     Args:
         sums: written in place.
@@ -61,8 +62,8 @@ UNITS = ("dead", "dormant", "saturated")
 def measured_units(sums: Sums, silent: Sums) -> tuple[list[str], Tensor]:
     """Return the layers, and for each the shares of ``UNITS`` ``[layers * 3]``.
 
-    A unit is dead when it did not fire in this check; where those that fire do so too rarely for that to say anything, as
-    in a sparse code, when it did not fire in the last eight checks.
+    A unit is dead when it did not fire in this check; where those that fire do so too rarely for that to say anything,
+    as in a sparse code, when it did not fire in the last eight checks.
 
     Args:
         sums: of ``add_units``; the largest outputs and the numbers of firings over all processes.

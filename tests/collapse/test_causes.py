@@ -31,7 +31,9 @@ FIRST = {"cross_entropy": 2.4, "squared_error": 1.0, "_spread": 0.01}
         (["association"], {"cross_entropy": math.nan}, FIRST, "non-finite values"),
     ],
 )
-def test_causes_of_predictions(active: list[str], values: dict[str, float], start: dict[str, float], cause: str) -> None:
+def test_causes_of_predictions(
+    active: list[str], values: dict[str, float], start: dict[str, float], cause: str
+) -> None:
     found, reasons, advice = causes.of_prediction(active, {**BASE, **values}, 0.8, start)
     assert found == cause
     assert reasons

@@ -71,8 +71,8 @@ class DeadUnits(Detector):
 
     Cost:
         At a check three reductions of each watched output, for as many batches as give 512 samples, and one copy of
-        three numbers per layer. At the first batch a walk through the graph of the loss, on the host. Else the test of a
-        flag per layer.
+        three numbers per layer. At the first batch a walk through the graph of the loss, on the host. Else the test of
+        a flag per layer.
 
     Example:
         >>> from lightning_tricks import DeadUnits
@@ -240,7 +240,9 @@ class DeadUnits(Detector):
         device = run.trainer.strategy.root_device
         self._silent = {name: t.to(device) for name, t in state.get("silent", {}).items()}
         self._outputs = state.get("outputs")
-        if any(key.startswith("largest/") and key.replace("largest", "fired", 1) not in self._sums for key in self._sums):
+        if any(
+            key.startswith("largest/") and key.replace("largest", "fired", 1) not in self._sums for key in self._sums
+        ):
             self._sums, self._samples = {}, 0  # an older version did not count firings
 
     def figure(self) -> Callable[[], Any] | None:

@@ -114,8 +114,8 @@ class GenerationDrift(Detector):
     def rules(self) -> dict[str, Alarm]:
         """Diversity, and distinct n-grams beside real ones."""
         # a young model repeats itself, and what rises has not collapsed
-        rising = {"gain": 0.02, "growth": 1.05, "patience": 2}
-        return {"diversity": Alarm(below=0.75, **rising), "repetition": Alarm(below=0.5, **rising)}
+        limits = {"diversity": 0.75, "repetition": 0.5}
+        return {name: Alarm(below=low, gain=0.02, growth=1.05, patience=2) for name, low in limits.items()}
 
     def attach(self, run: TrainingRun) -> None:
         """See that the method is there."""

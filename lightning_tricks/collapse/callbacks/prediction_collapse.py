@@ -34,7 +34,7 @@ _FEWEST = 1000  # samples of a test that may say that there is no association
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
 _REMEMBERED = 4096  # samples by which repeated ones are known
 _LEAST = 16  # rows within which targets are dealt out: of several batches, where they are smaller
-_ROWS = {name: sums.form_of(**dimensions) for name, dimensions in (("logits", {"logits": 2, "target": 1}), ("output", {"output": 2, "values": 2}))}
+_ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
 
 
 def _rows_form(value: Any, where: str) -> str | None:
@@ -71,14 +71,15 @@ class PredictionCollapse(Detector):
     - labels: 0 or 1, of the size of the output (several labels at once, or two classes). Skill: ``1 - BCE / H`` of the
       label frequencies. Outputs that are all in [0, 1] are taken as probabilities, others as logits.
     - shares that add up to 1 in each row, of the size of the output: soft classes.
-    - numbers, of the size of the output: a regression. Skill: the squared correlation of scores that few rows far out do
-      not decide, so that a target in other units, a heavy tail and a reversed sign do not matter.
+    - numbers, of the size of the output: a regression. Skill: the squared correlation of scores that few rows far out
+      do not decide, so that a target in other units, a heavy tail and a reversed sign do not matter.
     - quantiles: output ``[n, Q]``, floating-point target ``[n]``: only whether their mean goes with the target.
 
-    Alarms: the output is constant (after the grace); it is worse than the best constant one, skill below -0.2 (after the
-    grace); no association with the target on samples that are new, z below 2 (after three times the grace), or on known
-    ones, which are learnt by heart, a skill below 0.02 that does not grow (after twice the grace; "not yet" until then);
-    all background (after twice the grace); or the skill was above 0.2 and fell below a quarter of its best (after half of the grace).
+    Alarms: the output is constant (after the grace); it is worse than the best constant one, skill below -0.2 (after
+    the grace); no association with the target on samples that are new, z below 2 (after three times the grace), or on
+    known ones, which are learnt by heart, a skill below 0.02 that does not grow (after twice the grace; "not yet" until
+    then); all background (after twice the grace); or the skill was above 0.2 and fell below a quarter of its best
+    (after half of the grace).
 
     Args:
         output: the logits or predictions: a key of what ``training_step`` returns, or the name of a module. ``[n, K]``,
@@ -104,9 +105,9 @@ class PredictionCollapse(Detector):
         ``predicted_classes`` and ``label_classes`` (effective numbers), ``top_share``, ``top_class``,
         ``cross_entropy``, ``label_entropy``, ``balanced_skill`` and ``soft_balanced_skill`` (mean recall over classes,
         over chance), ``moved_skill`` (with predictions moved to the label frequencies), ``association`` (pooled z),
-        ``seen_before`` (share of samples), ``not_yet`` (1 while there is none and time is left) and ``alarm``; of a regression ``correlation``,
-        ``r_squared``, ``variance_ratio`` and ``squared_error``. At an alarm the verdict as text, and a figure of
-        predicted classes over time.
+        ``seen_before`` (share of samples), ``not_yet`` (1 while there is none and time is left) and ``alarm``; of a
+        regression ``correlation``, ``r_squared``, ``variance_ratio`` and ``squared_error``. At an alarm the verdict as
+        text, and a figure of predicted classes over time.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -242,10 +243,9 @@ class PredictionCollapse(Detector):
             return
         inputs = max(tensors, key=lambda t: (t.is_floating_point(), t.numel()))
         prints = fingerprints(inputs[: self.samples])
-        known = torch.zeros((), device=prints.device) if self._prints is None else torch.isin(prints, self._prints).sum()
-        held = [] if self._prints is None else [self._prints]
-        self._prints = torch.cat([prints, *held])[:_REMEMBERED]
-        new = torch.stack([known.float(), torch.full_like(known, len(prints), dtype=torch.float32)])
+        before = prints[:0] if self._prints is None else self._prints
+        self._prints = torch.cat([prints, before])[:_REMEMBERED]
+        new = torch.stack([torch.isin(prints, before).sum().float(), torch.full_like(prints[0], float(len(prints)))])
         self._known = new if self._known is None else self._known + new
 
     def _rows(self, output: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
@@ -368,7 +368,7 @@ class PredictionCollapse(Detector):
             return dict.fromkeys(("constant", "worse", "association", "lost"), -1.0)
         found = {"constant": values["_spread"]}
         skill = values.get("skill", values["correlation"] ** 2 if "correlation" in values else math.nan)
-        # weights of classes in the loss move predictions away from the frequencies: no lack of skill where there is some
+        # weights of classes in the loss move predictions away from the frequencies: that is no lack of skill
         moved = max(skill, values.get("moved_skill", skill))
         if not math.isnan(found["constant"]):
             found |= self._association(values, moved)

@@ -44,13 +44,13 @@ class RepresentationCollapse(Detector):
     Two measures, since neither sees both: the variance of directions ``V = 1 - ||mean of unit rows||^2`` (complete
     collapse) and the effective rank of the centred covariance (dimensional collapse, which the std of SimSiam's paper
     misses behind BatchNorm). For embeddings: in the last layer of a good classifier a low rank is healthy. Where the
-    batch holds labels, and features lie at one point per class, the rank that is possible is that of the classes, K - 1.
-    Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network that looks
-    collapsed at first and rises over eight checks is at its beginning.
+    batch holds labels, and features lie at one point per class, the rank that is possible is that of the classes,
+    K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network
+    that looks collapsed at first and rises over eight checks is at its beginning.
 
     Args:
-        layer: name of the module whose output is watched, ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``; or a list of
-            names, from the first layer to the last: a rank that falls with depth is named oversmoothing.
+        layer: name of the module whose output is watched, ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``; or a list
+            of names, from the first layer to the last: a rank that falls with depth is named oversmoothing.
         every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``. A check looks at the
             last batches before it, as many as give 512 samples.
         action: ``"log"``, ``"warn"``, ``"stop"``, ``"raise"``, ``"rollback"``, a ``Rollback``, or a function that takes
@@ -69,8 +69,8 @@ class RepresentationCollapse(Detector):
     Logs:
         At every check, ``collapse/representation_collapse/`` with ``sphere_variance``, ``effective_rank``,
         ``rank_share`` (of the possible), ``embedding_std``, ``mean_cosine``, ``finite`` and ``alarm`` (0 or 1); with a
-        list each but the last as ``<value>/<layer>``. The layer is in the key where several detectors watch. At an alarm
-        the verdict as text, and a figure of the spectrum or of the depth.
+        list each but the last as ``<value>/<layer>``. The layer is in the key where several detectors watch. At an
+        alarm the verdict as text, and a figure of the spectrum or of the depth.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -170,7 +170,9 @@ class RepresentationCollapse(Detector):
             kept = min(count, self.samples)
             fitting = [found for t in labels if (found := structure.labels_of_rows(t, first, count)) is not None]
             held, key = self._sums[self._entry("rows", layer)], self._entry("labels", layer)
-            label = subset(fitting[-1], self.samples).long() if fitting else held.new_full((kept,), -1, dtype=torch.int64)
+            label = (
+                subset(fitting[-1], self.samples).long() if fitting else held.new_full((kept,), -1, dtype=torch.int64)
+            )
             if key not in self._sums:  # (rows of a checkpoint of an older version have none)
                 before = len(held) - sum(min(c, self.samples) for n, _, c in calls if n == layer)
                 self._sums[key] = held.new_full((before,), -1, dtype=torch.int64)
