@@ -42,6 +42,8 @@ def permutation_test(similarity: Tensor, part: Tensor, keep: Tensor) -> tuple[Te
     a = torch.where(together, similarity, 0.0)
     rows, columns = a.sum(1) / count, a.sum(0) / count
     centred = (a - rows[:, None] - columns + (inside @ rows / count)[:, None]) * inside
+    rounding = 16 * torch.finfo(a.dtype).eps * a.abs().amax()
+    centred = torch.where(centred.abs() > rounding, centred, 0.0)
     return centred.diagonal().sum(), (centred.square() / (count - 1).clamp(min=1)[:, None]).sum()
 
 
@@ -73,16 +75,21 @@ def bounded_scores(values: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
     return x / (1 + x.abs())
 
 
-def centre_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
+def centre_and_scale(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Return the median of each column, and the median distance from it, or the mean one where that is 0, ``[d]``.
 
-    >>> centre_and_scale(torch.tensor([[1.0], [2.0], [4.0]]))
+    Args:
+        values: ``[n, d]``.
+        keep: rows that count, bool ``[n]``.
+
+    >>> centre_and_scale(torch.tensor([[1.0], [2.0], [4.0]]), torch.ones(3, dtype=torch.bool))
     (tensor([2.]), tensor([1.]))
     """
-    centre = values.median(0).values
-    apart = (values - centre).abs()
-    scale = apart.median(0).values
-    return centre, torch.where(scale > 0, scale, apart.mean(0))
+    counted = torch.where(keep[:, None], values, torch.nan)
+    centre = counted.nanmedian(0).values
+    apart = (counted - centre).abs()
+    scale = apart.nanmedian(0).values
+    return centre.nan_to_num(), torch.where(scale > 0, scale, apart.nanmean(0).nan_to_num())
 
 
 def fingerprints(samples: Tensor) -> Tensor:

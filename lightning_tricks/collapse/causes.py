@@ -125,7 +125,11 @@ def of_prediction(
         worse = f"skill {skill:.3g}: worse than always answering with the label frequencies (cross entropy {loss:.3g})"
         if rose:
             return Cause.RATE_TOO_HIGH, (worse, risen), _SLOWER
-        return Cause.LABELS_UNRELATED, (worse,), _LABELS
+        return (
+            Cause.PREDICTION_COLLAPSE,
+            (worse, *shares),
+            (*_LESS_NOISE[:2], "see that data are shuffled: SanityCheck()"),
+        )
     if values.get("top_share", 0.0) > _ALL and not {"background"} & set(active):
         one = f"skill {skill:.3f}, and one answer for all"
         return Cause.PREDICTION_COLLAPSE, (one, *shares), _LESS_NOISE

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_tricks.collapse import association, prediction
 from lightning_tricks.measure.subset import spread
@@ -133,7 +132,8 @@ def measured_pairs(
     f, g = (_scores(x[:, shown], part, keep) for x in (output, target))
     total, variance = association.permutation_test(f @ g.T, part, keep)
     within = [association.centred_within(x, part, keep).square().sum(0) for x in (output, target)]
-    apart = [association.centre_and_scale(x)[1].square() for x in (output, target)]
+    apart = [association.centre_and_scale(x, keep)[1].square() for x in (output, target)]
+    binary = -(q * p.log() + (1 - q) * (-p).log1p())  # (torch's own refuses NaN)
     second = {
         "cross": (f * g).sum(),
         "sizes": torch.stack([f.square().sum(), g.square().sum()]),
@@ -144,7 +144,7 @@ def measured_pairs(
             [_squares(output - s["output"] / n, weight), _squares(target - s["total"] / n, weight)]
         ),
         "error": _squares(output - target, weight).sum(),
-        "binary": (weight[:, None] * F.binary_cross_entropy(p, q, reduction="none")).sum(0),
+        "binary": (weight[:, None] * binary).sum(0),
         "class": -(weight[:, None] * q * log_p).sum(),
         "label": association.centred_within(p, part, keep).square().sum(),
         "share": association.centred_within(log_p.exp(), part, keep).square().sum(),
@@ -178,7 +178,7 @@ def measured_pairs(
 
 def _scores(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
     """Return bounded scores within batches: what is far out counts as far out, and not by how much."""
-    centre, scale = association.centre_and_scale(values)
+    centre, scale = association.centre_and_scale(values, keep)
     return association.centred_within(association.bounded_scores(values, centre, scale), part, keep)
 
 

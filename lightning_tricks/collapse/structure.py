@@ -56,7 +56,7 @@ def add_structure(sums: Sums, rows: Tensor, small: Tensor, label: Tensor) -> Non
     for name, half in zip(("left", "right"), halves, strict=True):
         unit, there = (x.float() for x in representation.unit_rows(half))
         new |= {f"{name}_sum": unit.sum(0), f"{name}_count": there.sum()}
-    member = torch.nn.functional.one_hot(label.clamp(-1, CLASSES) + 1, CLASSES + 2).to(small.dtype)[:, 1:-1]
+    member = (label[:, None] == torch.arange(CLASSES, device=label.device)).to(small.dtype)  # (one_hot would wait)
     new |= {"class_count": member.sum(0), "class_total": member.T @ small}
     for name, value in new.items():
         sums[name] = sums[name] + value if name in sums else value
@@ -108,7 +108,8 @@ def half_rank_share(covariance: Tensor, least: float) -> float:
     """
     width = len(covariance) // 2
     halves = (covariance[:width, :width], covariance[width:, width:])
-    sizes = sorted(float(half.trace()) for half in halves)
+    variances = covariance.diagonal().tolist()
+    sizes = sorted((sum(variances[:width]), sum(variances[width:])))
     if len(covariance) % 2 or width < 2 or sizes[0] > _APART * sizes[1]:
         return 0.0
     ranks = [float(representation.effective_rank(representation.spectrum(half, least))) for half in halves]

@@ -177,7 +177,7 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
     values = {
         "sphere_variance": variance,
         "effective_rank": rank,
-        "rank_share": rank / structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0, 0.0))),
+        "rank_share": min(1.0, rank / structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0, 0.0)))),
         "embedding_std": std,
         "mean_cosine": cosine,
         "finite": float(finite),

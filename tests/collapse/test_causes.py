@@ -24,7 +24,7 @@ FIRST = {"cross_entropy": 2.4, "squared_error": 1.0, "_spread": 0.01}
         (["association"], {"top_share": 1.0}, FIRST, "prediction collapse"),
         (["skill"], {"skill": 0.01}, FIRST, "labels do not follow from inputs"),
         (["worse"], {"skill": -3.0, "cross_entropy": 9.2}, FIRST, "learning rate too high"),
-        (["worse"], {"skill": -3.0}, FIRST, "labels do not follow from inputs"),
+        (["worse"], {"skill": -3.0}, FIRST, "prediction collapse"),
         (["background"], {"balanced_skill": 0.0, "top_share": 1.0}, FIRST, "prediction collapse"),
         (["lost"], {"top_share": 1.0}, FIRST, "prediction collapse"),
         (["lost", "worse"], {"cross_entropy": 50.0}, FIRST, "divergence"),

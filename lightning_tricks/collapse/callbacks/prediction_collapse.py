@@ -30,6 +30,8 @@ _KINDS = ("classes", "shares", "labels", "numbers")  # the later ones are what t
 _VOID = 255  # the label of pixels that do not count, where there are not as many classes
 _SIGNIFICANT = 2.0  # standard errors
 _LITTLE = 0.02  # skill that samples learnt by heart give soon
+_FOLLOWED = 0.05  # squared correlation of predictions that are not constant
+_SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e-4 of the targets', 1 % of their std
 _FEWEST = 1000  # samples of a test that may say that there is no association
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
 _REMEMBERED = 4096  # samples by which repeated ones are known
@@ -186,7 +188,7 @@ class PredictionCollapse(Detector):
     def rules(self) -> dict[str, Alarm]:
         """Never learned, in four ways, and lost."""
         return {
-            "constant": Alarm(below=1e-6, growth=1.5, trend=8, patience=self.patience),
+            "constant": Alarm(below=1e-9, growth=1.5, trend=8, patience=self.patience),
             "worse": Alarm(below=_worth(-0.2), growth=1.1, patience=self.patience),
             "association": Alarm(below=_SIGNIFICANT, patience=self.patience),
             "background": Alarm(below=0.5, gain=0.01, trend=8, patience=self.patience),
@@ -366,8 +368,10 @@ class PredictionCollapse(Detector):
         """What is asked depends on the kind of target; a loss that is NaN or inf knows nothing."""
         if not math.isfinite(values.get("cross_entropy", values.get("squared_error", 0.0))):
             return dict.fromkeys(("constant", "worse", "association", "lost"), -1.0)
-        found = {"constant": values["_spread"]}
         skill = values.get("skill", values["correlation"] ** 2 if "correlation" in values else math.nan)
+        found = {"constant": values["_spread"]}
+        if self._kind == "numbers":  # of targets in other units the spread may be anything, but they are followed
+            found["constant"] = 1.0 if skill > _FOLLOWED else _SHRUNK * values["_spread"]
         # weights of classes in the loss move predictions away from the frequencies: that is no lack of skill
         moved = max(skill, values.get("moved_skill", skill))
         if not math.isnan(found["constant"]):
