@@ -136,6 +136,7 @@ class Evidence:
     Args:
         checks: how many are the last ones.
         most_seen: share of samples seen before, above which a check is not counted.
+        both_signs: whether a reversed association is one as well.
 
     Example:
         >>> evidence = Evidence(checks=4)
@@ -148,6 +149,7 @@ class Evidence:
 
     checks: int = 8
     most_seen: float = 0.1
+    both_signs: bool = False
 
     def init(self) -> dict[str, Any]:
         """Return the state before the first check."""
@@ -181,4 +183,5 @@ class Evidence:
         return self._found(new), new
 
     def _found(self, state: dict[str, Any]) -> float:
-        return max(pooled(state["last"]), float(state["sum"]) / math.sqrt(max(1, state["checks"])))
+        found = (pooled(state["last"]), float(state["sum"]) / math.sqrt(max(1, state["checks"])))
+        return max(map(abs, found)) if self.both_signs else max(found)

@@ -9,6 +9,7 @@ from lightning_tricks.collapse.structure import falls_with_depth
 from lightning_tricks.measure.causes import Cause, Explained
 
 _DEPENDENT = 1e-4  # an output that depends on its input
+_FAR_OFF = -2.0  # R squared: the error is three times the variance of the targets
 _ALL = 0.999  # of predictions
 _RISEN = 1.2  # a loss against that of the first batch
 
@@ -99,6 +100,8 @@ def of_prediction(
     skill, dependence = values.get("skill", math.nan), values.get("input_dependence", math.nan)
     top = max(loss, (start or {}).get("highest", 0.0))
     rose = top > _RISEN * before  # (not known: no)
+    if kind == "squared_error":  # a few rows far out raise it as well
+        rose = rose and values.get("r_squared", 0.0) < _FAR_OFF
     risen = f"the {name} rose from {before:.3g} in the first batch to {top:.3g}"
     shares: tuple[str, ...] = ()
     if "top_class" in values:
@@ -128,7 +131,7 @@ def of_prediction(
         return (
             Cause.PREDICTION_COLLAPSE,
             (worse, *shares),
-            (*_LESS_NOISE[:2], "see that data are shuffled: SanityCheck()"),
+            (*_LESS_NOISE[:2], _SHUFFLED),
         )
     if values.get("top_share", 0.0) > _ALL and not {"background"} & set(active):
         one = f"skill {skill:.3f}, and one answer for all"
@@ -152,6 +155,7 @@ _LESS_NOISE = (
     "lower the learning rate",
     "clip gradients: GradientClip(1.0)",
 )
+_SHUFFLED = "see that the data are shuffled: SanityCheck()"
 _INPUTS = (
     "check that the inputs reach the model and vary, and that no layer multiplies them by 0",
     "look for dead or saturated units: DeadUnits()",

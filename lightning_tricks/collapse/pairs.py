@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_tricks.collapse import association, prediction
 from lightning_tricks.measure.subset import spread
@@ -86,6 +87,7 @@ NUMBERS = (
     "spread",  # the same within batches, or that of median distances, which few rows far out do not change
     "squared_error",
     "label_skill",
+    "label_moved",  # the skill with predictions moved to the frequencies
     "label_loss",
     "label_entropy",
     "label_spread",
@@ -133,6 +135,9 @@ def measured_pairs(
     total, variance = association.permutation_test(f @ g.T, part, keep)
     within = [association.centred_within(x, part, keep).square().sum(0) for x in (output, target)]
     apart = [association.centre_and_scale(x, keep)[1].square() for x in (output, target)]
+    middle = (weight[:, None] * p).sum(0) / weight.sum().clamp(min=1)
+    frequent = (s["positives"] / n).clamp(_SURE, 1 - _SURE)
+    moved = p.logit() + frequent.logit() - middle.clamp(_SURE, 1 - _SURE).logit()
     binary = -(q * p.log() + (1 - q) * (-p).log1p())  # (torch's own refuses NaN)
     second = {
         "cross": (f * g).sum(),
@@ -145,6 +150,7 @@ def measured_pairs(
         ),
         "error": _squares(output - target, weight).sum(),
         "binary": (weight[:, None] * binary).sum(0),
+        "moved": (weight[:, None] * (F.softplus(moved) - q * moved)).sum(0),
         "class": -(weight[:, None] * q * log_p).sum(),
         "label": association.centred_within(p, part, keep).square().sum(),
         "share": association.centred_within(log_p.exp(), part, keep).square().sum(),
@@ -165,6 +171,7 @@ def measured_pairs(
             torch.maximum(ratios[1], ratios[2]),
             t["error"] / n / wide,
             prediction.multilabel_skill(t["binary"] / n, frequency)[-1],
+            prediction.multilabel_skill(t["moved"] / n, frequency)[-1],
             t["binary"].sum() / n / wide,
             prediction.entropy(torch.stack([frequency, 1 - frequency], -1)).sum() / wide,
             prediction.spread_ratio(t["label"], even),
@@ -233,6 +240,7 @@ def read_pairs(numbers: dict[str, float], kind: str, *, quantiles: bool = False)
     stem = "class" if kind == "shares" else "label"
     return {
         "skill": numbers[f"{stem}_skill"],
+        "moved_skill": numbers["class_skill" if kind == "shares" else "label_moved"],
         "input_dependence": numbers[f"{stem}_spread"],
         "_spread": numbers[f"{stem}_spread"],
         "cross_entropy": numbers[f"{stem}_loss"],

@@ -20,6 +20,7 @@ Sums = dict[str, Tensor]
 
 CLASSES = 64  # labels beyond are not looked at: so many classes leave the rank alone
 STRUCTURE = ("left_variance", "right_variance", "class_share", "class_rank", "classes")
+_FLOOR = 1e-9  # less is no thing at all: dimensions that are not in use
 _APART = 0.1  # of the variance of one half, that the other has at most where they are two things
 
 
@@ -110,7 +111,7 @@ def half_rank_share(covariance: Tensor, least: float) -> float:
     halves = (covariance[:width, :width], covariance[width:, width:])
     variances = covariance.diagonal().tolist()
     sizes = sorted((sum(variances[:width]), sum(variances[width:])))
-    if len(covariance) % 2 or width < 2 or sizes[0] > _APART * sizes[1]:
+    if len(covariance) % 2 or width < 2 or not _FLOOR * sizes[1] < sizes[0] <= _APART * sizes[1]:
         return 0.0
     ranks = [float(representation.effective_rank(representation.spectrum(half, least))) for half in halves]
     return max(ranks) / width

@@ -45,7 +45,7 @@ def test_causes_of_predictions(
     [
         (["association"], {}, "labels do not follow from inputs"),
         (["lost"], {"skill": 0.01}, "prediction collapse"),
-        (["lost"], {"skill": 0.01, "squared_error": 30.0}, "divergence"),
+        (["lost"], {"skill": 0.01, "squared_error": 30.0, "r_squared": -29.0}, "divergence"),
         (["constant"], {"_spread": 0.0}, "prediction collapse"),
         (["constant"], {"squared_error": math.inf}, "non-finite values"),
     ],

@@ -344,9 +344,9 @@ class PredictionCollapse(Detector):
             self._labels = shares[shown:]
         loss = values.get("cross_entropy", values.get("squared_error", 0.0))
         self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
-        score = abs(values["_score"]) if self._kind == "numbers" else values["_score"]
+        evidence, score = Evidence(both_signs=self._kind == "numbers"), values["_score"]
         values["seen_before"] = seen
-        values["association"], self._evidence = Evidence().update(score, values["_count"], self._evidence, seen)
+        values["association"], self._evidence = evidence.update(score, values["_count"], self._evidence, seen)
         asked = self._association(values, values.get("skill", math.nan))
         waits = any(
             value < self._alarms[name].limit(self._states[name]) and self._progress < self._grace * self.slowness(name)
