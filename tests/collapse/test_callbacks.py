@@ -685,3 +685,13 @@ def test_a_sigmoid_that_bounds_the_output_may_lie_at_its_ends(width: int, behind
     assert detector.verdict.alarmed is alarmed
     state = detector.trick_state()
     assert state["outputs"] == ([] if alarmed else ["act"])
+
+
+def test_noise_that_a_young_generator_loses_is_no_diversity_and_few_distinct_tokens_are() -> None:
+    numbers, tokens = GenerationDrift(), GenerationDrift()
+    numbers._whole, tokens._whole = False, True
+    for detector in (numbers, tokens):
+        detector._names = ["diversity"]
+        detector.read([3.0])
+    assert numbers.read([1.0])["diversity"] == 1.0
+    assert tokens.read([1.0])["diversity"] == pytest.approx(1 / 3)

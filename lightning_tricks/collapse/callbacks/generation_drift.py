@@ -233,7 +233,9 @@ class GenerationDrift(Detector):
             self._best_loss = loss if self._best_loss is None else min(loss, self._best_loss)
             self._first_loss = loss if self._first_loss is None else self._first_loss
             values["real_loss_ratio"] = recursive.loss_ratio(loss, self._best_loss, self._first_loss)
-        own = min(1.0, values["diversity"])  # more than that of real data is noise, and no measure of what can be lost
+        own = values["diversity"]
+        if not self._whole:  # a variance above that of real data is noise of a young model, which it loses by learning
+            own = min(1.0, own)
         self._best_diversity = own if self._best_diversity is None else max(own, self._best_diversity)
         values["diversity"] = min(1.0, own / max(1e-9, self._best_diversity))
         return values
