@@ -2,6 +2,7 @@
 
 from lightning_tricks.accumulation.split import split_samples, split_sequence
 from lightning_tricks.accumulation.weights import samples, tokens
+from lightning_tricks.collapse.association import permutation_test, pooled, standard_score
 from lightning_tricks.collapse.generation import (
     coverage,
     density,
@@ -19,11 +20,15 @@ from lightning_tricks.collapse.generation import (
 )
 from lightning_tricks.collapse.posterior import active_units, posterior_kl
 from lightning_tricks.collapse.prediction import (
+    balanced_skill,
     input_dependence,
     jensen_shannon,
     kullback_leibler,
     macro_f1,
+    multilabel_skill,
+    r_squared,
     skill,
+    spread_ratio,
     trivial_macro_f1,
 )
 from lightning_tricks.collapse.recursive import (
@@ -72,6 +77,7 @@ __all__ = [
     "active_units",
     "adaptive_coefficient",
     "alignment",
+    "balanced_skill",
     "bounded_sample",
     "caught_up",
     "clip_coefficients",
@@ -98,6 +104,7 @@ __all__ = [
     "mean_pairwise_distance",
     "minimum",
     "modes_captured",
+    "multilabel_skill",
     "nearest_distance_ratio",
     "neighbour_test",
     "ngrams",
@@ -105,9 +112,12 @@ __all__ = [
     "pairwise_distance_ratio",
     "participation_ratio",
     "peak_bytes",
+    "permutation_test",
     "perplexity",
+    "pooled",
     "posterior_kl",
     "precision",
+    "r_squared",
     "recall",
     "repetition_rate",
     "samples",
@@ -121,6 +131,8 @@ __all__ = [
     "sphere_variance",
     "split_samples",
     "split_sequence",
+    "spread_ratio",
+    "standard_score",
     "steepest",
     "tail_mass",
     "tensor_norms",

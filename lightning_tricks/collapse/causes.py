@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from lightning_tricks.collapse.structure import falls_with_depth
 from lightning_tricks.measure.causes import Cause, Explained
 
-_SAME = 1e-6  # what rounding makes of outputs that are equal
+_DEPENDENT = 1e-4  # an output that depends on its input
+_FAR_OFF = -2.0  # R squared: the error is three times the variance of the targets
+_ALL = 0.999  # of predictions
+_RISEN = 1.2  # a loss against that of the first batch
 
 
 def of_representation(active: Sequence[str], values: Mapping[str, float], layer: str) -> Explained:
@@ -42,58 +46,127 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
     )
 
 
-def of_prediction(active: Sequence[str], values: Mapping[str, float], peak: float) -> Explained:
+def of_depth(active: Sequence[str], values: Mapping[str, float], layers: Sequence[str]) -> Explained:
+    """Explain the collapse of one or several of many layers: by depth, or that of the worst one.
+
+    >>> values = {f"{name}/{layer}": x for layer, x in (("a", 0.8), ("b", 0.3), ("c", 0.01))
+    ...           for name in ("sphere_variance", "rank_share", "effective_rank", "mean_cosine", "finite")}
+    >>> of_depth(["rank_share/c"], values, ["a", "b", "c"])[0]
+    Cause.OVERSMOOTHING
+    """
+    kinds = [name for name in ("sphere_variance", "rank_share") if any(a.startswith(f"{name}/") for a in active)]
+    depth = {name: [values[f"{name}/{layer}"] for layer in layers] for name in ("sphere_variance", "rank_share")}
+    worst = min(
+        (a.split("/", 1)[1] for a in active if a.startswith(f"{kinds[0]}/")), key=lambda n: values[f"{kinds[0]}/{n}"]
+    )
+    own = {name.removesuffix(f"/{worst}"): x for name, x in values.items() if name.endswith(f"/{worst}")}
+    falls = [name for name in kinds if falls_with_depth(depth[name])]
+    if not falls or not own.get("finite", 1.0):
+        return of_representation(kinds, own, worst)
+    told = {"sphere_variance": "the variance of directions", "rank_share": "the share of the possible rank"}
+    reasons = tuple(
+        f"{told[n]} falls with depth, from {depth[n][0]:.2g} at {layers[0]} to {min(depth[n]):.2g} at "
+        f"{layers[depth[n].index(min(depth[n]))]}"
+        for n in falls
+    )
+    advice = (
+        "use fewer layers, or residual or initial connections (GCNII), or jumping knowledge",
+        "normalise between layers (PairNorm), or drop edges (DropEdge)",
+        "in transformers: check the residual connections and the scale of the attention",
+    )
+    return Cause.OVERSMOOTHING, reasons, advice
+
+
+def of_prediction(
+    active: Sequence[str], values: Mapping[str, float], peak: float, start: Mapping[str, float] | None = None
+) -> Explained:
     """Explain predictions that know nothing, or no longer.
 
-    >>> of_prediction(["skill"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
+    Args:
+        active: alarms that are on: ``"constant"``, ``"worse"``, ``"association"``, ``"background"``, ``"lost"``.
+        values: of the check.
+        peak: the best skill of the run.
+        start: the values of the first batch, before the first update, and as ``"highest"`` the largest loss of a check;
+            None or empty where they are not known.
+
+    >>> of_prediction(["constant"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
     Cause.INPUTS_IGNORED
     """
-    if not math.isfinite(values.get("cross_entropy", 0.0)):
-        return _nonfinite(f"the cross entropy is {values['cross_entropy']}")
-    skill, dependence = values["skill"], values.get("input_dependence", float("nan"))
-    shares = f"{values.get('top_share', 0.0):.0%} of predictions are class {values.get('top_class', 0.0):.0f}"
+    kind = "squared_error" if "squared_error" in values else "cross_entropy"
+    loss, before = values.get(kind, 0.0), (start or {}).get(kind, math.nan)
+    name = kind.replace("_", " ")
+    if not math.isfinite(loss):
+        return _nonfinite(f"the {name} is {loss}")
+    skill, dependence = values.get("skill", math.nan), values.get("input_dependence", math.nan)
+    top = max(loss, (start or {}).get("highest", 0.0))
+    rose = top > _RISEN * before  # (not known: no)
+    if kind == "squared_error":  # a few rows far out raise it as well
+        rose = rose and values.get("r_squared", 0.0) < _FAR_OFF
+    risen = f"the {name} rose from {before:.3g} in the first batch to {top:.3g}"
+    shares: tuple[str, ...] = ()
+    if "top_class" in values:
+        shares = (f"{values.get('top_share', 0.0):.0%} of predictions are class {values['top_class']:.0f}",)
     if "lost" in active:
-        if values.get("cross_entropy", 0.0) > 3 * max(values.get("label_entropy", 1.0), 1e-9):
-            return (
-                Cause.DIVERGENCE,
-                (f"skill fell from {peak:.2f} to {skill:.2f}", f"the loss is {values['cross_entropy']:.3g}", shares),
-                ("lower the learning rate", "clip gradients: GradientClip(1.0)", "warm up for longer"),
-            )
+        fell = f"skill fell from {peak:.2f} to {skill:.2f}"
+        if kind == "cross_entropy" and loss > 3 * max(values.get("label_entropy", 1.0), 1e-9):
+            entropy = f"the cross entropy is {loss:.3g}, that of the label frequencies {values['label_entropy']:.3g}"
+            return Cause.DIVERGENCE, (fell, entropy), _SLOWER
+        if kind == "squared_error" and rose:
+            return Cause.DIVERGENCE, (fell, risen), _SLOWER
+        return Cause.PREDICTION_COLLAPSE, (fell, *shares), _LESS_NOISE
+    if "constant" in active:
+        dependence = values.get("_spread", dependence)
+        same = f"the output is the same whatever the input (variance {dependence:.1g} of that of the targets)"
+        first = (start or {}).get("_spread", 0.0)
+        if not first > _DEPENDENT:
+            return Cause.INPUTS_IGNORED, (same, *shares), _INPUTS
+        was = f"in the first batch it was not ({first:.2g})"
+        if rose:
+            return Cause.RATE_TOO_HIGH, (same, was, risen), _SLOWER
+        return Cause.PREDICTION_COLLAPSE, (same, was, *shares), _REVIVE
+    if "worse" in active:
+        worse = f"skill {skill:.3g}: worse than always answering with the label frequencies (cross entropy {loss:.3g})"
+        if rose:
+            return Cause.RATE_TOO_HIGH, (worse, risen), _SLOWER
         return (
             Cause.PREDICTION_COLLAPSE,
-            (f"skill fell from {peak:.2f} to {skill:.2f}", shares),
-            (
-                "use a larger effective batch: GradientAccumulation(8)",
-                "lower the learning rate",
-                "clip gradients: GradientClip(1.0)",
-            ),
+            (worse, *shares),
+            (*_LESS_NOISE[:2], _SHUFFLED),
         )
-    told = f"skill {skill:.3f}: no better than always answering with the label frequencies"
-    if dependence < _SAME:
-        return (
-            Cause.INPUTS_IGNORED,
-            (told, f"the output is the same whatever the input (dependence {dependence:.1g})", shares),
-            (
-                "check that the inputs reach the model and vary, and that no layer multiplies them by 0",
-                "look for dead or saturated units: DeadUnits()",
-                "lower the learning rate",
-            ),
-        )
-    if skill < -0.2:
-        return (
-            Cause.RATE_TOO_HIGH,
-            (told, f"worse than chance: the loss is {values.get('cross_entropy', 0.0):.3g}", shares),
-            ("lower the learning rate: LRFinder()", "warm up", "clip gradients: GradientClip(1.0)"),
-        )
-    return (
-        Cause.LABELS_UNRELATED,
-        (told, f"the output does depend on the input (dependence {dependence:.2g})", shares),
-        (
-            "check that labels belong to their inputs: shuffled together, sorted alike",
-            "try to overfit one batch: SanityCheck()",
-            "find a learning rate: LRFinder()",
-        ),
-    )
+    if values.get("top_share", 0.0) > _ALL and not {"background"} & set(active):
+        one = f"skill {skill:.3f}, and one answer for all"
+        return Cause.PREDICTION_COLLAPSE, (one, *shares), _LESS_NOISE
+    if "background" in active:
+        found = f"balanced skill {values['balanced_skill']:.3f}: no pixel of another class is found"
+        advice = ("weigh the classes, or use a Dice or focal loss", "draw patches with rare classes", *_LESS_NOISE[:1])
+        return Cause.PREDICTION_COLLAPSE, (found, *shares), advice
+    if "skill" in active:
+        none = f"skill {skill:.3f} on samples that were seen before: no better than the best constant answer"
+    else:
+        none = f"predictions go with their targets no more than by chance: z = {values.get('association', 0.0):.1f}"
+    if rose:
+        return Cause.RATE_TOO_HIGH, (none, risen), _SLOWER
+    return Cause.LABELS_UNRELATED, (none,), _LABELS
+
+
+_SLOWER = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
+_LESS_NOISE = (
+    "use a larger effective batch: GradientAccumulation(8)",
+    "lower the learning rate",
+    "clip gradients: GradientClip(1.0)",
+)
+_SHUFFLED = "see that the data are shuffled: SanityCheck()"
+_INPUTS = (
+    "check that the inputs reach the model and vary, and that no layer multiplies them by 0",
+    "look for dead or saturated units: DeadUnits()",
+    "lower the learning rate",
+)
+_REVIVE = ("look for dead or saturated units: DeadUnits()", "lower the learning rate or the weight decay", "warm up")
+_LABELS = (
+    "check that labels belong to their inputs: shuffled together, sorted alike",
+    "try to overfit one batch: SanityCheck()",
+    "find a learning rate: LRFinder()",
+)
 
 
 def _nonfinite(reason: str) -> Explained:

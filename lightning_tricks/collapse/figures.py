@@ -43,6 +43,20 @@ def draw_spectrum(eigenvalues: Sequence[float], history: History, layer: str) ->
     return figure
 
 
+def draw_depth(layers: Sequence[str], history: History) -> Figure:
+    """Return variance and rank of each layer at the last check, and the rank of each over time."""
+    figure, (left, right) = _new(2)
+    last = history[-1][1] if history else {}
+    for name in ("sphere_variance", "rank_share"):
+        left.plot(range(len(layers)), [last.get(f"{name}/{n}", float("nan")) for n in layers], "o-", label=name)
+    left.set(xticks=range(len(layers)), xlabel="depth", title="0 is collapsed", ylim=(-0.05, 1.1))
+    left.set_xticklabels(layers, rotation=30, fontsize="x-small")
+    left.grid(alpha=0.3)
+    left.legend(fontsize="small")
+    _lines(right, history, [f"rank_share/{n}" for n in layers][:12], "share of the possible rank")
+    return figure
+
+
 def draw_classes(shares: Sequence[tuple[int, Sequence[float]]], labels: Sequence[float], history: History) -> Figure:
     """Return shares of predicted classes over time beside those of the labels, and the skill."""
     figure, (left, right) = _new(2)
@@ -56,6 +70,16 @@ def draw_classes(shares: Sequence[tuple[int, Sequence[float]]], labels: Sequence
     left.set_title("predicted classes (bar: labels)", fontsize="medium")
     _lines(right, history, ("skill", "macro_f1"), "1 is best, 0 knows nothing")
     right.set_ylim(-0.3, 1.05)
+    return figure
+
+
+def draw_skill(history: History) -> Figure:
+    """Return the skill of predictions that are no classes, and the evidence for it, over time."""
+    figure, (left, right) = _new(2)
+    _lines(left, history, ("skill", "r_squared", "correlation"), "1 is best, 0 knows nothing")
+    left.set_ylim(-1.05, 1.05)
+    _lines(right, history, ("association",), "association with the target (z)")
+    right.axhline(2.0, color="tab:gray", linestyle=":")
     return figure
 
 

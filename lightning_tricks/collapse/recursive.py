@@ -47,6 +47,18 @@ def tail_mass(generated: Tensor, real: Tensor, share: float = 0.05) -> Tensor:
     return ((values < low) | (values > high)).double().mean()
 
 
+def loss_ratio(loss: float, best: float, first: float) -> float:
+    """Return how far a loss is above its best, as a ratio: of the best, or of what was learnt where that is more.
+
+    A loss may end near 0, or be negative, as that of a flow or a Gaussian likelihood: it has no scale of its own then.
+
+    >>> loss_ratio(2.2, 2.0, 3.4), loss_ratio(-4.0, -5.0, 5.0)
+    (1.1, 1.1)
+    """
+    scale = max(abs(best), first - best)
+    return 1.0 + (loss - best) / scale if scale > 0 else 1.0
+
+
 class MixedGenerations(Dataset[Any]):
     """Real and generated samples in one data set: the remedy against collapse under recursive training.
 

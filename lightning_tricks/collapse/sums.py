@@ -7,14 +7,15 @@ would lose the variance where the mean is large.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lightning_tricks.collapse import prediction, representation
-from lightning_tricks.measure import form, units
+from lightning_tricks.collapse import association, prediction, representation, structure
+from lightning_tricks.measure import form
 from lightning_tricks.measure.labels import counts
 from lightning_tricks.measure.subset import subset
 from lightning_tricks.runtime.shards import local
@@ -23,6 +24,7 @@ Sums = dict[str, Tensor]
 
 SKETCH = 128
 CLASSES_SHOWN = 32
+_ROUNDING = 1e-6  # of float32
 
 
 def form_of(**dimensions: int) -> form.Form:
@@ -103,13 +105,14 @@ def add_rows(sums: Sums, rows: Tensor) -> None:
     _add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
 
 
-def add_features(sums: Sums, rows: Tensor, shift: Tensor) -> None:
+def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None = None) -> None:
     """Add features ``[n, d]``.
 
     Args:
         sums: written in place.
         rows: float32.
         shift: ``[d]``, near their mean, taken off before squaring; the same for all calls and processes.
+        label: their classes, negative where there are none, ``[n]``; None to leave ``structure`` out.
     """
     unit, there = (x.float() for x in representation.unit_rows(rows))
     small = projected(rows - shift, SKETCH)
@@ -123,10 +126,15 @@ def add_features(sums: Sums, rows: Tensor, shift: Tensor) -> None:
         "second": small.T @ small,
     }
     _add_to(sums, new)
+    if label is not None:
+        structure.add_structure(sums, rows, small, label)
 
 
 def measured_features(sums: Sums) -> Tensor:
-    """Return count, sphere variance, std ratio, mean cosine, least variance, covariance ``[k * k]``, in one vector."""
+    """Return count, sphere variance, std ratio, mean cosine, least variance, covariance ``[k * k]``, in one vector.
+
+    With what ``structure.add_structure`` added, its values are at the beginning.
+    """
     s = {name: value.double() for name, value in sums.items()}
     covariance = representation.covariance(s["total"], s["second"], s["count"])
     # scaled to the largest variance, so that nothing is lost on the way through float32
@@ -138,11 +146,20 @@ def measured_features(sums: Sums) -> Tensor:
         representation.mean_cosine(s["unit_sum"], s["nonzero"]),
         representation.rounding(s["square"] / s["count"].clamp(min=1)) / largest,
     ]
-    return torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
+    vector = torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
+    if "class_total" not in sums:
+        return vector
+    return torch.cat([structure.measured_structure(sums, s["count"], covariance), vector])
 
 
-def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
+def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, float], list[float]]:
     """Return the values by name, and the eigenvalues of the covariance, from what ``measured_features`` sent.
+
+    Args:
+        vector: of ``measured_features``.
+        known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for
+        classes
+            and for halves, and hidden values say what of the variance of directions each half has.
 
     >>> sums = {}
     >>> add_features(sums, torch.eye(4).repeat(50, 1), torch.zeros(4))
@@ -150,21 +167,25 @@ def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
     >>> round(values["effective_rank"], 3), round(values["sphere_variance"], 3)
     (3.0, 0.75)
     """
-    count, variance, std, cosine, least, *matrix = vector
+    first = vector[: len(structure.STRUCTURE)] if known else []
+    count, variance, std, cosine, least, *matrix = vector[len(first) :]
     size = round(len(matrix) ** 0.5)
     covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
     finite = bool(torch.isfinite(covariance).all())
     eigenvalues = representation.spectrum(covariance, least) if finite else torch.zeros(size, dtype=torch.float64)
     rank = float(representation.effective_rank(eigenvalues))
-    possible = max(1.0, min(size, count - 1))
-    return {
+    values = {
         "sphere_variance": variance,
         "effective_rank": rank,
-        "rank_share": rank / possible,
+        "rank_share": min(1.0, rank / structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0, 0.0)))),
         "embedding_std": std,
         "mean_cosine": cosine,
         "finite": float(finite),
-    }, eigenvalues.tolist()
+    }
+    if known:
+        halves = structure.half_rank_share(covariance, least) if finite else 0.0
+        values |= {"_sphere_variance": max(variance, *first[:2]), "_rank_share": max(values["rank_share"], halves)}
+    return values, eigenvalues.tolist()
 
 
 def _add_to(sums: Sums, new: Sums) -> None:
@@ -199,8 +220,38 @@ def add_predictions(sums: Sums, logits: Tensor, target: Tensor) -> None:
         "predicted": zeros.scatter_add(0, guess, weight),
         "labels": zeros.scatter_add(0, label, weight),
         "hits": zeros.scatter_add(0, label, weight * (guess == label)),
+        "soft_hits": zeros.scatter_add(0, label, weight * p.gather(1, label[:, None]).squeeze(1)),
     }
     _add_to(sums, new)
+
+
+def association_of(sums: Sums, logits: Tensor, target: Tensor, part: Tensor) -> Sums:
+    """Return sums for the association of predictions and labels, given those of all samples.
+
+    Also how much predictions differ within a batch, and the cross entropy with the labels' frequencies in place of the
+    predictions' own mean: weights of classes in the loss move all predictions away from the frequencies, which is no
+    lack of skill.
+
+    Args:
+        sums: of ``add_predictions``, over all samples and processes.
+        logits: ``[n, K]``, as there.
+        target: ``[n]``, as there.
+        part: numbers of batches, ``[n]``.
+    """
+    n = sums["count"].clamp(min=1)
+    mean, share = sums["probability"] / n, prediction.shares(sums["labels"])
+    valid = counts(target)
+    label = target.clamp(min=0, max=logits.shape[1] - 1)
+    log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)
+    p, tiny = log_p.exp(), torch.finfo(mean.dtype).tiny
+    total, variance = association.permutation_test(p[:, label], part, valid)
+    moved = (log_p + share.clamp(min=tiny).log() - mean.clamp(min=tiny).log()).log_softmax(1)
+    return {
+        "total": total,
+        "variance": variance,
+        "apart": association.centred_within(p, part, valid).square().sum(),
+        "moved_loss": -(moved.gather(1, label[:, None]).squeeze(1) * valid).sum(),
+    }
 
 
 PREDICTION: tuple[str, ...] = (
@@ -215,7 +266,11 @@ PREDICTION: tuple[str, ...] = (
     "top_class",
     "cross_entropy",
     "label_entropy",
+    "balanced_skill",
+    "soft_balanced_skill",
+    "_count",
 )
+CLASSES = ("_score", "_spread", "moved_skill", *PREDICTION)
 
 
 def measured_predictions(sums: Sums) -> Tensor:
@@ -236,54 +291,39 @@ def measured_predictions(sums: Sums) -> Tensor:
         guessed.argmax().double(),
         s["cross_entropy"] / n,
         prediction.entropy(labelled),
+        prediction.balanced_skill(s["hits"], s["labels"]),
+        prediction.balanced_skill(s["soft_hits"], s["labels"]),
+        s["count"],
     ]
     shown = min(CLASSES_SHOWN, len(guessed))
     return torch.cat([torch.stack(scalars), guessed[:shown], labelled[:shown]])
 
 
-# -- units ------------------------------------------------------------------------------------------------------------
-
-
-def add_units(sums: Sums, name: str, output: Tensor, low: float, high: float) -> None:
-    """Add the outputs of a layer: largest and mean magnitude of each unit, and how many lie at the ends of their range.
+def measured_association(sums: Sums, parts: Sums) -> Tensor:
+    """Return the first three values of ``CLASSES``.
 
     Args:
-        sums: written in place.
-        name: of the layer.
-        output: ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``.
-        low, high: ends of its range, infinite where it has none.
+        sums: of ``add_predictions``.
+        parts: of ``association_of``, over all processes.
     """
-    rows = output.movedim(1, -1) if output.ndim > 3 else output
-    rows = rows.reshape(-1, rows.shape[-1]).float()
-    edge = 0.05 * (high - low)
-    ends = torch.zeros((), device=rows.device)
-    if edge < float("inf"):
-        ends = ((rows < low + edge) | (rows > high - edge)).float().mean()
-    keys = [f"{kind}/{name}/{rows.shape[1]}" for kind in ("largest", "magnitude", "ends", "calls")]
-    new = (rows.amax(0), rows.abs().mean(0), ends, torch.ones((), device=rows.device))
-    for key, value in zip(keys, new, strict=True):
-        if key not in sums:
-            sums[key] = value
-        elif key.startswith("largest"):
-            sums[key] = torch.maximum(sums[key], value)
-        else:
-            sums[key] = sums[key] + value
+    n = sums["count"].clamp(min=1)
+    even = 1 - prediction.shares(sums["labels"]).square().sum()
+    score = association.standard_score(parts["total"], parts["variance"])
+    spread = prediction.spread_ratio(parts["apart"] / n, torch.where(even > _ROUNDING, even, 0.0))
+    return torch.stack([score, spread, prediction.skill(parts["moved_loss"] / n, sums["labels"])])
 
 
-UNITS = ("dead", "dormant", "saturated")
+def measured_classes(logits: Tensor, target: Tensor, part: Tensor, add: Callable[[Sums], Sums]) -> Tensor:
+    """Return the values of ``CLASSES``, and the shares of predicted and labelled classes, over all processes.
 
-
-def measured_units(sums: Sums) -> tuple[list[str], Tensor]:
-    """Return the layers, and for each the shares of ``UNITS`` ``[layers * 3]``."""
-    layers = [key.split("/", 1)[1] for key in sums if key.startswith("largest/")]
-    rows = [
-        torch.stack(
-            [
-                units.dead_share(sums[f"largest/{layer}"]),
-                units.dormant_share(sums[f"magnitude/{layer}"]),
-                sums[f"ends/{layer}"] / sums[f"calls/{layer}"],
-            ]
-        )
-        for layer in layers
-    ]
-    return layers, torch.cat(rows)
+    Args:
+        logits: ``[n, K]``, float32.
+        target: ``[n]``.
+        part: numbers of batches, ``[n]``.
+        add: returns sums over all processes.
+    """
+    own: Sums = {}
+    add_predictions(own, logits, target)
+    whole = add(own)
+    parts = add(association_of(whole, logits, target, part))
+    return torch.cat([measured_association(whole, parts).double(), measured_predictions(whole)])

@@ -418,3 +418,280 @@ def test_features_that_become_one_vector_far_from_where_they_began_have_no_rank(
     trainer([detector]).fit(module, DataLoader(digits(1792), batch_size=128))
     ranks = [values["effective_rank"] for _, values in detector.history]
     assert ranks[0] > 3 and ranks[-1] == 0.0
+
+
+# -- kinds of targets -----------------------------------------------------------------------------------------------------
+
+
+class Labelled(L.LightningModule):
+    """Gives what a function makes of the inputs; a step beside it that changes nothing."""
+
+    def __init__(self, make: Any, outputs: int = 1) -> None:
+        super().__init__()
+        self.weight, self.make = nn.Parameter(torch.zeros(())), make
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        output = self.make(batch[0], batch[1], batch_idx)
+        return {"loss": self.weight.square() + 1, "logits": output}
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def judged(make: Any, inputs: Tensor, target: Tensor, batch: int = 64, **given: Any) -> PredictionCollapse:
+    """Look at outputs that a function makes of inputs and targets, in one pass."""
+    detector = PredictionCollapse(**{"every_n_steps": 4, "patience": 3, "grace": 0, "action": "log", **given})
+    data = torch.utils.data.TensorDataset(inputs, target)
+    trainer([detector]).fit(Labelled(make), DataLoader(data, batch_size=batch))
+    assert detector.history, "it was not switched off"
+    return detector
+
+
+def inputs(n: int = 4096, width: int = 8) -> Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(5))
+
+
+RARE = torch.tensor([0.0, 1.8, 0.7, 2.3])
+FREQUENCIES = torch.tensor([0.5, 0.1, 0.3, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda x, y, i: 1.7 * (x[:, :4] - RARE), ""),
+        (lambda x, y, i: 1.7 * (x[:, :4] - RARE) + 4, ""),
+        (lambda x, y, i: 0.15 * x[:, :4] + FREQUENCIES.logit(), ""),
+        (lambda x, y, i: FREQUENCIES.logit().expand(len(x), 4), "inputs ignored"),
+        (lambda x, y, i: torch.full((len(x), 4), -9.0), "inputs ignored"),
+        (lambda x, y, i: 0.15 * x[:, 4:] + FREQUENCIES.logit(), "labels do not follow from inputs"),
+    ],
+    ids=["learned", "learned with weights", "a weak signal", "frequencies", "zeros", "of other inputs"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_several_labels_at_once(make: Any, cause: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    x = inputs()
+    target = (x[:, :4] + torch.randn(len(x), 4) > RARE).to(dtype)
+    detector = judged(make, x, target)
+    assert detector.verdict.cause == cause
+    values = detector.history[-1][1]
+    assert {"skill", "cross_entropy", "label_entropy", "association"} <= set(values)
+    assert "r_squared" not in values
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda x, y, i: x[:, :1], ""),
+        (lambda x, y, i: x[:, 0], ""),
+        (lambda x, y, i: 0.01 * x[:, :1] + 7, ""),
+        (lambda x, y, i: -40 * x[:, :1] + 1e4, ""),
+        (lambda x, y, i: torch.full((len(x), 1), 0.2), "inputs ignored"),
+        (lambda x, y, i: x[:, 1:2], "labels do not follow from inputs"),
+        (lambda x, y, i: x[:, :1] if i < 24 else x[:, 1:2], "prediction collapse"),
+        (lambda x, y, i: x[:, :1] * math.inf, "non-finite values"),
+    ],
+    ids=[
+        "learned",
+        "[n] for [n, 1]",
+        "too small",
+        "reversed, other units",
+        "constant",
+        "unrelated",
+        "lost",
+        "infinite",
+    ],
+)
+@pytest.mark.parametrize("tail", [False, True])
+def test_a_regression(make: Any, cause: str, tail: bool) -> None:
+    torch.manual_seed(2)
+    x = inputs()
+    noise = torch.distributions.StudentT(1.5).sample((len(x), 1)) if tail else torch.randn(len(x), 1)
+    detector = judged(make, x, x[:, :1] + 0.7 * noise)
+    assert detector.verdict.cause == cause
+    assert {"r_squared", "variance_ratio", "correlation"} <= set(detector.history[-1][1])
+
+
+def test_weak_but_significant_correlation_of_a_regression_is_healthy() -> None:
+    torch.manual_seed(3)
+    x = inputs(8192)
+    detector = judged(lambda x, y, i: 0.1 * x[:, 0], x, 0.1 * x[:, 0] + torch.randn(len(x)), batch=128)
+    assert not detector.verdict.alarmed
+    assert detector.history[-1][1]["correlation"] < 0.2
+    assert detector.history[-1][1]["association"] > 4
+
+
+def test_quantiles_are_judged_by_their_correlation() -> None:
+    torch.manual_seed(4)
+    x = inputs()
+    target = x[:, 0] + torch.randn(len(x))
+    spread = torch.tensor([-1.0, 0.0, 1.0])
+    healthy = judged(lambda x, y, i: x[:, :1] + spread, x, target)
+    assert not healthy.verdict.alarmed
+    assert "r_squared" not in healthy.history[-1][1]
+    assert judged(lambda x, y, i: x[:, 1:2] + spread, x, target).verdict.cause == "labels do not follow from inputs"
+
+
+def test_two_classes_may_be_floats_and_probabilities() -> None:
+    torch.manual_seed(5)
+    x = inputs()
+    target = (x[:, 0] + torch.randn(len(x)) > 1.3).float()
+    one = judged(lambda x, y, i: 1.5 * x[:, :1] - 2, x, target)
+    other = judged(lambda x, y, i: (1.5 * x[:, 0] - 2).sigmoid(), x, target)
+    classes = judged(lambda x, y, i: torch.stack([torch.zeros(len(x)), 1.5 * x[:, 0] - 2], 1), x, target.long())
+    for detector in (one, other):
+        assert not detector.verdict.alarmed
+        for name in ("skill", "macro_f1", "association"):
+            assert detector.history[-1][1][name] == pytest.approx(classes.history[-1][1][name], rel=1e-3), name
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    """Images whose bright pixels, one in 25, are the other class; a border that is not labelled (255)."""
+    draw = torch.Generator().manual_seed(6)
+    label = (torch.rand(512, 12, 12, generator=draw) < 0.04).long()
+    image = label.float() + 0.3 * torch.randn(512, 12, 12, generator=draw)
+    label[:, 0] = 255
+    label[:, -1] = -100
+    return image, label
+
+
+def both(foreground: Tensor) -> Tensor:
+    return torch.stack([torch.zeros_like(foreground), foreground], 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda x, y, i: both(6 * x - 3), ""),
+        (lambda x, y, i: both(0.7 * x - 4), "prediction collapse"),
+        (lambda x, y, i: both((0.3 + 0.1 * i) * x - 4), ""),
+        (lambda x, y, i: both(torch.full_like(x, -3.2)), "inputs ignored"),
+    ],
+    ids=["learned", "all background", "not yet", "constant"],
+)
+def test_all_background_is_a_collapse_even_where_the_skill_is_above_0(make: Any, cause: str) -> None:
+    detector = judged(make, *pictures(), batch=16, every_n_steps=2)
+    assert detector.verdict.cause == cause
+    values = detector.history[-1][1]
+    if cause == "prediction collapse":
+        assert values["skill"] > 0
+        assert values["balanced_skill"] == 0.0
+        assert "balanced skill 0.000" in detector.verdict.reasons[0]
+        assert values["association"] > 2
+
+
+def test_samples_seen_before_are_no_evidence() -> None:
+    """Labels learnt by heart: on known samples a significant association is one of memory, and 2 % of skill count."""
+    torch.manual_seed(7)
+    x, memory = inputs(256), torch.randint(2, (256,))
+    data = torch.utils.data.TensorDataset(x, memory)
+    by_heart = lambda x, y, i: torch.nn.functional.one_hot(y, 2) * 0.02 + 0.04 * torch.randn(len(x), 2)  # noqa: E731
+    detector = PredictionCollapse(every_n_steps=4, grace=0, action="log")
+    trainer([detector], max_epochs=12).fit(Labelled(by_heart), DataLoader(data, batch_size=64))
+    values = detector.history[-1][1]
+    assert values["seen_before"] == 1.0
+    assert values["_score"] > 1
+    assert detector.verdict.cause == "labels do not follow from inputs"
+    assert "on samples that were seen before" in detector.verdict.reasons[0]
+
+
+def test_not_yet_is_a_state_without_an_action() -> None:
+    torch.manual_seed(8)
+    x = inputs()
+    detector = judged(lambda x, y, i: 0.1 * torch.randn(len(x), 3), x, torch.randint(3, (len(x),)), grace=16)
+    states = [values["not_yet"] for _, values in detector.history]
+    assert 1.0 in states
+    assert states[-1] == 0.0
+    assert detector.verdict.step > 3 * 16 - 2
+
+
+# -- depth, bounded outputs, sparse codes ---------------------------------------------------------------------------------
+
+
+class Depth(Classifier):
+    """Layers of which each keeps half of the dimensions of the one before it, or all."""
+
+    def __init__(self, keep: float) -> None:
+        super().__init__()
+        self.keep, self.blocks = keep, nn.ModuleList(nn.Identity() for _ in range(4))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        h = torch.randn(len(batch[0]), 32)
+        for depth, block in enumerate(self.blocks):
+            h = block(h * (torch.arange(32) < 32 * self.keep**depth))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("keep", "cause"), [(0.5, "oversmoothing"), (1.0, "")])
+def test_a_rank_that_falls_with_depth_is_oversmoothing(keep: float, cause: str) -> None:
+    layers = [f"blocks.{i}" for i in range(4)]
+    detector = RepresentationCollapse(layers, **QUICK, action="log")
+    fit(Depth(keep), [detector], n=1792, batch=128)
+    assert detector.verdict.cause == cause
+    ranks = [detector.history[-1][1][f"rank_share/{layer}"] for layer in layers]
+    assert ranks == pytest.approx([keep**i for i in range(4)], rel=0.1)
+    assert detector.figure() is not None
+    assert detector.figure()() is not None  # type: ignore[misc]
+
+
+def test_bad_lists_of_layers_are_refused() -> None:
+    for layer in (["a"], ["a", "a"], []):
+        with pytest.raises(ValueError, match="a list must name two different layers or more"):
+            RepresentationCollapse(layer)
+    with pytest.raises(TypeError, match="layer must be a name"):
+        RepresentationCollapse(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(TrickError, match=r"blocks\.9'?\): there is no such module|there is no such module"):
+        fit(Depth(1.0), [RepresentationCollapse(["blocks.0", "blocks.9"])])
+
+
+def test_a_classifier_whose_classes_are_points_has_the_rank_that_is_possible() -> None:
+    class Points(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Identity()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.embedding(torch.eye(64)[batch[1]] + 1e-4 * torch.randn(len(batch[1]), 64))
+            return super().training_step(batch, batch_idx)
+
+    detector = RepresentationCollapse("embedding", **QUICK, action="raise")
+    fit(Points(), [detector], n=1792, batch=128)
+    assert detector.history[-1][1]["rank_share"] > 0.9
+    assert detector.history[-1][1]["effective_rank"] < 0.2 * 64
+
+
+class Bounded(Classifier):
+    """A sigmoid at the end of its range, with or without a layer behind it."""
+
+    def __init__(self, width: int, behind: bool) -> None:
+        super().__init__(lambda p: sgd(p, lr=1e-6))
+        self.inner, self.act = nn.Linear(64, width), nn.Sigmoid()
+        self.head = nn.Linear(width, 10) if behind else nn.Identity()
+        nn.init.constant_(self.inner.bias, -30.0)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.head(self.act(self.inner(batch[0]))).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("width", "behind", "alarmed"),
+    [(10, False, False), (64, True, False), (10, True, True)],
+    ids=["the output", "a sample that another network looks at", "hidden"],
+)
+def test_a_sigmoid_that_bounds_the_output_may_lie_at_its_ends(width: int, behind: bool, alarmed: bool) -> None:
+    detector = DeadUnits(["act"], **QUICK, action="log")
+    fit(Bounded(width, behind), [detector], n=1792, batch=128)
+    assert detector.history[-1][1]["saturated/act"] == 1.0
+    assert detector.verdict.alarmed is alarmed
+    state = detector.trick_state()
+    assert state["outputs"] == ([] if alarmed else ["act"])
+
+
+def test_noise_that_a_young_generator_loses_is_no_diversity_and_few_distinct_tokens_are() -> None:
+    numbers, tokens = GenerationDrift(), GenerationDrift()
+    numbers._whole, tokens._whole = False, True
+    for detector in (numbers, tokens):
+        detector._names = ["diversity"]
+        detector.read([3.0])
+    assert numbers.read([1.0])["diversity"] == 1.0
+    assert tokens.read([1.0])["diversity"] == pytest.approx(1 / 3)

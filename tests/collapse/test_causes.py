@@ -6,25 +6,79 @@ import pytest
 
 from lightning_tricks.collapse import causes
 
-BASE = {"skill": 0.0, "cross_entropy": 2.3, "label_entropy": 2.3, "top_share": 0.5, "top_class": 0.0}
+BASE = {"skill": 0.0, "cross_entropy": 2.3, "label_entropy": 2.3, "top_share": 0.5, "top_class": 0.0, "_spread": 0.1}
+NUMBERS = {"squared_error": 1.0, "correlation": 0.0, "_spread": 0.1}
+FIRST = {"cross_entropy": 2.4, "squared_error": 1.0, "_spread": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("active", "values", "start", "cause"),
+    [
+        (["constant"], {"_spread": 0.0}, {"_spread": 0.0}, "inputs ignored"),
+        (["constant"], {"_spread": 0.0}, {}, "inputs ignored"),
+        (["constant"], {"_spread": 0.0}, FIRST, "prediction collapse"),
+        (["constant"], {"_spread": 0.0}, {**FIRST, "highest": 90.0}, "learning rate too high"),
+        (["association"], {"association": 0.4}, FIRST, "labels do not follow from inputs"),
+        (["association"], {"association": 0.4}, {}, "labels do not follow from inputs"),
+        (["association"], {"association": 0.4, "cross_entropy": 9.0}, FIRST, "learning rate too high"),
+        (["association"], {"top_share": 1.0}, FIRST, "prediction collapse"),
+        (["skill"], {"skill": 0.01}, FIRST, "labels do not follow from inputs"),
+        (["worse"], {"skill": -3.0, "cross_entropy": 9.2}, FIRST, "learning rate too high"),
+        (["worse"], {"skill": -3.0}, FIRST, "prediction collapse"),
+        (["background"], {"balanced_skill": 0.0, "top_share": 1.0}, FIRST, "prediction collapse"),
+        (["lost"], {"top_share": 1.0}, FIRST, "prediction collapse"),
+        (["lost", "worse"], {"cross_entropy": 50.0}, FIRST, "divergence"),
+        (["association"], {"cross_entropy": math.nan}, FIRST, "non-finite values"),
+    ],
+)
+def test_causes_of_predictions(
+    active: list[str], values: dict[str, float], start: dict[str, float], cause: str
+) -> None:
+    found, reasons, advice = causes.of_prediction(active, {**BASE, **values}, 0.8, start)
+    assert found == cause
+    assert reasons
+    assert len(advice) == 3
 
 
 @pytest.mark.parametrize(
     ("active", "values", "cause"),
     [
-        (["skill"], {"input_dependence": 0.0}, "inputs ignored"),
-        (["skill"], {"input_dependence": 0.01}, "labels do not follow from inputs"),
-        (["skill"], {"input_dependence": 0.01, "skill": -3.0}, "learning rate too high"),
-        (["lost"], {"input_dependence": 0.3, "top_share": 1.0}, "prediction collapse"),
-        (["lost", "skill"], {"input_dependence": 0.3, "cross_entropy": 50.0}, "divergence"),
-        (["skill"], {"cross_entropy": math.nan}, "non-finite values"),
+        (["association"], {}, "labels do not follow from inputs"),
+        (["lost"], {"skill": 0.01}, "prediction collapse"),
+        (["lost"], {"skill": 0.01, "squared_error": 30.0, "r_squared": -29.0}, "divergence"),
+        (["constant"], {"_spread": 0.0}, "prediction collapse"),
+        (["constant"], {"squared_error": math.inf}, "non-finite values"),
     ],
 )
-def test_causes_of_predictions(active: list[str], values: dict[str, float], cause: str) -> None:
-    found, reasons, advice = causes.of_prediction(active, {**BASE, **values}, 0.8)
+def test_causes_of_a_regression(active: list[str], values: dict[str, float], cause: str) -> None:
+    found, reasons, advice = causes.of_prediction(active, {**NUMBERS, **values}, 0.8, FIRST)
     assert found == cause
     assert reasons
     assert len(advice) == 3
+
+
+def test_the_figures_of_a_reason_are_those_that_decided() -> None:
+    text = causes.of_prediction(["association"], {**BASE, "association": 0.43}, 0.0, FIRST)[1]
+    assert text == ("predictions go with their targets no more than by chance: z = 0.4",)
+    text = causes.of_prediction(["worse"], {**BASE, "skill": -3.0, "cross_entropy": 9.2}, 0.0, FIRST)[1]
+    assert text[1] == "the cross entropy rose from 2.4 in the first batch to 9.2"
+    assert "skill -3" in text[0]
+
+
+def test_a_rank_that_falls_with_depth_is_oversmoothing_and_one_that_does_not_is_not() -> None:
+    def values(ranks: list[float]) -> dict[str, float]:
+        names = ("sphere_variance", "rank_share", "effective_rank", "mean_cosine", "finite")
+        return {f"{name}/l{i}": rank for i, rank in enumerate(ranks) for name in names}
+
+    layers = ["l0", "l1", "l2", "l3"]
+    found, reasons, advice = causes.of_depth(["rank_share/l3"], values([0.9, 0.5, 0.2, 0.05]), layers)
+    assert found == "oversmoothing"
+    assert reasons == ("the share of the possible rank falls with depth, from 0.9 at l0 to 0.05 at l3",)
+    assert len(advice) == 3
+    assert causes.of_depth(["rank_share/l1"], values([0.15, 0.1, 0.2, 0.15]), layers)[0] == "dimensional collapse"
+    assert causes.of_depth(["sphere_variance/l2"], values([0.04, 0.05, 0.03, 0.06]), layers)[0] == "complete collapse"
+    broken = {**values([0.9, 0.5, 0.2, 0.05]), "finite/l3": 0.0}
+    assert causes.of_depth(["rank_share/l3"], broken, layers)[0] == "non-finite values"
 
 
 def test_causes_of_the_others() -> None:

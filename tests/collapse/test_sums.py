@@ -22,13 +22,11 @@ from lightning_tricks.collapse.sums import (
     add_features,
     add_predictions,
     add_rows,
-    add_units,
     centre,
     feature_rows,
     floating_tensor,
     measured_features,
     measured_predictions,
-    measured_units,
     read_features,
 )
 from lightning_tricks.measure.labels import counted
@@ -176,20 +174,6 @@ def test_one_class_of_labels_is_undefined_and_not_divided_by() -> None:
     gathered: dict[str, Tensor] = {}
     add_predictions(gathered, torch.randn(10, 3), torch.zeros(10, dtype=torch.int64))
     assert numpy.isnan(dict(zip(sums.PREDICTION, measured_predictions(gathered).tolist(), strict=False))["skill"])
-
-
-def test_units_are_followed_over_calls_by_their_largest_output() -> None:
-    gathered: dict[str, Tensor] = {}
-    add_units(gathered, "relu", torch.tensor([[0.0, 0.0, 1.0]]), 0.0, torch.inf)
-    add_units(gathered, "relu", torch.tensor([[0.0, 2.0, 0.0]]), 0.0, torch.inf)
-    add_units(gathered, "image", torch.zeros(2, 4, 3, 3), 0.0, torch.inf)
-    add_units(gathered, "tanh", torch.tensor([[0.99, -1.0, 0.0, 0.1]]), -1.0, 1.0)
-    layers, shares = measured_units(gathered)
-    rows = dict(zip(layers, shares.reshape(-1, 3).tolist(), strict=True))
-    assert rows["relu/3"][0] == pytest.approx(1 / 3), "sparse is not dead"
-    assert rows["image/4"][0] == 1.0
-    assert rows["tanh/4"][2] == 0.5
-    assert rows["image/4"][1] == 1.0, "a silent layer is dormant"
 
 
 def test_the_sketch_draws_nothing_from_the_global_generator() -> None:

@@ -158,7 +158,7 @@ def test_activation_checkpointing_counts_once() -> None:
     for module in (Classifier(), Checkpointed()):
         seen: list[Any] = []
         detector = RepresentationCollapse("net", every_n_steps=5)
-        detector._add = seen.append  # type: ignore[method-assign]
+        detector._add = lambda _, output, seen=seen: seen.append(output)  # type: ignore[method-assign]
         detector.gather = lambda *_: 64  # type: ignore[method-assign,assignment]
         fit(module, [detector], n=640, batch=64)
         assert len(seen) == 1 + 8 + 0 or len(seen) in (9, 10), "one per watched batch"

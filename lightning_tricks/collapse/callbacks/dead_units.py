@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, final
+from typing import Any, Literal, final
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from lightning_tricks.collapse import causes, figures, sums
+from lightning_tricks.collapse import causes, figures, sums, unit_sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
 from lightning_tricks.errors import TrickError, message
+from lightning_tricks.measure import form
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.causes import Explained
+from lightning_tricks.measure.graph import layers_with_parameters_behind
 from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector
+from lightning_tricks.runtime.detector import Detector, detector_form
 from lightning_tricks.runtime.modules import plain_modules
 from lightning_tricks.runtime.run import TrainingRun
 from lightning_tricks.runtime.shards import on_any_rank
@@ -25,6 +28,7 @@ _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Hardsigmoid: (0.0, 1.0),
     nn.Hardtanh: (-1.0, 1.0),
 }
+_REDUCED: tuple[tuple[str, Literal["sum", "max"]], ...] = (("largest/", "max"), ("fired/", "sum"))
 _HARD_ZERO = (nn.ReLU, nn.ReLU6, nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 _SOFT = (nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Softplus)
 
@@ -34,8 +38,10 @@ class DeadUnits(Detector):
     """Notice layers whose units have stopped: dead (ReLU), saturated (sigmoid, tanh), or dormant (others).
 
     A unit is dead when its largest output over all samples of a check is not above 0: a sparse layer, whose units are
-    0 for most inputs, is not dead. Alarm: more than 80 % of a layer dead, 90 % saturated, or 90 % dormant (at most
-    2.5 % of the layer's mean magnitude).
+    0 for most inputs, is not dead. In a sparse code, where units that live fire less than ten times in a check, it is
+    one that did not fire in eight checks. A sigmoid or tanh that bounds the output of the network, with no parameters
+    behind it or of the size of a sample in the batch, may lie at its ends. Alarm: more than 80 % of a layer dead, 90 %
+    saturated, or 90 % dormant (at most 2.5 % of the layer's mean magnitude).
 
     Args:
         layers: names or globs of modules; None for all activation modules (ReLU, GELU, SiLU, sigmoid, tanh, ...).
@@ -54,17 +60,19 @@ class DeadUnits(Detector):
 
     Logs:
         At every check, ``collapse/dead_units/dead/<layer>`` (``saturated/``, ``dormant/``): shares of units; ``alarm``.
+        A layer that bounds the output is logged, and left out of the alarm.
         At an alarm the verdict as text, and a figure of the shares over time.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
 
     State:
-        As ``RepresentationCollapse``.
+        As ``RepresentationCollapse``, and for each unit how long it has been silent.
 
     Cost:
-        At a check two reductions of each watched output, for as many batches as give 512 samples, and one copy of three
-        numbers per layer. Else the test of a flag per layer.
+        At a check three reductions of each watched output, for as many batches as give 512 samples, and one copy of
+        three numbers per layer. At the first batch a walk through the graph of the loss, on the host. Else the test of
+        a flag per layer.
 
     Example:
         >>> from lightning_tricks import DeadUnits
@@ -76,6 +84,9 @@ class DeadUnits(Detector):
     """
 
     identity = ("layers",)
+    state_form = staticmethod(
+        form.also(detector_form(), {"silent": form.named(form.tensor), "outputs": form.maybe(form.many(form.text))})
+    )
 
     def __init__(
         self,
@@ -102,6 +113,10 @@ class DeadUnits(Detector):
         self._kinds: dict[str, str] = {}
         self._calls = 0
         self._rows = 0
+        self._silent: dict[str, Tensor] = {}
+        self._outputs: list[str] | None = None  # layers that bound the output; None before the first batch
+        self._graph: dict[str, list[Tensor]] = {}  # what bounded layers gave there
+        self._behind: set[str] = set()  # of these, the ones with parameters behind them
 
     def rules(self) -> dict[str, Alarm]:
         """The share of units that still live, in the worst layer."""
@@ -134,15 +149,29 @@ class DeadUnits(Detector):
         return found
 
     def _add(self, name: str, low: float, high: float, output: Any) -> None:
+        if self._outputs is None and self._kinds[name] == "saturated":
+            self._graph.setdefault(name, []).extend(t for t in tree_leaves(output) if isinstance(t, Tensor))
         tensor = sums.floating_tensor(output)
         if tensor is None or tensor.ndim < 2 or not tensor.numel():
             return
-        sums.add_units(self._sums, name, tensor, low, high)
+        unit_sums.add_units(self._sums, name, tensor, low, high)
         self._calls += 1
         self._rows = max(self._rows, tensor.numel() // tensor.shape[1 if tensor.ndim > 3 else -1])
 
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Once, see which bounded layers have parameters behind them in the graph of the loss."""
+        if self._live is not None and self._watched and self._outputs is None and self._graph:
+            nodes = {name: [t.grad_fn for t in tensors] for name, tensors in self._graph.items()}
+            self._behind |= layers_with_parameters_behind(loss, nodes)
+        super().on_before_backward(trainer, pl_module, loss)
+
     def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
         """Count what the hooks have added."""
+        if self._outputs is None and self._calls:
+            samples = {tuple(t.shape[1:]) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim > 1}
+            made = {name for name, found in self._graph.items() if any(tuple(t.shape[1:]) in samples for t in found)}
+            kept = [name for name in self._graph if name in made or name not in self._behind]
+            self._outputs, self._graph, self._behind = kept, {}, set()
         if self._first and not self._calls:
             rule = "none of the modules was called in the first training step"
             raise TrickError(message("DeadUnits", "layers", self.layers, rule, "Name modules that are"))
@@ -163,9 +192,10 @@ class DeadUnits(Detector):
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Shares by layer: of the units that stopped in every process, averaged."""
-        largest = {key: t for key, t in self._sums.items() if key.startswith("largest/")}
-        self._sums |= over_all(run, largest, "max")
-        layers, shares = sums.measured_units(self._sums)
+        for kind, operation in _REDUCED:
+            self._sums |= over_all(run, {k: t for k, t in self._sums.items() if k.startswith(kind)}, operation)
+        self._silent = unit_sums.silent_checks(self._silent, self._sums)
+        layers, shares = unit_sums.measured_units(self._sums, self._silent)
         self._names = [layer.rsplit("/", 1)[0] for layer in layers]
         return averaged(run, shares)
 
@@ -174,20 +204,46 @@ class DeadUnits(Detector):
         values: dict[str, float] = {}
         for i, name in enumerate(self._names):
             kind = self._kinds[name]
-            share = vector[3 * i + sums.UNITS.index(kind)]
+            share = vector[3 * i + unit_sums.UNITS.index(kind)]
             values[f"{kind}/{name}"] = max(share, values.get(f"{kind}/{name}", 0.0))
         return values
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
         """Of each kind the living share of the worst layer."""
-        kinds = {name.split("/", 1)[0] for name in values}
-        return {kind: 1.0 - max(v for n, v in values.items() if n.startswith(kind + "/")) for kind in kinds}
+        shares = self._asked(values)
+        kinds = {name.split("/", 1)[0] for name in shares}
+        return {kind: 1.0 - max(v for n, v in shares.items() if n.startswith(kind + "/")) for kind in kinds}
+
+    def _asked(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the shares of the layers that may not be at the ends of their range."""
+        return {n: v for n, v in values.items() if n.split("/", 1)[1] not in (self._outputs or [])}
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Name the worst layer."""
-        worst = max((n for n in values if n.split("/", 1)[0] in active), key=lambda n: values[n])
+        shares = self._asked(values)
+        worst = max((n for n in shares if n.split("/", 1)[0] in active), key=lambda n: shares[n])
         kind, layer = worst.split("/", 1)
         return causes.of_units(kind, layer, values[worst])
+
+    def rolled_back(self, run: TrainingRun) -> None:
+        """Begin again."""
+        super().rolled_back(run)
+        self._silent = {}
+
+    def trick_state(self) -> dict[str, Any]:
+        """Also for how long units have been silent, and which layers bound the output."""
+        silent = {name: t.detach().clone() for name, t in self._silent.items()}
+        return {**super().trick_state(), "silent": silent, "outputs": self._outputs}
+
+    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        super()._take_up(run, state)
+        device = run.trainer.strategy.root_device
+        self._silent = {name: t.to(device) for name, t in state.get("silent", {}).items()}
+        self._outputs = state.get("outputs")
+        if any(
+            key.startswith("largest/") and key.replace("largest", "fired", 1) not in self._sums for key in self._sums
+        ):
+            self._sums, self._samples = {}, 0  # an older version did not count firings
 
     def figure(self) -> Callable[[], Any] | None:
         """Shares over time."""

@@ -36,7 +36,8 @@ class GenerationDrift(Detector):
     time (``Trainer(reload_dataloaders_every_n_epochs=...)``). The data of the first epoch are taken as real. Samples of
     numbers are compared by variance, tails and recall; tokens (whole numbers) by distinct 4-grams and repetition. The
     loss on real data is measured too, with the module's own ``training_step``. Alarm: diversity below 75 % of its best
-    while the loss on real data is 5 % above its best, or half as many distinct 4-grams as in real data; two in a row.
+    while the loss on real data is 5 % above its best (5 % of what was learnt, for a loss near or below 0), or half as
+    many distinct 4-grams as in real data; two in a row, and not rising.
 
     Args:
         sample: a method of the LightningModule: ``sample(n)`` returns n generated samples ``[n, ...]``.
@@ -76,7 +77,12 @@ class GenerationDrift(Detector):
     """
 
     identity = ("sample",)
-    state_form = detector_form(real=form.maybe(form.tensor), batch=form.anything, best=form.many(_BEST, 2))
+    state_form = staticmethod(
+        form.also(
+            detector_form(real=form.maybe(form.tensor), batch=form.anything, best=form.many(_BEST, 2)),
+            {"first_loss": _BEST},
+        )
+    )
 
     def __init__(
         self, sample: str = "sample", num_samples: int = 512, every_n_epochs: int = 1, action: Action = "warn"
@@ -97,6 +103,7 @@ class GenerationDrift(Detector):
         self._batch: Any = None
         self._whole = False
         self._best_loss: float | None = None
+        self._first_loss: float | None = None
         self._best_diversity: float | None = None
 
     def configuration(self) -> dict[str, Any]:
@@ -106,7 +113,9 @@ class GenerationDrift(Detector):
 
     def rules(self) -> dict[str, Alarm]:
         """Diversity, and distinct n-grams beside real ones."""
-        return {"diversity": Alarm(below=0.75, patience=2), "repetition": Alarm(below=0.5, patience=2)}
+        # a young model repeats itself, and what rises has not collapsed
+        limits = {"diversity": 0.75, "repetition": 0.5}
+        return {name: Alarm(below=low, gain=0.02, growth=1.05, patience=2) for name, low in limits.items()}
 
     def attach(self, run: TrainingRun) -> None:
         """See that the method is there."""
@@ -222,8 +231,11 @@ class GenerationDrift(Detector):
         if "real_loss" in values:
             loss = values["real_loss"]
             self._best_loss = loss if self._best_loss is None else min(loss, self._best_loss)
-            values["real_loss_ratio"] = loss / self._best_loss if self._best_loss > 0 else 1.0
+            self._first_loss = loss if self._first_loss is None else self._first_loss
+            values["real_loss_ratio"] = recursive.loss_ratio(loss, self._best_loss, self._first_loss)
         own = values["diversity"]
+        if not self._whole:  # a variance above that of real data is noise of a young model, which it loses by learning
+            own = min(1.0, own)
         self._best_diversity = own if self._best_diversity is None else max(own, self._best_diversity)
         values["diversity"] = min(1.0, own / max(1e-9, self._best_diversity))
         return values
@@ -248,6 +260,7 @@ class GenerationDrift(Detector):
         """Also the real data."""
         tensors = self._batch is None or all(isinstance(t, (Tensor, int, float, str)) for t in tree_leaves(self._batch))
         own = {"real": self._real, "batch": self._batch if tensors else None}
+        own["first_loss"] = self._first_loss
         return {**super().trick_state(), **own, "best": [self._best_loss, self._best_diversity]}
 
     def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
@@ -259,3 +272,4 @@ class GenerationDrift(Detector):
         if self._batch is not None:
             self._batch = strategy.batch_to_device(self._batch)
         self._best_loss, self._best_diversity = state["best"]
+        self._first_loss = state.get("first_loss", self._best_loss)

@@ -21,6 +21,7 @@ from lightning_tricks.runtime.run import TrainingRun
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
 _NEIGHBOURS = 5
+_TREND = 8  # checks: a generator that covers more and more has not collapsed
 
 
 @final
@@ -30,7 +31,7 @@ class ModeCollapse(Detector):
     Compares samples of a generator, as training makes them, with the real batches: the share of real samples within the
     reach of generated ones (recall, k = 5). Distances alone are blind to the loss of every second mode, and coverage
     asks for quality that a young GAN does not have. Alarm: recall below 0.25, or below 0.5 with distances below 0.9 of
-    the real ones.
+    the real ones, after twice the grace, unless it rises over eight checks.
 
     Args:
         generator: name of the module whose output is a batch of samples.
@@ -94,10 +95,10 @@ class ModeCollapse(Detector):
 
     def rules(self) -> dict[str, Alarm]:
         """Recall, after both conditions were made one."""
-        return {"recall": Alarm(below=0.25, growth=2.0, patience=self.patience)}
+        return {"recall": Alarm(below=0.25, gain=0.05, growth=1.5, trend=_TREND, patience=self.patience)}
 
     def slowness(self, name: str) -> float:
-        """A GAN takes its time."""
+        """Mode coverage develops slowly: double the grace period."""
         return 2.0
 
     def attach(self, run: TrainingRun) -> None:

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, final
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from lightning_tricks.collapse import causes, figures, sums
+from lightning_tricks.collapse import causes, figures, structure, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.measure.alarm import Alarm
 from lightning_tricks.measure.causes import Explained
+from lightning_tricks.measure.subset import subset
 from lightning_tricks.runtime.action import Action
 from lightning_tricks.runtime.detector import Detector, detector_form
 from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.runtime.shards import local, on_any_rank
+
+_NAMES = ("sphere_variance", "rank_share")
+_TREND = 8  # checks
+
+
+def _rows_form(value: Any, where: str) -> str | None:
+    """Rows of features of each layer, and their labels unless an older version gathered them."""
+    if not isinstance(value, dict):
+        return sums.form_of(rows=2)(value, where)
+    for key, tensor in value.items():
+        kind = str(key).split("/", 1)[0]
+        fault = sums.form_of(**{kind: 1 if kind == "labels" else 2})({kind: tensor}, where)
+        if fault is not None or kind not in ("rows", "labels"):
+            return fault or f"{where}[{key!r}] is not known"
+    return None
 
 
 @final
@@ -23,10 +43,14 @@ class RepresentationCollapse(Detector):
 
     Two measures, since neither sees both: the variance of directions ``V = 1 - ||mean of unit rows||^2`` (complete
     collapse) and the effective rank of the centred covariance (dimensional collapse, which the std of SimSiam's paper
-    misses behind BatchNorm). For embeddings: in the last layer of a good classifier a low rank is healthy.
+    misses behind BatchNorm). For embeddings: in the last layer of a good classifier a low rank is healthy. Where the
+    batch holds labels, and features lie at one point per class, the rank that is possible is that of the classes,
+    K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network
+    that looks collapsed at first and rises over eight checks is at its beginning.
 
     Args:
-        layer: name of the module whose output is watched. ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``.
+        layer: name of the module whose output is watched, ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``; or a list
+            of names, from the first layer to the last: a rank that falls with depth is named oversmoothing.
         every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``. A check looks at the
             last batches before it, as many as give 512 samples.
         action: ``"log"``, ``"warn"``, ``"stop"``, ``"raise"``, ``"rollback"``, a ``Rollback``, or a function that takes
@@ -44,8 +68,9 @@ class RepresentationCollapse(Detector):
 
     Logs:
         At every check, ``collapse/representation_collapse/`` with ``sphere_variance``, ``effective_rank``,
-        ``rank_share`` (of the possible), ``embedding_std``, ``mean_cosine``, ``finite`` and ``alarm`` (0 or 1); the
-        layer is in the key where several are watched. At an alarm the verdict as text, and a figure of the spectrum.
+        ``rank_share`` (of the possible), ``embedding_std``, ``mean_cosine``, ``finite`` and ``alarm`` (0 or 1); with a
+        list each but the last as ``<value>/<layer>``. The layer is in the key where several detectors watch. At an
+        alarm the verdict as text, and a figure of the spectrum or of the depth.
 
     Changes:
         Nothing; with ``"rollback"`` weights, optimizer state, rates and accumulation window, after an alarm.
@@ -64,82 +89,160 @@ class RepresentationCollapse(Detector):
         >>> RepresentationCollapse("projector", action="stop").verdict.alarmed
         False
 
-    Reference: Garrido et al., "RankMe", 2022, arXiv:2210.02885; Chen and He, "SimSiam", 2020, arXiv:2011.10566.
+    Reference: Garrido et al., "RankMe", 2022, arXiv:2210.02885; Chen and He, "SimSiam", 2020, arXiv:2011.10566; Papyan
+    et al., neural collapse, 2020, arXiv:2008.08186; Li et al., oversmoothing, 2018, arXiv:1801.07606.
     """
 
     identity = ("layer",)
-    state_form = detector_form(sums=sums.form_of(rows=2))
+    state_form = detector_form(sums=_rows_form)
 
     def __init__(
         self,
-        layer: str,
+        layer: str | list[str],
         every_n_steps: int | None = 25,
         action: Action = "warn",
         patience: int = 3,
         grace: int | str = "10%",
     ) -> None:
-        self.layer = require_name("RepresentationCollapse", "layer", layer)
+        owner = "RepresentationCollapse"
+        self.layer = [require_name(owner, "layer", name) for name in layer] if _is_list(layer) else layer
+        if isinstance(self.layer, list):
+            if len(set(self.layer)) < max(2, len(self.layer)):
+                rule = "a list must name two different layers or more, each once"
+                remedy = "Use e.g. ['blocks.0', 'blocks.5', 'blocks.11'], or the name of one layer"
+                raise ValueError(message(owner, "layer", layer, rule, remedy))
+        else:
+            require_name(owner, "layer", layer)
         super().__init__(every_n_steps, action, patience, grace)
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of all layers."""
+        return list(self.layer) if isinstance(self.layer, list) else [self.layer]
+
+    def _entry(self, name: str, layer: str) -> str:
+        """Return a name with its layer, where there are several."""
+        return f"{name}/{layer}" if isinstance(self.layer, list) else name
 
     def reset(self) -> None:
         """Forget what was measured."""
         super().reset()
-        self._spectrum: list[float] = []
-        self._seen = 0
+        self._spectra: dict[str, list[float]] = {}
+        self._sizes: list[tuple[str, int]] = []
+        self._calls: list[tuple[str, int, int]] = []
 
     def rules(self) -> dict[str, Alarm]:
-        """Complete and dimensional collapse."""
-        return {
-            "sphere_variance": Alarm(below=0.05, growth=1.5, patience=self.patience),
-            "rank_share": Alarm(below=0.2, growth=1.3, patience=self.patience),
-        }
+        """Complete and dimensional collapse of each layer."""
+        rising = {"trend": _TREND, "patience": self.patience}
+        complete, few = Alarm(below=0.05, growth=1.5, **rising), Alarm(below=0.2, growth=1.3, **rising)
+        return {self._entry(n, layer): a for layer in self.layers for n, a in zip(_NAMES, (complete, few), strict=True)}
+
+    def prefix(self, run: TrainingRun) -> str:
+        """Return what log keys begin with; with the layers where there are several detectors."""
+        return super().prefix(run).replace(str(self.layer), "+".join(self.layers))
 
     def attach(self, run: TrainingRun) -> None:
-        """Watch the layer."""
-        self.watch(self.module(run, self.layer, "layer"), self._add)
+        """Watch the layers."""
+        for layer in self.layers:
+            self.watch(self.module(run, layer, "layer"), partial(self._add, layer))
 
-    def _add(self, output: Any) -> None:
+    def _add(self, layer: str, output: Any) -> None:
         tensor = sums.floating_tensor(output)
         if tensor is None or tensor.ndim < 2 or (tensor.shape[-1] < 2 and tensor.ndim < 4):
             found = type(output).__name__ if tensor is None else tuple(tensor.shape)
-            rule = f"its output ({found}) holds no features [n, d]"
+            rule = f"the output of {layer} ({found}) holds no features [n, d]"
             raise TrickError(message("RepresentationCollapse", "layer", self.layer, rule, "Name an inner layer"))
         rows = sums.feature_rows(tensor, self.samples)
-        self._keep("rows", rows)
-        self._seen += len(rows)
+        self._keep(self._entry("rows", layer), rows)
+        count = len(tensor) if tensor.ndim > 3 else tensor.shape[:-1].numel()
+        self._calls.append((layer, len(tensor), count))
 
     def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
-        """Count what the hook has added."""
-        count, self._seen = self._seen, 0
-        if self._first and not count:
-            rule = "it was not called in the first training step"
+        """Add the labels of what the hooks have added, and count it."""
+        calls, self._calls = self._calls, []
+        seen = dict.fromkeys((layer for layer, _, _ in calls), 0)
+        missing = [layer for layer in self.layers if layer not in seen]
+        if self._first and missing:
+            rule = f"{missing[0]} was not called in the first training step"
             raise TrickError(message("RepresentationCollapse", "layer", self.layer, rule, "Name one that is"))
-        return count
+        labels = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dtype in _WHOLE and t.ndim]
+        for layer, first, count in calls:
+            kept = min(count, self.samples)
+            fitting = [found for t in labels if (found := structure.labels_of_rows(t, first, count)) is not None]
+            held, key = self._sums[self._entry("rows", layer)], self._entry("labels", layer)
+            label = (
+                subset(fitting[-1], self.samples).long() if fitting else held.new_full((kept,), -1, dtype=torch.int64)
+            )
+            if key not in self._sums:  # (rows of a checkpoint of an older version have none)
+                before = len(held) - sum(min(c, self.samples) for n, _, c in calls if n == layer)
+                self._sums[key] = held.new_full((before,), -1, dtype=torch.int64)
+            self._keep(key, label)
+            seen[layer] += kept
+        return min(seen.values(), default=0)
+
+    def ready(self, run: TrainingRun) -> bool:
+        """Whether all layers were called on all ranks."""
+        if run.trainer.world_size == 1 or isinstance(self.layer, str):
+            return super().ready(run)
+        lacking = [self._entry("rows", layer) not in self._sums for layer in self.layers]
+        return not any(on_any_rank(lacking, run.trainer.strategy.root_device))
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Moments over all processes, counted from the mean over all."""
-        rows = self._sums["rows"].float()
         # at every check anew: features that have moved far from an older centre would lose their variance
-        mean: dict[str, Tensor] = {}
-        sums.add_rows(mean, rows)
+        held = [layer for layer in self.layers if self._entry("labels", layer) in self._sums]
+        rows = {layer: self._sums[self._entry("rows", layer)].float() for layer in held}
+        means: dict[str, dict[str, Tensor]] = {layer: {} for layer in held}
+        for layer in held:
+            sums.add_rows(means[layer], rows[layer])
+        whole = over_all(run, {f"{layer}/{n}": t for layer in held for n, t in means[layer].items()})
         moments: dict[str, Tensor] = {}
-        sums.add_features(moments, rows, sums.centre(over_all(run, mean)))
-        return sums.measured_features(over_all(run, moments))
+        for layer in held:
+            own: dict[str, Tensor] = {}
+            centre = sums.centre({n: whole[f"{layer}/{n}"] for n in means[layer]})
+            sums.add_features(own, rows[layer], centre, self._sums[self._entry("labels", layer)])
+            moments |= {f"{layer}/{n}": t for n, t in own.items()}
+        moments = over_all(run, moments)
+        parts = []
+        for layer in held:
+            of_layer = {n.removeprefix(f"{layer}/"): t for n, t in moments.items() if n.startswith(f"{layer}/")}
+            parts.append(sums.measured_features(of_layer))
+        self._sizes = [(layer, len(part)) for layer, part in zip(held, parts, strict=True)]
+        return torch.cat(parts)
 
     def read(self, vector: list[float]) -> dict[str, float]:
         """Variance, rank and the like."""
-        values, self._spectrum = sums.read_features(vector)
+        values: dict[str, float] = {}
+        for layer, size in self._sizes:
+            part, vector = vector[:size], vector[size:]
+            own, self._spectra[layer] = sums.read_features(part, known=True)
+            values |= {self._entry(name, layer): value for name, value in own.items()}
         return values
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
         """Variance and rank; features that are NaN or inf are worth nothing."""
-        finite = values["finite"] > 0
-        return {n: values[n] if finite else -1.0 for n in ("sphere_variance", "rank_share")}
+        found = {}
+        for layer, _ in self._sizes:
+            finite = values[self._entry("finite", layer)] > 0
+            for name in _NAMES:
+                found[self._entry(name, layer)] = values[self._entry(f"_{name}", layer)] if finite else -1.0
+        return found
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Say which collapse."""
-        return causes.of_representation(active, values, self.layer)
+        if isinstance(self.layer, str):
+            return causes.of_representation(active, values, self.layer)
+        return causes.of_depth(active, values, [layer for layer, _ in self._sizes])
 
     def figure(self) -> Callable[[], Any] | None:
-        """Spectrum and curves."""
-        return lambda: figures.draw_spectrum(self._spectrum, self._history, self.layer)
+        """Spectrum and curves, or what there is at each depth."""
+        if isinstance(self.layer, str):
+            return lambda: figures.draw_spectrum(self._spectra.get(self.layers[0], []), self._history, self.layers[0])
+        return lambda: figures.draw_depth(self.layers, self._history)
+
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
