@@ -104,6 +104,8 @@ def stream(
     **more: Any,
 ) -> Training:
     """Train on batches that are drawn from a distribution."""
+    if not any(isinstance(m, (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU)) for m in module.modules()):
+        detectors = {name: given for name, given in detectors.items() if name != "DeadUnits"}  # (it says so itself)
     return Training(module, Batches(steps, draw, seed), steps, detectors, validation, score=score, **more)
 
 
