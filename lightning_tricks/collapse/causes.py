@@ -227,12 +227,12 @@ def of_drift(active: Sequence[str], values: Mapping[str, float]) -> Explained:
     >>> of_drift(["repetition"], {"repetition": 0.8, "real_repetition": 0.02})[0]
     Cause.REPETITION
     """
-    if "diversity" not in active:
+    if "diversity" not in active and "closeness" not in active:
         real = values["real_repetition"]
         reason = f"{values['repetition']:.0%} of generated n-grams are repeated, {real:.0%} of real ones"
         advice = ("sample at a higher temperature", "train with an unlikelihood or entropy term", "look at the samples")
         return Cause.REPETITION, (reason,), advice
-    lost = [f"diversity is {values['diversity']:.0%} of what it was at best"]
+    lost = [f"diversity is {values['diversity']:.0%} of what it was at best"] if "diversity" in active else []
     if "real_loss_ratio" in values:
         lost.append(f"the loss on real data is {values['real_loss_ratio']:.2f} times what it was at best")
     return (

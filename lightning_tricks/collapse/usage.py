@@ -25,6 +25,7 @@ MOST_NUMBERS = 2**22  # in the rows of one forward pass
 ROWS_OF_A_SAMPLE = 32  # positions of one image or sequence say little about the others: so many count at most
 SHOWN = 256  # points of the curve that is drawn
 
+_ROUTED = 0.9  # bits about the input in the choice of an expert
 _SUM_TOLERANCE = 0.02  # probabilities in bfloat16
 _NEGATIVE_TOLERANCE = 1e-3  # straight-through estimates: hard - soft.detach() + soft
 _APPROXIMATE_FROM = 50.0  # samples for each entry
@@ -343,6 +344,16 @@ def information_share(values: Mapping[str, float]) -> float:
     if "conditional_entropy" not in values or values["entries"] < 2:
         return math.nan
     return max(0.0, values["marginal_entropy"] - values["conditional_entropy"]) / math.log(values["entries"])
+
+
+def routes(values: Mapping[str, float]) -> bool:
+    """Whether a choice depends on the input by nearly one bit: few experts may be all that the data need.
+
+    >>> routes({"marginal_entropy": 0.74, "conditional_entropy": 0.05}), routes({"marginal_entropy": 0.1})
+    (True, False)
+    """
+    bits = (values["marginal_entropy"] - values.get("conditional_entropy", math.inf)) / math.log(2)
+    return bits >= _ROUTED
 
 
 # -- rewards ----------------------------------------------------------------------------------------------------------

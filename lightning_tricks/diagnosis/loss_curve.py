@@ -114,6 +114,7 @@ def divergence(early: Sequence[float], checks: Sequence[Check]) -> float:
     - a jump: the loss was clearly below its early values a few checks ago;
     - updates of more than 3 % of the weights came before it;
     - a runaway: the loss is at its largest, and rose by more in the last half of the checks than before;
+    - a fall without end counts as well: ``bottomless``;
     - a rise without end: the loss was never better than at the beginning, and the loss on the first batch, which
       stays the same, has risen for 30 checks as well.
 
@@ -132,10 +133,28 @@ def divergence(early: Sequence[float], checks: Sequence[Check]) -> float:
     now, before, start = known[-1].median, [c.median for c in known[:-1]], beginning(early)
     top, size = largest_early(early), _size(start, before)
     noise = known[-1].spread / math.sqrt(known[-1].losses) if known[-1].losses > 1 else 0.0
+    if bottomless(start, known):
+        return -1.0
     margin = (top + max(0.2 * size, 4 * noise if math.isfinite(noise) else 0.0) - now) / size
     if margin >= 0:
         return margin
     return margin if _is_of_divergence(start, top, size, known) and not falling(known, top) else 0.05
+
+
+def bottomless(start: float, checks: Sequence[Check]) -> bool:
+    """Whether a loss falls without bound: far below 0, ten thousand times its first size, and faster at every check.
+
+    A likelihood has no bound below 0 either, but it falls more and more slowly, and by tens of its first size.
+
+    >>> deep = [Check(10 * i, -(10.0**i), -(10.0**i)) for i in range(9)]
+    >>> bottomless(1.0, deep), bottomless(1.0, deep[:4]), bottomless(1.0, [Check(i, -9e4, -9e4) for i in range(9)])
+    (True, False, False)
+    """
+    recent = [c.median for c in checks[-4:] if math.isfinite(c.median)]
+    if len(recent) < 4 or recent[-1] > -1e4 * max(abs(start), 1.0):
+        return False
+    falls = [before - after for before, after in pairwise(recent)]
+    return falls[0] > 0 and all(later > 0.5 * earlier for earlier, later in pairwise(falls))
 
 
 def _size(start: float, before: Sequence[float]) -> float:
@@ -410,6 +429,10 @@ def named(
         skip = "skip such updates: GradientClip(1.0, nonfinite='skip')"
         advice: tuple[str, ...] = (skip, "lower the learning rate", "find the module: PrecisionDoctor()")
         return Cause.NON_FINITE, ("; ".join(("the loss is NaN or inf", *also)),), advice
+    if alarm == "divergence" and bottomless(beginning(early), checks):
+        advice = ("bound the loss: a penalty on its size, a clamp, or a normalised score", "lower the learning rate")
+        reason = f"the loss falls without bound: it began at {beginning(early):.4g}, and its median is {now:.4g}"
+        return Cause.DIVERGENCE, (reason, *also), advice
     if alarm == "divergence":
         advice = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
         top = largest_early(early)

@@ -92,6 +92,8 @@ def test_causes_of_the_others() -> None:
         assert causes.of_units(kind, "net.1", 0.9)[0] == f"{kind} units"
     drift = {"diversity": 0.5, "real_loss_ratio": 1.4, "repetition": 0.9, "real_repetition": 0.1}
     assert causes.of_drift(["diversity", "repetition"], drift)[0] == "recursive collapse"
+    far = causes.of_drift(["closeness"], {"diversity": 0.98, "real_loss_ratio": 3.0})
+    assert far[0] == "recursive collapse" and far[1] == ("the loss on real data is 3.00 times what it was at best",)
     assert "90% of generated n-grams are repeated, 10% of real ones" in causes.of_drift(["repetition"], drift)[1][0]
 
 

@@ -35,7 +35,7 @@ class GenerationDrift(Detector):
     For training on one's own output: one generation is ``every_n_epochs`` epochs of one fit, with a new data set each
     time (``Trainer(reload_dataloaders_every_n_epochs=...)``). The data of the first epoch are taken as real. Samples of
     numbers are compared by variance, tails and recall; tokens (whole numbers) by distinct 4-grams and repetition. The
-    loss on real data is measured too, with the module's own ``training_step``. Alarm: diversity below 75 % of its best
+    loss on real data is measured too, with the module's own ``training_step``. Alarm: the loss on real data is twice its best, diversity below 75 % of its best
     while the loss on real data is 5 % above its best (5 % of what was learnt, for a loss near or below 0), or half as
     many distinct 4-grams as in real data; two in a row, and not rising.
 
@@ -115,7 +115,8 @@ class GenerationDrift(Detector):
         """Diversity, and distinct n-grams beside real ones."""
         # a young model repeats itself, and what rises has not collapsed
         limits = {"diversity": 0.75, "repetition": 0.5}
-        return {name: Alarm(below=low, gain=0.02, growth=1.05, patience=2) for name, low in limits.items()}
+        rules = {name: Alarm(below=low, gain=0.02, growth=1.05, patience=2) for name, low in limits.items()}
+        return {**rules, "closeness": Alarm(below=0.5, growth=1.05, patience=3)}
 
     def attach(self, run: TrainingRun) -> None:
         """See that the method is there."""
@@ -240,9 +241,11 @@ class GenerationDrift(Detector):
         return values
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Diversity counts as lost only where the real data have become less likely too."""
+        """Diversity counts as lost only where real data have become less likely too; they alone, where they are far."""
         sound = values.get("real_loss_ratio", float("inf")) <= 1.05
         found = {"diversity": 1.0 if sound else values["diversity"]}
+        if values.get("real_loss_ratio", 0.0) > 0:
+            found["closeness"] = 1 / values["real_loss_ratio"]
         if "distinct_ratio" in values:
             found["repetition"] = values["distinct_ratio"]
         return found

@@ -306,9 +306,9 @@ class UsageCollapse(Detector):
             return self._of_a_policy(values, information)
         # while a router is undecided, a balancing loss moves many choices at once: it may take longer
         own = {
-            "usage": max(values["usage"], values["_soft"]),
+            "usage": max(values["usage"], values["_soft"], float(usage.routes(values))),
             "balance": max(values["balance"], values["_soft"]),
-            "starved": values["usage"],
+            "starved": max(values["usage"], float(usage.routes(values))),
             "capacity": values["capacity"],
             # of logits the temperature is not known
             "information": information if values["_given"] else math.nan,
