@@ -146,6 +146,9 @@ def _compared(exam: Examination, training: Any, other: Any) -> Check:
         return Check(name, None, "the validation data are of another form")
     if second and _read_twice_differ(training, chosen):
         return Check(name, None, "samples are different each time that they are read (augmentation)")
+    if training.batch_sampler is None and _always_the_same(known, chosen):
+        # a graph, or a full batch: what is held out are labels of some rows, and no input shows which
+        return Check(name, None, "every batch of the training holds the same samples")
     size = _count(training)
     coverage = 1.0 if size is None else min(1.0, len(first) / size)
     aligned = _aligned(training, other, chosen) if coverage < 0.9 else None
@@ -153,6 +156,12 @@ def _compared(exam: Examination, training: Any, other: Any) -> Check:
         fresh, first, coverage = aligned[0], [*first, *aligned[1]], 1.0
     repeats = 1 - len(set(first)) / len(first) if training.batch_sampler is not None else 0.0
     return sanity_data.validation_is_new(fresh, first, coverage, repeats)
+
+
+def _always_the_same(batches: list[Any], chosen: list[int]) -> bool:
+    """Whether all batches are one and the same."""
+    first = set(_hashes(batches[:1], chosen))
+    return bool(first) and all(set(_hashes([b], chosen)) == first for b in batches[1:])
 
 
 def _count(loader: Any) -> int | None:

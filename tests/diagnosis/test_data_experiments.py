@@ -67,6 +67,18 @@ def test_augmented_samples_cannot_be_compared() -> None:
     assert "augmentation" in found.evidence
 
 
+@pytest.mark.parametrize("steps", [1, 5])
+def test_one_graph_of_which_other_nodes_are_held_out_cannot_be_told(steps: int) -> None:
+    x, y = classes()
+
+    def batch(part: int) -> Any:
+        return x, torch.where(torch.arange(N) % 3 == part, y, -100)
+
+    found = judged(DataLoader([batch(0)] * steps, batch_size=None), DataLoader([batch(1)], batch_size=None))
+    assert found.passed is None
+    assert "every batch of the training holds the same samples" in found.evidence
+
+
 def test_without_validation_data_nothing_is_asked() -> None:
     assert NEW not in checks(Validated(mlp(), cross_entropy), load(*classes()))
 

@@ -38,7 +38,9 @@ SCENARIOS: list[Scenario] = [
     *language.SCENARIOS,
     *recurrent.SCENARIOS,
     *mixtures.SCENARIOS,
-    *graphs.SCENARIOS,
+    # Moved from the half of their names: the first run of verify showed that SanityCheck took one graph, of which other
+    # nodes are held out, for validation on training data. That was mended, so they verify nothing any more.
+    *(replace(s, fixed_half="develop") for s in graphs.SCENARIOS),
     *reinforcement.SCENARIOS,
     *finetuning.SCENARIOS,
     *classification.SCENARIOS,

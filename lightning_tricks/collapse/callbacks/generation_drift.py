@@ -35,9 +35,9 @@ class GenerationDrift(Detector):
     For training on one's own output: one generation is ``every_n_epochs`` epochs of one fit, with a new data set each
     time (``Trainer(reload_dataloaders_every_n_epochs=...)``). The data of the first epoch are taken as real. Samples of
     numbers are compared by variance, tails and recall; tokens (whole numbers) by distinct 4-grams and repetition. The
-    loss on real data is measured too, with the module's own ``training_step``. Alarm: the loss on real data is twice its best, diversity below 75 % of its best
-    while the loss on real data is 5 % above its best (5 % of what was learnt, for a loss near or below 0), or half as
-    many distinct 4-grams as in real data; two in a row, and not rising.
+    loss on real data is measured too, with the module's own ``training_step``. Alarm: the loss on real data is twice
+    its best, diversity below 75 % of its best while the loss on real data is 5 % above its best (5 % of what was
+    learnt, for a loss near or below 0), or half as many distinct 4-grams as in real data; two in a row, and not rising.
 
     Args:
         sample: a method of the LightningModule: ``sample(n)`` returns n generated samples ``[n, ...]``.
