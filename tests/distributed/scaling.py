@@ -51,7 +51,7 @@ class Scale:
 
 
 SCALES: dict[str, Scale] = {
-    "DeadUnits": Scale("8 * U + 8 * A", logged=("4 * A", "4 * U", "12 * A")),
+    "DeadUnits": Scale("16 * U + 8 * A", logged=("4 * A", "4 * U", "4 * U", "12 * A")),
     "ExactResume": Scale(
         "15048",
         single="15048 + 65536 + 2048",  # (of the data set there, with its targets: not more than 64 kB each)
@@ -69,7 +69,9 @@ SCALES: dict[str, Scale] = {
     "ModeCollapse": Scale("8 * S * n * (2 * u + 1)", logged=("4", "40")),
     "PosteriorCollapse": Scale("4 * d * n * u", logged=("4", "4 + 2 * d", "8 + 6 * d")),
     "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
-    "PredictionCollapse": Scale("n * u * (4 * K + 8)", logged=("4", "4 * (3 + 4 * K)")),
+    "PredictionCollapse": Scale(
+        "n * u * (4 * K + 16) + 8 * n * (u + 1) + 8", logged=("4", "8", "56", "4 * (3 + 4 * K)")
+    ),
     "ProgressMetrics": Scale(),
     "RepresentationCollapse": Scale("4 * d * n * u", logged=("4", "4 * (d + 1)", "4 * (3 + 3 * d + d * d)")),
     "ResumeGuard": Scale(once="before the first step it asks all callbacks for their state, as a checkpoint does"),
@@ -77,7 +79,7 @@ SCALES: dict[str, Scale] = {
         once="a copy of weights and optimizer state in the host's memory, 30 forward passes, 20 to 110 updates"
     ),
     "TrainingDoctor": Scale(
-        "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 3 + L + W)"), sharded_logged=(NORMS,),
+        "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 4 + L + 2 * W)"), sharded_logged=(NORMS,),
         once="before the first step and at a check a forward pass of the first batch",
     ),
     "UsageCollapse": Scale("8 * K + 20", logged=("4", "4 * (2 * K + 5)")),
