@@ -70,7 +70,7 @@ SCALES: dict[str, Scale] = {
     "PosteriorCollapse": Scale("4 * d * n * u", logged=("4", "4 + 2 * d", "8 + 6 * d")),
     "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
     "PredictionCollapse": Scale(
-        "n * u * (4 * K + 16) + 8 * n * (u + 1) + 8", logged=("4", "8", "56", "4 * (3 + 4 * K)")
+        "n * u * (4 * K + 16) + 28 * n + 8", logged=("4", "8", "56", "4 * (3 + 4 * K)")
     ),
     "ProgressMetrics": Scale(),
     "RepresentationCollapse": Scale("4 * d * n * u", logged=("4", "4 * (d + 1)", "4 * (3 + 3 * d + d * d)")),
