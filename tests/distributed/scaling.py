@@ -70,10 +70,13 @@ SCALES: dict[str, Scale] = {
     "PosteriorCollapse": Scale("4 * d * n * u", logged=("4", "4 + 2 * d", "8 + 6 * d")),
     "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
     "PredictionCollapse": Scale(
-        "n * u * (4 * K + 16) + 28 * n + 8", logged=("4", "8", "56", "4 * (3 + 4 * K)")
+        "n * u * (4 * K + 16) + 4 * n * (2 * u + 1) + 8", logged=("4", "4 * (3 + 5 * K)", "16", "8"),
+        once="fingerprints, 4 bytes a sample, of the last 4,096 samples that it has looked at",
     ),
     "ProgressMetrics": Scale(),
-    "RepresentationCollapse": Scale("4 * d * n * u", logged=("4", "4 * (d + 1)", "4 * (3 + 3 * d + d * d)")),
+    "RepresentationCollapse": Scale(
+        "n * u * (4 * d + 8)", logged=("4", "4 * (d + 1)", "4 * (70 + 68 * d + d * d)")
+    ),
     "ResumeGuard": Scale(once="before the first step it asks all callbacks for their state, as a checkpoint does"),
     "SanityCheck": Scale(
         once="a copy of weights and optimizer state in the host's memory, 30 forward passes, 20 to 110 updates"
