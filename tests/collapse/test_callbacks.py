@@ -19,6 +19,7 @@ from lightning_tricks import (
     TrickError,
     UnsupportedError,
 )
+from lightning_tricks.collapse import unit_sums
 from lightning_tricks.functional import coverage, recall, skill
 from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
 
@@ -140,6 +141,27 @@ def test_a_linear_layer_can_be_watched_for_a_functional_relu() -> None:
     detector = DeadUnits(["net.one"], **QUICK, action="log")
     fit(Classifier(net=Functional()), [detector], n=1792, batch=128)
     assert detector.verdict.cause == "dead units"
+
+
+def test_units_of_checkpointed_activations_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Checkpointed(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            out = torch.utils.checkpoint.checkpoint(self.net, batch[0].requires_grad_(), use_reentrant=True)
+            return nn.functional.cross_entropy(out, batch[1])
+
+    add, calls = unit_sums.add_units, []
+
+    def counted(*arguments: Any) -> None:
+        calls.append(arguments[1])
+        add(*arguments)
+
+    monkeypatch.setattr(unit_sums, "add_units", counted)
+    numbers = []
+    for module in (Classifier(), Checkpointed()):
+        calls.clear()
+        fit(module, [DeadUnits(every_n_steps=5, action="log")], n=640, batch=64)
+        numbers.append(len(calls))
+    assert numbers[0] == numbers[1] > 0
 
 
 class Writer(L.LightningModule):

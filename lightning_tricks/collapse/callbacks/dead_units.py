@@ -163,6 +163,7 @@ class DeadUnits(Detector):
         if self._live is not None and self._watched and self._outputs is None and self._graph:
             nodes = {name: [t.grad_fn for t in tensors] for name, tensors in self._graph.items()}
             self._behind |= layers_with_parameters_behind(loss, nodes)
+        super().on_before_backward(trainer, pl_module, loss)
 
     def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
         """Count what the hooks have added."""

@@ -152,6 +152,7 @@ class GenerationDrift(Detector):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep real samples, and the first batch."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._watched = self._armed = False
         missing = self._live is not None and trainer.current_epoch == 0
         if missing and (self._real is None or len(self._real) < self.num_samples):
