@@ -14,15 +14,12 @@ from scipy.stats import beta
 
 from benchmarks.peers import PEERS, PUBLISHED
 from benchmarks.results import table
+from lightning_tricks.measure.causes import Rate, kind_of
 
 Row = dict[str, Any]
 
 OURS = "lightning_tricks"
 SANITY = "sanity:"
-RAISE, LOWER = (
-    frozenset({"learning rate too low", "small updates"}),
-    frozenset({"plateau", "oscillation", "large updates", "divergence", "loss spikes", "learning rate too high"}),
-)
 METHOD = (
     "Each scenario is a small training of about a second. Whether a run fails is decided by a score of its own on data "
     "that training has not seen, never by a detector. The half of a scenario is decided by a hash of its name; thresholds "
@@ -104,8 +101,7 @@ def cause_right(row: Row) -> bool:
 
 def contradicts(row: Row) -> bool:
     """Whether the advice at the end says both to raise and to lower the rate."""
-    kinds = set(row["findings"])
-    return bool(kinds & RAISE and kinds & LOWER)
+    return {kind_of(kind).rate for kind in row["findings"]} >= {Rate.HIGHER, Rate.LOWER}
 
 
 def in_peace(row: Row) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_tricks.collapse import posterior, usage
-from lightning_tricks.collapse.metrics import _Sums
+from lightning_tricks.collapse.metrics import _Moments, _Sums
 from lightning_tricks.collapse.prediction import entropy, shares
 from lightning_tricks.collapse.representation import rows
 
@@ -153,7 +153,7 @@ class ConditionalEntropy(_Assignments):
         return self.entropy / self.count
 
 
-class ActiveUnits(_Sums):
+class ActiveUnits(_Moments):
     """Number of latent dimensions whose posterior mean varies over the data by more than 0.01, in [0, d].
 
     Args:
@@ -173,24 +173,10 @@ class ActiveUnits(_Sums):
     """
 
     higher_is_better = True
-    total: Tensor
-    squares: Tensor
-    count: Tensor
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = self._count_of("num_features", num_features)
-        self._add("total", num_features)
-        self._add("squares", num_features)
-        self._add("count")
 
     def update(self, mean: Tensor) -> None:
         """Add posterior means ``[..., num_features]``."""
-        self._check("mean", mean, self.num_features)
-        flat = rows(mean)
-        self.total += flat.sum(0)
-        self.squares += flat.square().sum(0)
-        self.count += len(flat)
+        self._add_rows("mean", mean)
 
     def compute(self) -> Tensor:
         """Return the number."""

@@ -146,7 +146,29 @@ class MeanCosine(_Directions):
         return representation.mean_cosine(self.unit_sum, self.nonzero)
 
 
-class DeadDimensions(_Sums):
+class _Moments(_Sums):
+    """Sums of rows and of their squares, counted by dimension."""
+
+    total: Tensor
+    squares: Tensor
+    count: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = self._count_of("num_features", num_features)
+        for name in ("total", "squares"):
+            self._add(name, num_features)
+        self._add("count")
+
+    def _add_rows(self, what: str, tensor: Tensor) -> None:
+        self._check(what, tensor, self.num_features)
+        flat = representation.rows(tensor)
+        self.total += flat.sum(0)
+        self.squares += flat.square().sum(0)
+        self.count += len(flat)
+
+
+class DeadDimensions(_Moments):
     """Share of dimensions whose std is below 1 % of the largest, in [0, 1]; 1 when nothing varies.
 
     Args:
@@ -165,24 +187,10 @@ class DeadDimensions(_Sums):
     """
 
     higher_is_better = False
-    total: Tensor
-    squares: Tensor
-    count: Tensor
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = self._count_of("num_features", num_features)
-        for name in ("total", "squares"):
-            self._add(name, num_features)
-        self._add("count")
 
     def update(self, features: Tensor) -> None:
         """Add features ``[..., num_features]``."""
-        self._check("features", features, self.num_features)
-        flat = representation.rows(features)
-        self.total += flat.sum(0)
-        self.squares += flat.square().sum(0)
-        self.count += len(flat)
+        self._add_rows("features", features)
 
     def compute(self) -> Tensor:
         """Return the share."""

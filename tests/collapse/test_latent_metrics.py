@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import pickle
 
 import numpy
 import pytest
@@ -13,7 +12,7 @@ from torchmetrics import Metric
 
 import lightning_tricks
 from lightning_tricks.collapse import latent_metrics
-from tests.collapse.test_metrics import LATENT, data, make, parts
+from tests.collapse.test_metrics import LATENT, make
 
 ENTRIES = LATENT[:4]
 
@@ -21,31 +20,6 @@ ENTRIES = LATENT[:4]
 def test_every_metric_is_public() -> None:
     own = {n for n, c in vars(latent_metrics).items() if inspect.isclass(c) and issubclass(c, Metric) and n[0] != "_"}
     assert own == set(LATENT) <= set(lightning_tricks.__all__)
-
-
-@pytest.mark.parametrize("name", LATENT)
-def test_batches_of_any_size_give_the_value_of_all_at_once(name: str) -> None:
-    whole, streamed = make(name), make(name)
-    whole.update(*data(name))
-    for part in parts(data(name), [1, 17, 30]):
-        streamed.update(*part)
-    torch.testing.assert_close(streamed.compute(), whole.compute(), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(pickle.loads(pickle.dumps(streamed)).compute(), whole.compute())
-    streamed.reset()
-    streamed.update(*data(name, seed=1))
-    other = make(name)
-    other.update(*data(name, seed=1))
-    torch.testing.assert_close(streamed.compute(), other.compute(), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", LATENT)
-def test_an_update_reads_nothing_on_the_host(name: str) -> None:
-    from benchmarks.overhead import Reads
-
-    metric = make(name)
-    with Reads() as reads:
-        metric.update(*data(name))
-    assert reads.count == 0
 
 
 def test_values_are_those_of_scipy_and_torch() -> None:

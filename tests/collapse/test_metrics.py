@@ -72,7 +72,7 @@ def test_every_metric_is_public() -> None:
     assert set(ALL) <= set(lightning_tricks.__all__)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", (*ALL, *LATENT))
 def test_batches_of_any_size_give_the_value_of_all_at_once(name: str) -> None:
     whole, streamed = make(name), make(name)
     whole.update(*data(name))
@@ -80,6 +80,7 @@ def test_batches_of_any_size_give_the_value_of_all_at_once(name: str) -> None:
         streamed.update(*part)
     torch.testing.assert_close(streamed.compute(), whole.compute(), rtol=1e-9, atol=1e-9)
     assert whole.compute().ndim == 0
+    torch.testing.assert_close(pickle.loads(pickle.dumps(streamed)).compute(), whole.compute(), rtol=1e-9, atol=1e-9)
     streamed.reset()
     streamed.update(*data(name, seed=1))
     other = make(name)
@@ -142,7 +143,7 @@ def test_ignored_targets_do_not_count_and_tokens_are_samples(name: str) -> None:
     torch.testing.assert_close(padded.compute(), plain.compute())
 
 
-@pytest.mark.parametrize("name", [*FEATURES, *PREDICTIONS, *PAIRS, "Uniformity", "VendiScore", "Alignment"])
+@pytest.mark.parametrize("name", [*FEATURES, *PREDICTIONS, *PAIRS, *LATENT, "Uniformity", "VendiScore", "Alignment"])
 def test_an_update_reads_nothing_on_the_host(name: str) -> None:
     from benchmarks.overhead import Reads
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
+from benchmarks.models.scenarios.styles import Plain
 from benchmarks.models.trainings import Batches, Training, accuracy, macro_f1, rows, split
 
 TOO_HIGH = ("learning rate too high", "divergence", "loss spikes", "non-finite values")
@@ -38,33 +39,6 @@ class Reader(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         states = self.memory(self.embed(x))[0]
         return self.head(states[:, -1] if self.last else states)
-
-
-class SequenceTask(L.LightningModule):
-    """A user's module: one loss, one optimizer, metrics logged by name."""
-
-    def __init__(
-        self,
-        net: nn.Module,
-        optimizer: Callable[[Any], torch.optim.Optimizer],
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    ) -> None:
-        super().__init__()
-        self.net, self.optimizer, self.loss = net, optimizer, loss
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch[0]), batch[1])
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", self.loss(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self) -> Any:
-        return self.optimizer([p for p in self.parameters() if p.requires_grad])
 
 
 def watched(output: str = "net.head") -> dict[str, dict[str, Any]]:
@@ -100,7 +74,7 @@ def pixels(
     torch.manual_seed(seed)
     x, y = t.digits()
     train, val = split((x.reshape(len(x), -1, at_once), y), seed)
-    module = SequenceTask(Reader(cell(), 10), optimizer)
+    module = Plain(Reader(cell(), 10), F.cross_entropy, optimizer)
     more = {"max_steps": steps, **({"gradient_clip_val": clip} if clip else {})}
     data = Batches(steps, rows(train, 32), seed)
     return Training(module, data, steps, watched(), [val], every=50, score=accuracy(val), arguments=more)
@@ -154,7 +128,7 @@ def memory(
     """Train a network to remember the first sign."""
     torch.manual_seed(seed)
     val = recall(512, delay)(torch.Generator().manual_seed(10**6 + seed), 0)
-    module = SequenceTask(net(), optimizer)
+    module = Plain(net(), F.cross_entropy, optimizer)
     data = Batches(steps, recall(32, delay), seed)
     return Training(module, data, steps, watched(), [val], every=50, score=accuracy(val))
 
@@ -189,7 +163,7 @@ def adding(seed: int, cell: Callable[[], nn.RNNBase], lr: float, length: int = 2
     """Train on the adding problem, with clipping by the Trainer."""
     torch.manual_seed(seed)
     val = addition(512, length)(torch.Generator().manual_seed(10**6 + seed), 0)
-    module = SequenceTask(Reader(cell(), 1), lambda p: torch.optim.Adam(p, lr), F.mse_loss)
+    module = Plain(Reader(cell(), 1), F.mse_loss, lambda p: torch.optim.Adam(p, lr))
     data, more = Batches(steps, addition(32, length), seed), {"max_steps": steps, "gradient_clip_val": 1.0}
     return Training(module, data, steps, watched(), [val], every=50, score=explained(val), arguments=more)
 
@@ -334,7 +308,7 @@ def reservoir(seed: int, radius: float, steps: int = 400) -> Training:
     """Train the readout."""
     torch.manual_seed(seed)
     val = delayed_product(64)(torch.Generator().manual_seed(10**6 + seed), 0)
-    module = SequenceTask(Reservoir(radius), lambda p: torch.optim.Adam(p, 1e-2), F.mse_loss)
+    module = Plain(Reservoir(radius), F.mse_loss, lambda p: torch.optim.Adam(p, 1e-2))
     data = Batches(steps, delayed_product(16), seed)
     return Training(module, data, steps, watched(), [val], every=50, score=explained(val))
 
