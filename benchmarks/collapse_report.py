@@ -12,6 +12,7 @@ from typing import Any
 
 from scipy.stats import beta
 
+from benchmarks.models.scenario import SANITY
 from benchmarks.peers import PEERS, PUBLISHED
 from benchmarks.results import table
 from lightning_tricks.measure.causes import Rate, kind_of
@@ -19,7 +20,6 @@ from lightning_tricks.measure.causes import Rate, kind_of
 Row = dict[str, Any]
 
 OURS = "lightning_tricks"
-SANITY = "sanity:"
 METHOD = (
     "Each scenario is a small training of about a second. Whether a run fails is decided by a score of its own on data "
     "that training has not seen, never by a detector. The half of a scenario is decided by a hash of its name; thresholds "

@@ -9,6 +9,21 @@ from dataclasses import dataclass
 from benchmarks.models.trainings import Training
 
 HALVES = ("develop", "verify")
+SANITY = "sanity:"  # before the name of a row of SanityCheck, in the causes of a scenario
+SANITY_ROWS = (
+    "initial loss",
+    "inputs matter",
+    "all parameters learn",
+    "units are alive",
+    "samples do not leak",
+    "labels follow from inputs",
+    "overfits one batch",
+    "shapes of outputs and labels",
+    "data are shuffled",
+    "no look into the future",
+    "modules are in training mode",
+    "validation data are new",
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +33,8 @@ class Scenario:
     Args:
         name: what happens, unique among all scenarios: it decides in which half the scenario is.
         make: seed -> training.
-        causes: what a correct verdict calls it; empty for a healthy training.
+        causes: what a correct verdict calls it, or after ``SANITY`` the row of SanityCheck that fails; empty for a
+            healthy training.
         onset: share of the run after which an alarm is correct.
         rescuable: the name of the healthy twin, where going back and changing something can help.
         passes: a run is healthy if and only if ``training.score`` reaches this; None where there is no score.

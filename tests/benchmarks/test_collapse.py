@@ -14,23 +14,8 @@ from benchmarks import collapse_report as report
 from benchmarks.models.scenario import HALVES, Scenario
 from benchmarks.models.scenarios import SCENARIOS, of_half
 from benchmarks.peers import Look, Recorder
-from lightning_tricks.measure.causes import Cause
 
 ROOT = Path(__file__).parents[2]
-ROWS = (
-    "initial loss",
-    "inputs matter",
-    "all parameters learn",
-    "units are alive",
-    "samples do not leak",
-    "labels follow from inputs",
-    "overfits one batch",
-    "shapes of outputs and labels",
-    "data are shuffled",
-    "no look into the future",
-    "modules are in training mode",
-    "validation data are new",
-)
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 54), (54, 54), (1, 24), (26, 26), (7, 20)])
@@ -51,13 +36,6 @@ def test_there_are_scenarios_enough_in_both_halves_and_in_each_family() -> None:
         assert {s.failing for s in SCENARIOS if s.family == family} == {True, False}, family
     assert {s.rescuable for s in SCENARIOS if s.rescuable} <= set(names)
     assert set(collapse.QUICK) <= set(names)
-
-
-def test_every_cause_is_one_that_a_verdict_or_a_row_of_the_sanity_check_can_name() -> None:
-    known = {c.value for c in Cause} - {""}
-    for scenario in SCENARIOS:
-        for cause in scenario.causes:
-            assert cause in known or cause.removeprefix(report.SANITY) in ROWS, f"{scenario.name}: {cause}"
 
 
 def test_the_half_depends_on_the_name_alone() -> None:
