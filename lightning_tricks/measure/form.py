@@ -184,24 +184,6 @@ def record(forms: dict[str, Form], *, more: bool = False, optional: dict[str, Fo
     return check
 
 
-def also(form: Form, forms: dict[str, Form]) -> Form:
-    """What ``form`` says, and of these keys those that are there: older versions did not write them.
-
-    >>> check = also(record({"step": whole}, more=True), {"kind": text})
-    >>> check({"step": 1}, "state"), check({"step": 1, "kind": 2}, "state")
-    (None, "state['kind'] must be a text, not 2")
-    """
-
-    def check(value: Any, where: str) -> str | None:
-        fault = form(value, where)
-        if fault is not None:
-            return fault
-        there = ((key, f) for key, f in forms.items() if key in value)
-        return next((fault for key, f in there if (fault := f(value[key], _where(where, key))) is not None), None)
-
-    return check
-
-
 def either_empty_or(form: Form) -> Form:
     """An empty dict, or what ``form`` says.
 

@@ -84,8 +84,8 @@ class DeadUnits(Detector):
     """
 
     identity = ("layers",)
-    state_form = staticmethod(
-        form.also(detector_form(), {"silent": form.named(form.tensor), "outputs": form.maybe(form.many(form.text))})
+    state_form = detector_form(
+        optional={"silent": form.named(form.tensor), "outputs": form.maybe(form.many(form.text))}
     )
 
     def __init__(

@@ -77,11 +77,11 @@ class GenerationDrift(Detector):
     """
 
     identity = ("sample",)
-    state_form = staticmethod(
-        form.also(
-            detector_form(real=form.maybe(form.tensor), batch=form.anything, best=form.many(_BEST, 2)),
-            {"first_loss": _BEST},
-        )
+    state_form = detector_form(
+        real=form.maybe(form.tensor),
+        batch=form.anything,
+        best=form.many(_BEST, 2),
+        optional={"first_loss": _BEST},
     )
 
     def __init__(

@@ -132,25 +132,23 @@ class PredictionCollapse(Detector):
     """
 
     identity = ("output", "target")
-    state_form = staticmethod(
-        form.also(
-            detector_form(sums=_rows_form),
-            {
-                "start": form.maybe(form.tensor),
-                "at_start": form.named(form.measured),
-                "kind": form.one_of(*_KINDS),
-                "logits": form.flag,
-                "highest": form.measured,
-                "prints": form.maybe(form.tensor),
-                "known": form.maybe(form.tensor),
-                "evidence": form.record(
-                    {
-                        "last": form.many(form.measured),
-                        **{"sum": form.number, "checks": form.whole, "samples": form.least_zero},
-                    }
-                ),
-            },
-        )
+    state_form = detector_form(
+        sums=_rows_form,
+        optional={
+            "start": form.maybe(form.tensor),
+            "at_start": form.named(form.measured),
+            "kind": form.one_of(*_KINDS),
+            "logits": form.flag,
+            "highest": form.measured,
+            "prints": form.maybe(form.tensor),
+            "known": form.maybe(form.tensor),
+            "evidence": form.record(
+                {
+                    "last": form.many(form.measured),
+                    **{"sum": form.number, "checks": form.whole, "samples": form.least_zero},
+                }
+            ),
+        },
     )
 
     def __init__(
