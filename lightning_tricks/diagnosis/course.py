@@ -30,14 +30,16 @@ _FINDING = form.record(
     }
 )
 _NUMBERS = form.many(form.measured)
+# of a check; the loss on the first batch is apart, since a resumed run measures it on the first batch that it gets
+_SAVED = ("mean", "median", "rate", "ratio", "weights", "spread")
 FORMS: dict[str, form.Form] = {
     **{"steps": form.many(form.number), "findings": form.many(_FINDING)},
     **dict.fromkeys(("means", "usual", "validation"), _NUMBERS),
 }
 OPTIONAL_FORMS: dict[str, form.Form] = {
-    "checks": form.many(form.many(form.measured, len(Check._fields) - 2)),
+    "checks": form.many(form.many(form.measured, len(_SAVED))),
     "counts": form.many(form.whole),
-    **dict.fromkeys(("early", "spike", "sizes", "scores"), _NUMBERS),
+    **dict.fromkeys(("early", "spike", "sizes", "scores", "fixed_batch_loss"), _NUMBERS),
     "hints": form.many(form.record({"finding": _FINDING, "times": form.whole})),
     "felt": form.flag,
 }
@@ -253,7 +255,8 @@ class Course:
             **{n: list(getattr(self, n)) for n in ("usual", "validation", "early", "spike", "scores", "sizes")},
             "steps": [check.step for check in self.checks],
             "means": [check.mean for check in self.checks],
-            "checks": [list(check[1:-1]) for check in self.checks],
+            "checks": [[getattr(check, name) for name in _SAVED] for check in self.checks],
+            "fixed_batch_loss": [check.fixed for check in self.checks],
             "counts": [check.losses for check in self.checks],
             "findings": [_plain(finding) for finding in self.noted.values()],
             "hints": [{"finding": _plain(finding), "times": times} for finding, times in self.hints.values()],
@@ -267,11 +270,15 @@ class Course:
             ValueError: the curve has not as many steps as losses.
         """
         steps, means = state["steps"], state["means"]
-        rows = state.get("checks", [(m, m, *[math.nan] * (len(Check._fields) - 4)) for m in means])
+        rows = state.get("checks", [(m, m, *[math.nan] * (len(_SAVED) - 2)) for m in means])
         counts = state.get("counts", [0] * len(means))
-        if not len(steps) == len(means) == len(rows) == len(counts):
+        fixed = state.get("fixed_batch_loss", [math.nan] * len(means))
+        if not len(steps) == len(means) == len(rows) == len(counts) == len(fixed):
             raise ValueError("the curve has not as many steps as losses")
-        self.checks = [Check._make([int(s), *row, n]) for s, row, n in zip(steps, rows, counts, strict=True)]
+        self.checks = [
+            Check(int(step), losses=count, fixed=loss, **dict(zip(_SAVED, row, strict=True)))
+            for step, row, count, loss in zip(steps, rows, counts, fixed, strict=True)
+        ]
         self.early, self.felt = list(state.get("early", means[:1])), state.get("felt", bool(means))
         for name in ("usual", "validation", "spike", "scores", "sizes"):
             setattr(self, name, list(state.get(name, [])))

@@ -225,7 +225,9 @@ class PredictionCollapse(Detector):
         count = len(next(iter(kept.values())))
         if self._sums.keys() - {*kept, "part"}:  # of a checkpoint of other targets
             self._sums = {}
-        if "part" not in self._sums or self._inside >= _LEAST:
+        if "part" not in self._sums:
+            self._part = self._inside = 0
+        elif self._inside >= _LEAST:
             self._part, self._inside = self._part + 1, 0
         self._inside += count
         kept["part"] = torch.full((count,), self._part, device=output.device)

@@ -426,6 +426,11 @@ class MemoryDoctor(Detector):
             checkpointed=self._graph.packed > 0,
         )
 
+    def trick_state(self) -> dict[str, Any]:
+        """Without the last readings, which are of this process."""
+        state = super().trick_state()
+        return state if self._verdict.alarmed else {**state, "verdict": {**state["verdict"], "values": {}}}
+
     def stopped(self, run: TrainingRun) -> None:
         """Let go of everything."""
         super().stopped(run)
