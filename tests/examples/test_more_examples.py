@@ -121,10 +121,10 @@ def test_a_study_goes_on_and_keeps_why_a_trial_ended(tmp_path: Path) -> None:
     printed = run("hyperparameter_search", tmp_path, "--sampler", "random", "--trials", "3", "--storage", where)
     assert "3 trials, 1 of them from before" in printed
     assert "complete: 2" in printed
-    assert "divergence: 1" in printed
+    assert "learning rate too high: 1" in printed
     before, diverged, good = optuna.load_study(study_name="random", storage=storage).trials
     assert before.value == 0.5
-    assert (diverged.state, diverged.user_attrs) == (TrialState.PRUNED, {"cause": "divergence"})
+    assert (diverged.state, diverged.user_attrs) == (TrialState.PRUNED, {"cause": "learning rate too high"})
     assert good.state == TrialState.COMPLETE
     assert good.value is not None and good.value > 0.85
     assert f"{good.value:.1%}" in printed
