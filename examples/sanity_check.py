@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -76,10 +77,10 @@ def main() -> None:
     ax.axis("off")
     cells = [[results[m].get(n, "") for n in names] for m in MISTAKES]
     colors = [[COLORS.get(c, "white") for c in row] for row in cells]
-    table = ax.table(cells, cellColours=colors, rowLabels=MISTAKES, colLabels=names, cellLoc="center", loc="center")
+    table = ax.table(cells, cellColours=colors, rowLabels=MISTAKES, colLabels=[textwrap.fill(n, 14) for n in names], cellLoc="center", loc="center")
     table.auto_set_font_size(False)
     table.set_fontsize(8)
-    table.scale(1, 1.6)
+    table.scale(1, 2.4)
     RUNS.mkdir(exist_ok=True)
     figure.savefig(RUNS / "sanity_check.png", dpi=120)
     print(f"picture: {RUNS / 'sanity_check.png'}")
