@@ -77,7 +77,14 @@ def main() -> None:
     ax.axis("off")
     cells = [[results[m].get(n, "") for n in names] for m in MISTAKES]
     colors = [[COLORS.get(c, "white") for c in row] for row in cells]
-    table = ax.table(cells, cellColours=colors, rowLabels=MISTAKES, colLabels=[textwrap.fill(n, 14) for n in names], cellLoc="center", loc="center")
+    table = ax.table(
+        cells,
+        cellColours=colors,
+        rowLabels=MISTAKES,
+        colLabels=[textwrap.fill(n, 14) for n in names],
+        cellLoc="center",
+        loc="center",
+    )
     table.auto_set_font_size(False)
     table.set_fontsize(8)
     table.scale(1, 2.4)
