@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import logging
 import re
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from benchmarks.models.scenario import HALVES, Scenario
 from benchmarks.models.scenarios import SCENARIOS
 from benchmarks.models.trainings import Training, loader
 from benchmarks.peers import PEERS, Recorder
+from benchmarks.quiet import quiet
 from benchmarks.results import FOLDER, save
 from lightning_tricks import Rollback, SanityCheck, TrainingDoctor, TrickError, Verdict
 
@@ -48,25 +48,6 @@ QUICK = (
     "breast cancer",
     "slow learner, SGD 1e-3",
 )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """One thread, and nothing said; put back after it."""
-    names = ("lightning.pytorch", "pytorch_lightning", "lightning.fabric")
-    loggers = [logging.getLogger(n + more) for n in names for more in ("", ".utilities.rank_zero")]
-    levels, threads = [logger.level for logger in loggers], torch.get_num_threads()
-    torch.set_num_threads(1)
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def fit(training: Training, callbacks: list[Any], updates: int | None = None) -> None:

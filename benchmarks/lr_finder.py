@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -30,6 +28,7 @@ from torch import Tensor
 from benchmarks.environment import describe
 from benchmarks.models.small_tasks import OPTIMIZERS, TASKS, Task, text_hash, trained_loss
 from benchmarks.models.task_families import FAMILIES, HELD_OUT, optimizers_of
+from benchmarks.quiet import quiet
 from benchmarks.results import FOLDER, save, table
 from lightning_tricks import LRFinder
 
@@ -146,10 +145,10 @@ def on_grid(losses: Sequence[float], lr: float) -> float:
     return math.exp(a + (b - a) * (place - low))
 
 
+@quiet()
 def _work(job: tuple[str, str, int, tuple[str, ...]]) -> dict[str, Any]:
     """One task, optimizer and seed, in a process of its own."""
     name, optimizer, seed, finders = job
-    _quiet()
     task = ALL[name]()
     row: dict[str, Any] = {"task": name, "optimizer": optimizer, "seed": seed}
     if not finders:
@@ -174,14 +173,6 @@ def _work(job: tuple[str, str, int, tuple[str, ...]]) -> dict[str, Any]:
     if OURS in finders:
         row["orders"] = [row[OURS], *(ours(task, optimizer, seed, False, order) for order in range(1, ORDERS))]
     return row
-
-
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.ERROR)
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _all(jobs: list[Any], title: str, processes: int) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import random
 import sys
 import threading
@@ -29,6 +28,7 @@ from benchmarks.measure import Estimate, Lane, interleave, median_interval, pair
 from benchmarks.models.resnet import resnet18
 from benchmarks.models.towers import compute_bound, launch_bound, loop_bound
 from benchmarks.models.transformer import byte_transformer
+from benchmarks.quiet import loggers_silent
 from benchmarks.results import FOLDER, save, table
 from lightning_tricks import (
     DeadUnits,
@@ -394,9 +394,7 @@ def main(arguments: Sequence[str]) -> int:
     options.only = [name for name in ROWS if name == BARE or any(part in name for part in parts)]
     out = options.out or FOLDER / f"overhead-{options.profile}.json"
 
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
-    with _put_back(), warnings.catch_warnings():
+    with loggers_silent(), _put_back(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = _measure(models, gpu, options)
     text = markdown(result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import logging
 import os
 import re
 import subprocess
@@ -25,6 +24,7 @@ from benchmarks import accuracy, ceilings, figures, optimizer_steps, precision_r
 from benchmarks.cells import Plan, measure, pack, settings_for
 from benchmarks.environment import describe
 from benchmarks.overhead import synchronizes
+from benchmarks.quiet import loggers_silent
 from benchmarks.results import FOLDER, save
 from benchmarks.settings import PRECISIONS, Setting, all_flags
 from benchmarks.workloads import PROFILES, workloads
@@ -294,17 +294,9 @@ def _save(result: dict[str, Any], path: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Only the progress bar speaks while Trainers are made by the dozen."""
-    names = [n for n in logging.root.manager.loggerDict if n.startswith(("lightning", "pytorch_lightning"))]
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+    with loggers_silent(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 # and the tests' child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
 import random
 import re
 import signal
@@ -22,6 +23,11 @@ import torch
 
 from lightning_tricks.precision.plugins import cache_is_safe
 
+_LOGGERS = [
+    name + more
+    for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric")
+    for more in ("", ".utilities.rank_zero")
+]
 _IGNORED_THREADS = ("QueueFeederThread", "pytest_timeout", "pin_memory", "execnet", "tqdm_monitor")
 
 
@@ -39,6 +45,7 @@ def _settings() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "default dtype": torch.get_default_dtype(),
         "threads of torch": torch.get_num_threads(),
+        "levels of loggers": {name: logging.getLogger(name).level for name in _LOGGERS},
         "process group": torch.distributed.is_initialized(),
     }
 
