@@ -15,7 +15,7 @@ from scipy.stats import beta
 from benchmarks.models.scenario import SANITY
 from benchmarks.peers import PEERS, PUBLISHED
 from benchmarks.results import table
-from lightning_tricks.measure.causes import Rate, kind_of
+from lightning_tricks.detection.causes import Rate, kind_of
 
 Row = dict[str, Any]
 

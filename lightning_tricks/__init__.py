@@ -46,13 +46,15 @@ from lightning_tricks.collapse.metrics import (
     VendiScore,
 )
 from lightning_tricks.collapse.recursive import MixedGenerations
+from lightning_tricks.detection.action import AlarmError, Rollback
+from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.diagnosis.callbacks import MemoryDoctor, SanityCheck, TrainingDoctor
 from lightning_tricks.errors import ConflictError, NonFiniteError, TrickError, UnsupportedError
 from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
+from lightning_tricks.lifecycle.messages import TrickWarning
 from lightning_tricks.lr_finder.callbacks import LRFinder
-from lightning_tricks.measure.alarm import Verdict
 from lightning_tricks.mixin import TricksMixin
 from lightning_tricks.precision.advice import PrecisionAdvice, advise_precision
 from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, PrecisionDoctor
@@ -62,7 +64,6 @@ from lightning_tricks.report.callbacks import ProgressMetrics
 from lightning_tricks.resume.callbacks import ResumeGuard
 from lightning_tricks.resume.exact import ExactResume
 from lightning_tricks.resume.plugins import DurableCheckpointIO
-from lightning_tricks.runtime.action import AlarmError, Rollback, TrickWarning
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
     Constant,

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
+import lightning_tricks
 from lightning_tricks.errors import nearest
-from lightning_tricks.recipes import public_classes
-from lightning_tricks.runtime.trick import trainer_arguments
+from lightning_tricks.lifecycle.trick import trainer_arguments
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _SECTIONS = ("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "ckpt_path", "weights_only")
@@ -182,3 +182,9 @@ def _value(findings: Findings, where: str, value: Any, parameters: Mapping[str, 
     if isinstance(value, str) and value[:1].isupper() and _ours(value) is not None:
         return _entry(findings, where, {"class_path": value}, callback=False)
     return value
+
+
+def public_classes() -> dict[str, type]:
+    """Return the public classes of the package by name."""
+    found = {name: getattr(lightning_tricks, name) for name in lightning_tricks.__all__}
+    return {name: value for name, value in found.items() if inspect.isclass(value)}

@@ -4,6 +4,7 @@ TrickError(RuntimeError)        something found at fit start or while training
 ├── ConflictError               two writers want the same thing
 ├── UnsupportedError            this strategy, optimizer or setting is refused, by name
 │   └── NotRestorableError      user code may not run a second time: something it changes cannot be put back
+├── RunEndsError                the user asked for the run to end here: no guard of an observer holds it back
 └── NonFiniteError              gradients hold NaN or inf, and the user asked to stop
 
 Bad arguments raise ``ValueError`` or ``TypeError`` at construction, with the same form of message::
@@ -46,6 +47,10 @@ class NotRestorableError(UnsupportedError):
     def __init__(self, what: str, root: str = "") -> None:
         super().__init__(f"{what}, so that a dry run would leave a trace. {self.remedy}.")
         self.what, self.root = what, root
+
+
+class RunEndsError(TrickError):
+    """The user asked for the run to end in such a case; no guard of an observer holds it back."""
 
 
 class NonFiniteError(TrickError):

@@ -52,7 +52,7 @@ from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
 from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coefficients
 from lightning_tricks.lr_finder.suggest import minimum, slide, steepest, valley
 from lightning_tricks.lr_finder.sweep import smoothed
-from lightning_tricks.measure.norms import (
+from lightning_tricks.numerics.norms import (
     bounded_sample,
     group_norms,
     nonfinite,
@@ -60,7 +60,7 @@ from lightning_tricks.measure.norms import (
     total_norm,
     unit_norms,
 )
-from lightning_tricks.measure.units import (
+from lightning_tricks.numerics.units import (
     dead_share,
     dormant_share,
     saturated_share,

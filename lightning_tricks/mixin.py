@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import ConflictError
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.modules.names import compiled_as_a_whole
 from lightning_tricks.precision.callbacks import PrecisionDoctor
 from lightning_tricks.recipes import Recipe, Tricks, as_recipe
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.modules import compiled_as_a_whole
 
 
 class TricksMixin:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import lightning_tricks
 from lightning_tricks.errors import message, nearest
+from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.optimizers import OptimizerChoice
-from lightning_tricks.runtime.trick import Trick
 from lightning_tricks.schedules.lengths import MultiStep
 
 Tricks = str | Sequence[Any] | Mapping[str, Any]
@@ -296,15 +295,16 @@ def as_recipe(tricks: Tricks) -> Recipe:
     return Recipe("", OptimizerChoice(), "the default", callbacks=callbacks)
 
 
-def public_classes() -> dict[str, type]:
-    """Return the public classes of the package by name."""
-    found = {name: getattr(lightning_tricks, name) for name in lightning_tricks.__all__}
-    return {name: value for name, value in found.items() if inspect.isclass(value)}
-
-
 def tricks() -> dict[str, type[Trick]]:
-    """Return the public callbacks by name."""
-    return {name: cls for name, cls in public_classes().items() if issubclass(cls, Trick)}
+    """Return the callbacks of the pack by name: the subclasses of ``Trick`` that none of the pack's own extends."""
+    found = [cls for cls in _subclasses(Trick) if cls.__module__.startswith("lightning_tricks.")]
+    extended = {base for cls in found for base in cls.__bases__}
+    return {cls.__name__: cls for cls in sorted(found, key=lambda cls: cls.__name__) if cls not in extended}
+
+
+def _subclasses(cls: type[Trick]) -> list[type[Trick]]:
+    own = cls.__subclasses__()
+    return own + [found for sub in own for found in _subclasses(sub)]
 
 
 def named(name: str) -> type[Trick]:

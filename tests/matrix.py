@@ -226,7 +226,7 @@ HOST_READS = {
 }
 
 
-# form of a batch -> how GradientAccumulation counts its samples; each is in tests/measure/test_batches.py
+# form of a batch -> how GradientAccumulation counts its samples; each is in tests/modules/test_batches.py
 BATCHES = {
     "tensors in lists, tuples, named tuples, mappings (`UserDict`, `BatchEncoding`), dataclasses (with slots), objects": (
         "the first dimension that all tensors agree on"

@@ -13,7 +13,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import nn
 
 from lightning_tricks import ConflictError, GradientClip, GradientMonitor, LRSchedule, TricksMixin, TrickWarning
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import loader, trainer, weights
 
 

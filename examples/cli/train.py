@@ -25,10 +25,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import TricksMixin
+from lightning_tricks.publishing.events import events
 from lightning_tricks.report.figures import draw_lines
 from lightning_tricks.report.logs import read_logs
 from lightning_tricks.report.page import write_report
-from lightning_tricks.runtime.events import events
 
 RUNS = Path(__file__).parents[2] / "runs"
 

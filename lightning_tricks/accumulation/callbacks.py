@@ -18,14 +18,14 @@ from lightning_tricks.accumulation.weights import WEIGHTS, Weight, as_weight, re
 from lightning_tricks.accumulation.window import Fixed, Target, as_window
 from lightning_tricks.dry_run.training_step import StepWrapper
 from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, message, require_choice
-from lightning_tricks.measure import form
-from lightning_tricks.runtime import gradient_writer, host
-from lightning_tricks.runtime.host import as_scalar
-from lightning_tricks.runtime.logbook import Page
-from lightning_tricks.runtime.publish import Cadence
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import reduced
-from lightning_tricks.runtime.trick import Trick, defined_by_lightning
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning
+from lightning_tricks.numerics import form, host
+from lightning_tricks.numerics.host import as_scalar
+from lightning_tricks.numerics.shards import reduced
+from lightning_tricks.optimizer_step import gradient_writer
+from lightning_tricks.optimizer_step.logbook import Page
+from lightning_tricks.publishing.publish import Cadence
 
 _SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda ratio: 1.0, "linear": float, "sqrt": math.sqrt}
 

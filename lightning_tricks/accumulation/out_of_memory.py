@@ -17,9 +17,9 @@ from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.training_step import Logged, logs_kept_back, replay
 from lightning_tricks.errors import NotRestorableError, TrickError, is_out_of_memory
-from lightning_tricks.runtime import gradient_writer
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.optimizer_step import gradient_writer
 
 _OWNER = "GradientAccumulation"
 _MOST_PARTS = 4096

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from lightning_tricks.accumulation.weights import read_samples
 from lightning_tricks.errors import TrickError
-from lightning_tricks.measure.batches import is_list_of_samples, own_count, parts_of
+from lightning_tricks.modules.batches import is_list_of_samples, own_count, parts_of
 
 SplitFunction = Callable[[Any, int], Sequence[Any]]
 

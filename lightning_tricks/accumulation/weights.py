@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from lightning_tricks.errors import TrickError, message
-from lightning_tricks.measure.batches import Samples, samples_of
-from lightning_tricks.measure.labels import counts
-from lightning_tricks.runtime import host
+from lightning_tricks.modules.batches import Samples, samples_of
+from lightning_tricks.modules.labels import counts
+from lightning_tricks.numerics import host
 
 Weight = int | float | Tensor
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.measure.subset import spread
+from lightning_tricks.numerics.subset import spread
 
 _PLACES = 64
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lightning_tricks.collapse.structure import falls_with_depth
-from lightning_tricks.measure.causes import Cause, Explained
+from lightning_tricks.detection.causes import Cause, Explained
 
 _DEPENDENT = 1e-4  # an output that depends on its input
 _FAR_OFF = -2.0  # R squared: the error is three times the variance of the targets

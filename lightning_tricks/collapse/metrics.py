@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from lightning_tricks.collapse import generation, prediction, representation
 from lightning_tricks.errors import message, require_count
-from lightning_tricks.measure.labels import counts
+from lightning_tricks.modules.labels import counts
 
 
 class _Sums(Metric):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_tricks.collapse import association, prediction
-from lightning_tricks.measure.subset import spread
+from lightning_tricks.numerics.subset import spread
 
 Sums = dict[str, Tensor]
 

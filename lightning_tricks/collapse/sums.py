@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import association, prediction, representation, structure
-from lightning_tricks.measure import form
-from lightning_tricks.measure.labels import counts
-from lightning_tricks.measure.subset import subset
-from lightning_tricks.runtime.shards import local
+from lightning_tricks.modules.labels import counts
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.subset import subset
 
 Sums = dict[str, Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_tricks.measure import units
+from lightning_tricks.numerics import units
 
 Sums = dict[str, Tensor]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse.prediction import entropy, shares
-from lightning_tricks.measure.subset import subset
-from lightning_tricks.runtime.shards import local
+from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.subset import subset
 
 MOST_ENTRIES = 2**20  # a whole number beyond is not the number of an entry
 MOST_ROWS = 2048  # of one forward pass

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
-from lightning_tricks.runtime.shards import local
+from lightning_tricks.numerics.shards import local
 
 JSON_NAME, TEXT_NAME = "health.json", "health.txt"
 

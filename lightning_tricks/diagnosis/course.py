@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lightning_tricks.detection.causes import Cause, Hint, kind_of
+from lightning_tricks.detection.detector import MOST_POINTS
 from lightning_tricks.diagnosis import findings, loss_curve
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.loss_curve import Check
-from lightning_tricks.measure import form
-from lightning_tricks.measure.causes import Cause, Hint, kind_of
-from lightning_tricks.measure.error_parts import ErrorParts, error_parts
-from lightning_tricks.runtime.detector import MOST_POINTS
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.error_parts import ErrorParts, error_parts
 
 _MOST_CHECKS = 1024  # the rules look at all of them, at each check
 _USUAL_LOSSES = 150

@@ -13,7 +13,7 @@ from lightning_tricks.diagnosis import sanity_data
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.errors import NotRestorableError
-from lightning_tricks.measure.labels import counts
+from lightning_tricks.modules.labels import counts
 
 WINDOW = 8  # consecutive batches
 SPREAD = 256  # samples from everywhere

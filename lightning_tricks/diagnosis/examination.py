@@ -28,9 +28,9 @@ from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import shortened
-from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
-from lightning_tricks.runtime.replaced import Hook
-from lightning_tricks.runtime.trace import floating
+from lightning_tricks.modules.names import in_compiled_graphs, plain_modules
+from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.modules.trace import floating
 
 UPDATES_BEFORE_ASKING = 5  # zero-initialised heads, LoRA and ReZero have gradients and depend on inputs by then
 MOST_TENSORS = 12  # of a batch that are asked for their roles, in one forward pass or two each

@@ -12,10 +12,10 @@ from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.gradient_flow import related
 from lightning_tricks.diagnosis.sanity import Check
-from lightning_tricks.measure.labels import counts
-from lightning_tricks.measure.units import dead_share, saturated_share
-from lightning_tricks.runtime.replaced import Hook
-from lightning_tricks.runtime.trace import floating
+from lightning_tricks.modules.labels import counts
+from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.units import dead_share, saturated_share
 
 BATCHES_FOR_UNITS = 8
 NO_INPUT = "no tensor of the batch was found that is an input and not a label"

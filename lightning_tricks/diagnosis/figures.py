@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_tricks.runtime.events import mark_events
+from lightning_tricks.publishing.events import mark_events
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lightning_tricks.diagnosis.findings import Finding
-    from lightning_tricks.runtime.events import Event
+    from lightning_tricks.publishing.events import Event
 
 
 def draw_training(

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lightning_tricks.detection.causes import Cause, Hint, Rate, kind_of
 from lightning_tricks.diagnosis.loss_curve import Check
-from lightning_tricks.measure.causes import Cause, Hint, Rate, kind_of
 
 LEAST_CONFIDENCE = 0.6  # of a finding that is shown
 SMALLEST_RATIO, LARGEST_RATIO = 1e-4, 1e-2

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_map
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check, Gradients
-from lightning_tricks.runtime.replaced import Hook
-from lightning_tricks.runtime.selection import parameter_names
-from lightning_tricks.runtime.trace import floating
+from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.modules.selection import parameter_names
+from lightning_tricks.modules.trace import floating
 
 _EDGES = 2  # rows of a list of edges
 _MARK = 1e8  # no gradient is that large in every element

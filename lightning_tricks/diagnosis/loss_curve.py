@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from lightning_tricks.measure.causes import Cause, Explained
+from lightning_tricks.detection.causes import Cause, Explained
 
 MAD_TO_STD = 1.4826
 FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is not finite

@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.gradient_flow import partners
 from lightning_tricks.diagnosis.one_batch import Trial
 from lightning_tricks.diagnosis.recognition import LEFT_OUT
 from lightning_tricks.diagnosis.sanity import Check
-from lightning_tricks.measure.labels import counted, counts
+from lightning_tricks.modules.labels import counted, counts
 
 UPDATES, UPDATES_AT_OTHER_RATES, UPDATES_TO_RECOVER = 40, 15, 15
 LABEL_BATCHES = 8

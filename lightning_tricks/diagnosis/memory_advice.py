@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lightning_tricks.detection.causes import Cause, Explained
 from lightning_tricks.diagnosis.memory import Growth
 from lightning_tricks.diagnosis.memory_table import shown_bytes
-from lightning_tricks.measure.causes import Cause, Explained
 
 _MOST = 3  # holders that a verdict names
 

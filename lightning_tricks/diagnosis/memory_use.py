@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 from lightning_tricks.dry_run.graphs import Graph
 from lightning_tricks.dry_run.tensors import storage_of
-from lightning_tricks.measure.batches import samples_of
-from lightning_tricks.runtime.shards import local
+from lightning_tricks.modules.batches import samples_of
+from lightning_tricks.numerics.shards import local
 
 _STATES = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "RMSprop": 1, "Adagrad": 1}
 IN_FUNCTIONS = "functions between modules"

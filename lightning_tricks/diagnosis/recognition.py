@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.measure.labels import counts, matched
+from lightning_tricks.modules.labels import counts, matched
 
 LEFT_OUT = -100  # what all negative labels become: each training marks with another number what it leaves out
 _CLOSE = 2e-5  # float32 sums differ by 1e-6; logits of an untrained layer and their softmax by 1e-3

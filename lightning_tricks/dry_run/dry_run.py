@@ -30,12 +30,12 @@ from lightning_tricks.dry_run.snapshot import Snapshot, taken
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of, original_step, step_arguments
 from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError
-from lightning_tricks.runtime.gradient_writer import average
-from lightning_tricks.runtime.horizon import window_at, window_lengths
-from lightning_tricks.runtime.rate import scale_rates
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import on_any_rank, reduced
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.horizon import window_at, window_lengths
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics.shards import on_any_rank, reduced
+from lightning_tricks.optimizer_step.gradient_writer import average
+from lightning_tricks.optimizer_step.rate_request import scale_rates
 
 # Lightning's own callbacks that only watch, save or show: they would write files and draw bars
 _BYSTANDERS = frozenset(
@@ -167,7 +167,7 @@ class DryRun:
         """Let fresh copies of the tricks that shape gradients take part; their hooks are there before the snapshot."""
         trainer, module = self._trainer, self._module
         before = {name: vars(trainer)[name] for name in ("callbacks", "accumulate_grad_batches")}
-        twins = [copy.copy(trick) for trick in self._run.tricks if trick.in_dry_run]
+        twins = [copy.copy(t) for t in self._run.tricks if isinstance(t, Trick) and t.in_dry_run]
         steered = any(hasattr(twin, "updates_in_epoch") for twin in twins)
         window = 1 if steered else window_at(window_lengths(trainer), 0)
         vars(trainer).update(callbacks=twins, accumulate_grad_batches=window)

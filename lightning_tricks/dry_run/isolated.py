@@ -15,9 +15,9 @@ from lightning_tricks.dry_run.snapshot import Snapshot, taken
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, original_step, step_arguments
 from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import NotRestorableError
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import on_any_rank
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics.shards import on_any_rank
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from lightning_tricks.runtime.trick import Trick, of_lightning
+from lightning_tricks.lifecycle.trick import Trick, of_lightning
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from lightning_tricks.runtime.host import as_scalar
-from lightning_tricks.runtime.replaced import PutBack, replaced
+from lightning_tricks.modules.replaced import PutBack, replaced
+from lightning_tricks.numerics.host import as_scalar
 
 _ORIGINAL = "_lightning_tricks_original"
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lightning_tricks.errors import require_count, require_number
 from lightning_tricks.gradients.rules import ClipRule, State, clip_coefficients
-from lightning_tricks.measure.norms import total_norm
-from lightning_tricks.measure.running import Percentile, Welford, counts, shape
+from lightning_tricks.numerics.norms import total_norm
+from lightning_tricks.numerics.running import Percentile, Welford, counts, shape
 
 
 @dataclass(frozen=True)

@@ -28,19 +28,18 @@ from lightning_tricks.gradients.noise_scale import NoiseScale, NoiseWindow
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
 from lightning_tricks.gradients.rules import ClipRule, as_rule
-from lightning_tricks.measure import form
-from lightning_tricks.measure.norms import bounded_sample, tensor_norms, total_norm
-from lightning_tricks.measure.state import State, fitting, moved
-from lightning_tricks.runtime import host
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.gradient_writer import make_skipping_safe
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.publish import Cadence, draws_histograms
-from lightning_tricks.runtime.replaced import PutBack, replaced
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.selection import check_patterns
-from lightning_tricks.runtime.shards import local
-from lightning_tricks.runtime.trick import Trick, defined_by_lightning
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning
+from lightning_tricks.modules.replaced import PutBack, replaced
+from lightning_tricks.modules.selection import check_patterns
+from lightning_tricks.numerics import form, host
+from lightning_tricks.numerics.norms import bounded_sample, tensor_norms, total_norm
+from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.state import State, fitting, moved
+from lightning_tricks.optimizer_step.gradient_writer import make_skipping_safe
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.publishing.publish import Cadence, draws_histograms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

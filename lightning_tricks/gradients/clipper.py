@@ -13,10 +13,10 @@ from lightning_tricks.gradients.nonfinite import NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
 from lightning_tricks.gradients.rules import AGC, ClipRule, ClipValue
 from lightning_tricks.gradients.units import excluded, unit_factors
-from lightning_tricks.measure.norms import total_norm
-from lightning_tricks.measure.state import State, fitting, moved
-from lightning_tricks.runtime.gradient_writer import GradientWriter
-from lightning_tricks.runtime.logbook import OptimizerView, Page
+from lightning_tricks.numerics.norms import total_norm
+from lightning_tricks.numerics.state import State, fitting, moved
+from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 _STATISTICS = ClipStatistics()
 _SETTLE_AFTER = 64

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.measure.running import Ema
+from lightning_tricks.numerics.running import Ema
 
 State = dict[str, Any]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_tricks.measure.norms import nonfinite
-from lightning_tricks.runtime.publish import Publisher
+from lightning_tricks.numerics.norms import nonfinite
+from lightning_tricks.publishing.publish import Publisher
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_tricks.measure.norms import group_norms, total_norm
-from lightning_tricks.runtime.logbook import OptimizerView
-from lightning_tricks.runtime.selection import assign, matching
+from lightning_tricks.modules.selection import assign, matching
+from lightning_tricks.numerics.norms import group_norms, total_norm
+from lightning_tricks.optimizer_step.logbook import OptimizerView
 
 
 @dataclass(frozen=True)

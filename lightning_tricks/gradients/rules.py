@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.errors import message, require_number
-from lightning_tricks.measure.norms import unit_norms
-from lightning_tricks.runtime.selection import fault_of
+from lightning_tricks.modules.selection import fault_of
+from lightning_tricks.numerics.norms import unit_norms
 
 State = dict[str, Any]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightning_tricks.errors import UnsupportedError, message
 from lightning_tricks.gradients.rules import AGC, adaptive_coefficient
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.selection import matching
+from lightning_tricks.modules.selection import matching
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 
 def excluded(rule: AGC, view: OptimizerView) -> set[int]:

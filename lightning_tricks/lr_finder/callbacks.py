@@ -25,6 +25,9 @@ from lightning_tricks.errors import (
     require_flag,
     require_number,
 )
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.lr_finder.base_rates import base_rates, multiply_rates, without_known_rates
 from lightning_tricks.lr_finder.suggest import (
     CANDIDATES,
@@ -37,11 +40,8 @@ from lightning_tricks.lr_finder.suggest import (
     judge,
 )
 from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
-from lightning_tricks.measure import form
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.rate import require_rates
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.numerics import form
+from lightning_tricks.optimizer_step.rate_request import require_rates
 
 _BETA = {True: 0.8, False: 0.9}  # the loss of ever new batches is noisier than that of a fixed one
 

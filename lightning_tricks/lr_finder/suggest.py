@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lightning_tricks.lr_finder.figures import draw_result
+from lightning_tricks.lr_finder.figures import draw_sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,15 @@ class Result:
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: losses over rates (log), raw and smoothed, every suggestion marked."""
-        return draw_result(self)
+        return draw_sweep(
+            self.lrs,
+            self.losses,
+            self.smoothed,
+            first_loss=self.first_loss,
+            suggestions=self.suggestions,
+            suggestion=self.suggestion,
+            title="" if self.confident else "low confidence: " + "; ".join(self.reasons),
+        )
 
 
 def minimum(lrs: Sequence[float], losses: Sequence[float], first: float) -> float | None:

@@ -25,25 +25,24 @@ from lightning_tricks.errors import (
     require_choice,
     require_count,
 )
-from lightning_tricks.measure import form
-from lightning_tricks.measure.norms import nonfinite, tensor_norms
-from lightning_tricks.measure.state import State
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable, refuse_compiled
+from lightning_tricks.modules.trace import Call, Trace, floating, largest
+from lightning_tricks.numerics import form, host
+from lightning_tricks.numerics.norms import nonfinite, tensor_norms
+from lightning_tricks.numerics.shards import on_any_rank, reduced
+from lightning_tricks.numerics.state import State
+from lightning_tricks.optimizer_step.gradient_writer import make_skipping_safe
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.precision import health
 from lightning_tricks.precision.health import Finding, Findings
 from lightning_tricks.precision.islands import Islands
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 from lightning_tricks.precision.scale_policy import ScalePolicy, on_host
 from lightning_tricks.precision.watch import Watch, picked
-from lightning_tricks.runtime import host
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.gradient_writer import make_skipping_safe
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules, reachable, refuse_compiled
-from lightning_tricks.runtime.publish import Cadence
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import on_any_rank, reduced
-from lightning_tricks.runtime.trace import Call, Trace, floating, largest
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.publishing.publish import Cadence
 
 _AUTO = "auto"
 _STREAK = 8

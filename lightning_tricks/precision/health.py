@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.errors import listed
+from lightning_tricks.modules.trace import Call
 from lightning_tricks.precision.watch import LARGEST
-from lightning_tricks.runtime.trace import Call
 
 _LITTLE_HEADROOM = 2.0
 _MUCH_UNDERFLOW = 0.5

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_tricks.errors import UnsupportedError
-from lightning_tricks.runtime.replaced import Hook
+from lightning_tricks.modules.replaced import Hook
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

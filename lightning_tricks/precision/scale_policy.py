@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.errors import message, require_count, require_number
-from lightning_tricks.measure.state import State
+from lightning_tricks.numerics.state import State
 
 _OWNER = "LossScaleGuard"
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.runtime.replaced import Hook
-from lightning_tricks.runtime.shards import local
-from lightning_tricks.runtime.trace import floating, largest
+from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.modules.trace import floating, largest
+from lightning_tricks.numerics.shards import local
 
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0

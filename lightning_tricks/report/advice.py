@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, median
 
-from lightning_tricks.runtime.events import Series
+from lightning_tricks.publishing.events import Series
 
 _OFTEN_CLIPPED = 0.5
 _OFTEN_SKIPPED = 0.05

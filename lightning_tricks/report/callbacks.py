@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import final
 
 from lightning_tricks.errors import message
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
 
 _USUAL = ("grad/norm", "schedule/lr", "amp/scale")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from lightning_tricks.gradients.figures import draw_layers
-from lightning_tricks.runtime.events import Event, Series, mark_events
+from lightning_tricks.publishing.events import Event, Series, mark_events
 
 _MOST_LINES = 8
 _MOST_LAYERS = 120

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from lightning_tricks.detection.causes import Cause
 from lightning_tricks.diagnosis.findings import Finding, ranked
-from lightning_tricks.measure.causes import Cause
-from lightning_tricks.measure.error_parts import ErrorParts
+from lightning_tricks.numerics.error_parts import ErrorParts
+from lightning_tricks.publishing.events import Event, events
 from lightning_tricks.report import figures
 from lightning_tricks.report.advice import advice, is_loss
 from lightning_tricks.report.logs import Logs, Points, read_logs
-from lightning_tricks.runtime.events import Event, events
 
 _MEANING = {
     "clip": "the gradient was longer than the threshold and was shortened",

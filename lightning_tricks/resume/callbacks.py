@@ -14,16 +14,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_tricks.errors import TrickError, in_one_line, require_choice
+from lightning_tricks.lifecycle.horizon import updates_per_epoch
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning, of_lightning
+from lightning_tricks.modules.replaced import replaced
 from lightning_tricks.resume import held, preflight
 from lightning_tricks.resume.plugins import DurableCheckpointIO, local
 from lightning_tricks.resume.preflight import Data, Finding, Loader, Writer
 from lightning_tricks.resume.replay import keeps_its_own_state
 from lightning_tricks.resume.state import generator_states
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.horizon import updates_per_epoch
-from lightning_tricks.runtime.replaced import replaced
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick, defined_by_lightning, of_lightning
 
 _SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 

@@ -8,7 +8,11 @@ from typing import Any, final
 import torch
 
 from lightning_tricks.errors import TrickError, UnsupportedError, listed, message, require_flag
-from lightning_tricks.measure import form
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.modules.replaced import replaced
+from lightning_tricks.numerics import form
 from lightning_tricks.resume import held
 from lightning_tricks.resume.replay import (
     begin_anew,
@@ -28,10 +32,6 @@ from lightning_tricks.resume.state import (
     put_random_state,
     random_state,
 )
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.replaced import replaced
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick
 
 _NUMBERS = form.named(form.anything)
 _HELD = form.named(_NUMBERS)

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_tricks.dry_run import objects
 from lightning_tricks.dry_run.walk import GENERATOR, ITERATOR, SHORT, Walk
+from lightning_tricks.lifecycle.trick import of_lightning
 from lightning_tricks.resume.replay import keeps_its_own_state
-from lightning_tricks.runtime.trick import of_lightning
 
 LARGEST = 2**24  # bytes of one value
 _COPIED = 2**16  # bytes of one value in a data set that are copied; of a larger one a digest is taken

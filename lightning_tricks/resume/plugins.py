@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import torch
 
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_flag
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.namespaces import lightning_pytorch, pytorch_lightning
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
 
 # Windows has none; there a file that is open cannot be removed anyway
 fcntl: Any = import_module("fcntl") if os.name == "posix" else None

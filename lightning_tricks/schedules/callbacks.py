@@ -21,11 +21,7 @@ from lightning_tricks.errors import (
     require_choice,
     require_number,
 )
-from lightning_tricks.measure import form
-from lightning_tricks.measure.duration import Duration
-from lightning_tricks.runtime import host
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.horizon import (
+from lightning_tricks.lifecycle.horizon import (
     PACE,
     Pace,
     Standing,
@@ -35,14 +31,17 @@ from lightning_tricks.runtime.horizon import (
     time_progress,
     updates_per_epoch,
 )
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.publish import Cadence
-from lightning_tricks.runtime.rate import is_schedule_free, require_rates
-from lightning_tricks.runtime.replaced import PutBack, replaced
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.selection import fault_of
-from lightning_tricks.runtime.shards import reduced
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.modules.replaced import PutBack, replaced
+from lightning_tricks.modules.selection import fault_of
+from lightning_tricks.numerics import form, host
+from lightning_tricks.numerics.duration import Duration
+from lightning_tricks.numerics.shards import reduced
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.optimizer_step.rate_request import is_schedule_free, require_rates
+from lightning_tricks.publishing.publish import Cadence
 from lightning_tricks.schedules.course import COURSE, Course
 from lightning_tricks.schedules.curves import Constant, Decay, Span
 from lightning_tricks.schedules.figures import draw_curve

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_tricks.measure import form
+from lightning_tricks.numerics import form
 from lightning_tricks.schedules.phases import Curve, caught_up
 
 COURSE = form.record(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lightning_tricks.errors import message, require_number
-from lightning_tricks.measure.duration import Duration
+from lightning_tricks.numerics.duration import Duration
 
 Length = int | str
 

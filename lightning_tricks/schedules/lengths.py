@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lightning_tricks.errors import message, require_flag, require_number
-from lightning_tricks.measure.duration import Duration
+from lightning_tricks.numerics.duration import Duration
 from lightning_tricks.schedules.curves import Decay, Length, Span, require_length
 
 

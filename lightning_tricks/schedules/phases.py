@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lightning_tricks.errors import message, require_choice, require_number
-from lightning_tricks.measure.duration import Duration
+from lightning_tricks.numerics.duration import Duration
 from lightning_tricks.schedules.curves import (
     Constant,
     Cosine,

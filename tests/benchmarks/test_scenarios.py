@@ -30,7 +30,7 @@ from benchmarks.models.scenarios import (
     self_supervised_labels,
     variational,
 )
-from lightning_tricks.measure.causes import Cause
+from lightning_tricks.detection.causes import Cause
 
 SUPERVISED = (
     classification,

@@ -29,7 +29,7 @@ from lightning_tricks.collapse.sums import (
     measured_predictions,
     read_features,
 )
-from lightning_tricks.measure.labels import counted
+from lightning_tricks.modules.labels import counted
 
 
 def measured(features: Tensor, parts: int = 4) -> dict[str, float]:

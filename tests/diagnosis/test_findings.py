@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lightning_tricks.detection.causes import Cause, Hint, Rate
 from lightning_tricks.diagnosis.findings import (
     LEAST_CONFIDENCE,
     Finding,
@@ -21,7 +22,6 @@ from lightning_tricks.diagnosis.findings import (
     waiting,
 )
 from lightning_tricks.diagnosis.loss_curve import Check
-from lightning_tricks.measure.causes import Cause, Hint, Rate
 
 
 def curve(*medians: float, **more: Any) -> list[Check]:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from lightning_tricks.detection.causes import Cause
 from lightning_tricks.diagnosis.memory import Growth
 from lightning_tricks.diagnosis.memory_advice import attribute, explained, fix, reason
-from lightning_tricks.measure.causes import Cause
 
 CASES = {
     "list": (Growth("module.losses", "graph", True, 2e3, 40, 8e4), "40 tensors with their autograd graphs", "self.losses.append(loss.item())"),

@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tricks import AlarmError, GradientMonitor, MemoryDoctor, TrickWarning
+from lightning_tricks.detection.causes import Cause
 from lightning_tricks.diagnosis.callbacks import memory_doctor
 from lightning_tricks.diagnosis.memory_readings import Reading
-from lightning_tricks.measure.causes import Cause
 from tests.gradients.plain import Memory, digits, fit, loader, trainer, weights
 
 MB = 1e6

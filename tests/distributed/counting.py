@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from torch.distributed import _functional_collectives
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_tricks.measure import norms
-from lightning_tricks.runtime import host
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics import host, norms
 from tests.distributed.everyone import share, strategies
 from tests.gradients.plain import Classifier, Memory, digits, sgd, trainer
 from tests.matrix import EXAMPLES, UNDER

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from lightning_tricks import UnsupportedError
-from lightning_tricks.runtime.detector import Detector
+from lightning_tricks.detection.detector import Detector
 from tests.distributed.jobs import Sharded
 from tests.gradients.plain import Classifier, Memory, digits, trainer
 from tests.matrix import UNDER

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
-from lightning_tricks.runtime.shards import Shards
+from lightning_tricks.numerics.shards import Shards
 from tests.gradients.plain import Classifier, Memory, digits, sgd, trainer
 
 
@@ -33,8 +33,8 @@ def sharded_norms(p: float, rows: int, size: float, dtype: torch.dtype) -> tuple
         distribute_tensor(full[2], line, [Replicate()]),
         full[3],
     ]
-    from lightning_tricks.measure.norms import tensor_norms
-    from lightning_tricks.runtime.shards import local
+    from lightning_tricks.numerics.norms import tensor_norms
+    from lightning_tricks.numerics.shards import local
 
     ours = Shards(tensors).norms(tensor_norms([local(t) for t in tensors], p), p)
     assert ours.dtype == dtype
@@ -129,7 +129,7 @@ def run(strategy: str, optimizer: str, rule: Any, per: str = "model", spoil_rank
 
 
 def run_as_on_a_gpu(strategy: str, optimizer: str, rule: Any, spoil_rank: int) -> dict[str, Any]:
-    from lightning_tricks.runtime import host
+    from lightning_tricks.numerics import host
 
     real = host.at_hand
     host.at_hand = lambda value: None

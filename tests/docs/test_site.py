@@ -21,7 +21,7 @@ from filelock import FileLock
 
 import lightning_tricks
 from lightning_tricks import functional
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

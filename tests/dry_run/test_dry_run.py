@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from lightning_tricks import GradientAccumulation, GradientMonitor, LRFinder, SanityCheck, TrickError, TrickWarning
 from lightning_tricks.dry_run.dry_run import DryRun
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, digits, loader, trainer, weights
 
 

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_tricks import TrickWarning
 from lightning_tricks.dry_run.isolated import isolated, step_again
 from lightning_tricks.errors import NotRestorableError
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, Memory, loader, trainer
 
 assert rank_zero_only is not None

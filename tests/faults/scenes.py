@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_tricks
 from lightning_tricks import DurableCheckpointIO, ExactResume, TrickError
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, digits, loader, trainer, weights
 from tests.matrix import EXAMPLES, OBSERVERS, UNDER
 

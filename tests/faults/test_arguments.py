@@ -46,7 +46,7 @@ from lightning_tricks import (
     UsageCollapse,
 )
 from lightning_tricks.gradients.rules import ClipRule
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, fit
 from tests.matrix import EXAMPLES
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import lightning_tricks
 from lightning_tricks import GradientMonitor, LRSchedule, Rollback, TrainingDoctor, TrickError
 from lightning_tricks.errors import TrickError as OurError
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, fit, loader, trainer, weights
 from tests.matrix import EXAMPLES, UNDER
 

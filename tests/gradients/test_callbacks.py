@@ -470,13 +470,13 @@ def test_raise_names_step_layers_and_loss_and_leaves_the_weights_alone(make: Any
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide from the package that it could read the numbers of a CPU without waiting."""
-    monkeypatch.setattr("lightning_tricks.runtime.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
 
 
 @pytest.fixture
 def norms_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let norms be read as on an accelerator, where nothing can be looked at and read again."""
-    monkeypatch.setattr("lightning_tricks.measure.norms._readable", lambda tensor: False)
+    monkeypatch.setattr("lightning_tricks.numerics.norms._readable", lambda tensor: False)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

@@ -5,9 +5,9 @@ import torch
 
 from lightning_tricks import AdaGC, AutoClip, ClipNorm, TrickError, ZClip
 from lightning_tricks.gradients.clipper import Clipper
-from lightning_tricks.runtime.gradient_writer import GradientWriter
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.scaler import LossScale
+from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.optimizer_step.loss_scale import LossScale
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import torch
 
 from lightning_tricks import TrickError
 from lightning_tricks.gradients.parts import Parts, place
-from lightning_tricks.runtime.logbook import OptimizerView
-from lightning_tricks.runtime.scaler import LossScale
+from lightning_tricks.optimizer_step.logbook import OptimizerView
+from lightning_tricks.optimizer_step.loss_scale import LossScale
 
 NORMS = torch.tensor([3.0, 4.0, 12.0])
 

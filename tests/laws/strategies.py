@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lightning_tricks
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, sgd
 from tests.matrix import EXAMPLES
 

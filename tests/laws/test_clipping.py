@@ -16,9 +16,9 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from lightning_tricks import AGC, AdaGC, AutoClip, ClipNorm, ClipRule, ClipValue, ZClip
 from lightning_tricks.gradients.clipper import Clipper
-from lightning_tricks.runtime.gradient_writer import GradientWriter
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.scaler import LossScale
+from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.optimizer_step.loss_scale import LossScale
 from tests.laws.strategies import NORM_TYPES, flat, gradients, law, numbers, parameters_with, seeds
 
 ROUNDING = {torch.float16: 4e-3, torch.bfloat16: 2e-2, torch.float32: 3e-5, torch.float64: 3e-6}
@@ -177,7 +177,7 @@ def test_gradients_of_any_size_and_type_are_clipped_as_torch_clips_them_in_float
     max_norm = share * 10.0**exponent
     with pytest.MonkeyPatch.context() as patch:
         if place == "accelerator":
-            patch.setattr("lightning_tricks.measure.norms._readable", lambda tensor: False)
+            patch.setattr("lightning_tricks.numerics.norms._readable", lambda tensor: False)
         clips = Clips(ClipNorm(max_norm, norm_type), parameters, per)
         twins = {id(p): as_wide(p) for p in clips.parameters}
         for part in clips.parts():

@@ -22,7 +22,7 @@ from lightning_tricks import (
     RepresentationCollapse,
 )
 from lightning_tricks.collapse import sums
-from lightning_tricks.measure.alarm import Alarm
+from lightning_tricks.detection.alarm import Alarm
 from tests.gradients.plain import Classifier, sgd, trainer
 from tests.laws.strategies import law, seeds
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_tricks.gradients.parts import Parts
-from lightning_tricks.measure.norms import NormPlan, group_norms, nonfinite, tensor_norms, total_norm
+from lightning_tricks.numerics.norms import NormPlan, group_norms, nonfinite, tensor_norms, total_norm
 from tests.laws.strategies import NORM_TYPES, double, flat, gradients, law, seeds
 
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from lightning_tricks import AdaGC, AutoClip, ClipNorm, GradientClip, Plateau, ZClip
+from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.gradients.clip_statistics import ClipStatistics
 from lightning_tricks.gradients.noise_scale import NoiseScale
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.running import Ema, Percentile, Welford
+from lightning_tricks.numerics.running import Ema, Percentile, Welford
 from tests.gradients.plain import Classifier, digits, sgd, trainer
 from tests.laws.strategies import flat, law, same
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from lightning_tricks.modules.trace import Call
 from lightning_tricks.precision import health
 from lightning_tricks.precision.health import Finding, Findings
-from lightning_tricks.runtime.trace import Call
 
 
 def test_headroom_is_the_distance_to_the_largest_float16() -> None:

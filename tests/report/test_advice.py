@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from lightning_tricks.publishing.events import Series
 from lightning_tricks.report.advice import advice, is_loss
-from lightning_tricks.runtime.events import Series
 
 CLEAN: dict[str, Series] = {
     "grad/clip_coefficient": [(i, 1.0 if i % 5 else 0.5) for i in range(100)],

@@ -7,8 +7,8 @@ import pytest
 
 from lightning_tricks import GradientMonitor, TrickError
 from lightning_tricks.gradients.figures import draw_layers
+from lightning_tricks.publishing.events import Event
 from lightning_tricks.report.figures import draw_layer_norms, draw_lines, png
-from lightning_tricks.runtime.events import Event
 from tests.gradients.plain import Classifier, Memory, fit
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_tricks.runtime.replaced import Hook, Replacement
+from lightning_tricks.modules.replaced import Hook, Replacement
 from tests.gradients.plain import Classifier, Memory, loader, trainer
 from tests.matrix import EXAMPLES
 from tests.together.test_every_callback import CALLBACKS, example

@@ -18,8 +18,8 @@ from torch import nn
 
 import lightning_tricks
 from lightning_tricks import GradientMonitor
-from lightning_tricks.runtime.detector import Detector
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.detection.detector import Detector
+from lightning_tricks.lifecycle.trick import Trick
 from tests.accumulation.test_callbacks import Hungry
 from tests.gradients.plain import Classifier, Collapsed, Memory, fit, loader, sgd, trainer, weights
 from tests.matrix import BESIDE, EXAMPLES, MEMORY_RUNS_OUT, OPTIMIZERS, PRECISIONS, REFUSED, REFUSES, UNDER, VARIANTS

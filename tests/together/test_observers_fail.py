@@ -14,8 +14,8 @@ import torch
 
 import lightning_tricks
 from lightning_tricks import AlarmError, GradientClip, GradientMonitor, TrickError, TrickWarning
-from lightning_tricks.runtime.detector import Detector
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.detection.detector import Detector
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, Collapsed, Memory, digits, trainer, weights
 from tests.matrix import ACTORS, EXAMPLES, OBSERVERS
 from tests.together.test_every_callback import CALLBACKS, assert_clean

@@ -22,7 +22,7 @@ from lightning_tricks import (
     SanityCheck,
     recipe,
 )
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MANUAL_CANNOT = ("SanityCheck", "LRFinder", "GradientAccumulation")

@@ -1,4 +1,4 @@
-"""The detectors of collapse: what each watches, measures and reports. How one runs is in ``runtime/detector.py``."""
+"""The detectors of collapse: what each watches, measures and reports. How one runs is in ``detection/detector.py``."""
 
 from lightning_tricks.collapse.callbacks.dead_units import DeadUnits
 from lightning_tricks.collapse.callbacks.generation_drift import GenerationDrift

@@ -11,16 +11,16 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, sums, unit_sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector, detector_form
 from lightning_tricks.errors import TrickError, message
-from lightning_tricks.measure import form
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.measure.graph import layers_with_parameters_behind
-from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector, detector_form
-from lightning_tricks.runtime.modules import plain_modules
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import on_any_rank
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.graph import layers_with_parameters_behind
+from lightning_tricks.modules.names import plain_modules
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.shards import on_any_rank
 
 _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Sigmoid: (0.0, 1.0),

@@ -11,16 +11,17 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector, detector_form
 from lightning_tricks.dry_run.isolated import isolated, step_again
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, message, nearest, require_count
-from lightning_tricks.measure import form
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.measure.subset import subset
-from lightning_tricks.runtime.action import Action, warn
-from lightning_tricks.runtime.detector import Detector, detector_form
-from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.subset import subset
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64

@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector, detector_form
 from lightning_tricks.errors import TrickError, message
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector, detector_form
-from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.lifecycle.training_run import TrainingRun
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lightning_tricks.collapse import causes, figures, posterior, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector, detector_form
 from lightning_tricks.errors import TrickError, message
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.measure.subset import subset
-from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector, detector_form
-from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics.subset import subset
 
 _CLEARLY_ACTIVE = 0.1  # variance of a posterior mean over the data; a fall of the KL is then a matter of its weight
 _FALLEN = 1.0  # nats

@@ -13,17 +13,17 @@ from torch.utils._pytree import tree_leaves
 from lightning_tricks.collapse import causes, figures, pairs, sums
 from lightning_tricks.collapse.association import Evidence, fingerprints
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all, require_name
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.errors import TrickError, message, nearest
-from lightning_tricks.measure import form
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.measure.labels import matched
-from lightning_tricks.measure.subset import subset
-from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
-from lightning_tricks.runtime.modules import plain_modules
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import local
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.labels import matched
+from lightning_tricks.modules.names import plain_modules
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.subset import subset
 
 _ANY_TARGET = "target"
 _KINDS = ("classes", "shares", "labels", "numbers")  # the later ones are what the earlier ones are seen to be

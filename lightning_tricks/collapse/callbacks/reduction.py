@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.errors import message
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import reduced
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics.shards import reduced
 
 
 def over_all(

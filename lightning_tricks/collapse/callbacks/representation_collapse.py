@@ -12,14 +12,14 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, structure, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector, detector_form
 from lightning_tricks.errors import TrickError, message
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.measure.subset import subset
-from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector, detector_form
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import local, on_any_rank
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics.shards import local, on_any_rank
+from lightning_tricks.numerics.subset import subset
 
 _NAMES = ("sphere_variance", "rank_share")
 _TREND = 8  # checks

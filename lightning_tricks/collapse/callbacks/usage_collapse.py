@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from lightning_tricks.collapse import causes, figures, usage
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.errors import TrickError, message, require_choice
-from lightning_tricks.measure import form
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.batches import samples_of
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.runtime.action import Action
-from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
-from lightning_tricks.runtime.run import TrainingRun
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.batches import samples_of
+from lightning_tricks.numerics import form
 
 _HOLDING_SIZES = ("codebook_size", "num_embeddings", "num_codes", "num_experts", "num_prototypes", "num_actions")
 _REWARD = re.compile(r"(?:^|[/_.\s])(?:reward|return)s?(?:$|[/_.\s])", re.IGNORECASE)

@@ -15,6 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_tricks.detection.action import Action
+from lightning_tricks.detection.alarm import Alarm, Verdict
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.detector import Detector
 from lightning_tricks.diagnosis import memory_advice, memory_table, memory_use
 from lightning_tricks.diagnosis.memory import (
     Growth,
@@ -32,15 +36,12 @@ from lightning_tricks.dry_run.graphs import Graph, graph_below
 from lightning_tricks.dry_run.holders import Census, Holding, commonest_tensors, take_census
 from lightning_tricks.dry_run.roots import callback_name, roots_of
 from lightning_tricks.errors import in_one_line, is_out_of_memory
-from lightning_tricks.measure.alarm import Alarm, Verdict
-from lightning_tricks.measure.causes import Explained
-from lightning_tricks.runtime.action import Action, warn
-from lightning_tricks.runtime.detector import Detector
-from lightning_tricks.runtime.horizon import UnknownHorizonError, forecast_updates
-from lightning_tricks.runtime.logbook import OptimizerView
-from lightning_tricks.runtime.modules import in_compiled_graphs, plain_modules
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import on_any_rank, reduced
+from lightning_tricks.lifecycle.horizon import UnknownHorizonError, forecast_updates
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.names import in_compiled_graphs, plain_modules
+from lightning_tricks.numerics.shards import on_any_rank, reduced
+from lightning_tricks.optimizer_step.logbook import OptimizerView
 
 _MB = 1e6
 _MOST_POINTS = 64

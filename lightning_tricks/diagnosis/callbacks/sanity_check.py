@@ -28,10 +28,10 @@ from lightning_tricks.errors import (
     require_choice,
     require_flag,
 )
-from lightning_tricks.runtime.action import warn
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import on_any_rank
-from lightning_tricks.runtime.trick import Trick
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics.shards import on_any_rank
 
 
 @final

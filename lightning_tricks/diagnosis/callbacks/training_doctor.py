@@ -15,6 +15,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_tricks.detection.action import Action, Rollback
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.causes import Cause, Explained, Hint
+from lightning_tricks.detection.detector import Detector, detector_form, keep_bounded
 from lightning_tricks.diagnosis import autopsy, figures, findings, loss_curve
 from lightning_tricks.diagnosis.course import FORMS, OPTIONAL_FORMS, Course
 from lightning_tricks.diagnosis.findings import Finding
@@ -26,20 +30,16 @@ from lightning_tricks.errors import (
     in_one_line,
     require_flag,
 )
-from lightning_tricks.measure import form
-from lightning_tricks.measure.alarm import Alarm
-from lightning_tricks.measure.causes import Cause, Explained, Hint
-from lightning_tricks.measure.error_parts import ErrorParts
-from lightning_tricks.measure.norms import bounded_sample, tensor_norms
-from lightning_tricks.runtime import host
-from lightning_tricks.runtime.action import Action, Rollback, warn
-from lightning_tricks.runtime.detector import Detector, detector_form, keep_bounded
-from lightning_tricks.runtime.logbook import OptimizerView, Page
-from lightning_tricks.runtime.modules import compiled_as_a_whole, in_compiled_graphs, plain_modules
-from lightning_tricks.runtime.replaced import Hook
-from lightning_tricks.runtime.run import TrainingRun
-from lightning_tricks.runtime.shards import local, on_any_rank, reduced
-from lightning_tricks.runtime.trace import Trace, floating
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.names import compiled_as_a_whole, in_compiled_graphs, plain_modules
+from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.modules.trace import Trace, floating
+from lightning_tricks.numerics import form, host
+from lightning_tricks.numerics.error_parts import ErrorParts
+from lightning_tricks.numerics.norms import bounded_sample, tensor_norms
+from lightning_tricks.numerics.shards import local, on_any_rank, reduced
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 _MOST_LOSSES = 256
 _SERIOUS = ("finite", "divergence", "blow-up", "silence", "shrinkage", "flow", "spike", "generalisation")

@@ -1,0 +1,186 @@
+"""Healthy states of a run in memory, and the way back to one of them.
+
+One ``Rescue`` per run, shared by all detectors that roll back: a state is kept only when all of them are content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_tricks.detection.action import AlarmError, Rollback
+from lightning_tricks.detection.alarm import Verdict
+from lightning_tricks.detection.causes import Cause, Remedy
+from lightning_tricks.detection.training_state import put_training_state, training_state
+from lightning_tricks.errors import ConflictError, UnsupportedError
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics import form
+
+_ASKER = "rollback"
+
+_TRAINING = form.record(
+    {
+        "parameters": form.named(form.tensor),
+        "buffers": form.named(form.tensor),
+        "optimizers": form.many(form.record({}, more=True)),
+        "scaler": form.maybe(form.named(form.plain)),
+    }
+)
+_KEPT = form.record({"step": form.whole, "state": _TRAINING})
+RESCUE = form.record(
+    {
+        "times": form.whole,
+        "lr_factor": form.factor,
+        "accumulate_factor": form.whole,
+        "states": form.many(_KEPT),
+        "first": form.maybe(_KEPT),
+        "content": form.named(form.flag),
+    }
+)
+
+
+class Rescue:
+    """The states that are kept, what was asked for so far, and how often.
+
+    Args:
+        owner: the detector that keeps the states in its checkpoint state.
+        how: its action.
+        distance: updates between two kept states.
+    """
+
+    def __init__(self, owner: Trick, how: Rollback, distance: int) -> None:
+        self.owner, self.how, self.distance = owner, how, distance
+        self.times = 0
+        self.lr_factor, self.accumulate_factor = 1.0, 1
+        self._first: tuple[int, dict[str, Any]] | None = None
+        self._states: list[tuple[int, dict[str, Any]]] = []
+        self._content: dict[str, bool] = {}
+
+    @classmethod
+    def join(cls, run: TrainingRun, owner: Trick, how: Rollback, distance: int) -> Rescue:
+        """Return the run's rescue; made by the first detector that asks.
+
+        Raises:
+            ConflictError: two detectors want to roll back in different ways.
+            UnsupportedError: weights are sharded, or the strategy keeps them to itself.
+        """
+        name = type(owner).__name__
+        if type(run.trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
+            text = f"{type(run.trainer.strategy).__name__}, whose weights cannot be kept in memory"
+            raise UnsupportedError(f"{name}(action={how!r}) does not work with {text}. Use action='stop' or 'warn'.")
+        rescue = run.shared(cls)
+        if rescue is None:
+            rescue = run.share(cls(owner, how, distance))
+        elif rescue.how != how:
+            other = type(rescue.owner).__name__
+            text = f"{other} rolls back with {rescue.how!r}, and {name} with {how!r}"
+            raise ConflictError(f"{text}. Give both the same Rollback, or one of them action='warn'.")
+        rescue._content.setdefault(owner.state_key, True)  # (a resume has put in what it was)
+        return rescue
+
+    @property
+    def steps(self) -> list[int]:
+        """Updates before each state that is kept, the oldest first; that of the first batch until there are others."""
+        return [step for step, _ in self._states or ([self._first] if self._first else [])]
+
+    def begin(self, run: TrainingRun) -> None:
+        """Keep the state before the first update: where to go while nothing was healthy yet."""
+        if self._first is None and not self._states:
+            self._first = (run.clock.attempted(0), self._taken(run))
+
+    def offer(self, run: TrainingRun, owner: Trick, content: bool) -> None:
+        """Keep the present state when every detector is content and the last one is old enough.
+
+        Args:
+            run: the run, between two updates.
+            owner: the detector that has just looked.
+            content: whether all that it follows is healthy.
+        """
+        self._content[owner.state_key] = content
+        now = run.clock.attempted(0)
+        if all(self._content.values()) and (not self._states or now - self._states[-1][0] >= self.distance):
+            self._states = [*self._states, (now, self._taken(run))][-self.how.keep :]
+            self._first = None
+
+    @staticmethod
+    def _taken(run: TrainingRun) -> dict[str, Any]:
+        trainer = run.trainer
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        return training_state(trainer.lightning_module, trainer.optimizers, scaler)
+
+    def roll_back(self, run: TrainingRun, verdict: Verdict) -> str:
+        """Put the oldest state back and ask for the remedy; return what was done, in words.
+
+        Raises:
+            AlarmError: there were as many rollbacks as are allowed.
+        """
+        if self.times >= self.how.max_times:
+            raise AlarmError(verdict, f" {self.times} rollbacks did not help (max_times={self.how.max_times}).")
+        self.times += 1
+        trainer = run.trainer
+        kept = self._states or ([self._first] if self._first else [])
+        step, state = kept[0]
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
+        self._states = self._states[:1]
+        self._content = dict.fromkeys(self._content, False)  # (until each has looked again)
+        done = [f"Went back to the state after {step} updates", *self._remedy(run, verdict.cause)]
+        run.rolled_back()
+        values = {"rollbacks": self.times, "lr_factor": self.lr_factor, "accumulate_factor": self.accumulate_factor}
+        run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})
+        return ", ".join(done) + f" (rollback {self.times} of {self.how.max_times})."
+
+    def _remedy(self, run: TrainingRun, cause: Cause) -> list[str]:
+        """Ask for what fits the cause; for all of it from the second time on. Return what was asked for, in words.
+
+        Bad batches are passed over by going on with the data; noise needs a larger batch as well as a lower rate.
+        """
+        again = self.times > 1
+        automatic = run.trainer.lightning_module.automatic_optimization
+        larger = automatic and self.how.accumulate_factor > 1 and (again or cause.remedy is Remedy.LARGER_BATCH)
+        lower = self.how.lr_factor < 1 and (again or cause.remedy is not Remedy.OTHER_DATA)
+        done = []
+        if larger:
+            self.accumulate_factor = self.how.accumulate_factor
+            run.window.ask(self.accumulate_factor)
+            done.append(f"updates from {self.accumulate_factor} times as many batches")
+        if lower:
+            self.lr_factor *= self.how.lr_factor
+            run.rate.ask(self.lr_factor, run.trainer.optimizers, _ASKER)
+            done.append(f"learning rates times {self.lr_factor:g}")
+        return done or ["the batches since then are passed over"]
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors: a resumed run goes back to the same states."""
+        return {
+            "times": self.times,
+            "lr_factor": self.lr_factor,
+            "accumulate_factor": self.accumulate_factor,
+            "states": [{"step": step, "state": state} for step, state in self._states],
+            "first": None if self._first is None else {"step": self._first[0], "state": self._first[1]},
+            "content": dict(self._content),
+        }
+
+    def load(self, run: TrainingRun, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` returned.
+
+        Raises:
+            ValueError: the states to go back to are those of another model.
+        """
+        shapes = {name: p.shape for name, p in run.trainer.lightning_module.named_parameters()}
+        for kept in [*state["states"], *([state["first"]] if state["first"] else [])]:
+            held = kept["state"]
+            same = shapes == {name: t.shape for name, t in held["parameters"].items()}
+            if not same or len(held["optimizers"]) != len(run.trainer.optimizers):
+                raise ValueError("the states to go back to are those of another model")
+        self.times, self._content = state["times"], dict(state["content"])
+        self.lr_factor, self.accumulate_factor = state["lr_factor"], state["accumulate_factor"]
+        self._states = [(kept["step"], kept["state"]) for kept in state["states"]]
+        first = state["first"]
+        self._first = None if first is None else (first["step"], first["state"])
+        run.rate.restore(self.lr_factor, _ASKER)
+        if self.accumulate_factor > 1:
+            run.window.ask(self.accumulate_factor)

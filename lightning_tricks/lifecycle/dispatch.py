@@ -1,0 +1,200 @@
+"""One callback of the pack receives Lightning's hooks of a training step and passes them on to the others.
+
+Lightning wraps each hook of each callback in a profiler context, also those that do nothing: some 2 us a hook and six
+hooks a step. It skips a hook that is not callable. So these hooks are None on every trick but one while a fit runs,
+and that one calls the tricks that override them, in the order of ``trainer.callbacks``. Afterwards everything is as
+it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
+
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+# (gradients are written once every callback of the user's before the last trick has changed them)
+_LAST = "on_before_optimizer_step"
+OWN_HOOKS = ("opened", "gradients_ready", "updated", "shipped")  # of the pack, between Lightning's
+_NOTHING = object()
+_Call = Callable[..., Any]
+
+
+_T = TypeVar("_T")
+
+
+class Member(Protocol):
+    """A callback that takes part in a run: what the run and its dispatch call on it."""
+
+    @property
+    def state_key(self) -> str:
+        """What Lightning's profiler calls it."""
+
+    def does(self, name: str) -> bool:
+        """Whether it overrides one of the methods below, or of ``OWN_HOOKS``."""
+
+    def guarded(self, function: Callable[..., _T], *arguments: Any) -> _T | None:
+        """Call a function of this member; None where it fails and the member only observes."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments as loggers show them."""
+
+    def prepare(self, run: Any) -> None:
+        """Optimizers are restored, and no member has looked at them yet."""
+
+    def renewed(self, run: Any, view: Any) -> None:
+        """An optimizer was made anew, or has other parameters or groups than before."""
+
+    def rolled_back(self, run: Any) -> None:
+        """Weights and optimizers are those of an earlier step."""
+
+    def stopped(self, run: Any) -> None:
+        """The fit is over: put back what was changed."""
+
+
+class Stations(Protocol):
+    """What a run does once for all of its members at the stations of a training step."""
+
+    @property
+    def trainer(self) -> Any:
+        """The Trainer."""
+
+    @property
+    def publisher(self) -> Any:
+        """Ships what was measured."""
+
+    def begin_batch(self, batch_idx: int) -> None:
+        """A batch starts."""
+
+    def note_loss(self, loss: Tensor) -> None:
+        """A loss is about to go backward."""
+
+    def open(self, optimizer: Optimizer) -> Any:
+        """Gradients are complete: return the page of this attempt, or None where there will be no step."""
+
+    def commit(self) -> None:
+        """Every member has spoken: write the gradients."""
+
+
+class Dispatch:
+    """Who is called at which hook of a training step.
+
+    Args:
+        run: the run whose tricks these are.
+    """
+
+    def __init__(self, run: Stations) -> None:
+        self._run = run
+        self._before: list[tuple[Member, dict[str, Any]]] = []
+        self._calls: dict[str, list[_Call]] = {}
+        self._own: dict[str, list[_Call]] = {}
+
+    def install(self, tricks: Sequence[Member]) -> None:
+        """Take over the hooks of these tricks; those that were taken over before are put back first."""
+        self.remove()
+        if not tricks:
+            return
+        for hook in STEP_HOOKS:
+            receiver = tricks[-1 if hook == _LAST else 0]
+            self._calls[hook] = [
+                _called(t, hook, None if t is receiver else self._run.trainer.profiler)
+                for t in tricks
+                if _overridden(t, hook)
+            ]
+        self._own = {name: [partial(t.guarded, getattr(t, name)) for t in tricks if t.does(name)] for name in OWN_HOOKS}
+        for trick in tricks:
+            self._before.append((trick, {hook: vars(trick).get(hook, _NOTHING) for hook in STEP_HOOKS}))
+            vars(trick).update(dict.fromkeys(STEP_HOOKS))
+        received: dict[str, _Call] = {
+            "on_train_batch_start": self._batch_start,
+            "on_before_backward": self._before_backward,
+            "on_train_batch_end": self._batch_end,
+        }
+        for hook in ("on_before_zero_grad", "on_after_backward"):
+            if self._calls[hook]:
+                received[hook] = partial(self._pass_on, self._calls[hook])
+        vars(tricks[0]).update(received)
+        vars(tricks[-1])[_LAST] = self._before_optimizer_step
+
+    def remove(self) -> None:
+        """Put back the hooks of every trick."""
+        for trick, before in self._before:
+            for hook, value in before.items():
+                if value is _NOTHING:
+                    vars(trick).pop(hook, None)
+                else:
+                    vars(trick)[hook] = value
+        self._before, self._calls, self._own = [], {}, {}
+
+    def tell(self, name: str, *arguments: Any) -> None:
+        """Call a method of ``OWN_HOOKS`` on each trick that overrides it."""
+        for call in self._own.get(name, ()):
+            call(*arguments)
+
+    @staticmethod
+    def _pass_on(calls: list[_Call], trainer: Any, module: Any, *arguments: Any) -> None:
+        for call in calls:
+            call(trainer, module, *arguments)
+
+    def _batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        self._run.begin_batch(batch_idx)
+        for call in self._calls["on_train_batch_start"]:
+            call(trainer, module, batch, batch_idx)
+
+    def _before_backward(self, trainer: Any, module: Any, loss: Tensor) -> None:
+        self._run.note_loss(loss)
+        for call in self._calls["on_before_backward"]:
+            call(trainer, module, loss)
+
+    def _before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
+        page = self._run.open(optimizer)
+        if page is not None:
+            self.tell("gradients_ready", self._run, page)
+        for call in self._calls["on_before_optimizer_step"]:
+            call(trainer, module, optimizer)
+        self._run.commit()
+
+    def _batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for call in self._calls["on_train_batch_end"]:
+            call(trainer, module, outputs, batch, batch_idx)
+        self._run.publisher.ship()
+        self.tell("shipped", self._run)
+
+
+def _overridden(trick: Member, hook: str) -> bool:
+    """Whether a trick does something at a hook: by its class, or by an attribute of its own."""
+    if hook in vars(trick):
+        return callable(vars(trick)[hook])
+    stock = (getattr(lightning_pytorch.Callback, hook), getattr(pytorch_lightning.Callback, hook))
+    return getattr(type(trick), hook) not in stock
+
+
+def _called(trick: Member, hook: str, profiler: Any) -> _Call:
+    """Return what calls a trick's own hook; a profiler of the user's still sees it under the trick's name.
+
+    Args:
+        trick: whose hook it is.
+        hook: its name.
+        profiler: the Trainer's; None where Lightning calls this hook on this trick, and so has named it itself.
+    """
+    own: _Call = getattr(trick, hook)
+    if profiler is None or type(profiler).__name__ == "PassThroughProfiler":
+        return own
+
+    def profiled(*arguments: Any) -> None:
+        with profiler.profile(f"[Callback]{trick.state_key}.{hook}"):
+            own(*arguments)
+
+    return profiled

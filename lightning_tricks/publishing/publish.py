@@ -1,0 +1,278 @@
+"""Logbook -> one asynchronous copy -> every logger of the Trainer, at the step to which the values belong.
+
+Device values of a logged step travel to the host in one vector, into pinned memory, without waiting for the device.
+They are handed to the loggers when they have arrived: on a CPU at once, on a GPU at one of the next batches, and at
+validation, epoch end, exception or end at the latest.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial, reduce
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.publishing.dashboard import LAYOUT
+from lightning_tricks.publishing.events import Event, events, tells_of_events
+from lightning_tricks.publishing.loggers import guard, system_error
+
+Listener = Callable[[list[float]], None]
+
+_LONGEST = 2000  # values of a key that tells of events which are kept for the pictures
+
+
+class Cadence:
+    """Says which steps are logged: every ``n``-th, or the first one after it where not every batch steps.
+
+    Args:
+        n: distance in steps of Lightning's loggers; 0 for never.
+        start: the step at which the fit begins (after a resume not 0).
+
+    Example:
+        >>> cadence = Cadence(2)
+        >>> [cadence.due(step) for step in range(5)]
+        [False, True, False, True, False]
+    """
+
+    def __init__(self, n: int, start: int = 0) -> None:
+        self.n = n
+        self._bucket = start // n if n else 0
+        self._step = -1
+
+    def due(self, step: int) -> bool:
+        """Whether the step with this number (from 0) is logged. All optimizers of one step get the same answer."""
+        if not self.n:
+            return False
+        bucket = (step + 1) // self.n
+        if bucket > self._bucket:
+            self._bucket, self._step = bucket, step
+        return step == self._step
+
+
+@dataclass
+class _Parcel:
+    """Values of one step on their way to the host."""
+
+    step: int
+    numbers: dict[str, float] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    private: list[tuple[Tensor, Listener]] = field(default_factory=list)
+    histograms: dict[str, Tensor] = field(default_factory=dict)
+    host: Tensor | None = None
+    arrived: Any = None
+
+
+class Publisher:
+    """Sends what was measured to the loggers.
+
+    Args:
+        loggers: gives the Trainer's loggers; asked at each delivery, since users may change the list.
+    """
+
+    def __init__(self, loggers: Callable[[], Sequence[Any]]) -> None:
+        self._loggers = loggers
+        self._open: _Parcel | None = None
+        self._travelling: deque[_Parcel] = deque()
+        self._broken: set[int] = set()
+        self._failing: set[int] = set()
+        self._record: dict[str, deque[tuple[int, float]]] = {}
+        self.latest: dict[str, float] = {}
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened so far, as far as it is remembered."""
+        return events({key: list(points) for key, points in self._record.items()})
+
+    def introduce(self, configuration: Mapping[str, Any]) -> None:
+        """A run begins: give the loggers the configuration, and TensorBoard the layout of its dashboard.
+
+        TensorBoard shows the first hyperparameters of a run only, so these have to hold the module's own too.
+        """
+        for logger in self._loggers():
+            try:
+                if _can(logger, "add_hparams"):
+                    logger.log_hyperparams(dict(configuration), {})  # for its hparams.yaml alone
+                    _write_hyperparameters(logger.experiment, configuration)
+                else:
+                    logger.log_hyperparams(dict(configuration))
+                if _can(logger, "add_custom_scalars"):
+                    logger.experiment.add_custom_scalars(LAYOUT)
+            except Exception as error:  # whatever a logger does, training goes on
+                self._give_up(logger, error, 0)
+
+    def guard(self) -> None:
+        """Training begins: from now on no logger's system error may end it, in Lightning's own calls neither."""
+        for logger in self._loggers():
+            guard(logger, partial(self._give_up, logger))
+
+    def put(self, step: int, values: Mapping[str, float | Tensor]) -> None:
+        """Add named values to the parcel of ``step``: numbers or 0-d tensors."""
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                self.put_many(step, [name], value.reshape(1))
+            else:
+                self._parcel(step).numbers[name] = float(value)
+
+    def put_many(self, step: int, names: Sequence[str], values: Tensor) -> None:
+        """Add a vector ``[n]`` under ``n`` names."""
+        parcel = self._parcel(step)
+        parcel.names += names
+        # a copy: the value at this moment, whatever is written into the tensor before the parcel leaves
+        parcel.tensors.append(values.detach().clone())
+
+    def put_private(self, step: int, values: Tensor, listener: Listener) -> None:
+        """Send a vector ``[n]`` along that no logger sees; ``listener`` gets it as floats when it has arrived."""
+        self._parcel(step).private.append((values.detach(), listener))
+
+    def put_histogram(self, step: int, name: str, values: Tensor) -> None:
+        """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
+        self._parcel(step).histograms[name] = values.detach().clone()
+
+    def tell(self, step: int, name: str, text: str) -> None:
+        """Give a text to the loggers that take one, at once."""
+        self._give("add_text", step, lambda experiment: experiment.add_text(name, text, step))
+
+    def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
+        """Give a matplotlib figure to the loggers that draw, at once; nothing happens where matplotlib is missing."""
+
+        def add(experiment: Any) -> None:
+            with suppress(ImportError):
+                experiment.add_figure(name, figure(), step)
+
+        self._give("add_figure", step, add)
+
+    def _give(self, method: str, step: int, add: Callable[[Any], None]) -> None:
+        for logger in self._loggers():
+            if id(logger) in self._broken or not _can(logger, method):
+                continue
+            try:
+                add(logger.experiment)
+            except Exception as error:  # whatever a logger does, training goes on
+                self._give_up(logger, error, step)
+
+    def holds(self, step: int) -> bool:
+        """Whether something was put in for ``step`` that has not been shipped."""
+        return self._open is not None and self._open.step == step
+
+    def _parcel(self, step: int) -> _Parcel:
+        if self._open is not None and self._open.step != step:
+            self.ship()
+        if self._open is None:
+            self._open = _Parcel(step)
+        return self._open
+
+    def ship(self) -> None:
+        """Start the copy of the open parcel, and deliver what has arrived."""
+        if self._open is not None:
+            parcel, self._open = self._open, None
+            _send(parcel)
+            self._travelling.append(parcel)
+        self.deliver()
+
+    def deliver(self, *, wait: bool = False) -> None:
+        """Hand over the parcels that have arrived, in order; with ``wait`` all of them."""
+        while self._travelling:
+            parcel = self._travelling[0]
+            if parcel.arrived is not None and not parcel.arrived.query():
+                if not wait:
+                    return
+                parcel.arrived.synchronize()
+            self._travelling.popleft()
+            self._hand_over(parcel)
+
+    def flush(self) -> None:
+        """Ship and deliver everything, waiting for the device."""
+        self.ship()
+        self.deliver(wait=True)
+
+    def drop(self) -> None:
+        """Forget what was not delivered."""
+        self._open = None
+        self._travelling.clear()
+
+    def _hand_over(self, parcel: _Parcel) -> None:
+        floats = [] if parcel.host is None else parcel.host.tolist()
+        values = {**parcel.numbers, **dict(zip(parcel.names, floats, strict=False))}
+        self.latest.update(values)
+        for name in filter(tells_of_events, values):
+            self._record.setdefault(name, deque(maxlen=_LONGEST)).append((parcel.step, values[name]))
+        rest = iter(floats[len(parcel.names) :])
+        samples = {name: list(islice(rest, h.numel())) for name, h in parcel.histograms.items()}
+        told = [(listener, list(islice(rest, v.numel()))) for v, listener in parcel.private]
+        for logger in self._loggers():
+            if id(logger) not in self._broken:
+                self._log(logger, values, samples, parcel.step)
+        for listener, vector in told:
+            listener(vector)
+
+    def _log(self, logger: Any, values: dict[str, float], samples: dict[str, list[float]], step: int) -> None:
+        try:
+            if values:
+                logger.log_metrics(values, step=step)
+            for name, sample in samples.items():
+                logger.experiment.add_histogram(name, torch.tensor(sample), step)
+        except Exception as error:  # whatever a logger does, training goes on
+            self._give_up(logger, error, step)
+
+    def _give_up(self, logger: Any, error: Exception, step: int | None) -> None:
+        """Tell it once. What failed by the system's fault (no space, no network) is tried again; all else is not."""
+        told = id(logger) in self._failing
+        self._failing.add(id(logger))
+        consequence = "Each value is tried, and may be lost"
+        if system_error(error) is None:
+            self._broken.add(id(logger))
+            consequence = "lightning_tricks logs no more to it"
+        if not told:
+            where = "" if step is None else f" at step {step}"
+            warnings.warn(
+                f"{type(logger).__name__} failed{where} ({type(error).__name__}: {error}). "
+                f"{consequence}; training goes on.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _can(logger: Any, method: str) -> bool:
+    """Whether a logger's experiment has a method. On ranks that do not log, Lightning's stand-in has all of them."""
+    experiment = getattr(logger, "experiment", None)
+    return type(experiment).__name__ != "_DummyExperiment" and hasattr(experiment, method)
+
+
+def _write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> None:
+    """Write what TensorBoard's HParams page shows: nothing without a metric, so one of ours is named."""
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
+    for summary in hparams(plain, {"trainer/updates": 0}):  # type: ignore[no-untyped-call]
+        experiment._get_file_writer().add_summary(summary)
+
+
+def draws_histograms(logger: Any) -> bool:
+    """Whether a logger takes histograms, told by what its experiment can do."""
+    return hasattr(getattr(logger, "experiment", None), "add_histogram")
+
+
+def _send(parcel: _Parcel) -> None:
+    tensors = parcel.tensors + [h.reshape(-1) for h in parcel.histograms.values()] + [v for v, _ in parcel.private]
+    if not tensors:
+        return
+    device = tensors[0].device
+    # in float64 where a value is: norms of a float64 run may be beyond the range of float32
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    vector = torch.cat([t.to(device=device, dtype=dtype, non_blocking=True) for t in tensors])
+    if device.type != "cuda":
+        parcel.host = vector.cpu()
+    else:
+        parcel.host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+        parcel.host.copy_(vector, non_blocking=True)
+        parcel.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        parcel.arrived.record(torch.cuda.current_stream(device))
+    parcel.tensors = []

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from lightning.pytorch.profilers import SimpleProfiler
+
+from lightning_tricks import GradientAccumulation, GradientClip, GradientMonitor, LRSchedule, TrainingDoctor
+from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
+from tests.gradients.plain import Classifier, loader, trainer
+
+
+class Peek(L.Callback):
+    """Looks at the other callbacks in the middle of a step."""
+
+    def __init__(self) -> None:
+        self.receivers: dict[str, list[str]] = {}
+        self.copies: list[Any] = []
+        self.keys: list[str] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        tricks = [c for c in trainer.callbacks if type(c).__module__.startswith("lightning_tricks")]
+        for hook in STEP_HOOKS:
+            self.receivers[hook] = [type(c).__name__ for c in tricks if callable(getattr(c, hook))]
+        self.copies = [copy.deepcopy(c) for c in tricks] + [pickle.loads(pickle.dumps(c)) for c in tricks]
+        self.keys = [c.state_key for c in tricks]
+
+
+def several() -> list[Any]:
+    return [
+        GradientMonitor(),
+        LRSchedule("constant", warmup=0),
+        GradientAccumulation(2),
+        TrainingDoctor(),
+        GradientClip(1.0),
+    ]
+
+
+def test_one_trick_receives_the_hooks_of_a_step_and_afterwards_all_do_again() -> None:
+    tricks, peek = several(), Peek()
+    keys = [t.state_key for t in tricks]
+    t = trainer([*tricks, peek], max_steps=4)
+    t.fit(Classifier(), loader(64))
+    assert peek.receivers["on_train_batch_start"] == peek.receivers["on_train_batch_end"] == ["GradientMonitor"]
+    assert peek.receivers["on_before_backward"] == ["GradientMonitor"]
+    assert peek.receivers["on_before_optimizer_step"] == ["GradientClip"], "the last one, after all others"
+    assert peek.keys == keys
+    for trick in [*tricks, *peek.copies]:
+        assert not set(STEP_HOOKS) & set(vars(trick))
+        assert all(callable(getattr(trick, hook)) for hook in STEP_HOOKS)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_what_another_callback_writes_into_gradients_is_clipped_wherever_it_stands_before_the_last_trick(
+    place: int,
+) -> None:
+    class Times(L.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            for p in pl_module.parameters():
+                p.grad.mul_(1000.0)
+
+    norms: list[float] = []
+
+    class Read(L.Callback):
+        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            norms.extend([float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads])))] if grads else [])
+
+    tricks: list[Any] = [GradientMonitor(), LRSchedule("constant", warmup=0), GradientClip(0.5)]
+    tricks.insert(place, Times())
+    trainer([*tricks, Read()], max_steps=3).fit(Classifier(), loader(64))
+    assert norms and all(norm == pytest.approx(0.5, rel=1e-4) for norm in norms)
+
+
+def test_a_hook_that_a_user_has_put_on_a_trick_is_called_and_put_back() -> None:
+    monitor, clip = GradientMonitor(), GradientClip(1.0)
+    seen: list[int] = []
+
+    def mine(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        seen.append(batch_idx)
+
+    clip.on_train_batch_start = mine  # type: ignore[method-assign]
+    trainer([monitor, clip], max_steps=3).fit(Classifier(), loader(64))
+    assert seen == [0, 1, 2]
+    assert vars(clip)["on_train_batch_start"] is mine
+
+
+def test_a_profiler_of_the_user_sees_each_trick_under_its_own_name() -> None:
+    profiler = SimpleProfiler()
+    t = trainer(several(), max_steps=4, profiler=profiler)
+    t.fit(Classifier(), loader(64))
+    seen = {name for name in profiler.recorded_durations if name.endswith("on_train_batch_start")}
+    for name in ("GradientAccumulation", "LRSchedule", "TrainingDoctor"):
+        assert any(name in entry for entry in seen), name
+
+
+def test_after_a_fit_that_failed_the_hooks_are_there_again() -> None:
+    class Boom(L.Callback):
+        def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+            raise RuntimeError("boom")
+
+    tricks = several()
+    with pytest.raises(RuntimeError, match="boom"):
+        trainer([*tricks, Boom()], max_steps=4).fit(Classifier(), loader(64))
+    assert all(callable(getattr(trick, hook)) for trick in tricks for hook in STEP_HOOKS)

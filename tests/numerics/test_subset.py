@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_tricks.numerics.subset import spread, subset
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 2000))
+def test_of_every_period_all_positions_are_taken_equally_often(n: int, period: int, most: int) -> None:
+    index = spread(n * period, most)
+    assert len(index) == len(index.unique()) == min(most, n * period)
+    assert int(index.min()) >= 0 and int(index.max()) < n * period
+    for divisor in (period, n):
+        taken = torch.bincount(index % divisor, minlength=divisor)
+        assert int(taken.max() - taken.min()) <= 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 10**7), st.integers(1, 700))
+def test_the_indices_lie_evenly_between_first_and_last(total: int, most: int) -> None:
+    index = spread(total, most).sort().values
+    gaps = torch.cat([index, index[:1] + total]).diff()
+    assert int(gaps.max()) <= max(1, 4 * total / min(most, total))
+
+
+@pytest.mark.parametrize("total", [10**9 + 7, 2**36, 223092870])
+def test_also_of_very_many(total: int) -> None:
+    index = spread(total, 65536)
+    assert len(index.unique()) == 65536 and int(index.min()) >= 0 and int(index.max()) < total
+
+
+def test_nothing_is_drawn_and_the_answer_is_always_the_same() -> None:
+    before = torch.get_rng_state()
+    rows = torch.arange(5000)
+    assert torch.equal(subset(rows, 512), subset(rows, 512))
+    assert torch.equal(before, torch.get_rng_state())
+    assert subset(rows, 5000) is rows

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_tricks import TrickError
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.optimizer_step.loss_scale import LossScale
+
+
+def test_a_slot_is_written_once() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.ones(2)
+    page = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
+    page.write("x", 1)
+    assert page.read("x", lambda: 2) == 1
+    with pytest.raises(TrickError, match="'x' of attempt 1 was written before"):
+        page.write("x", 3)
+
+
+def test_a_correction_is_in_the_norms_and_must_come_before_them() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3.0, 4.0])
+    view = OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None))
+    page = Page(view, 0, 1, [])
+    assert not page.corrected and page.to_true() is None
+    page.correct(torch.tensor(0.5))
+    assert page.corrected and page.norms().tolist() == [2.5]
+    with pytest.raises(TrickError, match="norms of attempt 1 were read before their correction was known"):
+        page.correct(torch.tensor(2.0))
+
+
+def test_gradients_that_came_later_are_seen_after_another_look() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    page = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
+    assert page.empty
+    p.grad = torch.ones(2)
+    page.look_again()
+    assert not page.empty and list(page.present) == [0]
+
+
+def test_parameters_without_gradient_have_norm_zero() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
+    for p in parameters[::2]:
+        p.grad = torch.ones(3)
+    page = Page(OptimizerView(0, torch.optim.SGD(parameters, lr=1.0), {}, LossScale(None)), 0, 1, [])
+    assert page.norms().tolist() == pytest.approx([3**0.5, 0.0, 3**0.5, 0.0])
+
+
+def test_sparse_gradients_are_coalesced_and_shared() -> None:
+    p = torch.nn.Parameter(torch.zeros(4, 2))
+    index, values = torch.tensor([[1, 1, 3]]), torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
+    p.grad = torch.sparse_coo_tensor(index, values, (4, 2), check_invariants=True)
+    page = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
+    assert page.norms().tolist() == [5.0]
+    assert not p.grad.is_coalesced(), "reading changes nothing"
+    page.writable()[0].mul_(2)
+    assert float(p.grad.to_dense().norm()) == 10.0
+    assert page.values()[0].norm() == 10.0
+
+
+def test_a_view_sees_parameters_that_were_added() -> None:
+    first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = torch.optim.SGD([first], lr=1.0)
+    view = OptimizerView(0, optimizer, {id(first): "first", id(second): "second"}, LossScale(None))
+    assert not view.stale
+    optimizer.add_param_group({"params": [second]})
+    assert view.stale
+    view.refresh()
+    assert view.names == ["first", "second"]
+    assert view.keys("a/") == ["a/first", "a/second"]
