@@ -8,9 +8,9 @@ from typing import Literal
 
 from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.errors import RunEndsError, message, nearest, require_count, require_number
+from lightning_tricks.lifecycle.guard import FROM_USER
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.lifecycle.trick import FROM_USER
 
 WORDS = ("log", "warn", "stop", "raise", "rollback")
 

@@ -51,17 +51,12 @@ class Member(Protocol):
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments as loggers show them."""
 
-    def prepare(self, run: Any) -> None:
-        """Optimizers are restored, and no member has looked at them yet."""
+    @property
+    def parts(self) -> Sequence[Any]:
+        """Its parts, which may have hooks of a training step as well."""
 
-    def renewed(self, run: Any, view: Any) -> None:
-        """An optimizer was made anew, or has other parameters or groups than before."""
-
-    def rolled_back(self, run: Any) -> None:
-        """Weights and optimizers are those of an earlier step."""
-
-    def stopped(self, run: Any) -> None:
-        """The fit is over: put back what was changed."""
+    def tell(self, name: str, *arguments: Any) -> None:
+        """Call a stage of its own, and then of each part."""
 
 
 class Stations(Protocol):
@@ -109,11 +104,14 @@ class Dispatch:
         for hook in STEP_HOOKS:
             receiver = tricks[-1 if hook == _LAST else 0]
             self._calls[hook] = [
-                _called(t, hook, None if t is receiver else self._run.trainer.profiler)
+                _profiled(call, t, hook, None if t is receiver else self._run.trainer.profiler)
                 for t in tricks
-                if _overridden(t, hook)
+                for call in _calls_at(t, hook)
             ]
-        self._own = {name: [partial(t.guarded, getattr(t, name)) for t in tricks if t.does(name)] for name in OWN_HOOKS}
+        self._own = {
+            name: [partial(t.guarded, getattr(x, name)) for t in tricks for x in (t, *t.parts) if x.does(name)]
+            for name in OWN_HOOKS
+        }
         for trick in tricks:
             self._before.append((trick, {hook: vars(trick).get(hook, _NOTHING) for hook in STEP_HOOKS}))
             vars(trick).update(dict.fromkeys(STEP_HOOKS))
@@ -173,28 +171,28 @@ class Dispatch:
         self.tell("shipped", self._run)
 
 
-def _overridden(trick: Member, hook: str) -> bool:
-    """Whether a trick does something at a hook: by its class, or by an attribute of its own."""
-    if hook in vars(trick):
-        return callable(vars(trick)[hook])
+def _calls_at(trick: Member, hook: str) -> list[_Call]:
+    """Return what a trick does at one of Lightning's hooks: by its class, an attribute of its own, and its parts."""
     stock = (getattr(lightning_pytorch.Callback, hook), getattr(pytorch_lightning.Callback, hook))
-    return getattr(type(trick), hook) not in stock
+    own = vars(trick)[hook] if hook in vars(trick) else getattr(type(trick), hook)
+    found: list[_Call] = [getattr(trick, hook)] if callable(own) and own not in stock else []
+    return found + [partial(trick.guarded, getattr(part, hook)) for part in trick.parts if hasattr(part, hook)]
 
 
-def _called(trick: Member, hook: str, profiler: Any) -> _Call:
-    """Return what calls a trick's own hook; a profiler of the user's still sees it under the trick's name.
+def _profiled(call: _Call, trick: Member, hook: str, profiler: Any) -> _Call:
+    """Return a call that a profiler of the user's sees under the trick's name.
 
     Args:
-        trick: whose hook it is.
+        call: what the trick or a part of it does at the hook.
+        trick: whose call it is.
         hook: its name.
         profiler: the Trainer's; None where Lightning calls this hook on this trick, and so has named it itself.
     """
-    own: _Call = getattr(trick, hook)
     if profiler is None or type(profiler).__name__ == "PassThroughProfiler":
-        return own
+        return call
 
     def profiled(*arguments: Any) -> None:
         with profiler.profile(f"[Callback]{trick.state_key}.{hook}"):
-            own(*arguments)
+            call(*arguments)
 
     return profiled

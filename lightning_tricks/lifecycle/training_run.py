@@ -87,12 +87,16 @@ class TrainingRun:
         """Return the run of ``trainer``, with ``trick`` in it; made by the first trick that asks."""
         known = (getattr(callback, "run_or_none", None) for callback in trainer.callbacks)
         run = next((r for r in known if r is not None and r.belongs_to(trainer)), None) or cls(trainer)
-        if run.active:  # nobody was told that the last fit died: another callback's on_exception raised
+        if run.active:  # the last fit failed without notifying its callbacks: another callback's on_exception raised
             for other in list(run.tricks):
                 run.leave(other)
         if trick not in run.tricks:
             run.tricks.append(trick)
         return run
+
+    def has(self, trick: object) -> bool:
+        """Whether a callback takes part in this run."""
+        return any(member is trick for member in self.tricks)
 
     def belongs_to(self, trainer: Any) -> bool:
         """Whether this is the run of that Trainer."""
@@ -133,7 +137,7 @@ class TrainingRun:
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
-            trick.guarded(trick.prepare, self)
+            trick.guarded(trick.tell, "prepare", self)
         self.loss_scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         names = parameter_names(trainer.lightning_module)
         self.views = [OptimizerView(i, o, names, self.loss_scale) for i, o in enumerate(trainer.optimizers)]
@@ -202,7 +206,7 @@ class TrainingRun:
 
     def _renewed(self, view: OptimizerView) -> None:
         for trick in self.tricks:
-            trick.guarded(trick.renewed, self, view)
+            trick.guarded(trick.tell, "renewed", self, view)
 
     def introduce(self) -> None:
         """Give the loggers the arguments of every trick, beside the hyperparameters that Lightning logs after this."""
@@ -225,14 +229,14 @@ class TrainingRun:
         self.clock.set_applied([int(self.trainer.global_step) // count] * len(self.views))
 
     def leave(self, trick: Member) -> None:
-        """A trick has finished; the last one turns off the light. Never raises."""
+        """Detach a trick; the run closes when the last one detaches. Never raises."""
         if trick in self.tricks:
             self._dispatch.remove()
             self.tricks.remove(trick)
             if self.active and self._trainer() is not None:
                 self._dispatch.install(self.tricks)
-            with suppress(TrickError):  # the Trainer of a fit that died unheard may be gone, and what was changed in it
-                trick.guarded(trick.stopped, self)
+            with suppress(TrickError):  # the Trainer of a fit that failed without notifying its callbacks may be gone
+                trick.guarded(trick.tell, "stopped", self)
         if not self.tricks:
             self.close()
 
@@ -286,7 +290,7 @@ class TrainingRun:
         """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""
         self._losses, self._page = [], None
         for trick in self.tricks:
-            trick.guarded(trick.rolled_back, self)
+            trick.guarded(trick.tell, "rolled_back", self)
 
     def note_loss(self, loss: Tensor) -> None:
         """Remember the losses of this window, on the device."""

@@ -132,7 +132,7 @@ class ResumeGuard(Trick):
         """Look, once."""
         if self._due and self._live is not None:
             self._due = False
-            self._try_to(lambda: self._tell(trainer))
+            self._or_leave(lambda: self._tell(trainer))
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Look at the first checkpoint, without the weights. Training is under way, so nothing is raised."""

@@ -1,0 +1,138 @@
+"""Participant: what a callback of the pack is beside a callback of Lightning's: its arguments, its parts, its run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from lightning_tricks.errors import TrickError
+from lightning_tricks.lifecycle.guard import survives
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.stages import Stages
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics import form
+
+_T = TypeVar("_T")
+
+
+class Participant(Stages):
+    """Takes part in a run, itself and with its parts.
+
+    An ``observer`` changes nothing, so no error of its own may end a run: one that it raises after the fit has begun
+    costs a warning and switches it off. What it refuses by name before the first update does end the run.
+
+    ``identity`` names the constructor arguments that tell two instances of one class apart: they make the
+    ``state_key``. All arguments are stored in the state and compared when it is loaded. Each constructor argument is
+    also an attribute of the same name.
+    """
+
+    identity: ClassVar[tuple[str, ...]] = ()
+    state_form: Any = staticmethod(form.anything)  # what ``trick_state`` of it and of its parts returns looks like
+    in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
+    observer: ClassVar[bool] = False  # whether it only watches
+
+    _run: TrainingRun | None = None
+    _parts: tuple[Stages, ...] | None = None
+    _off: bool = False  # an observer that failed: it does nothing more in this run
+
+    # -- what a callback may override -----------------------------------------------------------------------------
+
+    def make_parts(self) -> tuple[Stages, ...]:
+        """Return the parts that do the work, made of the arguments; called for each new run."""
+        return ()
+
+    def settled(self, run: TrainingRun) -> bool:
+        """Whether it has seen all that it may refuse by name; from then on no error of its own ends a run."""
+        return run.has_stepped
+
+    def reconfigured(self, changed: list[str]) -> None:
+        """The checkpoint was written with other arguments; say what that means."""
+        warn(type(self).__name__, f"resumed with other arguments ({'; '.join(changed)}). The new ones hold.")
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the arguments, as plain values, to compare with those in a checkpoint."""
+        return {name: plain(getattr(self, name)) for name in inspect.signature(type(self)).parameters}
+
+    def arguments(self) -> dict[str, str | float | bool]:
+        """Return the arguments as loggers show them: numbers, flags and texts."""
+        found = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {n: v if isinstance(v, (str, int, float)) else str(v) for n, v in found.items()}
+
+    # -- its parts ------------------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> tuple[Stages, ...]:
+        """The parts of this run."""
+        if self._parts is None:
+            self._parts = self.make_parts()
+        return self._parts
+
+    def tell(self, name: str, *arguments: Any) -> None:
+        """Call a stage of its own, and then of each part."""
+        getattr(self, name)(*arguments)
+        for part in self.parts:
+            getattr(part, name)(*arguments)
+
+    # -- its run --------------------------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> TrainingRun:
+        """The run that it takes part in.
+
+        Raises:
+            TrickError: there was no fit yet.
+        """
+        if self._run is None:
+            raise TrickError(f"{type(self).__name__} has not been in a Trainer.fit yet. Pass it in callbacks= and fit.")
+        return self._run
+
+    @property
+    def run_or_none(self) -> TrainingRun | None:
+        """The run, or None before the first fit."""
+        return self._run
+
+    @property
+    def live_run(self) -> TrainingRun | None:
+        """The run while a fit is under way in which it takes part; else None."""
+        run = self._run
+        return run if run is not None and run.active and run.has(self) else None
+
+    _live = live_run
+
+    # -- errors of observers --------------------------------------------------------------------------------------
+
+    def guarded(self, function: Callable[..., _T], *arguments: Any) -> _T | None:
+        """Call a function of it or of a part; None where it fails and this is an observer, or was switched off."""
+        if not self.observer:
+            return function(*arguments)
+        if self._off:
+            return None
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if not survives(self, error):
+                raise
+            return None
+
+    def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
+        """Return a function that is ``guarded`` whenever somebody else calls it: a module, a logger, a publisher."""
+        return functools.partial(self.guarded, function)
+
+
+def plain(value: Any) -> Any:
+    """Return an argument as a value that a checkpoint may hold and that can be compared: functions by their names.
+
+    >>> plain(["a", 1]), plain(len), plain(slice(2))
+    (['a', 1], 'len', 'slice(None, 2, None)')
+    """
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(x) for x in value]
+    if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):
+        return {key: plain(x) for key, x in value.items()}
+    if callable(value) and not repr(value).startswith(f"{type(value).__name__}("):  # (a dataclass shows its values)
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return repr(value)
