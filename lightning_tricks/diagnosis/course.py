@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_tricks.detection.causes import Cause, Hint, kind_of
-from lightning_tricks.detection.detector import MOST_POINTS
+from lightning_tricks.detection.judge import MOST_POINTS
 from lightning_tricks.diagnosis import findings, loss_curve
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.loss_curve import Check

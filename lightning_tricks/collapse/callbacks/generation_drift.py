@@ -14,7 +14,7 @@ from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.detector import Detector, detector_form
+from lightning_tricks.detection.old_detector import Detector, detector_form
 from lightning_tricks.dry_run.isolated import isolated, step_again
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, message, nearest, require_count

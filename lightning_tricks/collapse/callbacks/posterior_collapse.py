@@ -13,7 +13,7 @@ from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.detector import Detector, detector_form
+from lightning_tricks.detection.old_detector import Detector, detector_form
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.subset import subset

@@ -16,7 +16,7 @@ from lightning_tricks.collapse.callbacks.reduction import averaged, over_all, re
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.detector import Detector, detector_form, keep_bounded
+from lightning_tricks.detection.old_detector import Detector, detector_form, keep_bounded
 from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.labels import matched

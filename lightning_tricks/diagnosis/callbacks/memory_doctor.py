@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm, Verdict
 from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.detector import Detector
+from lightning_tricks.detection.old_detector import Detector
 from lightning_tricks.diagnosis import memory_advice, memory_table, memory_use
 from lightning_tricks.diagnosis.memory import (
     Growth,

@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_tricks.detection.action import Action, Rollback
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Cause, Explained, Hint
-from lightning_tricks.detection.detector import Detector, detector_form, keep_bounded
+from lightning_tricks.detection.old_detector import Detector, detector_form, keep_bounded
 from lightning_tricks.diagnosis import autopsy, figures, findings, loss_curve
 from lightning_tricks.diagnosis.course import FORMS, OPTIONAL_FORMS, Course
 from lightning_tricks.diagnosis.findings import Finding

@@ -1,0 +1,83 @@
+"""Where a probe is attached: modules by their names, and hooks that are only heard in watched batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_tricks.errors import TrickError, message, nearest
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.names import in_compiled_graphs, matching_modules, plain_modules, reachable
+from lightning_tricks.modules.replaced import Hook
+
+Heard = Callable[[Callable[[], None]], Any]
+
+
+class Attachment:
+    """The hooks of one detector in one fit.
+
+    Args:
+        owner: the detector's class, for messages.
+        run: the run whose module is watched.
+        heard: calls what a hook wants to do, or does not: outside of watched batches nothing is looked at.
+    """
+
+    def __init__(self, owner: str, run: TrainingRun, heard: Heard) -> None:
+        self.owner = owner
+        self.run = run
+        self._heard = heard
+        self._handles: list[Any] = []
+
+    @property
+    def root(self) -> nn.Module:
+        """The LightningModule."""
+        root: nn.Module = self.run.trainer.lightning_module
+        return root
+
+    def module(self, name: str, argument: str) -> nn.Module:
+        """Return a module by its plain name.
+
+        Args:
+            name: as in ``named_modules()``, without the parts that compilation adds.
+            argument: the argument of the detector that holds the name, for the message.
+
+        Raises:
+            TrickError: there is none; the message names the nearest.
+            UnsupportedError: it is part of a compiled graph.
+        """
+        known = plain_modules(self.root)
+        if name not in known or not name:
+            near = nearest(name, [n for n in known if n])
+            remedy = f"The nearest name is {near!r}" if near else f"The module has {', '.join(list(known)[1:9])}"
+            raise TrickError(message(self.owner, argument, name, "there is no such module", remedy))
+        reachable(known, in_compiled_graphs(self.root), [name], self.owner, [name])
+        return known[name]
+
+    def hidden(self) -> set[int]:
+        """Return the ids of the modules that hooks cannot reach."""
+        return in_compiled_graphs(self.root)
+
+    def matching(self, patterns: list[str]) -> list[str]:
+        """Return the names of the modules that names or globs match; no match is an error with the nearest name."""
+        return matching_modules(plain_modules(self.root), patterns, owner=self.owner)
+
+    def watch(self, module: nn.Module, seen: Callable[[Any], None]) -> None:
+        """Call ``seen(output)`` for each forward pass of ``module`` in the training step of a watched batch."""
+
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            self._heard(lambda: seen(output))
+
+        self.keep(module.register_forward_hook(Hook(torch.no_grad()(hook))))
+
+    def keep(self, handle: Any) -> None:
+        """Take over a hook's handle, to remove it at the end."""
+        self._handles.append(handle)
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []

@@ -1,0 +1,383 @@
+"""Watch: a probe, a sampler, a judge and an action, put together: what every detector of the pack does in a run.
+
+Samples are gathered on the device in the last batches before a check, measured at the check, and sent to the host as
+one vector without waiting. The verdict is acted on after the next update: then it has arrived on every rank, so all do
+the same at the same step. Between checks there is nothing but the test of a flag in each hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.detection.action import Action, Rollback, as_action, carry_out
+from lightning_tricks.detection.alarm import Verdict
+from lightning_tricks.detection.attachment import Attachment
+from lightning_tricks.detection.judge import FORMS, OPTIONAL_FORMS, VERDICT, Judge
+from lightning_tricks.detection.probe import Probe
+from lightning_tricks.detection.rollback import RESCUE, Rescue
+from lightning_tricks.detection.sampler import Sampler
+from lightning_tricks.errors import TrickError, in_one_line, message, require_count
+from lightning_tricks.lifecycle.horizon import UnknownHorizonError, forecast_updates, updates_per_epoch
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.stages import Stages
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.modules.names import refuse_compiled
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.duration import Duration
+from lightning_tricks.optimizer_step.logbook import Page
+
+_T = TypeVar("_T")
+
+LONGEST_GRACE = 1000
+UNKNOWN_GRACE = 200
+UNKNOWN_CADENCE = 50
+
+
+def watch_form(*, optional: dict[str, form.Form] | None = None, **more: form.Form) -> Any:
+    """Return the form of a detector's state, with what its probe adds, as a class attribute.
+
+    Args:
+        optional: of keys that states of older versions do not have.
+        more: of keys that every state has.
+    """
+    own: dict[str, form.Form] = {
+        **FORMS,
+        "sums": form.named(form.tensor),
+        "counters": form.many(form.whole, 4),
+        "flags": form.many(form.flag, 3),
+        "pending": form.maybe(VERDICT),
+        "rescue": form.maybe(RESCUE),
+    }
+    return staticmethod(form.record({**own, **more}, more=True, optional={**OPTIONAL_FORMS, **(optional or {})}))
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """The four arguments that detectors share, checked.
+
+    Args:
+        owner: the detector's class, for messages.
+        every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
+        action: as ``as_action`` takes it.
+        patience: bad checks in a row that make an alarm.
+        grace: how much learning comes before the first alarm.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+    """
+
+    owner: str
+    every_n_steps: int | None
+    action: str | Rollback | Callable[[Verdict], None]
+    patience: int
+    grace: int | str
+
+    @classmethod
+    def checked(
+        cls, owner: str, every_n_steps: int | None, action: Action, patience: int, grace: int | str
+    ) -> WatchSettings:
+        """Return settings of arguments as a user writes them."""
+        if every_n_steps is not None:
+            require_count(owner, "every_n_steps", every_n_steps, remedy="Use e.g. 25")
+        done = as_action(owner, action)
+        require_count(owner, "patience", patience, remedy="Use e.g. 3")
+        Duration.parse(grace, owner=owner, argument="grace")
+        return cls(owner, every_n_steps, done, patience, grace)
+
+
+def grace_in_updates(run: TrainingRun, settings: WatchSettings) -> float:
+    """Return the grace time in updates at the highest learning rate.
+
+    Raises:
+        TrickError: it is given in epochs, and the length of an epoch is not known.
+    """
+    duration = Duration.parse(settings.grace, owner=settings.owner, argument="grace")
+    try:
+        total = forecast_updates(run.trainer)
+    except UnknownHorizonError:
+        total = None
+    if duration.unit == "%":
+        share = UNKNOWN_GRACE if total is None else duration.updates(total)
+        return float(min(share, LONGEST_GRACE))
+    per_epoch = updates_per_epoch(run.trainer)
+    if duration.unit == "ep" and per_epoch is None:
+        rule = "the length of an epoch is not known"
+        raise TrickError(message(settings.owner, "grace", settings.grace, rule, "Use a number of updates"))
+    return float(duration.updates(total, per_epoch))
+
+
+def log_prefix(trick: Trick, run: TrainingRun, topic: str, label: str = "") -> str:
+    """Return what the log keys of a detector begin with; with its identity where there is more than one of the class.
+
+    >>> from lightning_tricks import DeadUnits
+    >>> class Run: tricks = []
+    >>> log_prefix(DeadUnits(), Run(), "collapse")
+    'collapse/dead_units'
+    """
+    several = sum(type(other) is type(trick) for other in run.tricks) > 1
+    words = "".join("_" + c.lower() if c.isupper() else c for c in type(trick).__name__).strip("_")
+    label = label or (str(getattr(trick, trick.identity[0])) if trick.identity else "")
+    return f"{topic}/{words}" + (f".{label}" if several and label else "")
+
+
+@final
+class Watch(Stages):
+    """The part of a detector that looks at a run now and then, judges what it sees, and acts.
+
+    Args:
+        trick: the detector.
+        probe: what is looked at and what it means.
+        settings: when to look and what to do.
+        topic: what log keys begin with.
+        label: which one of several detectors of a class it is, in log keys; by default its first identity argument.
+    """
+
+    def __init__(
+        self, trick: Trick, probe: Probe, settings: WatchSettings, *, topic: str = "collapse", label: str = ""
+    ) -> None:
+        self.trick, self.probe, self.settings, self._topic, self._label = trick, probe, settings, topic, label
+        self.sampler = Sampler(settings.every_n_steps or UNKNOWN_CADENCE, probe.samples)
+        self.judge = Judge(settings.owner, probe.rules(), probe.grace_factor)
+        self.rescue: Rescue | None = None
+        self.shown: Callable[[TrainingRun, Verdict], None] | None = None  # is told of each alarm beside the loggers
+        self._attachment: Attachment | None = None
+        self._pending: Verdict | None = None  # an alarm that was not acted on yet
+        self._sent = False  # a vector is on its way to the host
+        self._resumed = False  # what was gathered came from a checkpoint
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def configure(self, run: TrainingRun) -> None:
+        """Attach before the first forward pass: a compiled module takes no hook later."""
+        self._attach(run, final=False)
+
+    def _attach(self, run: TrainingRun, *, final: bool) -> None:
+        self._detach()
+        if self.probe.hooks_modules:
+            refuse_compiled(run.trainer.lightning_module, self.settings.owner)
+        attachment = Attachment(self.settings.owner, run, self._heard)
+        try:
+            self.probe.attach(attachment)
+        except TrickError:
+            attachment.detach()
+            # modules that configure_model makes are not there yet
+            if final or not hasattr(run.trainer.lightning_module, "configure_model"):
+                raise
+            return
+        self._attachment = attachment
+
+    def _detach(self) -> None:
+        self.sampler.armed = False
+        if self._attachment is not None:
+            self._attachment.detach()
+        self._attachment = None
+
+    def _heard(self, see: Callable[[], None]) -> None:
+        if self.sampler.armed:
+            self.trick.guarded(self._or_gather_again, see)
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Learn the length of the run; take up the state."""
+        if self._attachment is None:
+            self._attach(run, final=True)
+        every = self.settings.every_n_steps or run.trainer.log_every_n_steps or UNKNOWN_CADENCE
+        self.sampler.start(every, run.clock.attempted(0) if run.views else 0)
+        self.judge.grace = grace_in_updates(run, self.settings)
+        action = self.settings.action
+        self.rescue = Rescue.join(run, self.trick, action, 2 * every) if isinstance(action, Rollback) else None
+        if state is not None:
+            self._load(run, state)
+
+    def rolled_back(self, run: TrainingRun) -> None:
+        """Begin again, with the same grace: the run is where it was."""
+        self.probe.sums = {}
+        self.sampler.rolled_back()
+        self.judge.rolled_back()
+        self.probe.rolled_back()
+        self._pending, self._sent = None, False
+
+    def finished(self, run: TrainingRun) -> None:
+        """Judge what was sent last; a run that is over can neither be stopped nor rolled back."""
+        run.publisher.flush()
+        verdict, self._pending = self._pending, None
+        action = self.settings.action
+        if verdict is not None:
+            self._show(run, verdict)
+            carry_out(run, "warn" if action == "stop" or isinstance(action, Rollback) else action, verdict)
+        elif self.judge.history:
+            self._draw(run, self.judge.history[-1][0])
+
+    def stopped(self, run: TrainingRun) -> None:
+        """Remove the hooks."""
+        self._detach()
+
+    # -- a batch --------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Decide whether this batch is watched."""
+        run = self.trick.live_run
+        if run is not None:
+            self.sampler.begin_batch(run.clock.attempted(0))
+            if self.rescue is not None:
+                self.rescue.begin(run)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Look away: activation checkpointing runs modules again. With manual optimization, more is to come."""
+        if self.sampler.watched:
+            self.probe.before_backward(loss)
+        if pl_module.automatic_optimization:
+            self.sampler.armed = False
+
+    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+        """An update comes: note its step and its number (of the first optimizer)."""
+        if page.view.index == 0:
+            self.sampler.update_comes(page.step, page.attempt)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Act on the last check, gather, and check."""
+        run, sampler = self.trick.live_run, self.sampler
+        if run is None:
+            return
+        sampler.armed = False
+        if self._sent and sampler.stepped is not None:
+            self._sent = False
+            run.publisher.deliver(wait=True)
+            self.act(run)
+        # where training_step returned None, its modules need not have been called
+        if sampler.watched and (not pl_module.automatic_optimization or bool(outputs)):
+            self._gather(run, batch, outputs)
+        if sampler.stepped is not None and sampler.due():
+            self._check(run, sampler.stepped)
+
+    @torch.no_grad()
+    def _gather(self, run: TrainingRun, batch: Any, outputs: Any) -> None:
+        first = self.sampler.first
+        count = self._or_gather_again(lambda: self.probe.gather(run, batch, outputs, first=first)) or 0
+        if self.sampler.gathered(count, run.clock.attempted(0)):
+            self.probe.sums = {}
+
+    @torch.no_grad()
+    def _check(self, run: TrainingRun, step: int) -> None:
+        """Measure, and send what was measured to the host."""
+        self.sampler.waited += 1
+        if not self.probe.ready(run, self.sampler.samples, self.sampler.waited):
+            return
+        measured = self._or_gather_again(lambda: self.probe.measure(run))
+        if measured is None:
+            return
+        vector, self._resumed = measured.reshape(-1).float(), False
+        self.probe.sums = {}
+        elapsed = self.sampler.checked()
+        rate = run.rate.height(0, run.views[0].optimizer)  # of the highest; a tensor where the host does not know it
+        known = None if isinstance(rate, Tensor) else rate
+        if isinstance(rate, Tensor):
+            vector = torch.cat([vector, rate.detach().reshape(1).to(vector)])
+        arrives = self.trick.guard(lambda numbers: self._arrives(run, step, elapsed, known, numbers))
+        run.publisher.put_private(step, vector, arrives)
+        self._sent = True
+
+    def _or_gather_again(self, do: Callable[[], _T]) -> _T | None:
+        """Return what ``do`` returns; where that fails on what came from a checkpoint, drop it and gather again."""
+        try:
+            return do()
+        except (TrickError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            if not self._resumed:
+                raise
+            self.probe.sums, self.sampler.samples, self._resumed = {}, 0, False
+            owner, what = self.settings.owner, in_one_line(error)
+            warn(owner, f"the samples in the checkpoint do not fit this run ({what}). They are gathered anew.")
+            return None
+
+    # -- on the host ----------------------------------------------------------------------------------------------
+
+    def _arrives(self, run: TrainingRun, step: int, elapsed: int, rate: float | None, numbers: list[float]) -> None:
+        if rate is None:
+            *numbers, rate = numbers
+        self.hear(run, step, elapsed * rate, numbers)
+
+    def hear(self, run: TrainingRun, step: int, progress: float, numbers: list[float]) -> None:
+        """Judge what was measured at a check.
+
+        Args:
+            run: the run.
+            step: of the check, on the loggers' axis.
+            progress: updates at the highest learning rate since the last check.
+            numbers: the vector of the probe.
+        """
+        judge = self.judge
+        judge.step = step
+        judge.progress += progress
+        values = self.probe.read(numbers, judge)
+        self.judged(values)
+        judge.remember(values)
+        shown = {**{k: v for k, v in values.items() if not k.startswith("_")}, "alarm": float(bool(judge.active))}
+        run.publisher.put(step, {f"{self.prefix(run)}/{name}": value for name, value in shown.items()})
+
+    def judged(self, values: dict[str, float]) -> None:
+        """Let the alarms follow values; keep a new alarm to act on after the next update."""
+        begun = self.judge.follow(self.probe.statistics(values, self.judge))
+        new = self.judge.conclude(begun, values, lambda active: self.probe.explain(active, values, self.judge))
+        self._pending = new or self._pending
+
+    def prefix(self, run: TrainingRun) -> str:
+        """Return what log keys begin with."""
+        return log_prefix(self.trick, run, self._topic, self._label)
+
+    def act(self, run: TrainingRun) -> None:
+        """Do what the user wants done about an alarm; keep a state when all is well."""
+        verdict, self._pending = self._pending, None
+        if verdict is not None:
+            self._show(run, verdict)
+            carry_out(run, self.settings.action, verdict, None if self.rescue is None else self.rescue.roll_back)
+        elif self.rescue is not None:
+            self.rescue.offer(run, self.trick, self.judge.healthy)
+
+    def _show(self, run: TrainingRun, verdict: Verdict) -> None:
+        run.publisher.tell(verdict.step, f"{self.prefix(run)}/verdict", str(verdict))
+        self._draw(run, verdict.step)
+        if self.shown is not None:
+            self.shown(run, verdict)
+
+    def _draw(self, run: TrainingRun, step: int) -> None:
+        if (draw := self.probe.figure(self.judge.history)) is not None:
+            run.publisher.draw(step, f"{self.prefix(run)}/figure", draw)
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def trick_state(self) -> dict[str, Any]:
+        """Alarms with their baselines, what was gathered since the last check, and the states to go back to."""
+        run = self.trick.run_or_none
+        if run is not None:
+            run.publisher.flush()
+        sampler, rescue = self.sampler, self.rescue
+        return {
+            **self.judge.state(),
+            "sums": {name: t.detach().clone() for name, t in self.probe.sums.items()},
+            "counters": [sampler.samples, sampler.waited, sampler.span, sampler.last],
+            "flags": [self._sent, sampler.first, self.judge.healthy],
+            "pending": None if self._pending is None else self._pending.as_dict(),
+            "rescue": rescue.state_dict() if rescue is not None and rescue.owner is self.trick else None,
+            **self.probe.state(),
+        }
+
+    def _load(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        device, sampler = run.trainer.strategy.root_device, self.sampler
+        self.judge.load(state)
+        self.probe.sums = {name: t.to(device) for name, t in state["sums"].items()}
+        self._resumed = bool(self.probe.sums)
+        sampler.samples, sampler.waited, sampler.span, sampler.last = state["counters"]
+        sampler.span = max(1, min(sampler.span, sampler.every))
+        self._sent, sampler.first, self.judge.healthy = state["flags"]
+        self._pending = None if state["pending"] is None else Verdict.from_dict(state["pending"])
+        if self.rescue is not None and self.rescue.owner is self.trick and state["rescue"] is not None:
+            self.rescue.load(run, state["rescue"])
+        self.probe.load(run, state)
