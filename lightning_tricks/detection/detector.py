@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning_tricks.detection.alarm import Verdict
@@ -58,6 +59,10 @@ class Detector:
     def history(self) -> list[tuple[int, dict[str, float]]]:
         """Step and values of the checks of this run, since its last resume: all, or fewer old ones of a long run."""
         return list(self.watch.judge.history)
+
+    def figure(self) -> Callable[[], Any] | None:
+        """Return a function that draws what was seen; None where there is nothing to see."""
+        return self.watch.probe.figure(self.history)
 
     def settled(self, run: TrainingRun) -> bool:
         """Whether it has looked at a first batch: only there it is seen whether an argument names what there is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, ClassVar, TypeVar
 
 from lightning_tricks.errors import TrickError
@@ -127,8 +128,11 @@ def plain(value: Any) -> Any:
     >>> plain(["a", 1]), plain(len), plain(slice(2))
     (['a', 1], 'len', 'slice(None, 2, None)')
     """
-    if value is None or isinstance(value, (str, int, float, bool)):
+    if value is None or type(value) in (str, int, float, bool):
         return value
+    for kind in (str, float, int):  # (an enum of strings, a number of numpy: a checkpoint must not need their classes)
+        if isinstance(value, kind):
+            return kind(value.value if isinstance(value, Enum) else value)
     if isinstance(value, (list, tuple)):
         return [plain(x) for x in value]
     if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):

@@ -26,6 +26,11 @@ from lightning_tricks import (
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Cause, Explained
 from lightning_tricks.detection.detector import Detector
+from lightning_tricks.detection.judge import Judge
+from lightning_tricks.detection.probe import Probe
+from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.lifecycle.stages import Stages
+from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, Collapsed, Memory, fit, loader, network, sgd, trainer, weights
 
 QUICK: dict[str, Any] = {"every_n_steps": 2, "patience": 2, "grace": 0}
@@ -109,11 +114,11 @@ def test_grace_is_counted_in_learning_rate(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_share_of_the_run_is_bounded_and_needs_no_horizon() -> None:
     detector = RepresentationCollapse("net", grace="50%")
     fit(Classifier(), [detector], n=640, batch=64, max_epochs=3)
-    assert detector._grace == 15
+    assert detector.watch.judge.grace == 15
     fit(Classifier(), [detector], n=64, batch=64, max_epochs=-1, max_steps=100_000, limit_train_batches=0)
     detector = RepresentationCollapse("net", grace="1ep")
     fit(Classifier(), [detector], n=640, batch=64, max_epochs=1)
-    assert detector._grace == 10
+    assert detector.watch.judge.grace == 10
 
 
 @pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
@@ -276,30 +281,41 @@ def test_the_same_on_a_gpu_where_values_arrive_late(monkeypatch: pytest.MonkeyPa
 MILD, SEVERE = Cause.OVERFITTING, Cause.NON_FINITE
 
 
-class Scripted(Detector):
+class ScriptedProbe(Probe):
     """Finds what a script says at each check: a cause, or nothing."""
 
-    script: list[Cause | None]
+    hooks_modules = False
 
-    def __init__(self, script: list[Cause | None], action: Any = "log") -> None:
+    def __init__(self, script: list[Cause | None]) -> None:
+        super().__init__()
         self.script = script
-        super().__init__(1, action, 1, 0)
 
     def rules(self) -> dict[str, Alarm]:
         return {cause.value: Alarm(below=0.5, patience=1) for cause in (MILD, SEVERE, Cause.DEAD_UNITS)}
 
-    def ready(self, run: Any) -> bool:
+    def ready(self, run: Any, samples: int, waited: int) -> bool:
         return True
 
     def measure(self, run: Any) -> torch.Tensor:
         return torch.tensor([float(run.step)])
 
-    def read(self, vector: list[float]) -> dict[str, float]:
+    def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         found = self.script[int(vector[0])] if int(vector[0]) < len(self.script) else None
         return {cause: float(cause != found) for cause in self.rules()}
 
-    def explain(self, active: list[str], values: Any) -> Explained:
+    def explain(self, active: list[str], values: Any, judge: Judge) -> Explained:
         return Cause(active[0]), ("seen",), ("nothing",)
+
+
+class Scripted(Detector, Trick):  # type: ignore[misc]
+    state_form = watch_form()
+
+    def __init__(self, script: list[Cause | None], action: Any = "log") -> None:
+        self.script = script
+        self.take(WatchSettings.checked("Scripted", 1, action, 1, 0))
+
+    def make_parts(self) -> tuple[Stages, ...]:
+        return (Watch(self, ScriptedProbe(self.script), self.settings),)
 
 
 def names(detector: Detector) -> list[Cause]:
@@ -343,7 +359,7 @@ def test_alarms_survive_a_resume_and_states_without_them_load(tmp_path: Path) ->
     trainer([second], max_epochs=2).fit(Classifier(), loader(48), ckpt_path=tmp_path / "a.ckpt")
     assert second.alarms == whole.alarms and len(whole.alarms) == 3
     assert second.verdict == whole.verdict
-    assert [r.checks for r in second._raised] == [r.checks for r in whole._raised] == [1, 4, 1]
+    assert [r.checks for r in second.watch.judge.raised] == [r.checks for r in whole.watch.judge.raised] == [1, 4, 1]
 
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     (key,) = [k for k in checkpoint["callbacks"] if "Scripted" in k]

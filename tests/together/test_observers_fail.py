@@ -14,7 +14,9 @@ import torch
 
 import lightning_tricks
 from lightning_tricks import AlarmError, GradientClip, GradientMonitor, TrickError, TrickWarning
+from lightning_tricks.collapse.callbacks.dead_units import UnitsProbe
 from lightning_tricks.detection.detector import Detector
+from lightning_tricks.detection.watch import Watch
 from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, Collapsed, Memory, digits, trainer, weights
 from tests.matrix import ACTORS, EXAMPLES, OBSERVERS
@@ -28,7 +30,7 @@ HOOKS = sorted(
 HOOKS += ["setup", "teardown", "state_dict"]
 SMALL = ("started", "prepare", "configure", "assembled", "gradients_ready", "updated", "opened", "finished", "stopped",
          "trick_state")  # fmt: skip
-OF_DETECTORS = ("attach", "gather", "ready", "measure", "read", "statistics", "explain", "figure", "alarms")
+OF_PROBES = ("attach", "gather", "ready", "measure", "read", "statistics", "explain", "figure", "before_backward")
 
 
 class Boom(Exception):
@@ -104,14 +106,24 @@ def test_an_exception_in_the_hooks_in_which_one_works_for_all(
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [
-        (n, m)
-        for n in OBSERVERS
-        for m in (*SMALL, *(OF_DETECTORS if issubclass(getattr(lightning_tricks, n), Detector) else ()))
-    ],
+    [(n, m) for n in OBSERVERS for m in SMALL],
 )
 def test_an_exception_in_any_method_of_its_own(name: str, method: str, monkeypatch: Any) -> None:
     assert_the_run_goes_on(failing(name, method, "subclass", monkeypatch), first=len(method) % 2 == 0)
+
+
+@pytest.mark.parametrize("method", OF_PROBES)
+@pytest.mark.parametrize("name", [n for n in OBSERVERS if issubclass(getattr(lightning_tricks, n), Detector)])
+def test_an_exception_in_any_method_of_its_probe(name: str, method: str) -> None:
+    cls = getattr(lightning_tricks, name)
+
+    def make_parts(self: Any) -> Any:
+        parts = cls.make_parts(self)
+        setattr(next(part for part in parts if isinstance(part, Watch)).probe, method, boom)
+        return parts
+
+    made = type(name, (cls,), {"make_parts": make_parts})(**EXAMPLES[name])
+    assert_the_run_goes_on(made, first=len(method) % 2 == 0)
 
 
 def test_it_is_told_that_it_failed(monkeypatch: Any) -> None:
@@ -127,17 +139,16 @@ def test_observers_are_those_of_the_matrix() -> None:
     assert not any(getattr(lightning_tricks, n).observer for n in ACTORS)
 
 
-def test_a_failed_observer_takes_its_hooks_from_the_module_and_works_again_in_the_next_fit() -> None:
-    class Once(lightning_tricks.DeadUnits):
-        fail = True
+def test_a_failed_observer_takes_its_hooks_from_the_module_and_works_again_in_the_next_fit(monkeypatch: Any) -> None:
+    gather, fails = UnitsProbe.gather, [True]
 
-        def gather(self, run: Any, batch: Any, outputs: Any) -> int:
-            if self.fail:
-                self.fail = False
-                boom()
-            return super().gather(run, batch, outputs)
+    def once(self: Any, *arguments: Any, **named: Any) -> int:
+        if fails.pop() if fails else False:
+            boom()
+        return gather(self, *arguments, **named)
 
-    detector, module = Once(every_n_steps=1, patience=1, grace=0), Classifier()
+    monkeypatch.setattr(UnitsProbe, "gather", once)
+    detector, module = lightning_tricks.DeadUnits(every_n_steps=1, patience=1, grace=0), Classifier()
     hooks: list[int] = []
 
     class Look(L.Callback):

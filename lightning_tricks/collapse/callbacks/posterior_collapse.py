@@ -12,18 +12,129 @@ from lightning_tricks.collapse import causes, figures, posterior, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.old_detector import Detector, detector_form
+from lightning_tricks.detection.detector import Detector
+from lightning_tricks.detection.judge import Judge
+from lightning_tricks.detection.probe import Probe
+from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
 from lightning_tricks.errors import TrickError, message
+from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.subset import subset
 
 _CLEARLY_ACTIVE = 0.1  # variance of a posterior mean over the data; a fall of the KL is then a matter of its weight
 _FALLEN = 1.0  # nats
 
 
+class PosteriorProbe(Probe):
+    """Rows of posterior means and log-variances, and the information in them.
+
+    Args:
+        mean: name of the module of the means.
+        log_variance: name of the module of the log-variances; the same one for a module that returns both.
+        patience: of the alarms.
+    """
+
+    def __init__(self, mean: str, log_variance: str, patience: int) -> None:
+        super().__init__()
+        self._arguments = {"mean": mean, "log_variance": log_variance}
+        self._patience = patience
+        self._outputs: dict[str, list[Tensor]] = {"mean": [], "log_variance": []}
+        self._kl: list[float] = []
+
+    def rules(self) -> dict[str, Alarm]:
+        """No information, no active unit, and a fall."""
+        return {
+            "kl": Alarm(below=0.1, gain=0.05, growth=1.3, trend=5, patience=self._patience),
+            "mean_variance": Alarm(below=posterior.ACTIVE, growth=1.5, trend=5, patience=self._patience),
+            "fallen": Alarm(below=_FALLEN, of_peak=0.02, least_peak=5.0, growth=1.3, patience=self._patience),
+        }
+
+    def attach(self, to: Attachment) -> None:
+        """Watch both modules, or the one."""
+        if self._arguments["mean"] == self._arguments["log_variance"]:
+            to.watch(to.module(self._arguments["mean"], "mean"), self._see_both)
+            return
+        to.watch(to.module(self._arguments["mean"], "mean"), lambda output: self._see("mean", output))
+        to.watch(
+            to.module(self._arguments["log_variance"], "log_variance"), lambda output: self._see("log_variance", output)
+        )
+
+    def _tensor(self, argument: str, output: Any) -> Tensor:
+        tensor = sums.floating_tensor(output)
+        if tensor is None or tensor.ndim < 2:
+            found = type(output).__name__ if tensor is None else tuple(tensor.shape)
+            raise self._refused(argument, f"its output ({found}) holds no features [n, d]", "Name the last layer")
+        return tensor
+
+    def _see(self, argument: str, output: Any) -> None:
+        rows = posterior.latent_rows(self._tensor(argument, output))
+        self._outputs[argument].append(subset(rows, self.samples).float().clone())
+
+    def _see_both(self, output: Any) -> None:
+        tensor = self._tensor("mean", output)
+        features = 1 if tensor.ndim > 3 else -1
+        if tensor.shape[features] % 2:
+            rule = f"its output {tuple(tensor.shape)} cannot be split into two halves"
+            raise self._refused("mean", rule, "Name the layers of mean and log-variance, if there are two")
+        for argument, half in zip(self._outputs, posterior.halves(tensor, features), strict=True):
+            self._see(argument, half)
+
+    def _refused(self, argument: str, rule: str, remedy: str) -> TrickError:
+        return TrickError(message("PosteriorCollapse", argument, self._arguments[argument], rule, remedy))
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
+        """Keep the rows of both, as many of each."""
+        seen = self._outputs
+        self._outputs = {"mean": [], "log_variance": []}
+        missing = next((argument for argument, parts in seen.items() if not parts), None)
+        if missing is not None:
+            if first:
+                raise self._refused(missing, "it was not called in the first training step", "Name one that is")
+            return 0
+        mean, log_variance = (torch.cat(parts) for parts in seen.values())
+        if mean.shape != log_variance.shape:
+            rule = f"rows {tuple(log_variance.shape)} do not fit a mean of {tuple(mean.shape)}"
+            raise self._refused("log_variance", rule, "Name two layers of one width that are called equally often")
+        kept = [subset(rows, self.samples) for rows in (mean, log_variance)]
+        self.keep("mean", kept[0])
+        self.keep("log_variance", kept[1])
+        return len(kept[0])
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Moments over all processes, counted from the mean over all."""
+        mean, log_variance = self.sums["mean"], self.sums["log_variance"]
+        rows: dict[str, Tensor] = {}
+        sums.add_rows(rows, mean)
+        shift = sums.centre(over_all(run, rows))
+        return posterior.measured_posterior(over_all(run, posterior.moments(mean, log_variance, shift)))
+
+    def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
+        """KL, active units and the like."""
+        values, self._kl = posterior.read_posterior(vector)
+        return values
+
+    def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
+        """KL and the variance of the most active unit; values that are NaN or inf are worth nothing."""
+        if not values["finite"]:
+            return {"kl": -1.0, "mean_variance": -1.0, "fallen": -1.0}
+        kl, largest = values["kl"], values["largest_mean_variance"]
+        fallen = kl if largest < _CLEARLY_ACTIVE else max(kl, _FALLEN)
+        return {"kl": kl, "mean_variance": largest, "fallen": fallen}
+
+    def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
+        """Say what is missing."""
+        return causes.of_posterior(active, values, self._arguments["mean"], judge.states["fallen"]["peak"] or 0.0)
+
+    def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
+        """KL of each dimension, and curves."""
+        return lambda: figures.draw_posterior(self._kl, history, self._arguments["mean"])
+
+
 @final
-class PosteriorCollapse(Detector):
+class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callback twice, with hooks that differ)
     """Notice that the latent variables of a variational autoencoder carry nothing: the posterior is the prior.
 
     Measures the KL divergence of ``N(mean, exp(log_variance))`` from ``N(0, I)`` for each dimension in closed form, and
@@ -76,7 +187,7 @@ class PosteriorCollapse(Detector):
     """
 
     identity = ("mean", "log_variance")
-    state_form = detector_form(sums=sums.form_of(mean=2, log_variance=2))
+    state_form = watch_form(sums=sums.form_of(mean=2, log_variance=2))
 
     def __init__(
         self,
@@ -89,98 +200,9 @@ class PosteriorCollapse(Detector):
     ) -> None:
         self.mean = require_name("PosteriorCollapse", "mean", mean)
         self.log_variance = require_name("PosteriorCollapse", "log_variance", log_variance)
-        super().__init__(every_n_steps, action, patience, grace)
+        self.take(WatchSettings.checked("PosteriorCollapse", every_n_steps, action, patience, grace))
+        self.reset()
 
-    def reset(self) -> None:
-        """Forget what was measured."""
-        super().reset()
-        self._outputs: dict[str, list[Tensor]] = {"mean": [], "log_variance": []}
-        self._kl: list[float] = []
-
-    def rules(self) -> dict[str, Alarm]:
-        """No information, no active unit, and a fall."""
-        return {
-            "kl": Alarm(below=0.1, gain=0.05, growth=1.3, trend=5, patience=self.patience),
-            "mean_variance": Alarm(below=posterior.ACTIVE, growth=1.5, trend=5, patience=self.patience),
-            "fallen": Alarm(below=_FALLEN, of_peak=0.02, least_peak=5.0, growth=1.3, patience=self.patience),
-        }
-
-    def attach(self, run: TrainingRun) -> None:
-        """Watch both modules, or the one."""
-        if self.mean == self.log_variance:
-            self.watch(self.module(run, self.mean, "mean"), self._see_both)
-            return
-        self.watch(self.module(run, self.mean, "mean"), lambda output: self._see("mean", output))
-        self.watch(
-            self.module(run, self.log_variance, "log_variance"), lambda output: self._see("log_variance", output)
-        )
-
-    def _tensor(self, argument: str, output: Any) -> Tensor:
-        tensor = sums.floating_tensor(output)
-        if tensor is None or tensor.ndim < 2:
-            found = type(output).__name__ if tensor is None else tuple(tensor.shape)
-            raise self._refused(argument, f"its output ({found}) holds no features [n, d]", "Name the last layer")
-        return tensor
-
-    def _see(self, argument: str, output: Any) -> None:
-        rows = posterior.latent_rows(self._tensor(argument, output))
-        self._outputs[argument].append(subset(rows, self.samples).float().clone())
-
-    def _see_both(self, output: Any) -> None:
-        tensor = self._tensor("mean", output)
-        features = 1 if tensor.ndim > 3 else -1
-        if tensor.shape[features] % 2:
-            rule = f"its output {tuple(tensor.shape)} cannot be split into two halves"
-            raise self._refused("mean", rule, "Name the layers of mean and log-variance, if there are two")
-        for argument, half in zip(self._outputs, posterior.halves(tensor, features), strict=True):
-            self._see(argument, half)
-
-    def _refused(self, argument: str, rule: str, remedy: str) -> TrickError:
-        return TrickError(message("PosteriorCollapse", argument, getattr(self, argument), rule, remedy))
-
-    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
-        """Keep the rows of both, as many of each."""
-        seen = self._outputs
-        self._outputs = {"mean": [], "log_variance": []}
-        missing = next((argument for argument, parts in seen.items() if not parts), None)
-        if missing is not None:
-            if self._first:
-                raise self._refused(missing, "it was not called in the first training step", "Name one that is")
-            return 0
-        mean, log_variance = (torch.cat(parts) for parts in seen.values())
-        if mean.shape != log_variance.shape:
-            rule = f"rows {tuple(log_variance.shape)} do not fit a mean of {tuple(mean.shape)}"
-            raise self._refused("log_variance", rule, "Name two layers of one width that are called equally often")
-        kept = [subset(rows, self.samples) for rows in (mean, log_variance)]
-        self._keep("mean", kept[0])
-        self._keep("log_variance", kept[1])
-        return len(kept[0])
-
-    def measure(self, run: TrainingRun) -> Tensor:
-        """Moments over all processes, counted from the mean over all."""
-        mean, log_variance = self._sums["mean"], self._sums["log_variance"]
-        rows: dict[str, Tensor] = {}
-        sums.add_rows(rows, mean)
-        shift = sums.centre(over_all(run, rows))
-        return posterior.measured_posterior(over_all(run, posterior.moments(mean, log_variance, shift)))
-
-    def read(self, vector: list[float]) -> dict[str, float]:
-        """KL, active units and the like."""
-        values, self._kl = posterior.read_posterior(vector)
-        return values
-
-    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """KL and the variance of the most active unit; values that are NaN or inf are worth nothing."""
-        if not values["finite"]:
-            return {"kl": -1.0, "mean_variance": -1.0, "fallen": -1.0}
-        kl, largest = values["kl"], values["largest_mean_variance"]
-        fallen = kl if largest < _CLEARLY_ACTIVE else max(kl, _FALLEN)
-        return {"kl": kl, "mean_variance": largest, "fallen": fallen}
-
-    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
-        """Say what is missing."""
-        return causes.of_posterior(active, values, self.mean, self._states["fallen"]["peak"] or 0.0)
-
-    def figure(self) -> Callable[[], Any] | None:
-        """KL of each dimension, and curves."""
-        return lambda: figures.draw_posterior(self._kl, self._history, self.mean)
+    def make_parts(self) -> tuple[Stages, ...]:
+        """A watch over the posterior."""
+        return (Watch(self, PosteriorProbe(self.mean, self.log_variance, self.patience), self.settings),)
