@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
+from lightning_tricks.publishing.log_keys import LogKey
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -54,6 +55,10 @@ class Member(Protocol):
     @property
     def parts(self) -> Sequence[Any]:
         """Its parts, which may have hooks of a training step as well."""
+
+    @property
+    def log_keys(self) -> Sequence[LogKey]:
+        """The keys that it and its parts log under."""
 
     def tell(self, name: str, *arguments: Any) -> None:
         """Call a stage of its own, and then of each part."""

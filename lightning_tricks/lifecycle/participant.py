@@ -14,6 +14,7 @@ from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics import form
+from lightning_tricks.publishing.log_keys import LogKey
 
 _T = TypeVar("_T")
 
@@ -33,6 +34,7 @@ class Participant(Stages):
     state_form: Any = staticmethod(form.anything)  # what ``trick_state`` of it and of its parts returns looks like
     in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
     observer: ClassVar[bool] = False  # whether it only watches
+    log_keys: ClassVar[tuple[LogKey, ...]] = ()  # the keys that it and its parts log under
 
     _run: TrainingRun | None = None
     _parts: tuple[Stages, ...] | None = None

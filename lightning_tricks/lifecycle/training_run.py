@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
+from lightning_tricks.lifecycle.keys import RUN
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.modules.replaced import PutBack, replaced
 from lightning_tricks.modules.selection import parameter_names
@@ -28,6 +29,7 @@ from lightning_tricks.optimizer_step.loss_scale import LossScale
 from lightning_tricks.optimizer_step.rate_request import RateRequest, is_schedule_free
 from lightning_tricks.optimizer_step.step_clock import StepClock
 from lightning_tricks.optimizer_step.window_request import WindowRequest
+from lightning_tricks.publishing.log_keys import LogKeys
 from lightning_tricks.publishing.publish import Publisher
 
 _Part = TypeVar("_Part")
@@ -210,6 +212,7 @@ class TrainingRun:
 
     def introduce(self) -> None:
         """Give the loggers the arguments of every trick, beside the hyperparameters that Lightning logs after this."""
+        self.publisher.keys = LogKeys([*(key for trick in self.tricks for key in trick.log_keys), *RUN])
         if not self.trainer.loggers:
             return
         found: dict[str, Any] = {}

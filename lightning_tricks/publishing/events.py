@@ -5,25 +5,17 @@ One reading for the pictures that are drawn while training and for the report th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
+
+from lightning_tricks.publishing.log_keys import LogKeys
 
 Series = Sequence[tuple[int, float]]
 
 KINDS = ("clip", "non-finite", "skip", "finding", "alarm", "rollback")
 _LINES = ("alarm", "rollback")
 _COLORS = dict(zip(KINDS, ("tab:gray", "tab:orange", "tab:purple", "tab:brown", "tab:red", "black"), strict=True))
-_KEYS = {
-    "clip": re.compile(r"grad/clip_coefficient(/optimizer\d+)?"),
-    "non-finite": re.compile(r"grad/nonfinite(/optimizer\d+)?"),
-    "skip": re.compile(r"amp/skipped_steps"),
-    "finding": re.compile(r"diagnosis/(?!training_doctor/)[^/]+"),
-    "alarm": re.compile(r"(collapse|diagnosis)/.+/alarm"),
-    "rollback": re.compile(r"collapse/rollback/rollbacks"),
-}
 
 
 @dataclass(frozen=True)
@@ -41,56 +33,29 @@ class Event:
     text: str
 
 
-@lru_cache(maxsize=65536)  # asked for every key at every logged step
-def _kind(key: str) -> str | None:
-    return next((kind for kind, pattern in _KEYS.items() if pattern.fullmatch(key)), None)
-
-
-def tells_of_events(key: str) -> bool:
-    """Whether a log key's values are read by ``events``.
-
-    >>> tells_of_events("grad/clip_coefficient"), tells_of_events("grad/norm")
-    (True, False)
-    """
-    return _kind(key) is not None
-
-
-def events(series: Mapping[str, Series]) -> list[Event]:
+def events(series: Mapping[str, Series], keys: LogKeys) -> list[Event]:
     """Return what happened, in the order of the steps.
 
     Args:
         series: log key -> (step, value), in order.
+        keys: which of them tell of events.
 
     Example:
-        >>> events({"grad/clip_coefficient": [(0, 1.0), (1, 0.5)], "amp/skipped_steps": [(0, 0.0), (1, 2.0)]})
-        [Event(step=1, kind='clip', text='to 0.50 of the norm'), Event(step=1, kind='skip', text='2 updates')]
+        >>> from lightning_tricks.gradients.keys import CLIP
+        >>> events({"grad/clip_coefficient": [(0, 1.0), (1, 0.5)], "loss": [(0, 2.0)]}, LogKeys(CLIP))
+        [Event(step=1, kind='clip', text='to 0.50 of the norm')]
     """
     found: list[Event] = []
     for key, points in series.items():
-        kind = _kind(key)
+        kind = keys.event_of(key)
         if kind is None:
             continue
         before = 0.0
         for step, value in points:
-            if _happened(kind, before, value):
-                found.append(Event(step, kind, _in_words(kind, key, before, value)))
+            if kind.happened(before, value):
+                found.append(Event(step, kind.name, kind.in_words(key, before, value)))
             before = value
     return sorted(found, key=lambda event: (event.step, KINDS.index(event.kind)))
-
-
-def _happened(kind: str, before: float, value: float) -> bool:
-    if kind == "clip":
-        return value < 1
-    if kind == "alarm":
-        return value > 0 >= before
-    return value > before if kind in ("skip", "rollback") else value > 0
-
-
-def _in_words(kind: str, key: str, before: float, value: float) -> str:
-    name = key.split("/", 1)[1].removesuffix("/alarm").replace("_", " ")
-    words = {"clip": f"to {value:.2f} of the norm", "non-finite": f"{value:.0f} attempts"}
-    words |= {"skip": f"{value - before:.0f} updates", "rollback": "back to an earlier state"}
-    return words.get(kind, name)
 
 
 def mark_events(axes: Any, marked: Sequence[Event]) -> None:

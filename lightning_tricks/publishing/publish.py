@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.publishing.dashboard import LAYOUT
-from lightning_tricks.publishing.events import Event, events, tells_of_events
+from lightning_tricks.publishing.events import Event, events
+from lightning_tricks.publishing.log_keys import LogKeys
 from lightning_tricks.publishing.loggers import guard, system_error
 
 Listener = Callable[[list[float]], None]
@@ -85,11 +85,12 @@ class Publisher:
         self._failing: set[int] = set()
         self._record: dict[str, deque[tuple[int, float]]] = {}
         self.latest: dict[str, float] = {}
+        self.keys = LogKeys(())  # of the callbacks in this run: which values tell of events, and which charts there are
 
     @property
     def events(self) -> list[Event]:
         """What happened so far, as far as it is remembered."""
-        return events({key: list(points) for key, points in self._record.items()})
+        return events({key: list(points) for key, points in self._record.items()}, self.keys)
 
     def introduce(self, configuration: Mapping[str, Any]) -> None:
         """A run begins: give the loggers the configuration, and TensorBoard the layout of its dashboard.
@@ -104,7 +105,7 @@ class Publisher:
                 else:
                     logger.log_hyperparams(dict(configuration))
                 if _can(logger, "add_custom_scalars"):
-                    logger.experiment.add_custom_scalars(LAYOUT)
+                    logger.experiment.add_custom_scalars(self.keys.layout())
             except Exception as error:  # whatever a logger does, training goes on
                 self._give_up(logger, error, 0)
 
@@ -202,7 +203,7 @@ class Publisher:
         floats = [] if parcel.host is None else parcel.host.tolist()
         values = {**parcel.numbers, **dict(zip(parcel.names, floats, strict=False))}
         self.latest.update(values)
-        for name in filter(tells_of_events, values):
+        for name in filter(self.keys.event_of, values):
             self._record.setdefault(name, deque(maxlen=_LONGEST)).append((parcel.step, values[name]))
         rest = iter(floats[len(parcel.names) :])
         samples = {name: list(islice(rest, h.numel())) for name, h in parcel.histograms.items()}

@@ -20,6 +20,7 @@ from lightning_tricks.numerics.error_parts import ErrorParts
 from lightning_tricks.publishing.events import Event, events
 from lightning_tricks.report import figures
 from lightning_tricks.report.advice import advice, is_loss
+from lightning_tricks.report.all_keys import ALL_KEYS
 from lightning_tricks.report.logs import Logs, Points, read_logs
 
 _MEANING = {
@@ -101,7 +102,7 @@ def write_report(run: Path, output: Path | None = None) -> list[Path]:
 
 def story(logs: Logs) -> list[Block]:
     """Return the blocks of a report: how it ended, what to change, what was on, what happened, pictures, numbers."""
-    happened = events(logs.scalars)
+    happened = events(logs.scalars, ALL_KEYS)
     return [
         *_summary(logs, happened),
         *_next(logs),

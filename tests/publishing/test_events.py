@@ -4,7 +4,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lightning_tricks.publishing.events import KINDS, Event, events, mark_events, tells_of_events
+from lightning_tricks.publishing.events import KINDS, Event, Series, mark_events
+from lightning_tricks.publishing.events import events as events_of
+from lightning_tricks.report.all_keys import ALL_KEYS
+
+
+def events(series: dict[str, Series]) -> list[Event]:
+    return events_of(series, ALL_KEYS)
 
 
 def test_each_kind_is_read_from_its_key() -> None:
@@ -39,7 +45,7 @@ def test_each_kind_is_read_from_its_key() -> None:
 def test_keys_of_several_optimizers_tell_too_and_others_do_not() -> None:
     assert [e.kind for e in events({"grad/clip_coefficient/optimizer1": [(0, 0.5)]})] == ["clip"]
     for key in ("grad/norm", "train/loss", "collapse/rollback/lr_factor", "diagnosis/training_doctor/loss", "alarm"):
-        assert not tells_of_events(key) and events({key: [(0, 0.5)]}) == []
+        assert ALL_KEYS.event_of(key) is None and events({key: [(0, 0.5)]}) == []
 
 
 def test_events_are_marked_where_they_happened() -> None:
