@@ -99,7 +99,9 @@ def test_the_lock_has_each_package_of_the_constraints_in_the_same_version(python
         if name in found and pinned:
             assert found[name] == str(pin.specifier).removeprefix("=="), f"{name}: run ./dev lock"
     everywhere = {canonicalize_name(r.name) for r, _ in LOCKED}
-    assert {canonicalize_name(pin.name) for pin in pins(REQUIREMENTS / "constraints.txt")} <= everywhere, "run ./dev lock"
+    assert {canonicalize_name(pin.name) for pin in pins(REQUIREMENTS / "constraints.txt")} <= everywhere, (
+        "run ./dev lock"
+    )
 
 
 @pytest.mark.skipif(tomllib is None, reason="tomllib is there from Python 3.11 on")
