@@ -214,7 +214,7 @@ LOOPS = {  # what optimizers, schedulers and data do -> what `LRSchedule` and `L
     "data that grow, data without a length": ("the rest of the curve is laid over the rest of the run", "horizons"),
     "a resume with another batch size, window or `max_epochs`": ("the same", "horizons"),
     "a second fit of one Trainer": ("the rates of the optimizers of that fit; the found rate holds", "horizons"),
-    "optimizers made anew, parameters replaced, groups swapped": ("followed, by identity", "other_optimizers"),
+    "optimizers replaced, parameters replaced, groups swapped": ("followed, by identity", "other_optimizers"),
     "optimizers around another (Lookahead), without `super().__init__()`": ("followed", "other_optimizers"),
     "schedule-free optimizers": ("a word where a validation looks at their training weights", "other_optimizers"),
     "`StochasticWeightAveraging` beside `LRSchedule`": ("refused by name", "other_optimizers"),
@@ -222,7 +222,7 @@ LOOPS = {  # what optimizers, schedulers and data do -> what `LRSchedule` and `L
 }
 HELD = {  # what module and data hold beside weights -> what becomes of it on a resume with `ExactResume`
     "counters, lists, deques, dicts, arrays of the module": "saved where they changed",
-    "tensors that are no persistent buffers": "saved where they changed",
+    "tensors that are not persistent buffers": "saved where they changed",
     "samplers and data sets that shuffle themselves, count or draw": "saved where they changed",
     "`BackboneFinetuning` after the unfreeze": "`requires_grad` is saved",
     "lists of objects, iterators in progress": "named at the first checkpoint; `ResumeGuard` names them before the first step",

@@ -55,7 +55,7 @@ class Member(Protocol):
         """Optimizers are restored, and no member has looked at them yet."""
 
     def renewed(self, run: Any, view: Any) -> None:
-        """An optimizer was made anew, or has other parameters or groups than before."""
+        """An optimizer was replaced, or has other parameters or groups than before."""
 
     def rolled_back(self, run: Any) -> None:
         """Weights and optimizers are those of an earlier step."""

@@ -87,7 +87,7 @@ class TrainingRun:
         """Return the run of ``trainer``, with ``trick`` in it; made by the first trick that asks."""
         known = (getattr(callback, "run_or_none", None) for callback in trainer.callbacks)
         run = next((r for r in known if r is not None and r.belongs_to(trainer)), None) or cls(trainer)
-        if run.active:  # nobody was told that the last fit died: another callback's on_exception raised
+        if run.active:  # the last fit failed without notifying its callbacks: another callback's on_exception raised
             for other in list(run.tricks):
                 run.leave(other)
         if trick not in run.tricks:
@@ -177,7 +177,7 @@ class TrainingRun:
             put_back()
 
     def follow(self) -> None:
-        """Look whether the Trainer's optimizers are still the same; one that was made anew is followed from now on.
+        """Look whether the Trainer's optimizers are still the same; one that was replaced is followed from now on.
 
         Told by the objects: ``trainer.strategy.setup_optimizers`` makes others in the midst of a run.
         """
@@ -225,13 +225,13 @@ class TrainingRun:
         self.clock.set_applied([int(self.trainer.global_step) // count] * len(self.views))
 
     def leave(self, trick: Member) -> None:
-        """A trick has finished; the last one turns off the light. Never raises."""
+        """Detach a trick; the run closes when the last one detaches. Never raises."""
         if trick in self.tricks:
             self._dispatch.remove()
             self.tricks.remove(trick)
             if self.active and self._trainer() is not None:
                 self._dispatch.install(self.tricks)
-            with suppress(TrickError):  # the Trainer of a fit that died unheard may be gone, and what was changed in it
+            with suppress(TrickError):  # the Trainer of a fit that failed without notifying its callbacks may be gone
                 trick.guarded(trick.stopped, self)
         if not self.tricks:
             self.close()
@@ -297,7 +297,7 @@ class TrainingRun:
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
         found = next((view for view in self.views if view.optimizer is optimizer), None)
-        if found is None:  # it was made anew after the batch began
+        if found is None:  # it was replaced after the batch began
             self.follow()
             found = next((view for view in self.views if view.optimizer is optimizer), self.views[0])
         return found

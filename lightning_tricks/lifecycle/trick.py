@@ -26,7 +26,7 @@ from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 FROM_USER = "_raised_by_the_users_action"  # an attribute of errors that no guard holds back
 _VERSION = 1
-_ANEW = "Remove this callback's state from the checkpoint, or start anew."
+_FROM_SCRATCH = "Remove this callback's state from the checkpoint, or start from scratch."
 _CLOCK = form.record({"version": form.whole, "attempted": form.many(form.whole), "applied": form.many(form.whole)})
 _OF_A_BAD_STATE = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError)
 _REFUSED = {
@@ -143,7 +143,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
         """Optimizers are there and restored. ``state`` is what ``trick_state`` gave, after a resume; else None."""
 
     def renewed(self, run: TrainingRun, view: OptimizerView) -> None:
-        """An optimizer was made anew, or has other parameters or groups than before."""
+        """An optimizer was replaced, or has other parameters or groups than before."""
 
     def opened(self, run: TrainingRun, page: Page) -> None:
         """Gradients of an attempt are complete; say how they have to be corrected before any trick reads them."""
@@ -171,7 +171,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
         return {}
 
     def arguments(self) -> dict[str, str | float | bool]:
-        """Return the constructor's arguments as loggers show them: numbers, flags and texts."""
+        """Return the constructor's arguments as loggers show them: numbers, flags and strings."""
         found = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
         return {n: v if isinstance(v, (str, int, float)) else str(v) for n, v in found.items()}
 
@@ -265,7 +265,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
                 raise
             what = ("no " if isinstance(error, KeyError) else "") + in_one_line(error)
             raise TrickError(
-                f"{type(self).__name__}: the checkpoint's state does not fit this run ({what}). {_ANEW}"
+                f"{type(self).__name__}: the checkpoint's state does not fit this run ({what}). {_FROM_SCRATCH}"
             ) from error
 
     def settled(self, run: TrainingRun) -> bool:
@@ -358,7 +358,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
 
     @_for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Clean up: Lightning calls no teardown when training dies."""
+        """Clean up: Lightning calls no teardown when training fails."""
         try:
             self._flush()
         except Exception as error:
@@ -429,7 +429,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
         """
         name = type(self).__name__
         if not isinstance(state_dict, Mapping):
-            raise ValueError(f"{name}: the checkpoint's state must be a dict, not {shown(state_dict)}. {_ANEW}")
+            raise ValueError(f"{name}: the checkpoint's state must be a dict, not {shown(state_dict)}. {_FROM_SCRATCH}")
         inner, clock = state_dict.get("state"), state_dict.get("clock")
         version = state_dict.get("version")
         if (
@@ -448,7 +448,7 @@ class Trick(lightning_pytorch.Callback, pytorch_lightning.Callback, metaclass=_G
             fault = "clock must count attempts and updates of the same optimizers"
         fault = fault or self.state_form(inner, "state")
         if fault is not None:
-            raise ValueError(f"{name}: the checkpoint's {fault}. {_ANEW}")
+            raise ValueError(f"{name}: the checkpoint's {fault}. {_FROM_SCRATCH}")
         changed = [f"{k}: {shown(old[k])} -> {shown(v)}" for k, v in new.items() if k in old and old[k] != v]
         self._loaded, self._loaded_clock = dict(inner), dict(clock)
         if self._run is not None:

@@ -201,7 +201,7 @@ def test_a_damaged_state_is_refused_by_a_trainer_that_resumes_too(tmp_path: Path
     key = next(k for k in whole["callbacks"] if k.startswith("LRSchedule"))
     whole["callbacks"][key]["state"]["base"] = [[["0.1", 0.0]]]
     torch.save(whole, tmp_path / "b.ckpt")
-    with pytest.raises(ValueError, match=r"LRSchedule: the checkpoint's state\['base'\].*start anew\.$"):
+    with pytest.raises(ValueError, match=r"LRSchedule: the checkpoint's state\['base'\].*start from scratch\.$"):
         trainer([GradientMonitor(), LRSchedule(warmup=2)]).fit(Classifier(), loader(32), ckpt_path=tmp_path / "b.ckpt")
 
 
@@ -211,7 +211,7 @@ def test_rollback_states_of_another_model_are_refused() -> None:
     kept[0]["state"]["parameters"]["net.0.weight"] = torch.zeros(2, 2)
     trick = TrainingDoctor(2, Rollback())
     trick.load_state_dict(state)
-    with pytest.raises(TrickError, match=r"TrainingDoctor: .*those of another model.*start anew\.$"):
+    with pytest.raises(TrickError, match=r"TrainingDoctor: .*those of another model.*start from scratch\.$"):
         fit(Logging(), [trick], n=64)
 
 
@@ -221,7 +221,7 @@ def test_an_alarm_without_a_begin_is_refused(key: str) -> None:
     state["state"]["alarms"]["dead"][key] = True if key == "alarmed" else 2
     trick = example("DeadUnits")
     trick.load_state_dict(state)
-    with pytest.raises(TrickError, match=r"DeadUnits: .*an alarm without a begin.*start anew\.$"):
+    with pytest.raises(TrickError, match=r"DeadUnits: .*an alarm without a begin.*start from scratch\.$"):
         fit(Logging(), [trick], n=16)
 
 
