@@ -6,9 +6,10 @@ What the site takes from elsewhere in the repository, and where it puts it:
   else a page of this file's making; in both the docstring takes the place of ``<!-- docstring: ... -->``,
 - other public names -> ``tricks/<room>_parts.md``; pure functions -> ``tricks/functional.md``,
 - ``lightning_tricks/<room>/README.md`` -> ``tricks/<room>.md``,
-- ``examples/<name>.py`` -> ``examples/<name>.md``; ``benchmarks/results`` -> ``benchmarks/``; ``CHANGELOG.md``.
+- ``examples/<name>.py`` -> ``examples/<name>.md``; ``benchmarks/results`` -> ``benchmarks/``; the pages of ``TOP``.
 
-Links are written for the repository and changed here for the site. Every page is also there as Markdown, beside the
+Links are written for the repository and changed here for the site; a link to source code, which the site does not have,
+becomes its text. Every page is also there as Markdown, beside the
 HTML, for language models; ``llms.txt`` lists them. ``python docs/hooks.py`` brings the signatures in it up to date.
 """
 
@@ -41,6 +42,7 @@ ROOMS = {  # in the order in which data flow through a training step; other room
 }
 PARTS = {"gradients": "Clip rules", "schedules": "Decays and phases", "precision": "Results", "collapse": "Metrics"}
 ENTRANCE, ELSEWHERE = "entrance", "elsewhere"
+TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 SECTIONS = {
     "Args": "Arguments",
     "Returns": "Returns",
@@ -346,7 +348,7 @@ def generated() -> dict[str, tuple[str, str]]:
             pages[parts_address(group)] = parts_page(title, [(n, public(n)) for n in parts(group)]), "docs/tricks"
     functions = [(n, getattr(functional, n)) for n in functional.__all__]
     pages["tricks/functional.md"] = parts_page("Functions (lightning_tricks.functional)", functions), "docs/tricks"
-    for source in (*(f"lightning_tricks/{r}/README.md" for r in rooms()), "CHANGELOG.md"):
+    for source in (*(f"lightning_tricks/{r}/README.md" for r in rooms()), *TOP):
         pages[address(source)] = (ROOT / source).read_text(encoding="utf-8"), dirname(source)
     unsearched = "---\nsearch:\n  exclude: true\n---\n\n"  # tables of numbers would be found for every word
     for source in results("md"):
@@ -383,7 +385,7 @@ def address(path: str) -> str:
     """
     known = {
         "README.md": "index.md",
-        "CHANGELOG.md": "changelog.md",
+        **{page: page.lower() for page in TOP},
         "examples/README.md": "examples.md",
         "benchmarks/results": "benchmarks/index.md",
     }
@@ -414,8 +416,15 @@ def relinked(text: str, start: str, page: str) -> str:
         there = relpath(address(normpath(join(start, target))), dirname(page) or ".")
         return f"]({there}{mark}{anchor})"
 
+    text = re.sub(r"\[([^\]\n]+)\]\(([^)\s#]+)(?:#[\w.-]+)?\)", lambda link: _unless_source(link, start), text)
     blocks = re.split(r"(^```.*?^```$|`[^`\n]+`)", text, flags=re.M | re.S)
     return "".join(b if i % 2 else re.sub(r"\]\(([^)\s]+)\)", change, b) for i, b in enumerate(blocks))
+
+
+def _unless_source(link: re.Match[str], start: str) -> str:
+    """Return a link, or its text where it leads to a file of the repository that the site does not have."""
+    path = normpath(join(start, link[2]))
+    return link[1] if address(path) == path and (ROOT / path).is_file() and not path.startswith("docs/") else link[0]
 
 
 # -- llms.txt -----------------------------------------------------------------------------------------------------

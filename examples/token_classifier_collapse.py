@@ -97,7 +97,7 @@ def main() -> None:
         trainer.fit(module, DataLoader(train, batch_size=1, shuffle=True))
         print(f"{title}: macro-F1 {score(module, held):.2f}; {detector.verdict}")
         ax.plot(*zip(*((s, max(-0.3, v["skill"])) for s, v in detector.history), strict=True), label=title)
-    ax.set(xlabel="update", ylabel="skill (0 knows nothing, 1 is certain)", ylim=(-0.35, 1))
+    ax.set(xlabel="update", ylabel="skill (0: no better than chance, 1: certain)", ylim=(-0.35, 1))
     ax.grid(alpha=0.3)
     ax.legend()
     RUNS.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ _FORM = "Write names, with arguments if need be: GradientMonitor,GradientClip(ru
 
 
 def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
-    """Return the callbacks that a text names, and what is wrong with the rest of it.
+    """Return the callbacks that a string names, and what is wrong with the rest of it.
 
     Callbacks stand back for one of the same class in the script, and for a run that cannot have them.
 

@@ -45,7 +45,7 @@ def check_file(path: Path) -> Findings:
     """Check a YAML file.
 
     Raises:
-        ValueError: there is no such file, or it is no YAML mapping.
+        ValueError: there is no such file, or it does not hold a YAML mapping.
     """
     if not path.is_file():
         raise ValueError("no such file. Pass the path of a YAML config.")
@@ -54,7 +54,7 @@ def check_file(path: Path) -> Findings:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"no valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"invalid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, Mapping):
         raise ValueError("no mapping of keys to values. A config of LightningCLI begins with e.g. trainer:")
     return check(content)
@@ -148,7 +148,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     _names(findings, f"{where}.", entry, _ENTRIES, "a class_path entry")
     given = entry.get("init_args") or {}
     if not isinstance(given, Mapping):
-        findings.problems.append(f"{where}.init_args: {given!r} is no mapping of arguments to values.")
+        findings.problems.append(f"{where}.init_args: {given!r} is not a mapping of arguments to values.")
         return _FOREIGN
     parameters = inspect.signature(cls).parameters
     _names(findings, f"{where}.init_args.", given, list(parameters), cls.__name__)
@@ -178,7 +178,7 @@ def _value(findings: Findings, where: str, value: Any, parameters: Mapping[str, 
         findings.unchecked.append(value)  # the path of a function: jsonargparse would import it
         return _FOREIGN
     if isinstance(value, str) and "float" in hint and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)  # LightningCLI reads 1e-3 as a number, plain YAML as a text
+        return float(value)  # LightningCLI reads 1e-3 as a number, plain YAML as a string
     if isinstance(value, str) and value[:1].isupper() and _ours(value) is not None:
         return _entry(findings, where, {"class_path": value}, callback=False)
     return value

@@ -58,7 +58,7 @@ class NonFiniteError(TrickError):
 
 
 def message(owner: str, argument: str, value: object, rule: str, remedy: str) -> str:
-    """Return the house's one form of message: where, which value, which rule, what to do.
+    """Return a message in the one form of this package: where, which value, which rule, what to do.
 
     >>> print(message("ClipNorm", "max_norm", 0, "max_norm must be > 0", "Use e.g. 1.0"))
     ClipNorm(max_norm=0): max_norm must be > 0. Use e.g. 1.0.
@@ -106,7 +106,7 @@ def in_one_line(error: BaseException) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text without its middle, where it is long.
+    """Return a string without its middle, where it is long.
 
     >>> shortened("short")
     'short'
@@ -134,7 +134,7 @@ def require_number(
     high_included: bool = False,
     remedy: str,
 ) -> float:
-    """Return ``value`` as float, or raise when it is no finite number between ``low`` and ``high``.
+    """Return ``value`` as float, or raise when it is not a finite number between ``low`` and ``high``.
 
     Raises:
         TypeError: ``value`` is a bool, a str or otherwise no real number.
@@ -160,7 +160,7 @@ def require_count(owner: str, argument: str, value: object, *, low: int = 1, rem
     """Return ``value`` as a whole number >= ``low``, or raise.
 
     Raises:
-        TypeError: ``value`` is no int (a bool is none either).
+        TypeError: ``value`` is not an int, or is a bool.
         ValueError: it is below ``low``.
 
     >>> require_count("AutoClip", "window", 100, remedy="Use e.g. 1000")

@@ -1,4 +1,4 @@
-"""Flat door to the pure functions and frozen rules of every room: tensors and numbers in, the same out."""
+"""All pure functions and frozen rules in one namespace: tensors and numbers in, the same out."""
 
 from lightning_tricks.accumulation.split import split_samples, split_sequence
 from lightning_tricks.accumulation.weights import samples, tokens

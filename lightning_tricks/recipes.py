@@ -87,7 +87,7 @@ class Recipe(list[Any]):
 
 _WATCH = (
     Choice("GradientMonitor", why="shows exploding and vanishing gradients, and NaN by the name of its layer"),
-    Choice("TrainingDoctor", why="says when a run has died, and why"),
+    Choice("TrainingDoctor", why="reports when a run has failed, and why"),
     Choice("LossScaleGuard", why="ends a 16-mixed run in which every update is skipped; nothing elsewhere"),
 )
 

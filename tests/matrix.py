@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from lightning_tricks import AutoClip
+from lightning_tricks import AutoClip, Phase
 
 
 def halves(batch: Any, parts: int) -> list[Any]:
@@ -40,6 +40,39 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "SanityCheck": {"overfit_batch": False},
     "MemoryDoctor": {"every_n_steps": 1},
     "TrainingDoctor": {"every_n_steps": 1},
+}
+
+# what other public classes cannot be made without
+REQUIRED: dict[str, dict[str, Any]] = {
+    "CachedMixedPrecision": {"precision": "16-mixed", "device": "cpu"},
+    "ClipNorm": {"max_norm": 1.0},
+    "ClipValue": {"max_value": 1.0},
+    "CosineRestarts": {"first": 10},
+    "Exponential": {"gamma": 0.9},
+    "Function": {"function": lambda update, length: 1.0},
+    "InverseTime": {"rate": 0.1},
+    "Join": {"phases": [Phase("linear", 10)]},
+    "MixedGenerations": {"real": [1, 2], "generated": [3, 4]},
+    "MultiStep": {"milestones": [10, 20]},
+    "NaturalExponential": {"rate": 0.1},
+    "Noam": {"warmup": 10},
+    "Phase": {"decay": "linear"},
+    "Piecewise": {"boundaries": [10], "values": [1.0, 0.1]},
+    "Plateau": {"monitor": "val_loss"},
+    "Step": {"every": 10},
+}
+
+# arguments that name layers, log keys and the like: whether they exist is known when a fit starts, or when they are logged
+NAMES = {
+    ("GenerationDrift", "sample"),
+    ("ModeCollapse", "generator"),
+    ("Plateau", "monitor"),
+    ("PosteriorCollapse", "log_variance"),
+    ("PosteriorCollapse", "mean"),
+    ("PredictionCollapse", "output"),
+    ("PredictionCollapse", "target"),
+    ("RepresentationCollapse", "layer"),
+    ("UsageCollapse", "assignments"),
 }
 
 # argument -> a value that differs from the example's in what is logged or in the weights
@@ -181,7 +214,7 @@ LOOPS = {  # what optimizers, schedulers and data do -> what `LRSchedule` and `L
     "data that grow, data without a length": ("the rest of the curve is laid over the rest of the run", "horizons"),
     "a resume with another batch size, window or `max_epochs`": ("the same", "horizons"),
     "a second fit of one Trainer": ("the rates of the optimizers of that fit; the found rate holds", "horizons"),
-    "optimizers made anew, parameters replaced, groups swapped": ("followed, by identity", "other_optimizers"),
+    "optimizers replaced, parameters replaced, groups swapped": ("followed, by identity", "other_optimizers"),
     "optimizers around another (Lookahead), without `super().__init__()`": ("followed", "other_optimizers"),
     "schedule-free optimizers": ("a word where a validation looks at their training weights", "other_optimizers"),
     "`StochasticWeightAveraging` beside `LRSchedule`": ("refused by name", "other_optimizers"),
@@ -189,7 +222,7 @@ LOOPS = {  # what optimizers, schedulers and data do -> what `LRSchedule` and `L
 }
 HELD = {  # what module and data hold beside weights -> what becomes of it on a resume with `ExactResume`
     "counters, lists, deques, dicts, arrays of the module": "saved where they changed",
-    "tensors that are no persistent buffers": "saved where they changed",
+    "tensors that are not persistent buffers": "saved where they changed",
     "samplers and data sets that shuffle themselves, count or draw": "saved where they changed",
     "`BackboneFinetuning` after the unfreeze": "`requires_grad` is saved",
     "lists of objects, iterators in progress": "named at the first checkpoint; `ResumeGuard` names them before the first step",

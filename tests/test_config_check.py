@@ -67,7 +67,7 @@ def callback(path: str, **arguments: Any) -> dict[str, Any]:
         (callback("lightning_tricks.GradientClip", rule={"class_path": "lightning_tricks.ZClip", "init_args": {"alhpa": 1}}), r"rule\.init_args\.alhpa: ZClip has no argument 'alhpa'. Did you mean 'alpha'"),
         ({"trainer": {"callbacks": [{"class_pth": "x"}]}}, "a callback is written as class_path"),
         ({"trainer": {"callbacks": [{"class_path": "lightning_tricks.GradientClip", "init_arg": {}}]}}, "Did you mean 'init_args'"),
-        ({"trainer": {"callbacks": [{"class_path": "lightning_tricks.GradientClip", "init_args": [1]}]}}, "is no mapping"),
+        ({"trainer": {"callbacks": [{"class_path": "lightning_tricks.GradientClip", "init_args": [1]}]}}, "is not a mapping"),
         ({"trainer": {"max_epoch": 3}}, "trainer.max_epoch: Trainer has no argument 'max_epoch'. Did you mean 'max_epochs'"),
         ({"trianer": {}}, "trianer: the config has no argument 'trianer'. Did you mean 'trainer'"),
         ({"fit": {"trainer": {"max_epoch": 3}}}, "fit.trainer.max_epoch"),
@@ -106,9 +106,9 @@ model: {class_path: sneaky.Model}
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a: [", "no valid YAML"),
+        ("a: [", "invalid YAML"),
         ("- 1", "no mapping"),
-        ("!!python/object/apply:os.getpid []", "no valid YAML"),
+        ("!!python/object/apply:os.getpid []", "invalid YAML"),
         ("", "no mapping"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+CONSTRAINTS = [f"requirements/constraints{which}.txt" for which in ("", "-oldest", "-strangers")]
 
 
 @pytest.fixture
@@ -24,14 +25,15 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     loader.exec_module(module)
-    for name in ("constraints.txt", "constraints-oldest.txt", "constraints-strangers.txt", "pyproject.toml"):
+    (tmp_path / "requirements").mkdir()
+    for name in (*CONSTRAINTS, "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     monkeypatch.setattr(module, "ROOT", str(tmp_path))
     return module
 
 
 def newest(dev: Any) -> Any:
-    return dev.Environment(".venv", ["constraints.txt"])
+    return dev.Environment(".venv", [CONSTRAINTS[0]])
 
 
 class Commands:
@@ -54,7 +56,7 @@ def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev
     monkeypatch.setattr(dev.subprocess, "call", calls)
     assert dev.main(["demo", "--epochs", "1"]) == 0
     assert calls.seen[1][:3] == [newest(dev).python, "-m", "pip"]
-    assert calls.seen[1][-4:] == ["-c", "constraints.txt", "-e", ".[demo]"]
+    assert calls.seen[1][-4:] == ["-c", CONSTRAINTS[0], "-e", ".[demo]"]
     assert calls.seen[2][1:] == ["examples/demo.py", "--epochs", "1"]
     assert dev.main(["demo"]) == 0
     assert len(calls.seen) == 4
@@ -64,7 +66,7 @@ def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev
     assert not Path(newest(dev).lock).exists()
 
 
-@pytest.mark.parametrize("changed", ["constraints.txt", "pyproject.toml", "python"])
+@pytest.mark.parametrize("changed", [CONSTRAINTS[0], "pyproject.toml", "python"])
 def test_a_change_of_what_it_depends_on_makes_it_anew(dev: Any, changed: str, monkeypatch: Any) -> None:
     calls = Commands()
     monkeypatch.setattr(dev.subprocess, "call", calls)
@@ -138,7 +140,7 @@ def test_the_oldest_versions_have_an_environment_of_their_own_in_which_their_lin
     assert len(names) == len(set(names)), "pip refuses two constraints on one package"
     assert "torch==2.6.0" in merged
     assert any(line.startswith("pytest==") for line in merged)
-    old = [line for line in (ROOT / "constraints-oldest.txt").read_text().splitlines() if not line.startswith("#")]
+    old = [line for line in (ROOT / CONSTRAINTS[1]).read_text().splitlines() if not line.startswith("#")]
     assert set(old) <= set(merged)
 
 

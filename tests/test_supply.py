@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from supply import lock, sbom
+from tools import lock, sbom
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +24,7 @@ else:
     tomllib = None
 
 ROOT = Path(__file__).parents[1]
+REQUIREMENTS = ROOT / "requirements"
 PYTHONS = ("3.10.0", "3.11.5", "3.12.0", "3.13.0", "3.14.0")
 PLATFORMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"},
@@ -43,7 +44,7 @@ def pins(path: Path) -> list[Requirement]:
 
 def locked() -> Iterator[tuple[Requirement, list[str]]]:
     """Read the lock line by line, as pip does: a requirement goes on while its lines end in a backslash."""
-    text = (ROOT / "requirements.lock").read_text()
+    text = (REQUIREMENTS / "requirements.lock").read_text()
     for line in re.sub(r"\\\n", " ", text).splitlines():
         if line.startswith("#"):
             continue
@@ -83,7 +84,7 @@ def test_every_line_of_the_lock_is_one_version_with_hashes_that_a_file_can_have(
 
 
 def test_the_lock_names_no_place() -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (REQUIREMENTS / "requirements.lock").read_text().splitlines()
     for line in lines:
         if not line.startswith("#"):
             assert not re.search(r"://|^-|@|(^|\s)[./~]|[A-Z]:\\", line), line
@@ -93,12 +94,14 @@ def test_the_lock_names_no_place() -> None:
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_the_lock_has_each_package_of_the_constraints_in_the_same_version(python: str, platform: str) -> None:
     found, context = applying(python, platform), environment(python, platform)
-    for pin in pins(ROOT / "constraints.txt"):
+    for pin in pins(REQUIREMENTS / "constraints.txt"):
         name, pinned = canonicalize_name(pin.name), pin.marker is None or pin.marker.evaluate(context)
         if name in found and pinned:
             assert found[name] == str(pin.specifier).removeprefix("=="), f"{name}: run ./dev lock"
     everywhere = {canonicalize_name(r.name) for r, _ in LOCKED}
-    assert {canonicalize_name(pin.name) for pin in pins(ROOT / "constraints.txt")} <= everywhere, "run ./dev lock"
+    assert {canonicalize_name(pin.name) for pin in pins(REQUIREMENTS / "constraints.txt")} <= everywhere, (
+        "run ./dev lock"
+    )
 
 
 @pytest.mark.skipif(tomllib is None, reason="tomllib is there from Python 3.11 on")
@@ -124,7 +127,7 @@ def test_the_environment_agrees_with_the_constraints_where_it_was_made_from_them
     stamp = Path(sys.prefix) / "dev-stamp.json"
     if not stamp.exists() or Path(sys.prefix).name != ".venv":
         pytest.skip("this environment was not made by ./dev")
-    for pin in pins(ROOT / "constraints.txt"):
+    for pin in pins(REQUIREMENTS / "constraints.txt"):
         if pin.marker is not None and not pin.marker.evaluate():
             continue
         try:
@@ -278,7 +281,7 @@ def test_the_oldest_constraints_are_the_floors_of_what_users_install() -> None:
     ]
     old = {
         canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
-        for pin in pins(ROOT / "constraints-oldest.txt")
+        for pin in pins(REQUIREMENTS / "constraints-oldest.txt")
     }
     for requirement in declared:
         (floor,) = (s.version for s in requirement.specifier if s.operator == ">=")
@@ -288,7 +291,7 @@ def test_the_oldest_constraints_are_the_floors_of_what_users_install() -> None:
 
 def test_markers_of_the_constraints_mean_the_same_as_those_of_the_lock() -> None:
     """A pin whose package has no release for Python 3.10 says so; else pip finds nothing there."""
-    for pin in pins(ROOT / "constraints.txt"):
+    for pin in pins(REQUIREMENTS / "constraints.txt"):
         if pin.marker is None:
             versions = {str(r.specifier) for r, _ in LOCKED if canonicalize_name(r.name) == canonicalize_name(pin.name)}
             assert versions == {str(pin.specifier)}, pin

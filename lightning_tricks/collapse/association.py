@@ -5,7 +5,7 @@ predictions and targets, centred in rows and columns, would have the mean 0 and 
 ``sum_ij a_ij^2 / (n - 1)``, whatever the two are distributed like. T over its standard deviation is close to a standard
 normal number then, and grows with the square root of the samples where there is a signal, however weak it is: an
 absolute bound on the skill cannot tell a weak signal from none. Within batches, since the weights are others in the
-next one: outputs that are constant in each, but move with the labels of the last ones, know nothing of the input.
+next one: outputs that are constant in each, but move with the labels of the last ones, do not depend on the input.
 
 Reference: Hoeffding, "A combinatorial central limit theorem", 1951.
 """
@@ -131,7 +131,7 @@ class Evidence:
     """Pools the standard scores of a run check by check: over the last ones, and over all of them.
 
     The larger of the two decides: the last ones notice what has just been learnt, all of them what is weak. Samples
-    that training has seen before say nothing: a network that knows nothing learns them by heart.
+    that training has seen before say nothing: a network memorises them without learning a rule.
 
     Args:
         checks: how many are the last ones.

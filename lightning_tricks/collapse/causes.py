@@ -80,7 +80,7 @@ def of_depth(active: Sequence[str], values: Mapping[str, float], layers: Sequenc
 def of_prediction(
     active: Sequence[str], values: Mapping[str, float], peak: float, start: Mapping[str, float] | None = None
 ) -> Explained:
-    """Explain predictions that know nothing, or no longer.
+    """Explain predictions without skill: never learned, or lost.
 
     Args:
         active: alarms that are on: ``"constant"``, ``"worse"``, ``"association"``, ``"background"``, ``"lost"``.

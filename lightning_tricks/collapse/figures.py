@@ -68,15 +68,15 @@ def draw_classes(shares: Sequence[tuple[int, Sequence[float]]], labels: Sequence
         low += share
     left.set(xlabel="step", ylim=(0, 1))
     left.set_title("predicted classes (bar: labels)", fontsize="medium")
-    _lines(right, history, ("skill", "macro_f1"), "1 is best, 0 knows nothing")
+    _lines(right, history, ("skill", "macro_f1"), "1 is best, 0 is chance")
     right.set_ylim(-0.3, 1.05)
     return figure
 
 
 def draw_skill(history: History) -> Figure:
-    """Return the skill of predictions that are no classes, and the evidence for it, over time."""
+    """Return the skill of predictions that are not classes, and the evidence for it, over time."""
     figure, (left, right) = _new(2)
-    _lines(left, history, ("skill", "r_squared", "correlation"), "1 is best, 0 knows nothing")
+    _lines(left, history, ("skill", "r_squared", "correlation"), "1 is best, 0 is chance")
     left.set_ylim(-1.05, 1.05)
     _lines(right, history, ("association",), "association with the target (z)")
     right.axhline(2.0, color="tab:gray", linestyle=":")

@@ -1,7 +1,7 @@
-"""The measures of this room as ``torchmetrics.Metric``: streaming, and on several processes that of all data together.
+"""The measures of collapse as ``torchmetrics.Metric``: streaming, and on several processes that of all data together.
 
 Representation and prediction keep sums in float64, never samples. Generation compares every sample with every other one
-and keeps them: update it with a few thousand at most. A process without data is no special case.
+and keeps them: update it with a few thousand at most. A process without data needs no special treatment.
 """
 
 from __future__ import annotations

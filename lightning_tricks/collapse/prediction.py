@@ -125,7 +125,7 @@ def r_squared(error: Tensor, variance: Tensor) -> Tensor:
 def spread_ratio(predicted: Tensor, target: Tensor) -> Tensor:
     """Return the variance of predictions over that of targets: 0 for constant predictions; NaN for constant targets.
 
-    The best prediction of a weak signal has the ratio R squared, so that a small one is no fault by itself.
+    The best prediction of a weak signal has the ratio R squared, so a small ratio is not a fault by itself.
 
     Args:
         predicted: variance of the predictions, any shape.

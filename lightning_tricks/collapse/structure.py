@@ -20,7 +20,7 @@ Sums = dict[str, Tensor]
 
 CLASSES = 64  # labels beyond are not looked at: so many classes leave the rank alone
 STRUCTURE = ("left_variance", "right_variance", "class_share", "class_rank", "classes")
-_FLOOR = 1e-9  # less is no thing at all: dimensions that are not in use
+_FLOOR = 1e-9  # below it, dimensions count as unused
 _APART = 0.1  # of the variance of one half, that the other has at most where they are two things
 
 

@@ -229,7 +229,7 @@ def association_of(sums: Sums, logits: Tensor, target: Tensor, part: Tensor) -> 
     """Return sums for the association of predictions and labels, given those of all samples.
 
     Also how much predictions differ within a batch, and the cross entropy with the labels' frequencies in place of the
-    predictions' own mean: weights of classes in the loss move all predictions away from the frequencies, which is no
+    predictions' own mean: weights of classes in the loss move all predictions away from the frequencies, which is not a
     lack of skill.
 
     Args:

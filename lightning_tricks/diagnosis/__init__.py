@@ -1,1 +1,1 @@
-"""Diagnosis: is this training sound, before its first step, while it runs, and when it has died?"""
+"""Diagnosis: is this training sound, before its first step, while it runs, and after it has failed?"""

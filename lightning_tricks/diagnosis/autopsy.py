@@ -1,4 +1,4 @@
-"""When training has died: what is known about it, as ``health.json`` and as a page of text.
+"""After training has failed: what is known about it, as ``health.json`` and as a page of text.
 
 Plain functions and two files of their own: they need no logger, no device that still works, and no other process.
 """

@@ -291,6 +291,6 @@ def _in(tensor: Tensor, batch: Any) -> bool:
 
 
 def _measures(module: nn.Module) -> bool:
-    """Whether a module compares a prediction with a target: what it returns is no output of the model."""
+    """Whether a module compares a prediction with a target: what it returns is not an output of the model."""
     names = {cls.__module__.split(".")[0] for cls in type(module).__mro__}
     return isinstance(module, nn.modules.loss._Loss) or "torchmetrics" in names

@@ -1,4 +1,4 @@
-"""What a training leaves to be noticed that is no alarm: hints with a confidence, and which of them are worth showing.
+"""What is noticed in a training without being an alarm: hints with a confidence, and which of them are worth showing.
 
 Numbers in, findings out. A hint below 60 % is not shown, nor one that contradicts a stronger one.
 """

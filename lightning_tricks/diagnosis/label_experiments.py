@@ -48,7 +48,7 @@ def labels(exam: Examination) -> list[Check]:
         classes.append(target[valid])
     x, y = torch.cat(rows)[:NEIGHBOURS], torch.cat(classes)[:NEIGHBOURS]
     name = "labels follow from inputs"
-    # (actions of a game may be all the same, and they are no labels of this loss)
+    # (actions of a game may be all the same, and they are not labels of this loss)
     if not dry_run.anywhere(look.found is None or len(y) < 256 or len(torch.unique(y)) > 1 or look.logits.shape[1] < 3):
         return [sanity_data.one_label(int(y[0]), len(y), look.logits.shape[1])]
     if dry_run.anywhere(int((torch.bincount(y) >= 8).sum()) < 2):

@@ -463,7 +463,7 @@ def named(
         )
         weights = next((c.weights for c in reversed(checks) if math.isfinite(c.weights)), math.nan)
         evidence = (
-            f"most weights are at {weights:.1%} of their first norm or below, and the loss is no better: {now:.4g}"
+            f"most weights are at {weights:.1%} of their first norm or below, and the loss has not improved: {now:.4g}"
         )
         return Cause.SHRINKING_WEIGHTS, (evidence,), advice
     if alarm == "silence":

@@ -1,8 +1,8 @@
 """Whether memory grows step by step, and who keeps it: rules on the numbers of several checks.
 
-Growth alone is no fault: optimizer state, caches and replay buffers are filled, lists are filled and cleared in every
-epoch. So like is compared with like: what is kept at a later check has to be more than at an earlier check that came at
-the same place of an earlier epoch, or later in it.
+Growth alone is not a fault: optimizer state, caches and replay buffers are filled, lists are filled and cleared in
+every epoch. So like is compared with like: what is kept at a later check has to be more than at an earlier check that
+came at the same place of an earlier epoch, or later in it.
 """
 
 from __future__ import annotations

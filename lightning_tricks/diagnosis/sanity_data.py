@@ -41,8 +41,8 @@ def neighbours_agree(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
 def structure(inputs: Tensor, seed: int = 0) -> float:
     """Return how much nearer the nearest neighbours are than in rows whose columns were shuffled: 0 for noise.
 
-    Columns are the principal components, so that a linear correlation alone is no structure. Labels of inputs that have
-    groups or lie on a surface have something to do with it, as a rule; those of noise need not.
+    Columns are the principal components, so that a linear correlation alone is not structure. Labels of inputs that
+    have groups or lie on a surface have something to do with it, as a rule; those of noise need not.
 
     Args:
         inputs: ``[n, d]``.

@@ -327,7 +327,7 @@ class DryRun:
         return result
 
     def _unsynchronized(self) -> AbstractContextManager[Any]:
-        """Keep DistributedDataParallel from averaging: at its first time it arranges its buckets anew, for good."""
+        """Keep DistributedDataParallel from averaging: the first time, it rearranges its buckets for good."""
         strategy = self._trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 

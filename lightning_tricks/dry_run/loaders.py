@@ -59,7 +59,7 @@ def unrepeatable(loader: Any) -> str | None:
         return None
     if not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
         return f"{name} cannot be iterated"
-    # (one written in Python may begin anew in its ``__iter__``, and what it holds is put back)
+    # (one written in Python may start again in its ``__iter__``, and what it holds is put back)
     if hasattr(type(loader), "__next__") and hidden_state(type(loader)) is not None:
         return f"{name} can be iterated only once"
     return None

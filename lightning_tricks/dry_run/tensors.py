@@ -281,7 +281,7 @@ def _weighted(numbers: Tensor) -> Tensor:
 
 
 def _same_graph(tensor: Tensor, now: Any, before: Any) -> bool:
-    """Whether a tensor is the result of the same operation; torch makes that of a view anew from its base."""
+    """Whether a tensor is the result of the same operation; torch rebuilds that of a view from its base."""
     return type(now) is type(before) if tensor._is_view() else now is before
 
 

@@ -55,7 +55,7 @@ class UnknownHorizonError(TrickError):
 
 @dataclass(frozen=True)
 class Standing:
-    """What is behind a run at the begin of a batch; nothing, at the begin of the first.
+    """What a run has done at the beginning of a batch; nothing before the first batch.
 
     Args:
         epoch: of the batch, from 0.
@@ -71,7 +71,7 @@ class Standing:
 
     @classmethod
     def of(cls, trainer: Any, updates: int) -> Standing:
-        """Return where a Trainer's loops stand; in ``on_train_batch_start``, when they have begun to count anew."""
+        """Return where a Trainer's loops stand; in ``on_train_batch_start``, when they have started counting again."""
         progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.current
         in_epoch = min(updates, int(progress.completed))
         return cls(int(trainer.current_epoch), updates, in_epoch, int(trainer.global_step))
@@ -214,7 +214,7 @@ class Pace:
     steppings: list[Stepping] = field(default_factory=list)
 
     def begin_batch(self, batch_idx: int, attempted: Sequence[int]) -> bool:
-        """A batch begins; return whether it is time to make the forecast anew: often at first, later when it pays."""
+        """A batch begins; return whether it is time for a new forecast: often at first, less often later."""
         for attempts in attempted[len(self.steppings) :]:
             self.steppings.append(Stepping(attempts=attempts, unseen=attempts))
             self.at_epoch.append(attempts)

@@ -62,7 +62,7 @@ def samples_of(batch: Any, records: bool | None = None) -> Samples:
     sizes = list(_first_dimensions(batch))
     columns = _columns(batch, top=True)
     by_records = _agreed(columns.counts)
-    by_dimensions = None if columns.images and len(set(sizes)) > 1 else _agreed(sizes)  # (a mask is no broadcast image)
+    by_dimensions = None if columns.images and len(set(sizes)) > 1 else _agreed(sizes)  # (masks are not images)
     if by_records is None or (len(columns.counts) == 1 and not (columns.firm or columns.torn or records)):
         by_records = None  # a list of tensors alone may as well hold several views of all samples
     elif by_records == by_dimensions:
@@ -148,7 +148,7 @@ def _attribute(value: Any, name: str) -> Any:
 
 
 def _has_length_of_its_own(value: Any) -> bool:
-    """Whether its length is that of its samples, and not of its fields: an object that holds tensors and is no list."""
+    """Whether its length counts samples and not fields: an object that holds tensors and is not a list."""
     fields_count = isinstance(value, (Mapping, tuple, list)) or callable(getattr(value, "keys", None))
     return not fields_count and hasattr(type(value), "__len__") and parts_of(value) is not None
 

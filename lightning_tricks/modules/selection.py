@@ -32,14 +32,14 @@ def fault_of(pattern: str) -> str | None:
     """Return what is wrong with a user's regular expression, as the rest of a sentence; None when nothing is.
 
     >>> fault_of("^head"), fault_of("(")
-    (None, 'is no regular expression (missing ), unterminated subpattern at position 0)')
+    (None, 'is not a regular expression (missing ), unterminated subpattern at position 0)')
     """
-    if len(pattern) > LONGEST_PATTERN:  # to compile a text without end takes time and memory without end
+    if len(pattern) > LONGEST_PATTERN:  # to compile an endless pattern takes time and memory without end
         return f"has {len(pattern):,} characters, and at most {LONGEST_PATTERN:,} are allowed"
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        return f"is no regular expression ({error})"
+        return f"is not a regular expression ({error})"
     return None
 
 
@@ -47,7 +47,7 @@ def check_patterns(owner: str, argument: str, groups: Mapping[str, str] | None) 
     """Return a copy of ``groups`` after checking that it maps names to regular expressions.
 
     Raises:
-        TypeError: it is no dict of str to str.
+        TypeError: it is not a dict of str to str.
         ValueError: it is empty, a pattern does not compile, or a name has an empty text.
     """
     if groups is None:

@@ -34,7 +34,7 @@ class Duration:
         """
         remedy = "Use e.g. 500, '500st' (updates), '2ep' (epochs) or '5%' (of the run)"
         if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise TypeError(message(owner, argument, value, f"{argument} must be a whole number or a text", remedy))
+            raise TypeError(message(owner, argument, value, f"{argument} must be a whole number or a string", remedy))
         if isinstance(value, int):
             if value < 0:
                 raise ValueError(message(owner, argument, value, f"{argument} must be >= 0", remedy))

@@ -1,7 +1,7 @@
 """What a state from a checkpoint must look like: said once, and checked before anything of it is used.
 
-A checkpoint is what somebody sent: keys may be missing, a number may be a text or NaN. A form is a function of a value
-and of where it was found; it returns what is wrong, as a sentence, or None.
+A checkpoint is what somebody sent: keys may be missing, a number may be a string or NaN. A form is a function of a
+value and of where it was found; it returns what is wrong, as a sentence, or None.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightning_tricks.errors import shown
 
 Form = Callable[[Any, str], "str | None"]
 
-_LARGEST = 2**53  # whole numbers beyond are no counts
+_LARGEST = 2**53  # larger whole numbers are not counts
 _LONGEST = 1_000_000  # entries of a list
 
 
@@ -34,7 +34,7 @@ def anything(value: Any, where: str) -> str | None:
 
 
 def plain(value: Any, where: str) -> str | None:
-    """A number, a text, None, or lists and dicts of them."""
+    """A number, a string, None, or lists and dicts of them."""
     if isinstance(value, (list, tuple)):
         return many(plain)(value, where)
     if isinstance(value, dict):
@@ -98,8 +98,8 @@ def flag(value: Any, where: str) -> str | None:
 
 
 def text(value: Any, where: str) -> str | None:
-    """A text."""
-    return None if isinstance(value, str) else _not(where, "a text", value)
+    """A string."""
+    return None if isinstance(value, str) else _not(where, "a string", value)
 
 
 def tensor(value: Any, where: str) -> str | None:
@@ -113,7 +113,7 @@ def maybe(form: Form) -> Form:
 
 
 def one_of(*choices: str) -> Form:
-    """One of some texts."""
+    """One of some strings."""
 
     def check(value: Any, where: str) -> str | None:
         good = isinstance(value, str) and value in choices
@@ -140,11 +140,11 @@ def many(form: Form, length: int | None = None) -> Form:
 
 
 def named(form: Form) -> Form:
-    """A dict from texts to what ``form`` says."""
+    """A dict from strings to what ``form`` says."""
 
     def check(value: Any, where: str) -> str | None:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            return _not(where, "a dict with texts as keys", value)
+            return _not(where, "a dict with strings as keys", value)
         return next((f for key, x in value.items() if (f := form(x, _where(where, key))) is not None), None)
 
     return check

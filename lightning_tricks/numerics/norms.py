@@ -72,7 +72,7 @@ def _read(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Te
 def _mended(norms: Tensor, tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     """Return float32 norms, those again in float64 whose sum may have overflowed, or lost what is small. On a CPU."""
     low, values = lowest_safe(norm_type, norms.dtype), norms.tolist()
-    if min(values) >= low and max(values) < math.inf:  # (a NaN is none that float64 could mend)
+    if min(values) >= low and max(values) < math.inf:  # (float64 does not change a NaN)
         return norms
     doubtful = [i for i, n in enumerate(values) if n < low or n == math.inf]
     doubtful = [i for i in doubtful if tensors[i].numel() and not _all_zero(tensors[i])]

@@ -43,7 +43,7 @@ class StepClock:
         self._restored: dict[str, list[int]] | None = None
 
     def start(self, num_optimizers: int) -> None:
-        """Make room for the optimizers of a fit that begins; counts of an earlier fit or a checkpoint go on."""
+        """Prepare the counts of a fit that begins; those of an earlier fit or a checkpoint continue."""
         if self._restored is not None:
             self._attempted = list(self._restored["attempted"])
             self._calls = list(self._restored["applied"])
@@ -64,7 +64,7 @@ class StepClock:
         self._depth = [0] * num_optimizers
 
     def renew(self, num_optimizers: int) -> None:
-        """An optimizer was made anew in the midst of a run: counts go on, and no step is under way."""
+        """An optimizer was replaced during a run: counts continue, and no step is in progress."""
         self.start(max(num_optimizers, len(self._attempted)))
 
     @property
@@ -149,5 +149,5 @@ class StepClock:
         lists = [state.get("attempted"), state.get("applied")]
         plain = all(isinstance(x, list) and all(type(v) is int and v >= 0 for v in x) for x in lists)
         if state.get("version") != 1 or not plain or len(lists[0]) != len(lists[1]):  # type: ignore[arg-type]
-            raise ValueError(f"StepClock: {shown(dict(state))} is no state of version 1. Is the checkpoint damaged?")
+            raise ValueError(f"StepClock: {shown(dict(state))} is not a state of version 1. Is the checkpoint damaged?")
         self._restored = {"attempted": list(state["attempted"]), "applied": list(state["applied"])}

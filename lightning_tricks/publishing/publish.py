@@ -57,7 +57,7 @@ class Cadence:
 
 
 @dataclass
-class _Parcel:
+class _Transfer:
     """Values of one step on their way to the host."""
 
     step: int
@@ -79,8 +79,8 @@ class Publisher:
 
     def __init__(self, loggers: Callable[[], Sequence[Any]]) -> None:
         self._loggers = loggers
-        self._open: _Parcel | None = None
-        self._travelling: deque[_Parcel] = deque()
+        self._open: _Transfer | None = None
+        self._travelling: deque[_Transfer] = deque()
         self._broken: set[int] = set()
         self._failing: set[int] = set()
         self._record: dict[str, deque[tuple[int, float]]] = {}
@@ -115,30 +115,30 @@ class Publisher:
             guard(logger, partial(self._give_up, logger))
 
     def put(self, step: int, values: Mapping[str, float | Tensor]) -> None:
-        """Add named values to the parcel of ``step``: numbers or 0-d tensors."""
+        """Add named values to the transfer of ``step``: numbers or 0-d tensors."""
         for name, value in values.items():
             if isinstance(value, Tensor):
                 self.put_many(step, [name], value.reshape(1))
             else:
-                self._parcel(step).numbers[name] = float(value)
+                self._transfer(step).numbers[name] = float(value)
 
     def put_many(self, step: int, names: Sequence[str], values: Tensor) -> None:
         """Add a vector ``[n]`` under ``n`` names."""
-        parcel = self._parcel(step)
-        parcel.names += names
-        # a copy: the value at this moment, whatever is written into the tensor before the parcel leaves
-        parcel.tensors.append(values.detach().clone())
+        transfer = self._transfer(step)
+        transfer.names += names
+        # a copy: the value at this moment, whatever is written into the tensor before the transfer leaves
+        transfer.tensors.append(values.detach().clone())
 
     def put_private(self, step: int, values: Tensor, listener: Listener) -> None:
         """Send a vector ``[n]`` along that no logger sees; ``listener`` gets it as floats when it has arrived."""
-        self._parcel(step).private.append((values.detach(), listener))
+        self._transfer(step).private.append((values.detach(), listener))
 
     def put_histogram(self, step: int, name: str, values: Tensor) -> None:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
-        self._parcel(step).histograms[name] = values.detach().clone()
+        self._transfer(step).histograms[name] = values.detach().clone()
 
     def tell(self, step: int, name: str, text: str) -> None:
-        """Give a text to the loggers that take one, at once."""
+        """Send text to the loggers that accept it, at once."""
         self._give("add_text", step, lambda experiment: experiment.add_text(name, text, step))
 
     def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
@@ -163,31 +163,31 @@ class Publisher:
         """Whether something was put in for ``step`` that has not been shipped."""
         return self._open is not None and self._open.step == step
 
-    def _parcel(self, step: int) -> _Parcel:
+    def _transfer(self, step: int) -> _Transfer:
         if self._open is not None and self._open.step != step:
             self.ship()
         if self._open is None:
-            self._open = _Parcel(step)
+            self._open = _Transfer(step)
         return self._open
 
     def ship(self) -> None:
-        """Start the copy of the open parcel, and deliver what has arrived."""
+        """Start the copy of the open transfer, and deliver what has arrived."""
         if self._open is not None:
-            parcel, self._open = self._open, None
-            _send(parcel)
-            self._travelling.append(parcel)
+            transfer, self._open = self._open, None
+            _send(transfer)
+            self._travelling.append(transfer)
         self.deliver()
 
     def deliver(self, *, wait: bool = False) -> None:
-        """Hand over the parcels that have arrived, in order; with ``wait`` all of them."""
+        """Hand over the transfers that have arrived, in order; with ``wait`` all of them."""
         while self._travelling:
-            parcel = self._travelling[0]
-            if parcel.arrived is not None and not parcel.arrived.query():
+            transfer = self._travelling[0]
+            if transfer.arrived is not None and not transfer.arrived.query():
                 if not wait:
                     return
-                parcel.arrived.synchronize()
+                transfer.arrived.synchronize()
             self._travelling.popleft()
-            self._hand_over(parcel)
+            self._hand_over(transfer)
 
     def flush(self) -> None:
         """Ship and deliver everything, waiting for the device."""
@@ -199,18 +199,18 @@ class Publisher:
         self._open = None
         self._travelling.clear()
 
-    def _hand_over(self, parcel: _Parcel) -> None:
-        floats = [] if parcel.host is None else parcel.host.tolist()
-        values = {**parcel.numbers, **dict(zip(parcel.names, floats, strict=False))}
+    def _hand_over(self, transfer: _Transfer) -> None:
+        floats = [] if transfer.host is None else transfer.host.tolist()
+        values = {**transfer.numbers, **dict(zip(transfer.names, floats, strict=False))}
         self.latest.update(values)
         for name in filter(self.keys.event_of, values):
-            self._record.setdefault(name, deque(maxlen=_LONGEST)).append((parcel.step, values[name]))
-        rest = iter(floats[len(parcel.names) :])
-        samples = {name: list(islice(rest, h.numel())) for name, h in parcel.histograms.items()}
-        told = [(listener, list(islice(rest, v.numel()))) for v, listener in parcel.private]
+            self._record.setdefault(name, deque(maxlen=_LONGEST)).append((transfer.step, values[name]))
+        rest = iter(floats[len(transfer.names) :])
+        samples = {name: list(islice(rest, h.numel())) for name, h in transfer.histograms.items()}
+        told = [(listener, list(islice(rest, v.numel()))) for v, listener in transfer.private]
         for logger in self._loggers():
             if id(logger) not in self._broken:
-                self._log(logger, values, samples, parcel.step)
+                self._log(logger, values, samples, transfer.step)
         for listener, vector in told:
             listener(vector)
 
@@ -261,8 +261,9 @@ def draws_histograms(logger: Any) -> bool:
     return hasattr(getattr(logger, "experiment", None), "add_histogram")
 
 
-def _send(parcel: _Parcel) -> None:
-    tensors = parcel.tensors + [h.reshape(-1) for h in parcel.histograms.values()] + [v for v, _ in parcel.private]
+def _send(transfer: _Transfer) -> None:
+    histograms = [h.reshape(-1) for h in transfer.histograms.values()]
+    tensors = transfer.tensors + histograms + [v for v, _ in transfer.private]
     if not tensors:
         return
     device = tensors[0].device
@@ -270,10 +271,10 @@ def _send(parcel: _Parcel) -> None:
     dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
     vector = torch.cat([t.to(device=device, dtype=dtype, non_blocking=True) for t in tensors])
     if device.type != "cuda":
-        parcel.host = vector.cpu()
+        transfer.host = vector.cpu()
     else:
-        parcel.host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
-        parcel.host.copy_(vector, non_blocking=True)
-        parcel.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        parcel.arrived.record(torch.cuda.current_stream(device))
-    parcel.tensors = []
+        transfer.host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+        transfer.host.copy_(vector, non_blocking=True)
+        transfer.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        transfer.arrived.record(torch.cuda.current_stream(device))
+    transfer.tensors = []

@@ -13,7 +13,7 @@ from lightning_tricks.publishing.events import Series
 _OFTEN_CLIPPED = 0.5
 _OFTEN_SKIPPED = 0.05
 _FEWEST = 20
-_SETTLED = 0.05  # share of the first loss below which a loss that falls is no reason to go on
+_SETTLED = 0.05  # share of the first loss below which a falling loss is not a reason to train further
 _BETTER_IS_LESS = re.compile(r"loss|error|perplexity|bits", re.I)
 
 

@@ -20,7 +20,7 @@ class ProgressMetrics(Trick):
             this run is not shown.
 
     Raises:
-        TypeError: ``keys`` is no list of texts.
+        TypeError: ``keys`` is not a list of strings.
         ValueError: ``keys`` is empty.
 
     Logs:

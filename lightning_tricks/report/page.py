@@ -123,11 +123,11 @@ def _summary(logs: Logs, happened: Sequence[Event]) -> list[Block]:
         length += f", {_duration(logs.seconds)}"
     alarms = [event for event in happened if event.kind == "alarm"]
     if logs.health is not None:
-        text = f"This run died or was stopped: {logs.health.get('why', 'no reason was written')}"
+        text = f"This run failed or was stopped: {logs.health.get('why', 'no reason was written')}"
     elif alarms:
         text = f"{len(alarms)} alarm(s) were raised: {', '.join(sorted({e.text for e in alarms}))}."
     else:
-        text = "No alarm was raised, and there is no sign that it died."
+        text = "No alarm was raised, and there is no sign that the run failed."
     found: list[Block] = [Heading("How it went"), Paragraph(f"{text} It is {length} long."), *_culprit(logs)]
     ends = [(k, p) for k, p in logs.scalars.items() if p and not k.startswith(_OURS) and k != "epoch"]
     rows = tuple((key, f"{points[-1][1]:.4g}") for key, points in ends[:12])
@@ -147,7 +147,7 @@ def _next(logs: Logs) -> list[Block]:
         for _, text in texts
     ]
     told += [str(text) for name in ("verdicts", "findings") for text in (logs.health or {}).get(name, [])]
-    # what the doctor is not sure of, or contradicts what it is surer of, is told below, and is no advice here
+    # what the doctor is not sure of, or contradicts what it is surer of, is reported below, and is not advice
     remedies = [finding.next_step for finding in ranked(_noticed(told))]
     steps = [step.strip()[:1].upper() + step.strip()[1:] + "." for remedy in remedies for step in remedy.split(";")]
     return [Heading("What to change next"), Bullets(tuple(advice(logs.scalars, steps)))]

@@ -9,8 +9,8 @@ import pytest
 
 from tests.distributed import counting
 from tests.distributed.counting import BATCH, EVERY, Cost
-from tests.distributed.scaling import SCALES, SYMBOLS, Scale, scaling_page, value
 from tests.matrix import EXAMPLES, REFUSED_UNDER_FSDP2
+from tests.scaling import SCALES, SYMBOLS, Scale, scaling_page, value
 from tests.together.test_every_callback import CALLBACKS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
@@ -95,4 +95,4 @@ def test_monitor_clip_and_doctor_share_the_norms_of_shards(both_ranks: Any) -> N
 
 def test_the_page_is_that_of_the_formulas() -> None:
     page = Path(__file__).parents[2] / "docs" / "scaling.md"
-    assert page.read_text() == scaling_page(), "python -m tests.distributed.scaling writes it anew"
+    assert page.read_text() == scaling_page(), "python -m tests.scaling writes it anew"

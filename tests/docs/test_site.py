@@ -249,6 +249,11 @@ def test_links_are_changed_for_the_site() -> None:
     assert hooks.address("lightning_tricks/gradients/README.md") == "tricks/gradients.md"
 
 
+def test_links_to_source_code_become_their_text_on_the_site() -> None:
+    text = "[`Trick`](../lightning_tricks/lifecycle/trick.py#Trick), [a](claims.md), [rules](../tests/matrix.py), [no](gone.py)"
+    assert hooks.relinked(text, "docs", "architecture.md") == "`Trick`, [a](claims.md), rules, [no](gone.py)"
+
+
 def test_every_page_is_there_as_markdown_too(site: Path, pages: dict[Path, Page]) -> None:
     for path in pages:
         if path.name not in ("404.html", "index.html"):

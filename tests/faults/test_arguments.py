@@ -48,7 +48,7 @@ from lightning_tricks import (
 from lightning_tricks.gradients.rules import ClipRule
 from lightning_tricks.lifecycle.trick import Trick
 from tests.gradients.plain import Classifier, fit
-from tests.matrix import EXAMPLES
+from tests.matrix import EXAMPLES, NAMES, REQUIRED
 
 EXTRA = ("CachedMixedPrecision", "DurableCheckpointIO", "MixedGenerations", "Phase", "Rollback")
 CLASSES = sorted(
@@ -60,25 +60,7 @@ CLASSES = sorted(
 )
 
 # what a class needs beside the argument that is tried
-BESIDE: dict[str, dict[str, Any]] = {
-    **EXAMPLES,
-    "CachedMixedPrecision": {"precision": "16-mixed", "device": "cpu"},
-    "ClipNorm": {"max_norm": 1.0},
-    "ClipValue": {"max_value": 1.0},
-    "CosineRestarts": {"first": 10},
-    "Exponential": {"gamma": 0.9},
-    "Function": {"function": lambda update, length: 1.0},
-    "InverseTime": {"rate": 0.1},
-    "Join": {"phases": [Phase("linear", 10)]},
-    "MixedGenerations": {"real": [1, 2], "generated": [3, 4]},
-    "MultiStep": {"milestones": [10, 20]},
-    "NaturalExponential": {"rate": 0.1},
-    "Noam": {"warmup": 10},
-    "Phase": {"decay": "linear"},
-    "Piecewise": {"boundaries": [10], "values": [1.0, 0.1]},
-    "Plateau": {"monitor": "val_loss"},
-    "Step": {"every": 10},
-}
+BESIDE: dict[str, dict[str, Any]] = {**EXAMPLES, **REQUIRED}
 
 # kind of value -> value
 VALUES: dict[str, Any] = {
@@ -153,18 +135,6 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     ("Phase", "decay"): {"class"},
     ("LRSchedule", "decay"): {"class"},
     ("GradientAccumulation", "weight"): {"class"},
-}
-# names of layers, log keys and the like: known when a fit starts, or when they are logged
-NAMES = {
-    ("GenerationDrift", "sample"),
-    ("ModeCollapse", "generator"),
-    ("Plateau", "monitor"),
-    ("PosteriorCollapse", "log_variance"),
-    ("PosteriorCollapse", "mean"),
-    ("PredictionCollapse", "output"),
-    ("PredictionCollapse", "target"),
-    ("RepresentationCollapse", "layer"),
-    ("UsageCollapse", "assignments"),
 }
 
 

@@ -25,7 +25,7 @@ def test_groups_are_assigned_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("groups", "error", "text"),
     [([], TypeError, "dict of str to str"), ({"a": 1}, TypeError, "dict of str to str"), ({}, ValueError, "at least one"),
-     ({"": "x"}, ValueError, "at least one"), ({"a": "("}, ValueError, "no regular expression")],
+     ({"": "x"}, ValueError, "at least one"), ({"a": "("}, ValueError, "not a regular expression")],
 )  # fmt: skip
 def test_groups_of_a_wrong_form_are_refused(groups: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):

@@ -17,7 +17,7 @@ def test_every_form_is_a_number_of_updates(text: Any, updates: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "error", "text"),
-    [(-1, ValueError, ">= 0"), (True, TypeError, "whole number or a text"), (1.5, TypeError, "whole number or a text"),
+    [(-1, ValueError, ">= 0"), (True, TypeError, "whole number or a string"), (1.5, TypeError, "whole number or a string"),
      ("", ValueError, "no known form"), ("5 epochs", ValueError, "no known form"), ("101%", ValueError, "at most 100%"),
      ("1.5st", ValueError, "whole number of updates"), ("-5%", ValueError, "no known form")],
 )  # fmt: skip

@@ -100,7 +100,7 @@ def test_counts_go_on_after_a_resume(tmp_path: Any) -> None:
 @pytest.mark.parametrize("state", [{}, {"version": 2}, {"version": 1, "attempted": [1], "applied": ["1"]},
                                    {"version": 1, "attempted": [1], "applied": [1, 2]}, {"version": 1, "attempted": 3}])  # fmt: skip
 def test_a_damaged_state_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="is no state of version 1"):
+    with pytest.raises(ValueError, match="is not a state of version 1"):
         StepClock().load_state_dict(state)
 
 

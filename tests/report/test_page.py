@@ -125,7 +125,7 @@ def test_a_run_that_died_says_why_and_what_is_advised() -> None:
     }
     logs = Logs(Path("run"), {"train/loss": [(0, 1.0), (9, 2.0)]}, health=health)
     shown = texts(story(logs))
-    assert "This run died or was stopped: AlarmError: boom It is 10 steps long." in shown
+    assert "This run failed or was stopped: AlarmError: boom It is 10 steps long." in shown
     assert "Where it came from: weights are not finite" in shown
     assert "'Use LRFinder().', 'Lower it: by half.'" in shown
 

@@ -89,7 +89,7 @@ def _version(stranger: Stranger) -> str:
     if stranger.package is None:
         return "written again"
     name = re.sub(r"[-_.]+", "[-_.]+", stranger.package)
-    found = re.search(rf"^{name}==(\S+)", (ROOT / "constraints-strangers.txt").read_text(), re.I | re.M)
+    found = re.search(rf"^{name}==(\S+)", (ROOT / "requirements/constraints-strangers.txt").read_text(), re.I | re.M)
     assert found is not None, stranger.package
     return found[1]
 

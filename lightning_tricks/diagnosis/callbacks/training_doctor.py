@@ -410,7 +410,7 @@ class TrainingDoctor(Detector):
     # -- on the host ------------------------------------------------------------------------------------------------
 
     def read(self, vector: list[float]) -> dict[str, float]:
-        """Curves; and advice, which is no alarm."""
+        """Curves, and advice, which is not an alarm."""
         layout = self._layouts.pop(0)
         numbers = iter(vector)
         losses, norms, ratios, sizes, rows, rates, fixed, shown = (list(islice(numbers, n)) for n in layout.counts)
@@ -514,7 +514,7 @@ class TrainingDoctor(Detector):
             run.publisher.flush()
 
     def rolled_back(self, run: TrainingRun) -> None:
-        """The curves begin anew, but for the loss before training."""
+        """Restart the curves, except for the loss before training."""
         super().rolled_back(run)
         self._course.restart()
         self._losses, self._norms, self._before, self._ratios, self._sizes = [], None, [], None, None

@@ -14,13 +14,13 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements.lock"
+LOCK = ROOT / "requirements" / "requirements.lock"
 CPU_LOCK = ROOT / "build" / "requirements-cpu.lock"
 
 HEADER = """\
 # Every package of the extras demo, test and supply, with the SHA-256 of each file that PyPI offers of that version, for
 # Python 3.10 to 3.14 on Linux, macOS and Windows. Made by `./dev lock` from pyproject.toml and constraints.txt.
-#     pip install --require-hashes -r requirements.lock
+#     pip install --require-hashes -r requirements/requirements.lock
 #     pip install --no-deps -e .
 # On Linux torch is PyPI's build, which needs the CUDA libraries (lines nvidia-*, cuda-* and triton), also without a
 # GPU: about 3 GB. The CPU build is not on PyPI, so its hash is not here: `./dev lock --cpu` writes
@@ -51,7 +51,7 @@ def resolved(old: str) -> str:
         command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--output-file", str(output)]
         command += ["--quiet", "--no-config", "--no-header", "--no-annotate", "--generate-hashes"]
         command += ["--default-index", "https://pypi.org/simple", "--universal", "--python-version", "3.10"]
-        command += ["--constraints", "constraints.txt", "--extra", "demo", "--extra", "supply"]
+        command += ["--constraints", "requirements/constraints.txt", "--extra", "demo", "--extra", "supply"]
         if subprocess.call(command, cwd=ROOT, stdout=subprocess.DEVNULL):
             sys.exit("lock: uv found no solution, or no network")
         return HEADER + output.read_text()

@@ -126,7 +126,7 @@ def _readable(number: int) -> str:
 def scaling_page() -> str:
     """The page ``docs/scaling.md``."""
     lines = ["# What it costs at scale", ""]
-    lines += ["Made from `tests/distributed/scaling.py`. Bytes and counts of all but the last column are"]
+    lines += ["Made from `tests/scaling.py`. Bytes and counts of all but the last column are"]
     lines += ["compared with what is counted at 1, 2 and 4 processes, on models of two sizes.", ""]
     lines += ["Everything is per process. A collective is shown as the bytes that one process gives, in brackets."]
     lines += ["A detector's figures are those of one detector. The symbols:", ""]

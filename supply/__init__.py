@@ -1,1 +1,0 @@
-"""What an installation consists of: requirements.lock, and the bill of materials. See docs/supply.md."""
