@@ -13,13 +13,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
+from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating, largest
 from lightning_tricks.numerics.shards import local
 
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0
+_NOTHING_COMPUTED = (nn.Identity, nn.Flatten, Metric)  # (a metric's forward has no gradient, and no activation)
+
+
+def watchable(root: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that hooks can reach, by plain name: all but the root and what is in a compiled graph."""
+    hidden = in_compiled_graphs(root)
+    return {name: module for name, module in plain_modules(root).items() if name and id(module) not in hidden}
+
+
+def chosen(root: nn.Module, patterns: list[str] | None, *, owner: str) -> dict[str, nn.Module]:
+    """Return the modules to measure, by plain name.
+
+    Args:
+        root: the network.
+        patterns: names or globs; None for all modules that have no children. A module that was compiled as a part
+            counts as one, since its inside cannot be seen.
+        owner: who asks, for messages.
+
+    Raises:
+        TrickError: a pattern matches nothing.
+        UnsupportedError: a pattern matches a module inside of a compiled graph.
+
+    >>> list(chosen(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU())), None, owner="PrecisionDoctor"))
+    ['0', '1.0']
+    """
+    known, hidden = plain_modules(root), in_compiled_graphs(root)
+    if patterns is not None:
+        return {name: known[name] for name in reachable(known, hidden, patterns, owner, patterns)}
+    leaves = {n: m for n, m in watchable(root).items() if all(id(child) in hidden for child in m.children())}
+    return {name: module for name, module in leaves.items() if not isinstance(module, _NOTHING_COMPUTED)}
 
 
 def underflow_counts(gradient: Tensor, factor: float = 1.0) -> Tensor:
@@ -105,7 +137,7 @@ class Watch:
             self._backward.append((index, largest(mine), underflow_counts(mine, self._factor)))
 
     def collect(self, device: torch.device) -> Tensor:
-        """Return what was measured since the last call, ``[4, n]`` on ``device``, and begin anew.
+        """Return what was measured since the last call, ``[4, n]`` on ``device``, and start from scratch.
 
         Rows: largest activation, largest gradient (as it flowed, with the loss scale), number of gradient elements
         below float16's normal range, number that are not 0. -1 and 0 where nothing was seen; ``called`` and ``flowed``
