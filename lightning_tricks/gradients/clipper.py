@@ -132,7 +132,7 @@ class Clipper:
         return {"rule": repr(self.rule), "parts": list(self.parts.names), **kept}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up what ``state`` returned, on ``device``. Another rule, or one on other parts, begins anew.
+        """Take up what ``state`` returned, on ``device``. Another rule, or one on other parts, starts from scratch.
 
         Raises:
             TrickError: the same rule and parts, but tensors of other shapes: the checkpoint is damaged.
@@ -141,7 +141,7 @@ class Clipper:
             return
         position = state["statistics"]["position"]
         if type(position) is not int or not 0 <= position < _STATISTICS.window:
-            raise ValueError("the position in the statistics is none")
+            raise ValueError("invalid ring-buffer position in the statistics")
         self._statistics = fitting("GradientClip", moved(state["statistics"], device), self._statistics)
         if state["rule"] == repr(self.rule):
             rule_state = self.rule.upgraded(moved(state["rule_state"], device))
