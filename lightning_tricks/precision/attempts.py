@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_tricks.numerics import host
 from lightning_tricks.numerics.norms import nonfinite, tensor_norms
@@ -60,6 +60,16 @@ def nonfinite_names(view: OptimizerView) -> list[str]:
         return []
     bad = nonfinite(tensor_norms([g._values() if g.is_sparse else g for _, g in present])).tolist()
     return [name for (name, _), is_bad in zip(present, bad, strict=True) if is_bad]
+
+
+def nonfinite_buffers(module: nn.Module) -> list[str]:
+    """Return the buffers that hold NaN or inf: one host read for each.
+
+    >>> norm = nn.BatchNorm1d(1)
+    >>> _ = norm.running_mean.fill_(torch.nan); nonfinite_buffers(norm)
+    ['running_mean']
+    """
+    return [name for name, b in module.named_buffers() if b.is_floating_point() and not b.isfinite().all()]
 
 
 def scale_used(loss_scale: LossScale) -> float:

@@ -192,3 +192,20 @@ The loss was finite. overflow in head.
         f"Gradients with NaN or inf: {listed(names, 8) or 'none now'}. The loss was {loss}. "
         f"{' '.join(causes) or advice}"
     )
+
+
+def describe_fallback(text: str, polluted: Sequence[str], precision: str) -> str:
+    """Return the text of a failure after which training goes on in another precision.
+
+    Args:
+        text: of the failure.
+        polluted: buffers in which NaN or inf is left: the weights are as they were, running statistics may not be.
+        precision: in use now.
+
+    >>> describe_fallback("3 attempts in a row were skipped.", [], "bf16-mixed")
+    '3 attempts in a row were skipped. Training goes on in bf16-mixed.'
+    """
+    if polluted:
+        names = ", ".join(polluted[:6])
+        text += f" NaN or inf is left in the buffers {names}: reset them (BatchNorm: reset_running_stats())."
+    return f"{text} Training goes on in {precision}."

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-import torch
-
 from lightning_tricks.errors import UnsupportedError, listed, message, require_flag
 from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.messages import warn
@@ -15,8 +13,8 @@ from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.resume import position, process_state
 from lightning_tricks.resume.beginning import Beginning
 from lightning_tricks.resume.loop_hooks import LoopHooks
-from lightning_tricks.resume.replay import outlives_epochs, put_seeds, seeds, watch_beginnings
-from lightning_tricks.resume.state import generator_states, gradients, put_gradients, random_state
+from lightning_tricks.resume.replay import outlives_epochs, put_seeds, watch_beginnings
+from lightning_tricks.resume.state import gradients, put_gradients
 
 _OWNER = "ExactResume"
 
@@ -219,22 +217,10 @@ class ExactResume(Trick):
         in_window = bool(loop.epoch_loop._should_accumulate())
         values, lost = self._beginning.changed(trainer)
         self._warn_of_lost(run, lost)
-        own = {
-            "now": random_state(),
-            "generators": generator_states(loop._combined_loader.flattened, trainer.lightning_module),
-            "held": values,
-            "began": self._epoch_began,
-            "batches": float(loop.max_batches),
-            "seeds": seeds(loop._combined_loader.flattened),
-            "validation": position.validation_is_due(loop, self._validated),
-            "in_window": in_window,
-            "gradients": gradients(trainer.lightning_module) if in_window and self.gradients else {},
-        }
-        ranks: list[Any] = [own]
-        if trainer.world_size > 1:
-            ranks = [None] * trainer.world_size
-            torch.distributed.all_gather_object(ranks, own)
-        return {"ranks": ranks}
+        own = position.state_of(loop, held=values, began=self._epoch_began, validated=self._validated)
+        own["in_window"] = in_window
+        own["gradients"] = gradients(trainer.lightning_module) if in_window and self.gradients else {}
+        return {"ranks": process_state.gathered(own, trainer.world_size)}
 
     def _warn_of_lost(self, run: TrainingRun, lost: list[str]) -> None:
         if not lost or not run.first_to_say("not exact"):

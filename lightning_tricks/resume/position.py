@@ -6,12 +6,40 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_tricks.errors import TrickError, UnsupportedError
-from lightning_tricks.resume import held
+from lightning_tricks.resume.held import check
 from lightning_tricks.resume.loop_hooks import LoopHooks
-from lightning_tricks.resume.replay import begin_anew, keeps_its_own_state, outlives_epochs, pass_over, unrepeatable
+from lightning_tricks.resume.replay import (
+    begin_anew,
+    keeps_its_own_state,
+    outlives_epochs,
+    pass_over,
+    seeds,
+    unrepeatable,
+)
 from lightning_tricks.resume.state import generator_states, put_generator_states, put_random_state, random_state
 
 Found = dict[str, Any]  # what a checkpoint holds for a process; its form is in ``process_state.py``
+
+
+def state_of(loop: Any, *, held: Found, began: Found | None, validated: int) -> Found:
+    """Return where a run is, for a checkpoint.
+
+    Args:
+        loop: the fit loop.
+        held: what has changed since the fit began.
+        began: what the iterator of the epoch began with.
+        validated: after how many batches there was a validation last.
+    """
+    loaders = loop._combined_loader.flattened
+    return {
+        "now": random_state(),
+        "generators": generator_states(loaders, loop.trainer.lightning_module),
+        "held": held,
+        "began": began,
+        "batches": float(loop.max_batches),
+        "seeds": seeds(loaders),
+        "validation": validation_is_due(loop, validated),
+    }
 
 
 # -- random numbers ---------------------------------------------------------------------------------------------------
@@ -35,8 +63,8 @@ def check_numbers(loop: Any, found: Found) -> None:
         for numbers in (found["now"], (found["began"] or {}).get("random", today)):
             put_random_state(numbers)
         put_generator_states(loaders, found["generators"], module)
-        held.check(found.get("held", {}))
-        held.check((found["began"] or {}).get("held", {}))
+        check(found.get("held", {}))
+        check((found["began"] or {}).get("held", {}))
     except Exception as error:
         raise TrickError(
             f"ExactResume: the random state in the checkpoint cannot be used ({type(error).__name__}). "

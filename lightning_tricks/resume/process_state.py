@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from lightning_tricks.numerics import form
 
 _NUMBERS = form.named(form.anything)
@@ -34,6 +36,19 @@ _RANK = _and_held(
     )
 )
 STATE = form.either_empty_or(form.record({"ranks": form.many(_RANK)}))
+
+
+def gathered(own: dict[str, Any], world: int) -> list[Any]:
+    """Return the states of all processes, in the order of their ranks. All of them must call.
+
+    >>> gathered({"batches": 3.0}, world=1)
+    [{'batches': 3.0}]
+    """
+    if world == 1:
+        return [own]
+    ranks: list[Any] = [None] * world
+    torch.distributed.all_gather_object(ranks, own)
+    return ranks
 
 
 def other_world(saved: int, now: int) -> str | None:

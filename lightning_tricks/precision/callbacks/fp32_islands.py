@@ -11,15 +11,12 @@ from lightning_tricks.errors import TrickError, UnsupportedError, message
 from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
-from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable, refuse_compiled
+from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
 from lightning_tricks.precision.callbacks.precision_doctor import PrecisionDoctor
-from lightning_tricks.precision.islands import Islands
+from lightning_tricks.precision.islands import AUTO, Islands, named_islands, refuse_half_weights
 from lightning_tricks.precision.specs import IslandsSpec
 from lightning_tricks.precision.trainer_precision import precision_of
-
-_AUTO = "auto"
-_WITH_FLOAT32_WEIGHTS = ("16-mixed", "bf16-mixed", "32-true", "64-true")
 
 
 @final
@@ -85,7 +82,7 @@ class FP32Islands(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """``auto`` needs a doctor."""
-        if _AUTO in self.modules and not any(isinstance(c, PrecisionDoctor) for c in run.trainer.callbacks):
+        if AUTO in self.modules and not any(isinstance(c, PrecisionDoctor) for c in run.trainer.callbacks):
             text = "'auto' takes the modules that a PrecisionDoctor finds"
             raise TrickError(
                 message("FP32Islands", "modules", self.modules, text, "Add PrecisionDoctor() to callbacks")
@@ -112,23 +109,15 @@ class FP32Islands(Trick):
     def _make(self, trainer: Any, pl_module: Any) -> None:
         if self._islands is not None:
             return
-        precision = precision_of(trainer)
-        if precision not in _WITH_FLOAT32_WEIGHTS:
-            text = f"precision={precision!r} keeps the weights themselves in 16 bit"
-            remedy = "Use precision='16-mixed' or 'bf16-mixed'"
-            raise UnsupportedError(message("FP32Islands", "modules", self.modules, text, remedy))
-        refuse_compiled(pl_module, "FP32Islands")
-        known, hidden = plain_modules(pl_module), in_compiled_graphs(pl_module)
-        patterns = [p for p in self.modules if p != _AUTO]
-        names = reachable(known, hidden, patterns, "FP32Islands", self.modules)
-        self._islands = Islands(trainer.strategy.root_device.type)
-        self._names = [*names, *(n for n in self._found if n in known and n not in names)]
-        for name in self._names:
-            self._islands.add(name, known[name])
+        refuse_half_weights(precision_of(trainer), self.modules)
+        chosen = named_islands(pl_module, self.modules, self._found)
+        self._islands, self._names = Islands(trainer.strategy.root_device.type), list(chosen)
+        for name, module in chosen.items():
+            self._islands.add(name, module)
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the islands that were found before."""
-        if _AUTO in self.modules and run.trainer.world_size > 1 and any(v.scaled for v in run.views):
+        if AUTO in self.modules and run.trainer.world_size > 1 and any(v.scaled for v in run.views):
             text = "'auto' with a fused optimizer on several processes cannot decide the same on all of them"
             raise UnsupportedError(
                 message("FP32Islands", "modules", self.modules, text, "Use fused=False, or name them")
@@ -143,7 +132,7 @@ class FP32Islands(Trick):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make islands of what the doctor has found."""
         run = self._live
-        if run is not None and _AUTO in self.modules:
+        if run is not None and AUTO in self.modules:
             doctor = next(t for t in run.tricks if isinstance(t, PrecisionDoctor))
             self._add(run, [n for n in doctor.overflowing if n not in self._found])
 

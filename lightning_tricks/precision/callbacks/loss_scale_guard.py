@@ -17,10 +17,23 @@ from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import reduced
 from lightning_tricks.optimizer_step.gradient_writer import make_skipping_safe
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
-from lightning_tricks.precision.attempts import Attempt, all_finite, known, nonfinite_names, scale_used
+from lightning_tricks.precision.attempts import (
+    Attempt,
+    all_finite,
+    known,
+    nonfinite_buffers,
+    nonfinite_names,
+    scale_used,
+)
 from lightning_tricks.precision.callbacks.precision_doctor import PrecisionDoctor
 from lightning_tricks.precision.plugins import switch_precision
-from lightning_tricks.precision.scale_policy import ScalePolicy, SkipCount, describe_failure, on_host
+from lightning_tricks.precision.scale_policy import (
+    ScalePolicy,
+    SkipCount,
+    describe_failure,
+    describe_fallback,
+    on_host,
+)
 from lightning_tricks.precision.trainer_precision import precision_of, warn_of_cpu
 from lightning_tricks.publishing.publish import Cadence
 
@@ -223,12 +236,8 @@ class LossScaleGuard(Trick):
             return
         self._switch(run, self.on_failure)
         self._counts = [count.forgiven() for count in self._counts]
-        buffers = run.trainer.lightning_module.named_buffers()
-        polluted = [name for name, b in buffers if b.is_floating_point() and not b.isfinite().all()]
-        if polluted:
-            names = ", ".join(polluted[:6])
-            text += f" NaN or inf is left in the buffers {names}: reset them (BatchNorm: reset_running_stats())."
-        warn("LossScaleGuard", f"{text} Training goes on in {precision_of(run.trainer)}.")
+        polluted = nonfinite_buffers(run.trainer.lightning_module)
+        warn("LossScaleGuard", describe_fallback(text, polluted, precision_of(run.trainer)))
 
     def _describe(self, run: TrainingRun, attempt: Attempt) -> str:
         doctor = next((t for t in run.tricks if isinstance(t, PrecisionDoctor)), None)
