@@ -77,6 +77,10 @@ class Parts:
             return group_norms(norms, self.group_of, len(self.names), norm_type)
         return norms if self.each else total_norm(norms, norm_type)
 
+    def named_norms(self, norms: Tensor, norm_type: float) -> tuple[tuple[str, ...], Tensor]:
+        """Return the names and norms of the parts but for the last one, which takes what is in no group."""
+        return self.names[:-1], self.norms(norms, norm_type)[:-1]
+
     def spread(self, coefficients: Tensor) -> Tensor:
         """Return each parameter's coefficient ``[P]`` from those of the parts ``[k]``."""
         return coefficients if self.group_of is None else coefficients[self.group_of]

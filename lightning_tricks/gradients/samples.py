@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_tricks.numerics.norms import bounded_sample, tensor_norms
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.optimizer_step.logbook import Page
 
 _HISTOGRAM_SAMPLE = 16384
 
@@ -58,3 +59,10 @@ def histogram_sample(gradient: Tensor, to_true: Tensor | None) -> Tensor:
     sample = bounded_sample(gradient, _HISTOGRAM_SAMPLE)
     sample = torch.view_as_real(sample.resolve_conj()).reshape(-1) if sample.is_complex() else sample
     return sample.float() if to_true is None else sample.float() * to_true
+
+
+def histogram_samples(page: Page) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name of each parameter that has a gradient, and a sample of the true one."""
+    to_true = page.to_true()
+    for i, values in zip(page.present, page.values(), strict=True):
+        yield page.view.names[i], histogram_sample(values, to_true)

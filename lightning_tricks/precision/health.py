@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_tricks.precision.findings import Finding, islands_or
-from lightning_tricks.precision.watch import LARGEST
+from lightning_tricks.precision.watch import LARGEST, picked
 
 _LITTLE_HEADROOM = 2.0  # bits
 _MUCH_UNDERFLOW = 0.5  # share of the gradient's elements
@@ -39,6 +39,26 @@ def underflow(counts: Tensor) -> Tensor:
     tensor([0.2500,    nan])
     """
     return counts[0] / counts[1]
+
+
+def shares(
+    measured: Tensor, called: Sequence[int], flowed: Sequence[int]
+) -> Iterator[tuple[str, Sequence[int], Tensor]]:
+    """Yield what is logged of a measured table: ``"headroom"`` and ``"underflow"``, with positions and values.
+
+    Args:
+        measured: ``[4, n]``, as ``Watch.collect`` gives it.
+        called: positions of the modules whose outputs were seen; the others have no value.
+        flowed: positions of the modules whose gradients were seen.
+
+    >>> table = torch.tensor([[1.0, -1.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
+    >>> [(kind, list(positions)) for kind, positions, _ in shares(table, called=[0], flowed=[])]
+    [('headroom', [0])]
+    """
+    if called:
+        yield "headroom", called, picked(headroom(measured[0]), called)
+    if flowed:
+        yield "underflow", flowed, picked(underflow(measured[2:]), flowed)
 
 
 def judge(

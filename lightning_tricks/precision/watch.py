@@ -143,22 +143,39 @@ class Watch:
         below float16's normal range, number that are not 0. -1 and 0 where nothing was seen; ``called`` and ``flowed``
         hold the positions of the modules whose outputs and gradients were.
         """
-        out = torch.zeros(4, len(self.names), device=device)
-        out[:2] = -1.0
-        tops: tuple[tuple[int, list[tuple[int, Tensor]]], ...] = (
-            (0, self._forward),
-            (1, [(i, top) for i, top, _ in self._backward]),
-        )
-        for row, seen in tops:
-            if seen:
-                values = torch.stack([v.to(device) for _, v in seen])
-                out[row] = out[row].scatter_reduce(0, _index(seen, device), values, "amax")
-        if self._backward:
-            counts = torch.stack([c.to(device) for _, _, c in self._backward], dim=1)
-            out[2:] = out[2:].index_add(1, _index(self._backward, device), counts)
+        out = summed_up(self._forward, self._backward, len(self.names), device)
         self.called, self.flowed = (sorted({entry[0] for entry in seen}) for seen in (self._forward, self._backward))
         self.clear()
         return out
+
+
+def summed_up(
+    outputs: Sequence[tuple[int, Tensor]],
+    gradients: Sequence[tuple[int, Tensor, Tensor]],
+    size: int,
+    device: torch.device,
+) -> Tensor:
+    """Return the largest output, the largest gradient and the counts of underflow of each module, ``[4, size]``.
+
+    Args:
+        outputs: position of a module and the largest magnitude of one of its outputs, 0-d.
+        gradients: position, the largest magnitude of a gradient, 0-d, and its ``underflow_counts``.
+        size: number of modules.
+        device: of the result.
+
+    >>> summed_up([(1, torch.tensor(3.0)), (1, torch.tensor(5.0))], [], 2, torch.device("cpu")).tolist()
+    [[-1.0, 5.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    out = torch.zeros(4, size, device=device)
+    out[:2] = -1.0
+    for row, seen in enumerate((outputs, [(i, top) for i, top, _ in gradients])):
+        if seen:
+            values = torch.stack([top.to(device) for _, top in seen])
+            out[row] = out[row].scatter_reduce(0, _index(seen, device), values, "amax")
+    if gradients:
+        counts = torch.stack([count.to(device) for _, _, count in gradients], dim=1)
+        out[2:] = out[2:].index_add(1, _index(gradients, device), counts)
+    return out
 
 
 def picked(values: Tensor, positions: Sequence[int]) -> Tensor:
@@ -170,5 +187,5 @@ def picked(values: Tensor, positions: Sequence[int]) -> Tensor:
     return values.index_select(0, torch.tensor(positions, dtype=torch.int64).to(values.device, non_blocking=True))
 
 
-def _index(seen: list[Any], device: torch.device) -> Tensor:
+def _index(seen: Sequence[tuple[Any, ...]], device: torch.device) -> Tensor:
     return torch.tensor([entry[0] for entry in seen]).to(device, non_blocking=True)

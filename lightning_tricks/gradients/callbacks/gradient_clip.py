@@ -148,20 +148,10 @@ class GradientClip(Trick):
         trainer = run.trainer
         run.watch_loss = True
         if trainer.gradient_clip_val:
-            self._settle_conflict(trainer)
+            self._put_back = _take_over(trainer, self.rule, self.conflict)
         if not defined_by_lightning(trainer.lightning_module, "configure_gradient_clipping"):
             name = type(trainer.lightning_module).__name__
             warn("GradientClip", f"{name}.configure_gradient_clipping is overridden and runs after it. Remove one.")
-
-    def _settle_conflict(self, trainer: Any) -> None:
-        value = trainer.gradient_clip_val
-        if self.conflict == "error":
-            text = "Trainer(gradient_clip_val=) clips too"
-            remedy = "Remove one of the two, or use conflict='replace'"
-            raise ConflictError(message("GradientClip", "gradient_clip_val", value, text, remedy))
-        names = ("gradient_clip_val", "gradient_clip_algorithm")
-        self._put_back = tuple(replaced(trainer, name, None) for name in names)
-        rank_zero_info(f"GradientClip({self.rule}) clips in place of Trainer(gradient_clip_val={value}) in this fit.")
 
     def stopped(self, run: TrainingRun) -> None:
         """Give the Trainer its own threshold back."""
@@ -176,7 +166,7 @@ class GradientClip(Trick):
             warn("GradientClip", "nonfinite='zero' does nothing under a GradScaler, which skips such steps itself.")
         known, self._clippers = self._clippers, {}
         for view in claimed(run.views, self.groups, self.per):
-            self._refuse_two(run, view)
+            _refuse_two(self, run, view)
             if self.nonfinite in ("skip", "raise") or run.loss_scale.active:
                 make_skipping_safe(view)
             clipper = self._clippers[view.index] = Clipper(self.rule, self.per, self.groups, view)
@@ -184,12 +174,6 @@ class GradientClip(Trick):
                 clipper.load(state[str(view.index)], view.device)
             elif view.index in known:  # the same Trainer fits again
                 clipper.load(known[view.index].state(), view.device)
-
-    def _refuse_two(self, run: TrainingRun, view: OptimizerView) -> None:
-        for trick in run.tricks:
-            if isinstance(trick, GradientClip) and trick is not self and view.index in trick._clippers:
-                text = f"optimizer {view.index} has another GradientClip(rule={trick.rule!r})"
-                raise ConflictError(message("GradientClip", "rule", self.rule, text, "Remove one, or use groups="))
 
     @torch.no_grad()
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
@@ -269,3 +253,22 @@ class GradientClip(Trick):
     def trick_state(self) -> dict[str, Any]:
         """Each optimizer's rule and statistics, on the CPU."""
         return {str(index): clipper.state() for index, clipper in self._clippers.items()}
+
+
+def _take_over(trainer: Any, rule: ClipRule, conflict: str) -> tuple[PutBack, ...]:
+    """Take the Trainer's own threshold away while the fit lasts, or refuse to; return what puts it back."""
+    value = trainer.gradient_clip_val
+    if conflict == "error":
+        text = "Trainer(gradient_clip_val=) clips too"
+        remedy = "Remove one of the two, or use conflict='replace'"
+        raise ConflictError(message("GradientClip", "gradient_clip_val", value, text, remedy))
+    rank_zero_info(f"GradientClip({rule}) clips in place of Trainer(gradient_clip_val={value}) in this fit.")
+    return tuple(replaced(trainer, name, None) for name in ("gradient_clip_val", "gradient_clip_algorithm"))
+
+
+def _refuse_two(clip: GradientClip, run: TrainingRun, view: OptimizerView) -> None:
+    """Refuse an optimizer that another ``GradientClip`` of the run clips already."""
+    for trick in run.tricks:
+        if isinstance(trick, GradientClip) and trick is not clip and view.index in trick._clippers:
+            text = f"optimizer {view.index} has another GradientClip(rule={trick.rule!r})"
+            raise ConflictError(message("GradientClip", "rule", clip.rule, text, "Remove one, or use groups="))

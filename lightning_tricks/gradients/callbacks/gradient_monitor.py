@@ -16,7 +16,7 @@ from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.gradients.noise_scale import NoiseMeter
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, named_parts
-from lightning_tricks.gradients.samples import histogram_sample, moves_and_sizes, update_ratio, weight_samples
+from lightning_tricks.gradients.samples import histogram_samples, moves_and_sizes, update_ratio, weight_samples
 from lightning_tricks.gradients.specs import MonitorSpec
 from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
 from lightning_tricks.lifecycle.configuration import constructor_arguments
@@ -198,10 +198,8 @@ class GradientMonitor(Trick):
 
             put.put_private(step, norms, self.guard(on_arrival))
         if view.index in self._parts:
-            parts = self._parts[view.index]
-            # the last part takes what is in no group
-            keys = [f"grad/group/{name}" for name in parts.names[:-1]]
-            put.put_many(step, keys, parts.norms(norms, self.norm_type)[:-1])
+            names_of_groups, values = self._parts[view.index].named_norms(norms, self.norm_type)
+            put.put_many(step, [f"grad/group/{name}" for name in names_of_groups], values)
         self._report(run, view, step)
 
     def _publish_extras(self, run: TrainingRun, page: Page) -> None:
@@ -209,10 +207,8 @@ class GradientMonitor(Trick):
         if self.update_ratio:
             self._before[view.index] = weight_samples(view.parameters)
         if self.histograms and any(draws_histograms(logger) for logger in run.trainer.loggers):
-            to_true = page.to_true()
-            for i, values in zip(page.present, page.values(), strict=True):
-                sample = histogram_sample(values, to_true)
-                run.publisher.put_histogram(page.step, f"grad/histogram/{view.names[i]}", sample)
+            for name, sample in histogram_samples(page):
+                run.publisher.put_histogram(page.step, f"grad/histogram/{name}", sample)
         if self._noise.measures:
             norm = total_norm(page.norms(2.0))
             if not page.corrected:  # Lightning divides every loss by the full window, also in a shorter last one

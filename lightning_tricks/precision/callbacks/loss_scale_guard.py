@@ -130,11 +130,9 @@ class LossScaleGuard(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Check that the precision to go on in is there; keep the losses for the message."""
-        device = run.trainer.strategy.root_device
         run.watch_loss = True
-        if self.on_failure == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-            text = f"{torch.cuda.get_device_name(device)} has no bfloat16"
-            raise UnsupportedError(message("LossScaleGuard", "on_failure", "bf16", text, "Use 'fp32' or 'raise'"))
+        if self.on_failure == "bf16":
+            _refuse_without_bfloat16(run.trainer.strategy.root_device)
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
@@ -255,3 +253,10 @@ class LossScaleGuard(Trick):
         switch_precision(run.trainer, precision)
         run.loss_scale.retire()
         self._fallback = precision
+
+
+def _refuse_without_bfloat16(device: torch.device) -> None:
+    # (False: torch would also count the emulation, which is slower than float32)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        text = f"{torch.cuda.get_device_name(device)} has no bfloat16"
+        raise UnsupportedError(message("LossScaleGuard", "on_failure", "bf16", text, "Use 'fp32' or 'raise'"))

@@ -20,7 +20,7 @@ from lightning_tricks.precision.findings import Finding, Findings, as_table
 from lightning_tricks.precision.skip_explainer import SkipExplainer
 from lightning_tricks.precision.specs import DoctorSpec
 from lightning_tricks.precision.trainer_precision import precision_of, warn_of_cpu
-from lightning_tricks.precision.watch import Watch, chosen, picked, watchable
+from lightning_tricks.precision.watch import Watch, chosen, watchable
 from lightning_tricks.publishing.publish import Cadence
 
 _INITIAL_SCALE = 65536.0  # of a GradScaler
@@ -131,7 +131,6 @@ class PrecisionDoctor(Trick):
         self._explainer.start(watchable(trainer.lightning_module), len(run.views))
         modules = chosen(trainer.lightning_module, self.modules, owner="PrecisionDoctor")
         self._watch = Watch(modules, 1.0 if self._half else _INITIAL_SCALE, self.guard)
-        self._keys = {kind: [f"amp/{kind}/{name}" for name in modules] for kind in ("headroom", "underflow")}
         if state is not None:
             self._findings = Findings([Finding(**f) for f in state["findings"]])
             self._explainer.looks = state["looks"]
@@ -188,13 +187,8 @@ class PrecisionDoctor(Trick):
         if not watch.names:
             return
         measured = watch.collect(run.views[0].device)
-        shown = {
-            "headroom": (watch.called, health.headroom(measured[0])),
-            "underflow": (watch.flowed, health.underflow(measured[2:])),
-        }
-        for kind, (positions, values) in shown.items():  # (a module that was not called has no value)
-            if positions:
-                run.publisher.put_many(step, [self._keys[kind][i] for i in positions], picked(values, positions))
+        for kind, positions, values in health.shares(measured, watch.called, watch.flowed):
+            run.publisher.put_many(step, [f"amp/{kind}/{watch.names[i]}" for i in positions], values)
         used = torch.ones(1) if scale is None else scale.reshape(1)
         self._judge_later(run, watch, step, torch.cat([measured.reshape(-1), used.to(measured.device)]))
 
