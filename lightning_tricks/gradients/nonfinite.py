@@ -76,7 +76,7 @@ class NonFiniteWatch:
         self._norms, self._losses = [], []
 
     def report(self) -> tuple[Tensor, tuple[int, ...]]:
-        """Return a vector to copy to the host and the attempts that it speaks of; what is collected starts anew.
+        """Return a vector to copy to the host and the attempts that it covers; then nothing is kept of them.
 
         The vector holds ``n`` flags (was a gradient bad), ``n`` loss flags (2 for unknown) and ``P`` counts.
         """

@@ -27,12 +27,12 @@ def skips(policy: str, *, scaled: bool) -> bool:
 
 
 def raises_at_once(policy: str, *, scaled: bool, on_host: bool, folds: bool) -> bool:
-    """Whether the host looks at each norm and ends the run before the step; else it hears of it at a logged step.
+    """Whether the host looks at each norm and ends the run before the step; else it is told at a logged step.
 
     Args:
         policy: ``nonfinite=``.
         scaled: whether there is a GradScaler.
-        on_host: whether the host has the norm at hand.
+        on_host: whether the host can read the norm without waiting for a device.
         folds: whether the optimizer's fused step skips on the device, so that waiting for the norm can be avoided.
 
     >>> raises_at_once("raise", scaled=False, on_host=False, folds=True)

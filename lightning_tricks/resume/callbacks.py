@@ -144,7 +144,7 @@ class ResumeGuard(Trick):
         changed = _safely("changes", lambda: changes.at_checkpoint(pl_module, self._module_before, exact=exact))
         self._findings += [*found, *changed]
         if changed:
-            warn("ResumeGuard", f"a run that is resumed from here will be another:{lines(changed)}")
+            warn("ResumeGuard", f"a run that is resumed from here will not be the same:{lines(changed)}")
         if found:
             warn("ResumeGuard", "the checkpoint that is being written will not load:" + lines(found))
 

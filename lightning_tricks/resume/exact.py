@@ -13,7 +13,7 @@ from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.resume import position, process_state
 from lightning_tricks.resume.beginning import Beginning
 from lightning_tricks.resume.loop_hooks import LoopHooks
-from lightning_tricks.resume.replay import outlives_epochs, put_seeds, watch_beginnings
+from lightning_tricks.resume.replay import has_persistent_workers, on_iterator_start, put_seeds
 from lightning_tricks.resume.state import gradients, put_gradients
 
 _OWNER = "ExactResume"
@@ -26,8 +26,8 @@ class ExactResume(Trick):
     Lightning saves weights, optimizers and counters; this saves what is missing. The states of all random generators
     (Python, numpy, torch, of each device and each process; those held by the module, loaders, samplers and data sets),
     what else these hold and change while training (counters, orders that are shuffled in place, caches, deques, tensors
-    that are no persistent buffers, ``requires_grad``), and the random state with which the epoch's data began. On a
-    resume the epoch's order is made anew from that, the batches that were taken are passed over (without loading them
+    that are not persistent buffers, ``requires_grad``), and the random state with which the epoch's data began. On a
+    resume the epoch's order is made again from that, the batches that were taken are skipped (without loading them
     where one process loads in an order that is drawn at once), and the generators go on where they were. So shuffling,
     dropout and random augmentation go on as they would have, also with another seed.
 
@@ -58,8 +58,8 @@ class ExactResume(Trick):
         data, with a warning.
 
     Cost:
-        One reading of the random states at the begin of an epoch and at a checkpoint. On a resume with workers, custom
-        samplers or several loaders: loading the batches that are passed over.
+        One reading of the random states at the beginning of an epoch and at a checkpoint. On a resume with workers,
+        custom samplers or several loaders: loading the batches that are skipped.
 
     Example:
         >>> from lightning_tricks import ExactResume
@@ -98,7 +98,7 @@ class ExactResume(Trick):
     # -- a run begins -------------------------------------------------------------------------------------------------
 
     def configure(self, run: TrainingRun) -> None:
-        """Stand where Lightning makes the epoch's iterator, and where it goes on after a resume."""
+        """Put functions where Lightning makes the iterator of an epoch, and where it continues one after a resume."""
         trainer, loop = run.trainer, run.trainer.fit_loop
         if self.gradients and trainer.world_size > 1:
             text = "gradients of each process would have to be saved"
@@ -122,7 +122,7 @@ class ExactResume(Trick):
                 "ExactResume: training_step takes the dataloader_iter, so nobody knows which batches it took. "
                 "Let it take (batch, batch_idx)."
             )
-        if any(outlives_epochs(loader) for loader in trainer.fit_loop._combined_loader.flattened):
+        if any(has_persistent_workers(loader) for loader in trainer.fit_loop._combined_loader.flattened):
             warn(
                 _OWNER,
                 "persistent_workers=True: random numbers that are drawn in workers cannot be found again on a resume. "
@@ -131,7 +131,7 @@ class ExactResume(Trick):
         if state:
             self._take_up(run, state["ranks"])
         elif trainer.global_step > 0 and self._epoch_began is not None and trainer.fit_loop.restarting:
-            warn(_OWNER, "the checkpoint holds no random state: this run goes on with other numbers.")
+            warn(_OWNER, "the checkpoint holds no random state: this run continues with new random numbers.")
 
     def _take_up(self, run: TrainingRun, ranks: list[dict[str, Any]]) -> None:
         trainer, loop = run.trainer, run.trainer.fit_loop
@@ -157,7 +157,7 @@ class ExactResume(Trick):
         self._beginning.look_at_data(loop.trainer)
         if not hasattr(combined, "_begins_are_watched"):
             combined._begins_are_watched = True
-            self._hooks.at_end(watch_beginnings(combined, self.guard(lambda: self._note_beginning(combined))))
+            self._hooks.at_end(on_iterator_start(combined, self.guard(lambda: self._note_beginning(combined))))
             self._hooks.at_end(lambda: delattr(combined, "_begins_are_watched"))
 
     def _note_beginning(self, combined: Any) -> None:

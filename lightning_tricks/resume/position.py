@@ -9,11 +9,11 @@ from lightning_tricks.errors import TrickError, UnsupportedError
 from lightning_tricks.resume.held import check
 from lightning_tricks.resume.loop_hooks import LoopHooks
 from lightning_tricks.resume.replay import (
-    begin_anew,
+    has_persistent_workers,
     keeps_its_own_state,
-    outlives_epochs,
-    pass_over,
     seeds,
+    shut_down_workers,
+    skip_batches,
     unrepeatable,
 )
 from lightning_tricks.resume.state import generator_states, put_generator_states, put_random_state, random_state
@@ -109,7 +109,7 @@ def beginning_of_epoch(combined: Any, module: Any, changed: dict[str, Any]) -> d
 
 
 def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[str, Any]], None]) -> None:
-    """Make the iterator as it was made, and pass over what was taken.
+    """Make the iterator as it was made, and skip the batches that were taken.
 
     Args:
         loop: the fit loop.
@@ -139,10 +139,10 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
         put_data(began["held"])
     put_generator_states(loaders, began["generators"], loop.trainer.lightning_module)
     for loader, made in zip(loaders, began["workers"], strict=False):
-        if made and outlives_epochs(loader):  # workers that went on from the epoch before draw no new seed
-            begin_anew(loader)
+        if made and has_persistent_workers(loader):  # workers that went on from the epoch before draw no new seed
+            shut_down_workers(loader)
     iter(fetcher)
-    pass_over(fetcher.iterator, loaders, taken)
+    skip_batches(fetcher.iterator, loaders, taken)
 
 
 # -- validation and checkpoints ---------------------------------------------------------------------------------------

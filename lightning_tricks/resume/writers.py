@@ -19,7 +19,7 @@ class Writer:
         every_n_steps: updates between two checkpoints, or 0.
         every_n_epochs: epochs between two checkpoints, or 0.
         interval: time between two checkpoints, as text, or empty.
-        on_exception: whether it writes when training dies.
+        on_exception: whether it writes when training fails.
         weights_only: whether it leaves out all but the weights.
         after_validation: whether a validation within the epoch makes it write.
     """

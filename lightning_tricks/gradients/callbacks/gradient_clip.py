@@ -74,7 +74,7 @@ class GradientClip(Trick):
         ``conflict="replace"`` the Trainer's ``gradient_clip_val``, which is put back at the end of the fit.
 
     State:
-        The rule's, and the statistics. A resume with another rule begins that rule anew, and says so.
+        The rule's, and the statistics. After a resume with another rule, that rule starts from scratch, with a warning.
 
     Cost:
         One read of the gradients, shared with GradientMonitor, and one write; with a fused optimizer and
@@ -177,7 +177,7 @@ class GradientClip(Trick):
 
     @torch.no_grad()
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """Norms -> rule -> writer."""
+        """Clip: norms of the gradients -> coefficients of the rule -> writer."""
         due = self._cadence.due(page.step)
         clipper = self._clippers.get(page.view.index)
         if page.empty or clipper is None:
@@ -198,11 +198,11 @@ class GradientClip(Trick):
             ending, fraction = key_ending(run, page.view), clipper.clipped_fraction()
             run.publisher.put(page.step, {f"grad/clip_coefficient{ending}": coefficients.min()})
             run.publisher.put(page.step, {f"grad/clipped_fraction{ending}": fraction})
-        if due:  # also where nothing is logged: what was not finite must be told
+        if due:  # also where nothing is logged: NaN and inf must be reported
             self._report(run, clipper, page.step)
 
     def updated(self, view: OptimizerView, page: Page | None) -> None:
-        """A step that was not announced was not clipped either."""
+        """Warn of a step that Lightning did not announce: its gradients were not clipped."""
         if view.index in self._clippers:
             warn_if_unannounced(self.run, "GradientClip", page)
 
@@ -224,7 +224,7 @@ class GradientClip(Trick):
             run.writer.skip_unless_finite(total)
 
     def _report(self, run: TrainingRun, clipper: Clipper, step: int) -> None:
-        """Let the host hear of NaN and inf in the attempts since the last report."""
+        """Send to the host what was NaN or inf in the attempts since the last report."""
         clipper.watch.send(run.publisher, step, lambda found: self._on_nonfinite(run, step, found))
 
     def _on_nonfinite(self, run: TrainingRun, step: int, found: NonFinite) -> None:

@@ -218,7 +218,7 @@ class GradientMonitor(Trick):
                 run.publisher.put(page.step, {"grad/noise_scale": value})
 
     def _report(self, run: TrainingRun, view: OptimizerView, step: int) -> None:
-        """Let the host hear of NaN and inf in the attempts since the last report."""
+        """Send to the host what was NaN or inf in the attempts since the last report."""
         on_found = self.guard(lambda found: self._on_nonfinite(run, found))
         count = self._watches[view.index].send(run.publisher, step, on_found)
         if count is not None:
