@@ -20,7 +20,7 @@ from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 _STATISTICS = ClipStatistics()
-_SETTLE_AFTER = 64
+_SETTLE_AFTER = 64  # updates that enter the statistics at once: one by one would cost several small kernels each
 
 
 class Clipper:

@@ -108,6 +108,7 @@ class NoiseWindow:
         """
         if self.first_norm is None or self.batches < 2:
             return None
+        # under DDP the first micro-batch was not synchronised: its gradient is that of this process alone
         small = self.first_size * (world if synced else 1)
         return signal_and_noise(self.first_norm, norm, small, self.samples * world)
 

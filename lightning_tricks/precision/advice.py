@@ -122,7 +122,7 @@ def advise_precision(
     state = global_state()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of self.log without a Trainer, say: the user trains nothing here
             _measure(module, batch, where, rows, seconds)
     finally:
         set_global_state(state)
@@ -151,7 +151,7 @@ def _measure_gradients(module: nn.Module, batch: Any, device: torch.device, rows
             gradient, row.loss = candidate.gradient()
             reference = gradient if reference is None else reference
             row.cosine = float(nn.functional.cosine_similarity(gradient.double(), reference.double(), dim=0))
-            candidate.warm_up()
+            candidate.warm_up()  # the optimizer's state is part of the memory
             static = sum(t.nbytes for t in held_tensors(candidate.module, [candidate.optimizer]))
             row.peak_bytes = static + peak_bytes(candidate.step, device)
             del candidate, gradient

@@ -26,6 +26,7 @@ class Attempt:
 
     def stepped(self) -> None:
         """Note that the optimizer's step ran. A fused one may have skipped it on the device."""
+        # GradScaler sets the attribute for optimizers whose step reads it, and deletes it after the step
         found = getattr(self.view.optimizer, "found_inf", None)
         self.outcome = False if found is None else known(found)
 
@@ -58,6 +59,7 @@ def nonfinite_names(view: OptimizerView) -> list[str]:
     present = [(n, p.grad) for n, p in zip(view.names, view.parameters, strict=True) if p.grad is not None]
     if not present:
         return []
+    # (gradients may still carry the loss scale here: it is the scaled ones that have overflowed)
     bad = nonfinite(tensor_norms([g._values() if g.is_sparse else g for _, g in present])).tolist()
     return [name for (name, _), is_bad in zip(present, bad, strict=True) if is_bad]
 
@@ -75,4 +77,5 @@ def nonfinite_buffers(module: nn.Module) -> list[str]:
 def scale_used(loss_scale: LossScale) -> float:
     """Return the scale of the attempt that was just skipped, which the scaler has lowered since: one host read."""
     scaler, scale = loss_scale.scaler, loss_scale.scale()
+    # ``update`` has multiplied the scale by this factor when the hooks at the end of the batch run
     return 1.0 if scaler is None or scale is None else scale.item() / scaler.get_backoff_factor()

@@ -32,7 +32,7 @@ class Candidate:
         self.module = copy.deepcopy(module).to(device).train()
         true_half = precision == "bf16-true"
         if true_half:
-            self.module.to(torch.bfloat16)
+            self.module.to(torch.bfloat16)  # as Lightning's HalfPrecision does: buffers too
         self.batch = tree_map(lambda t: _moved(t, device, true_half) if isinstance(t, Tensor) else t, batch)
         self.scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
         self.optimizer = _optimizer(self.module)
@@ -54,7 +54,7 @@ class Candidate:
         """
         scale = 1.0 if self.scaler is None else 2.0**16
         while True:
-            torch.manual_seed(0)
+            torch.manual_seed(0)  # the same dropout in every precision, and at every scale that is tried
             loss = self.loss()
             (loss * scale).backward()  # type: ignore[no-untyped-call]
             grads = (p.grad if p.grad is not None else torch.zeros_like(p) for p in self.module.parameters())
@@ -111,8 +111,9 @@ def _optimizer(module: nn.Module) -> Optimizer:
     if make is not None:
         try:
             found = make()
-        except Exception:  # it may need the Trainer; the kind of optimizer changes little
+        except Exception:  # it may need the Trainer; the kind of optimizer hardly changes how precisions compare
             found = None
+        # Lightning takes an optimizer, lists of them, a pair of lists with schedulers, or a dict
         while isinstance(found, (tuple, list)) and found:
             found = found[0]
         found = found.get("optimizer") if isinstance(found, dict) else found

@@ -31,6 +31,7 @@ def peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - before
+    # torch keeps no statistics of memory on a CPU
     live = LiveTensors()
     with live:
         function()
@@ -55,7 +56,7 @@ class LiveTensors(TorchDispatchMode):
                 self._known[storage] = size = storage.nbytes()
                 self.now += size
                 self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._free, size)
+                weakref.finalize(storage, self._free, size)  # views share a storage, which is freed once
         return result
 
     def _free(self, size: int) -> None:

@@ -87,6 +87,7 @@ def recommend(rows: dict[str, PrecisionRow], device: torch.device) -> tuple[str,
     >>> recommend(rows, torch.device("cpu"))[0]
     'bf16-mixed'
     """
+    # Where there is TF32, a user gets it for one line of code, so mixed precision has to be compared with that.
     base = "tf32" if rows.get("tf32") and rows["tf32"].seconds else "ieee-fp32"
     advice = "32-true"
     reasons: list[str] = []
@@ -101,8 +102,9 @@ def recommend(rows: dict[str, PrecisionRow], device: torch.device) -> tuple[str,
         if not (row.cosine >= _FAITHFUL and math.isfinite(row.loss)):
             reasons.append(f"{said}, but its gradient differs (cosine {row.cosine:.3f}): look with PrecisionDoctor.")
             continue
+        # The slowest of the paired rounds decides, not the median: a gain within the noise is not a gain.
         pays = found[1] >= _PAYS or (memory <= _SAVES and found[0] >= 0.98)
-        better = found[0] > best * 1.05
+        better = found[0] > best * 1.05  # 16-mixed comes second, and needs a loss scale: it has to be clearly faster
         if pays and better:
             advice, best = precision, found[0]
         reasons.append(f"{said}, same gradient (cosine {row.cosine:.4f}).")
@@ -150,11 +152,12 @@ def shape_findings(module: nn.Module, device: torch.device) -> list[str]:
             sizes = part.num_embeddings, part.embedding_dim
         elif isinstance(part, nn.Conv2d):
             sizes = part.in_channels, part.out_channels
+            # the first layer of an image network has 3 or 4 channels, whatever the format
             if sizes[0] > 4 and not part.weight.is_contiguous(memory_format=torch.channels_last):
                 plain.append(name)
         elif isinstance(part, nn.BCELoss):
             losses.append(name)
-        if any(size % 8 for size in sizes if size > 4):
+        if any(size % 8 for size in sizes if size > 4):  # small sizes (classes, colours) do not matter for time
             odd.append(f"{name!r} {type(part).__name__}({', '.join(map(str, sizes))})")
     out = []
     if odd:

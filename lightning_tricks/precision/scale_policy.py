@@ -69,7 +69,7 @@ class ScalePolicy:
             state: the one before.
         """
         if isinstance(skipped, Tensor):
-            flag = skipped.detach().to(torch.float32).clamp(max=1.0)
+            flag = skipped.detach().to(torch.float32).clamp(max=1.0)  # it counts devices; several may have found inf
             return {
                 **state,
                 "consecutive": (state["consecutive"] + 1) * flag,
@@ -87,6 +87,7 @@ class ScalePolicy:
 
     def may_matter(self, possible: int) -> bool:
         """Whether the host should ask the device for its count: half of the limit may have passed unnoticed."""
+        # asking too early costs a copy for nothing, asking too late makes the host wait at the limit
         return 2 * possible > self.max_consecutive_skips
 
 

@@ -26,7 +26,8 @@ from lightning_tricks.precision.findings import Finding
 
 _OWNER = "PrecisionDoctor"
 _RULE = skips.StreakRule()
-_LATE = 512  # attempts kept at most when nothing is logged
+# An attempt keeps its losses alive, so their number is bounded where no logged step sends them off.
+_LATE = 512
 
 Guard = Callable[[Callable[..., None]], Callable[..., Any]]
 
@@ -114,6 +115,7 @@ class SkipExplainer:
         attempts, self._late = self._late, []
         if not attempts:
             return
+        # One small vector travels with the logged values; the host never waits for the device's answer.
         found = torch.stack([a.outcome.reshape(()) for a in attempts if isinstance(a.outcome, Tensor)])
 
         def on_arrival(values: list[float]) -> None:
@@ -139,6 +141,7 @@ class SkipExplainer:
             self._hopeless.discard(index)
             return
         self._streaks[index] += 1
+        # A look costs a forward pass in a snapshot. The rule bounds their share, also in a run that skips all the time.
         if not run.trainer.lightning_module.automatic_optimization:
             self._suspicious = True  # such a step cannot be run twice; the next batch is watched instead
         elif _RULE.may_look(self.looks, run.clock.attempted(index)):
@@ -149,7 +152,7 @@ class SkipExplainer:
         index, streak = attempt.view.index, self._streaks[attempt.view.index]
         if not _RULE.suspicious(streak) or index in self._hopeless or not attempt.loss_finite():
             return
-        scale = scale_used(run.loss_scale)
+        scale = scale_used(run.loss_scale)  # (a host read, and so only once the streak is suspicious)
         if _RULE.hopeless(streak, scale):
             self._hopeless.add(index)
             self._note(skips.hopeless(scale, nonfinite_names(attempt.view), streak, attempt.step))
@@ -160,7 +163,7 @@ class SkipExplainer:
         seen = None if self._batch is None else look_again(run, *self._batch, self.modules)
         finding = None if seen is None else skips.explain(**seen._asdict(), step=attempt.step)
         found = [] if finding is None else [finding]
-        if run.trainer.world_size > 1:
+        if run.trainer.world_size > 1:  # a collective: all ranks have skipped, since averaging spreads NaN and inf
             found = self._of_all_processes(run, finding, attempt.step)
         elif not found and (seen is None or not attempt.loss_finite()):
             found = [skips.unexplained(attempt.loss_finite(), attempt.step)]

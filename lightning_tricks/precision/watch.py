@@ -127,7 +127,7 @@ class Watch:
         for tensor in floating(output):
             self._forward.append((index, largest(local(tensor))))
             self.dtypes[self.names[index]] = tensor.dtype
-            if tensor.requires_grad:
+            if tensor.requires_grad:  # (a module backward hook would forbid in-place operations on the output)
                 tensor.register_hook(partial(self._guard(self._flowed), index))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()

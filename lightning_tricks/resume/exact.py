@@ -146,6 +146,7 @@ class ExactResume(Trick):
             warn(_OWNER, text)
         for checkpoint in trainer.checkpoint_callbacks:
             position.hold_back(checkpoint, trainer.global_step, self._hooks)
+        # Lightning gives distributed samplers the seed of this start, which may be another one
         put_seeds(loop._combined_loader.flattened, found["seeds"])
         put_gradients(trainer.lightning_module, found["gradients"])
 
@@ -155,7 +156,7 @@ class ExactResume(Trick):
         """The loaders of the run are there, and their iterator comes next."""
         combined = loop._combined_loader
         self._beginning.look_at_data(loop.trainer)
-        if not hasattr(combined, "_begins_are_watched"):
+        if not hasattr(combined, "_begins_are_watched"):  # the loaders of a later epoch may be others
             combined._begins_are_watched = True
             self._hooks.at_end(on_iterator_start(combined, self.guard(lambda: self._note_beginning(combined))))
             self._hooks.at_end(lambda: delattr(combined, "_begins_are_watched"))
@@ -178,7 +179,7 @@ class ExactResume(Trick):
 
     def _begin_or_continue_epoch(self, run: TrainingRun, fetcher: Any, usual: Callable[[Any], None]) -> None:
         """Stand where the checkpoint was saved, once; each later epoch begins as usual."""
-        found, self._resuming = self._resuming, None
+        found, self._resuming = self._resuming, None  # (only the first epoch after a resume is continued)
         if found is None:
             usual(fetcher)
             return

@@ -156,6 +156,7 @@ def _add(found: Held, place: str, owner: Any, contents: Mapping[Any, Any], known
     found.owners[place] = owner
     values: dict[str, Any] = {}
     for name, value in contents.items():
+        # Lightning saves parameters and persistent buffers itself
         if type(name) is not str or id(value) in known or isinstance(value, nn.Parameter):
             continue
         try:

@@ -79,7 +79,7 @@ def keep_numbers(loop: Any, fetcher: Any) -> None:
     """Put today's numbers back at the first batch: what Lightning does until then draws some, only on a resume."""
     generators = generator_states(loop._combined_loader.flattened, loop.trainer.lightning_module)
     today = {"now": random_state(), "generators": generators}
-    usual = fetcher._start_profiler
+    usual = fetcher._start_profiler  # the last thing that a fetcher does before it asks for a batch
 
     def first_fetch() -> None:
         fetcher._start_profiler = usual
@@ -164,7 +164,7 @@ def make_up_for_validation(trainer: Any, found: Found) -> None:
     """Run the validation that was due when the checkpoint was saved: Lightning 2.6.6 leaves it out on a resume."""
     if not found["validation"]:
         return
-    found["validation"] = False
+    found["validation"] = False  # two places ask, depending on where in the epoch the checkpoint was saved
     validation, connector = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector
     first, trainer.validating, validation.restarting = connector._first_loop_iter, True, False
     validation.run()

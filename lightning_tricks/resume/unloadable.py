@@ -24,6 +24,7 @@ from lightning_tricks.resume.findings import Finding
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device, torch.Size}
 _DICTS = (dict, OrderedDict, Counter)  # their own types, no subclasses: what is refused is the class
 _LISTS = (list, tuple, set)
+# The check runs before the first step of each fit, and shall take milliseconds.
 _LARGEST = 2**16  # bytes of an object that is tried
 _MOST_OBJECTS = 2000  # in an object that is tried
 _MOST_TRIALS = 50
@@ -112,11 +113,11 @@ class _Search:
 
     def _good(self, value: object) -> bool:
         kind = type(value)
-        if kind in self._refused:
+        if kind in self._refused:  # one object of a class that is not allowed stands for all others
             return False
         if is_large(value):
             return kind in self._allowed
-        if self._trials >= _MOST_TRIALS:
+        if self._trials >= _MOST_TRIALS:  # rather no finding than a false one
             return True
         self._trials += 1
         good = loads(value)

@@ -161,6 +161,7 @@ class GradientClip(Trick):
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names and take up the state."""
+        # Without logging, NaN and inf are still reported now and then.
         self._cadence = Cadence(run.trainer.log_every_n_steps or 50, run.step)
         if self.nonfinite == "zero" and run.loss_scale.active:
             warn("GradientClip", "nonfinite='zero' does nothing under a GradScaler, which skips such steps itself.")
@@ -183,12 +184,12 @@ class GradientClip(Trick):
         if page.empty or clipper is None:
             return
         if not clipper.fits(page.view):  # layers were unfrozen in mid-run: they are clipped too
-            self._report(run, clipper, page.step)
+            self._report(run, clipper, page.step)  # under the old names
             clipper = self._clippers[page.view.index] = clipper.renewed(page.view)
             if self.nonfinite in ("skip", "raise"):
                 make_skipping_safe(page.view)
         zero = nonfinite_policy.zeroes(self.nonfinite, scaled=run.loss_scale.active)
-        if zero:
+        if zero:  # before the norms are read: the rule shall see what the optimizer gets
             run.writer.zero_nonfinite(page)
         norms = page.measure(self.rule.norm_kind) if zero else page.norms(self.rule.norm_kind)
         total, coefficients = clipper.clip(page, norms, run.writer)

@@ -151,7 +151,7 @@ class GradientMonitor(Trick):
         self._cadence = Cadence(n, run.step)
         if self.histograms and not any(draws_histograms(logger) for logger in trainer.loggers):
             warn("GradientMonitor", "histograms=True, but no logger draws histograms. Add a TensorBoardLogger.")
-        self._resolve(run, strict=True)
+        self._resolve(run, strict=True)  # (later, a pattern may match nothing: layers come and go)
         if self.noise_scale and run.views:
             self._noise.start((state or {}).get("noise"), run.views[0].device)
 
@@ -169,11 +169,11 @@ class GradientMonitor(Trick):
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Measure; publish at logged steps."""
         due = self._cadence.due(page.step)
-        if page.empty:
+        if page.empty:  # training_step returned None
             return
         norms = page.norms(self.norm_type)
         if self._watches[page.view.index].names != page.view.names:  # layers were unfrozen in mid-run
-            for view in run.views:
+            for view in run.views:  # under the old names, which the counts so far belong to
                 self._report(run, view, page.step)
             self._resolve(run, strict=False)
         self._watches[page.view.index].note(page.attempt, norms, page.losses)
@@ -185,6 +185,7 @@ class GradientMonitor(Trick):
         view, put, step, ending = page.view, run.publisher, page.step, key_ending(run, page.view)
         total = total_norm(norms, self.norm_type)
         put.put(step, {f"grad/norm{ending}": total, f"grad/norm_log10{ending}": total.log10()})
+        # logger=False: only for EarlyStopping and ModelCheckpoint, since the publisher gives it to the loggers
         run.trainer.lightning_module.log(
             f"grad/norm{ending}", total, logger=False, on_step=True, on_epoch=False, batch_size=1
         )
@@ -228,7 +229,7 @@ class GradientMonitor(Trick):
         for name, times in found.layers.items():
             self._nonfinite[name] = self._nonfinite.get(name, 0) + times
         spoken_for = any(isinstance(trick, GradientClip) for trick in run.tricks) or run.loss_scale.active
-        if not self._warned and not spoken_for:
+        if not self._warned and not spoken_for:  # GradientClip warns itself; a GradScaler skips such steps
             self._warned = True
             warn("GradientMonitor", f"{found} GradientClip(nonfinite='skip') leaves such updates out.")
 

@@ -137,7 +137,7 @@ class LossScaleGuard(Trick):
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
         saved = (state or {}).get("counts") or [count.state for count in self._counts]
-        if len(saved) != len(run.views):
+        if len(saved) != len(run.views):  # other optimizers than in the checkpoint: their streaks say nothing here
             saved = [self._policy.init() for _ in run.views]
         self._counts, self._open = [SkipCount.resumed(s) for s in saved], {}
         self._cadence = Cadence(run.trainer.log_every_n_steps, run.step)
@@ -149,7 +149,7 @@ class LossScaleGuard(Trick):
                 f"LossScaleGuard: precision {precision_of(run.trainer)} has no loss scale; nothing to guard."
             )
         run.loss_scale.bound(self.min_scale, self.max_scale)
-        for view in run.views if run.loss_scale.active else ():
+        for view in run.views if run.loss_scale.active else ():  # the first step may be skipped already
             make_skipping_safe(view)
 
     def trick_state(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class LossScaleGuard(Trick):
             self._forgive_if_over(index)
 
         run.publisher.put_private(step, count.state["consecutive"].reshape(1), on_arrival)
-        if self._policy.failed(count.possible):
+        if self._policy.failed(count.possible):  # the limit may be exceeded: here the host has to wait for the answer
             run.publisher.flush()
 
     def _forgive_if_over(self, index: int) -> None:
@@ -251,7 +251,7 @@ class LossScaleGuard(Trick):
 
     def _switch(self, run: TrainingRun, precision: str) -> None:
         switch_precision(run.trainer, precision)
-        run.loss_scale.retire()
+        run.loss_scale.retire()  # the tricks of this run see gradients without a scale from the next attempt on
         self._fallback = precision
 
 

@@ -130,6 +130,7 @@ class PrecisionDoctor(Trick):
         self._due, self._shown = None, False
         self._explainer.start(watchable(trainer.lightning_module), len(run.views))
         modules = chosen(trainer.lightning_module, self.modules, owner="PrecisionDoctor")
+        # Without float16, underflow is told for the scale with which a GradScaler would start.
         self._watch = Watch(modules, 1.0 if self._half else _INITIAL_SCALE, self.guard)
         if state is not None:
             self._findings = Findings([Finding(**f) for f in state["findings"]])
@@ -160,6 +161,7 @@ class PrecisionDoctor(Trick):
             self._explainer.open(page)
         if self._due is None and self._cadence.due(page.step):
             scale = run.loss_scale.scale()
+            # a copy: the scaler writes into its tensor after the step
             self._due = page.step, None if scale is None else scale.clone()
 
     def updated(self, view: OptimizerView, page: Page | None) -> None:
