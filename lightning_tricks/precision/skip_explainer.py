@@ -141,10 +141,9 @@ class SkipExplainer:
             self._hopeless.discard(index)
             return
         self._streaks[index] += 1
-        # A look costs a forward pass in a snapshot. The rule bounds their share, also in a run that skips all the time.
         if not run.trainer.lightning_module.automatic_optimization:
             self._suspicious = True  # such a step cannot be run twice; the next batch is watched instead
-        elif _RULE.may_look(self.looks, run.clock.attempted(index)):
+        elif _RULE.may_look(self.looks, run.clock.attempted(index)):  # a look costs a forward pass in a snapshot
             self._explain(run, attempt)
         self._judge_streak(run, attempt)
 
