@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -85,22 +84,6 @@ def _checked_kind(precision: str, device: object, scaler: object) -> str:
     if scaler is not None and precision == "bf16-mixed":
         raise ValueError(message(_OWNER, "scaler", scaler, "bf16-mixed needs no loss scale", "Leave scaler out"))
     return kind
-
-
-def switch_precision(trainer: Any, precision: str) -> None:
-    """Let a Trainer go on in another precision, between two updates: Lightning looks the plugin up at each step.
-
-    Args:
-        trainer: of either namespace; its new plugin is of the same one. A weight cache stays.
-        precision: ``"bf16"`` for bf16-mixed, else 32-true.
-    """
-    package = "pytorch_lightning" if type(trainer).__module__.startswith("pytorch_lightning") else "lightning.pytorch"
-    plugins = importlib.import_module(f"{package}.plugins.precision")
-    old, plugin = trainer.precision_plugin, plugins.Precision()
-    if precision == "bf16":
-        make = CachedMixedPrecision if isinstance(old, CachedMixedPrecision) else plugins.MixedPrecision
-        plugin = make("bf16-mixed", old.device)
-    trainer.strategy.precision_plugin = plugin
 
 
 def cache_is_safe() -> bool:

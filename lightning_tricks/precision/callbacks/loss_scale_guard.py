@@ -26,7 +26,6 @@ from lightning_tricks.precision.attempts import (
     scale_used,
 )
 from lightning_tricks.precision.callbacks.precision_doctor import PrecisionDoctor
-from lightning_tricks.precision.plugins import switch_precision
 from lightning_tricks.precision.scale_policy import (
     ScalePolicy,
     SkipCount,
@@ -34,7 +33,7 @@ from lightning_tricks.precision.scale_policy import (
     describe_fallback,
     on_host,
 )
-from lightning_tricks.precision.trainer_precision import precision_of, warn_of_cpu
+from lightning_tricks.precision.trainer_precision import precision_of, switch_precision, warn_of_cpu
 from lightning_tricks.publishing.publish import Cadence
 
 
