@@ -23,7 +23,7 @@ from benchmarks.overhead import trainer
 from benchmarks.settings import BASES, Setting
 from benchmarks.workloads import Storage, Workload, on_device
 from lightning_tricks import GradientClip, GradientMonitor, LossScaleGuard, LRSchedule, PrecisionDoctor
-from lightning_tricks.precision.advice import LiveTensors, held_tensors
+from lightning_tricks.precision.peak_memory import LiveTensors, held_tensors
 
 _STARTING = threading.Lock()
 _LAUNCH_BOUND = 0.85

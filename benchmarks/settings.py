@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lightning_tricks import CachedMixedPrecision
-from lightning_tricks.precision.advice import PRECISIONS, fp32_mode, unavailable
+from lightning_tricks.precision.fp32_flags import fp32_mode
+from lightning_tricks.precision.recommendation import PRECISIONS, unavailable
 
 BASES = ("ieee-fp32", "tf32")
 __all__ = ["BASES", "PRECISIONS", "Setting", "all_flags"]

@@ -65,9 +65,11 @@ from lightning_tricks.numerics.units import (
     dormant_share,
     saturated_share,
 )
-from lightning_tricks.precision.advice import fp32_mode, peak_bytes, shape_findings
+from lightning_tricks.precision.fp32_flags import fp32_mode
 from lightning_tricks.precision.health import headroom, underflow
 from lightning_tricks.precision.islands import in_fp32
+from lightning_tricks.precision.peak_memory import peak_bytes
+from lightning_tricks.precision.recommendation import shape_findings
 from lightning_tricks.precision.watch import underflow_counts
 from lightning_tricks.schedules.curves import warmup_factor
 from lightning_tricks.schedules.phases import caught_up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 _STATISTICS = ClipStatistics()
-_SETTLE_AFTER = 64
+_SETTLE_AFTER = 64  # updates that enter the statistics at once: one by one would cost several small kernels each
 
 
 class Clipper:
@@ -57,26 +58,16 @@ class Clipper:
         """
         kind = self.rule.norm_kind
         values = self.parts.norms(norms, kind)
-        coefficients = self._apply(page, values, writer)
+        if isinstance(self.rule, AGC):
+            factors, coefficients = unit_factors(self.rule, page, self._left_out)
+            writer.scale_each(factors)
+        else:
+            coefficients, self._state = self.rule.update(values, self._state)
+            ask(writer, self.rule, self.parts, coefficients, page)
         self._pending.append((values, coefficients))
         if len(self._pending) >= _SETTLE_AFTER:
             self.settle()
         return values if self.parts.whole else total_norm(norms, kind), coefficients
-
-    def _apply(self, page: Page, values: Tensor, writer: GradientWriter) -> Tensor:
-        if isinstance(self.rule, AGC):
-            factors, lowest = unit_factors(self.rule, page, self._left_out)
-            writer.scale_each(factors)
-            return lowest
-        coefficients, self._state = self.rule.update(values, self._state)
-        if isinstance(self.rule, ClipValue):
-            writer.clamp(self.rule.max_value)
-        elif self.parts.whole:
-            writer.scale(coefficients)
-        else:
-            each = self.parts.spread(coefficients).unbind()
-            writer.scale_each([each[i] for i in page.present])
-        return coefficients
 
     # -- parameters that come in mid-run --------------------------------------------------------------------------
 
@@ -117,10 +108,8 @@ class Clipper:
         self.settle()
         if isinstance(self.rule, AGC):
             return {}
-        values = _STATISTICS.percentiles(percent, self._statistics)
-        finite = torch.isfinite(values).tolist()
-        rows = zip(self.parts.names, values.tolist(), finite, strict=True)
-        return {name: value for name, value, usable in rows if usable}
+        values = _STATISTICS.percentiles(percent, self._statistics).tolist()
+        return {name: value for name, value in zip(self.parts.names, values, strict=True) if math.isfinite(value)}
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -132,20 +121,43 @@ class Clipper:
         return {"rule": repr(self.rule), "parts": list(self.parts.names), **kept}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up what ``state`` returned, on ``device``. Another rule, or one on other parts, begins anew.
+        """Take up what ``state`` returned, on ``device``. Another rule, or one on other parts, starts from scratch.
 
         Raises:
             TrickError: the same rule and parts, but tensors of other shapes: the checkpoint is damaged.
         """
-        if state["parts"] != list(self.parts.names):
-            return
-        position = state["statistics"]["position"]
-        if type(position) is not int or not 0 <= position < _STATISTICS.window:
-            raise ValueError("the position in the statistics is none")
-        self._statistics = fitting("GradientClip", moved(state["statistics"], device), self._statistics)
-        if state["rule"] == repr(self.rule):
-            rule_state = self.rule.upgraded(moved(state["rule_state"], device))
-            self._state = fitting("GradientClip", rule_state, self._state)
+        if state["parts"] == list(self.parts.names):
+            self._statistics = _resumed_statistics(moved(state["statistics"], device), self._statistics)
+            if state["rule"] == repr(self.rule):
+                rule_state = self.rule.upgraded(moved(state["rule_state"], device))
+                self._state = fitting("GradientClip", rule_state, self._state)
+
+
+def ask(writer: GradientWriter, rule: ClipRule, parts: Parts, coefficients: Tensor, page: Page) -> None:
+    """Ask the writer for what a rule other than AGC has decided.
+
+    Args:
+        writer: of the run.
+        rule: decides whether elements are clamped or gradients are scaled.
+        parts: what has a coefficient of its own.
+        coefficients: of the parts, ``[k]``; 0-d for the whole model.
+        page: the attempt.
+    """
+    if isinstance(rule, ClipValue):
+        writer.clamp(rule.max_value)
+    elif parts.whole:  # one factor for all can be folded into a fused optimizer's step
+        writer.scale(coefficients)
+    else:
+        each = parts.spread(coefficients).unbind()
+        writer.scale_each([each[i] for i in page.present])
+
+
+def _resumed_statistics(saved: State, fresh: State) -> State:
+    """Return the statistics of a checkpoint, checked: a wrong position would write outside of the ring buffer."""
+    position = saved["position"]
+    if type(position) is not int or not 0 <= position < _STATISTICS.window:
+        raise ValueError("invalid ring-buffer position in the statistics")
+    return fitting("GradientClip", saved, fresh)
 
 
 def _refuse_complex(rule: ClipRule, view: OptimizerView) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.numerics.running import Ema
+from lightning_tricks.numerics.state import fitting, moved
 
 State = dict[str, Any]
 
@@ -107,5 +108,66 @@ class NoiseWindow:
         """
         if self.first_norm is None or self.batches < 2:
             return None
+        # under DDP the first micro-batch was not synchronised: its gradient is that of this process alone
         small = self.first_size * (world if synced else 1)
         return signal_and_noise(self.first_norm, norm, small, self.samples * world)
+
+
+def batch_size(noise_scale: float) -> int | None:
+    """Return the noise scale as a number of samples; None where it is not a positive number.
+
+    >>> batch_size(37.4), batch_size(0.2), batch_size(-3.0), batch_size(float("nan"))
+    (37, 1, None, None)
+    """
+    return max(1, round(noise_scale)) if 0 < noise_scale < float("inf") else None
+
+
+class NoiseMeter:
+    """Measures the noise scale window by window.
+
+    Args:
+        owner: who asks, for messages.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.window = NoiseWindow()
+        self._owner = owner
+        self._rule = NoiseScale()
+        self._state: State | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether it was started."""
+        return self._state is not None
+
+    @property
+    def batch_size(self) -> int | None:
+        """The noise scale in samples, by one host read; None before it was measured."""
+        return None if self._state is None else batch_size(float(self._rule.value(self._state)))
+
+    def start(self, saved: State | None, device: torch.device) -> None:
+        """Begin a fit with what a checkpoint holds, with what is known already, or from scratch.
+
+        Raises:
+            TrickError: the checkpoint's state is not one of this rule.
+        """
+        fresh, saved = self._rule.init(device), saved or self._state
+        self._state = fresh if saved is None else fitting(self._owner, moved(saved, device), fresh)
+
+    def measure(self, norm: Tensor, world: int, *, synced: bool) -> Tensor | None:
+        """Take in a window whose gradient has this norm, 0-d; return the noise scale, None where it shows nothing.
+
+        Args:
+            norm: 0-d, of the mean gradient of the window.
+            world: processes that share a window.
+            synced: as for ``NoiseWindow.estimate``.
+        """
+        pair = self.window.estimate(norm, world, synced=synced)
+        if pair is None or self._state is None:
+            return None
+        self._state = self._rule.update(*pair, self._state)
+        return self._rule.value(self._state)
+
+    def state(self) -> State | None:
+        """Return a copy of the averages, on the CPU."""
+        return None if self._state is None else moved(self._state, torch.device("cpu"))

@@ -70,14 +70,13 @@ class NonFiniteWatch:
     def _sum_up(self) -> None:
         if not self._norms:
             return
-        bad = nonfinite(torch.stack(self._norms))
-        self._rows.append(torch.stack([bad.any(dim=1).float(), _finite(self._losses, bad.device)]))
-        counts = bad.sum(dim=0).float()
+        row, counts = summed_up(self._norms, self._losses)
+        self._rows.append(row)
         self._counts = counts if self._counts is None else self._counts + counts
         self._norms, self._losses = [], []
 
     def report(self) -> tuple[Tensor, tuple[int, ...]]:
-        """Return a vector to copy to the host and the attempts that it speaks of; what is collected starts anew.
+        """Return a vector to copy to the host and the attempts that it covers; then nothing is kept of them.
 
         The vector holds ``n`` flags (was a gradient bad), ``n`` loss flags (2 for unknown) and ``P`` counts.
         """
@@ -89,22 +88,11 @@ class NonFiniteWatch:
         self._attempts, self._rows, self._counts = [], [], None
         return vector, attempts
 
-    def read(self, values: Sequence[float], attempts: Sequence[int]) -> NonFinite | None:
-        """Return what a reported vector, now on the host, says; None when all was finite."""
-        n = len(attempts)
-        bad = [i for i in range(n) if values[i]]
-        if not bad:
-            return None
-        counts = values[2 * n :]
-        layers = {name: int(c) for name, c in zip(self.names, counts, strict=True) if c}
-        loss = values[n + bad[0]]
-        return NonFinite(tuple(attempts[i] for i in bad), layers, None if loss == 2 else bool(loss))
-
     def at(self, attempt: int, norms: Tensor, losses: Sequence[Tensor]) -> NonFinite | None:
         """Return what one attempt shows, read on the host at once: for a run that is about to end."""
         self.note(attempt, norms, losses)
         vector, attempts = self.report()
-        return self.read(vector.tolist(), attempts)
+        return read_report(self.names, vector.tolist(), attempts)
 
     def send(self, publisher: Publisher, step: int, tell: Callable[[NonFinite], None]) -> Tensor | None:
         """Send the report along with a logged step; ``tell`` hears of it on the host if something was not finite.
@@ -116,13 +104,48 @@ class NonFiniteWatch:
         if not attempts:
             return None
 
-        def heard(values: list[float]) -> None:
-            found = self.read(values, attempts)
+        def on_arrival(values: list[float]) -> None:
+            found = read_report(self.names, values, attempts)
             if found is not None:
                 tell(found)
 
-        publisher.put_private(step, vector, heard)
+        publisher.put_private(step, vector, on_arrival)
         return vector[: len(attempts)].sum()
+
+
+def summed_up(norms: Sequence[Tensor], losses: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return flags of the attempts ``[2, n]`` (was a gradient bad, was the loss finite), and counts by layer ``[P]``.
+
+    Args:
+        norms: of each attempt, ``[P]``.
+        losses: of the micro-batches of each attempt.
+
+    >>> summed_up([torch.tensor([1.0, torch.nan])], [[torch.tensor(2.0)]])
+    (tensor([[1.],
+            [1.]]), tensor([0., 1.]))
+    """
+    bad = nonfinite(torch.stack(list(norms)))
+    return torch.stack([bad.any(dim=1).float(), _finite(losses, bad.device)]), bad.sum(dim=0).float()
+
+
+def read_report(names: Sequence[str], values: Sequence[float], attempts: Sequence[int]) -> NonFinite | None:
+    """Return what a reported vector, now on the host, says; None when all was finite.
+
+    Args:
+        names: of the ``P`` parameters.
+        values: ``n`` flags (was a gradient bad), ``n`` flags of the losses (2 for unknown) and ``P`` counts.
+        attempts: the numbers of the ``n`` attempts.
+
+    >>> read_report(["w"], [0.0, 1.0, 1.0, 2.0, 1.0], [7, 8])
+    NonFinite(attempts=(8,), layers={'w': 1}, loss_finite=None)
+    """
+    n = len(attempts)
+    bad = [i for i in range(n) if values[i]]
+    if not bad:
+        return None
+    layers = {name: int(count) for name, count in zip(names, values[2 * n :], strict=True) if count}
+    loss = values[n + bad[0]]
+    return NonFinite(tuple(attempts[i] for i in bad), layers, None if loss == 2 else bool(loss))
 
 
 def _finite(losses: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:

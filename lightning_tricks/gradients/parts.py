@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_tricks.errors import TrickError, message
 from lightning_tricks.modules.selection import assign, matching
 from lightning_tricks.numerics.norms import group_norms, total_norm
 from lightning_tricks.optimizer_step.logbook import OptimizerView
@@ -76,6 +77,10 @@ class Parts:
             return group_norms(norms, self.group_of, len(self.names), norm_type)
         return norms if self.each else total_norm(norms, norm_type)
 
+    def named_norms(self, norms: Tensor, norm_type: float) -> tuple[tuple[str, ...], Tensor]:
+        """Return the names and norms of the parts but for the last one, which takes what is in no group."""
+        return self.names[:-1], self.norms(norms, norm_type)[:-1]
+
     def spread(self, coefficients: Tensor) -> Tensor:
         """Return each parameter's coefficient ``[P]`` from those of the parts ``[k]``."""
         return coefficients if self.group_of is None else coefficients[self.group_of]
@@ -105,3 +110,47 @@ def place(
     for view in views:
         out[view.index], placed = placed[: len(view.names)], placed[len(view.names) :]
     return out
+
+
+def named_parts(
+    views: Sequence[OptimizerView], groups: Mapping[str, str] | None, *, owner: str, strict: bool
+) -> dict[int, Parts]:
+    """Return the groups of each optimizer that has a parameter in one, by its index; the last part is in no group.
+
+    Args:
+        views: the optimizers.
+        groups: name -> pattern; None for no groups.
+        owner: who asks, for messages.
+        strict: whether a pattern that matches nothing is an error.
+
+    Raises:
+        TrickError: a pattern matches nothing, or groups overlap.
+    """
+    if groups is None:
+        return {}
+    placed = place(views, groups, owner=owner, strict=strict)
+    hit = [view for view in views if any(j >= 0 for j in placed[view.index])]
+    return {view.index: Parts.of_named(groups, placed[view.index], view.device, rest=True) for view in hit}
+
+
+def claimed(views: Sequence[OptimizerView], groups: Mapping[str, str] | None, per: str) -> list[OptimizerView]:
+    """Return the optimizers that a ``GradientClip`` is for: those with a parameter in one of its groups.
+
+    Args:
+        views: all optimizers.
+        groups: name -> pattern; None for all optimizers.
+        per: what gets a coefficient of its own. Unless it is ``"group"``, an optimizer is taken as a whole.
+
+    Raises:
+        TrickError: a pattern matches nothing, groups overlap, or an optimizer would be taken in part.
+    """
+    if groups is None:
+        return list(views)
+    placed = place(views, groups, owner="GradientClip")
+    hit = [view for view in views if any(j >= 0 for j in placed[view.index])]
+    for view in hit:
+        if per != "group" and -1 in placed[view.index]:
+            left = view.names[placed[view.index].index(-1)]
+            text = f"per={per!r} picks whole optimizers, but {left!r} of optimizer {view.index} is in no group"
+            raise TrickError(message("GradientClip", "groups", dict(groups), text, "Use per='group', or match all"))
+    return hit

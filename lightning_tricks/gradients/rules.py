@@ -111,7 +111,7 @@ class ClipNorm(ClipRule):
         norm_type: p of the norm, > 0, or ``inf``.
 
     Raises:
-        TypeError: an argument is no number.
+        TypeError: an argument is not a number.
         ValueError: ``max_norm`` or ``norm_type`` is out of range.
 
     Reference: Pascanu et al., 2013, arXiv:1211.5063.
@@ -148,7 +148,7 @@ class ClipValue(ClipRule):
         max_value: limit, > 0.
 
     Raises:
-        TypeError: ``max_value`` is no number.
+        TypeError: ``max_value`` is not a number.
         ValueError: it is not > 0 and finite.
 
     Example:

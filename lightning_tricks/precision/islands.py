@@ -7,19 +7,24 @@ comes next. Its weights are float32 already: mixed precision keeps them so.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_tricks.errors import UnsupportedError
+from lightning_tricks.errors import UnsupportedError, message
+from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable, refuse_compiled
 from lightning_tricks.modules.replaced import Hook
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_OWNER = "FP32Islands"
 _HALVES = (torch.float16, torch.bfloat16)
+_WITH_FLOAT32_WEIGHTS = ("16-mixed", "bf16-mixed", "32-true", "64-true")
+
+AUTO = "auto"  # stands for the modules that a PrecisionDoctor finds
 
 
 def to_float32(value: Any) -> Any:
@@ -118,3 +123,41 @@ class Islands:
             for handle in handles:
                 handle.remove()
         self._handles.clear()
+
+
+def refuse_half_weights(precision: str, modules: list[str]) -> None:
+    """Refuse a precision that keeps the weights themselves in 16 bit.
+
+    Args:
+        precision: the Trainer's.
+        modules: what the user has asked for, for the message.
+
+    Raises:
+        UnsupportedError: it is such a precision.
+    """
+    if precision not in _WITH_FLOAT32_WEIGHTS:
+        text = f"precision={precision!r} keeps the weights themselves in 16 bit"
+        remedy = "Use precision='16-mixed' or 'bf16-mixed'"
+        raise UnsupportedError(message(_OWNER, "modules", modules, text, remedy))
+
+
+def named_islands(root: nn.Module, modules: list[str], found: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the modules that are to be islands, by plain name.
+
+    Args:
+        root: the network.
+        modules: what the user has asked for: names, globs, or ``"auto"``.
+        found: what a PrecisionDoctor found before; what is no longer there is left out.
+
+    Raises:
+        TrickError: a name or glob matches nothing.
+        UnsupportedError: the network is compiled as a whole, or a module is part of a compiled graph.
+
+    >>> net = nn.ModuleDict({"body": nn.ReLU(), "head": nn.ReLU()})
+    >>> list(named_islands(net, ["head", "auto"], ["body", "gone"]))
+    ['head', 'body']
+    """
+    refuse_compiled(root, _OWNER)
+    known, hidden = plain_modules(root), in_compiled_graphs(root)
+    names = reachable(known, hidden, [p for p in modules if p != AUTO], _OWNER, modules)
+    return {name: known[name] for name in [*names, *(n for n in found if n in known)]}

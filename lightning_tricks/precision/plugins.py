@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 
 from lightning_tricks.errors import UnsupportedError, message, require_choice
 
+_OWNER = "CachedMixedPrecision"
 _DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
@@ -51,18 +52,10 @@ class CachedMixedPrecision(lightning_plugins.MixedPrecision, pytorch_lightning_p
         device: str,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        owner = "CachedMixedPrecision"
-        require_choice(owner, "precision", precision, _DTYPES)
-        kind = require_choice(owner, "device", str(device).split(":")[0], ("cuda", "cpu", "mps", "xpu"))
-        given: object = scaler
-        if given is not None and not isinstance(given, torch.amp.GradScaler):
-            text = "scaler must be a torch.amp.GradScaler"
-            raise TypeError(message(owner, "scaler", given, text, "Leave it out for a new one"))
-        if scaler is not None and precision == "bf16-mixed":
-            raise ValueError(message(owner, "scaler", scaler, "bf16-mixed needs no loss scale", "Leave scaler out"))
+        kind = _checked_kind(precision, device, scaler)
         if not cache_is_safe():
             raise UnsupportedError(
-                f"{owner}: torch {torch.__version__} loses the gradient of a weight that was first cast under no_grad "
+                f"{_OWNER}: torch {torch.__version__} loses the gradient of a weight that was first cast under no_grad "
                 "(pytorch #112583). Update torch, or use precision= without the cache."
             )
         super().__init__(precision, kind, scaler)
@@ -79,6 +72,18 @@ class CachedMixedPrecision(lightning_plugins.MixedPrecision, pytorch_lightning_p
             return super().optimizer_step(optimizer, model=model, closure=closure, **kwargs)
         finally:
             torch.clear_autocast_cache()
+
+
+def _checked_kind(precision: str, device: object, scaler: object) -> str:
+    """Return the kind of device, after checking all arguments."""
+    require_choice(_OWNER, "precision", precision, _DTYPES)
+    kind = require_choice(_OWNER, "device", str(device).split(":")[0], ("cuda", "cpu", "mps", "xpu"))
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        text = "scaler must be a torch.amp.GradScaler"
+        raise TypeError(message(_OWNER, "scaler", scaler, text, "Leave it out for a new one"))
+    if scaler is not None and precision == "bf16-mixed":
+        raise ValueError(message(_OWNER, "scaler", scaler, "bf16-mixed needs no loss scale", "Leave scaler out"))
+    return kind
 
 
 def cache_is_safe() -> bool:

@@ -13,13 +13,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
+from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating, largest
 from lightning_tricks.numerics.shards import local
 
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0
+_NOTHING_COMPUTED = (nn.Identity, nn.Flatten, Metric)  # (a metric's forward has no gradient, and no activation)
+
+
+def watchable(root: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that hooks can reach, by plain name: all but the root and what is in a compiled graph."""
+    hidden = in_compiled_graphs(root)
+    return {name: module for name, module in plain_modules(root).items() if name and id(module) not in hidden}
+
+
+def chosen(root: nn.Module, patterns: list[str] | None, *, owner: str) -> dict[str, nn.Module]:
+    """Return the modules to measure, by plain name.
+
+    Args:
+        root: the network.
+        patterns: names or globs; None for all modules that have no children. A module that was compiled as a part
+            counts as one, since its inside cannot be seen.
+        owner: who asks, for messages.
+
+    Raises:
+        TrickError: a pattern matches nothing.
+        UnsupportedError: a pattern matches a module inside of a compiled graph.
+
+    >>> list(chosen(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU())), None, owner="PrecisionDoctor"))
+    ['0', '1.0']
+    """
+    known, hidden = plain_modules(root), in_compiled_graphs(root)
+    if patterns is not None:
+        return {name: known[name] for name in reachable(known, hidden, patterns, owner, patterns)}
+    leaves = {n: m for n, m in watchable(root).items() if all(id(child) in hidden for child in m.children())}
+    return {name: module for name, module in leaves.items() if not isinstance(module, _NOTHING_COMPUTED)}
 
 
 def underflow_counts(gradient: Tensor, factor: float = 1.0) -> Tensor:
@@ -95,7 +127,7 @@ class Watch:
         for tensor in floating(output):
             self._forward.append((index, largest(local(tensor))))
             self.dtypes[self.names[index]] = tensor.dtype
-            if tensor.requires_grad:
+            if tensor.requires_grad:  # (a module backward hook would forbid in-place operations on the output)
                 tensor.register_hook(partial(self._guard(self._flowed), index))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
@@ -105,28 +137,45 @@ class Watch:
             self._backward.append((index, largest(mine), underflow_counts(mine, self._factor)))
 
     def collect(self, device: torch.device) -> Tensor:
-        """Return what was measured since the last call, ``[4, n]`` on ``device``, and begin anew.
+        """Return what was measured since the last call, ``[4, n]`` on ``device``, and start from scratch.
 
         Rows: largest activation, largest gradient (as it flowed, with the loss scale), number of gradient elements
         below float16's normal range, number that are not 0. -1 and 0 where nothing was seen; ``called`` and ``flowed``
         hold the positions of the modules whose outputs and gradients were.
         """
-        out = torch.zeros(4, len(self.names), device=device)
-        out[:2] = -1.0
-        tops: tuple[tuple[int, list[tuple[int, Tensor]]], ...] = (
-            (0, self._forward),
-            (1, [(i, top) for i, top, _ in self._backward]),
-        )
-        for row, seen in tops:
-            if seen:
-                values = torch.stack([v.to(device) for _, v in seen])
-                out[row] = out[row].scatter_reduce(0, _index(seen, device), values, "amax")
-        if self._backward:
-            counts = torch.stack([c.to(device) for _, _, c in self._backward], dim=1)
-            out[2:] = out[2:].index_add(1, _index(self._backward, device), counts)
+        out = summed_up(self._forward, self._backward, len(self.names), device)
         self.called, self.flowed = (sorted({entry[0] for entry in seen}) for seen in (self._forward, self._backward))
         self.clear()
         return out
+
+
+def summed_up(
+    outputs: Sequence[tuple[int, Tensor]],
+    gradients: Sequence[tuple[int, Tensor, Tensor]],
+    size: int,
+    device: torch.device,
+) -> Tensor:
+    """Return the largest output, the largest gradient and the counts of underflow of each module, ``[4, size]``.
+
+    Args:
+        outputs: position of a module and the largest magnitude of one of its outputs, 0-d.
+        gradients: position, the largest magnitude of a gradient, 0-d, and its ``underflow_counts``.
+        size: number of modules.
+        device: of the result.
+
+    >>> summed_up([(1, torch.tensor(3.0)), (1, torch.tensor(5.0))], [], 2, torch.device("cpu")).tolist()
+    [[-1.0, 5.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    out = torch.zeros(4, size, device=device)
+    out[:2] = -1.0
+    for row, seen in enumerate((outputs, [(i, top) for i, top, _ in gradients])):
+        if seen:
+            values = torch.stack([top.to(device) for _, top in seen])
+            out[row] = out[row].scatter_reduce(0, _index(seen, device), values, "amax")
+    if gradients:
+        counts = torch.stack([count.to(device) for _, _, count in gradients], dim=1)
+        out[2:] = out[2:].index_add(1, _index(gradients, device), counts)
+    return out
 
 
 def picked(values: Tensor, positions: Sequence[int]) -> Tensor:
@@ -138,5 +187,5 @@ def picked(values: Tensor, positions: Sequence[int]) -> Tensor:
     return values.index_select(0, torch.tensor(positions, dtype=torch.int64).to(values.device, non_blocking=True))
 
 
-def _index(seen: list[Any], device: torch.device) -> Tensor:
+def _index(seen: Sequence[tuple[Any, ...]], device: torch.device) -> Tensor:
     return torch.tensor([entry[0] for entry in seen]).to(device, non_blocking=True)

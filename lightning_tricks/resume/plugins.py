@@ -90,7 +90,7 @@ class DurableCheckpointIO(lightning_pytorch.plugins.TorchCheckpointIO, pytorch_l
         if storage_options is not None:
             rule = "storage_options belong to remote filesystems, which it does not write to"
             raise TypeError(message(OWNER, "storage_options", storage_options, rule, "Leave them out"))
-        target = self._target(path)
+        target = writable(path)
         folder = target.parent
         make_folder(folder)
         if str(folder) not in self._cleaned:
@@ -98,7 +98,7 @@ class DurableCheckpointIO(lightning_pytorch.plugins.TorchCheckpointIO, pytorch_l
             self._cleaned.add(str(folder))
         with temporary(folder) as (file, name):
             digest = _write(checkpoint, file, hashed=self.checksum)
-            known = self._known(target) if self.checksum else []
+            known = known_checksums(target) if self.checksum else []
             if self.keep_previous and target.exists():
                 _keep(target)
             # The two files cannot be replaced in one step: until both are, the checksum of each state is good.
@@ -128,7 +128,7 @@ class DurableCheckpointIO(lightning_pytorch.plugins.TorchCheckpointIO, pytorch_l
         except Exception as error:
             previous = _beside(target, PREVIOUS)
             # a whole file that cannot be loaded has another fault, which the previous one shares
-            if not (self.keep_previous and previous.exists() and self._torn(target)):
+            if not (self.keep_previous and previous.exists() and torn(target, hashed=self.checksum)):
                 raise
             warn(OWNER, f"{target} is torn or missing ({type(error).__name__}). {previous.name} is loaded instead.")
         self._verify(previous, _beside(target, CHECKSUM))
@@ -146,41 +146,56 @@ class DurableCheckpointIO(lightning_pytorch.plugins.TorchCheckpointIO, pytorch_l
         found: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
         return found
 
-    @staticmethod
-    def _target(path: str | Path) -> Path:
-        target = local(path)
-        if target is None:
-            rule, remedy = "only local paths can be written durably", "Save to a local folder, or leave the plugin out"
-            raise UnsupportedError(message(OWNER, "path", str(path), rule, remedy))
-        if target.is_dir():
-            rule, remedy = "the path is a folder, as strategies write that shard", "Use another name, or remove it"
-            raise UnsupportedError(message(OWNER, "path", str(path), rule, remedy))
-        return target
-
-    @staticmethod
-    def _known(target: Path) -> list[str]:
-        """Return the checksums of what is there; the first one is the target's."""
-        noted = _noted(_beside(target, CHECKSUM))
-        if noted or not target.exists():
-            return noted
-        return [checksum(target)]
-
     def _verify(self, file: Path, sidecar: Path | None = None) -> None:
-        if not self.checksum or not file.exists():
-            return
-        noted = _noted(sidecar or _beside(file, CHECKSUM))
-        if not noted:
-            warn(OWNER, f"{file} has no checksum beside it: it is loaded as it is.")
-        elif checksum(file) not in noted:
-            rule = f"{file} is not the file that was written: its SHA-256 differs"
-            remedy = f"Load another checkpoint; if you replaced the file yourself, remove {file.name}{CHECKSUM}"
-            raise TrickError(message(OWNER, "checksum", True, rule, remedy))
+        if self.checksum and file.exists():
+            verify(file, sidecar or _beside(file, CHECKSUM))
 
-    def _torn(self, target: Path) -> bool:
-        if not target.exists() or not zipfile.is_zipfile(target):
-            return True
-        noted = _noted(_beside(target, CHECKSUM)) if self.checksum else []
-        return bool(noted) and checksum(target) not in noted
+
+def writable(path: str | Path) -> Path:
+    """Return where a checkpoint is to be written.
+
+    Raises:
+        UnsupportedError: the path is remote, or a folder.
+    """
+    target = local(path)
+    if target is None:
+        rule, remedy = "only local paths can be written durably", "Save to a local folder, or leave the plugin out"
+        raise UnsupportedError(message(OWNER, "path", str(path), rule, remedy))
+    if target.is_dir():
+        rule, remedy = "the path is a folder, as strategies write that shard", "Use another name, or remove it"
+        raise UnsupportedError(message(OWNER, "path", str(path), rule, remedy))
+    return target
+
+
+def verify(file: Path, sidecar: Path) -> None:
+    """Compare a file with the checksums beside it; without any it is taken as it is, with a warning.
+
+    Raises:
+        TrickError: it is another file.
+    """
+    noted = _noted(sidecar)
+    if not noted:
+        warn(OWNER, f"{file} has no checksum beside it: it is loaded as it is.")
+    elif checksum(file) not in noted:
+        rule = f"{file} is not the file that was written: its SHA-256 differs"
+        remedy = f"Load another checkpoint; if you replaced the file yourself, remove {file.name}{CHECKSUM}"
+        raise TrickError(message(OWNER, "checksum", True, rule, remedy))
+
+
+def torn(target: Path, *, hashed: bool) -> bool:
+    """Whether a file is missing, not a whole archive, or, where it has checksums that count, another one."""
+    if not target.exists() or not zipfile.is_zipfile(target):
+        return True
+    noted = _noted(_beside(target, CHECKSUM)) if hashed else []
+    return bool(noted) and checksum(target) not in noted
+
+
+def known_checksums(target: Path) -> list[str]:
+    """Return the checksums of what is there; the first one is the target's."""
+    noted = _noted(_beside(target, CHECKSUM))
+    if noted or not target.exists():
+        return noted
+    return [checksum(target)]
 
 
 def local(path: str | Path) -> Path | None:

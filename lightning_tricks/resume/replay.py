@@ -1,7 +1,7 @@
 """The data's position: what random numbers the iterator of an epoch began with, and how many batches were taken.
 
-A loader cannot be told to begin in the middle. But an iterator that is made anew with the same random numbers gives the
-same order and the same seeds to its workers; as many batches as were taken are then passed over.
+A loader cannot be told to begin in the middle. But an iterator that is made again with the same random numbers gives
+the same order and the same seeds to its workers; as many batches as were taken are then skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils.data.distributed import DistributedSampler
 _DRAW_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
-def watch_beginnings(iterable: Any, begins: Callable[[], None]) -> Callable[[], None]:
+def on_iterator_start(iterable: Any, begins: Callable[[], None]) -> Callable[[], None]:
     """Call ``begins()`` before each ``iter(iterable)``; return the function that ends this.
 
     Python looks up ``__iter__`` on the class, so the object gets a class of its own, which is its old one but for that.
@@ -33,7 +33,7 @@ def watch_beginnings(iterable: Any, begins: Callable[[], None]) -> Callable[[], 
         >>> class Loader:
         ...     def __iter__(self): return iter("ab")
         >>> loader, count = Loader(), []
-        >>> end = watch_beginnings(loader, lambda: count.append(1))
+        >>> end = on_iterator_start(loader, lambda: count.append(1))
         >>> list(loader), end(), list(loader), len(count), type(loader) is Loader
         (['a', 'b'], None, ['a', 'b'], 1, True)
     """
@@ -56,7 +56,7 @@ def unrepeatable(loaders: list[Any], *, cycled: bool) -> str | None:
 
     Args:
         loaders: of an epoch, side by side.
-        cycled: whether a shorter one begins anew when it ends.
+        cycled: whether a shorter one starts over when it ends.
 
     >>> unrepeatable([DataLoader([1, 2, 3])], cycled=True) is None
     True
@@ -73,13 +73,13 @@ def unrepeatable(loaders: list[Any], *, cycled: bool) -> str | None:
     return None
 
 
-def outlives_epochs(loader: Any) -> bool:
+def has_persistent_workers(loader: Any) -> bool:
     """Whether a loader's workers, and their random numbers, go on from epoch to epoch."""
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
 
 
-def begin_anew(loader: Any) -> None:
-    """End the workers of a loader that would go on."""
+def shut_down_workers(loader: Any) -> None:
+    """Shut down the workers of a loader that would otherwise outlive the epoch."""
     if loader._iterator is not None:
         loader._iterator._shutdown_workers()
         loader._iterator = None
@@ -107,7 +107,7 @@ def keeps_its_own_state(loader: Any) -> bool:
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
-def pass_over(iterator: Any, loaders: list[Any], count: int) -> None:
+def skip_batches(iterator: Any, loaders: list[Any], count: int) -> None:
     """Take ``count`` batches from the iterator of a CombinedLoader, without loading them where that is the same.
 
     Args:

@@ -152,8 +152,8 @@ def test_everything_that_changes_has_one_writer() -> None:
         "[weight_decay]": {"schedules/callbacks.py"},
         "_scale": {"optimizer_step/loss_scale.py"},
         "_init_scale": {"optimizer_step/loss_scale.py"},
-        "precision_plugin": {"precision/callbacks.py"},
-        "allow_tf32": {"precision/advice.py"},
+        "precision_plugin": {"precision/trainer_precision.py"},
+        "allow_tf32": {"precision/fp32_flags.py"},
         "should_stop": {"lifecycle/training_run.py"},
         "accumulate_grad_batches": {"accumulation/callbacks.py", "optimizer_step/window_request.py"},
     }

@@ -15,6 +15,7 @@ import torch
 from lightning_tricks import AGC, GradientClip, GradientMonitor, LRSchedule, PredictionCollapse, TrainingDoctor
 from lightning_tricks.detection.detector import MOST_POINTS
 from lightning_tricks.diagnosis import autopsy
+from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.modules.selection import LONGEST_PATTERN, check_patterns, fault_of
 from lightning_tricks.optimizer_step.logbook import Page
 from lightning_tricks.publishing.publish import Publisher
@@ -154,11 +155,11 @@ def test_a_publisher_keeps_as_much_after_many_steps_as_after_few() -> None:
 
 
 def test_a_monitor_keeps_as_much_after_many_steps_as_after_few() -> None:
-    monitor = GradientMonitor()
+    history = LayerHistory()
     for step in range(STEPS):
-        monitor._remember(["a", "b"], step, [1.0, 2.0])
-    assert len(monitor._columns) <= 256
-    assert monitor._columns[0][0] == 0 and monitor._columns[-1][0] > 0.99 * STEPS
+        history = history.after(["a", "b"], step, [1.0, 2.0])
+    assert len(history.columns) <= 256
+    assert history.columns[0][0] == 0 and history.columns[-1][0] > 0.99 * STEPS
 
 
 def test_a_page_holds_what_belongs_to_one_attempt() -> None:

@@ -959,3 +959,34 @@ def test_a_run_that_logs_nothing_still_tells_what_was_not_finite() -> None:
     with pytest.warns(TrickWarning, match="first at attempt 3"):
         fit(Classifier(spoil=nan_at(2)), [GradientClip(1.0)], n=32, logger=logger, log_every_n_steps=0)
     assert logger.rows == []
+
+
+# -- states of 0.1.0, in which each callback listed its arguments itself ------------------------------------------------
+
+
+def old_state(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    """A state as a run has saved it, with the configuration that 0.1.0 wrote."""
+    trick = GradientClip(0.01) if name == "GradientClip" else GradientMonitor(noise_scale=True)
+    fit(Classifier(), [trick], n=64, accumulate_grad_batches=2)
+    return {**trick.state_dict(), "configuration": configuration}
+
+
+def test_an_old_state_of_the_clip_loads_without_a_warning() -> None:
+    old = old_state("GradientClip", {"rule": repr(ClipNorm(0.01)), "per": "model", "nonfinite": "skip"})
+    clip = GradientClip(0.01, conflict="replace")
+    clip.load_state_dict(old)  # (warnings are errors here)
+    fit(Classifier(), [clip], n=32, accumulate_grad_batches=2)
+    updates = clip.state_dict()["state"]["0"]["statistics"]["updates"]
+    assert float(updates) == float(old["state"]["0"]["statistics"]["updates"]) + 2
+    assert clip.state_dict()["configuration"]["conflict"] == "replace"
+
+
+def test_an_old_state_of_the_monitor_loads_without_a_warning() -> None:
+    arguments = {"every_n_steps": None, "per_layer": True, "norm_type": 2.0, "update_ratio": False}
+    old = old_state("GradientMonitor", {**arguments, "noise_scale": True, "histograms": False})
+    monitor = GradientMonitor(noise_scale=True)
+    monitor.load_state_dict(old)
+    fit(Classifier(), [monitor], n=8, accumulate_grad_batches=2)
+    saved, now = old["state"]["noise"], monitor.state_dict()["state"]["noise"]
+    assert saved.keys() == now.keys()
+    assert all(torch.equal(torch.as_tensor(saved[key]), torch.as_tensor(now[key])) for key in saved)

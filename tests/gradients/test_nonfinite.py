@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
+from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch, read_report
 
 
 def test_a_watch_tells_attempts_layers_and_loss_whatever_its_limit() -> None:
@@ -17,7 +17,7 @@ def test_a_watch_tells_attempts_layers_and_loss_whatever_its_limit() -> None:
             losses = [torch.tensor(1.0), torch.tensor(float("inf") if attempt == 6 else 2.0)]
             watch.note(attempt, norms, losses)
         vector, attempts = watch.report()
-        found = watch.read(vector.tolist(), attempts)
+        found = read_report(watch.names, vector.tolist(), attempts)
         assert found == NonFinite((3, 6), {"b": 2, "c": 1}, True)
         assert watch.report()[1] == ()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_tricks import TrickError
-from lightning_tricks.gradients.parts import Parts, place
+from lightning_tricks.gradients.parts import Parts, claimed, named_parts, place
 from lightning_tricks.optimizer_step.logbook import OptimizerView
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 
@@ -40,3 +40,27 @@ def test_a_pattern_need_match_in_one_optimizer_only() -> None:
     assert place(views, {"g": "^generator"}, owner="X") == {0: [0], 1: [-1]}
     with pytest.raises(TrickError, match="matches no parameter"):
         place(views[1:], {"g": "^generator"}, owner="X")
+
+
+def two_views() -> list[OptimizerView]:
+    views = []
+    for i, names in enumerate((["g.w", "g.b"], ["d.w"])):
+        named = {id(p := torch.nn.Parameter(torch.zeros(1))): (n, p) for n in names}
+        optimizer = torch.optim.SGD([p for _, p in named.values()], lr=1.0)
+        views.append(OptimizerView(i, optimizer, {key: n for key, (n, _) in named.items()}, LossScale(None)))
+    return views
+
+
+def test_groups_are_measured_where_they_have_a_parameter() -> None:
+    found = named_parts(two_views(), {"weights": r"g\.w"}, owner="GradientMonitor", strict=True)
+    assert {index: parts.names for index, parts in found.items()} == {0: ("weights", "rest")}
+    assert named_parts(two_views(), None, owner="GradientMonitor", strict=True) == {}
+
+
+def test_groups_pick_the_optimizers_to_clip() -> None:
+    views = two_views()
+    assert claimed(views, None, "model") == views
+    assert claimed(views, {"x": r"^d\."}, "model") == views[1:]
+    assert claimed(views, {"x": r"g\.w"}, "group") == views[:1]
+    with pytest.raises(TrickError, match=r"'g.b' of optimizer 0 is in no group"):
+        claimed(views, {"x": r"g\.w"}, "model")

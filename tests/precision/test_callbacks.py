@@ -565,7 +565,7 @@ def test_validation_is_not_measured() -> None:
 
 def test_nothing_piles_up_when_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
-    monkeypatch.setattr("lightning_tricks.precision.callbacks._LATE", 4)
+    monkeypatch.setattr("lightning_tricks.precision.skip_explainer._LATE", 4)
     doctor = PrecisionDoctor()
     module = Classifier(adamw, spoil=nan_at(1))
     fit(module, [doctor], precision="16-mixed", log_every_n_steps=0)
@@ -831,3 +831,55 @@ def test_an_island_over_everything_is_float32_training() -> None:
     fit(module, [FP32Islands(["net"])], precision="bf16-mixed")
     wanted, _ = plain_loop()
     torch.testing.assert_close(weights(module), weights(wanted), rtol=1e-5, atol=1e-6)
+
+
+# -- states of 0.1.0, in which each callback listed its arguments itself ------------------------------------------------
+
+CLOCK = {"version": 1, "attempted": [5], "applied": [3]}
+
+
+def test_an_old_state_of_the_guard_loads(tmp_path: Any) -> None:
+    old = {
+        "version": 1,
+        "configuration": {"min_scale": 1.0, "max_scale": None, "max_consecutive_skips": 20, "on_failure": "raise"},
+        "clock": CLOCK,
+        "state": {"counts": [{"version": 1, "consecutive": 2, "skipped": 4}], "fallback": None},
+    }
+    guard = LossScaleGuard()
+    guard.load_state_dict(old)
+    fit(Classifier(spoil=nan_at(0)), [guard], n=32, precision="16-mixed")
+    assert guard.skipped_steps == 5
+    assert guard.state_dict()["configuration"] == old["configuration"]
+
+
+def test_an_old_state_of_the_doctor_loads() -> None:
+    finding = {"kind": "underflow", "module": "net.0", "text": "a", "advice": "b", "step": 3, "times": 2}
+    old = {
+        "version": 1,
+        "configuration": {"every_n_steps": None, "modules": ["net.*"]},
+        "clock": CLOCK,
+        "state": {"findings": [finding], "looks": 7},
+    }
+    doctor = PrecisionDoctor(modules=["net.*"])
+    doctor.load_state_dict(old)
+    fit(Classifier(), [doctor], n=16)
+    assert [vars(f) for f in doctor.findings] == [finding]
+    assert doctor.state_dict()["state"]["looks"] == 7
+    assert doctor.state_dict()["configuration"] == old["configuration"]
+
+
+def test_an_old_state_of_the_islands_loads_and_other_arguments_are_told() -> None:
+    old = {"version": 1, "configuration": {}, "clock": CLOCK, "state": {"found": ["net.0"]}}
+    islands = FP32Islands(["auto"])
+    islands.load_state_dict(old)
+    fit(Classifier(), [PrecisionDoctor(), islands], n=16, precision="bf16-mixed")
+    assert islands.islands == ["net.0"]
+    with pytest.warns(TrickWarning, match="every_n_steps: 4 -> 5"):
+        PrecisionDoctor(5).load_state_dict(
+            {
+                "version": 1,
+                "configuration": {"every_n_steps": 4},
+                "clock": CLOCK,
+                "state": {"findings": [], "looks": 0},
+            }
+        )

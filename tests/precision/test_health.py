@@ -5,9 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_tricks.modules.trace import Call
 from lightning_tricks.precision import health
-from lightning_tricks.precision.health import Finding, Findings
 
 
 def test_headroom_is_the_distance_to_the_largest_float16() -> None:
@@ -16,41 +14,6 @@ def test_headroom_is_the_distance_to_the_largest_float16() -> None:
     assert health.headroom(values).tolist() == pytest.approx([math.log2(top / x) for x in values.tolist()], abs=1e-4)
     assert health.headroom(torch.tensor([math.inf])).item() == -math.inf
     assert math.isnan(health.headroom(torch.tensor([-1.0])).item())
-
-
-def test_kinds_are_checked() -> None:
-    with pytest.raises(ValueError, match="kind must be one of"):
-        Finding("bad luck", "", "", "", 0)
-
-
-CALL = {"fine": Call("a", 1.0, 2.0), "bad": Call("b", 2.0, math.inf), "mask": Call("m", 2.0, math.inf, masks=True)}
-
-
-@pytest.mark.parametrize(
-    ("calls", "loss", "data", "kind", "module"),
-    [
-        (["fine", "bad"], False, True, "forward overflow", "b"),
-        (["fine", "bad"], False, False, "nonfinite input", ""),
-        (["fine"], False, True, "loss overflow", ""),
-        (["mask", "bad"], False, True, "forward overflow", "b"),
-        (["mask", "fine"], False, True, "loss overflow", ""),
-    ],
-)
-def test_a_forward_pass_is_explained(calls: list[str], loss: bool, data: bool, kind: str, module: str) -> None:
-    found = health.explain([CALL[c] for c in calls], loss_finite=loss, input_finite=data, step=3)
-    assert found is not None
-    assert (found.kind, found.module, found.step) == (kind, module, 3)
-
-
-def test_a_function_between_modules_and_broken_weights_are_told_apart() -> None:
-    between = health.explain([Call("b", math.inf, math.inf)], loss_finite=False, input_finite=True, step=0)
-    assert between is not None
-    assert between.module == "before b"
-    weight = health.explain([Call("b", 1.0, math.inf, False)], loss_finite=False, input_finite=True, step=0)
-    assert weight is not None
-    assert weight.kind == "nonfinite weight"
-    assert health.explain([CALL["mask"]], loss_finite=True, input_finite=True, step=0) is None
-    assert health.explain([CALL["fine"]], loss_finite=True, input_finite=True, step=0) is None
 
 
 def test_judging_looks_at_float16_outputs_only_when_the_run_is_in_float16() -> None:
@@ -68,17 +31,6 @@ def test_underflow_needs_more_than_half_of_the_gradient() -> None:
         assert [f.kind for f in health.judge(["a"], {"a": torch.float16}, table, half=True, step=0)] == kinds
 
 
-def test_findings_are_sorted_by_weight_and_survive_a_checkpoint() -> None:
-    found = Findings()
-    assert found.add(health.too_large(4.0, [], 1))
-    assert found.add(health.hopeless(1.0, ["w"], 9, 5))
-    assert not found.add(health.too_large(2.0, [f"p{i}" for i in range(9)], 7))
-    twin = Findings([Finding(**vars(f)) for f in found])
-    assert [(f.kind, f.times, f.step) for f in twin] == [("backward overflow", 1, 5), ("loss scale too large", 2, 1)]
-    assert len(twin) == 2
-    assert "p5 and 3 more" in list(twin)[1].text
-
-
 def test_a_readable_table_has_true_gradients() -> None:
     table = health.readable(["a", "b", "c"], [[math.inf, -1.0, 0.0], [8.0, -1, -1], [1, 0, 0], [2, 0, 0]], 4.0)
     assert table["a"] == {
@@ -89,3 +41,11 @@ def test_a_readable_table_has_true_gradients() -> None:
     }
     assert "b" not in table
     assert table["c"]["headroom"] == math.inf
+
+
+def test_an_eps_is_small_when_float16_rounds_it_to_zero() -> None:
+    values = [1e-8, 2e-8, 6e-8, 1e-4]
+    found = health.small_epses([{"betas": (0.9, 0.999), "eps": eps} for eps in values], step=2)
+    zero = [eps for eps in values if torch.tensor(eps).half().item() == 0]
+    assert [f.text.split(" ")[0] for f in found] == [f"eps={eps:g}" for eps in zero]
+    assert health.small_epses([{"eps": 1e-8}, {"betas": (0.9, 0.999)}], step=2) == [], "SGD, and an Adam without one"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_tricks.precision.watch import Watch, underflow_counts
+from lightning_tricks import UnsupportedError
+from lightning_tricks.precision.watch import Watch, chosen, underflow_counts, watchable
 
 CPU = torch.device("cpu")
 
@@ -112,3 +113,15 @@ def test_a_gradient_that_vanished_in_float16_is_a_full_underflow() -> None:
     assert underflow_counts(gone).tolist() == [1.0, 1.0]
     broken = torch.tensor([math.nan, 0.0])
     assert underflow_counts(broken).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch, on the way to its compiler
+def test_modules_without_children_are_measured_unless_they_are_named() -> None:
+    net = nn.ModuleDict({"body": nn.Sequential(nn.Linear(2, 2), nn.Identity(), nn.ReLU()), "head": nn.Linear(2, 1)})
+    assert list(chosen(net, None, owner="PrecisionDoctor")) == ["body.0", "body.2", "head"]
+    assert list(chosen(net, ["body", "h*"], owner="PrecisionDoctor")) == ["body", "head"]
+    assert list(watchable(net)) == ["body", "body.0", "body.1", "body.2", "head"]
+    net["body"].compile()
+    assert list(watchable(net)) == ["head"]
+    with pytest.raises(UnsupportedError, match="part of a compiled graph"):
+        chosen(net, ["body.0"], owner="PrecisionDoctor")

@@ -7,6 +7,7 @@ import pytest
 
 from lightning_tricks import GradientMonitor, TrickError
 from lightning_tricks.gradients.figures import draw_layers
+from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.publishing.events import Event
 from lightning_tricks.report.figures import draw_layer_norms, draw_lines, png
 from tests.gradients.plain import Classifier, Memory, fit
@@ -31,10 +32,10 @@ def test_the_monitors_picture_is_what_it_logged() -> None:
 
 
 def test_a_long_run_is_thinned_out_evenly() -> None:
-    monitor = GradientMonitor()
+    history = LayerHistory()
     for step in range(3000):
-        monitor._remember(["a"], step, [1.0])
-    steps = [step for step, _ in monitor._columns]
+        history = history.after(["a"], step, [1.0])
+    steps = [step for step, _ in history.columns]
     assert 128 <= len(steps) <= 257 and steps[0] == 0 and steps[-1] > 2900
     gaps = {b - a for a, b in pairwise(steps)}
     assert max(gaps) <= 3 * min(gaps)

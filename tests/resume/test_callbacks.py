@@ -506,3 +506,14 @@ def test_on_two_processes_both_go_by_what_the_first_found() -> None:
             fit(Classifier(), [ResumeGuard("raise"), Differs()], strategy="ddp_fork", devices=2)
     finally:
         os.environ.pop("MASTER_PORT", None)
+
+
+CLOCK = {"version": 1, "attempted": [5], "applied": [3]}
+
+
+def test_an_old_state_of_the_guard_which_held_no_arguments_loads_without_a_warning() -> None:
+    guard = ResumeGuard("raise")
+    guard.load_state_dict({"version": 1, "configuration": {}, "clock": CLOCK, "state": {}})
+    assert guard.configuration() == {"mode": "raise"}
+    with pytest.warns(TrickWarning, match=r"mode: 'warn' -> 'raise'"):
+        guard.load_state_dict({"version": 1, "configuration": {"mode": "warn"}, "clock": CLOCK, "state": {}})

@@ -420,3 +420,23 @@ def test_a_state_without_the_generators_of_the_module_still_loads(tmp_path: Path
     module = Noisy()
     trainer([ExactResume()]).fit(module, DataLoader(Augmented(), 4, shuffle=True), ckpt_path=path)
     assert weights(module).isfinite().all()
+
+
+def test_an_old_state_without_what_objects_held_loads() -> None:
+    """As the first checkpoints of 0.1.0 are."""
+    numbers = {"now": {"torch": torch.get_rng_state()}, "generators": {}}
+    rank = {
+        **numbers,
+        "began": {"random": {}, "generators": {}, "workers": [True]},
+        "batches": 4.0,
+        "seeds": [None],
+        "validation": False,
+        "in_window": False,
+        "gradients": {},
+    }
+    clock = {"version": 1, "attempted": [4], "applied": [4]}
+    exact = ExactResume()
+    old = {"version": 1, "configuration": {"gradients": False}, "clock": clock, "state": {"ranks": [rank]}}
+    exact.load_state_dict(old)
+    with pytest.raises(ValueError, match=r"state\['ranks'\]\[0\]\['now'\] is missing"):
+        exact.load_state_dict({**old, "state": {"ranks": [{"began": None}]}})

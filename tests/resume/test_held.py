@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_tricks import ExactResume, ResumeGuard, TrickWarning
-from lightning_tricks.resume import callbacks
 from lightning_tricks.resume.held import changed, check, held, put
+from lightning_tricks.resume.trainer_facts import setting
 from tests.gradients.plain import digits, sgd, trainer
 
 ROWS, BATCH = 40, 8
@@ -355,10 +355,10 @@ def test_the_guard_names_what_the_steps_have_changed_at_the_first_checkpoint(tmp
 @pytest.mark.parametrize("underscore", [True, False])
 def test_settings_of_a_checkpoint_callback_are_read_under_either_name(underscore: bool) -> None:
     saver = ModelCheckpoint(every_n_train_steps=7)
-    before = callbacks._setting(saver, "every_n_train_steps")
+    before = setting(saver, "every_n_train_steps")
     other = SimpleNamespace(**{("_" if underscore else "") + "every_n_train_steps": 7})
-    assert before == callbacks._setting(other, "every_n_train_steps") == 7
-    assert callbacks._setting(other, "save_on_exception", False) is False
+    assert before == setting(other, "every_n_train_steps") == 7
+    assert setting(other, "save_on_exception", False) is False
 
 
 def test_an_object_that_has_no_attribute_yet_gets_those_that_the_checkpoint_has() -> None:

@@ -7,7 +7,13 @@ import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
-from lightning_tricks.resume.replay import begin_anew, outlives_epochs, pass_over, unrepeatable, watch_beginnings
+from lightning_tricks.resume.replay import (
+    has_persistent_workers,
+    on_iterator_start,
+    shut_down_workers,
+    skip_batches,
+    unrepeatable,
+)
 
 
 class Counted(list[int]):
@@ -46,7 +52,7 @@ def test_the_rest_of_the_epoch_is_the_rest_and_nothing_is_loaded_in_vain(setting
     whole = [batch[0].tolist() for batch, _, _ in _rest(combined())]
     again = combined()
     data.asked = 0
-    pass_over(again, [loader], 4)
+    skip_batches(again, [loader], 4)
     if not settings.get("num_workers"):
         assert (data.asked > 0) is loads
     assert [batch[0].tolist() for batch, _, _ in _rest(again)] == whole[4:]
@@ -82,7 +88,7 @@ def test_beginnings_are_told_until_that_ends() -> None:
     def begins() -> None:
         count[0] += 1
 
-    end = watch_beginnings(loader, begins)
+    end = on_iterator_start(loader, begins)
     assert isinstance(loader, CombinedLoader)
     iter(loader), iter(loader)
     end()
@@ -92,9 +98,13 @@ def test_beginnings_are_told_until_that_ends() -> None:
 
 def test_workers_that_stay_are_known_and_ended() -> None:
     loader = DataLoader([1, 2], num_workers=1, persistent_workers=True)
-    assert outlives_epochs(loader) and not outlives_epochs(DataLoader([1])) and not outlives_epochs([1])
+    assert (
+        has_persistent_workers(loader)
+        and not has_persistent_workers(DataLoader([1]))
+        and not has_persistent_workers([1])
+    )
     list(loader)
-    begin_anew(loader)
-    begin_anew(loader)
+    shut_down_workers(loader)
+    shut_down_workers(loader)
     assert loader._iterator is None and [b.tolist() for b in loader] == [[1], [2]]
-    begin_anew(loader)
+    shut_down_workers(loader)

@@ -5,10 +5,8 @@ import collections
 import datetime
 import decimal
 import enum
-import errno
 import io
 import os
-import pickle
 import time
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,9 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_tricks.resume import preflight
-from lightning_tricks.resume.preflight import Data, Finding, Loader, Writer
-from tests.resume.test_plugins import usable
+from lightning_tricks.resume.findings import Finding
+from lightning_tricks.resume.unloadable import is_large, unloadable
 
 
 class Color(enum.Enum):
@@ -70,7 +67,7 @@ def refused(value: Any) -> bool:
 
 
 def reported(values: dict[str, Any]) -> list[str]:
-    return [" ".join(f.what.split(" ")[: f.what.split(" ").index("will")]) for f in preflight.unloadable(values)]
+    return [" ".join(f.what.split(" ")[: f.what.split(" ").index("will")]) for f in unloadable(values)]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda v: type(v).__name__)
@@ -78,7 +75,7 @@ def reported(values: dict[str, Any]) -> list[str]:
     "within", [lambda v: v, lambda v: [0, v], lambda v: {"b": (v,)}], ids=["alone", "list", "dict"]
 )
 def test_what_torch_refuses_is_found_and_nothing_else(value: Any, within: Any) -> None:
-    assert bool(preflight.unloadable({"a": within(value)})) == refused(within(value))
+    assert bool(unloadable({"a": within(value)})) == refused(within(value))
 
 
 def test_a_key_path_and_a_type_are_named() -> None:
@@ -111,7 +108,7 @@ def test_a_key_path_and_a_type_are_named() -> None:
     ids=lambda x: x if isinstance(x, str) else type(x).__name__,
 )
 def test_each_type_has_its_fix(value: Any, fix: str) -> None:
-    (found,) = preflight.unloadable({"a": value})
+    (found,) = unloadable({"a": value})
     assert found.fix.startswith(f"{fix}, or load with fit(..., weights_only=False)")
 
 
@@ -132,21 +129,21 @@ def test_the_fixes_load(value: Any, instead: Any) -> None:
 
 
 def test_many_findings_are_counted_and_not_all_shown() -> None:
-    found = preflight.unloadable({"a": [np.float32(i) for i in range(20)] + [Color.RED]})
+    found = unloadable({"a": [np.float32(i) for i in range(20)] + [Color.RED]})
     assert len(found) == 9
     assert found[-1].what == "13 more values will not load (Color, float32)"
 
 
 def test_what_the_user_allowed_is_no_finding() -> None:
-    assert preflight.unloadable({"a": Own(), "b": nn.Linear(2, 2), "c": [Own()]})
+    assert unloadable({"a": Own(), "b": nn.Linear(2, 2), "c": [Own()]})
     with torch.serialization.safe_globals([Own]):
-        assert not preflight.unloadable({"a": Own(), "c": [Own(), Own()]})
+        assert not unloadable({"a": Own(), "c": [Own(), Own()]})
         broken = Own()
         broken.path = Path("a")  # type: ignore[attr-defined]
-        assert [f.what[:10] for f in preflight.unloadable({"a": broken, "b": Own()})] == ["['a'] Own "]
+        assert [f.what[:10] for f in unloadable({"a": broken, "b": Own()})] == ["['a'] Own "]
         large = Own()
         large.text = "a" * 100_000  # type: ignore[attr-defined]
-        assert not preflight.unloadable({"a": large}), "its class is allowed, and it is too large to try"
+        assert not unloadable({"a": large}), "its class is allowed, and it is too large to try"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +169,7 @@ def test_what_is_too_large_to_try_is_estimated(large: bool, value: Any, slots: b
 
     holder: Any = Slots() if slots else Own()
     holder.value = value
-    assert preflight._is_large(holder) == preflight._is_large(collections.deque([value])) == large
+    assert is_large(holder) == is_large(collections.deque([value])) == large
 
 
 def test_an_object_that_does_not_let_itself_be_looked_at_is_judged_by_its_class() -> None:
@@ -180,14 +177,14 @@ def test_an_object_that_does_not_let_itself_be_looked_at_is_judged_by_its_class(
         def __sizeof__(self) -> int:
             raise RuntimeError("no")
 
-    assert [f.what[:9] for f in preflight.unloadable({"a": Shy()})] == ["['a'] Shy"]
+    assert [f.what[:9] for f in unloadable({"a": Shy()})] == ["['a'] Shy"]
 
 
 def test_weights_are_never_serialised_and_a_long_history_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Any] = []
     monkeypatch.setattr(torch, "save", lambda value, file: saved.append(value))
     started = time.thread_time()
-    found = preflight.unloadable(
+    found = unloadable(
         {
             "a": [Heavy()],
             "module": nn.Linear(2000, 2000),
@@ -215,100 +212,6 @@ def test_after_many_trials_the_rest_is_passed_by(monkeypatch: pytest.MonkeyPatch
         count[0] += 1
         return True
 
-    monkeypatch.setattr(preflight, "loads", loads)
-    assert not preflight.unloadable({"a": [torch.strided] * 500})
+    monkeypatch.setattr("lightning_tricks.resume.unloadable.loads", loads)
+    assert not unloadable({"a": [torch.strided] * 500})
     assert count[0] == 50
-
-
-# -- files ----------------------------------------------------------------------------------------------------------
-
-
-def moves(source: Path, target: Path) -> bool:
-    """The oracle: whether the system moves a file in one step."""
-    (source / "probe").touch()
-    try:
-        os.rename(source / "probe", target / "probe")
-    except OSError as error:
-        assert error.errno == errno.EXDEV
-        (source / "probe").unlink()
-        return False
-    (target / "probe").unlink()
-    return True
-
-
-@pytest.mark.parametrize("other", [Path("/dev/shm"), Path("/tmp"), Path("/var/tmp")], ids=str)
-def test_folders_between_which_files_are_copied_are_found(other: Path, tmp_path: Path) -> None:
-    if not (other.is_dir() and os.access(other, os.W_OK)):
-        pytest.skip(f"no {other}")
-    found = preflight.torn(other, tmp_path / "not" / "yet")
-    assert (found == []) == moves(other, tmp_path)
-    assert usable(other, tmp_path) <= bool(found)
-    if found:
-        assert f"checkpoints are written to {other} and then copied to {tmp_path}" in found[0].what
-        assert "DurableCheckpointIO()" in found[0].fix
-    assert preflight.torn(tmp_path, tmp_path / "a" / "b") == []
-
-
-def test_mount_points_are_read_with_their_spaces() -> None:
-    table = "1 0 8:1 / / rw - ext4 a rw\n2 1 8:1 /x /with\\040space rw - ext4 a rw\nshort"
-    assert preflight.filesystem(Path("/with space/a"), table)[1] == "/with space"
-    assert preflight.filesystem(Path("/with"), table)[1] == "/"
-    assert preflight.filesystem(Path("/a"), "")[1] == ""
-
-
-# -- rules of writers and data, against tables ----------------------------------------------------------------------
-
-
-def test_a_writer_of_another_class_silences_what_is_not_known() -> None:
-    best = Writer(monitor="loss")
-    assert preflight.written([], others=True) == preflight.written([best], others=True) == []
-    assert preflight.written([best, Writer(every_n_steps=5, every_n_epochs=0)]) == []
-    assert "only the best state is kept" in preflight.written([best])[0].what
-    assert "no checkpoint callback" in preflight.written([])[0].what
-    assert "nothing is written while training" in preflight.written([Writer(save_last=True, every_n_epochs=0)])[0].what
-
-
-@pytest.mark.parametrize(
-    ("writer", "updates", "inside"),
-    [
-        (Writer(), 10, ""),
-        (Writer(every_n_steps=20, every_n_epochs=0), 10, ""),
-        (Writer(every_n_steps=15, every_n_epochs=0), 10, "every 15 steps"),
-        (Writer(every_n_steps=10, every_n_epochs=0), float("inf"), "every 10 steps"),
-        (Writer(interval="0:10:00", every_n_epochs=0), 10, "every 0:10:00"),
-        (Writer(after_validation=True), 10, "after each validation"),
-        (Writer(on_exception=True), 10, "when training dies"),
-        (Writer(every_n_steps=15, weights_only=True), 10, ""),
-    ],
-    ids=str,
-)
-def test_checkpoints_inside_an_epoch_are_found(writer: Writer, updates: float, inside: str) -> None:
-    found = preflight.repeated(Data((Loader(),), updates), [writer])
-    assert [f.what.split(" falls")[0] for f in found] == ([f"a checkpoint {inside}"] if inside else [])
-
-
-def test_data_that_can_resume_are_no_finding_there() -> None:
-    inside = [Writer(every_n_steps=3, every_n_epochs=0)]
-
-    def fixes(loader: Loader, **more: Any) -> list[str]:
-        return [f.fix for f in preflight.repeated(Data((loader,), 10, **more), inside)]
-
-    assert "Use ExactResume(), a loader with state_dict" in fixes(Loader())[0]
-    assert "Use a loader with state_dict" in fixes(Loader(iterable=True))[0]
-    assert fixes(Loader(stateful=True)) == fixes(Loader(), exact=True) == []
-    assert len(fixes(Loader(iterable=True), exact=True)) == 1, "ExactResume refuses these"
-    assert fixes(Loader(stateful=True, shuffled=True)) == ["Add ExactResume()"]
-    assert fixes(Loader(shuffled=True), exact=True) == []
-    assert "Use LRSchedule" in fixes(Loader(stateful=True), made_early=True)[0]
-    assert preflight.repeated(Data((Loader(shuffled=True),), 10), []) == []
-
-
-def test_a_durable_plugin_that_is_not_asked_or_refuses_is_told() -> None:
-    assert "DurableCheckpointIO is not asked" in preflight.durable("a", remote=False, sharded=True)[0].what
-    assert "will be refused" in preflight.durable("s3://a", remote=True, sharded=False)[0].what
-    assert preflight.durable("a", remote=False, sharded=False) == []
-
-
-def test_a_finding_is_one_line_and_can_be_pickled() -> None:
-    finding = Finding("a is wrong", "Mend a.")
-    assert str(finding) == "a is wrong. Mend a." and pickle.loads(pickle.dumps(finding)) == finding

@@ -1,0 +1,285 @@
+"""GradientMonitor: Lightning's hooks on one side, the pure files of this package on the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_tricks.errors import TrickError, UnsupportedError, message
+from lightning_tricks.gradients.callbacks.gradient_clip import GradientClip
+from lightning_tricks.gradients.figures import draw_layers
+from lightning_tricks.gradients.layer_history import LayerHistory
+from lightning_tricks.gradients.noise_scale import NoiseMeter
+from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
+from lightning_tricks.gradients.parts import Parts, named_parts
+from lightning_tricks.gradients.samples import histogram_samples, moves_and_sizes, update_ratio, weight_samples
+from lightning_tricks.gradients.specs import MonitorSpec
+from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
+from lightning_tricks.lifecycle.configuration import constructor_arguments
+from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.norms import total_norm
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.publishing.publish import Cadence, draws_histograms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@final
+class GradientMonitor(Trick):
+    """Measure gradient norms at every update and log them, without waiting for the device.
+
+    ``norm = (sum_i |g_i|^p)^(1/p)`` over the parameters of the optimizer that steps, of the true gradients: unscaled
+    (also under 16-mixed with a fused optimizer), accumulated, before any clipping, of the whole model when it is
+    sharded.
+
+    Args:
+        every_n_steps: log every n-th step of Lightning's loggers; None for the Trainer's ``log_every_n_steps``.
+        per_layer: log the norm of each parameter too.
+        groups: name -> regular expression on parameter names; the norm of each group is logged.
+        norm_type: p > 0, or inf.
+        update_ratio: log ``||w_new - w|| / ||w||`` of each parameter, from at most 65,536 elements of each; NaN for one
+            that is all zero. About 1e-3 is usual; it follows the learning rate, so watch its change, not its value.
+        noise_scale: log the gradient noise scale (McCandlish et al. 2018), the batch size that still pays. Needs
+            gradient accumulation, where it costs one more read of the gradients at logged steps.
+        histograms: send a sample of each gradient (at most 16,384 elements) to loggers that draw histograms.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of range.
+        TrickError: at fit start, a group matches no parameter, groups overlap, or ``noise_scale`` has no accumulation.
+
+    Logs:
+        - ``grad/norm``, ``grad/norm_log10``: at logged steps. The latter because TensorBoard leaves out outliers.
+        - ``grad/norm/<parameter>``, ``grad/group/<name>``, ``grad/update_ratio/<parameter>``: at logged steps.
+        - ``grad/nonfinite``: attempts with a NaN or inf gradient since the last logged step.
+        - ``grad/noise_scale``: in samples. ``grad/histogram/<parameter>``: samples of gradients.
+        - ``grad/layers``: at the end a figure, the norm of each parameter over time (also ``plot()``).
+        - with several optimizers the first, second, fifth and last scalars end in ``/optimizer<index>``.
+        - ``grad/norm`` is in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint.
+
+    Changes:
+        Nothing: the weights are bit-identical to those of a run without it.
+
+    State:
+        The averages of the noise scale. A resume with other arguments goes on with the new ones.
+
+    Cost:
+        One read of the gradients per update, shared with GradientClip; no host read but one copy at logged steps.
+        No gradient-sized memory. Sharded models: one all-reduce of one number per parameter.
+
+    Example:
+        >>> from lightning_tricks import GradientMonitor
+        >>> GradientMonitor(every_n_steps=10, groups={"head": "^head"}).every_n_steps
+        10
+
+    Reference: McCandlish et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162 (noise scale).
+    """
+
+    observer = True
+    identity = ("groups",)
+    # (what the averages hold is checked by ``numerics.state.fitting``, which knows the rule)
+    state_form = staticmethod(form.record({"noise": form.maybe(form.named(form.anything))}, more=True))
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        per_layer: bool = True,
+        groups: dict[str, str] | None = None,
+        norm_type: float = 2.0,
+        update_ratio: bool = False,
+        noise_scale: bool = False,
+        histograms: bool = False,
+    ) -> None:
+        spec = MonitorSpec(every_n_steps, per_layer, groups, norm_type, update_ratio, noise_scale, histograms)
+        self.every_n_steps, self.per_layer, self.groups = spec.every_n_steps, spec.per_layer, spec.groups
+        self.norm_type, self.update_ratio = spec.norm_type, spec.update_ratio
+        self.noise_scale, self.histograms = spec.noise_scale, spec.histograms
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self._nonfinite: dict[str, int] = {}
+        self._warned = False
+        self._before: dict[int, list[Tensor]] = {}  # samples of the weights, until the step that is under way is over
+        self._noise = NoiseMeter("GradientMonitor")
+        self._history = LayerHistory()
+
+    @property
+    def nonfinite_layers(self) -> dict[str, int]:
+        """Parameters whose gradient was NaN or inf -> in how many attempts, up to the last logged step."""
+        return dict(self._nonfinite)
+
+    @property
+    def suggested_batch_size(self) -> int | None:
+        """The noise scale, rounded to samples: a larger batch saves few steps. None before it was measured."""
+        return self._noise.batch_size
+
+    def plot(self) -> Figure:
+        """Return a heat map of the norm of each parameter over the logged steps; of the first optimizer.
+
+        Raises:
+            TrickError: nothing was measured by parameter.
+            ImportError: matplotlib is missing.
+        """
+        if not self._history.columns:
+            raise TrickError("GradientMonitor.plot(): no norm of a parameter was logged yet. Fit, with per_layer=True.")
+        steps, norms = zip(*self._history.columns, strict=True)
+        return draw_layers(self._history.names, steps, norms)
+
+    def configuration(self) -> dict[str, Any]:
+        """The arguments."""
+        return constructor_arguments(self, leave_out=self.identity)
+
+    def configure(self, run: TrainingRun) -> None:
+        """Check that what is asked for can be had in this run."""
+        run.watch_loss = True
+        if self.noise_scale:
+            _check_that_noise_can_be_measured(run.trainer)
+
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Resolve names, once."""
+        trainer = run.trainer
+        n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
+        self._cadence = Cadence(n, run.step)
+        if self.histograms and not any(draws_histograms(logger) for logger in trainer.loggers):
+            warn("GradientMonitor", "histograms=True, but no logger draws histograms. Add a TensorBoardLogger.")
+        self._resolve(run, strict=True)  # (later, a pattern may match nothing: layers come and go)
+        if self.noise_scale and run.views:
+            self._noise.start((state or {}).get("noise"), run.views[0].device)
+
+    def _resolve(self, run: TrainingRun, *, strict: bool) -> None:
+        self._watches = [NonFiniteWatch(view.names) for view in run.views]
+        self._parts: dict[int, Parts] = named_parts(run.views, self.groups, owner="GradientMonitor", strict=strict)
+
+    def trick_state(self) -> dict[str, Any]:
+        """The averages of the noise scale."""
+        return {"noise": self._noise.state()}
+
+    # -- an attempt ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+        """Measure; publish at logged steps."""
+        due = self._cadence.due(page.step)
+        if page.empty:  # training_step returned None
+            return
+        norms = page.norms(self.norm_type)
+        if self._watches[page.view.index].names != page.view.names:  # layers were unfrozen in mid-run
+            for view in run.views:  # under the old names, which the counts so far belong to
+                self._report(run, view, page.step)
+            self._resolve(run, strict=False)
+        self._watches[page.view.index].note(page.attempt, norms, page.losses)
+        if due:
+            self._publish_norms(run, page, norms)
+            self._publish_extras(run, page)
+
+    def _publish_norms(self, run: TrainingRun, page: Page, norms: Tensor) -> None:
+        view, put, step, ending = page.view, run.publisher, page.step, key_ending(run, page.view)
+        total = total_norm(norms, self.norm_type)
+        put.put(step, {f"grad/norm{ending}": total, f"grad/norm_log10{ending}": total.log10()})
+        # logger=False: only for EarlyStopping and ModelCheckpoint, since the publisher gives it to the loggers
+        run.trainer.lightning_module.log(
+            f"grad/norm{ending}", total, logger=False, on_step=True, on_epoch=False, batch_size=1
+        )
+        if self.per_layer:
+            put.put_many(step, view.keys("grad/norm/"), norms)
+        if self.per_layer and view.index == 0:
+            names = view.names
+
+            def on_arrival(numbers: list[float]) -> None:
+                self._history = self._history.after(names, step, numbers)
+
+            put.put_private(step, norms, self.guard(on_arrival))
+        if view.index in self._parts:
+            names_of_groups, values = self._parts[view.index].named_norms(norms, self.norm_type)
+            put.put_many(step, [f"grad/group/{name}" for name in names_of_groups], values)
+        self._report(run, view, step)
+
+    def _publish_extras(self, run: TrainingRun, page: Page) -> None:
+        view = page.view
+        if self.update_ratio:
+            self._before[view.index] = weight_samples(view.parameters)
+        if self.histograms and any(draws_histograms(logger) for logger in run.trainer.loggers):
+            for name, sample in histogram_samples(page):
+                run.publisher.put_histogram(page.step, f"grad/histogram/{name}", sample)
+        if self._noise.measures:
+            norm = total_norm(page.norms(2.0))
+            if not page.corrected:  # Lightning divides every loss by the full window, also in a shorter last one
+                norm = norm * run.mean_factor(self._noise.window.batches)
+            value = self._noise.measure(norm, run.trainer.world_size, synced=view.sharded)
+            if value is not None:
+                run.publisher.put(page.step, {"grad/noise_scale": value})
+
+    def _report(self, run: TrainingRun, view: OptimizerView, step: int) -> None:
+        """Send to the host what was NaN or inf in the attempts since the last report."""
+        on_found = self.guard(lambda found: self._on_nonfinite(run, found))
+        count = self._watches[view.index].send(run.publisher, step, on_found)
+        if count is not None:
+            run.publisher.put(step, {f"grad/nonfinite{key_ending(run, view)}": count})
+
+    def _on_nonfinite(self, run: TrainingRun, found: NonFinite) -> None:
+        for name, times in found.layers.items():
+            self._nonfinite[name] = self._nonfinite.get(name, 0) + times
+        spoken_for = any(isinstance(trick, GradientClip) for trick in run.tricks) or run.loss_scale.active
+        if not self._warned and not spoken_for:  # GradientClip warns itself; a GradScaler skips such steps
+            self._warned = True
+            warn("GradientMonitor", f"{found} GradientClip(nonfinite='skip') leaves such updates out.")
+
+    def updated(self, view: OptimizerView, page: Page | None) -> None:
+        """Measure by how much the weights have moved."""
+        warn_if_unannounced(self.run, "GradientMonitor", page)
+        before = self._before.pop(view.index, None)
+        if before is None or page is None:
+            return
+        moves, sizes = (view.shards.norms(local, 2.0) for local in moves_and_sizes(before, view.parameters))
+        self.run.publisher.put_many(page.step, view.keys("grad/update_ratio/"), update_ratio(moves, sizes))
+
+    def finished(self, run: TrainingRun) -> None:
+        """Tell what came after the last logged step; draw the norms of all layers over time."""
+        for view in run.views:
+            self._report(run, view, run.step)
+        run.publisher.flush()
+        if self._history.columns:
+            run.publisher.draw(self._history.columns[-1][0], "grad/layers", self.plot)
+
+    # -- noise scale: the first micro-batch of a window against the whole window --------------------------------------
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Count samples."""
+        if self.noise_scale and self._live is not None:
+            self._noise.window.next_size = int(extract_batch_size(batch))
+
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
+        """A window begins."""
+        self._noise.window.begin()
+
+    @torch.no_grad()
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """Take the norm of the first micro-batch's gradient, in windows that will be logged."""
+        run, window = self._live, self._noise.window
+        if self.noise_scale and run is not None:
+            window.add()
+            if window.batches == 1 and self._cadence.due(run.step):
+                window.first_norm = run.views[0].norm_now() * run.mean_factor(1)
+
+
+def _check_that_noise_can_be_measured(trainer: Any) -> None:
+    """Refuse a run in which there are no two batch sizes to compare."""
+    if not trainer.lightning_module.automatic_optimization:
+        text = "the noise scale needs automatic optimization, which tells micro-batches apart"
+        raise UnsupportedError(message("GradientMonitor", "noise_scale", True, text, "Set it to False"))
+    # a callback that steers the window is known by these methods: ours, and Lightning's scheduler
+    steering = ("get_accumulate_grad_batches", "updates_in_epoch")
+    steered = any(hasattr(callback, name) for callback in trainer.callbacks for name in steering)
+    if trainer.accumulate_grad_batches == 1 and not steered:
+        text = "the noise scale needs gradient accumulation, which gives a small and a large batch"
+        remedy = "Use GradientAccumulation(2) or more"
+        raise TrickError(message("GradientMonitor", "noise_scale", True, text, remedy))

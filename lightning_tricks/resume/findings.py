@@ -1,0 +1,41 @@
+"""What would break a later resume: a finding is what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that would break a resume.
+
+    Args:
+        what: what is wrong.
+        fix: what to do about it.
+
+    Example:
+        >>> print(Finding("no checkpoint is written", "Add ModelCheckpoint()"))
+        no checkpoint is written. Add ModelCheckpoint().
+    """
+
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what.rstrip('.')}. {self.fix.rstrip('.')}."
+
+
+def lines(findings: Sequence[Finding]) -> str:
+    r"""Return findings as a list for a message.
+
+    >>> lines([Finding("a is wrong", "Mend a"), Finding("b is wrong", "Mend b")])
+    '\n- a is wrong. Mend a.\n- b is wrong. Mend b.'
+    """
+    return "".join(f"\n- {finding}" for finding in findings)
+
+
+SIGTERM = Finding(
+    "a SIGTERM ends this process with exit code 0 and saves nothing by itself: a scheduler takes the run for finished",
+    "Use ModelCheckpoint(save_on_exception=True), and around fit: except SystemExit as end: sys.exit(end.code or 143)",
+)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+from torch import nn
+
+from lightning_tricks import CachedMixedPrecision, LossScaleGuard, PrecisionDoctor, TrickWarning
+from lightning_tricks.precision.trainer_precision import precision_of, switch_precision
+from tests.gradients.plain import Classifier, fit, trainer
+
+
+@pytest.mark.parametrize("given", ["32-true", "bf16-mixed", "64-true"])
+def test_the_name_is_that_of_the_trainer(given: str) -> None:
+    assert precision_of(trainer([], precision=given)) == given
+
+
+def test_a_plugin_without_a_name_counts_as_float32() -> None:
+    class Own(nn.Module):
+        precision_plugin = object()
+
+    assert precision_of(Own()) == "32-true"
+
+
+def test_two_callbacks_warn_of_the_cpu_once() -> None:
+    with pytest.warns(TrickWarning, match="this run computes in bf16-mixed, which has no loss scale") as told:
+        fit(Classifier(), [LossScaleGuard(), PrecisionDoctor()], n=32, precision="bf16-mixed")
+    assert len([w for w in told if "bf16-mixed" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize("namespace", [lightning.pytorch, pytorch_lightning])
+@pytest.mark.parametrize(("to", "name"), [("bf16", "bf16-mixed"), ("fp32", "32-true")])
+def test_a_trainer_gets_a_plugin_of_its_own_namespace(namespace: Any, to: str, name: str) -> None:
+    plugins = namespace.plugins
+    t = namespace.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, plugins=[plugins.MixedPrecision("16-mixed", "cpu")]
+    )
+    switch_precision(t, to)
+    assert precision_of(t) == name
+    kind = plugins.MixedPrecision if to == "bf16" else plugins.Precision
+    assert type(t.precision_plugin) is kind
+
+
+def test_a_weight_cache_stays_when_the_precision_changes() -> None:
+    t = trainer([], plugins=[CachedMixedPrecision("16-mixed", "cpu")], precision=None)
+    switch_precision(t, "bf16")
+    assert type(t.precision_plugin) is CachedMixedPrecision and precision_of(t) == "bf16-mixed"
