@@ -70,7 +70,7 @@ from lightning_tricks.precision.health import headroom, underflow
 from lightning_tricks.precision.islands import in_fp32
 from lightning_tricks.precision.watch import underflow_counts
 from lightning_tricks.schedules.curves import warmup_factor
-from lightning_tricks.schedules.phases import caught_up
+from lightning_tricks.schedules.run_curve import caught_up
 
 __all__ = [
     "NoiseScale",

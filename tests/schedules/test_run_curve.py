@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_tricks.schedules.curves import Constant, Cosine, Linear, OneMinusSqrt, Polynomial
-from lightning_tricks.schedules.phases import Curve
+from lightning_tricks.schedules.run_curve import Curve
 
 curves = st.builds(
     Curve,
