@@ -155,7 +155,7 @@ def test_everything_that_changes_has_one_writer() -> None:
         "precision_plugin": {"precision/callbacks.py"},
         "allow_tf32": {"precision/advice.py"},
         "should_stop": {"lifecycle/training_run.py"},
-        "accumulate_grad_batches": {"accumulation/callbacks.py", "optimizer_step/window_request.py"},
+        "accumulate_grad_batches": {"accumulation/lightning_loop.py", "optimizer_step/window_request.py"},
     }
     for path in FILES:
         name = str(path.relative_to(PACKAGE))
