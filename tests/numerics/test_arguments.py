@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from lightning_tricks import GradientAccumulation, LRSchedule
+from lightning_tricks import GradientAccumulation, LRFinder, LRSchedule
 from lightning_tricks.numerics.arguments import holds_arguments, plain_arguments
 
 
@@ -42,7 +42,7 @@ def test_plain_values_stay_and_functions_are_told_by_name_without_an_address() -
     assert isinstance(named, str) and "lambda" in named and " at 0x" not in named
 
 
-@pytest.mark.parametrize("cls", [LRSchedule, GradientAccumulation])
+@pytest.mark.parametrize("cls", [LRSchedule, GradientAccumulation, LRFinder])
 def test_the_configuration_has_every_argument_of_the_constructor_and_no_other(cls: type) -> None:
     trick = cls()
     assert list(trick.configuration()) == list(inspect.signature(cls).parameters)
