@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -32,3 +33,17 @@ def test_a_bad_argument_is_refused_by_name(changed: dict[str, Any], text: str) -
         FinderSpec(**{**vars(LRFinder().spec), **changed})
     with pytest.raises(ValueError, match=text):
         LRFinder(**changed)
+
+
+def test_a_state_without_arguments_as_first_written_loads_and_other_arguments_say_nothing() -> None:
+    """A resumed run keeps the rates of its checkpoint, so that the arguments of the finder change nothing in it."""
+    state = {
+        "version": 1,
+        "configuration": {},
+        "clock": {"version": 1, "attempted": [16], "applied": [16]},
+        "state": {"applied": True, "suggestion": 0.0029763514416313195},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LRFinder(num_steps=20).load_state_dict(state)
+        LRFinder(num_steps=20).load_state_dict({**state, "configuration": LRFinder(min_lr=1e-5).configuration()})  # type: ignore[attr-defined]
