@@ -72,7 +72,7 @@ from lightning_tricks.precision.peak_memory import peak_bytes
 from lightning_tricks.precision.recommendation import shape_findings
 from lightning_tricks.precision.watch import underflow_counts
 from lightning_tricks.schedules.curves import warmup_factor
-from lightning_tricks.schedules.phases import caught_up
+from lightning_tricks.schedules.run_curve import caught_up
 
 __all__ = [
     "NoiseScale",

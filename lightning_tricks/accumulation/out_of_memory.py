@@ -152,6 +152,35 @@ class SplitStep:
         return parts
 
 
+def run_apart(
+    splitter: SplitStep,
+    run: TrainingRun,
+    step: Callable[..., Any],
+    batch: Any,
+    rest: tuple[Any, ...],
+    factor: float | Tensor,
+) -> tuple[Any, list[Tensor | None] | None]:
+    """Return what a training step returns, and the gradients of its backward pass beside those of the window.
+
+    The gradients stay apart until Lightning asks for the backward pass: a forward pass that fails leaves none behind.
+
+    Args:
+        splitter: runs it, in parts where memory runs out.
+        run: of the Trainer.
+        step: the module's ``training_step``.
+        batch: its first argument.
+        rest: its other arguments.
+        factor: on the gradient of the batch's mean loss.
+    """
+    parameters = [p for p in run.trainer.lightning_module.parameters() if p.requires_grad]
+    kept = gradient_writer.take(parameters)
+    try:
+        output = splitter.run(run, step, batch, rest, factor)
+        return output, None if output is None else gradient_writer.take(parameters)
+    finally:
+        gradient_writer.give(parameters, kept)
+
+
 def _backward(run: TrainingRun, loss: Tensor, factor: float | Tensor) -> None:
     """Run the backward pass of a part; one that counts nothing is left out, whatever its gradients are."""
     if not isinstance(factor, Tensor) and factor == 0.0:

@@ -36,6 +36,22 @@ def base_rates(optimizer: Optimizer, schedulers: Sequence[Any]) -> list[float]:
     return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in optimizer.param_groups]
 
 
+def use_rate(optimizer: Optimizer, lr: float, base: Sequence[float]) -> None:
+    """Write ``lr`` into the first group that has a rate, and into the others what keeps their ratios to it.
+
+    Args:
+        optimizer: whose groups are written.
+        lr: of the reference group.
+        base: the rate of each group before, at least one of them > 0.
+    """
+    reference = next(rate for rate in base if rate)
+    for group, rate in zip(optimizer.param_groups, base, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * rate / reference)
+        else:
+            group["lr"] = lr * rate / reference
+
+
 def multiply_rates(optimizer: Optimizer, schedulers: Sequence[Any], factor: float) -> None:
     """Multiply every rate that an optimizer and its schedulers know, so that none falls back to the old one."""
     for group in optimizer.param_groups:

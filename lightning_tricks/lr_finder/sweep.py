@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+MODES = ("exponential", "linear")
+
 
 def rates(min_lr: float, max_lr: float, num_steps: int, mode: str = "exponential") -> list[float]:
     """Return ``num_steps`` rates from ``min_lr`` to ``max_lr``, evenly spaced in log (or in value for ``"linear"``).

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_tricks.numerics import form
-from lightning_tricks.schedules.phases import Curve, caught_up
+from lightning_tricks.schedules.run_curve import Curve, caught_up
 
 COURSE = form.record(
     {
@@ -97,10 +97,10 @@ def transferred(position: float, old: Curve, new: Curve) -> float:
     """
     if abs(old.value(position) - new.value(position)) < 1e-9 and position <= (new.total or position):
         return position
-    begun, parts = 0.0, list(zip(old.parts(), new.parts(), strict=False))
+    start, parts = 0.0, list(zip(old.parts(), new.parts(), strict=False))
     for i, ((_, before), (_, now)) in enumerate(parts):
         if position < before or i == len(parts) - 1:
-            return begun + min(1.0, position / max(1, before)) * now
+            return start + min(1.0, position / max(1, before)) * now
         position -= before
-        begun += now
-    return begun
+        start += now
+    return start

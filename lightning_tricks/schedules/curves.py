@@ -1,7 +1,7 @@
 """Decay curves: multipliers of the base learning rate as functions of (update, length).
 
 Here: what every curve has, and the curves that only stretch with the run. A new curve is a frozen dataclass with
-``height`` and a line in ``phases.DECAYS``; nothing else has to change.
+``multiplier`` and a line in ``phases.DECAYS``; nothing else has to change.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Span:
 
     Args:
         warmup: updates of warm-up before it.
-        begun: update at which it begins.
+        start: update at which it begins.
         length: its updates; None when the end of the run is not known.
         per_epoch: updates per epoch; None when not known.
         timed: the run is measured by the wall clock, so that lengths can be shares only.
     """
 
     warmup: int = 0
-    begun: int = 0
+    start: int = 0
     length: int | None = None
     per_epoch: float | None = None
     timed: bool = False
@@ -42,8 +42,8 @@ class Span:
 
     def position(self, owner: str, argument: str, value: Length) -> int:
         """Return a point of the run, counted from the decay's begin; ``%`` is of the run."""
-        total = None if self.length is None else self.begun + self.length
-        return self._parsed(owner, argument, value).updates(total, self.per_epoch) - self.begun
+        total = None if self.length is None else self.start + self.length
+        return self._parsed(owner, argument, value).updates(total, self.per_epoch) - self.start
 
     def _parsed(self, owner: str, argument: str, value: Length) -> Duration:
         length = Duration.parse(value, owner=owner, argument=argument)
@@ -58,7 +58,7 @@ class Decay(ABC):
     """A curve that starts at 1 at update 0. ``length`` is the number of updates until the end of the run.
 
     ``owns_warmup``: the curve has its own, and another one is refused. ``takes_final``: ``LRSchedule(final=)`` lifts
-    it to ``final + (1-final)*height``. ``needs_length``: it cannot be drawn while the end of the run is unknown.
+    it to ``final + (1-final)*multiplier``. ``needs_length``: it cannot be drawn while the end of the run is unknown.
     """
 
     owns_warmup: ClassVar[bool] = False
@@ -66,16 +66,16 @@ class Decay(ABC):
     needs_length: ClassVar[bool] = True
 
     @abstractmethod
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update`` in ``0..length``, with ``length >= 1``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update`` in ``0..length``, with ``length >= 1``."""
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the same curve with all its lengths in updates."""
         return self
 
-    def openness(self, update: int, length: int) -> float:
+    def lr_fraction(self, update: int, length: int) -> float:
         """Return 1 where the rate is highest, 0 where it is lowest: an inverse momentum follows it."""
-        return min(1.0, max(0.0, self.height(update, length)))
+        return min(1.0, max(0.0, self.multiplier(update, length)))
 
     def parts(self, length: int) -> list[tuple[str, int]]:
         """Return names and lengths of its parts, for pictures."""
@@ -86,14 +86,14 @@ class Decay(ABC):
 class Constant(Decay):
     """``1``.
 
-    >>> Constant().height(7, 10)
+    >>> Constant().multiplier(7, 10)
     1.0
     """
 
     takes_final = False
     needs_length = False
 
-    def height(self, update: int, length: int) -> float:
+    def multiplier(self, update: int, length: int) -> float:
         """Return 1."""
         return 1.0
 
@@ -102,12 +102,12 @@ class Constant(Decay):
 class Linear(Decay):
     """``1 - update/length``.
 
-    >>> Linear().height(5, 10)
+    >>> Linear().multiplier(5, 10)
     0.5
     """
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return 1.0 - update / length
 
 
@@ -115,12 +115,12 @@ class Linear(Decay):
 class Cosine(Decay):
     """``(1 + cos(pi * update/length)) / 2``. Reference: Loshchilov, Hutter, "SGDR", 2017, arXiv:1608.03983.
 
-    >>> round(Cosine().height(5, 10), 12)
+    >>> round(Cosine().multiplier(5, 10), 12)
     0.5
     """
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return (1.0 + math.cos(math.pi * update / length)) / 2.0
 
 
@@ -128,12 +128,12 @@ class Cosine(Decay):
 class OneMinusSqrt(Decay):
     """``1 - sqrt(update/length)``: the short decay after a long hold. Reference: Hägele et al., 2024, arXiv:2405.18392.
 
-    >>> OneMinusSqrt().height(25, 100)
+    >>> OneMinusSqrt().multiplier(25, 100)
     0.5
     """
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return 1.0 - math.sqrt(update / length)
 
 
@@ -144,7 +144,7 @@ class Polynomial(Decay):
     Args:
         power: > 0; 1 is linear.
 
-    >>> Polynomial(2.0).height(5, 10)
+    >>> Polynomial(2.0).multiplier(5, 10)
     0.25
     """
 
@@ -153,8 +153,8 @@ class Polynomial(Decay):
     def __post_init__(self) -> None:
         require_number("Polynomial", "power", self.power, remedy="Use e.g. 0.9")
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return float((1.0 - update / length) ** self.power)
 
 
@@ -169,7 +169,7 @@ class LinearCosine(Decay):
 
     Reference: Bello et al., "Neural Optimizer Search", 2017, arXiv:1709.07417.
 
-    >>> LinearCosine(beta=0.0).height(0, 10)
+    >>> LinearCosine(beta=0.0).multiplier(0, 10)
     1.0
     """
 
@@ -181,8 +181,8 @@ class LinearCosine(Decay):
         for name in ("num_periods", "alpha", "beta"):
             require_number("LinearCosine", name, getattr(self, name), low_included=True, remedy="Use the default")
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         x = update / length
         return (self.alpha + 1.0 - x) * (1.0 + math.cos(2.0 * math.pi * self.num_periods * x)) / 2.0 + self.beta
 
@@ -194,7 +194,7 @@ class Function(Decay):
     Args:
         function: called with ``(update, length)``, counted from the end of warm-up and hold; returns a multiplier.
 
-    >>> Function(lambda update, length: 0.5 ** update).height(2, 10)
+    >>> Function(lambda update, length: 0.5 ** update).multiplier(2, 10)
     0.25
     """
 
@@ -208,7 +208,7 @@ class Function(Decay):
             text = "function must be a function of (update, length)"
             raise TypeError(message("Function", "function", function, text, "Use e.g. lambda update, length: 0.5"))
 
-    def height(self, update: int, length: int) -> float:
+    def multiplier(self, update: int, length: int) -> float:
         """Return what the function returns."""
         return float(self.function(update, length))
 
@@ -240,8 +240,8 @@ def warmup_factor(update: int, length: int, start: float, shape: str) -> float:
         return start
     if shape == "exponential":
         return float(start ** (1.0 - x))
-    height = x if shape == "linear" else (1.0 - math.cos(math.pi * x)) / 2.0
-    return start + (1.0 - start) * height
+    rise = x if shape == "linear" else (1.0 - math.cos(math.pi * x)) / 2.0
+    return start + (1.0 - start) * rise
 
 
 def require_length(owner: str, argument: str, value: object) -> None:

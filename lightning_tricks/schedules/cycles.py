@@ -20,7 +20,7 @@ class CosineRestarts(Decay):
 
     Reference: Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, arXiv:1608.03983.
 
-    >>> [round(CosineRestarts(4, t_mul=2, m_mul=0.5).height(k, 12), 2) for k in (0, 2, 4, 8, 12)]
+    >>> [round(CosineRestarts(4, t_mul=2, m_mul=0.5).multiplier(k, 12), 2) for k in (0, 2, 4, 8, 12)]
     [1.0, 0.5, 0.5, 0.25, 0.0]
     """
 
@@ -35,22 +35,22 @@ class CosineRestarts(Decay):
         require_count("CosineRestarts", "t_mul", self.t_mul, remedy="Use 1 or 2")
         require_number("CosineRestarts", "m_mul", self.m_mul, high=1.0, high_included=True, remedy="Use e.g. 1.0")
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with its first cycle in updates."""
         return replace(self, first=span.updates("CosineRestarts", "first", self.first))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``; at the end of the run it does not start again."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``; at the end of the run it does not start again."""
         cycle = Span(length=length).updates("CosineRestarts", "first", self.first)
         ended = update == length
-        height = 1.0
+        peak = 1.0  # of the cycle that `update` falls into
         if self.t_mul == 1:
             done = (update - ended) // cycle
-            update, height = update - done * cycle, self.m_mul**done
+            update, peak = update - done * cycle, self.m_mul**done
         while update > cycle or (update == cycle and not ended):
             # whole numbers: floor(log(...)/log(t_mul)) is wrong at some joints
-            update, cycle, height = update - cycle, cycle * self.t_mul, height * self.m_mul
-        return height * (1.0 + math.cos(math.pi * update / cycle)) / 2.0
+            update, cycle, peak = update - cycle, cycle * self.t_mul, peak * self.m_mul
+        return peak * (1.0 + math.cos(math.pi * update / cycle)) / 2.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class OneCycle(Decay):
 
     Reference: Smith, Topin, "Super-Convergence", 2018, arXiv:1708.07120.
 
-    >>> [round(OneCycle().height(k, 11), 3) for k in (0, 2, 10)]
+    >>> [round(OneCycle().multiplier(k, 11), 3) for k in (0, 2, 10)]
     [0.04, 0.96, 0.0]
     """
 
@@ -83,14 +83,14 @@ class OneCycle(Decay):
         require_number("OneCycle", "final_div_factor", self.final_div_factor, remedy="Use e.g. 1e4")
         require_choice("OneCycle", "anneal", self.anneal, ("cos", "linear"))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         bottom = 1.0 / self.div_factor
         rising, share = self._phase(update, length)
         low = bottom if rising else bottom / self.final_div_factor
         return low + (1.0 - low) * share
 
-    def openness(self, update: int, length: int) -> float:
+    def lr_fraction(self, update: int, length: int) -> float:
         """Return the share of the way between the lowest and the highest rate of each half."""
         return self._phase(update, length)[1]
 
@@ -114,7 +114,7 @@ class Noam(Decay):
 
     Reference: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762.
 
-    >>> Noam(4).height(3, 100), Noam(4).height(15, 100)
+    >>> Noam(4).multiplier(3, 100), Noam(4).multiplier(15, 100)
     (1.0, 0.5)
     """
 
@@ -130,16 +130,16 @@ class Noam(Decay):
         if self.d_model is not None:
             require_count("Noam", "d_model", self.d_model, remedy="Use the width of the model, e.g. 512")
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with its warm-up in updates."""
         return replace(self, warmup=span.updates("Noam", "warmup", self.warmup))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         w, k = Span(length=length).updates("Noam", "warmup", self.warmup), update + 1
         scale = math.sqrt(w) if self.d_model is None else 1.0 / math.sqrt(self.d_model)
         return scale * min(1.0 / math.sqrt(k), k / (w * math.sqrt(w)))
 
-    def openness(self, update: int, length: int) -> float:
-        """Return the height over the peak."""
-        return replace(self, d_model=None).height(update, length)
+    def lr_fraction(self, update: int, length: int) -> float:
+        """Return the multiplier relative to the peak."""
+        return replace(self, d_model=None).multiplier(update, length)

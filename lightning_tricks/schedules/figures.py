@@ -5,7 +5,10 @@ from __future__ import annotations
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from lightning_tricks.schedules.phases import Curve
+from lightning_tricks.schedules.plan import whole_curve
+from lightning_tricks.schedules.run_curve import Curve
+from lightning_tricks.schedules.spec import ScheduleSpec
+from lightning_tricks.schedules.written import momentum_at, weight_decay_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,10 +18,32 @@ Series = list[float]
 _COLORS = ("tab:orange", "tab:gray", "tab:green", "tab:purple", "tab:red", "tab:cyan")
 
 
+def draw_schedule(spec: ScheduleSpec, total: int, base_lr: float, weight_decay: float) -> Figure:
+    """Return a figure of all that a schedule writes over ``total`` updates.
+
+    Args:
+        spec: the arguments of the schedule.
+        total: updates of the run.
+        base_lr: the optimizer's rate.
+        weight_decay: the optimizer's; drawn when it is scheduled.
+
+    Raises:
+        ValueError: the curve cannot be drawn before training.
+        ImportError: matplotlib is missing; the message says what to install.
+    """
+    curve, more = whole_curve(spec, total), {}
+    if spec.momentum is not None:
+        more["momentum"] = [momentum_at(spec.momentum, curve.lr_fraction(k)) for k in range(total)]
+    if spec.weight_decay_final is not None:
+        last = spec.weight_decay_final
+        more["weight decay"] = [weight_decay_at(weight_decay, last, k / total) for k in range(total)]
+    return draw_curve(curve, base_lr, more)
+
+
 def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = None) -> Figure:
     """Return a figure of the learning rate over updates with its phases shaded, and more series below it.
 
-    It is no pyplot figure: nothing has to be closed, and no window opens. Save it with ``figure.savefig("lr.png")``.
+    It is not a pyplot figure: nothing has to be closed, and no window opens. Save it with ``figure.savefig("lr.png")``.
 
     Args:
         curve: what to draw; its end must be known.

@@ -1,6 +1,6 @@
 """Decays with lengths of their own: they need no end of the run.
 
-A length is a number of updates (``500``), of epochs (``"2ep"``), or a share of the decay (``"30%"``); ``placed`` makes
+A length is a number of updates (``500``), of epochs (``"2ep"``), or a share of the decay (``"30%"``); ``resolve`` makes
 updates of it.
 """
 
@@ -30,7 +30,7 @@ class Exponential(Decay):
         every: the length in which the rate falls by ``gamma``.
         staircase: fall in steps, one after each ``every``.
 
-    >>> Exponential(0.5, every=10).height(20, 100)
+    >>> Exponential(0.5, every=10).multiplier(20, 100)
     0.25
     """
 
@@ -45,12 +45,12 @@ class Exponential(Decay):
         require_length("Exponential", "every", self.every)
         require_flag("Exponential", "staircase", self.staircase)
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with ``every`` in updates."""
         return replace(self, every=span.updates("Exponential", "every", self.every))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return float(self.gamma ** _stretched("Exponential", update, length, self.every, self.staircase))
 
 
@@ -68,7 +68,7 @@ class _Rated(Decay):
         require_length(owner, "every", self.every)
         require_flag(owner, "staircase", self.staircase)
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with ``every`` in updates."""
         return replace(self, every=span.updates(type(self).__name__, "every", self.every))
 
@@ -82,12 +82,12 @@ class NaturalExponential(_Rated):
         every: the length to which ``rate`` belongs.
         staircase: fall in steps, one after each ``every``.
 
-    >>> round(NaturalExponential(1.0, every=10).height(10, 100), 4)
+    >>> round(NaturalExponential(1.0, every=10).multiplier(10, 100), 4)
     0.3679
     """
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return math.exp(-self.rate * _stretched("NaturalExponential", update, length, self.every, self.staircase))
 
 
@@ -100,12 +100,12 @@ class InverseTime(_Rated):
         every: the length to which ``rate`` belongs.
         staircase: fall in steps, one after each ``every``.
 
-    >>> InverseTime(1.0, every=10).height(30, 100)
+    >>> InverseTime(1.0, every=10).multiplier(30, 100)
     0.25
     """
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return 1.0 / (1.0 + self.rate * _stretched("InverseTime", update, length, self.every, self.staircase))
 
 
@@ -116,7 +116,7 @@ class InverseSqrt(Decay):
     Args:
         timescale: None for the warm-up's length, 10,000 without one.
 
-    >>> InverseSqrt(100).height(300, 1000)
+    >>> InverseSqrt(100).multiplier(300, 1000)
     0.5
     """
 
@@ -128,14 +128,14 @@ class InverseSqrt(Decay):
         if self.timescale is not None:
             require_length("InverseSqrt", "timescale", self.timescale)
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with its time scale in updates."""
         if self.timescale is None:
             return replace(self, timescale=span.warmup or span.updates("InverseSqrt", "timescale", 10_000))
         return replace(self, timescale=span.updates("InverseSqrt", "timescale", self.timescale))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         scale = Span(length=length).updates("InverseSqrt", "timescale", self.timescale or 10_000)
         return math.sqrt(scale / (update + scale))
 
@@ -148,7 +148,7 @@ class Step(Decay):
         every: length of a stair.
         gamma: by how much the rate falls, in (0, 1].
 
-    >>> [Step(10, gamma=0.5).height(k, 100) for k in (9, 10, 20)]
+    >>> [Step(10, gamma=0.5).multiplier(k, 100) for k in (9, 10, 20)]
     [1.0, 0.5, 0.25]
     """
 
@@ -161,12 +161,12 @@ class Step(Decay):
         require_length("Step", "every", self.every)
         require_number("Step", "gamma", self.gamma, high=1.0, high_included=True, remedy="Use e.g. 0.1")
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with ``every`` in updates."""
         return replace(self, every=span.updates("Step", "every", self.every))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
         return float(self.gamma ** (update // Span(length=length).updates("Step", "every", self.every)))
 
 
@@ -178,7 +178,7 @@ class MultiStep(Decay):
         milestones: points of the run (counted from its first update, warm-up included) at which the rate falls.
         gamma: by how much, in (0, 1].
 
-    >>> [MultiStep((10, 20), gamma=0.5).height(k, 100) for k in (9, 10, 20)]
+    >>> [MultiStep((10, 20), gamma=0.5).multiplier(k, 100) for k in (9, 10, 20)]
     [1.0, 0.5, 0.25]
     """
 
@@ -191,14 +191,14 @@ class MultiStep(Decay):
         object.__setattr__(self, "milestones", require_points("MultiStep", "milestones", self.milestones))
         require_number("MultiStep", "gamma", self.gamma, high=1.0, high_included=True, remedy="Use e.g. 0.1")
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with its milestones in updates since its begin."""
         last = tuple(span.position("MultiStep", "milestones", m) - 1 for m in self.milestones)
         return _Stairs(last, tuple(self.gamma**i for i in range(len(last) + 1)))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
-        return self.placed(Span(length=length)).height(update, length)
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
+        return self.resolve(Span(length=length)).multiplier(update, length)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Piecewise(Decay):
         boundaries: points of the run, rising.
         values: multipliers of the base rate, one more than boundaries.
 
-    >>> [Piecewise((10,), (1.0, 0.2)).height(k, 100) for k in (10, 11)]
+    >>> [Piecewise((10,), (1.0, 0.2)).multiplier(k, 100) for k in (10, 11)]
     [1.0, 0.2]
     """
 
@@ -234,13 +234,13 @@ class Piecewise(Decay):
             text = f"values must be one more than the {len(self.boundaries)} boundaries"
             raise ValueError(message("Piecewise", "values", values, text, "Give the multiplier of each piece"))
 
-    def placed(self, span: Span) -> Decay:
+    def resolve(self, span: Span) -> Decay:
         """Return the curve with its boundaries in updates since its begin."""
         return _Stairs(tuple(span.position("Piecewise", "boundaries", b) for b in self.boundaries), tuple(self.values))
 
-    def height(self, update: int, length: int) -> float:
-        """Return the height at ``update``."""
-        return self.placed(Span(length=length)).height(update, length)
+    def multiplier(self, update: int, length: int) -> float:
+        """Return the multiplier at ``update``."""
+        return self.resolve(Span(length=length)).multiplier(update, length)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class _Stairs(Decay):
 
     needs_length = False
 
-    def height(self, update: int, length: int) -> float:
+    def multiplier(self, update: int, length: int) -> float:
         return float(self.values[sum(update > point for point in self.last)])
 
 

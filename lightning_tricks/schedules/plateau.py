@@ -56,7 +56,7 @@ class Plateau(Decay):
         require_number("Plateau", "threshold", self.threshold, low_included=True, remedy="Use e.g. 1e-4")
         require_count("Plateau", "cooldown", self.cooldown, low=0, remedy="Use 0")
 
-    def height(self, update: int, length: int) -> float:
+    def multiplier(self, update: int, length: int) -> float:
         """Return 1: what the metric does is in the state."""
         return 1.0
 

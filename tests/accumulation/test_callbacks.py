@@ -341,10 +341,10 @@ def test_the_schedules_length_is_that_of_the_windows() -> None:
     for arguments, updates in (({"batches": {0: 1, 2: 4}}, 4), ({"batches": 3}, 4)):
         schedule = LRSchedule(warmup=0)
         run(GradientAccumulation(**arguments), ragged([8] * 10), schedule)
-        assert schedule._curves[0][0].total == updates
+        assert schedule._horizon.tracks[0].curves[0].total == updates
     schedule, data = LRSchedule(warmup=0), DataLoader(digits(80), batch_size=8)
     trainer([schedule, GradientAccumulation(target_batch_size=20)]).fit(Classifier(), data)
-    assert schedule._curves[0][0].total == schedule.run.clock.applied_on_host(0) == 4
+    assert schedule._horizon.tracks[0].curves[0].total == schedule.run.clock.applied_on_host(0) == 4
 
 
 # -- resume -----------------------------------------------------------------------------------------------------------

@@ -146,16 +146,16 @@ def test_everything_that_changes_has_one_writer() -> None:
         },
         "grad_scale": {"optimizer_step/gradient_writer.py", "optimizer_step/loss_scale.py"},
         "found_inf": {"optimizer_step/gradient_writer.py"},
-        "[lr]": {"schedules/callbacks.py", "optimizer_step/rate_request.py", "lr_finder/callbacks.py"},
-        "[momentum]": {"schedules/callbacks.py"},
-        "[betas]": {"schedules/callbacks.py"},
-        "[weight_decay]": {"schedules/callbacks.py"},
+        "[lr]": {"schedules/written.py", "optimizer_step/rate_request.py", "lr_finder/base_rates.py"},
+        "[momentum]": {"schedules/written.py"},
+        "[betas]": {"schedules/written.py"},
+        "[weight_decay]": {"schedules/written.py"},
         "_scale": {"optimizer_step/loss_scale.py"},
         "_init_scale": {"optimizer_step/loss_scale.py"},
         "precision_plugin": {"precision/trainer_precision.py"},
         "allow_tf32": {"precision/fp32_flags.py"},
         "should_stop": {"lifecycle/training_run.py"},
-        "accumulate_grad_batches": {"accumulation/callbacks.py", "optimizer_step/window_request.py"},
+        "accumulate_grad_batches": {"accumulation/lightning_loop.py", "optimizer_step/window_request.py"},
     }
     for path in FILES:
         name = str(path.relative_to(PACKAGE))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lightning_tricks import Join, LRSchedule, OneCycle, Phase, Plateau
 from lightning_tricks.schedules.phases import DECAYS
+from lightning_tricks.schedules.plan import whole_curve
 from tests.gradients.plain import Classifier, fit, loader, sgd, trainer
 from tests.laws.strategies import law
 
@@ -29,7 +30,7 @@ shapes = st.sampled_from(["linear", "cosine", "exponential"])
 def curve(decay: str, warmup: int, hold: int, final: float, total: int, shape: str = "linear") -> Any:
     final = final if DECAYS[decay].takes_final else 0.0
     schedule = LRSchedule(decay, warmup=warmup, hold=hold, final=final, warmup_shape=shape, warmup_start=0.01)
-    return schedule._drawn(total)
+    return whole_curve(schedule.spec, total)
 
 
 @given(st.sampled_from(FALLING), st.integers(0, 40), st.integers(0, 40), st.floats(0, 1), st.integers(2, 80), shapes)
@@ -70,7 +71,7 @@ def test_joined_phases_pass_through_the_points_that_they_name(parts: list[tuple[
     heights = [start, *(end for _, end in parts)]
     phases = [Phase("linear", n, start=heights[i], end=end) for i, (n, end) in enumerate(parts)]
     total = sum(n for n, _ in parts)
-    drawn, at = LRSchedule(Join(phases))._drawn(total), 0
+    drawn, at = whole_curve(LRSchedule(Join(phases)).spec, total), 0
     for i, (n, end) in enumerate(parts):
         for k in range(n + 1):  # both ends of a phase: the joint seen from either side
             assert drawn.value(at + k) == pytest.approx(heights[i] + (end - heights[i]) * k / n, abs=1e-12)

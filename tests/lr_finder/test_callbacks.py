@@ -430,35 +430,6 @@ def test_a_loss_that_is_bounded_is_believed_and_the_end_of_the_rates_is_told(cap
     assert "had not risen again there" in caplog.text
 
 
-def test_a_candidate_that_diverges_or_breaks_the_model_loses_the_bake_off() -> None:
-    class Fake:
-        def __init__(self, losses: list[Any], finite: bool = False) -> None:
-            self.losses, self.finite = iter(losses), finite
-
-        def update(self) -> Any:
-            loss = next(self.losses)
-            if isinstance(loss, Exception):
-                raise loss
-            return loss
-
-        def weights_finite(self) -> bool:
-            return self.finite
-
-    finder = LRFinder(num_steps=12, probe=False)
-    steps: list[int] = []
-
-    def trained(*arguments: Any) -> float:
-        return finder._trained(Fake(*arguments), lambda: steps.append(1))  # type: ignore[arg-type]
-
-    assert trained([float(i) for i in range(12)]) == sum(range(2, 12)) / 10
-    assert trained([5.0, None, *[1.0] * 10]) == 1.0, "a batch without a loss is left out"
-    assert trained([1.0, float("nan")]) == float("inf")
-    assert trained([1.0, ValueError("Expected parameter loc to be finite")]) == float("inf")
-    assert len(steps) == 12 + 12 + 2 + 2
-    with pytest.raises(ValueError, match="boom"):
-        trained([1.0, ValueError("boom")], True)
-
-
 def test_it_does_not_run_on_a_resume_nor_in_a_trial(tmp_path: Any) -> None:
     first = trainer([LRFinder(num_steps=40)], max_epochs=1)
     first.fit(Classifier(), loader(256))

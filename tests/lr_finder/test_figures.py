@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_tricks.lr_finder.suggest import Result
+from lightning_tricks.lr_finder.result import Result
 
 RESULT = Result(
     [0.01, 0.1, 1.0], [2.0, 1.0, 3.0], [2.0, 1.5, 2.2], 2.1, {"minimum": 0.01, "valley": 0.03}, 0.01, True, [], True

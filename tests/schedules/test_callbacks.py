@@ -475,7 +475,7 @@ def test_the_wall_clock_wants_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrickError, match="measured in shares of time"):
         fit(Classifier(), [LRSchedule(Step("30%"), hold=5)], max_epochs=-1, max_time=timedelta(seconds=100))
     with pytest.raises(ValueError, match=r"Step\(every=30\): max_time bounds this run"):
-        Step(30).placed(Span(length=100, timed=True))
+        Step(30).resolve(Span(length=100, timed=True))
 
 
 # -- plateau ----------------------------------------------------------------------------------------------------------

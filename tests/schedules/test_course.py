@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from lightning_tricks import LRSchedule
 from lightning_tricks.schedules.course import Course, transferred
-from lightning_tricks.schedules.phases import DECAYS, Curve, Join, Phase
+from lightning_tricks.schedules.phases import DECAYS, Join, Phase
+from lightning_tricks.schedules.plan import whole_curve
+from lightning_tricks.schedules.run_curve import Curve
 
 # every curve that is measured by the run's length: those with lengths of their own need no other drawing
 STRETCHED = [name for name in sorted(DECAYS) if name != "plateau"]
@@ -17,7 +19,7 @@ JOINED = Join([Phase("linear", 20, start=0.0, end=1.0), Phase("constant", "40%")
 
 
 def drawn(decay: object, total: int, warmup: int | str | None = None, hold: int | str = 0) -> Curve:
-    return LRSchedule(decay, warmup=warmup, hold=hold)._drawn(total)  # type: ignore[arg-type]
+    return whole_curve(LRSchedule(decay, warmup=warmup, hold=hold).spec, total)  # type: ignore[arg-type]
 
 
 def test_one_position_per_update_until_something_changes() -> None:

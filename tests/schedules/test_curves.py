@@ -27,6 +27,7 @@ from lightning_tricks import (
 )
 from lightning_tricks.schedules.curves import Span
 from lightning_tricks.schedules.phases import DECAYS
+from lightning_tricks.schedules.plan import curve_of
 from tests.schedules.test_callbacks import closed_form
 
 T = 40
@@ -201,7 +202,7 @@ def test_every_name_of_the_table_can_be_had_and_ends_below_its_peak() -> None:
 
 def test_no_curve_starts_again_or_fails_past_its_end() -> None:
     for name in set(DECAYS) - {"plateau"}:
-        curve = LRSchedule(name)._joined(DECAYS[name], 100, None)
+        curve = curve_of(LRSchedule(name).spec, DECAYS[name], 100, None)
         assert curve.value(100) == curve.value(101) == curve.value(10**6), name
         assert curve.value(100) <= curve.value(99) + 1e-12, name
 
@@ -257,10 +258,10 @@ def test_phases_join_and_a_function_is_one() -> None:
         (lambda: Plateau("x", patience=-1), "patience must be a whole number >= 0"),
         (lambda: LRSchedule(Join([Phase("linear", 50)])).values(T), "the phases take 50 updates, the run has 40"),
         (
-            lambda: LRSchedule(Join([Phase("linear")]))._joined(Join([Phase("linear")]), None, None),
+            lambda: curve_of(LRSchedule(Join([Phase("linear")])).spec, Join([Phase("linear")]), None, None),
             "needs the length of the run",
         ),
-        (lambda: Join([Phase("linear")]).placed(Span()), "Join: the length of the run is not known"),
+        (lambda: Join([Phase("linear")]).resolve(Span()), "Join: the length of the run is not known"),
         (lambda: LRSchedule(Step("2ep")).values(T), "the length of an epoch is not known"),
         (lambda: LRSchedule(Linear(), warmup=30, hold=20).values(T), "are longer than the run"),
     ],

@@ -1,42 +1,33 @@
 from __future__ import annotations
 
-import itertools
+import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lightning_tricks.schedules.curves import Constant, Cosine, Linear, OneMinusSqrt, Polynomial
-from lightning_tricks.schedules.phases import Curve
-
-curves = st.builds(
-    Curve,
-    decay=st.sampled_from([Constant(), Cosine(), Linear(), OneMinusSqrt(), Polynomial(0.9)]),
-    warmup=st.integers(0, 50),
-    shape=st.sampled_from(["linear", "cosine", "exponential", "constant"]),
-    start=st.floats(0.01, 1.0),
-    hold=st.integers(0, 50),
-    final=st.floats(0, 1),
-    total=st.integers(101, 300),
-)
+from lightning_tricks import LRSchedule
+from lightning_tricks.schedules.curves import Constant, Function, Linear, Span
+from lightning_tricks.schedules.phases import DECAYS, Join, Phase, as_decay
 
 
-@given(curves)
-def test_a_curve_is_bounded_ends_where_it_should_and_stays_there(curve: Curve) -> None:
-    values = curve.values()
-    assert len(values) == curve.total
-    assert all(0 <= v <= 1 + 1e-12 for v in values)
-    end = 1.0 if curve.decay == Constant() else curve.final
-    assert curve.value(curve.total) == pytest.approx(end)
-    assert curve.value(10 * curve.total) == curve.value(curve.total)
+def test_a_name_a_decay_and_a_function_all_mean_a_decay() -> None:
+    assert as_decay("LRSchedule", "linear") == Linear()
+    assert as_decay("LRSchedule", Constant()) == Constant()
+    function = as_decay("LRSchedule", lambda update, length: update / length)
+    assert isinstance(function, Function) and function.multiplier(3, 10) == 0.3
+    with pytest.raises(ValueError, match="Did you mean 'cosine'"):
+        as_decay("LRSchedule", "cosin")
+    assert all(as_decay("LRSchedule", name) is decay for name, decay in DECAYS.items())
 
 
-@given(curves)
-def test_a_curve_rises_to_its_peak_and_never_rises_again(curve: Curve) -> None:
-    values = curve.values()
-    rise, fall = values[: curve.warmup], values[curve.warmup :]
-    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(rise))
-    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(fall))
-    assert fall[0] == pytest.approx(1.0)
-    if curve.warmup and curve.shape != "constant":
-        assert rise[-1] == pytest.approx(1.0), "no jump at the joint"
+def test_phases_take_their_lengths_and_the_open_one_takes_what_is_left() -> None:
+    join = Join([Phase("linear", "1ep", start=0.0, end=1.0), Phase("constant", "50%"), Phase("cosine", end=0.2)])
+    resolved = join.resolve(Span(length=20, per_epoch=4))
+    expected = [k / 4 for k in range(4)] + [1.0] * 10
+    expected += [0.2 + 0.8 * (1 + math.cos(math.pi * k / 6)) / 2 for k in range(6)]
+    assert [resolved.multiplier(k, 20) for k in range(20)] == pytest.approx(expected)
+    assert [size for _, size in resolved.parts(20)] == [4, 10, 6]
+
+
+def test_a_join_has_the_warm_up_of_its_own_phases() -> None:
+    with pytest.raises(ValueError, match="Join has its own warm-up"):
+        LRSchedule(Join([Phase("linear")]), warmup=3)

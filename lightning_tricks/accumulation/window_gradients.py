@@ -1,0 +1,60 @@
+"""The gradients of the window that is open: whether they are still there, and which backward pass they leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.optimizer_step import gradient_writer
+
+
+class WindowGradients:
+    """Watches what the backward passes of a window have written into ``p.grad``."""
+
+    def __init__(self) -> None:
+        self._last_write: tuple[Tensor, int] | None = None  # a gradient, and its version after the last backward pass
+        self._handles: list[RemovableHandle] = []
+
+    def note(self, run: TrainingRun) -> None:
+        """Remember, after a backward pass, what was written."""
+        written = next((p.grad for view in run.views for p in view.parameters if p.grad is not None), None)
+        self._last_write = None if written is None else (written, written._version)
+
+    def forget(self) -> None:
+        """Forget what was written: the window is over."""
+        self._last_write = None
+
+    def thrown_away(self, run: TrainingRun) -> bool:
+        """Whether the gradients are gone, since somebody has called ``zero_grad`` in the middle of a window.
+
+        Their values are read only where they were written to since the last backward pass, which is rare: a look at
+        each of them in every micro-batch would wait for the device.
+        """
+        if self._last_write is None or any(view.sharded for view in run.views):
+            # No parameter had a gradient, or a resumed window goes on; FSDP2 keeps gradients of a window elsewhere.
+            return False
+        gradients = (p.grad for view in run.views for p in view.parameters if p.grad is not None)
+        first = next(gradients, None)
+        written, version = self._last_write
+        if first is None or (first is written and written._version == version):
+            return first is None
+        return not any(gradient_writer.holds_something(g) for g in (first, *gradients))
+
+    def leave_out(self, module: Any, factor: float | Tensor) -> None:
+        """Keep the next backward pass from counting where its factor is 0: its gradients may be NaN."""
+        alive = factor != 0 if isinstance(factor, Tensor) else None
+        self._handles = gradient_writer.leave_out(trained(module), alive)
+
+    def count_again(self) -> None:
+        """Let every backward pass count."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+
+
+def trained(module: Any) -> list[Tensor]:
+    """Return the parameters of a module that have gradients."""
+    return [p for p in module.parameters() if p.requires_grad]

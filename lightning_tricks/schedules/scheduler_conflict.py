@@ -1,0 +1,75 @@
+"""Another writer of the learning rate: refused, or replaced when the user asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_tricks.errors import ConflictError, message
+from lightning_tricks.modules.replaced import PutBack, replaced
+from lightning_tricks.schedules.own_rates import NoScheduler, OwnRates
+from lightning_tricks.schedules.spec import OWNER, ScheduleSpec
+
+
+def refuse_weight_averaging(spec: ScheduleSpec, callbacks: Sequence[Any]) -> None:
+    """Refuse Lightning's StochasticWeightAveraging, told by its name, since it exists in both namespaces.
+
+    Raises:
+        ConflictError: it anneals the rate by a scheduler of its own.
+    """
+    for callback in callbacks:
+        if any(cls.__name__ == "StochasticWeightAveraging" for cls in type(callback).__mro__):
+            text = f"{type(callback).__name__} anneals the learning rate too, by a scheduler of its own"
+            raise ConflictError(message(OWNER, "decay", spec.decay, text, "Remove one of the two"))
+
+
+class SchedulerConflict:
+    """What becomes of a scheduler that the module returns.
+
+    Args:
+        policy: ``"error"`` or ``"replace"``.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+        self._own_rates: OwnRates | None = None
+        self._unwatch: PutBack | None = None
+
+    def watch(self, module: Any) -> None:
+        """Note the rates that the module gives its optimizers, before a scheduler that is to be replaced overwrites."""
+        if self.policy == "replace" and self._unwatch is None:
+            self._own_rates = OwnRates()
+            noting = self._own_rates.noting(module.configure_optimizers)
+            self._unwatch = replaced(module, "configure_optimizers", noting)
+
+    def settle(self, trainer: Any) -> None:
+        """Refuse the module's schedulers, or take them out and put back the rates from before them.
+
+        Raises:
+            ConflictError: there is one, and the policy is ``"error"``.
+        """
+        module, configs = trainer.lightning_module, trainer.strategy.lr_scheduler_configs
+        theirs = [config.scheduler for config in configs if not isinstance(config.scheduler, NoScheduler)]
+        if not theirs:
+            return
+        names = ", ".join(sorted({type(scheduler).__name__ for scheduler in theirs}))
+        if self.policy == "error":
+            text = f"{type(module).__name__}.configure_optimizers returns a scheduler too ({names})"
+            remedy = "Return only the optimizer, remove LRSchedule, or use conflict='replace'"
+            raise ConflictError(message(OWNER, "conflict", self.policy, text, remedy))
+        assert self._own_rates is not None
+        for optimizer in trainer.optimizers:
+            own = [s for s in theirs if getattr(s, "optimizer", optimizer) is optimizer]
+            self._own_rates.put_back(optimizer, own)
+        if module.automatic_optimization:
+            trainer.strategy.lr_scheduler_configs = []
+            return
+        # Manual optimization steps its schedulers itself: `self.lr_schedulers().step()` must go on working.
+        for config in configs:
+            config.scheduler = NoScheduler(getattr(config.scheduler, "optimizer", trainer.optimizers[0]))
+
+    def close(self) -> None:
+        """Give the module its own ``configure_optimizers`` again."""
+        unwatch, self._unwatch = self._unwatch, None
+        if unwatch is not None:
+            unwatch()
