@@ -45,11 +45,12 @@ class Probe:
 
     # -- on the device --------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, every: int) -> None:
+    def started(self, run: TrainingRun, judge: Judge, every: int) -> None:
         """Training starts: optimizers are there. Called before ``load``.
 
         Args:
             run: the run.
+            judge: that judges what is measured; its grace is known by now.
             every: updates between two checks.
         """
 

@@ -190,7 +190,7 @@ class Watch(Stages):
         every = self.settings.every_n_steps or run.trainer.log_every_n_steps or UNKNOWN_CADENCE
         self.sampler.start(every, run.clock.attempted(0) if run.views else 0)
         self.judge.grace = grace_in_updates(run, self.settings)
-        self.probe.started(run, every)
+        self.probe.started(run, self.judge, every)
         action = self.settings.action
         self.rescue = Rescue.join(run, self.trick, action, 2 * every) if isinstance(action, Rollback) else None
         if state is not None:

@@ -130,7 +130,7 @@ class CourseProbe(Probe):
 
     # -- on the device --------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, every: int) -> None:
+    def started(self, run: TrainingRun, judge: Judge, every: int) -> None:
         """Know the run."""
         self._run, self._every = run, every
         self.manual = not run.trainer.lightning_module.automatic_optimization
