@@ -104,6 +104,13 @@ class Judge:
         self.healthy = healthy and bool(statistics)
         return begun
 
+    def follow_one(self, name: str, value: float, step: int) -> bool:
+        """Let one alarm see its statistic between two checks; return whether it begins."""
+        begins, self.states[name] = self.rules[name].update(
+            value, step=step, ready=not self.in_grace(name), state=self.states[name]
+        )
+        return begins
+
     def conclude(
         self, begun: list[str], values: Mapping[str, float], explain: Callable[[list[str]], Explained]
     ) -> Verdict | None:
@@ -118,11 +125,24 @@ class Judge:
             if not active:
                 self.verdict = Verdict(self.detector, step=self.step, values=dict(values))
             return None
+        return self.begin(active, values, self.step, explain)
+
+    def begin(
+        self, active: list[str], values: Mapping[str, float], step: int, explain: Callable[[list[str]], Explained]
+    ) -> Verdict | None:
+        """Renew the verdict, since an alarm begins; return it, or None where the same cause is told already.
+
+        Args:
+            active: the alarms that are on.
+            values: that led to it.
+            step: at which it begins.
+            explain: returns cause, reasons and advice for alarms.
+        """
         cause, reasons, advice = explain(active)
         if self.verdict.alarmed and self.verdict.cause == cause:
             return None
         since = min(self.states[name]["since"] for name in active)
-        self.verdict = Verdict(self.detector, True, self.step, since, cause, reasons, dict(values), advice)
+        self.verdict = Verdict(self.detector, True, step, since, cause, reasons, dict(values), advice)
         self.raised = [*self.raised, Raised(self.verdict)][-_MOST_ALARMS:]
         return self.verdict
 

@@ -14,6 +14,7 @@ from lightning_tricks.detection.causes import Explained
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.shards import on_any_rank
+from lightning_tricks.optimizer_step.logbook import Page
 
 _SPARSE_CHECKS = 8  # after which fewer samples than ``fewest`` are enough
 
@@ -44,11 +45,23 @@ class Probe:
 
     # -- on the device --------------------------------------------------------------------------------------------
 
+    def started(self, run: TrainingRun, judge: Judge, every: int) -> None:
+        """Training starts: optimizers are there. Called before ``load``.
+
+        Args:
+            run: the run.
+            judge: that judges what is measured; its grace is known by now.
+            every: updates between two checks.
+        """
+
     def attach(self, to: Attachment) -> None:
         """Find what is watched, and put hooks on it with ``to.watch``; called once per fit."""
 
     def before_backward(self, loss: Tensor) -> None:
         """A watched batch has a loss, whose graph is still there."""
+
+    def before_check(self, run: TrainingRun, page: Page) -> None:
+        """Gradients of the last update before a check are complete (those of the first optimizer)."""
 
     def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
         """A watched batch is over: add what was seen to ``sums``; return how many samples that were.

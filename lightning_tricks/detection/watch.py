@@ -190,6 +190,7 @@ class Watch(Stages):
         every = self.settings.every_n_steps or run.trainer.log_every_n_steps or UNKNOWN_CADENCE
         self.sampler.start(every, run.clock.attempted(0) if run.views else 0)
         self.judge.grace = grace_in_updates(run, self.settings)
+        self.probe.started(run, self.judge, every)
         action = self.settings.action
         self.rescue = Rescue.join(run, self.trick, action, 2 * every) if isinstance(action, Rollback) else None
         if state is not None:
@@ -239,6 +240,8 @@ class Watch(Stages):
         """An update comes: note its step and its number (of the first optimizer)."""
         if page.view.index == 0:
             self.sampler.update_comes(page.step, page.attempt)
+            if self.sampler.due():
+                self.probe.before_check(run, page)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Act on the last check, gather, and check."""
@@ -327,6 +330,23 @@ class Watch(Stages):
         begun = self.judge.follow(self.probe.statistics(values, self.judge))
         new = self.judge.conclude(begun, values, lambda active: self.probe.explain(active, values, self.judge))
         self._pending = new or self._pending
+
+    def notice(self, run: TrainingRun, name: str, value: float, values: dict[str, float]) -> None:
+        """Let one alarm see its statistic between two checks, and act at once where it begins.
+
+        Args:
+            run: the run; what is noticed has to be the same on all ranks.
+            name: of the alarm.
+            value: of its statistic.
+            values: for the verdict.
+        """
+        if self.judge.follow_one(name, value, run.step):
+            new = self.judge.begin(
+                [name], values, run.step, lambda active: self.probe.explain(active, values, self.judge)
+            )
+            self._pending = new or self._pending
+            self.act(run)
+            run.publisher.flush()
 
     def prefix(self, run: TrainingRun) -> str:
         """Return what log keys begin with."""

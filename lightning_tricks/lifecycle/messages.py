@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 
 class TrickWarning(UserWarning):
@@ -20,3 +20,8 @@ def warn(owner: str, text: str) -> None:
     """
     if getattr(rank_zero_only, "rank", 0) == 0:
         warnings.warn(f"{owner}: {text}", TrickWarning, stacklevel=3)
+
+
+def inform(text: str) -> None:
+    """Write a line on rank 0, where Lightning writes its own."""
+    rank_zero_info(text)

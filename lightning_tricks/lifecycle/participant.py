@@ -72,6 +72,10 @@ class Participant(Stages):
             self._parts = self.make_parts()
         return self._parts
 
+    def part(self, kind: type[_T]) -> _T:
+        """Return the first part of a kind; every callback knows which parts it makes."""
+        return next(part for part in self.parts if isinstance(part, kind))
+
     def tell(self, name: str, *arguments: Any) -> None:
         """Call a stage of its own, and then of each part."""
         getattr(self, name)(*arguments)

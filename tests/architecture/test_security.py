@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lightning_tricks import AGC, GradientClip, GradientMonitor, LRSchedule, PredictionCollapse, TrainingDoctor
-from lightning_tricks.detection.detector import MOST_POINTS
+from lightning_tricks.detection.judge import MOST_POINTS
 from lightning_tricks.diagnosis import autopsy
 from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.modules.selection import LONGEST_PATTERN, check_patterns, fault_of
