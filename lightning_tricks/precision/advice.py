@@ -33,6 +33,7 @@ _WARM_UP = 24
 _PAYS = 1.1
 _SAVES = 0.85
 _FAITHFUL = 0.99
+_LONGER = 2.0
 _LAUNCH_BOUND = 0.85
 _OWNER = "advise_precision"
 
@@ -103,6 +104,8 @@ class PrecisionRow:
         skipped: share of steps that the GradScaler skipped.
         problem: why there are no numbers; empty where there are.
         host_share: share of a step's time in which the host was still launching kernels.
+        length: of its first gradient, over that of ieee-fp32's.
+        noise: cosine of the gradient of half of the batch to that of all of it; measured in ieee-fp32, NaN elsewhere.
     """
 
     precision: str
@@ -113,6 +116,8 @@ class PrecisionRow:
     skipped: float = 0.0
     problem: str = ""
     host_share: float = 0.0
+    length: float = 1.0
+    noise: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,19 @@ class Candidate:
         self.batch = tree_map(lambda t: _moved(t, device, true_half) if isinstance(t, Tensor) else t, batch)
         self.scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
         self.optimizer = _optimizer(self.module)
-        self.steps = self.skipped = 0
+        self.steps = 0
+        self._applied: int | Tensor = 0
+        self.optimizer.register_step_post_hook(self._count)
+
+    def _count(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # GradScaler does not call an optimizer that it skips; a fused one it calls with a flag on the device
+        found = getattr(optimizer, "found_inf", None)
+        self._applied = self._applied + (1 if found is None else 1 - found)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps the GradScaler skipped. Reads the device once, with a fused optimizer."""
+        return self.steps - int(self._applied)
 
     def loss(self) -> Tensor:
         """One forward pass, as the Trainer would make it."""
@@ -307,9 +324,7 @@ class Candidate:
         else:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self.scaler.step(self.optimizer)
-            before = self.scaler.get_scale()
             self.scaler.update()
-            self.skipped += self.scaler.get_scale() < before
         self.optimizer.zero_grad()
 
 
@@ -323,7 +338,10 @@ def _measure(
             candidate = Candidate(module, batch, device, row.precision)
             gradient, row.loss = candidate.gradient()
             reference = gradient if reference is None else reference
-            row.cosine = float(nn.functional.cosine_similarity(gradient.double(), reference.double(), dim=0))
+            row.cosine = _cosine(gradient, reference)
+            row.length = float(gradient.double().norm() / reference.double().norm().clamp(min=1e-300))
+            if row.precision == "ieee-fp32" and (half := half_of(batch)) is not None:
+                row.noise = _noise(module, half, device, gradient)
             candidate.warm_up()
             static = sum(t.nbytes for t in held_tensors(candidate.module, [candidate.optimizer]))
             row.peak_bytes = static + peak_bytes(candidate.step, device)
@@ -343,6 +361,34 @@ def _measure(
     for row in usable:
         if row.problem:
             row.seconds = []
+
+
+def _cosine(first: Tensor, second: Tensor) -> float:
+    return float(nn.functional.cosine_similarity(first.double(), second.double(), dim=0))
+
+
+def _noise(module: nn.Module, half: Any, device: torch.device, gradient: Tensor) -> float:
+    """Return the cosine of half of a batch's gradient to ``gradient``; NaN where the module does not take the half."""
+    try:
+        return _cosine(Candidate(module, half, device, "ieee-fp32").gradient()[0], gradient)
+    except Exception:  # the half is our own making, and the comparison can do without it
+        return math.nan
+
+
+def half_of(batch: Any) -> Any:
+    """Return the first half of the samples of a batch; None where the shapes do not say what a sample is.
+
+    The shortest first dimension is the number of samples; targets that were flattened hold several rows for each.
+
+    >>> half_of((torch.zeros(4, 3), torch.zeros(8)))[1].shape
+    torch.Size([4])
+    """
+    rows = [len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim]
+    samples = min(rows, default=0)
+    if samples < 2 or any(n % samples for n in rows):
+        return None
+    kept = samples // 2
+    return tree_map(lambda t: t[: len(t) // samples * kept] if isinstance(t, Tensor) and t.ndim else t, batch)
 
 
 def _time(candidate: Candidate, budget: float) -> tuple[float, float]:
@@ -430,9 +476,12 @@ def recommend(rows: dict[str, PrecisionRow], device: torch.device) -> tuple[str,
     """Return a precision for the Trainer and the reasons.
 
     A mixed precision is recommended when it is at least 1.1 times as fast as float32 (TF32, where there is one) in
-    every round, or takes at most 85 % of its memory without being slower, and its gradient points where that of
-    float32 does. bf16-mixed comes first: it needs no loss scale. bf16-true is never recommended from a few steps:
-    whether a model trains to the same quality without float32 weights only a full run can tell.
+    every round, or takes at most 85 % of its memory without being slower, and its gradient is that of float32: the
+    cosine is at least 0.99, or rounding turns the gradient less than leaving out half of the batch does and leaves its
+    length between a half and twice as long. (Gradients of deep networks with BatchNorm are sensitive at the beginning:
+    healthy ones have cosines from 0.3 on.) bf16-mixed comes first: it needs no loss scale. bf16-true is never
+    recommended from a few steps: whether a model trains to the same quality without float32 weights only a full run
+    can tell.
 
     >>> rows = {"ieee-fp32": PrecisionRow("ieee-fp32", [1.0] * 3, 100, 1.0, 2.0),
     ...         "bf16-mixed": PrecisionRow("bf16-mixed", [0.5] * 3, 60, 0.999, 2.0)}
@@ -450,14 +499,22 @@ def recommend(rows: dict[str, PrecisionRow], device: torch.device) -> tuple[str,
             continue
         memory = row.peak_bytes / max(1, rows[base].peak_bytes)
         said = f"{precision}: {found[0]:.2f} times as fast as {base}, {memory:.0%} of its memory"
-        if not (row.cosine >= _FAITHFUL and math.isfinite(row.loss)):
+        noise = rows["ieee-fp32"].noise if "ieee-fp32" in rows else math.nan
+        same = row.cosine >= _FAITHFUL
+        below_noise = row.cosine > max(noise, 0.0) and 1 / _LONGER <= row.length <= _LONGER
+        if not ((same or below_noise) and math.isfinite(row.loss)):
             reasons.append(f"{said}, but its gradient differs (cosine {row.cosine:.3f}): look with PrecisionDoctor.")
             continue
         pays = found[1] >= _PAYS or (memory <= _SAVES and found[0] >= 0.98)
         better = found[0] > best * 1.05
         if pays and better:
             advice, best = precision, found[0]
-        reasons.append(f"{said}, same gradient (cosine {row.cosine:.4f}).")
+        gradient = f"same gradient (cosine {row.cosine:.4f})"
+        if not same:
+            gradient = (
+                f"rounding turns the gradient less (cosine {row.cosine:.3f}) than half a batch does ({noise:.3f})"
+            )
+        reasons.append(f"{said}, {gradient}.")
     if device.type == "cuda" and rows[base].host_share > _LAUNCH_BOUND:
         share = rows[base].host_share
         reasons.append(

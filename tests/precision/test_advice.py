@@ -16,6 +16,7 @@ from lightning_tricks.precision.advice import (
     PrecisionRow,
     fp32_flags,
     fp32_mode,
+    half_of,
     peak_bytes,
     recommend,
     shape_findings,
@@ -87,6 +88,68 @@ def test_a_scaler_that_skips_is_counted() -> None:
     assert 0 < candidate.skipped < 30
     assert candidate.scaler is not None
     assert candidate.scaler.get_scale() == 65536.0 / 2**candidate.skipped
+
+
+def test_counting_skipped_steps_reads_nothing_from_the_device() -> None:
+    module = Classifier(spoil=lambda i, loss: loss * 1e6)
+    candidate = Candidate(module, batch(), CPU, "16-mixed")
+    assert candidate.scaler is not None
+
+    def refused() -> float:
+        raise AssertionError("the loss scale was read")
+
+    candidate.scaler.get_scale = refused  # type: ignore[method-assign]
+    for _ in range(40):
+        candidate.step()
+    assert 0 < candidate.skipped < 40
+
+
+def test_skipped_steps_of_a_fused_optimizer_are_counted_from_its_flag() -> None:
+    def fused(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.01, fused=True)
+
+    candidate = Candidate(Classifier(fused, spoil=lambda i, loss: loss * 1e6), batch(), CPU, "16-mixed")
+    for _ in range(30):
+        candidate.step()
+    assert candidate.scaler is not None
+    assert 0 < candidate.skipped < 30
+    assert candidate.scaler.get_scale() == 65536.0 / 2**candidate.skipped
+
+
+def test_half_of_a_batch_is_the_first_half_of_its_samples() -> None:
+    half = half_of({"x": torch.arange(6).reshape(3, 2), "y": torch.arange(6), "scale": torch.tensor(2.0), "n": 3})
+    assert half["x"].tolist() == [[0, 1]]
+    assert half["y"].tolist() == [0, 1]
+    assert (float(half["scale"]), half["n"]) == (2.0, 3)
+    assert half_of(torch.zeros(1, 3)) is None
+    assert half_of((torch.zeros(4), torch.zeros(6))) is None
+    assert half_of("words") is None
+
+
+def test_a_healthy_deep_network_with_batch_norm_is_not_called_unfaithful() -> None:
+    """Its first gradient turns with any rounding, though less than with another batch."""
+    torch.manual_seed(0)
+    layers = [x for _ in range(16) for x in (nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU())]
+    found = advise_precision(nn.Sequential(*layers, nn.Linear(64, 10)), batch(), device="cpu", seconds=0.1)
+    half, full = found.rows["bf16-mixed"], found.rows["ieee-fp32"]
+    assert half.cosine < 0.99, "else this test shows nothing"
+    assert half.cosine > full.noise
+    assert not any("gradient differs" in reason for reason in found.reasons)
+    assert any("than half a batch does" in reason for reason in found.reasons)
+
+
+def test_a_module_that_refuses_half_a_batch_is_compared_as_before() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.reshape(32, 64))
+
+    found = advise_precision(Whole(), batch(), device="cpu", seconds=0.05)
+    assert math.isnan(found.rows["ieee-fp32"].noise)
+    assert found.rows["bf16-mixed"].cosine > 0.99
 
 
 class Regression(nn.Module):
@@ -232,6 +295,23 @@ def test_old_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     assert "Tesla V100 does not have it" in unavailable("bf16-mixed", cuda)
     assert [unavailable(p, cuda) for p in ("16-mixed", "ieee-fp32")] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("cosine", "length", "noise", "faithful"),
+    [(0.33, 1.1, 0.10, True), (0.33, 1.1, 0.40, False), (0.33, 0.3, 0.10, False), (0.33, 3.0, 0.10, False),
+     (-0.1, 1.0, -0.5, False), (0.995, 1.0, 0.999, True), (0.98, 1.0, math.nan, False), (math.nan, 1.0, 0.1, False)],
+)  # fmt: skip
+def test_a_gradient_may_differ_as_much_as_with_half_of_the_batch(
+    cosine: float, length: float, noise: float, faithful: bool
+) -> None:
+    rows = {
+        "ieee-fp32": row("ieee-fp32", 1.0, noise=noise),
+        "bf16-mixed": row("bf16-mixed", 0.5, 60, cosine, length=length),
+    }
+    advice_given, reasons = recommend(rows, CPU)
+    assert (advice_given == "bf16-mixed") is faithful
+    assert any("gradient differs" in reason for reason in reasons) is not faithful
 
 
 # -- flags and memory ---------------------------------------------------------------------------------------------
