@@ -23,8 +23,10 @@ def test_the_overhead_table_runs_and_is_made_from_its_json(tmp_path: Path) -> No
     )
     result = json.loads(out.read_text())
     assert out.with_suffix(".md").read_text() == markdown(result)
+    assert result["complete"]
+    assert not result["failures"]
     assert {"table", "command", "date", "environment", "method", "rows", "gates", "memory", "host_reads"} <= set(result)
-    assert len(result["rows"][0]["seconds"]) == result["rounds"] == 3
+    assert len(result["rows"][0]["seconds"]) == result["rounds"] == 5
     assert result["memory"]["a"]["all_allocations"] < 0.2 * result["memory"]["a"]["gradient_bytes"]
     assert all(reads == 0 for by_row in result["host_reads"].values() for reads in by_row.values())
     assert main(["compare", str(out), str(out)]) == 0
