@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.ceilings import datasheet
 from benchmarks.counting import Roofline, model_flops
-from benchmarks.measure import LEAST_ROUNDS, Lane, interleave, median_interval, paired, sessions_of
+from benchmarks.measure import LEAST_ROUNDS, Lane, TooLittleTimeError, interleave, median_interval, paired, sessions_of
 from benchmarks.overhead import trainer
 from benchmarks.settings import BASES, DEFAULT, Setting
 from benchmarks.workloads import Storage, Workload, on_device
@@ -49,10 +49,6 @@ class Plan:
     seconds: float
     least_steps: int
     sessions: int
-
-
-class TooLittleTimeError(RuntimeError):
-    """Fewer rounds were measured than an interval needs."""
 
 
 def pack() -> list[L.Callback]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.report import compare as compare_parts
 from benchmarks.measure import Estimate
 from benchmarks.results import table
 
@@ -44,6 +45,11 @@ def compare_files(old: Path, new: Path) -> tuple[str, int]:
             raise SystemExit(f"compare: refused. {error}") from error
         except (KeyError, TypeError) as error:
             raise SystemExit(f"compare: a file is no precision result ({type(error).__name__}: {error}).") from error
+    if tables[0] == "gpu":
+        kinds = [(result.get("part"), result.get("small")) for result in results]
+        if kinds[0] != kinds[1]:
+            raise SystemExit(f"compare: {old} is of the part and size {kinds[0]}, {new} of {kinds[1]}.")
+        return compare_parts(*results)
     show = _summaries if "summary" in results[0] else _rows
     return show(results, [old.name, new.name]), 0
 

@@ -222,6 +222,10 @@ class Estimate:
 LEAST_ROUNDS = 5  # the bootstrap of fewer covers less than it says: of 3 values 76 %, of 2 values 51 %
 
 
+class TooLittleTimeError(RuntimeError):
+    """Fewer rounds were measured than an interval needs."""
+
+
 def sessions_of(rounds: int, sessions: int) -> list[int]:
     """Return for each round the session in which it is measured; in each session there are two rounds or more.
 

@@ -32,12 +32,17 @@ from benchmarks.quiet import loggers_silent
 from benchmarks.results import FOLDER, out_path, save, table
 from lightning_tricks import (
     DeadUnits,
+    ExactResume,
     GradientAccumulation,
     GradientClip,
     GradientMonitor,
+    LossScaleGuard,
     LRSchedule,
+    MemoryDoctor,
+    PrecisionDoctor,
     PredictionCollapse,
     RepresentationCollapse,
+    ResumeGuard,
     TrainingDoctor,
     recipe,
 )
@@ -53,11 +58,18 @@ MODELS: dict[str, Callable[[], Any]] = {
 BARE, CLIP_VAL, BOTH = "bare Trainer", "gradient_clip_val=1.0", "GradientMonitor + GradientClip"
 SCHEDULE, THEIR_WINDOW, OUR_WINDOW = "LRSchedule", "accumulate_grad_batches=4", "GradientAccumulation(4)"
 RECIPE = 'recipe("transformer")'
+GRAD_NORM, PER_TENSOR = "Lightning's grad_norm, logged each step", "norms tensor by tensor, as Composer"
+LISTED, LISTED_OFF, LISTED_LOGGED = (
+    "README's list",
+    "README's list, steps not logged",
+    "README's list, each step logged",
+)
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     BARE: lambda: {},
     "bare Trainer again": lambda: {},
     CLIP_VAL: lambda: {"gradient_clip_val": 1.0},
-    "Lightning's grad_norm, logged each step": lambda: {"callbacks": [LogGradNorm()]},
+    GRAD_NORM: lambda: {"callbacks": [LogGradNorm()]},
+    PER_TENSOR: lambda: {"callbacks": [LogEachNorm()]},
     "GradientMonitor": lambda: {"callbacks": [GradientMonitor()]},
     "GradientClip": lambda: {"callbacks": [GradientClip(1.0)]},
     BOTH: lambda: {"callbacks": [GradientMonitor(), GradientClip(1.0)]},
@@ -69,7 +81,19 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "PredictionCollapse": lambda: {"callbacks": [PredictionCollapse("net")]},
     "DeadUnits": lambda: {"callbacks": [DeadUnits()]},
     "TrainingDoctor": lambda: {"callbacks": [TrainingDoctor()]},
+    "LossScaleGuard": lambda: {"callbacks": [LossScaleGuard()]},
+    "PrecisionDoctor": lambda: {"callbacks": [PrecisionDoctor()]},
+    "MemoryDoctor": lambda: {"callbacks": [MemoryDoctor()]},
+    "ExactResume": lambda: {"callbacks": [ExactResume()]},
+    "ResumeGuard": lambda: {"callbacks": [ResumeGuard()]},
+    LISTED: lambda: {"callbacks": listed()},
+    LISTED_OFF: lambda: {"callbacks": listed(), "log_every_n_steps": 10**9},
+    LISTED_LOGGED: lambda: {"callbacks": listed(), "log_every_n_steps": 1},
     RECIPE: lambda: {"callbacks": recipe("transformer", LRSchedule={"total": 10**6, "warmup": 0})},
+    **{
+        f'recipe("{kind}")': lambda kind=kind: {"callbacks": recipe(kind, LRSchedule={"total": 10**6, "warmup": 0})}
+        for kind in ("cnn", "rnn", "finetune", "gan", "self_supervised")
+    },
 }
 _STARTING = threading.Lock()
 METHOD = (
@@ -86,6 +110,24 @@ class LogGradNorm(L.Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         pl_module.log_dict(grad_norm(pl_module, 2))
+
+
+class LogEachNorm(L.Callback):
+    """The norm of each gradient by itself, logged each step: what Composer's OptimizerMonitor does."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        norms = {name: p.grad.norm() for name, p in pl_module.named_parameters() if p.grad is not None}
+        total = torch.stack(list(norms.values())).norm()
+        pl_module.log_dict(
+            {**{f"l2_norm/grad/{name}": norm for name, norm in norms.items()}, "l2_norm/grad/global": total}
+        )
+
+
+def listed() -> list[Any]:
+    """README's list without what ends before the first step (SanityCheck, LRFinder)."""
+    schedule = LRSchedule("constant", total=10**6, warmup=0)
+    watch = [LossScaleGuard(), PrecisionDoctor(), TrainingDoctor()]
+    return [GradientMonitor(), GradientClip(1.0), schedule, GradientAccumulation(1), *watch]
 
 
 class Null(L.loggers.Logger):
