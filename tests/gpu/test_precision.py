@@ -59,7 +59,7 @@ def test_the_doctor_names_the_module_that_overflows(device: str, fused: bool) ->
         net = nn.Sequential(nn.Flatten(), Seen(432, 16), Seen(16, 16, gain=1e6), Seen(16, 10, gain=1e-6))
     doctor = PrecisionDoctor(every_n_steps=1)
     problems.fitted(context(device), Module(net, fused), [doctor], "16-mixed", max_steps=4)
-    assert doctor.overflowing == ["net.2"]
+    assert [f.module for f in doctor.findings if f.kind == "forward overflow"] == ["net.2"]
 
 
 @everywhere

@@ -18,11 +18,16 @@ from lightning_tricks.precision.advice import fp32_flags, fp32_mode
 from lightning_tricks.runtime.scaler import LossScale
 from tests.gpu.devices import context, everywhere, only_cuda
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*ynchroniz:UserWarning", "ignore:.*deterministic:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*ynchroniz:UserWarning",
+    "ignore:.*deterministic:UserWarning",
+    "ignore::lightning_tricks.TrickWarning",
+    "ignore:Be aware that when using `ckpt_path`:UserWarning",
+)
 
 
-def curve(update: int) -> float:
-    return RATE * (1 + math.cos(math.pi * update / STEPS)) / 2
+def curve(update: int, total: int = STEPS) -> float:
+    return RATE * (1 + math.cos(math.pi * update / total)) / 2
 
 
 @everywhere
@@ -41,9 +46,10 @@ def test_the_rate_after_the_last_update_is_the_curves(device: str, precision: st
 def test_a_rate_counts_updates_and_not_skipped_steps(device: str) -> None:
     spoilt = (1, 4, 5)
     module = Module(network("conv"), True, spoilt=spoilt)
-    problems.fitted(context(device), module, [GradientClip(1.0), LRSchedule("cosine", warmup=0)], "16-mixed")
+    schedule = LRSchedule("cosine", warmup=0, total=4 * STEPS)
+    problems.fitted(context(device), module, [GradientClip(1.0), schedule], "16-mixed")
     (group,) = module.trainer.optimizers[0].param_groups
-    assert float(group["lr"]) == pytest.approx(curve(STEPS - len(spoilt)), rel=1e-5)
+    assert float(group["lr"]) == pytest.approx(curve(STEPS - len(spoilt), 4 * STEPS), rel=1e-5)
 
 
 @everywhere
@@ -75,7 +81,7 @@ def scaled(device: str, gradient: float, found: bool, divisor: float | None) -> 
     LossScale(grad_scaler).hand_over(optimizer, torch.tensor(found, device=device), by)
     grad_scaler.step(optimizer)
     grad_scaler.update()
-    return float(weight), grad_scaler.get_scale()
+    return float(weight.detach()), grad_scaler.get_scale()
 
 
 @everywhere

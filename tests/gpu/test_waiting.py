@@ -25,7 +25,7 @@ from lightning_tricks import (
 )
 from tests.gpu.devices import context, everywhere, only_cuda
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*ynchroniz:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*ynchroniz:UserWarning", "ignore::lightning_tricks.TrickWarning")
 ALONE: dict[str, Any] = {
     "GradientMonitor": lambda: [GradientMonitor()],
     "GradientClip": lambda: [GradientClip(1.0)],
@@ -45,20 +45,16 @@ def per_step(device: str, tricks: list[Any], precision: str, fused: bool) -> flo
     return watch.count / 6
 
 
-def seven() -> list[Any]:
-    return [trick for trick in listed(manual=True)]
-
-
 @everywhere
 @pytest.mark.parametrize("precision", ["ieee-fp32", "bf16-mixed", "16-mixed"])
 def test_readmes_list_waits_no_more_than_a_bare_trainer_with_a_fused_optimizer(device: str, precision: str) -> None:
-    assert per_step(device, seven(), precision, True) == per_step(device, [], precision, True)
+    assert per_step(device, listed(manual=True), precision, True) == per_step(device, [], precision, True)
 
 
 @everywhere
 def test_an_optimizer_that_is_not_fused_has_the_scalers_own_read_and_no_other(device: str) -> None:
     bare = per_step(device, [], "16-mixed", False)
-    assert per_step(device, seven(), "16-mixed", False) == bare
+    assert per_step(device, listed(manual=True), "16-mixed", False) == bare
     assert bare >= 1
 
 
@@ -79,7 +75,7 @@ def test_a_whole_step_passes_the_sync_debug_mode(device: str, precision: str) ->
     on_device = [tuple(t.to(device) for t in batch) for batch in problems.batches()]
     loader = DataLoader(on_device, batch_size=None)  # type: ignore[arg-type]
     try:
-        problems.fitted(context(device), Module(network("conv"), True), [Strict(), *seven(), Lenient()], precision, loader=loader)  # fmt: skip
+        problems.fitted(context(device), Module(network("conv"), True), [Strict(), *listed(manual=True), Lenient()], precision, loader=loader)  # fmt: skip
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
