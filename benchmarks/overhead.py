@@ -369,7 +369,7 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     both, clip, bare = (found.get(("a", "fused", name)) for name in (BOTH, CLIP_VAL, BARE))
     if both and clip and bare:
-        share = share_of_added(both["seconds"], clip["seconds"], bare["seconds"])
+        share = share_of_added(both["seconds"], clip["seconds"], bare["seconds"], bare.get("session"))
         text = "(a) fused AdamW: both add at most half of what gradient_clip_val adds"
         out.append({"gate": text, "limit": 0.5, **vars(share), "passed": share.value <= 0.5})
     for optimizer in ("fused", "foreach"):
@@ -390,7 +390,9 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def share_of_added(both: list[float], clip: list[float], bare: list[float]) -> Estimate:
+def share_of_added(
+    both: list[float], clip: list[float], bare: list[float], sessions: Sequence[int] | None = None
+) -> Estimate:
     """Ratio of two small differences: medians are divided, since a single round's denominator may be near 0."""
     draw, rounds = random.Random(0), range(len(bare))
 
@@ -398,7 +400,14 @@ def share_of_added(both: list[float], clip: list[float], bare: list[float]) -> E
         top = statistics.median(both[i] - bare[i] for i in picked)
         return top / max(1e-9, statistics.median(clip[i] - bare[i] for i in picked))
 
-    resampled = sorted(share(draw.choices(rounds, k=len(rounds))) for _ in range(2000))
+    of = [0] * len(bare) if sessions is None else list(sessions)
+    groups = [[i for i in rounds if of[i] == s] for s in sorted(set(of))]
+
+    def drawn() -> list[int]:
+        picked = draw.choices(groups, k=len(groups)) if len(groups) > 1 else groups
+        return [i for group in picked for i in draw.choices(group, k=len(group))]
+
+    resampled = sorted(share(drawn()) for _ in range(2000))
     return Estimate(share(rounds), resampled[50], resampled[1949])
 
 

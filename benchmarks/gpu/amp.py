@@ -27,6 +27,8 @@ GOALS = {"gpt": (1.9, 0.76), "vit_b": (1.9, 0.76), "resnet50": (2.4, 0.60), "con
 ORDER = ("gpt", "resnet50", "vit_b", "convnext", "lstm_lm", "dcgan", "simsiam", "mlp_tab", "data_bound", "bert", "vit")
 SMALL = ("mlp_tab", "lstm", "gpt", "dcgan", "resnet18", "simsiam", "vit", "data_bound")
 COMPILED = ("gpt", "resnet50")
+WORTH = ("bf16-mixed", "tf32", "ieee-fp32", "16-mixed", "bf16-mixed+pack", "bf16-mixed+pack logged", "bf16-true", "ieee-fp32 again", "torch-default")  # fmt: skip
+_PER_COLUMN = {False: 7.0, True: 0.7}  # seconds: one look alone, three sessions of warm-up and two blocks each
 
 
 def tasks(context: Context) -> list[Task]:
@@ -62,15 +64,28 @@ def columns(context: Context, name: str, compiled: bool) -> list[Setting]:
     return [s for s in found if s.role in ("main", "again", "pack")] if context.small else found
 
 
+def worthiest(settings: Sequence[Setting], count: int) -> list[Setting]:
+    """Return so many columns, at least two, in their order: what is compared most comes first.
+
+    >>> [s.name for s in worthiest([Setting(p) for p in PRECISIONS], 1)]
+    ['tf32', 'bf16-mixed']
+    """
+    worth = {name: i for i, name in enumerate(WORTH)}
+    best = sorted(settings, key=lambda s: worth.get(s.name, len(worth)))[: max(2, count)]
+    return [s for s in settings if s in best]
+
+
 def _speed(context: Context, name: str, compiled: bool, clock: Clock) -> dict[str, Any]:
     if compiled and context.small:
         raise UnavailableError("compiling takes longer than a small run has")
     device = context.device
     workload = workloads("cpu" if context.small else "gpu")[name]
-    settings = columns(context, name, compiled)
-    limits = known_ceilings(load(context.out / "environment.json")) or ceilings.measure(device, context.small)
     # a third of the time at most goes to one workload, so that there are several
-    mine = clock.part_of(max(8.0, clock.left() / 3))
+    mine = clock.part_of(max(6.0 if context.small else 20.0, clock.left() / 3))
+    settings = columns(context, name, compiled)
+    if not compiled:
+        settings = worthiest(settings, int(mine.left() / _PER_COLUMN[context.small]))
+    limits = known_ceilings(load(context.out / "environment.json")) or ceilings.measure(device, context.small)
     blocks = ROUNDS * len(settings)
     plan = Plan(ROUNDS, min(0.5, max(0.01, 0.4 * mine.left() / blocks)), 2, SESSIONS)
     meter = meter_of(device)

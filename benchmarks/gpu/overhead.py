@@ -114,7 +114,7 @@ def values(
             if own := clocks[name].get(clock):
                 found.append(measured(f"{name}, {text}", 1e3 * statistics.median(own), "ms"))
     if {BOTH, CLIP_VAL} <= set(seconds):
-        share = vars(overhead.share_of_added(seconds[BOTH], seconds[CLIP_VAL], seconds[BARE]))
+        share = vars(overhead.share_of_added(seconds[BOTH], seconds[CLIP_VAL], seconds[BARE], sessions))
         found.append(
             measured(
                 "monitor + clip: added time over that of gradient_clip_val",
