@@ -57,9 +57,23 @@ def newest() -> list[dict[str, Any]]:
 
 
 def newest_tricks() -> list[dict[str, Any]]:
-    """Return the complete results of the tricks table: on a GPU and on a CPU, where they are there."""
+    """Return the complete results of the tricks table: on a GPU and on a CPU, where they are there.
+
+    ``tricks-cpu.json`` holds all studies; those in a ``tricks-cpu-NAME.json`` were measured again, and take their place.
+    """
     found = [{**json.loads(path.read_text()), "file": path.name} for path in sorted(FOLDER.glob("tricks-*.json"))]
-    return [result for result in found if not result["quick"]]
+    found = [result for result in found if not result["quick"]]
+    whole = [result for result in found if Path(result["file"]).stem.count("-") == 1]
+    for result in whole:
+        prefix = Path(result["file"]).stem + "-"
+        again = {
+            study["name"]: {**study, "measured": part}
+            for part in found
+            if part["file"].startswith(prefix)
+            for study in part["studies"]
+        }
+        result["studies"] = [again.get(study["name"], study) for study in result["studies"]]
+    return whole
 
 
 def _cells(result: dict[str, Any], *precisions: str) -> list[dict[str, Any]]:
@@ -286,7 +300,15 @@ def _tricks(result: dict[str, Any]) -> list[str]:
     for study in result["studies"]:
         header, rows = rows_of(study)
         lines += ["", f"## {study['question'].capitalize()}", "", f"The literature: {study['literature']}.", ""]
-        lines += [f"Here: {study['setting']}.", "", table(header, rows)]
+        lines += [f"Here: {study['setting']}.", ""]
+        if "measured" in study:
+            part, found = study["measured"], study["measured"]["environment"]
+            lines += [
+                f"Measured again: {found['gpu'] or found['cpu']}, torch {found['torch']}, commit {found['commit']}: "
+                f"`{part['command']}`, [{part['file']}](../benchmarks/results/{Path(part['file']).stem}.md).",
+                "",
+            ]
+        lines.append(table(header, rows))
     return lines
 
 
