@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RESERVE = 4.0  # seconds at the end for the summary
-START = 6.0  # seconds that the process of a part needs until its first task
+START = 6.0  # seconds that a process needs until its first task, as long as that was not measured
 LEAST = 0.5  # seconds for tasks below which a part is not begun
 KILL = 5.0  # seconds after its time at which a part that does not end by itself is killed
 
@@ -45,29 +45,30 @@ class Slot:
     seconds: float
 
 
-def schedule(parts: Sequence[Part], seconds: float, starts: int = 0) -> list[Slot]:
-    """Divide the seconds: the first part gets what a process needs to start, if one has to; the rest goes by weight.
+def schedule(parts: Sequence[Part], seconds: float, starts: int = 0, start: float = START) -> list[Slot]:
+    """Divide the seconds by weight, after those that processes need to start.
 
     Where that leaves too little, parts are left out from the end on. The time to kill the last one is kept.
 
     Args:
         parts: those that are left, in order.
         seconds: that are left.
-        starts: how many processes are to be started for them.
+        starts: how many processes are to be started for the later ones of them.
+        start: seconds that a process needs to start.
 
-    >>> [round(slot.seconds) for slot in schedule(PARTS, 540, 5)]
-    [41, 130, 170, 125, 40]
-    >>> [slot.part.name for slot in schedule(PARTS, 13, 1)]
+    >>> [round(slot.seconds) for slot in schedule(PARTS, 540, 4)]
+    [35, 132, 172, 127, 41]
+    >>> [slot.part.name for slot in schedule(PARTS, 8)]
     ['environment', 'correctness']
     >>> schedule(PARTS, 1)
     []
     """
     kept = list(parts)
     while kept:
-        left = seconds - RESERVE - (KILL if seconds > 10 * KILL else 0.0) - START * min(starts, len(kept))
+        left = seconds - RESERVE - (KILL if seconds > 10 * KILL else 0.0) - start * min(starts, len(kept) - 1)
         whole = sum(part.weight for part in kept)
         slots = [Slot(part, left * part.weight / whole) for part in kept]
         if all(slot.seconds >= LEAST for slot in slots):
-            return [Slot(slots[0].part, slots[0].seconds + (START if starts else 0.0)), *slots[1:]]
+            return slots
         kept.pop()
     return []

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.environment import describe
 from benchmarks.gpu import report
-from benchmarks.gpu.plan import KILL, PARTS, START, Part, schedule
+from benchmarks.gpu.plan import KILL, PARTS, RESERVE, START, Part, schedule
 from benchmarks.gpu.rows import AGAIN, SCHEMA, Clock, Context, is_whole, load, play, reopened, write
 
 ROOT = Path(__file__).parents[2]
@@ -97,9 +97,10 @@ def _conduct(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     with contextlib.closing(Worker(options)) as worker:
         while left:
             part = left[0]
-            slots = schedule(left, end - time.time(), worker.starts(len(left)))
             kept = load(_file(options, part)) if options.resume else None
             write(reopened(kept, headers[part.name]), _file(options, part))
+            worker.ready(end - RESERVE)
+            slots = schedule(left, end - time.time(), worker.starts(len(left) - 1), worker.took)
             if not slots:
                 _end(options, part, "no time left")
             else:
@@ -133,7 +134,7 @@ def _run(options: argparse.Namespace, worker: Worker, part: Part, until: float) 
             row = {"task": current["task"] if current else "start", "status": "stopped" if ended is None else "failed"}
             result["rows"].append({**row, "reason": why, "measured": []})
         write(result, path)
-        over = until - time.time() < START
+        over = until - time.time() < worker.took
         if over or (current is None and ended != AGAIN):
             return _end(options, part, "its time was over" if over else why)
 
@@ -157,16 +158,36 @@ class Worker:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._process: subprocess.Popen[str] | None = None
+        self.took = START
 
     def starts(self, parts: int) -> int:
-        """How many processes so many parts will need."""
-        return parts if self._options.device == "cuda" else int(self._process is None)
+        """How many processes so many further parts will need."""
+        return parts if self._options.device == "cuda" else 0
+
+    def ready(self, until: float) -> bool:
+        """Start a process if there is none, and wait until it has imported everything; whether it has."""
+        if self._process is not None:
+            return True
+        self._sign.unlink(missing_ok=True)
+        began = time.time()
+        self._process = self._started()
+        while self._process.poll() is None and time.time() < until:
+            time.sleep(_LOOK)
+            if self._sign.exists():
+                self.took = time.time() - began
+                return True
+        return False
 
     def play(self, part: Part, until: float) -> tuple[int | None, str]:
         """Play a part; return 0, the exit code of its process, or None where it was killed; and what happened."""
         path = _file(self._options, part)
-        process = self._process = self._process or self._started()
+        ready = self.ready(until)
+        process = self._process
+        assert process is not None
         assert process.stdin is not None
+        if not ready and process.poll() is None:
+            self._kill()
+            return None, "its process did not start in time and was killed"
         try:
             with contextlib.suppress(BrokenPipeError):  # its exit code says why
                 process.stdin.write(f"{part.name} {part.module or f'benchmarks.gpu.{part.name}'} {until!r}\n")
@@ -198,6 +219,13 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=KILL / 2)
             self._kill()
+        self._sign.unlink(missing_ok=True)
+
+    @property
+    def _sign(self) -> Path:
+        """The file by which a process says that it is ready."""
+        path: Path = self._options.out / "suite.ready"
+        return path
 
     @property
     def _log(self) -> Path:
@@ -248,6 +276,9 @@ def _last_line(log: Path) -> str:
 def _serve(options: argparse.Namespace) -> int:
     """Play one part for each line of the input, ``name module deadline``, until the input ends."""
     context = Context(torch.device(options.device), options.out, options.data_root)
+    for part in PARTS:
+        importlib.import_module(f"benchmarks.gpu.{part.name}")
+    (options.out / "suite.ready").touch()
     for line in sys.stdin:
         name, module, until = line.split()
         path = options.out / f"{name}.json"
