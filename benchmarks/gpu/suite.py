@@ -48,6 +48,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parts", help=f"comma-separated, of {', '.join(p.name for p in PARTS)}; default: all")
     parser.add_argument("--data-root", type=Path, help="folder with cifar-10-batches-py: accuracy on CIFAR-10 too")
     parser.add_argument("--play", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--preload", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     present = available()
     options.device = options.device or present[0]
@@ -236,6 +237,7 @@ class Worker:
         options = self._options
         command = [sys.executable, "-m", "benchmarks", "gpu", "--play"]
         command += ["--device", options.device, "--out", str(options.out.resolve())]
+        command += ["--preload", ",".join(part.name for part in getattr(options, "parts", ()))]
         if options.data_root is not None:
             command += ["--data-root", str(options.data_root.resolve())]
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
@@ -276,8 +278,8 @@ def _last_line(log: Path) -> str:
 def _serve(options: argparse.Namespace) -> int:
     """Play one part for each line of the input, ``name module deadline``, until the input ends."""
     context = Context(torch.device(options.device), options.out, options.data_root)
-    for part in PARTS:
-        importlib.import_module(f"benchmarks.gpu.{part.name}")
+    for name in filter(None, options.preload.split(",")):
+        importlib.import_module(f"benchmarks.gpu.{name}")
     (options.out / "suite.ready").touch()
     for line in sys.stdin:
         name, module, until = line.split()
