@@ -1,4 +1,4 @@
-"""``python -m benchmarks list | run TABLE [options] | compare OLD.json NEW.json | claims``."""
+"""``python -m benchmarks list | run TABLE [options] | gpu [options] | compare OLD.json NEW.json | claims``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_parser("list", help="name the tables")
     run = commands.add_parser("run", help="measure a table", add_help=False)
     run.add_argument("table", choices=list(TABLES))
+    commands.add_parser("gpu", help="all that a box with one GPU can say, in nine minutes", add_help=False)
     old_new = commands.add_parser("compare", help="put two result files side by side")
     old_new.add_argument("old", type=Path)
     old_new.add_argument("new", type=Path)
     commands.add_parser("claims", help="write docs/claims.md and the README's table from benchmarks/results")
     options, rest = parser.parse_known_args(arguments)
+    if options.command == "gpu":
+        return int(importlib.import_module("benchmarks.gpu.suite").main(rest))
     if options.command != "run" and rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if options.command == "list":

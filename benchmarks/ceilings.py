@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.settings import PRECISIONS, Setting
+from benchmarks.settings import DEFAULT, PRECISIONS, Setting
 
 # dense TFLOP/s without sparsity, from NVIDIA's datasheets: (name contains, float16 and bfloat16, TF32, float32)
 DATASHEET = (
+    ("H200 NVL", 835.5, 417.7, 60.0),
     ("H200", 989.5, 494.7, 66.9),
     ("H100 PCIe", 756.0, 378.0, 51.0),
+    ("H100 NVL", 835.5, 417.7, 60.0),
     ("H100", 989.5, 494.7, 66.9),
     ("A100", 312.0, 156.0, 19.5),
     ("L40S", 362.0, 183.0, 91.6),
@@ -30,7 +32,7 @@ def datasheet(gpu: str | None, precision: str) -> float | None:
     row = next((r for r in DATASHEET if gpu and all(part in gpu for part in r[0].split())), None)
     if row is None:
         return None
-    tera = {"ieee-fp32": row[3], "tf32": row[2]}.get(precision, row[1])
+    tera = {"ieee-fp32": row[3], "tf32": row[2], DEFAULT: row[2]}.get(precision, row[1])
     return tera * 1e12 or None
 
 
@@ -48,6 +50,8 @@ def measure(device: torch.device, quick: bool = False) -> dict[str, Any]:
         a, b = (torch.randn(size, size, device=device, dtype=setting.dtype) for _ in range(2))
         with setting.flags():
             out["flops"][precision] = 2.0 * size**3 / _seconds(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
+    if "tf32" in out["flops"]:  # convolutions may be in TF32 there
+        out["flops"][DEFAULT] = out["flops"]["tf32"]
     source = torch.randn(copied // 4, device=device)
     target = torch.empty_like(source)
     out["bytes_per_second"] = 2.0 * source.nbytes / _seconds(lambda: target.copy_(source), device)
@@ -70,5 +74,5 @@ def _seconds(function: Callable[[], Any], device: torch.device, runs: int = 25) 
 
 def synchronize(device: torch.device) -> None:
     """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()

@@ -9,6 +9,7 @@ import statistics
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
@@ -18,15 +19,18 @@ from torch.utils.data import DataLoader
 
 from benchmarks.ceilings import datasheet
 from benchmarks.counting import Roofline, model_flops
-from benchmarks.measure import Lane, interleave, median_interval, paired
+from benchmarks.measure import LEAST_ROUNDS, Lane, TooLittleTimeError, interleave, median_interval, paired, sessions_of
 from benchmarks.overhead import trainer
-from benchmarks.settings import BASES, Setting
+from benchmarks.settings import BASES, DEFAULT, Setting
 from benchmarks.workloads import Storage, Workload, on_device
 from lightning_tricks import GradientClip, GradientMonitor, LossScaleGuard, LRSchedule, PrecisionDoctor
 from lightning_tricks.precision.peak_memory import LiveTensors, held_tensors
 
 _STARTING = threading.Lock()
-_LAUNCH_BOUND = 0.85
+_BUSY = 0.85  # of the wall's time in which kernels run: below, the GPU waits for the host
+_OF_THE_PROBE = ("peak_bytes", "reserved_bytes", "driver_bytes", "roofline_seconds", "bytes_moved", "seen_flops", "gradient_cosine")  # fmt: skip
+_INIT_SCALE = 2.0**16
+CADENCE = 50  # Lightning's default distance of logged steps
 _PROBE_STEPS = 24
 
 
@@ -38,7 +42,7 @@ class Plan:
         rounds: blocks per cell.
         seconds: per block, about.
         least_steps: per block.
-        sessions: how often all lanes are made anew.
+        sessions: how often all lanes are made again.
     """
 
     rounds: int
@@ -54,14 +58,21 @@ def pack() -> list[L.Callback]:
     return [GradientMonitor(), GradientClip(1.0), schedule, guard, PrecisionDoctor()]
 
 
-def settings_for(workload: Workload, precisions: Sequence[str]) -> list[Setting]:
-    """The columns of a workload: every precision with the pack, one of them bare, and the cache where it matters."""
-    out = [Setting(p) for p in precisions if not (workload.waits and p == "bf16-true")]
+def settings_for(workload: Workload, precisions: Sequence[str], gpu: bool = False) -> list[Setting]:
+    """The columns of a workload.
+
+    Every precision without our callbacks; the first one again, as a measure of the noise; one with the pack, off and at
+    logged steps; the weight cache where modules are called several times; on a GPU the other layout of images.
+    """
+    kept = [p for p in precisions if not (workload.waits and p in ("bf16-true", DEFAULT))]
+    out = [Setting(p) for p in kept]
     mixed = next((p for p in ("bf16-mixed", "16-mixed", precisions[0]) if p in precisions), precisions[0])
     if not workload.waits:
-        out.append(Setting(mixed, pack=False))
+        out += [Setting(kept[0], again=True), *(Setting(mixed, pack=when) for when in ("off", "logged"))]
     if workload.shares_modules:
         out += [Setting(p, cached=True) for p in ("bf16-mixed", "16-mixed") if p in precisions]
+    if gpu and workload.images and not workload.waits:
+        out += [Setting(p, contiguous=True) for p in ("tf32", "bf16-mixed") if p in precisions]
     return out
 
 
@@ -74,8 +85,25 @@ def measure(
     *,
     fused: bool = False,
     tick: Callable[[str], None] = lambda text: None,
+    enough: Callable[[], bool] = lambda: False,
+    meter: Callable[[], float | None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Return one dict per cell; those that could not be measured say why."""
+    """Return one dict per cell; those that could not be measured say why.
+
+    Args:
+        workload: what is trained.
+        settings: the columns.
+        device: where.
+        plan: how long.
+        ceilings: of the machine.
+        fused: fused optimizers, else torch's own choice.
+        tick: told what is measured.
+        enough: no round begins after it says True.
+        meter: a counter of energy in joules.
+
+    Raises:
+        TooLittleTimeError: it said so before there were enough rounds for an interval.
+    """
     cells = {s.name: _cell(workload, s) for s in settings}
     usable = []
     batches = on_device(workload.batches(), device)
@@ -84,6 +112,11 @@ def measure(
         cell = cells[setting.name]
         if reason := setting.missing(device):
             cell.update(status="unavailable", reason=reason)
+            continue
+        twin = cells.get(Setting(setting.precision).name, {})
+        if (setting.again or setting.pack == "logged") and "peak_bytes" in twin:  # what takes no clock is the same
+            cell.update({key: twin[key] for key in _OF_THE_PROBE if key in twin})
+            usable.append(setting)
             continue
         tick(f"{workload.name} {setting.name}: memory")
         try:
@@ -102,11 +135,13 @@ def measure(
         usable.append(setting)
     with torch.random.fork_rng():
         flops = model_flops(workload.make(False), batches[0])
-    _times(workload, usable, batches, device, plan, cells, fused, tick)
+    rounds = _times(workload, usable, batches, device, plan, cells, fused, tick, enough, meter)
+    if len(rounds) < min(LEAST_ROUNDS, plan.rounds) and any(c["status"] == "ok" for c in cells.values()):
+        raise TooLittleTimeError(f"{len(rounds)} rounds were measured; an interval needs {LEAST_ROUNDS}")
     for cell in cells.values():
         if cell["status"] == "ok":
-            _rates(cell, workload, flops, ceilings, device)
-    _ratios(cells)
+            _rates(cell, workload, flops, ceilings, device, rounds)
+    _ratios(cells, rounds)
     return list(cells.values())
 
 
@@ -117,6 +152,7 @@ def _cell(workload: Workload, setting: Setting) -> dict[str, Any]:
         "precision": setting.precision,
         "cached": setting.cached,
         "pack": setting.pack,
+        "role": setting.role,
         "status": "ok",
     }
 
@@ -126,6 +162,11 @@ def _failure(error: Exception) -> dict[str, Any]:
         return {"status": "out of memory", "reason": "out of memory"}
     first = (str(error).splitlines() or [""])[0]
     return {"status": "error", "reason": f"{type(error).__name__}: {first}"[:200]}
+
+
+def failed(workload: Workload, settings: Sequence[Setting], error: Exception) -> list[dict[str, Any]]:
+    """Return the cells of a workload that could not be measured at all, which say why."""
+    return [{**_cell(workload, setting), **_failure(error)} for setting in settings]
 
 
 def _free(device: torch.device) -> None:
@@ -194,6 +235,8 @@ class _Probe(L.Callback):
                 torch.cuda.synchronize(self.device)
                 self.found["peak_bytes"] = torch.cuda.max_memory_allocated(self.device) - self._before
                 self.found["reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
+                free, total = torch.cuda.mem_get_info(self.device)
+                self.found["driver_bytes"] = total - free  # of the whole device, other processes included
             else:
                 self._live.__exit__(None, None, None)
                 self.found["peak_bytes"] = self._before + self._live.peak
@@ -213,7 +256,7 @@ def _alone(
     fused: bool,
 ) -> _Probe:
     probe = _Probe(device, ceilings, setting)
-    module = workload.make(fused)
+    module, batches = _made(workload, setting, batches, device, fused)
     torch.manual_seed(0)
     if device.type == "cuda":
         _free(device)
@@ -235,14 +278,22 @@ def _times(
     cells: dict[str, dict[str, Any]],
     fused: bool,
     tick: Callable[[str], None],
-) -> None:
-    """Fill in seconds per step. Lanes are made anew in each session, in another order: where memory lies biases a lane."""
+    enough: Callable[[], bool],
+    meter: Callable[[], float | None],
+) -> list[int]:
+    """Fill in seconds per step; return the session of each round.
+
+    Lanes are made again in each session, in another order: where memory lies biases a lane.
+    """
     steps: dict[str, int] = {}
+    planned, measured = sessions_of(plan.rounds, plan.sessions), list[int]()
     seconds: dict[str, list[float]] = {s.name: [] for s in settings}
     delay, order = 0.0, random.Random(0)
-    for session in range(plan.sessions):
+    for session in sorted(set(planned)):
+        if enough():
+            break
         lanes: list[Lane] = []
-        callbacks: dict[str, list[Any]] = {}
+        scalers: dict[str, Any] = {}
         alive = [s for s in settings if cells[s.name]["status"] == "ok"]
         try:
             # the first session begins with the baseline, whose pace the slow store follows
@@ -250,7 +301,7 @@ def _times(
                 tick(f"{workload.name} {setting.name}: warm-up")
                 store = Storage(batches, delay) if workload.waits else batches
                 try:
-                    lane = _lane(workload, setting, store, device, callbacks, fused)
+                    lane = _lane(workload, setting, store, device, scalers, fused)
                     lane.block(3)
                     pilot = lane.block(3) if session == 0 else 0.0
                 except Exception as error:
@@ -264,14 +315,17 @@ def _times(
                 # the first batch of a block has been waiting: several more must not have
                 least = max(plan.least_steps, 6 if workload.waits else 1)
                 steps.setdefault(setting.name, max(least, math.ceil(plan.seconds / max(pilot, delay, 1e-9))))
-            rounds = plan.rounds * (session + 1) // plan.sessions - plan.rounds * session // plan.sessions
-            times = interleave(lanes, rounds, steps, 0, lambda: tick(f"{workload.name}: time"), seed=session)
+            # the block that is not timed pays for the memory that every new Trainer gives back to the device
+            told = partial(tick, f"{workload.name}: time")
+            times = interleave(lanes, planned.count(session), steps, 2, told, session, enough, meter)
+            measured += [session] * len(times[lanes[0].name] if lanes else ())
             for lane in lanes:
                 seconds[lane.name] += times[lane.name]
-                if lane.device_seconds:  # the GPU's own clock, beside the wall's
-                    known = cells[lane.name].setdefault("device_seconds", [])
-                    known += lane.device_seconds[-len(times[lane.name]) :]
-                _note_lane(cells[lane.name], lane, callbacks[lane.name], device)
+                count = len(times[lane.name])
+                for key in ("device_seconds", "thread_seconds", "joules"):  # the GPU's own clock, beside the wall's
+                    if found := getattr(lane, key)[-count:] if count else []:
+                        cells[lane.name].setdefault(key, []).extend(found)
+                _note_lane(cells[lane.name], lane, scalers[lane.name], device)
         finally:
             for lane in lanes:
                 lane.stop()
@@ -281,37 +335,81 @@ def _times(
         cells[name].update(seconds=found, steps_per_block=steps.get(name))
         if workload.waits:
             cells[name]["store_seconds"] = delay
+    return measured
 
 
-def _note_lane(cell: dict[str, Any], lane: Lane, callbacks: list[Any], device: torch.device) -> None:
+def launch_bound(busy: float | None, caught_up: float | None) -> bool | None:
+    """Whether a GPU waits for the host: by the share of time in which kernels run; None where nothing is known.
+
+    Where no profile could be taken: by the share of steps at whose end the step before was done already.
+
+    >>> launch_bound(0.4, None), launch_bound(0.97, 1.0), launch_bound(None, 0.9), launch_bound(None, None)
+    (True, False, True, None)
+    """
+    if busy is not None:
+        return busy < _BUSY
+    return None if caught_up is None else caught_up > 0.5
+
+
+def _note_lane(cell: dict[str, Any], lane: Lane, scaler: Any, device: torch.device) -> None:
     cell["host_share"] = lane.host_share
-    cell["launch_bound"] = device.type == "cuda" and lane.host_share > _LAUNCH_BOUND
-    guard = next((c for c in callbacks if isinstance(c, LossScaleGuard)), None)
-    if cell["precision"] == "16-mixed" and guard is not None:
-        scale = guard.run.loss_scale.scale()
-        cell["skipped_steps"] = cell.get("skipped_steps", 0) + guard.skipped_steps
-        cell["loss_scale"] = None if scale is None else float(scale)
+    if device.type == "cuda":
+        if "kernel_seconds" not in cell:
+            cell["kernel_seconds"] = lane.kernel_seconds()
+        kernels = cell["kernel_seconds"]
+        cell["busy"] = None if kernels is None else kernels / statistics.median(lane.device_seconds)
+        cell["launch_bound"] = launch_bound(cell["busy"], lane.caught_up)
+    if cell["precision"] == "16-mixed" and scaler is not None:
+        # fewer than 2,000 steps, after which a scale may grow: each halving was a skipped step
+        cell["loss_scale"] = scale = float(scaler.get_scale())
+        cell["skipped_steps"] = cell.get("skipped_steps", 0) + max(0, round(math.log2(_INIT_SCALE / scale)))
+
+
+def _made(
+    workload: Workload, setting: Setting, batches: Any, device: torch.device, fused: bool
+) -> tuple[L.LightningModule, Any]:
+    """Return module and batches in the layout of the setting, compiled where it says so."""
+    module = workload.make(fused)
+    if workload.images and device.type == "cuda":
+        layout = torch.contiguous_format if setting.contiguous else torch.channels_last
+        module.to(memory_format=layout)  # type: ignore[call-overload]
+        if isinstance(batches, list) and setting.contiguous:
+            batches = [tuple(t.contiguous() if t.ndim == 4 else t for t in batch) for batch in batches]
+    if setting.compiled:
+        for part in module.children():
+            part.compile()  # type: ignore[no-untyped-call]
+    return module, batches
 
 
 def _lane(
-    workload: Workload, setting: Setting, store: Any, device: torch.device, callbacks: dict[str, list[Any]], fused: bool
+    workload: Workload, setting: Setting, store: Any, device: torch.device, scalers: dict[str, Any], fused: bool
 ) -> Lane:
-    module = workload.make(fused)
-    callbacks[setting.name] = pack() if setting.pack else []
+    module, store = _made(workload, setting, store, device, fused)
+    scalers[setting.name] = None
 
     def train(batches_in_turn: Any) -> None:
         with _STARTING:
-            t = quiet_trainer(setting, device, callbacks[setting.name])
+            t = quiet_trainer(setting, device, pack() if setting.pack else [])
+            scalers[setting.name] = getattr(t.precision_plugin, "scaler", None)
         t.fit(module, batches_in_turn)
 
     return Lane(setting.name, train, store, torch.get_num_threads(), around=setting.flags)
 
 
 def _rates(
-    cell: dict[str, Any], workload: Workload, flops: int, ceilings: dict[str, Any], device: torch.device
+    cell: dict[str, Any],
+    workload: Workload,
+    flops: int,
+    ceilings: dict[str, Any],
+    device: torch.device,
+    sessions: list[int],
 ) -> None:
     seconds = statistics.median(cell["seconds"])
-    cell["milliseconds"] = vars(median_interval([1e3 * s for s in cell["seconds"]]))
+    cell["session"] = sessions
+    cell["milliseconds"] = vars(median_interval([1e3 * s for s in cell["seconds"]], sessions=sessions))
+    cell["bandwidth_share"] = cell["bytes_moved"] / seconds / ceilings["bytes_per_second"]
+    if cell.get("joules"):
+        cell["joules_per_item"] = statistics.median(cell["joules"]) / workload.items
     cell["per_second"], cell["unit"] = workload.items / seconds, workload.unit
     cell["flops"] = flops
     ceiling = ceilings["flops"][cell["precision"]]
@@ -323,20 +421,39 @@ def _rates(
     cell["roofline_share"] = roof / seconds
 
 
-def _ratios(cells: dict[str, dict[str, Any]]) -> None:
+def _ratios(cells: dict[str, dict[str, Any]], sessions: list[int]) -> None:
     times = {name: cell["seconds"] for name, cell in cells.items() if cell["status"] == "ok"}
+
+    def over(name: str, base: str, how: Callable[[float, float], float]) -> dict[str, float]:
+        return vars(paired(times, name, base, how, sessions))
+
     for name, cell in cells.items():
         if cell["status"] != "ok":
             continue
         for base in BASES:
             if base in times:
-                cell[f"faster_than_{base}"] = vars(paired(times, name, base, lambda own, other: other / own))
+                cell[f"faster_than_{base}"] = over(name, base, lambda own, other: other / own)
                 cell[f"memory_of_{base}"] = cell["peak_bytes"] / cells[base]["peak_bytes"]
-        bare = f"{cell['precision']} bare"
-        if cell["pack"] and not cell["cached"] and bare in times:
-            cell["pack_cost"] = vars(paired(times, name, bare, lambda own, other: own / other))
-            cell["pack_milliseconds"] = vars(paired(times, name, bare, lambda own, other: 1e3 * (own - other)))
-        if cell["cached"] and cell["precision"] in times:
-            plain = cell["precision"]
-            cell["faster_than_uncached"] = vars(paired(times, name, plain, lambda own, other: other / own))
+        plain = cell["precision"]
+        if plain not in times:
+            continue
+        if cell["cached"]:
+            cell["faster_than_uncached"] = over(name, plain, lambda own, other: other / own)
             cell["memory_of_uncached"] = cell["peak_bytes"] / cells[plain]["peak_bytes"]
+        if cell["role"] in ("again", "compile", "layout"):
+            cell["faster_than_main"] = over(name, plain, lambda own, other: other / own)
+    for name in times:
+        off, logged = f"{name}+pack", f"{name}+pack logged"
+        if off in times and logged in times:
+            cells[name].update(_pack_cost(times[name], times[off], times[logged], sessions))
+
+
+def _pack_cost(bare: list[float], off: list[float], logged: list[float], sessions: list[int]) -> dict[str, Any]:
+    """Return what the pack costs in steps that are not logged, in logged ones, and at Lightning's default cadence."""
+    mixed = [(a * (CADENCE - 1) + b) / CADENCE for a, b in zip(off, logged, strict=True)]
+    out: dict[str, Any] = {}
+    for name, own in (("", mixed), ("_off", off), ("_logged", logged)):
+        lanes = {"own": own, "bare": bare}
+        out[f"pack_cost{name}"] = vars(paired(lanes, "own", "bare", lambda a, b: a / b, sessions))
+        out[f"pack_milliseconds{name}"] = vars(paired(lanes, "own", "bare", lambda a, b: 1e3 * (a - b), sessions))
+    return out

@@ -32,7 +32,7 @@ from benchmarks.models.scenarios import SCENARIOS
 from benchmarks.models.trainings import Training, loader
 from benchmarks.peers import PEERS, Recorder
 from benchmarks.quiet import quiet
-from benchmarks.results import FOLDER, save
+from benchmarks.results import FOLDER, out_path, save
 from lightning_tricks import Rollback, SanityCheck, TrainingDoctor, TrickError, Verdict
 
 CHECKS = 40
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--defaults", action="store_true", help="the detectors' own pace, however short a run is")
     parser.add_argument("--no-rescues", action="store_true", help="leave out the trainings with a rollback")
     parser.add_argument("--quick", action="store_true", help="some scenarios, one seed, half a minute")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file; by default in benchmarks/results")
+    parser.add_argument("--out", type=out_path, default=None, help="JSON file; by default in benchmarks/results")
     options = parser.parse_args(arguments)
     seeds = range(1 if options.quick else options.seeds)
     chosen = [s for s in SCENARIOS if options.half in (None, s.half)]

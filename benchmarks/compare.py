@@ -1,7 +1,7 @@
 """Two result files of one table side by side; of the precision table: is the new one worse than noise allows?
 
-On a GPU, times are compared as they are. On a CPU absolute times say little: there every precision's speed over IEEE float32
-in the same run is compared. A change counts when the 95 % interval of the ratio lies wholly beyond the tolerance.
+On one kind of GPU, times are compared as they are. On a CPU, and across machines, absolute times say little: there every
+precision's speed over IEEE float32 in the same run is compared. A change counts when the 95 % interval of the ratio lies wholly beyond the tolerance.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.report import compare as compare_parts
 from benchmarks.measure import Estimate
 from benchmarks.results import table
 
@@ -44,6 +45,11 @@ def compare_files(old: Path, new: Path) -> tuple[str, int]:
             raise SystemExit(f"compare: refused. {error}") from error
         except (KeyError, TypeError) as error:
             raise SystemExit(f"compare: a file is no precision result ({type(error).__name__}: {error}).") from error
+    if tables[0] == "gpu":
+        kinds = [(result.get("part"), result.get("small")) for result in results]
+        if kinds[0] != kinds[1]:
+            raise SystemExit(f"compare: {old} is of the part and size {kinds[0]}, {new} of {kinds[1]}.")
+        return compare_parts(*results)
     show = _summaries if "summary" in results[0] else _rows
     return show(results, [old.name, new.name]), 0
 
@@ -79,7 +85,9 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, int]:
     for result, name in ((old, "OLD"), (new, "NEW")):
         check(result, name)
     _comparable(old, new)
-    relative = old["profile"] != "gpu"
+    kinds = [r["environment"]["gpu"] if r["profile"] == "gpu" else r["environment"]["cpu"] for r in (old, new)]
+    elsewhere = kinds[0] != kinds[1]
+    relative = elsewhere or old["profile"] != "gpu"
     sides = [{(c["workload"], c["setting"]): c for c in r["cells"]} for r in (old, new)]
     rows, worse = [], 0
     for key in sides[0].keys() & sides[1].keys():
@@ -99,6 +107,8 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, int]:
         rows.append([task, precision, "accuracy", before, after, "-", verdict])
     header = ["workload", "precision", "what", "old", "new", "new / old [95 %]", "verdict"]
     text = f"{table(header, sorted(rows))}\n\n{worse} of {len(rows)} became worse beyond tolerance."
+    if elsewhere:
+        text = f"OLD is of {kinds[0]}, NEW of {kinds[1]}: times are compared as ratios over IEEE float32.\n\n{text}"
     return text, 1 if worse else 0
 
 
@@ -108,8 +118,8 @@ def check(result: dict[str, Any], name: str) -> None:
     Raises:
         AbsurdError: a time is not > 0, more than the peak was reached, or a share is out of range.
     """
-    if result.get("schema") != 1:
-        raise AbsurdError(f"{name}: schema {result.get('schema')!r} cannot be read. This version reads 1.")
+    if result.get("schema") not in (1, 2):
+        raise AbsurdError(f"{name}: schema {result.get('schema')!r} cannot be read. This version reads 1 and 2.")
     for cell in result["cells"]:
         if cell["status"] != "ok":
             continue
@@ -127,17 +137,15 @@ def check(result: dict[str, Any], name: str) -> None:
 
 def _comparable(old: dict[str, Any], new: dict[str, Any]) -> None:
     for what, get in (
+        ("schema", lambda r: r["schema"]),
         ("table", lambda r: r["table"]),
         ("profile", lambda r: r["profile"]),
         ("fused", lambda r: r["fused"]),
-        ("hardware", lambda r: r["environment"]["gpu"] if r["profile"] == "gpu" else r["environment"]["cpu"]),
-        ("threads", lambda r: r["environment"]["threads"]),
+        ("threads", lambda r: r["environment"]["threads"] if r["profile"] != "gpu" else None),
     ):
         a, b = get(old), get(new)  # type: ignore[no-untyped-call]
         if a != b:
-            raise AbsurdError(
-                f"{what} differs: OLD has {a!r}, NEW has {b!r}. Compare results of one machine and profile."
-            )
+            raise AbsurdError(f"{what} differs: OLD has {a!r}, NEW has {b!r}. Compare results of one kind and profile.")
 
 
 def _changes(

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.environment import describe
 from benchmarks.models.resnet import Bottleneck, resnet
 from benchmarks.models.transformer import ByteTransformer
-from benchmarks.results import FOLDER, save, table
+from benchmarks.results import FOLDER, out_path, save, table
 from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import Snapshot
 
@@ -121,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks run dry_run", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", help="a part of the name of a model")
-    parser.add_argument("--out", type=Path, default=FOLDER / "dry_run-cpu.json")
+    parser.add_argument("--out", type=out_path, default=FOLDER / "dry_run-cpu.json")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     names = [name for name in MODELS if options.only is None or options.only in name]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.precision_report import baseline, hardware
+from benchmarks.results import is_main
 
 COLORS = {
     "ieee-fp32": "#4c566a",
@@ -21,7 +22,7 @@ def draw(result: dict[str, Any], path: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    cells = [c for c in result["cells"] if c["status"] == "ok" and c["pack"] and not c["cached"]]
+    cells = [c for c in result["cells"] if c["status"] == "ok" and is_main(c)]
     out = []
     if cells:
         base = baseline(cells)

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -29,7 +28,7 @@ from benchmarks.environment import describe
 from benchmarks.models.small_tasks import OPTIMIZERS, TASKS, Task, text_hash, trained_loss
 from benchmarks.models.task_families import FAMILIES, HELD_OUT, optimizers_of
 from benchmarks.quiet import quiet
-from benchmarks.results import FOLDER, save, table
+from benchmarks.results import FOLDER, out_path, save, table
 from lightning_tricks import LRFinder
 
 ALL = {**TASKS, **FAMILIES}
@@ -381,7 +380,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--grid", action="store_true", help="compute the grid anew first (some minutes)")
     parser.add_argument("--tasks", default=None, help=f"comma-separated, of {', '.join(ALL)}")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=FOLDER / "lr_finder-cpu.json")
+    parser.add_argument("--out", type=out_path, default=FOLDER / "lr_finder-cpu.json")
     parser.add_argument("--quick", action="store_true", help="three small tasks, one seed: to see that it runs")
     options = parser.parse_args(arguments)
     names = options.tasks.split(",") if options.tasks else list(ALL)

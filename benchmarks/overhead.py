@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import statistics
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -24,20 +24,25 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from benchmarks.environment import describe
-from benchmarks.measure import Estimate, Lane, interleave, median_interval, paired
+from benchmarks.measure import LEAST_ROUNDS, Estimate, Lane, interleave, median_interval, paired, sessions_of
 from benchmarks.models.resnet import resnet18
-from benchmarks.models.towers import compute_bound, launch_bound, loop_bound
+from benchmarks.models.towers import compute_bound, gpu_bound, launch_bound, loop_bound
 from benchmarks.models.transformer import byte_transformer
 from benchmarks.quiet import loggers_silent
-from benchmarks.results import FOLDER, save, table
+from benchmarks.results import FOLDER, out_path, save, table
 from lightning_tricks import (
     DeadUnits,
+    ExactResume,
     GradientAccumulation,
     GradientClip,
     GradientMonitor,
+    LossScaleGuard,
     LRSchedule,
+    MemoryDoctor,
+    PrecisionDoctor,
     PredictionCollapse,
     RepresentationCollapse,
+    ResumeGuard,
     TrainingDoctor,
     recipe,
 )
@@ -46,17 +51,25 @@ MODELS: dict[str, Callable[[], Any]] = {
     "a": launch_bound,
     "b": compute_bound,
     "c": loop_bound,
+    "d": gpu_bound,
     "resnet18": resnet18,
     "transformer": byte_transformer,
 }
 BARE, CLIP_VAL, BOTH = "bare Trainer", "gradient_clip_val=1.0", "GradientMonitor + GradientClip"
 SCHEDULE, THEIR_WINDOW, OUR_WINDOW = "LRSchedule", "accumulate_grad_batches=4", "GradientAccumulation(4)"
 RECIPE = 'recipe("transformer")'
+GRAD_NORM, PER_TENSOR = "Lightning's grad_norm, logged each step", "norms tensor by tensor, as Composer"
+LISTED, LISTED_OFF, LISTED_LOGGED = (
+    "README's list",
+    "README's list, steps not logged",
+    "README's list, each step logged",
+)
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     BARE: lambda: {},
     "bare Trainer again": lambda: {},
     CLIP_VAL: lambda: {"gradient_clip_val": 1.0},
-    "Lightning's grad_norm, logged each step": lambda: {"callbacks": [LogGradNorm()]},
+    GRAD_NORM: lambda: {"callbacks": [LogGradNorm()]},
+    PER_TENSOR: lambda: {"callbacks": [LogEachNorm()]},
     "GradientMonitor": lambda: {"callbacks": [GradientMonitor()]},
     "GradientClip": lambda: {"callbacks": [GradientClip(1.0)]},
     BOTH: lambda: {"callbacks": [GradientMonitor(), GradientClip(1.0)]},
@@ -68,7 +81,19 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "PredictionCollapse": lambda: {"callbacks": [PredictionCollapse("net")]},
     "DeadUnits": lambda: {"callbacks": [DeadUnits()]},
     "TrainingDoctor": lambda: {"callbacks": [TrainingDoctor()]},
+    "LossScaleGuard": lambda: {"callbacks": [LossScaleGuard()]},
+    "PrecisionDoctor": lambda: {"callbacks": [PrecisionDoctor()]},
+    "MemoryDoctor": lambda: {"callbacks": [MemoryDoctor()]},
+    "ExactResume": lambda: {"callbacks": [ExactResume()]},
+    "ResumeGuard": lambda: {"callbacks": [ResumeGuard()]},
+    LISTED: lambda: {"callbacks": listed()},
+    LISTED_OFF: lambda: {"callbacks": listed(), "log_every_n_steps": 10**9},
+    LISTED_LOGGED: lambda: {"callbacks": listed(), "log_every_n_steps": 1},
     RECIPE: lambda: {"callbacks": recipe("transformer", LRSchedule={"total": 10**6, "warmup": 0})},
+    **{
+        f'recipe("{kind}")': lambda kind=kind: {"callbacks": recipe(kind, LRSchedule={"total": 10**6, "warmup": 0})}
+        for kind in ("cnn", "rnn", "finetune", "gan", "self_supervised")
+    },
 }
 _STARTING = threading.Lock()
 METHOD = (
@@ -85,6 +110,24 @@ class LogGradNorm(L.Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         pl_module.log_dict(grad_norm(pl_module, 2))
+
+
+class LogEachNorm(L.Callback):
+    """The norm of each gradient by itself, logged each step: what Composer's OptimizerMonitor does."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        norms = {name: p.grad.norm() for name, p in pl_module.named_parameters() if p.grad is not None}
+        total = torch.stack(list(norms.values())).norm()
+        pl_module.log_dict(
+            {**{f"l2_norm/grad/{name}": norm for name, norm in norms.items()}, "l2_norm/grad/global": total}
+        )
+
+
+def listed() -> list[Any]:
+    """README's list without what ends before the first step (SanityCheck, LRFinder)."""
+    schedule = LRSchedule("constant", total=10**6, warmup=0)
+    watch = [LossScaleGuard(), PrecisionDoctor(), TrainingDoctor()]
+    return [GradientMonitor(), GradientClip(1.0), schedule, GradientAccumulation(1), *watch]
 
 
 class Null(L.loggers.Logger):
@@ -119,13 +162,24 @@ def trainer(accelerator: str, precision: str, **arguments: Any) -> L.Trainer:
 
 
 def measure_times(
-    model: str, fused: bool, accelerator: str, precision: str, options: argparse.Namespace, tick: Callable[[], None]
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Return seconds per step by row and round, and the rows that were refused, with the message."""
+    model: str,
+    fused: bool,
+    accelerator: str,
+    precision: str,
+    options: argparse.Namespace,
+    tick: Callable[[], None],
+    enough: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, list[float]], dict[str, str], dict[str, dict[str, list[float]]], list[int]]:
+    """Return seconds per step by row and round; the rows that were refused, with the message; seconds of CPU time of the
+    Python thread and of the GPU, by row and round; and the session of each round."""
     refused: dict[str, str] = {}
     seconds: dict[str, list[float]] = {name: [] for name in options.only}
+    clocks: dict[str, dict[str, list[float]]] = {name: {} for name in options.only}
+    planned, measured = sessions_of(options.rounds, options.sessions), list[int]()
     order = random.Random(0)
-    for session in range(options.sessions):
+    for session in sorted(set(planned)):
+        if enough():
+            break
         names = [name for name in options.only if name not in refused]
         lanes = []
         try:
@@ -136,17 +190,25 @@ def measure_times(
                     lanes.append(candidate)
                 except Exception as error:
                     refused[name] = f"{type(error).__name__}: {error}"
-            rounds = options.rounds * (session + 1) // options.sessions - options.rounds * session // options.sessions
-            for name, found in interleave(lanes, rounds, options.steps, options.steps, tick, seed=session).items():
+            rounds = planned.count(session)
+            for name, found in interleave(lanes, rounds, options.steps, options.steps, tick, session, enough).items():
                 seconds[name] += found
+            for lane in lanes:
+                count = len(seconds[lane.name]) - len(measured)
+                for clock in ("thread_seconds", "device_seconds"):
+                    if values := getattr(lane, clock)[-count:] if count else []:
+                        clocks[lane.name].setdefault(clock, []).extend(values)
+            measured += [session] * (len(seconds[lanes[0].name]) - len(measured) if lanes else 0)
         finally:
             for each in lanes:
                 each.stop()
-    return {name: found for name, found in seconds.items() if name not in refused}, refused
+    return {name: found for name, found in seconds.items() if name not in refused}, refused, clocks, measured
 
 
 def _lane(model: str, fused: bool, accelerator: str, precision: str, name: str, threads: int) -> Lane:
     net, batches = MODELS[model]()
+    if accelerator == "cuda":  # no row pays for copies
+        batches = [tuple(t.cuda() for t in batch) for batch in batches]
 
     def train(batches_in_turn: Any) -> None:
         with _STARTING:
@@ -256,13 +318,17 @@ class Lenient(L.Callback):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def synchronizes(model: str, precision: str, tricks: list[Any]) -> str | None:
-    """Return torch's complaint when a step that is not logged waits for the GPU; None when it does not. CUDA only."""
+def synchronizes(model: str, precision: str, tricks: list[Any], fused: bool = True) -> str | None:
+    """Return torch's complaint when a step that is not logged waits for the GPU; None when it does not. CUDA only.
+
+    Another error says that nothing was measured: running out of memory is no waiting.
+    """
     try:
-        _short_fit(model, "cuda", precision, 5, callbacks=[Strict(), *tricks, Lenient()])
+        _short_fit(model, "cuda", precision, 5, fused, callbacks=[Strict(), *tricks, Lenient()])
         return None
-    except RuntimeError as error:
-        return str(error)
+    except Exception as error:
+        text = str(error)
+        return text if "synchroniz" in text.lower() else f"not measured: {type(error).__name__}: {text}"[:200]
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -271,19 +337,29 @@ def synchronizes(model: str, precision: str, tricks: list[Any]) -> str | None:
 
 
 def _row(
-    model: str, optimizer: str, name: str, seconds: dict[str, list[float]], refused: dict[str, str]
+    model: str,
+    optimizer: str,
+    name: str,
+    seconds: dict[str, list[float]],
+    refused: dict[str, str],
+    clocks: dict[str, dict[str, list[float]]],
+    sessions: list[int],
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model, "optimizer": optimizer, "row": name}
     if name in refused:
         return {**row, "refused": refused[name]}
-    ratio, added = (paired(seconds, name, BARE, how) for how in (lambda a, b: a / b, lambda a, b: (a - b) * 1e3))
-    spread = median_interval([s * 1e3 for s in seconds[name]])
+    hows = (lambda a, b: a / b, lambda a, b: (a - b) * 1e3)
+    ratio, added = (paired(seconds, name, BARE, how, sessions) for how in hows)
+    spread = median_interval([s * 1e3 for s in seconds[name]], sessions=sessions)
+    for clock, values in clocks[name].items():
+        row[clock.replace("_seconds", "_ms")] = 1e3 * statistics.median(values)
     return {
         **row,
         "milliseconds": vars(spread),
         "ratio": vars(ratio),
         "added_ms": vars(added),
         "seconds": seconds[name],
+        "session": sessions,
     }
 
 
@@ -293,7 +369,7 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     both, clip, bare = (found.get(("a", "fused", name)) for name in (BOTH, CLIP_VAL, BARE))
     if both and clip and bare:
-        share = _share_of_added(both["seconds"], clip["seconds"], bare["seconds"])
+        share = share_of_added(both["seconds"], clip["seconds"], bare["seconds"], bare.get("session"))
         text = "(a) fused AdamW: both add at most half of what gradient_clip_val adds"
         out.append({"gate": text, "limit": 0.5, **vars(share), "passed": share.value <= 0.5})
     for optimizer in ("fused", "foreach"):
@@ -314,17 +390,24 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _share_of_added(both: list[float], clip: list[float], bare: list[float]) -> Estimate:
+def share_of_added(
+    both: list[float], clip: list[float], bare: list[float], sessions: Sequence[int] | None = None
+) -> Estimate:
     """Ratio of two small differences: medians are divided, since a single round's denominator may be near 0."""
-    import statistics
-
     draw, rounds = random.Random(0), range(len(bare))
 
     def share(picked: Sequence[int]) -> float:
         top = statistics.median(both[i] - bare[i] for i in picked)
         return top / max(1e-9, statistics.median(clip[i] - bare[i] for i in picked))
 
-    resampled = sorted(share(draw.choices(rounds, k=len(rounds))) for _ in range(2000))
+    of = [0] * len(bare) if sessions is None else list(sessions)
+    groups = [[i for i in rounds if of[i] == s] for s in sorted(set(of))]
+
+    def drawn() -> list[int]:
+        picked = draw.choices(groups, k=len(groups)) if len(groups) > 1 else groups
+        return [i for group in picked for i in draw.choices(group, k=len(group))]
+
+    resampled = sorted(share(drawn()) for _ in range(2000))
     return Estimate(share(rounds), resampled[50], resampled[1949])
 
 
@@ -337,15 +420,32 @@ def markdown(result: dict[str, Any]) -> str:
     )
     rows = []
     for r in result["rows"]:
-        cells = ["refused: " + r["refused"][:80], "", ""] if "refused" in r else [
+        cells = ["refused: " + r["refused"][:80], "", "", "", ""] if "refused" in r else [
             "{value:.2f}".format(**r["milliseconds"]),
             "{value:.3f} [{low:.3f}, {high:.3f}]".format(**r["ratio"]),
             "{value:+.3f}".format(**r["added_ms"]),
+            *(f"{r[clock]:.2f}" if clock in r else "-" for clock in ("thread_ms", "device_ms")),
         ]  # fmt: skip
         rows.append([r["model"], r["optimizer"], r["row"], *cells])
     lines.append(
-        table(["model", "AdamW", "in the Trainer", "ms per step", "ratio to bare [95 %]", "added ms"], rows) + "\n"
+        table(
+            [
+                "model",
+                "AdamW",
+                "in the Trainer",
+                "ms per step",
+                "ratio to bare [95 %]",
+                "added ms",
+                "CPU ms of the thread",
+                "GPU ms",
+            ],
+            rows,
+        )
+        + "\n"
     )
+    if not result.get("complete", True):
+        lines.append("**Not complete: the run was interrupted, or goes on.**\n")
+    lines += [f"**Not measured: {name}. {why}**\n" for name, why in result.get("failures", {}).items()]
     goals = [
         [
             g["gate"],
@@ -378,25 +478,31 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sessions", type=int, default=5, help="how often the lanes are made anew")
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
-    parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 5 steps of (a): to see that it runs")
+    parser.add_argument("--out", type=out_path, default=None)
+    parser.add_argument("--quick", action="store_true", help="5 rounds of 5 steps of (a): to see that it runs")
     options = parser.parse_args(arguments)
+    if options.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds {options.rounds}: must be at least {LEAST_ROUNDS}, since the interval of fewer blocks covers less than it says.")  # fmt: skip
+    if options.sessions < 1:
+        parser.error(f"--sessions {options.sessions}: must be at least 1.")
+    if options.sessions > options.rounds // 2:  # a session of one round is not worth its warm-up
+        options.sessions = options.rounds // 2
     gpu = options.profile == "gpu"
     if gpu and not torch.cuda.is_available():
         parser.error("--profile gpu: there is no CUDA device here. Use --profile cpu")
-    models = (options.models or ("a,b,c,resnet18,transformer" if gpu else "a,b,c")).split(",")
+    models = (options.models or ("a,b,c,d,resnet18,transformer" if gpu else "a,b,c")).split(",")
     unknown = [m for m in models if m not in MODELS]
     if unknown:
         parser.error(f"--models {','.join(unknown)}: not one of {', '.join(MODELS)}")
     if options.quick:
-        models, options.rounds, options.steps, options.sessions = ["a"], 3, 5, 1
+        models, options.rounds, options.steps, options.sessions = ["a"], 5, 5, 1
     parts = options.only.split(",") if options.only else [""]
     options.only = [name for name in ROWS if name == BARE or any(part in name for part in parts)]
     out = options.out or FOLDER / f"overhead-{options.profile}.json"
 
     with loggers_silent(), _put_back(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = _measure(models, gpu, options)
+        result = _measure(models, gpu, options, lambda found: save(found, out, markdown(found)))
     text = markdown(result)
     save(result, out, text)
     console = Console(width=140)
@@ -405,22 +511,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _measure(models: list[str], gpu: bool, options: argparse.Namespace) -> dict[str, Any]:
+def _measure(
+    models: list[str], gpu: bool, options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Measure one part after the other; ``keep`` writes the result after each. A part that fails is noted."""
     accelerator = "cuda" if gpu else "cpu"
     torch.set_num_threads(options.threads)
     plan = [(m, fused, "32-true") for m in models for fused in (True, False)]
     if gpu:
         plan += [(m, True, p) for m in models if m in ("resnet18", "transformer") for p in ("bf16-mixed", "16-mixed")]
-    rows: list[dict[str, Any]] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("overhead", total=len(plan) * options.rounds)
-        for model, fused, precision in plan:
-            tick = lambda: progress.advance(task)  # noqa: E731
-            seconds, refused = measure_times(model, fused, accelerator, precision, options, tick)
-            optimizer = ("fused" if fused else "foreach") + ("" if precision == "32-true" else f", {precision}")
-            rows += [_row(model, optimizer, name, seconds, refused) for name in options.only]
-    kinds = (True, False)
-    return {
+    result: dict[str, Any] = {
         "table": "overhead",
         "command": "python -m benchmarks run overhead "
         + " ".join(sys.argv[sys.argv.index("overhead") + 1 :] if "overhead" in sys.argv else []),
@@ -430,14 +530,50 @@ def _measure(models: list[str], gpu: bool, options: argparse.Namespace) -> dict[
         "rounds": options.rounds,
         "sessions": options.sessions,
         "steps_per_block": options.steps,
-        "rows": rows,
-        "gates": gates(rows),
-        "memory": {m: memory(m, accelerator, "32-true") for m in models},
-        "host_reads": {"fused" if f else "foreach": host_reads(models[0], f, accelerator, "32-true") for f in kinds},
-        "synchronizes": {m: synchronizes(m, "32-true", [GradientMonitor(), GradientClip(1.0)]) for m in models}
-        if gpu
-        else {},
+        "complete": False,
+        "rows": [],
+        "gates": [],
+        "memory": {},
+        "host_reads": {},
+        "synchronizes": {},
+        "failures": {},
     }
+
+    def part(name: str, measure: Callable[[], Any]) -> Any:
+        try:
+            return measure()
+        except Exception as error:
+            result["failures"][name] = f"{type(error).__name__}: {error}"[:300]
+            return None
+        finally:
+            keep(result)
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("overhead", total=len(plan) * options.rounds)
+        tick = lambda: progress.advance(task)  # noqa: E731
+        for model, fused, precision in plan:
+            optimizer = ("fused" if fused else "foreach") + ("" if precision == "32-true" else f", {precision}")
+
+            def times(model: str = model, fused: bool = fused, precision: str = precision, o: str = optimizer) -> None:
+                found = measure_times(model, fused, accelerator, precision, options, tick)
+                result["rows"] += [_row(model, o, name, *found) for name in options.only]
+                result["gates"] = gates(result["rows"])
+
+            part(f"{model}, {optimizer}", times)
+    both = [GradientMonitor(), GradientClip(1.0)]
+    for name, what, measure in (
+        *((m, "memory", lambda m=m: memory(m, accelerator, "32-true")) for m in models),
+        *(
+            ("fused" if f else "foreach", "host_reads", lambda f=f: host_reads(models[0], f, accelerator, "32-true"))
+            for f in (True, False)
+        ),
+        *((m, "synchronizes", lambda m=m: synchronizes(m, "32-true", both)) for m in models if gpu),
+    ):
+        if (found := part(f"{what}, {name}", measure)) is not None or what == "synchronizes":
+            result[what][name] = found
+    result["complete"] = True
+    keep(result)
+    return result
 
 
 @contextlib.contextmanager

@@ -21,27 +21,29 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import accuracy, ceilings, figures, optimizer_steps, precision_report
-from benchmarks.cells import Plan, measure, pack, settings_for
+from benchmarks.cells import Plan, failed, measure, pack, settings_for
 from benchmarks.environment import describe
+from benchmarks.measure import LEAST_ROUNDS
 from benchmarks.overhead import synchronizes
 from benchmarks.quiet import loggers_silent
-from benchmarks.results import FOLDER, save
+from benchmarks.results import FOLDER, out_path, save
 from benchmarks.settings import PRECISIONS, Setting, all_flags
 from benchmarks.workloads import PROFILES, workloads
 from lightning_tricks.errors import nearest
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had our callbacks in every cell
 SECTIONS = ("speed", "accuracy", "bytes", "optimizers")
-PLANS = {"gpu": Plan(5, 0.5, 5, 1), "cpu": Plan(9, 0.18, 2, 3), "quick": Plan(3, 0.03, 2, 1)}
+PLANS = {"gpu": Plan(6, 0.5, 5, 3), "cpu": Plan(9, 0.18, 2, 3), "quick": Plan(5, 0.02, 2, 1)}
 SIZES: dict[str, dict[str, Any]] = {
     "gpu": {"seeds": 8, "epochs": 8, "byte_seeds": 3, "byte_steps": 120, "byte_model": (6, 384, 256, 32)},
     "cpu": {"seeds": 8, "epochs": 6, "byte_seeds": 3, "byte_steps": 50, "byte_model": (2, 128, 64, 16)},
     "quick": {"seeds": 2, "epochs": 1, "byte_seeds": 1, "byte_steps": 3, "byte_model": (1, 64, 16, 4)},
 }
 METHOD = (
-    "Every cell is a Trainer.fit with our callbacks in it (GradientMonitor, GradientClip, LRSchedule, LossScaleGuard, "
-    "PrecisionDoctor), in a thread of its own; blocks of steps of all precisions of a workload take turns in shuffled order, and all are made anew several times. "
-    "Ratios: median over rounds of the paired value with a 95 % bootstrap interval; where the interval contains 1, nothing is "
+    "Every cell is a Trainer.fit in a thread of its own; blocks of steps of all columns of a workload take turns in shuffled "
+    "order, and all are made again in several sessions. The pack (GradientMonitor, GradientClip, LRSchedule, LossScaleGuard, "
+    "PrecisionDoctor) is a column of its own. Ratios: median over rounds of the paired value with a 95 % bootstrap interval, "
+    "drawn by session and then by round; where the interval contains 1, nothing is "
     "claimed. Memory: peak of what is allocated in one step, weights and optimizer state included, each precision alone. "
     "ieee-fp32 and tf32 set torch's flags for matrix products and for cuDNN alike; they are put back after every block. Batches "
     "are random and lie on the device. Accuracy: paired seeds, two one-sided t tests."
@@ -102,14 +104,18 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--precisions", default=",".join(PRECISIONS), help=f"comma-separated, of {', '.join(PRECISIONS)}"
     )
     parser.add_argument("--sections", default=",".join(SECTIONS), help=f"comma-separated, of {', '.join(SECTIONS)}")
-    parser.add_argument("--fused", action="store_true", help="fused optimizers")
+    parser.add_argument(
+        "--fused",
+        action=argparse.BooleanOptionalAction,
+        help="fused optimizers, else torch's own choice; default: on a GPU",
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the CPU profile")
     parser.add_argument("--rounds", type=int, help="blocks per cell")
     parser.add_argument("--seconds", type=float, help="seconds per block")
     parser.add_argument("--seeds", type=int, help="runs per precision of the accuracy section")
     parser.add_argument("--data-root", type=Path, help="folder with cifar-10-batches-py: accuracy on CIFAR-10 too")
     parser.add_argument(
-        "--out", type=Path, help="JSON file; default: benchmarks/results/<date>_<hardware>_<profile>.json"
+        "--out", type=out_path, help="JSON file; default: benchmarks/results/<date>_<hardware>_<profile>.json"
     )
     parser.add_argument("--resume", action="store_true", help="keep what --out holds already, measure the rest")
     parser.add_argument("--tensorboard", type=Path, default=Path("runs/benchmarks"), help="folder of the logs")
@@ -119,6 +125,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--profile gpu: this torch sees no CUDA device (torch.cuda.is_available() is False). Use --profile cpu, "
                      "or install a CUDA build of torch and check nvidia-smi.")  # fmt: skip
     options.profile = "quick" if options.quick else options.profile or ("gpu" if cuda else "cpu")
+    options.fused = options.profile == "gpu" if options.fused is None else options.fused
     options.precisions = _known(parser, "--precisions", options.precisions, PRECISIONS)
     options.sections = _known(parser, "--sections", options.sections, SECTIONS)
     names = tuple(workloads(options.profile))
@@ -132,13 +139,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     ):
         if value is not None and not value > 0:
             parser.error(f"{name} {value}: must be > 0.")
-    if options.rounds is not None and options.rounds < 3:
-        parser.error(f"--rounds {options.rounds}: must be at least 3, since an interval of fewer blocks means nothing.")
+    if options.rounds is not None and options.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds {options.rounds}: must be at least {LEAST_ROUNDS}, since the interval of fewer blocks covers less than it says.")  # fmt: skip
     options.plan = Plan(options.rounds or plan.rounds, options.seconds or plan.seconds, plan.least_steps, plan.sessions)
     options.sizes = dict(SIZES[options.profile])
     options.sizes["seeds"] = options.seeds or options.sizes["seeds"]
     folder = Path("runs/benchmarks") if options.quick else FOLDER  # a look at whether it runs is no result to keep
-    options.out = options.out or folder / f"{time.strftime('%Y-%m-%d')}_{_hardware(cuda)}_{options.profile}.json"
+    name = f"{time.strftime('%Y-%m-%d')}_{_hardware(cuda)}_{options.profile}.json"
+    options.out = options.out or folder / name
     if options.data_root is not None and not options.data_root.is_dir():
         parser.error(f"--data-root {options.data_root}: no such folder.")
     return options
@@ -173,6 +181,7 @@ def _begin(options: argparse.Namespace, device: torch.device, arguments: Sequenc
         "environment": {**describe(), **_device_facts(device)},
         "method": METHOD,
         "precisions": options.precisions,
+        "only": options.only if options.only != list(workloads(options.profile)) else None,
         "fused": options.fused,
         "plan": {**vars(options.plan), "threads": torch.get_num_threads()},
         "complete": False,
@@ -246,10 +255,13 @@ def _run(
     done = {cell["workload"] for cell in result["cells"]}
     for name in options.only if "speed" in options.sections else ():
         if name not in done:
-            settings = settings_for(known[name], options.precisions)
-            found = measure(
-                known[name], settings, device, options.plan, result["ceilings"], fused=options.fused, tick=tick
-            )
+            settings = settings_for(known[name], options.precisions, device.type == "cuda")
+            try:
+                found = measure(
+                    known[name], settings, device, options.plan, result["ceilings"], fused=options.fused, tick=tick
+                )
+            except Exception as error:  # one workload that fails is a row; the others are measured
+                found = failed(known[name], settings, error)
             result["cells"] += [{**cell, "text": known[name].text, "expects": known[name].expects} for cell in found]
             keep()
         advance()
@@ -259,13 +271,18 @@ def _run(
         if section == "speed":
             continue
         if section not in result:
-            result[section] = _section(section, usable, device, sizes, options, tick)
+            try:
+                result[section] = _section(section, usable, device, sizes, options, tick)
+            except Exception as error:
+                result.setdefault("failures", {})[section] = f"{type(error).__name__}: {error}"[:300]
             keep()
         advance()
     if device.type == "cuda" and "synchronizes" not in result:
         tick("host reads")
         result["synchronizes"] = {
-            f"{name}, {what}": synchronizes(name, "bf16-mixed", tricks)
+            f"{name}, {'fused' if options.fused else 'foreach'}, {what}": synchronizes(
+                name, "bf16-mixed", tricks, options.fused
+            )
             for name in ("b", "transformer")
             for what, tricks in (("bare", []), ("pack", pack()))
         }

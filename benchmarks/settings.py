@@ -11,10 +11,14 @@ import torch
 
 from lightning_tricks import CachedMixedPrecision
 from lightning_tricks.precision.fp32_flags import fp32_mode
-from lightning_tricks.precision.recommendation import PRECISIONS, unavailable
+from lightning_tricks.precision.recommendation import PRECISIONS as MEASURED_BY_ADVICE
+from lightning_tricks.precision.recommendation import unavailable
 
 BASES = ("ieee-fp32", "tf32")
-__all__ = ["BASES", "PRECISIONS", "Setting", "all_flags"]
+DEFAULT = "torch-default"  # as torch comes: matrix products in IEEE float32, cuDNN's convolutions and LSTMs in TF32
+PRECISIONS = (*MEASURED_BY_ADVICE[:2], DEFAULT, *MEASURED_BY_ADVICE[2:])
+PACK = {"": "", "off": "+pack", "logged": "+pack logged"}
+__all__ = ["BASES", "DEFAULT", "PRECISIONS", "Setting", "all_flags"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,37 @@ class Setting:
     Args:
         precision: one of ``PRECISIONS``.
         cached: with autocast's weight cache.
-        pack: with our callbacks in the Trainer.
+        pack: with our callbacks in the Trainer: ``"off"`` measures steps that are not logged, ``"logged"`` those that
+            are; empty for none.
+        again: the same a second time: what it differs from the first by is noise.
+        compiled: with ``torch.compile``.
+        contiguous: images in torch's default layout instead of channels_last.
     """
 
     precision: str
     cached: bool = False
-    pack: bool = True
+    pack: str = ""
+    again: bool = False
+    compiled: bool = False
+    contiguous: bool = False
 
     @property
     def name(self) -> str:
-        """As it is printed: ``bf16-mixed+cache``, ``bf16-mixed bare``."""
-        return self.precision + ("+cache" if self.cached else "") + ("" if self.pack else " bare")
+        """As it is printed: ``bf16-mixed+cache``, ``bf16-mixed+pack``, ``ieee-fp32 again``."""
+        parts = {
+            "+cache": self.cached,
+            " compiled": self.compiled,
+            " contiguous": self.contiguous,
+            " again": self.again,
+        }
+        return self.precision + PACK[self.pack] + "".join(text for text, has in parts.items() if has)
+
+    @property
+    def role(self) -> str:
+        """What it is measured for: ``main``, ``pack``, ``again``, ``cache``, ``compile``, ``layout``."""
+        kinds = {"pack": self.pack, "again": self.again, "cache": self.cached, "compile": self.compiled}
+        found = next((name for name, has in kinds.items() if has), None)
+        return found or ("layout" if self.contiguous else "main")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,16 +71,22 @@ class Setting:
         kind = device.type
         if self.cached:
             return {"plugins": [CachedMixedPrecision(self.precision, kind)]}  # type: ignore[arg-type]
-        return {"precision": "32-true" if self.precision in BASES else self.precision}
+        cadence = {"off": 10**9, "logged": 1}.get(self.pack)
+        more = {} if cadence is None else {"log_every_n_steps": cadence}
+        return {"precision": "32-true" if self.precision in (*BASES, DEFAULT) else self.precision, **more}
 
     @contextmanager
     def flags(self) -> Iterator[None]:
         """Float32 arithmetic as this precision means it, for the whole process; put back afterwards."""
         with fp32_mode(self.precision == "tf32"):
+            if self.precision == DEFAULT:
+                torch.backends.cudnn.allow_tf32 = True
             yield
 
     def missing(self, device: torch.device) -> str:
         """Why a device does not have it; empty where it does."""
+        if self.precision == DEFAULT:
+            return "" if device.type == "cuda" else "the same as ieee-fp32 where there is no cuDNN"
         return unavailable(self.precision, device)
 
 

@@ -25,7 +25,7 @@ from scipy.stats import t as student
 from benchmarks.collapse import quiet
 from benchmarks.environment import describe
 from benchmarks.models.studies import STUDIES, Setting, Study
-from benchmarks.results import FOLDER, save, table
+from benchmarks.results import FOLDER, out_path, save, table
 
 QUICK = ("one_cycle", "clipping", "imbalance", "early_stopping")
 SHARES = ("train", "test", "gap", "macro_f1", "minority_recall", "diverged")
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--data-root", type=Path, default=None, help="folder of CIFAR-10 for the studies on images")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2; a GPU takes more)")
     parser.add_argument("--quick", action="store_true", help="four studies, two seeds, short: does everything run?")
-    parser.add_argument("--output", type=Path, default=None, help="the JSON file")
+    parser.add_argument("--output", type=out_path, default=None, help="the JSON file")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.workers < 1:
         parser.error("--seeds and --workers must be at least 1")

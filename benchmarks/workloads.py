@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from benchmarks.models.adversarial import Discriminator, generator
-from benchmarks.models.recurrent import SequenceClassifier
+from benchmarks.models.convnext import ConvNeXt
+from benchmarks.models.recurrent import RecurrentLanguageModel, SequenceClassifier
 from benchmarks.models.resnet import Block, Bottleneck, resnet
 from benchmarks.models.siamese import SimSiam
-from benchmarks.models.transformer import ByteTransformer, source_bytes, windows
+from benchmarks.models.transformer import VOCABULARY, ByteTransformer, source_bytes, token_pairs, windows
 from benchmarks.models.vision_transformer import VisionTransformer
 
 PROFILES = ("gpu", "cpu", "quick")
@@ -39,9 +40,11 @@ class Supervised(L.LightningModule):
         return self.whole_loss(batch)
 
     def configure_optimizers(self) -> Any:
+        # None is torch's own choice, foreach on a GPU; with False torch would go through the tensors one by one
+        fused = self.fused or None
         if self.momentum:
-            return torch.optim.SGD(self.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=self.fused)
-        return torch.optim.AdamW(self.parameters(), lr=1e-4, fused=self.fused)
+            return torch.optim.SGD(self.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=fused)
+        return torch.optim.AdamW(self.parameters(), lr=1e-4, fused=fused)
 
 
 class Siamese(Supervised):
@@ -83,7 +86,8 @@ class Adversarial(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parts = (self.generator, self.discriminator)
-        return [torch.optim.Adam(p.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=self.fused) for p in parts]
+        fused = self.fused or None
+        return [torch.optim.Adam(p.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=fused) for p in parts]
 
 
 class Storage:
@@ -117,6 +121,7 @@ class Workload:
         expects: the ratio over TF32 on a GPU that is expected, from public numbers.
         shares_modules: a module is called several times per step, so that autocast's weight cache matters.
         waits: the time per batch is that of a store: this many times a step's, so that arithmetic is not what limits.
+        images: inputs are images, which a GPU takes in channels_last.
     """
 
     name: str
@@ -128,6 +133,7 @@ class Workload:
     expects: str = ""
     shares_modules: bool = False
     waits: float = 0.0
+    images: bool = False
 
 
 def _images(batch: int, pixels: int, classes: int, count: int = 2, channels: int = 3) -> Callable[[], list[Batch]]:
@@ -189,12 +195,7 @@ def workloads(profile: str) -> dict[str, Workload]:
 
 def _gpu() -> list[Workload]:
     def images(block: Any, depths: tuple[int, ...]) -> Callable[[bool], L.LightningModule]:
-        def make(fused: bool) -> L.LightningModule:
-            return Supervised(resnet(block, depths, 64, 1000, large=True), True, fused).to(
-                memory_format=torch.channels_last
-            )
-
-        return _seeded(make)
+        return _seeded(lambda fused: Supervised(resnet(block, depths, 64, 1000, large=True), True, fused))
 
     text = source_bytes
     rows = [
@@ -202,8 +203,14 @@ def _gpu() -> list[Workload]:
         ("resnet50", "ResNet-50, 224 pixels, batch 128, channels_last", "images", 128, images(Bottleneck, (3, 4, 6, 3)), _images(128, 224, 1000), "1.4-2.6"),
         ("vit", "ViT-S/16, 224 pixels, batch 256", "images", 256,
          _seeded(lambda f: Supervised(VisionTransformer(224, 16, 12, 384, 6, 1000), False, f)), _images(256, 224, 1000), "1.8-2.5"),
-        ("gpt", "byte transformer, 12 layers of 768, context 1024, batch 16, Python source", "bytes", 16 * 1024,
-         _seeded(lambda f: Supervised(ByteTransformer(12, 768, 1024), False, f)), lambda: windows(text("*.py"), 1024, 16, 4), "1.8-2.3"),
+        ("vit_b", "ViT-B/16, 224 pixels, batch 64", "images", 64,
+         _seeded(lambda f: Supervised(VisionTransformer(224, 16, 12, 768, 12, 1000), False, f)), _images(64, 224, 1000), "1.9-2.5"),
+        ("convnext", "ConvNeXt-T, 224 pixels, batch 64", "images", 64,
+         _seeded(lambda f: Supervised(ConvNeXt((3, 3, 9, 3), (96, 192, 384, 768), 1000), False, f)), _images(64, 224, 1000), "1.5-2.4"),
+        ("gpt", "GPT-2 small: 12 layers of 768, context 1024, vocabulary 32,768, batch 8", "tokens", 8 * 1024,
+         _seeded(lambda f: Supervised(ByteTransformer(12, 768, 1024, VOCABULARY), False, f)), lambda: windows(token_pairs(text("*.py")), 1024, 8, 4), "1.8-2.3"),
+        ("lstm_lm", "LSTM language model: 2 x 1024, 128 steps, vocabulary 32,768, batch 64", "tokens", 64 * 128,
+         _seeded(lambda f: Supervised(RecurrentLanguageModel(VOCABULARY, 1024, 2), False, f)), lambda: windows(token_pairs(text("*.py")), 128, 64, 4), "1.3-2"),
         ("bert", "transformer, 12 layers of 768, 512 tokens, batch 32", "sequences", 32,
          _seeded(lambda f: Supervised(ByteTransformer(12, 768, 512), False, f)), lambda: windows(text("*.py"), 512, 32, 4), "1.9"),
         ("lstm", "LSTM, 2 x 1024, 256 steps, batch 128 (cuDNN)", "sequences", 128,
@@ -246,7 +253,8 @@ def _cpu() -> list[Workload]:
 
 def _row(name: str, text: str, unit: str, items: int, make: Any, batches: Any, expects: str) -> Workload:
     shares = name in ("dcgan", "simsiam")
-    return Workload(name, text, unit, items, make, batches, expects, shares, waits=2.5 if name == "data_bound" else 0.0)
+    waits = 2.5 if name == "data_bound" else 0.0
+    return Workload(name, text, unit, items, make, batches, expects, shares, waits, images=unit == "images")
 
 
 def on_device(batches: list[Batch], device: torch.device) -> list[Batch]:

@@ -22,12 +22,14 @@ import pytest
 import torch
 
 from lightning_tricks.precision.plugins import cache_is_safe
+from tests.missing import missing
 
 _LOGGERS = [
     name + more
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric")
     for more in ("", ".utilities.rank_zero")
 ]
+_LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
 _IGNORED_THREADS = ("QueueFeederThread", "pytest_timeout", "pin_memory", "execnet", "tqdm_monitor")
 
 
@@ -55,6 +57,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--strangers", action="store_true", help="also train published packages (./dev strangers has them)"
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files whose packages are not installed: ``pytest -m gpu`` runs on a machine that has few."""
+    if collection_path.suffix != ".py" or collection_path.name == "conftest.py":
+        return None
+    package = missing(collection_path)
+    if package is not None:
+        config.stash.setdefault(_LEFT_OUT, {}).setdefault(package, []).append(collection_path.name)
+    return None if package is None else True
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out."""
+    for package, files in config.stash.get(_LEFT_OUT, {}).items():
+        terminalreporter.write_line(f"left out, since {package} is not installed: {len(files)} files, as {files[0]}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -88,7 +106,7 @@ def leak_police(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     after = _settings()
     # Lightning itself sets these when it seeds or counts workers, torch 2.6 the last one when it compiles
     allowed = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KINETO_LOG_LEVEL", "CUBLAS_WORKSPACE_CONFIG"}
-    allowed.add("TORCHINDUCTOR_CACHE_DIR")
+    allowed |= {"TORCHINDUCTOR_CACHE_DIR", "CUDA_DEVICE_ORDER"}  # the latter where a Trainer takes a GPU
     for name, before in settings.items():
         now = after[name]
         if name == "environment":

@@ -190,17 +190,42 @@ class Net(L.LightningModule):
         return float((logits.argmax(1) == targets).float().mean())
 
 
+NORMS = ("none", "batch", "layer", "weight", "cosine")
+
+
+class CosineConv2d(nn.Conv2d):
+    """Cosine normalisation: the cosine of the weights and of what is under them, in place of their product.
+
+    With a learned factor for each channel. Reference: Luo et al., 2017, arXiv:1702.05870.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named, bias=False)
+        self.factor = nn.Parameter(torch.ones(self.out_channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        under = nn.functional.conv2d(x.square(), torch.ones_like(self.weight[:1]), None, self.stride, self.padding)
+        lengths = self.weight.square().sum((1, 2, 3), keepdim=True).sqrt().reshape(-1, 1, 1)
+        return self.factor * super().forward(x) / (lengths * (under + 1e-6).sqrt() + 1e-6)
+
+
 def cnn(split: Split, norm: str = "none", width: int = 16) -> nn.Sequential:
-    """Two convolutions, a mean over pixels, a linear head."""
+    """Three convolutions, a mean over pixels, a linear head."""
     channels = split.train.tensors[0].shape[1]
     norms: dict[str, Callable[[int], nn.Module]] = {
         "none": lambda n: nn.Identity(),
         "batch": nn.BatchNorm2d,
         "layer": lambda n: nn.GroupNorm(1, n),
+        "weight": lambda n: nn.Identity(),
+        "cosine": lambda n: nn.Identity(),
+    }
+    kinds: dict[str, Callable[..., nn.Module]] = {
+        "weight": lambda *a, **k: nn.utils.parametrizations.weight_norm(nn.Conv2d(*a, **k)),
+        "cosine": CosineConv2d,
     }
     blocks: list[nn.Module] = []
     for a, b, stride in ((channels, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)):
-        blocks += [nn.Conv2d(a, b, 3, stride, padding=1), norms[norm](b), nn.ReLU()]
+        blocks += [kinds.get(norm, nn.Conv2d)(a, b, 3, stride, padding=1), norms[norm](b), nn.ReLU()]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8 * width, 10))
 
 
@@ -586,16 +611,12 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         "normalisation",
-        "BatchNorm and LayerNorm at small and large batch",
-        "BatchNorm fails at small batches, LayerNorm does not depend on them",
+        "BatchNorm, LayerNorm, WeightNorm and cosine normalisation at small and large batch",
+        "BatchNorm fails at small batches; LayerNorm, WeightNorm and cosine normalisation do not depend on them",
         "CNN on digits, SGD momentum; batch 2 (4 epochs, rate 0.02) and 128 (12 epochs, rate 0.1)",
-        {
-            f"{norm}, batch {batch}": _normalised(norm, batch)
-            for batch in (2, 128)
-            for norm in ("none", "batch", "layer")
-        },
+        {f"{norm}, batch {batch}": _normalised(norm, batch) for batch in (2, 128) for norm in NORMS},
         images=True,
-        against={f"{norm}, batch 128": "none, batch 128" for norm in ("none", "batch", "layer")},
+        against={f"{norm}, batch 128": "none, batch 128" for norm in NORMS},
     ),
     Study(
         "warmup",

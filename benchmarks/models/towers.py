@@ -21,6 +21,11 @@ def compute_bound(num_batches: int = 4) -> Workload:
     return _tower(12, 512, 128, num_batches)
 
 
+def gpu_bound(num_batches: int = 4) -> Workload:
+    """8 x (Linear(4096, 4096), LayerNorm) and a head: 0.13 G weights, batch 4096: arithmetic limits an H100 here."""
+    return _tower(8, 4096, 4096, num_batches)
+
+
 def loop_bound(num_batches: int = 4) -> Workload:
     """(Linear(8, 8), LayerNorm) and a head: 6 tensors, batch 4."""
     return _tower(1, 8, 4, num_batches)

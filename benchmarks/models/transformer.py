@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 CONTEXT, BATCH = 256, 16
+VOCABULARY = 32_768
 
 
 class ByteTransformer(nn.Module):
     """Pre-norm layers, causal, predicting the next byte."""
 
-    def __init__(self, layers: int = 12, width: int = 384, context: int = CONTEXT) -> None:
+    def __init__(self, layers: int = 12, width: int = 384, context: int = CONTEXT, vocabulary: int = 256) -> None:
         super().__init__()
-        self.bytes, self.places = nn.Embedding(256, width), nn.Embedding(context, width)
+        self.bytes, self.places = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         layer = nn.TransformerEncoderLayer(width, width // 64, 4 * width, 0.0, batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = nn.Linear(width, 256)
+        self.head = nn.Linear(width, vocabulary)
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
@@ -33,6 +34,16 @@ def source_bytes(pattern: str = "a*.py") -> Tensor:
     folder = Path(sysconfig.get_paths()["stdlib"])
     text = b"".join(path.read_bytes() for path in sorted(folder.glob(pattern)))
     return torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+
+
+def token_pairs(text: Tensor) -> Tensor:
+    """Tokens of two bytes each, of which there are at most 32,768: real text with a vocabulary of a language model's size.
+
+    >>> token_pairs(torch.tensor([1, 2, 200, 3]))
+    tensor([  258, 18435])
+    """
+    pairs = text[: len(text) // 2 * 2].reshape(-1, 2)
+    return (pairs[:, 0] * 256 + pairs[:, 1]) % VOCABULARY
 
 
 def windows(data: Tensor, context: int, batch: int, num_batches: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:

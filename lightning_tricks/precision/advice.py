@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_number
@@ -150,7 +152,10 @@ def _measure_gradients(module: nn.Module, batch: Any, device: torch.device, rows
             candidate = Candidate(module, batch, device, row.precision)
             gradient, row.loss = candidate.gradient()
             reference = gradient if reference is None else reference
-            row.cosine = float(nn.functional.cosine_similarity(gradient.double(), reference.double(), dim=0))
+            row.cosine = _cosine(gradient, reference)
+            row.length = float(gradient.double().norm() / reference.double().norm().clamp(min=1e-300))
+            if row.precision == "ieee-fp32" and (half := half_of(batch)) is not None:
+                row.noise = _noise(module, half, device, gradient)
             candidate.warm_up()  # the optimizer's state is part of the memory
             static = sum(t.nbytes for t in held_tensors(candidate.module, [candidate.optimizer]))
             row.peak_bytes = static + peak_bytes(candidate.step, device)
@@ -171,6 +176,34 @@ def _measure_times(
                 row.seconds.append(seconds_per_step)
                 row.skipped += candidate.skipped / candidate.steps / _ROUNDS
                 del candidate
+
+
+def _cosine(first: Tensor, second: Tensor) -> float:
+    return float(nn.functional.cosine_similarity(first.double(), second.double(), dim=0))
+
+
+def _noise(module: nn.Module, half: Any, device: torch.device, gradient: Tensor) -> float:
+    """Return the cosine of half of a batch's gradient to ``gradient``; NaN where the module does not take the half."""
+    try:
+        return _cosine(Candidate(module, half, device, "ieee-fp32").gradient()[0], gradient)
+    except Exception:  # the half is our own making, and the comparison can do without it
+        return math.nan
+
+
+def half_of(batch: Any) -> Any:
+    """Return the first half of the samples of a batch; None where the shapes do not say what a sample is.
+
+    The shortest first dimension is the number of samples; targets that were flattened hold several rows for each.
+
+    >>> half_of((torch.zeros(4, 3), torch.zeros(8)))[1].shape
+    torch.Size([4])
+    """
+    rows = [len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim]
+    samples = min(rows, default=0)
+    if samples < 2 or any(n % samples for n in rows):
+        return None
+    kept = samples // 2
+    return tree_map(lambda t: t[: len(t) // samples * kept] if isinstance(t, Tensor) and t.ndim else t, batch)
 
 
 def _time(candidate: Candidate, budget: float) -> tuple[float, float]:

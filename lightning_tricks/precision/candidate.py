@@ -36,7 +36,19 @@ class Candidate:
         self.batch = tree_map(lambda t: _moved(t, device, true_half) if isinstance(t, Tensor) else t, batch)
         self.scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
         self.optimizer = _optimizer(self.module)
-        self.steps = self.skipped = 0
+        self.steps = 0
+        self._applied: int | Tensor = 0
+        self.optimizer.register_step_post_hook(self._count)
+
+    def _count(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # GradScaler does not call an optimizer that it skips; a fused one it calls with a flag on the device
+        found = getattr(optimizer, "found_inf", None)
+        self._applied = self._applied + (1 if found is None else 1 - found)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps the GradScaler skipped. Reads the device once, with a fused optimizer."""
+        return self.steps - int(self._applied)
 
     def loss(self) -> Tensor:
         """One forward pass, as the Trainer would make it."""
@@ -81,9 +93,7 @@ class Candidate:
         else:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self.scaler.step(self.optimizer)
-            before = self.scaler.get_scale()
             self.scaler.update()
-            self.skipped += self.scaler.get_scale() < before
         self.optimizer.zero_grad()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from itertools import islice
+from itertools import accumulate, groupby, islice
 from typing import Any
 
 import torch
@@ -266,15 +266,48 @@ def _send(transfer: _Transfer) -> None:
     tensors = transfer.tensors + histograms + [v for v, _ in transfer.private]
     if not tensors:
         return
-    device = tensors[0].device
     # in float64 where a value is: norms of a float64 run may be beyond the range of float32
     dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
-    vector = torch.cat([t.to(device=device, dtype=dtype, non_blocking=True) for t in tensors])
+    device = device_of(tensors)
     if device.type != "cuda":
-        transfer.host = vector.cpu()
+        transfer.host = torch.cat([t.to(device=device, dtype=dtype) for t in tensors]).cpu()
     else:
-        transfer.host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
-        transfer.host.copy_(vector, non_blocking=True)
+        # what lies on the host is written into the host's vector: sent to the device and back it could wait for it
+        transfer.host = torch.empty(sum(t.numel() for t in tensors), dtype=dtype, pin_memory=True)
+        places = torch.split(transfer.host, [t.numel() for t in tensors])
+        for place, t in zip(places, tensors, strict=True):
+            if t.device.type == "cpu":
+                place.copy_(t)
+        for start, end, run in runs_of([t.device.type != "cpu" for t in tensors], [t.numel() for t in tensors]):
+            vector = torch.cat([t.to(device=device, dtype=dtype, non_blocking=True) for t in tensors[run]])
+            transfer.host[start:end].copy_(vector, non_blocking=True)
         transfer.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         transfer.arrived.record(torch.cuda.current_stream(device))
     transfer.tensors = []
+
+
+def device_of(tensors: Sequence[Tensor]) -> torch.device:
+    """Return the device on which values are gathered: that of the first one that does not lie on the host.
+
+    A value on the host may come first, as a learning rate of a resumed run does. Gathered there, values of a GPU would
+    be read before they are computed.
+
+    >>> device_of([torch.zeros(1), torch.zeros(1, device="meta")])
+    device(type='meta')
+    """
+    return next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
+
+
+def runs_of(remote: Sequence[bool], sizes: Sequence[int]) -> list[tuple[int, int, slice]]:
+    """Return the uninterrupted runs of remote tensors: the range of their values, and of the tensors.
+
+    >>> runs_of([True, True, False, True], [1, 2, 3, 4])
+    [(0, 3, slice(0, 2, None)), (6, 10, slice(3, 4, None))]
+    """
+    ends = list(accumulate(sizes, initial=0))
+    out = []
+    for is_remote, run in groupby(range(len(sizes)), key=remote.__getitem__):
+        if is_remote:
+            members = list(run)
+            out.append((ends[members[0]], ends[members[-1] + 1], slice(members[0], members[-1] + 1)))
+    return out

@@ -81,11 +81,21 @@ def write_groups(
 
 
 def _put_rate(group: dict[str, Any], rate: float | Tensor) -> None:
-    # A rate that is a tensor is written in place: a captured or compiled step reads this very tensor.
-    if isinstance(group["lr"], Tensor):
-        group["lr"].copy_(rate) if isinstance(rate, Tensor) else group["lr"].fill_(rate)
+    """Write a rate into the tensor that holds it, or put a new one there.
+
+    A checkpoint brings rates back as tensors on the host. Copying a device's rate into one would wait for the device at
+    every update, so that tensor is replaced.
+    """
+    now = group["lr"]
+    if isinstance(rate, Tensor):
+        if isinstance(now, Tensor) and now.device == rate.device:
+            now.copy_(rate)
+        else:
+            group["lr"] = rate.clone()
+    elif isinstance(now, Tensor):
+        now.fill_(rate)
     else:
-        group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+        group["lr"] = rate
 
 
 def _put_momentum(group: dict[str, Any], value: float) -> None:

@@ -20,6 +20,9 @@ def test_ceilings_are_measured_for_what_the_device_has() -> None:
     ("gpu", "precision", "wanted"),
     [
         ("NVIDIA H200", "bf16-mixed", 989.5e12),
+        ("NVIDIA H200 NVL", "bf16-mixed", 835.5e12),
+        ("NVIDIA H100 NVL", "tf32", 417.7e12),
+        ("NVIDIA H100 80GB HBM3", "torch-default", 494.7e12),
         ("NVIDIA H200", "ieee-fp32", 66.9e12),
         ("NVIDIA H100 PCIe", "16-mixed", 756e12),
         ("NVIDIA A100-SXM4-80GB", "tf32", 156e12),

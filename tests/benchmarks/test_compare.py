@@ -87,9 +87,9 @@ def broken(change: Any, gpu: bool = False) -> dict[str, Any]:
         (lambda r: r["cells"][0].update(peak_bytes=0), "peak memory 0"),
         (lambda r: r["cells"][1].update(peak_bytes=600), "10.00-fold"),
         (lambda r: r["cells"][1].update(seconds=[0.05] * 9), "fold"),
-        (lambda r: r["environment"].update(cpu="another"), "hardware differs"),
         (lambda r: r.update(profile="quick"), "profile differs"),
-        (lambda r: r.update(schema=2), "schema 2"),
+        (lambda r: r.update(schema=2), "schema differs"),
+        (lambda r: r.update(schema=3), "schema 3 cannot be read. This version reads 1 and 2"),
         (lambda r: r.pop("cells"), "cells"),
     ],
 )
@@ -104,3 +104,16 @@ def test_files_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
         main(["compare", str(tmp_path / "a.json"), str(tmp_path / "a.json")])
     with pytest.raises(SystemExit, match="is of 'precision'.*of 'overhead'"):
         run(tmp_path, measured(0), {"table": "overhead"})
+
+
+def test_machines_are_compared_by_ratios(tmp_path: Path) -> None:
+    """A GPU that is twice as fast in every precision is the same; one that gains less from bfloat16 is worse."""
+    old, new = measured(0, gpu=True), measured(1, gpu=True)
+    new["environment"]["gpu"] = "another GPU"
+    for cell in new["cells"]:
+        cell["seconds"] = [s / 2 for s in cell["seconds"]]
+    text, code = compare(old, new)
+    assert code == 0
+    assert "times are compared as ratios over IEEE float32" in text
+    new["cells"][1]["seconds"] = [1.3 * s for s in new["cells"][1]["seconds"]]
+    assert compare(old, new)[1] == 1

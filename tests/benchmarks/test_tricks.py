@@ -114,3 +114,22 @@ def test_the_committed_result_is_complete_and_its_page_is_made_from_it() -> None
     for result in claims.newest_tricks():
         assert {s["name"] for s in result["studies"]} == {s.name for s in STUDIES}
         assert (claims.FOLDER / result["file"]).with_suffix(".md").read_text() == tricks.markdown(result)
+
+
+def test_a_cosine_convolution_gives_cosines() -> None:
+    layer = studies.CosineConv2d(3, 5, 3, 2, padding=1)
+    x = torch.randn(2, 3, 7, 7)
+    found = layer(x)
+    patches = torch.nn.functional.unfold(x, 3, padding=1, stride=2)  # [2, 27, places]
+    weight = layer.weight.flatten(1)
+    cosines = torch.nn.functional.cosine_similarity(weight[None, :, :, None], patches[:, None], dim=2)
+    torch.testing.assert_close(found.flatten(2), cosines, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(3 * x), found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", studies.NORMS)
+def test_every_normalisation_has_gradients(norm: str) -> None:
+    data = torch.utils.data.TensorDataset(torch.randn(4, 1, 8, 8), torch.arange(4))
+    net = studies.cnn(Split(data, data), norm)
+    net(data.tensors[0]).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

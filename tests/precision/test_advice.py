@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_tricks import PrecisionAdvice, TrickError, UnsupportedError, advise_precision
+from lightning_tricks.precision.advice import half_of
 from lightning_tricks.precision.fp32_flags import fp32_flags
 from tests.gradients.plain import Classifier, digits, weights
 
@@ -107,3 +108,39 @@ def test_steps_without_an_index_and_with_a_dict_work() -> None:
             return {"loss": loss}
 
     assert advise_precision(Short(), batch(), device="cpu", seconds=0.05).rows["bf16-mixed"].problem == ""
+
+
+def test_half_of_a_batch_is_the_first_half_of_its_samples() -> None:
+    half = half_of({"x": torch.arange(6).reshape(3, 2), "y": torch.arange(6), "scale": torch.tensor(2.0), "n": 3})
+    assert half["x"].tolist() == [[0, 1]]
+    assert half["y"].tolist() == [0, 1]
+    assert (float(half["scale"]), half["n"]) == (2.0, 3)
+    assert half_of(torch.zeros(1, 3)) is None
+    assert half_of((torch.zeros(4), torch.zeros(6))) is None
+    assert half_of("words") is None
+
+
+def test_a_healthy_deep_network_with_batch_norm_is_not_called_unfaithful() -> None:
+    """Its first gradient turns with any rounding, though less than with another batch."""
+    torch.manual_seed(0)
+    layers = [x for _ in range(16) for x in (nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU())]
+    found = advise_precision(nn.Sequential(*layers, nn.Linear(64, 10)), batch(), device="cpu", seconds=0.1)
+    half, full = found.rows["bf16-mixed"], found.rows["ieee-fp32"]
+    assert half.cosine < 0.99, "else this test shows nothing"
+    assert half.cosine > full.noise
+    assert not any("gradient differs" in reason for reason in found.reasons)
+    assert any("than half a batch does" in reason for reason in found.reasons)
+
+
+def test_a_module_that_refuses_half_a_batch_is_compared_as_before() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.reshape(32, 64))
+
+    found = advise_precision(Whole(), batch(), device="cpu", seconds=0.05)
+    assert math.isnan(found.rows["ieee-fp32"].noise)
+    assert found.rows["bf16-mixed"].cosine > 0.99

@@ -69,3 +69,29 @@ def test_an_optimizer_that_needs_the_trainer_is_replaced() -> None:
             return [{"optimizer": torch.optim.SGD(self.parameters(), lr=1.0), "lr_scheduler": None}]
 
     assert isinstance(Candidate(Dict(), batch(), CPU, "ieee-fp32").optimizer, torch.optim.SGD)
+
+
+def test_counting_skipped_steps_reads_nothing_from_the_device() -> None:
+    module = Classifier(spoil=lambda i, loss: loss * 1e6)
+    candidate = Candidate(module, batch(), CPU, "16-mixed")
+    assert candidate.scaler is not None
+
+    def refused() -> float:
+        raise AssertionError("the loss scale was read")
+
+    candidate.scaler.get_scale = refused  # type: ignore[method-assign]
+    for _ in range(40):
+        candidate.step()
+    assert 0 < candidate.skipped < 40
+
+
+def test_skipped_steps_of_a_fused_optimizer_are_counted_from_its_flag() -> None:
+    def fused(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.01, fused=True)
+
+    candidate = Candidate(Classifier(fused, spoil=lambda i, loss: loss * 1e6), batch(), CPU, "16-mixed")
+    for _ in range(30):
+        candidate.step()
+    assert candidate.scaler is not None
+    assert 0 < candidate.skipped < 30
+    assert candidate.scaler.get_scale() == 65536.0 / 2**candidate.skipped

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -63,3 +64,20 @@ def test_old_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     assert "Tesla V100 does not have it" in unavailable("bf16-mixed", cuda)
     assert [unavailable(p, cuda) for p in ("16-mixed", "ieee-fp32")] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("cosine", "length", "noise", "faithful"),
+    [(0.33, 1.1, 0.10, True), (0.33, 1.1, 0.40, False), (0.33, 0.3, 0.10, False), (0.33, 3.0, 0.10, False),
+     (-0.1, 1.0, -0.5, False), (0.995, 1.0, 0.999, True), (0.98, 1.0, math.nan, False), (math.nan, 1.0, 0.1, False)],
+)  # fmt: skip
+def test_a_gradient_may_differ_as_much_as_with_half_of_the_batch(
+    cosine: float, length: float, noise: float, faithful: bool
+) -> None:
+    rows = {
+        "ieee-fp32": row("ieee-fp32", 1.0, noise=noise),
+        "bf16-mixed": row("bf16-mixed", 0.5, 60, cosine, length=length),
+    }
+    advice_given, reasons = recommend(rows, CPU)
+    assert (advice_given == "bf16-mixed") is faithful
+    assert any("gradient differs" in reason for reason in reasons) is not faithful

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_tricks import GradientMonitor
+from lightning_tricks.publishing import publish
 from lightning_tricks.publishing.publish import Cadence, Publisher
 from tests.gradients.plain import Classifier, Memory, fit, loader, trainer, weights
 
@@ -149,3 +150,23 @@ def test_a_rank_that_does_not_log_is_not_told_of_a_failure(recwarn: pytest.Warni
     publisher.tell(0, "name", "text")
     publisher.draw(0, "name", lambda: pytest.fail("drawn for nobody"))
     assert not recwarn
+
+
+@pytest.mark.parametrize("order", [["cpu", "meta", "meta", "cpu", "meta"], ["cpu", "cpu"], ["meta"], ["meta", "cpu"]])
+def test_values_are_gathered_where_the_first_one_of_a_device_lies(order: list[str]) -> None:
+    tensors = [torch.zeros(2, device=kind) for kind in order]
+    assert publish.device_of(tensors).type == ("meta" if "meta" in order else "cpu")
+
+
+def test_values_of_the_host_and_of_a_device_keep_their_order() -> None:
+    """What is copied run by run, as to pinned memory, is what the tensors in a row are."""
+    remote, sizes = [False, True, True, False, False, True], [2, 1, 3, 1, 2, 2]
+    pieces = list(torch.arange(float(sum(sizes))).split(sizes))
+    host = torch.full((sum(sizes),), -1.0)
+    for place, piece, there in zip(host.split(sizes), pieces, remote, strict=True):
+        if not there:
+            place.copy_(piece)
+    for start, end, run in publish.runs_of(remote, sizes):
+        assert all(remote[run])
+        host[start:end] = torch.cat(pieces[run])
+    assert host.tolist() == torch.cat(pieces).tolist()
