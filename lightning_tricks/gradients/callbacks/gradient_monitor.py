@@ -157,7 +157,7 @@ class GradientMonitor(Trick):
 
     def _resolve(self, run: TrainingRun, *, strict: bool) -> None:
         self._watches = [NonFiniteWatch(view.names) for view in run.views]
-        self._parts: dict[int, Parts] = named_parts(run.views, self.groups, owner="GradientMonitor", strict=strict)
+        self._parts_of: dict[int, Parts] = named_parts(run.views, self.groups, owner="GradientMonitor", strict=strict)
 
     def trick_state(self) -> dict[str, Any]:
         """The averages of the noise scale."""
@@ -198,8 +198,8 @@ class GradientMonitor(Trick):
                 self._history = self._history.after(names, step, numbers)
 
             put.put_private(step, norms, self.guard(on_arrival))
-        if view.index in self._parts:
-            names_of_groups, values = self._parts[view.index].named_norms(norms, self.norm_type)
+        if view.index in self._parts_of:
+            names_of_groups, values = self._parts_of[view.index].named_norms(norms, self.norm_type)
             put.put_many(step, [f"grad/group/{name}" for name in names_of_groups], values)
         self._report(run, view, step)
 
