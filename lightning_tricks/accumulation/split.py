@@ -22,8 +22,8 @@ SplitFunction = Callable[[Any, int], Sequence[Any]]
 def split_samples(batch: Any, parts: int, records: bool | None = None) -> list[Any]:
     """Return ``parts`` batches with about equally many samples, cut along the first dimension of every tensor.
 
-    Lists with an entry per sample are cut too, packed sequences are packed anew, and batches of graphs and TensorDicts
-    are cut by their own means; everything else (a text, a number) goes into every part.
+    Lists with an entry per sample are cut too, packed sequences are packed again, and batches of graphs and TensorDicts
+    are cut by their own means; everything else (a string, a number) goes into every part.
 
     Args:
         batch: tensor, or (nested) mapping, sequence, named tuple, dataclass or object of tensors.
