@@ -56,8 +56,8 @@ class GradientAccumulation(Trick):
         weight: what a micro-batch weighs: ``"samples"`` (what a batch says itself, or what its tensors and lists agree
             on), ``"tokens"`` (labels that are not negative), ``"equal"``, or a function of the batch that returns what
             its mean loss was taken over (a number or 0-d tensor).
-        on_oom: ``"split"``: when a device has no memory left, split the batch into two parts, four, ... and go on with
-            the same gradient; the smaller size is kept. ``"raise"``: end as without us.
+        on_oom: ``"split"``: when a device has no memory left, split the batch into two parts, four, ... and continue
+            with the same gradient; the smaller size is kept. ``"raise"``: let the error end the run.
         lr_scaling: multiply the learning rate by the effective batch over one micro-batch of all processes
             (``"linear"``), by its root (``"sqrt"``), or not (``"none"``).
         split_fn: how to split a batch: a function of (batch, parts) that returns parts; None for the first dimension of
@@ -83,8 +83,8 @@ class GradientAccumulation(Trick):
         ``on_oom="split"`` it runs the backward pass itself.
 
     State:
-        The reference weight, the part size, the rate factor. A run that is resumed in mid-window goes on with the
-        micro-batches that are left: their exact mean makes that update.
+        The reference weight, the part size, the rate factor. A run that is resumed in the middle of a window
+        continues with the remaining micro-batches: their exact mean makes that update.
 
     Cost:
         Equal full windows on one process: a few Python numbers per micro-batch. Otherwise one factor on the gradients
@@ -167,6 +167,7 @@ class GradientAccumulation(Trick):
         """Refuse what cannot be exact, and take over the window."""
         refuse_before_setup(self.spec, run.trainer)
         run.own_mean_factor = lambda: self._now.correction(self._units.known())
+        # A rollback may ask for a longer window, to average over more samples.
         run.window.claim(lambda factor: setattr(self, "_window", self.window.enlarged(factor)))
         if isinstance(self._window, Fixed):
             steer(run.trainer, self._window.batches)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_tricks.accumulation.split import SplitFunction, merged_outputs
+from lightning_tricks.accumulation.attempt_state import AttemptState
+from lightning_tricks.accumulation.spec import OWNER
+from lightning_tricks.accumulation.split import SplitFunction, mean_of_parts, merged_outputs, shares_of
 from lightning_tricks.accumulation.weights import Weight
-from lightning_tricks.dry_run.roots import Roots
-from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.training_step import Logged, logs_kept_back, replay
-from lightning_tricks.errors import NotRestorableError, TrickError, is_out_of_memory
+from lightning_tricks.errors import TrickError, is_out_of_memory
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.optimizer_step import gradient_writer
 
-_OWNER = "GradientAccumulation"
 _MOST_PARTS = 4096
 
 
@@ -55,7 +54,7 @@ class SplitStep:
         self.limit: float | None = None
         self._weigh, self._count, self._split, self._own = weigh, count, split, own
         self._warned = False
-        self._attempt_state = _AttemptState()
+        self._attempt_state = AttemptState()
 
     def run(
         self, run: TrainingRun, step: Callable[..., Any], batch: Any, rest: tuple[Any, ...], factor: float | Tensor
@@ -86,52 +85,22 @@ class SplitStep:
         if told is not None and not self._warned:
             self._warned = True
             what = f"1/{parts} of a batch" if self._own else f"{self.limit} samples"
-            warn(_OWNER, f"no memory for a batch of {self._count(batch)} ({told}). It goes on with {what} at a time.")
+            warn(OWNER, f"no memory for a batch of {self._count(batch)} ({told}). It goes on with {what} at a time.")
         replay(module, done.logged, done.shares)
         return done.output
 
-    def _attempt(self, *arguments: Any) -> tuple[_Done | None, str]:
+    def _attempt(
+        self, run: TrainingRun, step: Callable[..., Any], batch: Any, rest: Any, factor: Any, parts: int
+    ) -> tuple[_Done | None, str]:
         """Try. Out of memory: None and the message; the exception, whose frames hold tensors, is let go."""
         try:
-            return self._parts(*arguments), ""
+            pieces = [batch] if parts == 1 else list(self._split(batch, parts))
+            shares = shares_of([self._weigh(piece) for piece in pieces]) if len(pieces) > 1 else shares_of([1])
+            return _run_parts(run, step, pieces, shares, rest, factor, self._count), ""
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None, str(error)
-
-    def _parts(
-        self, run: TrainingRun, step: Callable[..., Any], batch: Any, rest: Any, factor: Any, parts: int
-    ) -> _Done:
-        module = run.trainer.lightning_module
-        pieces = [batch] if parts == 1 else list(self._split(batch, parts))
-        shares = self._shares(pieces)
-        outputs, losses, counted, sizes, logged = [], [], [], [], []
-        for piece, share in zip(pieces, shares, strict=True):
-            with logs_kept_back(module) as calls:
-                output = step(piece, *rest)
-            logged.append(calls)
-            if output is None:
-                continue
-            loss = output["loss"] if isinstance(output, Mapping) else output
-            _backward(run, loss, share * factor)
-            losses.append(loss.detach().float().reshape(()))
-            counted.append(share)
-            sizes.append(self._count(piece) if isinstance(output, Mapping) and parts > 1 else 0)
-            outputs.append({**output, "loss": None} if isinstance(output, Mapping) else {})
-        if not losses:
-            return _Done(None, logged, shares)
-        total = sum(_share_of(loss, share) for loss, share in zip(losses, counted, strict=True))
-        total = torch.as_tensor(total).requires_grad_()  # a leaf: Lightning's backward pass has nothing left to do
-        return _Done(merged_outputs(outputs, sizes, total) if outputs[0] else total, logged, shares)
-
-    def _shares(self, pieces: list[Any]) -> list[float | Tensor]:
-        if len(pieces) == 1:
-            return [1.0]
-        weights = [self._weigh(piece) for piece in pieces]
-        whole = sum(weights)
-        if isinstance(whole, Tensor):
-            return [torch.where(whole != 0, weight / whole, 0.0) for weight in weights]
-        return [weight / whole if whole else 0.0 for weight in weights]
 
     def _more(self, batch: Any, parts: int, error: str) -> int:
         """Return twice as many parts, and remember.
@@ -146,7 +115,7 @@ class SplitStep:
         most = _MOST_PARTS if self._own else size
         if parts >= most:
             what = f"{parts} parts do" if self._own else "a single sample does"
-            raise TrickError(f"{_OWNER}(on_oom='split'): {what} not fit into memory ({error}).")
+            raise TrickError(f"{OWNER}(on_oom='split'): {what} not fit into memory ({error}).")
         parts = min(2 * parts, most)
         self.limit = size / parts if self._own else math.ceil(size / parts)
         return parts
@@ -181,6 +150,47 @@ def run_apart(
         gradient_writer.give(parameters, kept)
 
 
+def _run_parts(
+    run: TrainingRun,
+    step: Callable[..., Any],
+    pieces: Sequence[Any],
+    shares: list[float | Tensor],
+    rest: tuple[Any, ...],
+    factor: float | Tensor,
+    count: Callable[[Any], int],
+) -> _Done:
+    """Run every part forward and backward, one after the other, and return what the whole batch would have returned.
+
+    Args:
+        run: of the Trainer.
+        step: the module's ``training_step``.
+        pieces: the parts.
+        shares: of each in the mean loss of the batch.
+        rest: the other arguments of the step.
+        factor: on the gradient of the batch's mean loss.
+        count: how many samples a part holds.
+    """
+    module = run.trainer.lightning_module
+    outputs, losses, counted, sizes, logged = [], [], [], [], []
+    for piece, share in zip(pieces, shares, strict=True):
+        with logs_kept_back(module) as calls:
+            output = step(piece, *rest)
+        logged.append(calls)
+        if output is None:
+            continue
+        loss = output["loss"] if isinstance(output, Mapping) else output
+        _backward(run, loss, share * factor)
+        losses.append(loss.detach().float().reshape(()))
+        counted.append(share)
+        sizes.append(count(piece) if isinstance(output, Mapping) and len(pieces) > 1 else 0)
+        outputs.append({**output, "loss": None} if isinstance(output, Mapping) else {})
+    if not losses:
+        return _Done(None, logged, shares)
+    # a leaf: Lightning's backward pass has nothing left to do
+    total = mean_of_parts(losses, counted).requires_grad_()
+    return _Done(merged_outputs(outputs, sizes, total) if outputs[0] else total, logged, shares)
+
+
 def _backward(run: TrainingRun, loss: Tensor, factor: float | Tensor) -> None:
     """Run the backward pass of a part; one that counts nothing is left out, whatever its gradients are."""
     if not isinstance(factor, Tensor) and factor == 0.0:
@@ -196,52 +206,3 @@ def _backward(run: TrainingRun, loss: Tensor, factor: float | Tensor) -> None:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _share_of(loss: Tensor, share: float | Tensor) -> Tensor:
-    if isinstance(share, Tensor):
-        return torch.where(share != 0, loss * share, 0.0)
-    return loss * share if share else torch.zeros_like(loss)
-
-
-class _AttemptState:
-    """What a forward pass changes in a module, taken before each attempt: one that fails half-way is undone.
-
-    A parameter that is not trained and too large to be copied at every step is looked at in the first one: where the
-    step writes to it (a momentum teacher), it is copied from then on.
-    """
-
-    def __init__(self) -> None:
-        self._snapshot: Snapshot | None = None
-        self._obstacle = ""
-        self._written: set[int] | None = None
-
-    def take(self, module: Any) -> None:
-        self._snapshot = None
-        if self._obstacle:
-            return
-        try:
-            self._snapshot = Snapshot(Roots({"module": module}), watch=False, also=self._written or ())
-        except NotRestorableError as error:  # no reason to end a run in which memory may never run out
-            self._obstacle = error.what
-            return
-        if self._written is None:
-            self._snapshot.note_checksums()
-
-    def succeeded(self) -> None:
-        if self._snapshot is not None and self._written is None:
-            self._written = self._snapshot.written()
-        self._snapshot = None
-
-    def put_back(self, error: str) -> None:
-        """Undo a failed attempt.
-
-        Raises:
-            TrickError: it cannot be undone.
-        """
-        if self._snapshot is None:
-            raise TrickError(
-                f"{_OWNER}(on_oom='split'): no memory ({error}), and the step cannot be made again in smaller parts, "
-                f"since {self._obstacle}. Use a smaller batch."
-            )
-        self._snapshot.restore()

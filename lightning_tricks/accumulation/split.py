@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
-from lightning_tricks.accumulation.weights import read_samples
+from lightning_tricks.accumulation.weights import Weight, read_samples
 from lightning_tricks.errors import TrickError
 from lightning_tricks.modules.batches import is_list_of_samples, own_count, parts_of
 
@@ -22,8 +22,8 @@ SplitFunction = Callable[[Any, int], Sequence[Any]]
 def split_samples(batch: Any, parts: int, records: bool | None = None) -> list[Any]:
     """Return ``parts`` batches with about equally many samples, cut along the first dimension of every tensor.
 
-    Lists with an entry per sample are cut too, packed sequences are packed anew, and batches of graphs and TensorDicts
-    are cut by their own means; everything else (a text, a number) goes into every part.
+    Lists with an entry per sample are cut too, packed sequences are packed again, and batches of graphs and TensorDicts
+    are cut by their own means; everything else (a string, a number) goes into every part.
 
     Args:
         batch: tensor, or (nested) mapping, sequence, named tuple, dataclass or object of tensors.
@@ -72,6 +72,33 @@ def merged_outputs(outputs: Sequence[Mapping[str, Any]], sizes: Sequence[int], l
         if len(rows) > 1 and all(by_sample):
             merged[name] = torch.cat(rows)  # type: ignore[arg-type]
     return {**merged, "loss": loss}
+
+
+def shares_of(weights: Sequence[Weight]) -> list[float | Tensor]:
+    """Return what each part of a batch contributes to its mean: ``w_i / sum w``, and 0 where nothing counts.
+
+    >>> shares_of([3, 1]), shares_of([0, 0])
+    ([0.75, 0.25], [0.0, 0.0])
+    """
+    whole = sum(weights)
+    if isinstance(whole, Tensor):
+        return [torch.where(whole != 0, weight / whole, 0.0) for weight in weights]
+    return [weight / whole if whole else 0.0 for weight in weights]
+
+
+def mean_of_parts(losses: Sequence[Tensor], shares: Sequence[float | Tensor]) -> Tensor:
+    """Return the mean loss of a batch from those of its parts. One that counts nothing is left out, also if it is NaN.
+
+    >>> mean_of_parts([torch.tensor(1.0), torch.tensor(float("nan"))], [1.0, 0.0])
+    tensor(1.)
+    """
+    counted = [
+        torch.where(share != 0, loss * share, 0.0)
+        if isinstance(share, Tensor)
+        else (loss * share if share else torch.zeros_like(loss))
+        for loss, share in zip(losses, shares, strict=True)
+    ]
+    return torch.as_tensor(sum(counted))
 
 
 def _bounds(batch: Any, length: int | None, parts: int, dim: int) -> list[tuple[int, int]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, ClassVar, TypeVar
 
 from lightning_tricks.errors import TrickError
+from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.guard import survives
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
@@ -56,7 +56,7 @@ class Participant(Stages):
 
     def configuration(self) -> dict[str, Any]:
         """Return the arguments, as plain values, to compare with those in a checkpoint."""
-        return {name: plain(getattr(self, name)) for name in inspect.signature(type(self)).parameters}
+        return constructor_arguments(self)
 
     def arguments(self) -> dict[str, str | float | bool]:
         """Return the arguments as loggers show them: numbers, flags and texts."""
@@ -126,23 +126,3 @@ class Participant(Stages):
     def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
         """Return a function that is ``guarded`` whenever somebody else calls it: a module, a logger, a publisher."""
         return functools.partial(self.guarded, function)
-
-
-def plain(value: Any) -> Any:
-    """Return an argument as a value that a checkpoint may hold and that can be compared: functions by their names.
-
-    >>> plain(["a", 1]), plain(len), plain(slice(2))
-    (['a', 1], 'len', 'slice(None, 2, None)')
-    """
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    for kind in (str, float, int):  # (an enum of strings, a number of numpy: a checkpoint must not need their classes)
-        if isinstance(value, kind):
-            return kind(value.value if isinstance(value, Enum) else value)
-    if isinstance(value, (list, tuple)):
-        return [plain(x) for x in value]
-    if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):
-        return {key: plain(x) for key, x in value.items()}
-    if callable(value) and not repr(value).startswith(f"{type(value).__name__}("):  # (a dataclass shows its values)
-        return getattr(value, "__qualname__", type(value).__qualname__)
-    return repr(value)

@@ -31,9 +31,9 @@ def judge(
     ended: bool = False,
     settled: bool = False,
 ) -> list[str]:
-    """Return what speaks against a suggestion: no text means that it can be believed.
+    """Return what speaks against a suggestion: an empty list means that it can be trusted.
 
-    A loss that does not rise again is no objection: many are bounded (a contrastive one, the output of a sigmoid).
+    A loss that does not rise again is not an objection: many are bounded (a contrastive one, the output of a sigmoid).
 
     Args:
         suggestion: the rate.

@@ -49,7 +49,7 @@ def swept(spec: FinderSpec, dry_run: DryRun, base: Sequence[float], advance: Cal
         ended = broken or (loss is not None and not math.isfinite(loss))
         if ended:
             break
-        if loss is None:
+        if loss is None:  # training_step returned None: this rate was not tried
             continue
         lrs.append(lr)
         losses.append(loss)

@@ -31,8 +31,8 @@ def steepest(lrs: Sequence[float], losses: Sequence[float], first: float) -> flo
 def valley(lrs: Sequence[float], losses: Sequence[float], first: float) -> float | None:
     """Return the rate half-way, in log, through the fall: from 5 % of it to its bottom.
 
-    fastai takes the longest falling subsequence; a fixed batch falls from the first rate on, so that its begin says
-    nothing: here the fall begins where it is noticeable.
+    fastai takes the longest falling subsequence; a fixed batch falls from the first rate on, so that its start
+    carries no information: here the fall begins where it is noticeable.
 
     >>> round(valley([0.001, 0.01, 0.1, 1.0], [2.0, 1.5, 1.0, 5.0], 2.0), 4)
     0.0316

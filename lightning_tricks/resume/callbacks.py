@@ -10,7 +10,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_tricks.errors import TrickError, in_one_line, require_choice
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -88,10 +87,6 @@ class ResumeGuard(Trick):
     def findings(self) -> list[Finding]:
         """What would break a resume; empty before the first step."""
         return list(self._findings)
-
-    def configuration(self) -> dict[str, Any]:
-        """The argument."""
-        return constructor_arguments(self, leave_out=self.identity)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, final
 
 from lightning_tricks.errors import UnsupportedError, listed, message, require_flag
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -90,10 +89,6 @@ class ExactResume(Trick):
     def saved_gradients(self) -> list[str]:
         """Parameters whose gradients the last checkpoint of this fit holds: not empty in mid-window only."""
         return list(self._saved)
-
-    def configuration(self) -> dict[str, Any]:
-        """The argument."""
-        return constructor_arguments(self, leave_out=self.identity)
 
     # -- a run begins -------------------------------------------------------------------------------------------------
 

@@ -44,17 +44,17 @@ class LRSchedule(Trick):
 
     ``lr = base_lr * multiplier(applied updates)``, written into each parameter group after each update; groups keep
     their ratios. Steps that a GradScaler or a NaN skipped do not count, nor do micro-batches. Where the Trainer gives
-    the length of the run, the curve still reaches its end (within 1 % of the base rate): if skipped attempts would not
-    let it, the last updates advance by two each. With ``total=`` it is the curve at the number of updates to the last.
+    the length of the run, the curve reaches its end (within 1 % of the base rate) even if some attempts are skipped:
+    the last updates then advance by two positions each. With ``total=`` the position is always the number of updates.
 
-    Every optimizer has a curve as long as its own part of the run. With manual optimization that is learnt: the rate
-    stays where the curve begins until an optimizer has stepped in two batches. Where a run turns out longer or shorter
-    than forecast (data that grow, optimizers that step less often), what is left of the curve is laid over what is
-    left of the run, without a jump. A resumed run that was given another length follows the curve of that length.
+    Every optimizer has its own curve, as long as its own part of the run. With manual optimization that length is
+    inferred: the rate stays at the beginning of the curve until the optimizer has stepped in two batches. Where a run
+    turns out longer or shorter than forecast (the data grow, an optimizer steps less often), the rest of the curve is
+    spread over the rest of the run, without a jump. A resumed run with another length follows the curve of that length.
 
     Where ``max_time`` alone bounds the run, the curve follows the wall clock; beside ``max_epochs`` or ``max_steps``
-    the clock hurries the curve only when it would end the run first. ``total=`` switches both off. With data that have
-    no length, the rate is held in the first epoch, which tells the length, and decays from the second on.
+    the clock speeds the curve up only if it would end the run first. ``total=`` switches both off. With data that have
+    no length, the rate is held in the first epoch, which shows the length, and decays from the second on.
 
     Args:
         decay: ``"constant"``, ``"linear"``, ``"cosine"``, ``"cosine_restarts"``, ``"polynomial"``, ``"exponential"``,
@@ -93,9 +93,9 @@ class LRSchedule(Trick):
         ``lr`` of every parameter group; ``momentum`` (or ``betas``) and ``weight_decay`` where asked for.
 
     State:
-        Base values, length, and the numbers of updates; what a plateau has seen. A resume with other arguments goes on
-        at the same update on the new curve. From a checkpoint without this state the position is taken from the global
-        step, with a warning.
+        Base values, length, and the numbers of updates; what a plateau has seen. A run that is resumed with other
+        arguments continues at the same update on the new curve. From a checkpoint without this state the position is
+        taken from the global step, with a warning.
 
     Cost:
         A few Python numbers per update. Where only the device knows whether an update happened (fused optimizer with a
@@ -230,6 +230,7 @@ class LRSchedule(Trick):
         run, horizon = self._live, self._horizon
         if run is None:
             return
+        # Before the first batch a checkpoint's length holds, also where this Trainer was given another one.
         looks = horizon.pace.begin_batch(batch_idx, [run.clock.attempted(view.index) for view in run.views])
         if looks or (horizon.resumed and bounds(trainer) != horizon.bounds):
             has_clock = self._writer.clock.read is not None

@@ -41,7 +41,7 @@ class Span:
         return max(1, self._parsed(owner, argument, value).updates(self.length, self.per_epoch))
 
     def position(self, owner: str, argument: str, value: Length) -> int:
-        """Return a point of the run, counted from the decay's begin; ``%`` is of the run."""
+        """Return a point of the run, counted from the beginning of the decay; ``%`` is of the run."""
         total = None if self.length is None else self.start + self.length
         return self._parsed(owner, argument, value).updates(total, self.per_epoch) - self.start
 
@@ -189,7 +189,7 @@ class LinearCosine(Decay):
 
 @dataclass(frozen=True, repr=False)
 class Function(Decay):
-    """A function of your own as a curve.
+    """A user's function as a curve.
 
     Args:
         function: called with ``(update, length)``, counted from the end of warm-up and hold; returns a multiplier.
@@ -213,7 +213,7 @@ class Function(Decay):
         return float(self.function(update, length))
 
     def __repr__(self) -> str:
-        # no address: the text is compared with that in a checkpoint
+        # The name without an address: it is compared with the one in a checkpoint of another process.
         return f"Function({getattr(self.function, '__qualname__', type(self.function).__name__)})"
 
 
@@ -245,6 +245,6 @@ def warmup_factor(update: int, length: int, start: float, shape: str) -> float:
 
 
 def require_length(owner: str, argument: str, value: object) -> None:
-    """Refuse what is no length, or one of 0."""
+    """Refuse a value that is not a length, and a length of 0."""
     if Duration.parse(value, owner=owner, argument=argument).amount == 0:  # type: ignore[arg-type]
         raise ValueError(message(owner, argument, value, f"{argument} must be > 0", "Use e.g. 500, '2ep' or '30%'"))

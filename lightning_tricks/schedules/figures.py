@@ -31,12 +31,13 @@ def draw_schedule(spec: ScheduleSpec, total: int, base_lr: float, weight_decay: 
         ValueError: the curve cannot be drawn before training.
         ImportError: matplotlib is missing; the message says what to install.
     """
-    curve, more = whole_curve(spec, total), {}
+    curve = whole_curve(spec, total)
+    more: dict[str, Series] = {}
     if spec.momentum is not None:
-        more["momentum"] = [momentum_at(spec.momentum, curve.lr_fraction(k)) for k in range(total)]
+        more |= {"momentum": [momentum_at(spec.momentum, curve.lr_fraction(k)) for k in range(total)]}
     if spec.weight_decay_final is not None:
         last = spec.weight_decay_final
-        more["weight decay"] = [weight_decay_at(weight_decay, last, k / total) for k in range(total)]
+        more |= {"weight decay": [weight_decay_at(weight_decay, last, k / total) for k in range(total)]}
     return draw_curve(curve, base_lr, more)
 
 

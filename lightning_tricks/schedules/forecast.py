@@ -30,6 +30,7 @@ def read_forecast(run: TrainingRun, spec: ScheduleSpec, pace: Pace, behind: Stan
     Raises:
         UnknownHorizonError: the curve needs the length of the run, and nothing gives it.
     """
+    # max_time gives no number of updates: it decides only where nothing else bounds the run.
     timed = False
     try:
         attempts = _attempts(run, spec, pace, behind)

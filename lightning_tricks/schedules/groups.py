@@ -80,6 +80,7 @@ def recognised(group: Mapping[str, Any], position: int, known: Sequence[KnownGro
 
     A group that holds another rate than ours was given one: by an optimizer that was rebuilt, or by the user.
     """
+    # A checkpoint holds values but no parameters, so only the position can tell which group they belong to.
     if position < len(known) and known[position].written is None:
         return known[position]
     ours = {id(p) for p in group["params"]}

@@ -107,6 +107,7 @@ def horizon_after_look(
     Raises:
         TrickError: warm-up and hold do not fit into the length that a resumed run was given.
     """
+    # A resumed run whose bounds are others than those in its checkpoint was given another length by the user.
     now = bounds(run.trainer)
     another_run = state.resumed and now != state.bounds
     state = replace(state, bounds=now, resumed=False)

@@ -1,7 +1,7 @@
-"""Decays with lengths of their own: they need no end of the run.
+"""Decays with lengths of their own, which do not need to know where the run ends.
 
-A length is a number of updates (``500``), of epochs (``"2ep"``), or a share of the decay (``"30%"``); ``resolve`` makes
-updates of it.
+A length is a number of updates (``500``), of epochs (``"2ep"``), or a share of the decay (``"30%"``); ``resolve`` turns
+it into updates.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class MultiStep(Decay):
         require_number("MultiStep", "gamma", self.gamma, high=1.0, high_included=True, remedy="Use e.g. 0.1")
 
     def resolve(self, span: Span) -> Decay:
-        """Return the curve with its milestones in updates since its begin."""
+        """Return the curve with its milestones in updates since it began."""
         last = tuple(span.position("MultiStep", "milestones", m) - 1 for m in self.milestones)
         return _Stairs(last, tuple(self.gamma**i for i in range(len(last) + 1)))
 
@@ -235,7 +235,7 @@ class Piecewise(Decay):
             raise ValueError(message("Piecewise", "values", values, text, "Give the multiplier of each piece"))
 
     def resolve(self, span: Span) -> Decay:
-        """Return the curve with its boundaries in updates since its begin."""
+        """Return the curve with its boundaries in updates since it began."""
         return _Stairs(tuple(span.position("Piecewise", "boundaries", b) for b in self.boundaries), tuple(self.values))
 
     def multiplier(self, update: int, length: int) -> float:
@@ -255,7 +255,7 @@ class _Stairs(Decay):
 
 
 def require_points(owner: str, argument: str, values: Sequence[Length]) -> tuple[Length, ...]:
-    """Return points of the run as a tuple; refuse an empty or a falling one."""
+    """Return points of the run as a tuple; refuse an empty or a falling list."""
     given: object = values
     if not isinstance(given, (tuple, list)) or not given:
         text = f"{argument} must be a list of at least one point"

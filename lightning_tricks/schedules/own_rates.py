@@ -1,4 +1,4 @@
-"""The rates that a module gave its optimizers, before a scheduler wrote over them; and what stands in for one."""
+"""The rates that a module gave its optimizers before a scheduler overwrote them, and a replacement for a scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decays by name, and phases of your own that are joined into one decay."""
+"""The decays by name, and phases that a user joins into one decay."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ DECAYS: dict[str, Decay] = {
 class Phase:
     """One phase of a ``Join``: from ``start`` to ``end`` along a decay.
 
-    ``end + (start - end) * decay``; of a function of your own the value itself.
+    ``end + (start - end) * decay``; of a function the value itself.
 
     Args:
         decay: a name, a Decay, or a function of ``(update, length)`` within the phase.
         length: updates, ``"2ep"`` or ``"30%"`` (of the joined whole); None, for one phase, takes what the others leave.
-        start: multiplier at its begin.
+        start: multiplier at its beginning.
         end: multiplier at its end.
 
     >>> Phase("linear", 100, start=0.5, end=0.1)
@@ -84,7 +84,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Join(Decay):
-    """Phases one after the other; each counts its updates from its own begin.
+    """Phases one after the other; each counts its updates from its own beginning.
 
     Args:
         phases: in their order. A warm-up beside them is refused: make it a phase.

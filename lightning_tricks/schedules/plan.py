@@ -205,7 +205,7 @@ def redrawn_track(
         index: which optimizer.
         track: as it was.
         length: attempts and length of the curve, as ``lengths`` gives them.
-        applied: updates so far; a tensor is read on the host only where a curve under way is laid out anew.
+        applied: updates so far; a tensor is read on the host only where a curve under way is drawn again.
         attempted: attempts so far.
         inferring: the length was unknown so far, and the rate was held.
         from_scratch: the position follows from the updates alone, as if this length had been known all along.

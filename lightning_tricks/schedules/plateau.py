@@ -17,14 +17,15 @@ class Plateau(Decay):
     """Multiply the rate by ``factor`` after more than ``patience`` values in a row without improvement.
 
     A value improves when it is below ``best * (1 - threshold)`` (``"min"``; above ``best * (1 + threshold)`` for
-    ``"max"``). A NaN is no improvement. As torch's ReduceLROnPlateau with ``threshold_mode="rel"``.
+    ``"max"``). A NaN is not an improvement. The rule is that of torch's ReduceLROnPlateau with
+    ``threshold_mode="rel"``.
 
     Args:
         monitor: name of a logged metric. One of the validation is read after each validation, another one after each
             training epoch.
         mode: ``"min"`` or ``"max"``.
         factor: in (0, 1).
-        patience: values without improvement that are borne, >= 0.
+        patience: values in a row without improvement that are tolerated, >= 0.
         threshold: relative size of an improvement, >= 0.
         cooldown: values after a reduction that do not count, >= 0.
 

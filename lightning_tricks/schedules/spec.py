@@ -42,6 +42,7 @@ class ScheduleSpec:
     overrides: dict[str, float | Decay]
 
     def __post_init__(self) -> None:
+        # Frozen refuses assignment here too, so the parsed values go into the dict; messages show what was given.
         given: dict[str, Any] = dict(vars(self))
         vars(self).update(_parsed(given))
         _refuse_contradictions(self, given)

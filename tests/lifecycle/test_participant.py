@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lightning_tricks import DeadUnits, GradientClip, Rollback, SanityCheck, TrickError
-from lightning_tricks.lifecycle.participant import Participant, plain
+from lightning_tricks.lifecycle.configuration import plain
+from lightning_tricks.lifecycle.participant import Participant
 from lightning_tricks.lifecycle.stages import Stages
 
 
@@ -26,7 +27,7 @@ class Colour(str, Enum):
         (Colour.RED, "red"),
         (np.float64(0.5), 0.5),
         (["a", (1, 2)], ["a", [1, 2]]),
-        ({"a": {1: 2.0}}, {"a": {1: 2.0}}),
+        ({"a": {1: 2.0}}, {"a": {"1": 2.0}}),
         (len, "len"),
         (Rollback(), "Rollback(keep=3, lr_factor=0.2, accumulate_factor=8, max_times=3)"),
     ],

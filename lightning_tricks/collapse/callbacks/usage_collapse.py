@@ -161,10 +161,6 @@ class UsageCollapse(Detector):
         self.kind = require_choice("UsageCollapse", "kind", kind, _KINDS)
         super().__init__(every_n_steps, action, patience, grace)
 
-    def configuration(self) -> dict[str, Any]:
-        """The arguments."""
-        return {**super().configuration(), "kind": self.kind}
-
     def reset(self) -> None:
         """Forget what was measured."""
         super().reset()

@@ -17,7 +17,6 @@ from lightning_tricks.gradients.parts import claimed
 from lightning_tricks.gradients.rules import ClipRule, as_rule
 from lightning_tricks.gradients.specs import ClipSpec
 from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning
@@ -246,10 +245,6 @@ class GradientClip(Trick):
         rank_zero_info(clip_summary.summary(self.rule, *found))
 
     # -- state --------------------------------------------------------------------------------------------------------
-
-    def configuration(self) -> dict[str, Any]:
-        """The arguments."""
-        return constructor_arguments(self, leave_out=self.identity)
 
     def trick_state(self) -> dict[str, Any]:
         """Each optimizer's rule and statistics, on the CPU."""

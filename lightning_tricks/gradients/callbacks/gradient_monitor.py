@@ -19,7 +19,6 @@ from lightning_tricks.gradients.parts import Parts, named_parts
 from lightning_tricks.gradients.samples import histogram_samples, moves_and_sizes, update_ratio, weight_samples
 from lightning_tricks.gradients.specs import MonitorSpec
 from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -133,10 +132,6 @@ class GradientMonitor(Trick):
             raise TrickError("GradientMonitor.plot(): no norm of a parameter was logged yet. Fit, with per_layer=True.")
         steps, norms = zip(*self._history.columns, strict=True)
         return draw_layers(self._history.names, steps, norms)
-
-    def configuration(self) -> dict[str, Any]:
-        """The arguments."""
-        return constructor_arguments(self, leave_out=self.identity)
 
     def configure(self, run: TrainingRun) -> None:
         """Check that what is asked for can be had in this run."""

@@ -8,7 +8,6 @@ from typing import Any, final
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_tricks.errors import TrickError, UnsupportedError, message
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.modules.names import plain_modules
@@ -75,10 +74,6 @@ class FP32Islands(Trick):
     def islands(self) -> list[str]:
         """The modules that are islands, or were in the last run."""
         return list(self._names)
-
-    def configuration(self) -> dict[str, Any]:
-        """Nothing: its only argument is its identity."""
-        return constructor_arguments(self, leave_out=self.identity)
 
     def configure(self, run: TrainingRun) -> None:
         """``auto`` needs a doctor."""

@@ -9,7 +9,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_tricks.errors import NonFiniteError, UnsupportedError, message
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -122,10 +121,6 @@ class LossScaleGuard(Trick):
     def fallback(self) -> str | None:
         """The precision that the guard changed to, ``"bf16"`` or ``"fp32"``; None when it did not."""
         return self._fallback
-
-    def configuration(self) -> dict[str, Any]:
-        """The arguments."""
-        return constructor_arguments(self, leave_out=self.identity)
 
     def configure(self, run: TrainingRun) -> None:
         """Check that the precision to go on in is there; keep the losses for the message."""

@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -111,10 +110,6 @@ class PrecisionDoctor(Trick):
     def table(self) -> dict[str, dict[str, float]]:
         """The last measurement: module -> ``largest_output``, ``largest_gradient``, ``headroom``, ``underflow``."""
         return {name: dict(row) for name, row in self._table.items()}
-
-    def configuration(self) -> dict[str, Any]:
-        """The arguments."""
-        return constructor_arguments(self, leave_out=self.identity)
 
     def configure(self, run: TrainingRun) -> None:
         """Keep the losses of each attempt."""
