@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_tricks import AGC, GradientClip, GradientMonitor, LRSchedule, PredictionCollapse, TrainingDoctor
-from lightning_tricks.detection.judge import MOST_POINTS
+from lightning_tricks import AGC, GradientClip, GradientMonitor, LRSchedule, PredictionCollapse
+from lightning_tricks.detection.judge import MOST_POINTS, Judge
 from lightning_tricks.diagnosis import autopsy
+from lightning_tricks.diagnosis.course_probe import CourseParts, CourseProbe, CourseReading
+from lightning_tricks.diagnosis.gradient_health import GradientReading
+from lightning_tricks.diagnosis.reference_batch import ReferenceReading
 from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.modules.selection import LONGEST_PATTERN, check_patterns, fault_of
 from lightning_tricks.optimizer_step.logbook import Page
@@ -193,16 +196,14 @@ def test_the_history_of_a_detector_is_thinned_out_and_keeps_both_ends() -> None:
 
 
 def test_the_curves_of_a_doctor_are_thinned_out_together() -> None:
-    from lightning_tricks.diagnosis.callbacks.training_doctor import _Layout
-
-    doctor = TrainingDoctor(every_n_steps=1)
-    doctor._progress, doctor._grace, doctor._total, doctor._manual = 0.0, 1.0, float(STEPS), True
-    layout = _Layout((1, 0, 0, 0, 0, 0, 1, 2), 0.0, 1.0, math.nan)
+    probe, judge = CourseProbe(CourseParts.made(), 3), Judge("TrainingDoctor", {}, lambda name: 1.0)
+    probe.manual = True
+    reference = ReferenceReading(0.5, there=True, failed=False, shown=[0.25, 0.25])
+    reading = CourseReading([1.0], GradientReading([], math.nan, [], math.nan), False, 0.0, 1.0, reference)
     for _ in range(STEPS // 10):
-        doctor._layouts.append(layout)
-        doctor.read([1.0, 0.5, 0.25, 0.25])
-    course = doctor._course
+        probe.follow(reading, judge)
+    course = probe.course
     assert len(course.checks) <= MOST_POINTS
-    assert len(doctor._predictions) <= MOST_POINTS and len(course.usual) <= 150
+    assert len(probe.parts.reference.predictions) <= MOST_POINTS and len(course.usual) <= 150
     assert course.checks[0].step == 1 and course.checks[-1].step == STEPS // 10
     assert all(math.isfinite(check.mean) for check in course.checks)

@@ -300,9 +300,7 @@ def test_an_interrupt_leaves_no_report_and_a_folder_that_cannot_be_written_no_se
 @quiet
 def test_waiting_for_data_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
-    monkeypatch.setattr(
-        "lightning_tricks.diagnosis.callbacks.training_doctor.time.perf_counter", lambda: float(next(clock))
-    )
+    monkeypatch.setattr("lightning_tricks.diagnosis.data_wait.time.perf_counter", lambda: float(next(clock)))
     doctor = TrainingDoctor(every_n_steps=4)
     fit(Classifier(), [doctor], n=64, batch=8)
     share = doctor.history[0][1]["waiting"]
@@ -324,7 +322,7 @@ def test_a_resumed_run_has_the_same_curves(epochs: int, tmp_path: Path) -> None:
     torch.load(tmp_path / "a.ckpt", weights_only=True)
     module, second = make()
     trainer([second], max_epochs=4).fit(module, loader(200), ckpt_path=tmp_path / "a.ckpt")
-    assert repr(second._course.checks) == repr(whole._course.checks), "bit for bit"
+    assert repr(second.probe.course.checks) == repr(whole.probe.course.checks), "bit for bit"
     assert [f.kind for f in second.findings if f.kind != "waiting for data"] == [
         f.kind for f in whole.findings if f.kind != "waiting for data"
     ]
@@ -348,7 +346,7 @@ def test_validation_is_no_waiting_for_data_and_frozen_layers_are_no_small_update
 
     doctor = TrainingDoctor(every_n_steps=5, action="log")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_tricks.diagnosis.callbacks.training_doctor.time.perf_counter", now)
+        patch.setattr("lightning_tricks.diagnosis.data_wait.time.perf_counter", now)
         t = trainer([doctor], max_epochs=4)
         t.fit(Net(), loader(80), loader(16))
     assert all(values["waiting"] < 0.9 for _, values in doctor.history)

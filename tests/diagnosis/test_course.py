@@ -167,7 +167,7 @@ def test_the_row_and_the_batch_of_the_first_giant_or_broken_loss_are_named(value
     net = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))  # nothing in it normalises a giant row
     few = DataLoader(TensorDataset(images, data.tensors[1]), batch_size=8)
     trainer([doctor], max_epochs=1).fit(Classifier(net=net), few)
-    assert "batch 13" in doctor._culprit and "row 5 of [0]" in doctor._culprit
+    assert "batch 13" in doctor.probe.parts.culprit.text and "row 5 of [0]" in doctor.probe.parts.culprit.text
     said = [reason for verdict in doctor.alarms for reason in verdict.reasons] + [f.evidence for f in doctor.findings]
     assert any("batch 13" in text and "row 5 of [0]" in text for text in said)
 
@@ -187,7 +187,7 @@ def test_weights_that_one_update_broke_name_the_row_of_the_batch_before() -> Non
     t = trainer([doctor, GradientClip(1.0, nonfinite="warn")], max_epochs=1)
     with pytest.warns(Warning):
         t.fit(Overflows(), DataLoader(TensorDataset(images, data.tensors[1]), batch_size=8))
-    assert "row 5 of [0]" in doctor._culprit
+    assert "row 5 of [0]" in doctor.probe.parts.culprit.text
 
 
 @quiet
@@ -267,4 +267,4 @@ def test_a_state_of_an_older_version_resumes(tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "old.ckpt")
     doctor = TrainingDoctor(every_n_steps=3)
     trainer([doctor], max_epochs=2).fit(Classifier(), loader(200), ckpt_path=tmp_path / "old.ckpt")
-    assert len(doctor._course.checks) == 16 and not doctor.verdict.alarmed
+    assert len(doctor.probe.course.checks) == 16 and not doctor.verdict.alarmed

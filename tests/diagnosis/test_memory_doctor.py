@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tricks import AlarmError, GradientMonitor, MemoryDoctor, TrickWarning
 from lightning_tricks.detection.causes import Cause
-from lightning_tricks.diagnosis.callbacks import memory_doctor
+from lightning_tricks.diagnosis import memory_level
 from lightning_tricks.diagnosis.memory_readings import Reading
 from tests.gradients.plain import Memory, digits, fit, loader, trainer, weights
 
@@ -403,7 +403,7 @@ def readings(monkeypatch: pytest.MonkeyPatch, allocated: Callable[[int], float],
             used = allocated(self.count)
             return Reading(used, 1.5 * used, used, 1e9, free - used, 1e10)
 
-    monkeypatch.setattr(memory_doctor, "MemoryReader", Reader)
+    monkeypatch.setattr(memory_level, "MemoryReader", Reader)
 
 
 def test_memory_that_will_be_full_before_the_end_is_an_alarm_without_a_holder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -581,7 +581,7 @@ def test_hooks_are_gone_after_the_first_batch_and_no_batch_is_kept() -> None:
     doctor = MemoryDoctor(every_n_steps=100)
     fit(Net(), [doctor, Looks()], n=64)
     assert seen == [3] + [0] * 7
-    assert doctor._batch is None and doctor._outputs is None
+    assert doctor.probe.parts.hand.batch is None and doctor.probe.parts.hand.outputs is None
 
 
 def test_between_checks_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
