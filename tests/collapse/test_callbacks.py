@@ -99,7 +99,8 @@ def test_lost_modes_are_noticed_and_measured_as_the_functions_do(modes: int, ala
     detector = ModeCollapse("generator", every_n_steps=2, patience=2, grace=0, action="log")
     trainer([detector]).fit(Toy(modes), rings())
     assert detector.verdict.alarmed is alarmed
-    made, real = detector._shown or (torch.zeros(0), torch.zeros(0))
+    probe: Any = detector.watch.probe
+    made, real = probe._compared
     values = detector.history[-1][1]
     assert values["recall"] == pytest.approx(float(recall(made, real)), abs=1e-6)
     assert values["coverage"] == pytest.approx(float(coverage(made, real)), abs=1e-6)
