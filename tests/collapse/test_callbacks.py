@@ -20,6 +20,7 @@ from lightning_tricks import (
     UnsupportedError,
 )
 from lightning_tricks.collapse import unit_sums
+from lightning_tricks.detection.watch import log_prefix
 from lightning_tricks.functional import coverage, recall, skill
 from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
 
@@ -235,7 +236,7 @@ def test_logged_keys_are_those_of_the_docstring() -> None:
     fit(Classifier(lambda p: sgd(p, lr=0.0)), tricks, n=1792, batch=128, logger=logger)
     keys = {key for _, row in logger.rows for key in row}
     for trick in tricks:
-        name = trick.prefix(trick.run)
+        name = log_prefix(trick, trick.run, "collapse")
         logged = {key.removeprefix(f"{name}/") for key in keys if key.startswith(f"{name}/")}
         assert "alarm" in logged
         assert not any(k.startswith("_") for k in logged)
@@ -706,7 +707,7 @@ def test_a_sigmoid_that_bounds_the_output_may_lie_at_its_ends(width: int, behind
     fit(Bounded(width, behind), [detector], n=1792, batch=128)
     assert detector.history[-1][1]["saturated/act"] == 1.0
     assert detector.verdict.alarmed is alarmed
-    state = detector.trick_state()
+    state = detector.state_dict()["state"]
     assert state["outputs"] == ([] if alarmed else ["act"])
 
 

@@ -378,7 +378,7 @@ def test_a_resumed_run_measures_and_judges_as_the_whole_one(kind: Any, output: A
     resumed = part(4, tmp_path / "1.ckpt")
     assert [repr(row) for row in resumed.history] == [repr(row) for row in whole.history[len(first.history) :]]
     assert resumed.verdict == whole.verdict and whole.verdict.alarmed
-    states = [d.trick_state() for d in (whole, resumed)]
+    states = [d.state_dict()["state"] for d in (whole, resumed)]
     assert repr(states[0]) == repr(states[1])
 
 
