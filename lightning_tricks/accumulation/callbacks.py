@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_tricks.accumulation.keys import ACCUMULATION
 from lightning_tricks.accumulation.lightning_loop import (
     begin_window,
     loss_of_nothing,
@@ -104,6 +105,7 @@ class GradientAccumulation(Trick):
     Reference: Goyal et al., 2017, arXiv:1706.02677 (linear scaling); Krizhevsky, 2014, arXiv:1404.5997 (square root).
     """
 
+    log_keys = ACCUMULATION
     in_dry_run = True
     state_form = staticmethod(
         form.record(

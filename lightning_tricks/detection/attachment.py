@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_tricks.detection.sampler import Sampler
 from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.names import in_compiled_graphs, matching_modules, plain_modules, reachable
@@ -23,11 +24,13 @@ class Attachment:
         owner: the detector's class, for messages.
         run: the run whose module is watched.
         heard: calls what a hook wants to do, or does not: outside of watched batches nothing is looked at.
+        sampler: when the detector looks. A probe may read it, as whether this is the first batch, and changes nothing.
     """
 
-    def __init__(self, owner: str, run: TrainingRun, heard: Heard) -> None:
+    def __init__(self, owner: str, run: TrainingRun, heard: Heard, sampler: Sampler) -> None:
         self.owner = owner
         self.run = run
+        self.sampler = sampler
         self._heard = heard
         self._handles: list[Any] = []
 

@@ -162,7 +162,7 @@ class Watch(Stages):
         self._detach()
         if self.probe.hooks_modules:
             refuse_compiled(run.trainer.lightning_module, self.settings.owner)
-        attachment = Attachment(self.settings.owner, run, self._heard)
+        attachment = Attachment(self.settings.owner, run, self._heard, self.sampler)
         try:
             self.probe.attach(attachment)
         except TrickError:

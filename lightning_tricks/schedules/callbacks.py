@@ -18,6 +18,7 @@ from lightning_tricks.schedules.curves import Constant, Decay
 from lightning_tricks.schedules.figures import draw_schedule
 from lightning_tricks.schedules.groups import refuse_copied_groups
 from lightning_tricks.schedules.horizon_state import HorizonState, horizon_after_look, horizon_at_start
+from lightning_tricks.schedules.keys import SCHEDULE
 from lightning_tricks.schedules.plan import whole_curve
 from lightning_tricks.schedules.plateau_watch import PlateauWatch, shown_metric, shown_what_came_late
 from lightning_tricks.schedules.rate_writer import RateWriter
@@ -112,6 +113,7 @@ class LRSchedule(Trick):
     Hägele et al., 2024, arXiv:2405.18392 (hold, then decay); Smith, Topin, 2018, arXiv:1708.07120 (inverse momentum).
     """
 
+    log_keys = SCHEDULE
     state_form = staticmethod(schedule_form)
 
     def __init__(

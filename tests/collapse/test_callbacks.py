@@ -20,6 +20,7 @@ from lightning_tricks import (
     UnsupportedError,
 )
 from lightning_tricks.collapse import unit_sums
+from lightning_tricks.detection.watch import log_prefix
 from lightning_tricks.functional import coverage, recall, skill
 from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
 
@@ -99,7 +100,8 @@ def test_lost_modes_are_noticed_and_measured_as_the_functions_do(modes: int, ala
     detector = ModeCollapse("generator", every_n_steps=2, patience=2, grace=0, action="log")
     trainer([detector]).fit(Toy(modes), rings())
     assert detector.verdict.alarmed is alarmed
-    made, real = detector._shown or (torch.zeros(0), torch.zeros(0))
+    probe: Any = detector.watch.probe
+    made, real = probe._compared
     values = detector.history[-1][1]
     assert values["recall"] == pytest.approx(float(recall(made, real)), abs=1e-6)
     assert values["coverage"] == pytest.approx(float(coverage(made, real)), abs=1e-6)
@@ -234,7 +236,7 @@ def test_logged_keys_are_those_of_the_docstring() -> None:
     fit(Classifier(lambda p: sgd(p, lr=0.0)), tricks, n=1792, batch=128, logger=logger)
     keys = {key for _, row in logger.rows for key in row}
     for trick in tricks:
-        name = trick.prefix(trick.run)
+        name = log_prefix(trick, trick.run, "collapse")
         logged = {key.removeprefix(f"{name}/") for key in keys if key.startswith(f"{name}/")}
         assert "alarm" in logged
         assert not any(k.startswith("_") for k in logged)
@@ -705,7 +707,7 @@ def test_a_sigmoid_that_bounds_the_output_may_lie_at_its_ends(width: int, behind
     fit(Bounded(width, behind), [detector], n=1792, batch=128)
     assert detector.history[-1][1]["saturated/act"] == 1.0
     assert detector.verdict.alarmed is alarmed
-    state = detector.trick_state()
+    state = detector.state_dict()["state"]
     assert state["outputs"] == ([] if alarmed else ["act"])
 
 

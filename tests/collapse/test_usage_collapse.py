@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import TrickError, TrickWarning, UsageCollapse
-from lightning_tricks.collapse.callbacks.usage_collapse import _entries_of
+from lightning_tricks.collapse.usage_probe import entries_of
 from tests.gradients.plain import trainer
 
 K = 16
@@ -301,7 +301,7 @@ class Quantiser(nn.Module):
     ],
 )
 def test_a_module_may_say_how_many_entries_it_has(module: nn.Module, entries: int) -> None:
-    assert _entries_of(module) == entries
+    assert entries_of(module) == entries
 
 
 def test_a_number_of_entries_that_is_exceeded_is_of_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_a_resumed_run_measures_and_judges_as_the_whole_one(kind: Any, output: A
     resumed = part(4, tmp_path / "1.ckpt")
     assert [repr(row) for row in resumed.history] == [repr(row) for row in whole.history[len(first.history) :]]
     assert resumed.verdict == whole.verdict and whole.verdict.alarmed
-    states = [d.trick_state() for d in (whole, resumed)]
+    states = [d.state_dict()["state"] for d in (whole, resumed)]
     assert repr(states[0]) == repr(states[1])
 
 
@@ -404,7 +404,7 @@ def test_a_damaged_state_is_refused(key: str, value: Any, message: str) -> None:
 
 def test_a_figure_shows_the_shares_and_a_state_is_plain() -> None:
     detector, _ = watched(codes(3, 9))
-    draw = detector.figure()
+    draw = detector.watch.probe.figure(detector.history)
     assert draw is not None
     assert draw().axes[0].get_title() == "usage of chooser"
     buffer = io.BytesIO()

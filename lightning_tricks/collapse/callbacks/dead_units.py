@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, sums, unit_sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
+from lightning_tricks.collapse.keys import DEAD_UNITS
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
@@ -236,6 +237,7 @@ class DeadUnits(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callba
     Initialization", 2019, arXiv:1903.06733.
     """
 
+    log_keys = DEAD_UNITS
     identity = ("layers",)
     state_form = watch_form(optional={"silent": form.named(form.tensor), "outputs": form.maybe(form.many(form.text))})
 

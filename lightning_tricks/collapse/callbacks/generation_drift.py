@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
+from lightning_tricks.collapse.keys import GENERATIONS
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
@@ -271,6 +272,7 @@ class GenerationDrift(Detector, Trick):  # type: ignore[misc]  # (Lightning has 
     arXiv:1908.04319.
     """
 
+    log_keys = GENERATIONS
     identity = ("sample",)
     state_form = watch_form(
         real=form.maybe(form.tensor),

@@ -11,12 +11,19 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, sums
 from lightning_tricks.collapse.callbacks.reduction import averaged, require_name
+from lightning_tricks.collapse.keys import MODES
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.old_detector import Detector, detector_form
+from lightning_tricks.detection.detector import Detector
+from lightning_tricks.detection.judge import Judge
+from lightning_tricks.detection.probe import Probe
+from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
 from lightning_tricks.errors import TrickError, message
+from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
@@ -24,8 +31,96 @@ _NEIGHBOURS = 5
 _TREND = 8  # checks: a generator that covers more and more has not collapsed
 
 
+class ModesProbe(Probe):
+    """Generated samples beside the real ones of the same batches.
+
+    Args:
+        generator: name of the module whose output is a batch of samples.
+        patience: of the alarm.
+    """
+
+    samples: ClassVar[int] = _MODE_SAMPLES
+    fewest: ClassVar[int] = 64
+
+    def __init__(self, generator: str, patience: int) -> None:
+        super().__init__()
+        self._generator, self._patience = generator, patience
+        self._made: Tensor | None = None  # by the last call in this batch
+        self._compared: tuple[Tensor, Tensor] | None = None  # generated and real samples of the last check
+
+    def rules(self) -> dict[str, Alarm]:
+        """Recall, after both conditions were made one."""
+        return {"recall": Alarm(below=0.25, gain=0.05, growth=1.5, trend=_TREND, patience=self._patience)}
+
+    def grace_factor(self, alarm: str) -> float:
+        """Mode coverage develops slowly: double the grace period."""
+        return 2.0
+
+    def attach(self, to: Attachment) -> None:
+        """Watch the generator."""
+        to.watch(to.module(self._generator, "generator"), self._see)
+
+    def _see(self, output: Any) -> None:
+        tensor = sums.floating_tensor(output)
+        if tensor is None or tensor.ndim < 2:
+            raise self._refused("its output holds no batch of samples", "Name the generator itself")
+        self._made = tensor
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
+        """Keep samples of both kinds, as rows."""
+        made, self._made = self._made, None
+        if made is None:
+            if first:
+                raise self._refused("it was not called in the first training step", "Name one that is")
+            return 0
+        real = self._real(batch, made)
+        for name, rows in (("generated", made.flatten(1)), ("real", real.flatten(1))):
+            small = sums.projected(rows.float(), _MODE_DIMENSIONS)
+            kept = [self.sums[name]] if name in self.sums else []
+            self.sums[name] = torch.cat([*kept, small])[-self.samples :]
+        return min(len(made), len(real))
+
+    def _real(self, batch: Any, made: Tensor) -> Tensor:
+        size = made[:1].numel()
+        for tensor in tree_leaves(batch):
+            if isinstance(tensor, Tensor) and tensor.ndim > 1 and tensor[:1].numel() == size:
+                return tensor.detach()
+        rule = f"the batch holds no real samples of {size} numbers, as the generator makes them"
+        raise self._refused(rule, "Put real data into the batch")
+
+    def _refused(self, rule: str, remedy: str) -> TrickError:
+        return TrickError(message("ModeCollapse", "generator", self._generator, rule, remedy))
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Measures of each process's own samples, averaged."""
+        made, real = self.sums["generated"], self.sums["real"]
+        self._compared = (made, real)
+        k = min(_NEIGHBOURS, len(made) - 1, len(real) - 1)
+        return averaged(run, generation.mode_measures(made, real, max(1, k)))
+
+    def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
+        """The measures by name."""
+        return dict(zip(generation.MODES, vector, strict=True))
+
+    def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
+        """Recall; half of it where samples also lie closer together than real ones."""
+        near = values["pairwise_distance_ratio"] < 0.9
+        return {"recall": values["recall"] * (0.5 if near else 1.0)}
+
+    def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
+        """Say how much is covered."""
+        return causes.of_modes(values, self._generator)
+
+    def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
+        """Samples in two dimensions."""
+        if self._compared is None:
+            return None
+        made, real = (t.tolist() for t in self._compared)
+        return lambda: figures.draw_samples(made, real, history)
+
+
 @final
-class ModeCollapse(Detector):
+class ModeCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callback twice, with hooks that differ)
     """Notice a generator that makes few kinds of samples.
 
     Compares samples of a generator, as training makes them, with the real batches: the share of real samples within the
@@ -71,10 +166,9 @@ class ModeCollapse(Detector):
     Reference: Kynkaanniemi et al., 2019, arXiv:1904.06991; Naeem et al., 2020, arXiv:2002.09797.
     """
 
+    log_keys = MODES
     identity = ("generator",)
-    state_form = detector_form(sums=sums.form_of(generated=2, real=2))
-    samples: ClassVar[int] = _MODE_SAMPLES
-    fewest: ClassVar[int] = 64
+    state_form = watch_form(sums=sums.form_of(generated=2, real=2))
 
     def __init__(
         self,
@@ -85,79 +179,9 @@ class ModeCollapse(Detector):
         grace: int | str = "10%",
     ) -> None:
         self.generator = require_name("ModeCollapse", "generator", generator)
-        super().__init__(every_n_steps, action, patience, grace)
+        self.take(WatchSettings.checked("ModeCollapse", every_n_steps, action, patience, grace))
+        self.reset()
 
-    def reset(self) -> None:
-        """Forget what was measured."""
-        super().reset()
-        self._made: Tensor | None = None
-        self._shown: tuple[Tensor, Tensor] | None = None
-
-    def rules(self) -> dict[str, Alarm]:
-        """Recall, after both conditions were made one."""
-        return {"recall": Alarm(below=0.25, gain=0.05, growth=1.5, trend=_TREND, patience=self.patience)}
-
-    def slowness(self, name: str) -> float:
-        """Mode coverage develops slowly: double the grace period."""
-        return 2.0
-
-    def attach(self, run: TrainingRun) -> None:
-        """Watch the generator."""
-        self.watch(self.module(run, self.generator, "generator"), self._see)
-
-    def _see(self, output: Any) -> None:
-        tensor = sums.floating_tensor(output)
-        if tensor is None or tensor.ndim < 2:
-            rule = "its output holds no batch of samples"
-            raise TrickError(message("ModeCollapse", "generator", self.generator, rule, "Name the generator itself"))
-        self._made = tensor
-
-    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
-        """Keep samples of both kinds, as rows."""
-        made, self._made = self._made, None
-        if made is None:
-            if self._first:
-                rule = "it was not called in the first training step"
-                raise TrickError(message("ModeCollapse", "generator", self.generator, rule, "Name one that is"))
-            return 0
-        real = self._real(batch, made)
-        for name, rows in (("generated", made.flatten(1)), ("real", real.flatten(1))):
-            small = sums.projected(rows.float(), _MODE_DIMENSIONS)
-            kept = [self._sums[name]] if name in self._sums else []
-            self._sums[name] = torch.cat([*kept, small])[-self.samples :]
-        return min(len(made), len(real))
-
-    def _real(self, batch: Any, made: Tensor) -> Tensor:
-        size = made[:1].numel()
-        for tensor in tree_leaves(batch):
-            if isinstance(tensor, Tensor) and tensor.ndim > 1 and tensor[:1].numel() == size:
-                return tensor.detach()
-        rule = f"the batch holds no real samples of {size} numbers, as the generator makes them"
-        raise TrickError(message("ModeCollapse", "generator", self.generator, rule, "Put real data into the batch"))
-
-    def measure(self, run: TrainingRun) -> Tensor:
-        """Measures of each process's own samples, averaged."""
-        made, real = self._sums["generated"], self._sums["real"]
-        self._shown = (made, real)
-        k = min(_NEIGHBOURS, len(made) - 1, len(real) - 1)
-        return averaged(run, generation.mode_measures(made, real, max(1, k)))
-
-    def read(self, vector: list[float]) -> dict[str, float]:
-        """The measures by name."""
-        return dict(zip(generation.MODES, vector, strict=True))
-
-    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Recall; half of it where samples also lie closer together than real ones."""
-        near = values["pairwise_distance_ratio"] < 0.9
-        return {"recall": values["recall"] * (0.5 if near else 1.0)}
-
-    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
-        """Say how much is covered."""
-        return causes.of_modes(values, self.generator)
-
-    def figure(self) -> Callable[[], Any] | None:
-        """Samples in two dimensions."""
-        if self._shown is None:
-            return None
-        made, real = (t.tolist() for t in self._shown)
-        return lambda: figures.draw_samples(made, real, self._history)
+    def make_parts(self) -> tuple[Stages, ...]:
+        """A watch over the samples of the generator."""
+        return (Watch(self, ModesProbe(self.generator, self.patience), self.settings),)

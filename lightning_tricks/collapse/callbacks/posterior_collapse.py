@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_tricks.collapse import causes, figures, posterior, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
+from lightning_tricks.collapse.keys import POSTERIOR
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
@@ -186,6 +187,7 @@ class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning ha
     2016, arXiv:1511.06349; He et al., 2019, arXiv:1901.05534.
     """
 
+    log_keys = POSTERIOR
     identity = ("mean", "log_variance")
     state_form = watch_form(sums=sums.form_of(mean=2, log_variance=2))
 

@@ -12,17 +12,25 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, structure, sums
 from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
+from lightning_tricks.collapse.keys import REPRESENTATION
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.old_detector import Detector, detector_form
+from lightning_tricks.detection.detector import Detector
+from lightning_tricks.detection.judge import Judge
+from lightning_tricks.detection.probe import Probe
+from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
 from lightning_tricks.errors import TrickError, message
+from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import local, on_any_rank
 from lightning_tricks.numerics.subset import subset
 
 _NAMES = ("sphere_variance", "rank_share")
 _TREND = 8  # checks
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
 def _rows_form(value: Any, where: str) -> str | None:
@@ -37,8 +45,136 @@ def _rows_form(value: Any, where: str) -> str | None:
     return None
 
 
+class FeaturesProbe(Probe):
+    """Rows of features of one layer, or of several at different depths.
+
+    Args:
+        layer: name of a module, or a list of names from the first layer to the last; with a list each value has the
+            name of its layer.
+        patience: of the alarms.
+    """
+
+    def __init__(self, layer: str | list[str], patience: int) -> None:
+        super().__init__()
+        self._layer, self._patience = layer, patience
+        self._layers = list(layer) if isinstance(layer, list) else [layer]
+        self._calls: list[tuple[str, int, int]] = []  # in this batch: layer, length of the output, rows
+        self._sizes: list[tuple[str, int]] = []  # layers of the last vector, and how many numbers each has there
+        self._spectra: dict[str, list[float]] = {}  # of the last check
+
+    def _entry(self, name: str, layer: str) -> str:
+        """Return a name with its layer, where there are several."""
+        return f"{name}/{layer}" if isinstance(self._layer, list) else name
+
+    def rules(self) -> dict[str, Alarm]:
+        """Complete and dimensional collapse of each layer."""
+        rising = {"trend": _TREND, "patience": self._patience}
+        alarms = (Alarm(below=0.05, growth=1.5, **rising), Alarm(below=0.2, growth=1.3, **rising))
+        return {self._entry(n, layer): a for layer in self._layers for n, a in zip(_NAMES, alarms, strict=True)}
+
+    def attach(self, to: Attachment) -> None:
+        """Watch the layers."""
+        for layer in self._layers:
+            to.watch(to.module(layer, "layer"), partial(self._add, layer))
+
+    def _add(self, layer: str, output: Any) -> None:
+        tensor = sums.floating_tensor(output)
+        if tensor is None or tensor.ndim < 2 or (tensor.shape[-1] < 2 and tensor.ndim < 4):
+            found = type(output).__name__ if tensor is None else tuple(tensor.shape)
+            raise self._refused(f"the output of {layer} ({found}) holds no features [n, d]", "Name an inner layer")
+        rows = sums.feature_rows(tensor, self.samples)
+        self.keep(self._entry("rows", layer), rows)
+        count = len(tensor) if tensor.ndim > 3 else tensor.shape[:-1].numel()
+        self._calls.append((layer, len(tensor), count))
+
+    def _refused(self, rule: str, remedy: str) -> TrickError:
+        return TrickError(message("RepresentationCollapse", "layer", self._layer, rule, remedy))
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
+        """Add the labels of what the hooks have added, and count it."""
+        calls, self._calls = self._calls, []
+        seen = dict.fromkeys((layer for layer, _, _ in calls), 0)
+        missing = [layer for layer in self._layers if layer not in seen]
+        if first and missing:
+            raise self._refused(f"{missing[0]} was not called in the first training step", "Name one that is")
+        labels = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dtype in _WHOLE and t.ndim]
+        for layer, length, count in calls:
+            kept = min(count, self.samples)
+            fitting = [found for t in labels if (found := structure.labels_of_rows(t, length, count)) is not None]
+            held, key = self.sums[self._entry("rows", layer)], self._entry("labels", layer)
+            unknown = partial(held.new_full, fill_value=-1, dtype=torch.int64)
+            label = subset(fitting[-1], self.samples).long() if fitting else unknown((kept,))
+            if key not in self.sums:  # (rows of a checkpoint of an older version have none)
+                before = len(held) - sum(min(c, self.samples) for n, _, c in calls if n == layer)
+                self.sums[key] = unknown((before,))
+            self.keep(key, label)
+            seen[layer] += kept
+        return min(seen.values(), default=0)
+
+    def ready(self, run: TrainingRun, samples: int, waited: int) -> bool:
+        """Whether all layers were called on all ranks."""
+        if run.trainer.world_size == 1 or isinstance(self._layer, str):
+            return super().ready(run, samples, waited)
+        lacking = [self._entry("rows", layer) not in self.sums for layer in self._layers]
+        return not any(on_any_rank(lacking, run.trainer.strategy.root_device))
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Moments over all processes, counted from the mean over all."""
+        # at every check anew: features that have moved far from an older centre would lose their variance
+        held = [layer for layer in self._layers if self._entry("labels", layer) in self.sums]
+        rows = {layer: self.sums[self._entry("rows", layer)].float() for layer in held}
+        means: dict[str, dict[str, Tensor]] = {layer: {} for layer in held}
+        for layer in held:
+            sums.add_rows(means[layer], rows[layer])
+        whole = over_all(run, {f"{layer}/{n}": t for layer in held for n, t in means[layer].items()})
+        moments: dict[str, Tensor] = {}
+        for layer in held:
+            own: dict[str, Tensor] = {}
+            centre = sums.centre({n: whole[f"{layer}/{n}"] for n in means[layer]})
+            sums.add_features(own, rows[layer], centre, self.sums[self._entry("labels", layer)])
+            moments |= {f"{layer}/{n}": t for n, t in own.items()}
+        moments = over_all(run, moments)
+        parts = []
+        for layer in held:
+            of_layer = {n.removeprefix(f"{layer}/"): t for n, t in moments.items() if n.startswith(f"{layer}/")}
+            parts.append(sums.measured_features(of_layer))
+        self._sizes = [(layer, len(part)) for layer, part in zip(held, parts, strict=True)]
+        return torch.cat(parts)
+
+    def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
+        """Variance, rank and the like."""
+        values: dict[str, float] = {}
+        for layer, size in self._sizes:
+            part, vector = vector[:size], vector[size:]
+            own, self._spectra[layer] = sums.read_features(part, known=True)
+            values |= {self._entry(name, layer): value for name, value in own.items()}
+        return values
+
+    def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
+        """Variance and rank; features that are NaN or inf are worth nothing."""
+        found = {}
+        for layer, _ in self._sizes:
+            finite = values[self._entry("finite", layer)] > 0
+            for name in _NAMES:
+                found[self._entry(name, layer)] = values[self._entry(f"_{name}", layer)] if finite else -1.0
+        return found
+
+    def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
+        """Say which collapse."""
+        if isinstance(self._layer, str):
+            return causes.of_representation(active, values, self._layer)
+        return causes.of_depth(active, values, [layer for layer, _ in self._sizes])
+
+    def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
+        """Spectrum and curves, or what there is at each depth."""
+        layer = self._layer
+        if isinstance(layer, str):
+            return lambda: figures.draw_spectrum(self._spectra.get(layer, []), history, layer)
+        return lambda: figures.draw_depth(self._layers, history)
+
+
 @final
-class RepresentationCollapse(Detector):
+class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callback twice, with hooks that differ)
     """Notice that the outputs of a layer become one vector, or fill few dimensions only.
 
     Two measures, since neither sees both: the variance of directions ``V = 1 - ||mean of unit rows||^2`` (complete
@@ -93,8 +229,9 @@ class RepresentationCollapse(Detector):
     et al., neural collapse, 2020, arXiv:2008.08186; Li et al., oversmoothing, 2018, arXiv:1801.07606.
     """
 
+    log_keys = REPRESENTATION
     identity = ("layer",)
-    state_form = detector_form(sums=_rows_form)
+    state_form = watch_form(sums=_rows_form)
 
     def __init__(
         self,
@@ -113,135 +250,17 @@ class RepresentationCollapse(Detector):
                 raise ValueError(message(owner, "layer", layer, rule, remedy))
         else:
             require_name(owner, "layer", layer)
-        super().__init__(every_n_steps, action, patience, grace)
+        self.take(WatchSettings.checked(owner, every_n_steps, action, patience, grace))
+        self.reset()
 
     @property
     def layers(self) -> list[str]:
         """The names of all layers."""
         return list(self.layer) if isinstance(self.layer, list) else [self.layer]
 
-    def _entry(self, name: str, layer: str) -> str:
-        """Return a name with its layer, where there are several."""
-        return f"{name}/{layer}" if isinstance(self.layer, list) else name
-
-    def reset(self) -> None:
-        """Forget what was measured."""
-        super().reset()
-        self._spectra: dict[str, list[float]] = {}
-        self._sizes: list[tuple[str, int]] = []
-        self._calls: list[tuple[str, int, int]] = []
-
-    def rules(self) -> dict[str, Alarm]:
-        """Complete and dimensional collapse of each layer."""
-        rising = {"trend": _TREND, "patience": self.patience}
-        complete, few = Alarm(below=0.05, growth=1.5, **rising), Alarm(below=0.2, growth=1.3, **rising)
-        return {self._entry(n, layer): a for layer in self.layers for n, a in zip(_NAMES, (complete, few), strict=True)}
-
-    def prefix(self, run: TrainingRun) -> str:
-        """Return what log keys begin with; with the layers where there are several detectors."""
-        return super().prefix(run).replace(str(self.layer), "+".join(self.layers))
-
-    def attach(self, run: TrainingRun) -> None:
-        """Watch the layers."""
-        for layer in self.layers:
-            self.watch(self.module(run, layer, "layer"), partial(self._add, layer))
-
-    def _add(self, layer: str, output: Any) -> None:
-        tensor = sums.floating_tensor(output)
-        if tensor is None or tensor.ndim < 2 or (tensor.shape[-1] < 2 and tensor.ndim < 4):
-            found = type(output).__name__ if tensor is None else tuple(tensor.shape)
-            rule = f"the output of {layer} ({found}) holds no features [n, d]"
-            raise TrickError(message("RepresentationCollapse", "layer", self.layer, rule, "Name an inner layer"))
-        rows = sums.feature_rows(tensor, self.samples)
-        self._keep(self._entry("rows", layer), rows)
-        count = len(tensor) if tensor.ndim > 3 else tensor.shape[:-1].numel()
-        self._calls.append((layer, len(tensor), count))
-
-    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
-        """Add the labels of what the hooks have added, and count it."""
-        calls, self._calls = self._calls, []
-        seen = dict.fromkeys((layer for layer, _, _ in calls), 0)
-        missing = [layer for layer in self.layers if layer not in seen]
-        if self._first and missing:
-            rule = f"{missing[0]} was not called in the first training step"
-            raise TrickError(message("RepresentationCollapse", "layer", self.layer, rule, "Name one that is"))
-        labels = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dtype in _WHOLE and t.ndim]
-        for layer, first, count in calls:
-            kept = min(count, self.samples)
-            fitting = [found for t in labels if (found := structure.labels_of_rows(t, first, count)) is not None]
-            held, key = self._sums[self._entry("rows", layer)], self._entry("labels", layer)
-            label = (
-                subset(fitting[-1], self.samples).long() if fitting else held.new_full((kept,), -1, dtype=torch.int64)
-            )
-            if key not in self._sums:  # (rows of a checkpoint of an older version have none)
-                before = len(held) - sum(min(c, self.samples) for n, _, c in calls if n == layer)
-                self._sums[key] = held.new_full((before,), -1, dtype=torch.int64)
-            self._keep(key, label)
-            seen[layer] += kept
-        return min(seen.values(), default=0)
-
-    def ready(self, run: TrainingRun) -> bool:
-        """Whether all layers were called on all ranks."""
-        if run.trainer.world_size == 1 or isinstance(self.layer, str):
-            return super().ready(run)
-        lacking = [self._entry("rows", layer) not in self._sums for layer in self.layers]
-        return not any(on_any_rank(lacking, run.trainer.strategy.root_device))
-
-    def measure(self, run: TrainingRun) -> Tensor:
-        """Moments over all processes, counted from the mean over all."""
-        # at every check anew: features that have moved far from an older centre would lose their variance
-        held = [layer for layer in self.layers if self._entry("labels", layer) in self._sums]
-        rows = {layer: self._sums[self._entry("rows", layer)].float() for layer in held}
-        means: dict[str, dict[str, Tensor]] = {layer: {} for layer in held}
-        for layer in held:
-            sums.add_rows(means[layer], rows[layer])
-        whole = over_all(run, {f"{layer}/{n}": t for layer in held for n, t in means[layer].items()})
-        moments: dict[str, Tensor] = {}
-        for layer in held:
-            own: dict[str, Tensor] = {}
-            centre = sums.centre({n: whole[f"{layer}/{n}"] for n in means[layer]})
-            sums.add_features(own, rows[layer], centre, self._sums[self._entry("labels", layer)])
-            moments |= {f"{layer}/{n}": t for n, t in own.items()}
-        moments = over_all(run, moments)
-        parts = []
-        for layer in held:
-            of_layer = {n.removeprefix(f"{layer}/"): t for n, t in moments.items() if n.startswith(f"{layer}/")}
-            parts.append(sums.measured_features(of_layer))
-        self._sizes = [(layer, len(part)) for layer, part in zip(held, parts, strict=True)]
-        return torch.cat(parts)
-
-    def read(self, vector: list[float]) -> dict[str, float]:
-        """Variance, rank and the like."""
-        values: dict[str, float] = {}
-        for layer, size in self._sizes:
-            part, vector = vector[:size], vector[size:]
-            own, self._spectra[layer] = sums.read_features(part, known=True)
-            values |= {self._entry(name, layer): value for name, value in own.items()}
-        return values
-
-    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Variance and rank; features that are NaN or inf are worth nothing."""
-        found = {}
-        for layer, _ in self._sizes:
-            finite = values[self._entry("finite", layer)] > 0
-            for name in _NAMES:
-                found[self._entry(name, layer)] = values[self._entry(f"_{name}", layer)] if finite else -1.0
-        return found
-
-    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
-        """Say which collapse."""
-        if isinstance(self.layer, str):
-            return causes.of_representation(active, values, self.layer)
-        return causes.of_depth(active, values, [layer for layer, _ in self._sizes])
-
-    def figure(self) -> Callable[[], Any] | None:
-        """Spectrum and curves, or what there is at each depth."""
-        if isinstance(self.layer, str):
-            return lambda: figures.draw_spectrum(self._spectra.get(self.layers[0], []), self._history, self.layers[0])
-        return lambda: figures.draw_depth(self.layers, self._history)
-
-
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+    def make_parts(self) -> tuple[Stages, ...]:
+        """A watch over the features; with the layers in its log keys where there are several detectors."""
+        return (Watch(self, FeaturesProbe(self.layer, self.patience), self.settings, label="+".join(self.layers)),)
 
 
 def _is_list(value: object) -> bool:

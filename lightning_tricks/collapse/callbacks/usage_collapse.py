@@ -2,79 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
-import torch
-from torch import Tensor, nn
-
-from lightning_tricks.collapse import causes, figures, usage
-from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
+from lightning_tricks.collapse.callbacks.reduction import require_name
+from lightning_tricks.collapse.keys import USAGE
+from lightning_tricks.collapse.usage_kinds import KINDS
+from lightning_tricks.collapse.usage_probe import FORMS, UsageProbe, sums_form
 from lightning_tricks.detection.action import Action
-from lightning_tricks.detection.alarm import Alarm
-from lightning_tricks.detection.causes import Explained
-from lightning_tricks.detection.old_detector import Detector, detector_form, keep_bounded
-from lightning_tricks.errors import TrickError, message, require_choice
-from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.modules.batches import samples_of
-from lightning_tricks.numerics import form
-
-_HOLDING_SIZES = ("codebook_size", "num_embeddings", "num_codes", "num_experts", "num_prototypes", "num_actions")
-_REWARD = re.compile(r"(?:^|[/_.\s])(?:reward|return)s?(?:$|[/_.\s])", re.IGNORECASE)
-_ENOUGH = 32  # samples: with fewer, chance alone can leave entries out
-_ROWS = ("votes", "probability", "entropy", "rows", "broken", "given", "effective")
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What is asked of a kind of assignment.
-
-    Args:
-        alarms: by the name of their statistic; their patience is that of the user times their own.
-        least: share of its fair share from which an entry counts as used. Codes of rare patches are rare, and in use.
-    """
-
-    alarms: Mapping[str, Alarm]
-    least: float = 0.05
-
-
-_CAPACITY = Alarm(below=0.45, gain=0.05, trend=5, patience=1)
-_KINDS: dict[str, _Kind] = {
-    "codebook": _Kind({"capacity": _CAPACITY}, least=0.01),
-    "router": _Kind(
-        {
-            "usage": Alarm(below=0.2, gain=0.02, growth=1.3, trend=5, patience=1),
-            "balance": Alarm(below=0.1, gain=0.02, growth=1.3, trend=5, patience=1),
-            "starved": Alarm(below=0.2, gain=0.02, growth=1.3, trend=5, patience=3),
-        }
-    ),
-    "prototypes": _Kind({"capacity": _CAPACITY, "information": Alarm(below=5e-4, growth=1.3, trend=5, patience=1)}),
-    "policy": _Kind(
-        {
-            "variety": Alarm(below=0.05, gain=0.05, growth=1.5, patience=1),
-            "exploration": Alarm(of_peak=0.05, least_peak=0.2, gain=0.05, patience=1),
-        }
-    ),
-}
-
-
-def _sums_form(value: Any, where: str) -> str | None:
-    """The form of what is gathered: nothing, the numbers of entries, or sums of rows."""
-    if not isinstance(value, dict) or not value:
-        return form.named(form.tensor)(value, where)
-    names = ("numbers", "effective") if "numbers" in value else _ROWS
-    names = (*names, "reward") if "reward" in value else names
-    fault = form.record(dict.fromkeys(names, form.tensor))(value, where)
-    flat = {"numbers", "votes", "probability", "reward"}
-    wrong = None if fault else next((n for n in names if value[n].ndim != int(n in flat)), None)
-    return f"{where}[{wrong!r}] must have {int(wrong in flat)} dimensions" if wrong else fault
+from lightning_tricks.detection.detector import Detector
+from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.errors import require_choice
+from lightning_tricks.lifecycle.stages import Stages
+from lightning_tricks.lifecycle.trick import Trick
 
 
 @final
-class UsageCollapse(Detector):
+class UsageCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callback twice, with hooks that differ)
     """Notice that few codes of a codebook, experts of a router, prototypes or actions of a policy are in use.
 
     The choices of a module are counted over a window: whole numbers, or the largest entry of each row of probabilities
@@ -138,15 +81,9 @@ class UsageCollapse(Detector):
     arXiv:2101.03961; Caron et al., "DINO", 2021, arXiv:2104.14294; Mnih et al., 2016, arXiv:1602.01783 (entropy).
     """
 
+    log_keys = USAGE
     identity = ("assignments",)
-    samples: ClassVar[int] = 1024
-    state_form = detector_form(
-        sums=_sums_form,
-        entries=form.whole,
-        masks=form.flag,
-        rewards=form.many(form.measured),
-        start=form.maybe(form.tensor),
-    )
+    state_form = watch_form(optional=None, sums=sums_form, **FORMS)
 
     def __init__(
         self,
@@ -158,222 +95,10 @@ class UsageCollapse(Detector):
         grace: int | str = "10%",
     ) -> None:
         self.assignments = require_name("UsageCollapse", "assignments", assignments)
-        self.kind = require_choice("UsageCollapse", "kind", kind, _KINDS)
-        super().__init__(every_n_steps, action, patience, grace)
+        self.kind = require_choice("UsageCollapse", "kind", kind, KINDS)
+        self.take(WatchSettings.checked("UsageCollapse", every_n_steps, action, patience, grace))
+        self.reset()
 
-    def reset(self) -> None:
-        """Forget what was measured."""
-        super().reset()
-        self._known = 0  # entries that the module says it has; 0 where it does not
-        self._entries = 0  # the largest number seen, plus one
-        self._exceeded = False
-        self._masks = False
-        self._channels_first = False
-        self._seen: list[tuple[int, int]] = []  # of each forward pass: samples, and rows that were kept of them
-        self._shares: list[float] = []
-        self._rewards: list[float] = []
-        self._baseline: Tensor | None = None  # sum and number of rewards of the first batch
-        self._begun = math.nan  # their mean over all processes
-
-    def rules(self) -> dict[str, Alarm]:
-        """The alarms of the kind."""
-        alarms = _KINDS[self.kind].alarms
-        return {name: replace(alarm, patience=alarm.patience * self.patience) for name, alarm in alarms.items()}
-
-    def slowness(self, name: str) -> float:
-        """Codes spread slowly: their grace is 1.5 times as long."""
-        return 1.5 if self.kind == "codebook" else 1.0
-
-    def attach(self, run: TrainingRun) -> None:
-        """Watch the module; see whether it says how many entries there are."""
-        module = self.module(run, self.assignments, "assignments")
-        self._known, self._channels_first = _entries_of(module), isinstance(module, nn.modules.conv._ConvNd)
-        self.watch(module, self._see)
-
-    def _see(self, output: Any) -> None:
-        found = usage.assignments_of(output)
-        if found is None:
-            rule = f"its output ({type(output).__name__}) holds neither whole numbers nor rows of two numbers or more"
-            raise self._refused(rule, "Name the module that returns codes, experts, actions, or their logits")
-        if not found.numel():
-            return
-        if found.is_floating_point():
-            rows = found.movedim(1, -1) if self._channels_first and found.ndim > 2 else found
-            self._add_rows(rows.reshape(-1, rows.shape[-1]), len(found))
-            return
-        if self._first:
-            self._masks = self._masks or usage.is_mask(found)
-        if self._masks or found.dtype == torch.bool:
-            self._add_rows(usage.rows_of_mask(found), len(found))
-            return
-        if self._first:
-            self._check_numbers(found)
-        numbers = usage.kept_rows(found.reshape(-1)).to(torch.int64)
-        self._keep("numbers", numbers.clamp(-1, usage.MOST_ENTRIES).to(torch.int32))
-        self._seen.append((len(found), len(numbers)))
-
-    def _add_rows(self, rows: Tensor, samples: int) -> None:
-        kept = usage.kept_rows(rows)
-        usage.add_assignments(self._sums, kept)
-        self._seen.append((samples, len(kept)))
-
-    def _check_numbers(self, found: Tensor) -> None:
-        """Once, at the first batch: one host read."""
-        largest = int(found.max())
-        if largest >= usage.MOST_ENTRIES:
-            rule = f"its output holds {largest}, which is not the number of an entry"
-            raise self._refused(rule, "Name the module that returns codes, experts or actions")
-        self._exceeded = largest >= self._known  # what the module says is the size of something else
-
-    def _refused(self, rule: str, remedy: str) -> TrickError:
-        return TrickError(message("UsageCollapse", "assignments", self.assignments, rule, remedy))
-
-    def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
-        """Count what the hook has added: neighbouring positions of one sample say little about the others."""
-        seen, self._seen = self._seen, []
-        rows = sum(kept for _, kept in seen)
-        if not rows:
-            if self._first:
-                raise self._refused("it was not called in the first training step", "Name one that is")
-            return 0
-        samples = min(sum(n for n, _ in seen), _batch_size(batch) or rows)
-        effective = min(rows, usage.ROWS_OF_A_SAMPLE * max(1, samples))
-        device = next(iter(self._sums.values())).device
-        before = self._sums.get("effective", torch.zeros((), device=device))
-        self._sums["effective"] = before + effective
-        if self.kind == "policy":
-            self._add_reward(run, outputs, device)
-        return effective
-
-    def _add_reward(self, run: TrainingRun, outputs: Any, device: torch.device) -> None:
-        """Add the reward that this step returned or logged, on the device; the very first one is a baseline."""
-        found = _reward_in(outputs) if isinstance(outputs, Mapping) else None
-        found = _reward_in(run.trainer.callback_metrics) if found is None else found
-        pair = torch.zeros(2) if found is None else torch.stack([found, torch.ones_like(found)])
-        pair = pair.to(device, torch.float32)
-        if self._first:
-            self._baseline = pair
-        self._sums["reward"] = self._sums.get("reward", torch.zeros_like(pair)) + pair
-
-    def measure(self, run: TrainingRun) -> Tensor:
-        """Counts over all processes."""
-        sums = dict(self._sums)
-        if "numbers" in sums:
-            numbers = sums.pop("numbers")
-            sums["votes"] = usage.counted_entries(numbers, self._size(run, numbers))
-        if self.kind == "policy":
-            sums["start"] = torch.zeros_like(sums["reward"]) if self._baseline is None else self._baseline
-        total = over_all(run, sums)
-        rewards = [total.pop(name) for name in ("reward", "start") if name in total]
-        means = [(value / count).reshape(1) for value, count in rewards]  # (NaN where there is none)
-        return torch.cat([*means, usage.measured_usage(total, _KINDS[self.kind].least)])
-
-    def _size(self, run: TrainingRun, numbers: Tensor) -> int:
-        """Return how many entries there are, equal on all ranks: a host read where the module alone cannot tell."""
-        exceeded = not self._known or self._exceeded or self._entries > self._known
-        if run.trainer.world_size == 1 and not exceeded:
-            return self._known
-        largest = over_all(run, {"largest": numbers.max().float()}, "max")["largest"]
-        self._entries = min(usage.MOST_ENTRIES, max(self._entries, int(largest) + 1, 1))
-        # on several processes only what all of them know may decide
-        alone = run.trainer.world_size == 1
-        return self._entries if self._entries > self._known or (alone and exceeded) else self._known
-
-    def read(self, vector: list[float]) -> dict[str, float]:
-        """The measures by name."""
-        reward, begun = (vector[0], vector[1]) if self.kind == "policy" else (math.nan, math.nan)
-        values, self._shares = usage.read_usage(vector[2:] if self.kind == "policy" else vector)
-        if math.isfinite(reward):
-            self._begun = begun
-            values["reward"] = reward
-            self._rewards.append(reward)
-            keep_bounded(self._rewards)
-        return values
-
-    def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """What the alarms of this kind follow; with too few samples nothing is concluded."""
-        names = _KINDS[self.kind].alarms
-        if not values["finite"]:
-            return dict.fromkeys(names, -1.0)
-        if values["_effective"] < _ENOUGH:
-            return dict.fromkeys(names, math.nan)
-        information = usage.information_share(values)
-        if self.kind == "policy":
-            return self._of_a_policy(values, information)
-        # while a router is undecided, a balancing loss moves many choices at once: it may take longer
-        own = {
-            "usage": max(values["usage"], values["_soft"], float(usage.routes(values))),
-            "balance": max(values["balance"], values["_soft"]),
-            "starved": max(values["usage"], float(usage.routes(values))),
-            "capacity": values["capacity"],
-            # of logits the temperature is not known
-            "information": information if values["_given"] else math.nan,
-        }
-        return {name: own[name] for name in names}
-
-    def _of_a_policy(self, values: Mapping[str, float], information: float) -> dict[str, float]:
-        """Return how varied actions are, and how random; both are 1, healthy, where the reward has risen."""
-        learned = usage.has_learned(self._rewards, self._begun, self._span)
-        if learned:
-            return {"variety": 1.0, "exploration": 1.0}
-        whole = math.log(max(2.0, values["entries"]))
-        share = values["marginal_entropy"] / whole
-        if math.isnan(information):  # sampled actions: only one that is nearly always taken is certainly a collapse
-            return {"variety": 5 * share, "exploration": math.nan}
-        # a rare action that is taken in its own states depends on the input, however rare it is
-        dependence = information / share if share > 1e-4 else 0.0
-        random = values["conditional_entropy"] / whole
-        if learned is None:  # too early to tell: only its best value counts
-            random = max(random, 0.1) if self._rewards else math.nan
-        return {"variety": max(share, dependence / 4), "exploration": random}
-
-    def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
-        """Say what is no longer used."""
-        return causes.of_usage(self.kind, active, values, self.assignments)
-
-    def figure(self) -> Callable[[], Any] | None:
-        """Shares of the entries, and curves."""
-        return lambda: figures.draw_usage(self._shares, self._history, self.assignments)
-
-    def trick_state(self) -> dict[str, Any]:
-        """What detectors keep, the number of entries seen so far, and rewards."""
-        kept = super().trick_state()
-        seen = {"entries": self._entries, "masks": self._masks, "rewards": list(self._rewards)}
-        return {**kept, **seen, "start": None if self._baseline is None else self._baseline.clone()}
-
-    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
-        super()._take_up(run, state)
-        if state["entries"] > usage.MOST_ENTRIES:
-            raise ValueError("the number of entries in the checkpoint is too large")
-        start = state["start"]
-        if start is not None and start.shape != (2,):
-            raise ValueError("the first reward in the checkpoint is not a sum and a number")
-        self._entries, self._masks, self._rewards = state["entries"], state["masks"], list(state["rewards"])
-        self._baseline = None if start is None else start.float().to(run.trainer.strategy.root_device)
-
-
-def _entries_of(module: nn.Module) -> int:
-    """Return how many entries a module says that it has; 0 where it does not."""
-    sizes = [getattr(module, name, None) for name in _HOLDING_SIZES]
-    for size in sizes:
-        if type(size) is int and 1 < size <= usage.MOST_ENTRIES:
-            return size
-    tables = [child for child in module.children() if isinstance(child, nn.Embedding)]
-    return tables[0].num_embeddings if len(tables) == 1 else 0
-
-
-def _batch_size(batch: Any) -> int | None:
-    """Return how many samples the batch holds; None where it cannot be told."""
-    try:
-        return samples_of(batch).count
-    except ValueError:
-        return None
-
-
-def _reward_in(place: Mapping[Any, Any]) -> Tensor | None:
-    """Return the mean of the first tensor with "reward" or "return" in its name, 0-d; None where there is none."""
-    for name, value in place.items():
-        named = isinstance(name, str) and _REWARD.search(name) and "loss" not in name.lower()
-        if named and isinstance(value, Tensor) and value.numel() and not value.is_complex():
-            return value.detach().float().mean()
-    return None
+    def make_parts(self) -> tuple[Stages, ...]:
+        """A watch over the entries that are chosen."""
+        return (Watch(self, UsageProbe(self.assignments, self.kind, self.patience), self.settings),)

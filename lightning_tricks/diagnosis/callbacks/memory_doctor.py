@@ -8,6 +8,7 @@ from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
 from lightning_tricks.diagnosis import memory_advice
+from lightning_tricks.diagnosis.keys import FINDINGS, MEMORY_DOCTOR
 from lightning_tricks.diagnosis.memory_epochs import LookAtEnd, LookAtEpochs
 from lightning_tricks.diagnosis.memory_page import MemoryPage
 from lightning_tricks.diagnosis.memory_probe import MemoryParts, MemoryProbe
@@ -73,6 +74,7 @@ class MemoryDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
     activations); PyTorch FAQ, "My model reports out of memory" (history kept across the training loop).
     """
 
+    log_keys = MEMORY_DOCTOR + FINDINGS
     state_form = watch_form()
 
     def __init__(self, every_n_steps: int | None = None, action: Action = "warn") -> None:

@@ -11,6 +11,7 @@ from lightning_tricks.diagnosis.course import FORMS, OPTIONAL_FORMS
 from lightning_tricks.diagnosis.course_probe import CourseParts, CourseProbe
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.health_report import HealthReport
+from lightning_tricks.diagnosis.keys import FINDINGS, TRAINING_DOCTOR
 from lightning_tricks.diagnosis.summary import Summary
 from lightning_tricks.diagnosis.validation_gap import ValidationGap
 from lightning_tricks.errors import require_flag
@@ -87,6 +88,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     Networks", 2019 (updates, predictions on one batch); Guo et al., arXiv:1706.04599 (overconfidence).
     """
 
+    log_keys = TRAINING_DOCTOR + FINDINGS
     state_form = watch_form(**FORMS, losses=form.many(form.measured), culprit=form.text, optional=OPTIONAL_FORMS)
 
     def __init__(

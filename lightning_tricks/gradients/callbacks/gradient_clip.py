@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_tricks.errors import ConflictError, NonFiniteError, message
 from lightning_tricks.gradients import clip_summary, nonfinite_policy
 from lightning_tricks.gradients.clipper import Clipper
+from lightning_tricks.gradients.keys import CLIP
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import claimed
 from lightning_tricks.gradients.rules import ClipRule, as_rule
@@ -91,6 +92,7 @@ class GradientClip(Trick):
     Reference: Pascanu et al., 2013, arXiv:1211.5063; the rules name theirs.
     """
 
+    log_keys = CLIP
     identity = ("groups",)
     state_form = staticmethod(form.named(_CLIPPER))
     in_dry_run = True

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_tricks.errors import TrickError, UnsupportedError, message
 from lightning_tricks.gradients.callbacks.gradient_clip import GradientClip
 from lightning_tricks.gradients.figures import draw_layers
+from lightning_tricks.gradients.keys import MONITOR
 from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.gradients.noise_scale import NoiseMeter
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
@@ -82,6 +83,7 @@ class GradientMonitor(Trick):
     Reference: McCandlish et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162 (noise scale).
     """
 
+    log_keys = MONITOR
     observer = True
     identity = ("groups",)
     # (what the averages hold is checked by ``numerics.state.fitting``, which knows the rule)

@@ -25,6 +25,7 @@ from lightning_tricks.precision.attempts import (
     scale_used,
 )
 from lightning_tricks.precision.callbacks.precision_doctor import PrecisionDoctor
+from lightning_tricks.precision.keys import LOSS_SCALE
 from lightning_tricks.precision.scale_policy import (
     ScalePolicy,
     SkipCount,
@@ -81,6 +82,8 @@ class LossScaleGuard(Trick):
 
     Reference: Micikevicius et al., "Mixed Precision Training", 2018, arXiv:1710.03740; Lightning #20619, #9799.
     """
+
+    log_keys = LOSS_SCALE
 
     logs_loss_scale: ClassVar[bool] = True  # then PrecisionDoctor does not
     state_form = staticmethod(

@@ -16,6 +16,7 @@ from lightning_tricks.numerics import form
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.precision import health
 from lightning_tricks.precision.findings import Finding, Findings, as_table
+from lightning_tricks.precision.keys import DOCTOR, LOSS_SCALE
 from lightning_tricks.precision.skip_explainer import SkipExplainer
 from lightning_tricks.precision.specs import DoctorSpec
 from lightning_tricks.precision.trainer_precision import precision_of, warn_of_cpu
@@ -78,6 +79,7 @@ class PrecisionDoctor(Trick):
     Reference: Micikevicius et al., "Mixed Precision Training", 2018, arXiv:1710.03740.
     """
 
+    log_keys = LOSS_SCALE + DOCTOR
     observer = True
     state_form = staticmethod(form.record({"findings": form.many(_FINDING), "looks": form.whole}, more=True))
 

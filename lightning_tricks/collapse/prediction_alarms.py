@@ -1,0 +1,99 @@
+"""What the alarms of ``PredictionCollapse`` follow: values of a check -> statistics. Plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lightning_tricks.collapse.association import Evidence
+from lightning_tricks.collapse.prediction_values import Targets
+from lightning_tricks.detection.alarm import Alarm
+
+_SIGNIFICANT = 2.0  # standard errors
+_LITTLE = 0.02  # skill that samples learnt by heart give soon
+_FOLLOWED = 0.05  # squared correlation of predictions that are not constant
+_SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e-4 of the targets', 1 % of their std
+_FEWEST = 1000  # samples of a test that may say that there is no association
+_BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
+_GRACE = {"association": 3.0, "skill": 2.0, "background": 2.0, "lost": 0.5}
+
+
+def worth(skill: float) -> float:
+    """Return ``1 / (1 - skill)``, the entropy of the labels over the cross entropy: 1 for skill 0, near 0 for garbage.
+
+    >>> worth(0.0), worth(-1.0)
+    (1.0, 0.5)
+    """
+    return 1 / (1 - min(skill, 0.99))
+
+
+def alarms(patience: int) -> dict[str, Alarm]:
+    """Return the alarms by their statistics: never learned, in five ways, and lost."""
+    return {
+        "constant": Alarm(below=1e-9, growth=1.5, trend=8, patience=patience),
+        "worse": Alarm(below=worth(-0.2), growth=1.1, patience=patience),
+        "association": Alarm(below=_SIGNIFICANT, patience=patience),
+        "background": Alarm(below=0.5, gain=0.01, trend=8, patience=patience),
+        "skill": Alarm(below=_LITTLE, gain=0.01, trend=8, patience=patience),
+        "lost": Alarm(of_peak=0.25, least_peak=0.2, gain=0.05, patience=patience),
+    }
+
+
+def grace_factor(alarm: str) -> float:
+    """Return by how many times the grace of an alarm is longer: learning is slower than forgetting.
+
+    >>> grace_factor("association"), grace_factor("constant"), grace_factor("lost")
+    (3.0, 1.0, 0.5)
+    """
+    return _GRACE.get(alarm, 1.0)
+
+
+def statistics(
+    values: Mapping[str, float], targets: Targets, samples: float, *, unrelated: bool = False
+) -> dict[str, float]:
+    """Return what is asked of targets of this kind; a loss that is NaN or inf knows nothing.
+
+    Args:
+        values: of a check.
+        targets: what is known of them.
+        samples: from which the pooled association is.
+        unrelated: whether the alarm of no association is on.
+    """
+    if not math.isfinite(values.get("cross_entropy", values.get("squared_error", 0.0))):
+        return dict.fromkeys(("constant", "worse", "association", "lost"), -1.0)
+    skill = values.get("skill", values["correlation"] ** 2 if "correlation" in values else math.nan)
+    found = {"constant": values["_spread"]}
+    if targets.kind == "numbers":  # of targets in other units the spread may be anything, but they are followed
+        found["constant"] = 1.0 if skill > _FOLLOWED else _SHRUNK * values["_spread"]
+    # weights of classes in the loss move predictions away from the frequencies: that is no lack of skill
+    moved = max(skill, values.get("moved_skill", skill))
+    if not math.isnan(found["constant"]):
+        found |= association(values, moved, samples, unrelated=unrelated)
+    if targets.quantiles:
+        return found
+    if targets.kind == "numbers":
+        return {**found, "lost": skill}
+    related = max(values["_score"], values["association"]) > _SIGNIFICANT
+    found |= {"worse": worth(moved if related else skill), "lost": moved}
+    if targets.dense and not math.isnan(values["balanced_skill"]):
+        found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
+    return found
+
+
+def association(
+    values: Mapping[str, float], skill: float, samples: float, *, unrelated: bool = False
+) -> dict[str, float]:
+    """Return what says whether there is any skill: a test on new samples, or how much there is on repeated ones.
+
+    >>> association({"seen_before": 0.0, "association": 1.5}, 0.3, samples=2048.0)
+    {'association': 1.5}
+    >>> association({"seen_before": 1.0, "association": 1.5}, 0.3, samples=2048.0)
+    {'skill': 0.3}
+    """
+    found, enough = {}, samples >= _FEWEST
+    if Evidence().counts(values["seen_before"]):
+        return {"association": values["association"]} if enough else {}
+    known = enough and values["association"] > _SIGNIFICANT
+    if unrelated:
+        found["association"] = max(values["association"], _SIGNIFICANT * skill / _LITTLE)
+    return {**found, "skill": 1.0 if known else skill}

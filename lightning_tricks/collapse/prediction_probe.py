@@ -1,0 +1,233 @@
+"""What ``PredictionCollapse`` looks at: predictions beside their targets, and whether samples are new."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.collapse import causes, figures, prediction_alarms, sums
+from lightning_tricks.collapse.association import Evidence
+from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
+from lightning_tricks.collapse.known_samples import KnownSamples
+from lightning_tricks.collapse.prediction_rows import Parts, no_output, output_of, refused, rows_of, targets_of
+from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
+from lightning_tricks.detection.alarm import Alarm
+from lightning_tricks.detection.attachment import Attachment
+from lightning_tricks.detection.causes import Explained
+from lightning_tricks.detection.judge import Judge
+from lightning_tricks.detection.probe import Probe
+from lightning_tricks.detection.sampler import Sampler
+from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.names import plain_modules
+from lightning_tricks.numerics import form
+from lightning_tricks.numerics.subset import subset
+
+_ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
+OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
+    "start": form.maybe(form.tensor),
+    "at_start": form.named(form.measured),
+    "kind": form.one_of(*KINDS),
+    "logits": form.flag,
+    "highest": form.measured,
+    "prints": form.maybe(form.tensor),
+    "known": form.maybe(form.tensor),
+    "evidence": form.record(
+        {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
+    ),
+}
+
+
+def rows_form(value: Any, where: str) -> str | None:
+    """Rows of classes or of numbers, with the numbers of their batches unless an older version gathered them."""
+    if not isinstance(value, dict):
+        return _ROWS["logits"](value, where)
+    rows = {name: part for name, part in value.items() if name != "part"}
+    fault = _ROWS["output" if "output" in rows else "logits"](rows, where)
+    if fault is None and "part" in value:
+        fault = sums.form_of(part=1)({"part": value["part"]}, where)
+    return fault
+
+
+class PredictionProbe(Probe):
+    """Predictions and targets of a model.
+
+    Args:
+        output: a key of what ``training_step`` returns, or the name of a module.
+        target: a key of what ``training_step`` returns or of the batch.
+        patience: of the alarms.
+    """
+
+    def __init__(self, output: str, target: str, patience: int) -> None:
+        super().__init__()
+        self._output, self._target, self._patience = output, target, patience
+        self._sampler = Sampler(1, self.samples)  # that of the watch, once attached
+        self._logits: list[Tensor] = []  # what the module gave in this batch
+        self._parts = Parts()
+        self._known = KnownSamples()
+        self._targets = Targets()
+        self._evidence = Evidence().init()
+        self._opening: Tensor | None = None  # what was measured of the very first batch, until the host has read it
+        self._opening_sent = False
+        self._at_start: dict[str, float] = {}
+        self._highest = 0.0  # loss
+        self._classes = ClassCurve()
+
+    def rules(self) -> dict[str, Alarm]:
+        """Never learned, in five ways, and lost."""
+        return prediction_alarms.alarms(self._patience)
+
+    def grace_factor(self, alarm: str) -> float:
+        """Learning is slower than forgetting."""
+        return prediction_alarms.grace_factor(alarm)
+
+    def attach(self, to: Attachment) -> None:
+        """Watch the module, where the output is one."""
+        self._sampler = to.sampler
+        if self._output in plain_modules(to.root):
+            to.watch(to.module(self._output, "output"), self._see)
+
+    def _see(self, output: Any) -> None:
+        tensor = sums.floating_tensor(output)
+        if tensor is None:
+            rule = f"the output of that module ({type(output).__name__}) holds no floating-point tensor"
+            raise refused("output", self._output, rule, "Name the last layer")
+        self._logits.append(tensor)
+
+    # -- on the device --------------------------------------------------------------------------------------------
+
+    def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
+        """Add the predictions of this batch."""
+        seen, self._logits = self._logits, []
+        output = seen[-1] if seen else output_of(outputs, self._output)
+        if output is None:
+            if first:
+                raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
+            return 0  # this training step returned nothing
+        rows = self._rows(output, targets_of(batch, outputs, self._target))
+        if first and "logits" in rows:
+            self._check_classes(rows["logits"], rows["target"])
+        kept = {name: subset(part, self.samples) for name, part in rows.items()}
+        count = len(next(iter(kept.values())))
+        if self.sums.keys() - {*kept, "part"}:  # of a checkpoint of other targets
+            self.sums = {}
+        part = self._parts.begin(count, anew="part" not in self.sums)
+        kept["part"] = torch.full((count,), part, device=output.device)
+        for name, tensor in kept.items():
+            self.keep(name, tensor)
+        self._known.see(batch, self.samples)
+        if first:
+            self._opening = self._measured(kept, lambda own: own)
+        return count
+
+    def _rows(self, output: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+        found = rows_of(output, targets)
+        if found is None:
+            rule = f"no target fits logits of shape {tuple(output.shape)}"
+            remedy = "Return it from training_step as {'loss': ..., 'target': ...}, class numbers of shape [n]"
+            raise refused("target", self._target, rule, remedy)
+        rows, dense = found
+        self._targets = replace(self._targets, dense=dense)
+        return rows
+
+    def _check_classes(self, logits: Tensor, target: Tensor) -> None:
+        """Once, at the first batch: one host read."""
+        top = int(target.max()) if target.numel() else -1
+        if top >= logits.shape[1]:
+            rule = f"label {top} is none of the {logits.shape[1]} classes of {self._output!r}"
+            remedy = "Name the logits of these labels, or give the model more classes"
+            raise refused("target", self._target, rule, remedy)
+
+    def measure(self, run: TrainingRun) -> Tensor:
+        """Counts over all processes; once also what was seen of the first batch, as a mean over them."""
+        vector = self._measured(self.sums, lambda own: over_all(run, own))
+        known = over_all(run, {"known": self._known.take(vector.device)})["known"]
+        vector = torch.cat([(known[0] / known[1].clamp(min=1)).reshape(1).to(vector), vector])
+        self._opening_sent = self._opening is not None
+        return vector if self._opening is None else torch.cat([vector, averaged(run, self._opening)])
+
+    def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
+        self._targets = self._targets.shaped(rows)
+        return measured_rows(rows, self._targets.logits, add)
+
+    # -- on the host ----------------------------------------------------------------------------------------------
+
+    def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
+        """Skill and the rest."""
+        seen, *vector = vector
+        if self._opening_sent:
+            half = len(vector) // 2
+            self._at_start, _, self._targets = read_rows(vector[half:], self._targets)
+            vector, self._opening, self._opening_sent = vector[:half], None, False
+        values, shares, self._targets = read_rows(vector, self._targets)
+        self._classes.add(shares, self._sampler.every)
+        loss = values.get("cross_entropy", values.get("squared_error", 0.0))
+        self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
+        evidence = Evidence(both_signs=self._targets.kind == "numbers")
+        values["seen_before"] = seen
+        pooled, self._evidence = evidence.update(values["_score"], values["_count"], self._evidence, seen)
+        values["association"] = pooled
+        asked = prediction_alarms.association(values, values.get("skill", math.nan), **self._evidence_of(judge))
+        waits = any(judge.suspects(name, value) and judge.in_grace(name) for name, value in asked.items())
+        return {**values, "not_yet": float(waits)}
+
+    def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
+        """What is asked depends on the kind of target."""
+        return prediction_alarms.statistics(values, self._targets, **self._evidence_of(judge))
+
+    def _evidence_of(self, judge: Judge) -> dict[str, Any]:
+        return {"samples": self._evidence["samples"], "unrelated": judge.states["association"]["alarmed"]}
+
+    def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
+        """Say what kind of failure."""
+        peak = judge.states["lost"]["peak"] or 0.0
+        return causes.of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
+
+    def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
+        """Classes over time."""
+        classes = self._classes
+        if not classes.predicted:
+            return lambda: figures.draw_skill(history)
+        return lambda: figures.draw_classes(classes.predicted, classes.labelled, history)
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def rolled_back(self) -> None:
+        """What was learnt about the association was of the run that failed."""
+        self._evidence = Evidence().init()
+
+    def state(self) -> dict[str, Any]:
+        """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
+        return {
+            "start": None if self._opening is None else self._opening.detach().clone(),
+            **self._known.state(),
+            "at_start": dict(self._at_start),
+            "kind": self._targets.kind,
+            "logits": self._targets.logits,
+            "highest": self._highest,
+            "evidence": dict(self._evidence),
+        }
+
+    def load(self, run: TrainingRun, state: Mapping[str, Any]) -> None:
+        """Take them up.
+
+        Raises:
+            ValueError: a label that was gathered is none of the classes.
+        """
+        if "target" in self.sums and int(self.sums["target"].max()) >= self.sums["logits"].shape[1]:
+            raise ValueError("a label in the checkpoint is none of the classes")  # (a GPU would end the process)
+        device, opening = run.trainer.strategy.root_device, state.get("start")
+        self._opening = None if opening is None else opening.to(device)
+        self._known.load(state, device)
+        self._at_start = dict(state.get("at_start", {}))
+        self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
+        self._evidence = dict(state.get("evidence", Evidence().init()))
+        self._highest = state.get("highest", 0.0)
+        if self.sums:
+            rows = next(iter(self.sums.values()))
+            part = self.sums.setdefault("part", torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
+            self._parts = Parts.of(part)

@@ -1,0 +1,142 @@
+"""Which tensors of a training step are predictions and targets, and both as rows. torch only.
+
+Rows are ``{"logits": [n, K], "target": [n]}`` for class numbers, and ``{"output": [n, D], "values": [n, D]}`` for what
+has the size of the output (``collapse.pairs``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_tricks.collapse import pairs
+from lightning_tricks.errors import TrickError, message, nearest
+from lightning_tricks.modules.labels import matched
+from lightning_tricks.numerics.shards import local
+
+ANY_TARGET = "target"
+_VOID = 255  # the label of pixels that do not count, where there are not as many classes
+_LEAST = 16  # rows within which targets are dealt out: of several batches, where they are smaller
+
+
+def refused(argument: str, value: str, rule: str, remedy: str) -> TrickError:
+    """Return the error for an argument of ``PredictionCollapse`` that names nothing of use."""
+    return TrickError(message("PredictionCollapse", argument, value, rule, remedy))
+
+
+def output_of(outputs: Any, name: str) -> Tensor | None:
+    """Return the tensor of a name in what ``training_step`` returned; None where there is none.
+
+    >>> import torch
+    >>> output_of({"logits": torch.zeros(2)}, "logits")
+    tensor([0., 0.])
+    """
+    found = outputs.get(name) if isinstance(outputs, Mapping) else None
+    return local(found) if isinstance(found, Tensor) else None
+
+
+def no_output(outputs: Any, name: str, modules: Iterable[str]) -> TrickError:
+    """Return the error that says that an output is neither a key of what was returned nor a module."""
+    keys = [k for k, v in outputs.items() if isinstance(v, Tensor)] if isinstance(outputs, Mapping) else []
+    near = nearest(name, [*keys, *(n for n in modules if n)])
+    rule = "training_step returns no such key, and there is no such module that it calls"
+    remedy = f"The nearest name is {near!r}" if near else "Return {'loss': loss, 'logits': logits}"
+    return refused("output", name, rule, remedy)
+
+
+def targets_of(batch: Any, outputs: Any, name: str) -> list[Tensor]:
+    """Return the tensors that may be the labels, the likeliest first.
+
+    Args:
+        batch: of a training step.
+        outputs: what the training step returned.
+        name: a key of either; with ``"target"``, and a batch without keys, its tensors but the first: class numbers
+            before floats, later ones before earlier ones.
+
+    Raises:
+        TrickError: there is no such key.
+    """
+    places = [place for place in (outputs, batch) if isinstance(place, Mapping)]
+    for place in places:
+        if isinstance(place.get(name), Tensor):
+            return [local(place[name])]
+    if name != ANY_TARGET or isinstance(batch, Mapping):
+        keys = [key for place in places for key in place if isinstance(key, str)]
+        near = nearest(name, keys) or "target"
+        rule = "neither the batch nor what training_step returns has such a key"
+        remedy = f"The nearest name is {near!r}" if near in keys else "Return {'loss': ..., 'target': ...}"
+        raise refused("target", name, rule, remedy)
+    tensors = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor)]
+    whole = [t for t in tensors if not t.is_floating_point()]
+    return [*reversed(whole), *(t for t in reversed(tensors[1:]) if t.is_floating_point())]
+
+
+def rows_of(output: Tensor, targets: list[Tensor]) -> tuple[dict[str, Tensor], bool] | None:
+    """Return output and target as rows, and whether targets are of pixels; None where no target fits.
+
+    Class numbers come before values of the same size, and those before quantiles.
+
+    >>> import torch
+    >>> rows, dense = rows_of(torch.zeros(2, 3, 4, 4), [torch.zeros(2, 4, 4).long()])
+    >>> {name: tuple(t.shape) for name, t in rows.items()}, dense
+    ({'logits': (32, 3), 'target': (32,)}, True)
+    >>> rows, _ = rows_of(torch.zeros(8, 2), [torch.zeros(8, 2)])
+    >>> list(rows)
+    ['output', 'values']
+    """
+    whole = [t for t in targets if not t.is_floating_point()]
+    for target in whole:
+        found = None if pairs.paired(output, target) is not None else matched(output, target)
+        if found is not None:
+            logits, label = found
+            void = logits.shape[1] <= _VOID
+            label = label.masked_fill(label == _VOID, -100) if void else label
+            return {"logits": logits, "target": label}, target.ndim > 2
+    values = [t for t in targets if t.is_floating_point()]
+    tried = [(t, False) for t in (*values, *whole)] + [(t, True) for t in values]
+    for target, quantiles in tried:
+        pair = pairs.paired(output, target, quantiles=quantiles)
+        if pair is not None:
+            return dict(zip(("output", "values"), pair, strict=True)), False
+    return None
+
+
+class Parts:
+    """Numbers the parts of gathered rows within which targets are dealt out: batches, or several small ones together.
+
+    >>> parts = Parts()
+    >>> [parts.begin(count, anew=i == 0) for i, count in enumerate((10, 10, 20, 4))]
+    [0, 0, 1, 2]
+    """
+
+    def __init__(self, part: int = 0, inside: int = 0) -> None:
+        self.part, self.inside = part, inside
+
+    def begin(self, count: int, *, anew: bool) -> int:
+        """Return the number of the part of a batch.
+
+        Args:
+            count: of its rows.
+            anew: nothing has been gathered before it.
+        """
+        if anew:
+            self.part = self.inside = 0
+        elif self.inside >= _LEAST:
+            self.part, self.inside = self.part + 1, 0
+        self.inside += count
+        return self.part
+
+    @classmethod
+    def of(cls, numbers: Tensor) -> Parts:
+        """Return the state after rows of these parts, ``[n]``; a host read.
+
+        >>> import torch
+        >>> found = Parts.of(torch.tensor([0, 0, 1]))
+        >>> found.part, found.inside
+        (1, 1)
+        """
+        part = int(numbers.max())
+        return cls(part, int((numbers == part).sum()))

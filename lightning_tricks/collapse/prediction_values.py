@@ -1,0 +1,100 @@
+"""What is measured of predictions and targets of any kind: rows -> one vector -> values by name. torch only.
+
+What kind of target it is, is told from the values, on the host: what could be of several kinds is measured as each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.collapse import pairs, sums
+from lightning_tricks.detection.judge import keep_bounded
+
+KINDS = ("classes", "shares", "labels", "numbers")  # the later ones are what the earlier ones are seen to be
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is known of the targets of a run.
+
+    Args:
+        kind: one of ``KINDS``.
+        logits: outputs are known to be no probabilities.
+        paired: rows are of outputs and values, not of logits and class numbers.
+        quantiles: there are more outputs than values in a row.
+        dense: targets are of pixels.
+    """
+
+    kind: str = KINDS[0]
+    logits: bool = False
+    paired: bool = False
+    quantiles: bool = False
+    dense: bool = False
+
+    def shaped(self, rows: Mapping[str, Tensor]) -> Targets:
+        """Return what is known after a look at the shapes of rows.
+
+        >>> Targets().shaped({"output": torch.zeros(4, 3), "values": torch.zeros(4, 1)}).quantiles
+        True
+        """
+        if "output" not in rows:
+            return replace(self, paired=False)
+        return replace(self, paired=True, quantiles=rows["output"].shape[1] > rows["values"].shape[1])
+
+
+def measured_rows(rows: Mapping[str, Tensor], logits: bool, add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
+    """Return the measures of rows in one vector.
+
+    Args:
+        rows: as of ``prediction_rows.rows_of``, with the numbers of their ``part``, ``[n]``.
+        logits: outputs are known to be no probabilities.
+        add: returns sums over all processes.
+    """
+    part = rows["part"]
+    if "output" not in rows:
+        return sums.measured_classes(rows["logits"].float(), rows["target"], part, add)
+    output, values = rows["output"].float(), rows["values"].float()
+    vector = pairs.measured_pairs(output, values, part, add, logits)
+    if output.shape[1] > 1:
+        return vector
+    certain = (vector[pairs.NUMBERS.index("beyond")] == 0) & (not logits)
+    return torch.cat([vector, sums.measured_classes(*pairs.two_classes(output, values, certain), part, add)])
+
+
+def read_rows(vector: list[float], targets: Targets) -> tuple[dict[str, float], list[float], Targets]:
+    """Return the values by name, shares of predicted and of labelled classes, and what is known of the targets now."""
+    if targets.paired:
+        numbers, vector = dict(zip(pairs.NUMBERS, vector, strict=False)), vector[len(pairs.NUMBERS) :]
+        kind = max(targets.kind, pairs.kind_of(numbers, two_classes=bool(vector)), key=KINDS.index)
+        targets = replace(targets, kind=kind, logits=targets.logits or numbers["beyond"] > 0)
+        if kind != "classes":
+            return pairs.read_pairs(numbers, kind, quantiles=targets.quantiles), [], targets
+    return dict(zip(sums.CLASSES, vector, strict=False)), vector[len(sums.CLASSES) :], targets
+
+
+class ClassCurve:
+    """Shares of predicted classes over time, for the figure.
+
+    >>> curve = ClassCurve()
+    >>> curve.add([0.5, 0.5, 0.25, 0.75], every=10)
+    >>> curve.predicted, curve.labelled
+    ([(10, [0.5, 0.5])], [0.25, 0.75])
+    """
+
+    def __init__(self) -> None:
+        self.checks = 0
+        self.predicted: list[tuple[int, list[float]]] = []
+        self.labelled: list[float] = []
+
+    def add(self, shares: list[float], every: int) -> None:
+        """Add a check, so many updates after the last: shares of predicted and then of labelled classes, or nothing."""
+        self.checks += 1
+        if shares:
+            shown = len(shares) // 2
+            self.predicted.append((self.checks * every, shares[:shown]))
+            keep_bounded(self.predicted)
+            self.labelled = shares[shown:]

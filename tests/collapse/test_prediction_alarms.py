@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from lightning_tricks.collapse.prediction_alarms import alarms, association, grace_factor, statistics, worth
+from lightning_tricks.collapse.prediction_values import Targets
+
+MANY = 2048.0
+
+
+def values(**more: float) -> dict[str, float]:
+    """Values of classes that go well, on samples that are new."""
+    good = {"cross_entropy": 1.0, "skill": 0.5, "_spread": 0.4, "_score": 5.0, "association": 5.0, "seen_before": 0.0}
+    return {**good, "balanced_skill": 0.4, "soft_balanced_skill": 0.3, **more}
+
+
+def below(found: dict[str, float]) -> set[str]:
+    """Return the alarms whose limit a statistic is below at a first check."""
+    rules = alarms(1)
+    return {name for name, value in found.items() if value < rules[name].limit(rules[name].init())}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, set()),
+        ({"_spread": 0.0}, {"constant"}),
+        ({"skill": -0.5, "_score": 0.0, "association": 0.0}, {"worse", "association"}),
+        ({"skill": -0.1, "_score": 0.0, "association": 0.0}, {"association"}),
+        ({"skill": -0.5, "moved_skill": 0.2}, set()),
+        ({"skill": -0.5, "moved_skill": 0.2, "_score": 0.0, "association": 0.0}, {"worse", "association"}),
+        ({"skill": 0.01, "seen_before": 1.0, "association": 0.0}, {"skill"}),
+        ({"skill": 0.01, "seen_before": 1.0}, set()),
+    ],
+    ids=["good", "constant", "garbage", "random", "weights of classes", "weights of nothing", "by heart", "weak"],
+)
+def test_each_failure_is_below_the_limit_of_its_alarm(given: dict[str, float], wanted: set[str]) -> None:
+    assert below(statistics(values(**given), Targets(), MANY)) == wanted
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_worse_than_any_limit(loss: float) -> None:
+    found = statistics(values(cross_entropy=loss), Targets(), MANY)
+    assert set(found.values()) == {-1.0} and {"constant", "worse", "association", "lost"} == set(found)
+
+
+def test_few_samples_say_nothing_about_the_association() -> None:
+    assert "association" not in statistics(values(association=0.0), Targets(), 999.0)
+    assert "association" in statistics(values(association=0.0), Targets(), 1000.0)
+
+
+def test_all_background_is_a_failure_of_pixels_only() -> None:
+    empty = values(balanced_skill=0.0, soft_balanced_skill=0.02)
+    assert below(statistics(empty, Targets(dense=True), MANY)) == {"background"}
+    assert not below(statistics(empty, Targets(), MANY))
+    assert not below(statistics(values(balanced_skill=0.02, soft_balanced_skill=0.0), Targets(dense=True), MANY))
+    assert "background" not in statistics(values(balanced_skill=math.nan), Targets(dense=True), MANY)
+
+
+@pytest.mark.parametrize(("skill", "spread", "wanted"), [(0.01, 1e-5, {"constant"}), (0.2, 1e-5, set())])
+def test_a_regression_in_other_units_may_have_any_spread_if_it_is_followed(
+    skill: float, spread: float, wanted: set[str]
+) -> None:
+    found = statistics(values(skill=skill, _spread=spread), Targets("numbers", paired=True), MANY)
+    assert below(found) == wanted and found["lost"] == skill and "worse" not in found
+
+
+def test_of_quantiles_only_the_association_is_asked() -> None:
+    asked = values(correlation=0.5)
+    del asked["skill"]
+    found = statistics(asked, Targets("numbers", paired=True, quantiles=True), MANY)
+    assert found == {"constant": 1.0, "association": 5.0}
+
+
+def test_where_the_spread_is_not_known_the_association_is_not_asked() -> None:
+    found = statistics(values(_spread=math.nan, association=0.0), Targets(), MANY)
+    assert "association" not in found and "skill" not in found
+
+
+def test_an_alarm_of_no_association_ends_on_known_samples_when_there_is_some_skill() -> None:
+    known: dict[str, Any] = {"seen_before": 1.0, "association": 0.5}
+    assert association(known, 0.01, MANY, unrelated=True) == {"association": 1.0, "skill": 0.01}
+    assert association(known, 0.05, MANY, unrelated=True) == {"association": 5.0, "skill": 0.05}
+    assert association(known, 0.05, MANY) == {"skill": 0.05}
+
+
+def test_patience_is_that_of_the_user_and_learning_has_more_grace_than_keeping() -> None:
+    rules = alarms(7)
+    assert {alarm.patience for alarm in rules.values()} == {7}
+    assert [grace_factor(n) for n in rules] == [1.0, 1.0, 3.0, 2.0, 2.0, 0.5]
+    assert worth(1.0) == pytest.approx(100.0), "a perfect skill has a bounded worth"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_tricks.collapse.prediction_probe import PredictionProbe, rows_form
+from lightning_tricks.detection.judge import Judge
+
+RUN: Any = SimpleNamespace(
+    trainer=SimpleNamespace(world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"), reduce=None))
+)
+
+
+def gathered(probe: PredictionProbe, batches: list[tuple[Tensor, Tensor]], *, first: bool = True) -> None:
+    for i, (logits, target) in enumerate(batches):
+        probe.gather(RUN, (logits, target), {"logits": logits, "target": target}, first=first and i == 0)
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    return [(torch.randn(32, 4), torch.randint(4, (32,))) for _ in range(count)]
+
+
+def test_rows_are_those_of_all_batches_with_the_numbers_of_their_parts() -> None:
+    probe, given = PredictionProbe("logits", "target", 3), batches(3)
+    gathered(probe, given)
+    assert torch.equal(probe.sums["logits"], torch.cat([logits for logits, _ in given]))
+    assert torch.equal(probe.sums["target"], torch.cat([target for _, target in given]))
+    assert probe.sums["part"].tolist() == [0] * 32 + [1] * 32 + [2] * 32
+
+
+def test_a_resumed_probe_goes_on_as_the_first_one() -> None:
+    whole, first, second, given = *(PredictionProbe("logits", "target", 3) for _ in range(3)), batches(4)
+    gathered(whole, given)
+    gathered(first, given[:2])
+    second.sums = {name: t.clone() for name, t in first.sums.items()}
+    second.load(RUN, first.state())
+    gathered(second, given[2:], first=False)
+    assert whole.sums.keys() == second.sums.keys()
+    assert all(torch.equal(t, second.sums[name]) for name, t in whole.sums.items())
+    one, two = whole.state(), second.state()
+    assert torch.equal(one["start"], two["start"]) and torch.equal(one["prints"], two["prints"])
+
+
+def test_a_label_of_a_checkpoint_that_is_no_class_is_refused() -> None:
+    probe = PredictionProbe("logits", "target", 3)
+    probe.sums = {"logits": torch.zeros(2, 3), "target": torch.tensor([0, 3])}
+    with pytest.raises(ValueError, match="a label in the checkpoint is none of the classes"):
+        probe.load(RUN, {})
+
+
+def test_it_is_not_yet_time_while_there_is_no_association_and_grace_is_left() -> None:
+    probe, given = PredictionProbe("logits", "target", 3), batches(40)
+    judge = Judge("PredictionCollapse", probe.rules(), probe.grace_factor)
+    gathered(probe, given, first=False)
+    vector = probe.measure(RUN).tolist()
+    judge.grace = 10.0
+    for progress, waits in ((29.0, 1.0), (30.0, 0.0)):
+        judge.progress = progress  # the grace of this alarm is three times as long
+        values = probe.read(list(vector), judge)
+        assert values["association"] < 2 and values["not_yet"] == waits
+    probe.rolled_back()
+    assert probe.state()["evidence"]["samples"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("sums", "fault"),
+    [
+        ({}, False),
+        ({"logits": torch.zeros(2, 3), "target": torch.zeros(2)}, False),
+        ({"output": torch.zeros(2, 3), "values": torch.zeros(2, 3), "part": torch.zeros(2)}, False),
+        ({"logits": torch.zeros(2, 3), "values": torch.zeros(2, 3)}, True),
+        ({"logits": torch.zeros(2, 3), "target": torch.zeros(2), "part": torch.zeros(2, 1)}, True),
+        ("rows", True),
+    ],
+)
+def test_the_form_of_rows_in_a_checkpoint_is_checked(sums: Any, fault: bool) -> None:
+    assert (rows_form(sums, "sums") is not None) is fault
