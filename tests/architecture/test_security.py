@@ -181,18 +181,17 @@ def fake_run() -> Any:
 def test_the_history_of_a_detector_is_thinned_out_and_keeps_both_ends() -> None:
     trick, run = PredictionCollapse("head"), fake_run()
     known = {"skill": 0.9, "cross_entropy": 0.1, "_spread": 0.8, "_score": 9.0, "association": 9.0, "seen_before": 0.0}
-    trick._alarms, trick._grace = trick.rules(), 0.0
-    trick._states = {name: alarm.init() for name, alarm in trick._alarms.items()}
-    trick.read = lambda vector: dict(known)  # type: ignore[method-assign]
+    watch = trick.watch
+    watch.probe.read = lambda vector, judge: dict(known)  # type: ignore[method-assign]
     for step in range(STEPS):
-        trick._hear(run, step, 1, 1.0, [])
+        watch.hear(run, step, 1.0, [])
     run.publisher.drop()
     history = trick.history
     assert len(history) <= MOST_POINTS
     assert history[0][0] == 0 and history[-1][0] == STEPS - 1
     steps = [step for step, _ in history]
     assert steps == sorted(set(steps))
-    assert all(len(state["last"]) <= 8 for state in trick._states.values())
+    assert all(len(state["last"]) <= 8 for state in watch.judge.states.values())
 
 
 def test_the_curves_of_a_doctor_are_thinned_out_together() -> None:

@@ -23,6 +23,7 @@ from lightning_tricks import (
     UsageCollapse,
     Verdict,
 )
+from lightning_tricks.collapse.callbacks.representation_collapse import FeaturesProbe
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Cause, Explained
 from lightning_tricks.detection.detector import Detector
@@ -153,19 +154,19 @@ def test_hooks_look_at_training_steps_only() -> None:
     assert all(values["sphere_variance"] > 0.1 for _, values in detector.history)
 
 
-def test_activation_checkpointing_counts_once() -> None:
+def test_activation_checkpointing_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Checkpointed(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             x = batch[0].requires_grad_()
             out = torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=True)
             return nn.functional.cross_entropy(out, batch[1])
 
+    seen: list[Any] = []
+    monkeypatch.setattr(FeaturesProbe, "_add", lambda self, layer, output: seen.append(output))
+    monkeypatch.setattr(FeaturesProbe, "gather", lambda *_, first: 64)
     for module in (Classifier(), Checkpointed()):
-        seen: list[Any] = []
-        detector = RepresentationCollapse("net", every_n_steps=5)
-        detector._add = lambda _, output, seen=seen: seen.append(output)  # type: ignore[method-assign]
-        detector.gather = lambda *_: 64  # type: ignore[method-assign,assignment]
-        fit(module, [detector], n=640, batch=64)
+        seen.clear()
+        fit(module, [RepresentationCollapse("net", every_n_steps=5)], n=640, batch=64)
         assert len(seen) == 1 + 8 + 0 or len(seen) in (9, 10), "one per watched batch"
 
 
