@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_tricks.collapse import causes, figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
-from lightning_tricks.collapse.callbacks.reduction import averaged, over_all
+from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.prediction_rows import Parts, no_output, output_of, refused, rows_of, targets_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows

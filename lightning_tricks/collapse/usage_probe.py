@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tricks.collapse import causes, figures, usage, usage_kinds
-from lightning_tricks.collapse.callbacks.reduction import over_all
+from lightning_tricks.collapse.reduction import over_all
 from lightning_tricks.collapse.rewards import Rewards
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from lightning_tricks.collapse.callbacks.reduction import require_name
+from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.collapse.keys import PREDICTION
 from lightning_tricks.collapse.prediction_probe import OPTIONAL_FORMS, PredictionProbe, rows_form
 from lightning_tricks.collapse.prediction_rows import ANY_TARGET

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, structure, sums
-from lightning_tricks.collapse.callbacks.reduction import over_all, require_name
+from lightning_tricks.collapse.reduction import over_all, require_name
 from lightning_tricks.collapse.keys import REPRESENTATION
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
