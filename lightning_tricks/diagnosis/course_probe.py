@@ -161,7 +161,7 @@ class CourseProbe(Probe):
     # -- on the host ----------------------------------------------------------------------------------------------
 
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
-        """Curves; and advice, which is no alarm."""
+        """Curves, and advice, which is not an alarm."""
         return self.follow(reading_of(self._layouts.pop(0), vector), judge)
 
     def follow(self, reading: CourseReading, judge: Judge) -> dict[str, float]:
@@ -245,7 +245,7 @@ class CourseProbe(Probe):
     # -- state ----------------------------------------------------------------------------------------------------
 
     def rolled_back(self) -> None:
-        """The curves begin anew, but for the loss before training."""
+        """Restart the curves, except for the loss before training."""
         self.course.restart()
         self._layouts = []
 
