@@ -48,7 +48,7 @@ class BatchReader:
             return weight
         try:
             return self.read(batch)
-        except TrickError:  # the number is only logged, so a batch that hides it is no reason to end a run
+        except TrickError:  # the number is only logged, so a batch that hides it does not end a run
             return weight
 
     def count(self, batch: Any) -> int:

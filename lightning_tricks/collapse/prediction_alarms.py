@@ -51,7 +51,7 @@ def grace_factor(alarm: str) -> float:
 def statistics(
     values: Mapping[str, float], targets: Targets, samples: float, *, unrelated: bool = False
 ) -> dict[str, float]:
-    """Return what is asked of targets of this kind; a loss that is NaN or inf knows nothing.
+    """Return what is asked of targets of this kind; a loss that is NaN or inf has no skill.
 
     Args:
         values: of a check.
@@ -65,7 +65,7 @@ def statistics(
     found = {"constant": values["_spread"]}
     if targets.kind == "numbers":  # of targets in other units the spread may be anything, but they are followed
         found["constant"] = 1.0 if skill > _FOLLOWED else _SHRUNK * values["_spread"]
-    # weights of classes in the loss move predictions away from the frequencies: that is no lack of skill
+    # weights of classes in the loss move predictions away from the frequencies: that is not a lack of skill
     moved = max(skill, values.get("moved_skill", skill))
     if not math.isnan(found["constant"]):
         found |= association(values, moved, samples, unrelated=unrelated)

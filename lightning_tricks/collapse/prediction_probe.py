@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lightning_tricks.collapse import causes, figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
-from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.prediction_rows import Parts, no_output, output_of, refused, rows_of, targets_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
+from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.causes import Explained
@@ -115,7 +115,7 @@ class PredictionProbe(Probe):
         count = len(next(iter(kept.values())))
         if self.sums.keys() - {*kept, "part"}:  # of a checkpoint of other targets
             self.sums = {}
-        part = self._parts.begin(count, anew="part" not in self.sums)
+        part = self._parts.begin(count, first="part" not in self.sums)
         kept["part"] = torch.full((count,), part, device=output.device)
         for name, tensor in kept.items():
             self.keep(name, tensor)

@@ -108,21 +108,21 @@ class Parts:
     """Numbers the parts of gathered rows within which targets are dealt out: batches, or several small ones together.
 
     >>> parts = Parts()
-    >>> [parts.begin(count, anew=i == 0) for i, count in enumerate((10, 10, 20, 4))]
+    >>> [parts.begin(count, first=i == 0) for i, count in enumerate((10, 10, 20, 4))]
     [0, 0, 1, 2]
     """
 
     def __init__(self, part: int = 0, inside: int = 0) -> None:
         self.part, self.inside = part, inside
 
-    def begin(self, count: int, *, anew: bool) -> int:
+    def begin(self, count: int, *, first: bool) -> int:
         """Return the number of the part of a batch.
 
         Args:
             count: of its rows.
-            anew: nothing has been gathered before it.
+            first: nothing has been gathered before it.
         """
-        if anew:
+        if first:
             self.part = self.inside = 0
         elif self.inside >= _LEAST:
             self.part, self.inside = self.part + 1, 0

@@ -104,11 +104,11 @@ class Alarm:
         recovery: an alarm is over when the value is above this many times the limits that it fell below.
 
     Example:
-        >>> alarm, state, heard = Alarm(below=0.1, patience=2), Alarm(below=0.1).init(), []
+        >>> alarm, state, found = Alarm(below=0.1, patience=2), Alarm(below=0.1).init(), []
         >>> for step, value in enumerate([0.5, 0.05, 0.04, 0.11, 0.5]):
         ...     started, state = alarm.update(value, step=step, ready=True, state=state)
-        ...     heard.append((started, state["alarmed"]))
-        >>> heard
+        ...     found.append((started, state["alarmed"]))
+        >>> found
         [(False, False), (False, False), (True, True), (False, True), (False, False)]
     """
 

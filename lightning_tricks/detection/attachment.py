@@ -1,4 +1,4 @@
-"""Where a probe is attached: modules by their names, and hooks that are only heard in watched batches."""
+"""Where a probe is attached: modules by their names, and hooks that only act in watched batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.names import in_compiled_graphs, matching_modules, plain_modules, reachable
 from lightning_tricks.modules.replaced import Hook
 
-Heard = Callable[[Callable[[], None]], Any]
+Call = Callable[[Callable[[], None]], Any]
 
 
 class Attachment:
@@ -23,15 +23,15 @@ class Attachment:
     Args:
         owner: the detector's class, for messages.
         run: the run whose module is watched.
-        heard: calls what a hook wants to do, or does not: outside of watched batches nothing is looked at.
+        if_watched: calls what a hook wants to do, or does not: outside of watched batches nothing is looked at.
         sampler: when the detector looks. A probe may read it, as whether this is the first batch, and changes nothing.
     """
 
-    def __init__(self, owner: str, run: TrainingRun, heard: Heard, sampler: Sampler) -> None:
+    def __init__(self, owner: str, run: TrainingRun, if_watched: Call, sampler: Sampler) -> None:
         self.owner = owner
         self.run = run
         self.sampler = sampler
-        self._heard = heard
+        self._if_watched = if_watched
         self._handles: list[Any] = []
 
     @property
@@ -71,7 +71,7 @@ class Attachment:
         """Call ``seen(output)`` for each forward pass of ``module`` in the training step of a watched batch."""
 
         def hook(_: nn.Module, args: Any, output: Any) -> None:
-            self._heard(lambda: seen(output))
+            self._if_watched(lambda: seen(output))
 
         self.keep(module.register_forward_hook(Hook(torch.no_grad()(hook))))
 

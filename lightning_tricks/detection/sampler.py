@@ -18,7 +18,7 @@ class Sampler:
     def __init__(self, every: int, samples: int) -> None:
         self.every, self.wanted = every, samples
         self.first = True  # no batch has had a sample yet
-        self.armed = False  # whether hooks are heard
+        self.armed = False  # whether hooks act
         self.watched = False  # (Lightning announces no batch that is None, but its end)
         self.samples = 0  # gathered since the last check
         self.waited = 0  # checks that were due since then

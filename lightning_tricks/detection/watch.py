@@ -162,7 +162,7 @@ class Watch(Stages):
         self._detach()
         if self.probe.hooks_modules:
             refuse_compiled(run.trainer.lightning_module, self.settings.owner)
-        attachment = Attachment(self.settings.owner, run, self._heard, self.sampler)
+        attachment = Attachment(self.settings.owner, run, self._if_watched, self.sampler)
         try:
             self.probe.attach(attachment)
         except TrickError:
@@ -179,7 +179,7 @@ class Watch(Stages):
             self._attachment.detach()
         self._attachment = None
 
-    def _heard(self, see: Callable[[], None]) -> None:
+    def _if_watched(self, see: Callable[[], None]) -> None:
         if self.sampler.armed:
             self.trick.guarded(self._or_gather_again, see)
 
@@ -297,7 +297,7 @@ class Watch(Stages):
                 raise
             self.probe.sums, self.sampler.samples, self._resumed = {}, 0, False
             owner, what = self.settings.owner, in_one_line(error)
-            warn(owner, f"the samples in the checkpoint do not fit this run ({what}). They are gathered anew.")
+            warn(owner, f"the samples in the checkpoint do not fit this run ({what}). New ones are gathered.")
             return None
 
     # -- on the host ----------------------------------------------------------------------------------------------

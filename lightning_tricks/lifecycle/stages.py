@@ -31,7 +31,7 @@ class Stages:
         """Optimizers are there and restored. ``state`` is what ``trick_state`` gave, after a resume; else None."""
 
     def renewed(self, run: TrainingRun, view: OptimizerView) -> None:
-        """An optimizer was made anew, or has other parameters or groups than before."""
+        """An optimizer was replaced, or has other parameters or groups than before."""
 
     def opened(self, run: TrainingRun, page: Page) -> None:
         """Gradients of an attempt are complete; say how they have to be corrected before any trick reads them."""

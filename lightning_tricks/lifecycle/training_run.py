@@ -183,7 +183,7 @@ class TrainingRun:
             put_back()
 
     def follow(self) -> None:
-        """Look whether the Trainer's optimizers are still the same; one that was made anew is followed from now on.
+        """Look whether the Trainer's optimizers are still the same; a new one is followed from now on.
 
         Told by the objects: ``trainer.strategy.setup_optimizers`` makes others in the midst of a run.
         """
@@ -304,7 +304,7 @@ class TrainingRun:
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
         found = next((view for view in self.views if view.optimizer is optimizer), None)
-        if found is None:  # it was made anew after the batch began
+        if found is None:  # it was replaced after the batch began
             self.follow()
             found = next((view for view in self.views if view.optimizer is optimizer), self.views[0])
         return found

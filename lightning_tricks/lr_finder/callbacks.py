@@ -218,7 +218,7 @@ def _set_rate(trainer: Any, lr: float, base: list[float]) -> None:
     optimizer, schedulers = trainer.optimizers[0], _schedulers(trainer)
     multiply_rates(optimizer, schedulers, lr / next(rate for rate in base if rate))
     for name in without_known_rates(schedulers):
-        text = f"{name} is no scheduler of torch's kind: rates that it keeps are not known, and may be the old ones"
+        text = f"{name} is not a scheduler of torch's kind: rates that it keeps are not known, and may be the old ones"
         warn(OWNER, f"{text}. Write lr={lr:.3g} into your code.")
 
 

@@ -68,7 +68,7 @@ def check_numbers(loop: Any, found: Found) -> None:
     except Exception as error:
         raise TrickError(
             f"ExactResume: the random state in the checkpoint cannot be used ({type(error).__name__}). "
-            "Resume without ExactResume, or start anew."
+            "Resume without ExactResume, or start from scratch."
         ) from error
     finally:
         put_random_state(today)

@@ -65,11 +65,11 @@ def unrepeatable(loaders: list[Any], *, cycled: bool) -> str | None:
         if keeps_its_own_state(loader):
             continue
         if not isinstance(loader, DataLoader):
-            return f"{type(loader).__name__} is no DataLoader and has no state_dict"
+            return f"{type(loader).__name__} is not a DataLoader and has no state_dict"
         if isinstance(loader.dataset, IterableDataset):
             return f"{type(loader.dataset).__name__} is an iterable data set, which cannot be asked for its position"
     if cycled and len(loaders) > 1 and len({len(loader) for loader in loaders}) > 1:
-        return "a shorter loader begins anew in mid-epoch, with numbers that only the training before it gives"
+        return "a shorter loader begins again in mid-epoch, with numbers that only the training before it gives"
     return None
 
 

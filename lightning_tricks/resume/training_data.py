@@ -70,7 +70,7 @@ trained twice and the last ones never
     if moment and data.made_early and any(loader.stateful for loader in data.loaders):
         what = (
             "the training loader was made before a checkpoint's state is put back, as estimated_stepping_batches in "
-            "configure_optimizers does: a resume starts its epoch anew"
+            "configure_optimizers does: a resume starts its epoch again"
         )
         findings.append(Finding(what, "Use LRSchedule, which counts when training starts, or count the steps yourself"))
     if writers and not data.exact and any(loader.shuffled for loader in data.loaders):

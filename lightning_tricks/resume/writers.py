@@ -101,4 +101,4 @@ def inside(writer: Writer, updates: float) -> str:
         return f"every {writer.interval}"
     if writer.every_n_epochs and writer.after_validation:
         return "after each validation"
-    return "when training dies" if writer.on_exception else ""
+    return "when training fails" if writer.on_exception else ""

@@ -10,7 +10,7 @@ def overrun(track: Track, attempted: int, which: str = "") -> str | None:
 
     Args:
         track: of an optimizer.
-        attempted: its attempts so far. Two more than expected, and 2 %, are no reason to speak.
+        attempted: its attempts so far. Two more than expected, and 2 %, are not a reason to speak.
         which: names the optimizer where there are several.
     """
     course, curve = track.course, track.curves[0]

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
+from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.trick import Trick
 
 ROOT = Path(__file__).parents[2]
@@ -153,9 +154,9 @@ def test_the_table_of_writers_names_the_packages_that_write() -> None:
 
 
 def own_methods() -> list[str]:
-    """Return the methods of ``Trick`` that it calls at stations of a run, told by what they receive."""
+    """Return the stages of a run, told by what they receive."""
     found = []
-    for name, member in vars(Trick).items():
+    for name, member in vars(Stages).items():
         if inspect.isfunction(member) and not name.startswith("_") and name not in HOOKS:
             signature = inspect.signature(member)
             received = [*signature.parameters][1:2]

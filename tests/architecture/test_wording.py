@@ -38,14 +38,6 @@ BANNED = {
 STILL = {
     "docs/llms.txt": 1,  # (made from docstrings)
     "docs/strangers.md": 2,  # (made by ./dev strangers)
-    "lightning_tricks/accumulation/": 3,
-    "lightning_tricks/collapse/callbacks/": 7,
-    "lightning_tricks/detection/": 7,
-    "lightning_tricks/gradients/": 9,
-    "lightning_tricks/lr_finder/": 3,
-    "lightning_tricks/precision/": 11,
-    "lightning_tricks/resume/": 22,
-    "lightning_tricks/schedules/": 12,
 }
 TEXTS = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "mkdocs.yml")),

@@ -9,11 +9,12 @@ from torch import nn
 
 from lightning_tricks import TrickError
 from lightning_tricks.detection.attachment import Attachment
+from lightning_tricks.detection.sampler import Sampler
 
 
 def attachment(net: nn.Module, heard: Any) -> Attachment:
     run: Any = SimpleNamespace(trainer=SimpleNamespace(lightning_module=net))
-    return Attachment("Owner", run, heard)
+    return Attachment("Owner", run, heard, Sampler(1, 1))
 
 
 def test_outputs_are_seen_without_gradients_while_they_are_heard_and_not_after_it_is_detached() -> None:

@@ -164,7 +164,7 @@ def test_a_scheduler_whose_rates_are_not_known_is_named() -> None:
             scheduler.step()
 
     module = WithForeign(lambda optimizer, lr: Foreign(optimizer), 1e-3, False)
-    with pytest.warns(TrickWarning, match=r"Foreign is no scheduler of torch's kind: .*Write lr=.* into your code"):
+    with pytest.warns(TrickWarning, match=r"Foreign is not a scheduler of torch's kind: .*Write lr=.* into your code"):
         trainer([LRFinder(num_steps=60, max_lr=100.0)]).fit(module, data())
 
 

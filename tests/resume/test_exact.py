@@ -201,7 +201,7 @@ def test_several_loaders_of_one_length_are_taken_and_others_refused(length: int,
     if length == 44:
         assert torch.equal(weights(whole), weights(fit(77, [], ckpt_path=tmp_path / "cut.ckpt", weights_only=True)))
     else:
-        with pytest.raises(UnsupportedError, match="a shorter loader begins anew in mid-epoch"):
+        with pytest.raises(UnsupportedError, match="a shorter loader begins again in mid-epoch"):
             fit(77, [], ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
 
 

@@ -17,7 +17,7 @@ from lightning_tricks.resume.writers import Writer
         (Writer(every_n_steps=10, every_n_epochs=0), float("inf"), "every 10 steps"),
         (Writer(interval="0:10:00", every_n_epochs=0), 10, "every 0:10:00"),
         (Writer(after_validation=True), 10, "after each validation"),
-        (Writer(on_exception=True), 10, "when training dies"),
+        (Writer(on_exception=True), 10, "when training fails"),
         (Writer(every_n_steps=15, weights_only=True), 10, ""),
     ],
     ids=str,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, sums, unit_sums
-from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.collapse.keys import DEAD_UNITS
+from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
-from lightning_tricks.collapse.reduction import averaged, require_name
 from lightning_tricks.collapse.keys import GENERATIONS
+from lightning_tricks.collapse.reduction import averaged, require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
@@ -244,7 +244,7 @@ class GenerationDrift(Detector, Trick):  # type: ignore[misc]  # (Lightning has 
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range.
-        TrickError: at fit start, there is no such method, or what it returns is no tensor of samples; at the first
+        TrickError: at fit start, there is no such method, or what it returns is not a tensor of samples; at the first
             batch, no real samples of that size are in it.
         UnsupportedError: at fit start, ``"rollback"``: it acts between generations, whose data cannot be put back.
         AlarmError: while training, with ``action="raise"``.
@@ -252,7 +252,7 @@ class GenerationDrift(Detector, Trick):  # type: ignore[misc]  # (Lightning has 
     Logs:
         After each generation, ``collapse/generation_drift/`` with ``diversity``, ``real_loss``, ``real_loss_ratio``
         (over the best), ``alarm``; for numbers ``variance_ratio``, ``tail_mass`` (expect 0.1) and ``recall``; for
-        tokens ``distinct_ratio``, ``repetition`` and ``real_repetition``. At an alarm a text and a figure.
+        tokens ``distinct_ratio``, ``repetition`` and ``real_repetition``. At an alarm a verdict and a figure.
 
     Changes:
         Nothing: sampling happens in a snapshot that puts everything back.

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, sums
-from lightning_tricks.collapse.reduction import averaged, require_name
 from lightning_tricks.collapse.keys import MODES
+from lightning_tricks.collapse.reduction import averaged, require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.collapse import causes, figures, posterior, sums
-from lightning_tricks.collapse.reduction import over_all, require_name
 from lightning_tricks.collapse.keys import POSTERIOR
+from lightning_tricks.collapse.reduction import over_all, require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment

@@ -1,13 +1,13 @@
-"""PredictionCollapse: a model that knows nothing about its targets, or no longer."""
+"""PredictionCollapse: a model without skill on its targets, from the start or from some point on."""
 
 from __future__ import annotations
 
 from typing import final
 
-from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.collapse.keys import PREDICTION
 from lightning_tricks.collapse.prediction_probe import OPTIONAL_FORMS, PredictionProbe, rows_form
 from lightning_tricks.collapse.prediction_rows import ANY_TARGET
+from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
@@ -17,7 +17,7 @@ from lightning_tricks.lifecycle.trick import Trick
 
 @final
 class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callback twice, with hooks that differ)
-    """Notice a model that knows nothing about its targets, or no longer: one answer for all, inputs ignored, garbage.
+    """Notice a model that never learns, or stops learning: constant predictions, ignored inputs, divergence.
 
     The measure is the skill ``1 - CE / H(labels)``: the entropy of the label histogram is the loss of the best answer
     that ignores the input, so 0 is that, for free, and imbalance is accounted for. Whether there is any skill at all is

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, structure, sums
-from lightning_tricks.collapse.reduction import over_all, require_name
 from lightning_tricks.collapse.keys import REPRESENTATION
+from lightning_tricks.collapse.reduction import over_all, require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
@@ -120,7 +120,7 @@ class FeaturesProbe(Probe):
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Moments over all processes, counted from the mean over all."""
-        # at every check anew: features that have moved far from an older centre would lose their variance
+        # at every check again: features that have moved far from an older centre would lose their variance
         held = [layer for layer in self._layers if self._entry("labels", layer) in self.sums]
         rows = {layer: self.sums[self._entry("rows", layer)].float() for layer in held}
         means: dict[str, dict[str, Tensor]] = {layer: {} for layer in held}

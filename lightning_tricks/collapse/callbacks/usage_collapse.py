@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, final
 
-from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.collapse.keys import USAGE
+from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.collapse.usage_kinds import KINDS
 from lightning_tricks.collapse.usage_probe import FORMS, UsageProbe, sums_form
 from lightning_tricks.detection.action import Action

@@ -36,7 +36,7 @@ class PrecisionDoctor(Trick):
     At logged steps it measures each module's largest output and largest gradient, the share of gradient elements below
     float16's normal range, and the headroom to 65,504 in bits. When an update is skipped under 16-mixed it runs the
     forward pass of that batch once more, without gradients and in a snapshot that puts everything back (where something
-    cannot be, a warning names it and nothing is run), and tells apart:
+    cannot be, a warning names it and nothing is run), and distinguishes:
 
     - a module whose output is not finite although its input is ("forward overflow in block.3.mlp"),
     - a loss that is not finite although every output is,
