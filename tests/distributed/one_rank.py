@@ -23,6 +23,7 @@ from lightning_tricks import (
     SanityCheck,
     TrainingDoctor,
 )
+from lightning_tricks.detection.detector import Detector
 from tests.distributed.everyone import full_weights, share, strategies
 from tests.distributed.jobs import Sharded
 from tests.gradients.plain import Classifier, digits, trainer
@@ -49,7 +50,8 @@ def fitted(module: Any, tricks: list[Any], strategy: str = "ddp", rows: Any = No
         except Exception as problem:
             error = f"{type(problem).__name__}: {problem}"
     run = tricks[0].run
-    rescues = [r for r in (getattr(trick, "_rescue", None) for trick in tricks) if r is not None]
+    watches = [trick.watch for trick in tricks if isinstance(trick, Detector)]
+    rescues = [watch.rescue for watch in watches if watch.rescue is not None]
     return {
         "error": error,
         "seen": getattr(module, "seen", 0),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_tricks.diagnosis.callbacks import training_doctor
+from lightning_tricks.diagnosis.culprit import waits_for_others
 from tests.distributed import one_rank
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
@@ -48,7 +48,7 @@ def test_no_rank_runs_a_forward_pass_alone_where_modules_wait_for_the_others() -
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.SyncBatchNorm(2))  # torch's own needs a GPU to run
     for world, module, waits in ((1, net, False), (2, net, True), (2, net[0], False)):
         run: Any = SimpleNamespace(trainer=SimpleNamespace(world_size=world, lightning_module=module), views=[])
-        assert training_doctor._waits_for_others(run) is waits
+        assert waits_for_others(run) is waits
 
 
 @pytest.mark.parametrize("bad_rank", [0, 1])
