@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, PLAIN, Script, adam, lines, script, sgd
+from benchmarks.models.scripts import DOCTOR, Script, adam, lines, script, sgd
 from benchmarks.models.trainings import Training
 
 FAMILY = "everyday sequences"

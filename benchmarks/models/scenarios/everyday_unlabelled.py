@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, Script, adam, images, script, sgd
+from benchmarks.models.scripts import DOCTOR, Script, adam, images, script
 from benchmarks.models.trainings import Training
 
 FAMILY = "everyday unlabelled"

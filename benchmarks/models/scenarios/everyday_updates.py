@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
 from benchmarks.models.scripts import CLASSES, DOCTOR, PLAIN, Script, adam, conv, images, noisy, right, script, sgd
 from benchmarks.models.trainings import Training
