@@ -13,6 +13,7 @@ from lightning_tricks.detection.causes import Cause, Explained
 MAD_TO_STD = 1.4826
 FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is not finite
 _LARGE_UPDATE = 0.03  # of the weights; ten times what is usual
+_BEFORE_RISE = 12  # checks that a relapse is compared with
 _SHRUNK = 0.3  # of the norm that the weights began with
 
 
@@ -241,11 +242,30 @@ def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
         return False
     low = max(i for i, m in enumerate(medians) if m <= best + 0.25 * gain)
     after = medians[low + 1 :]
+    # the best of many checks is low by chance: the rise must be more than checks differ from one to the next
+    reached = next(i for i, m in enumerate(medians) if m <= best + 0.5 * gain)
+    before = medians[reached : low + 1][-_BEFORE_RISE:]
+    error = _scatter(medians) * math.sqrt(1 / len(before) + 1 / max(1, len(after)))
+    if not after or statistics.fmean(after) - statistics.fmean(before) < 4 * error:
+        return False
     if max(after[:few]) < best + 0.5 * gain or any(m < best + 0.5 * gain for m in after[few:]):
         return False
     fixed = [c.fixed for c in known[: low + 1] if math.isfinite(c.fixed)]
     same = not fixed or not known[-1].fixed <= min(fixed) + 0.25 * gain
     return same and not falling(known, best)
+
+
+def _scatter(medians: Sequence[float]) -> float:
+    """Return the standard deviation of checks, from how much one differs from the next, less what is usual.
+
+    A steady fall is no noise, and a few jumps do not change it.
+
+    >>> _scatter([1.0, 0.9, 0.8, 0.7]) < 1e-12, round(_scatter([1.0, 1.4] * 6), 2)
+    (True, 0.84)
+    """
+    changes = [b - a for a, b in pairwise(medians)]
+    usual = statistics.median(changes) if changes else 0.0
+    return MAD_TO_STD * statistics.median(abs(c - usual) for c in changes) / math.sqrt(2) if changes else 0.0
 
 
 def largest_early(early: Sequence[float], count: int = 5) -> float:

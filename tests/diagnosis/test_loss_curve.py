@@ -161,6 +161,17 @@ def test_a_relapse_is_told_from_harder_data_new_classes_and_terms_that_grow() ->
     assert not relapse(2.3, [c._replace(spread=5.0) for c in jump]), "single batches differ by as much"
 
 
+def test_a_relapse_is_more_than_the_best_of_many_noisy_checks_is_low_by_chance() -> None:
+    # a weak signal: the loss falls by a tenth and then varies from batch to batch
+    alarms, found = 0, 0
+    for seed in range(60):
+        draw = random.Random(seed)
+        noisy = [0.75, 0.71, *(0.68 + 0.02 * draw.gauss(0, 1) for _ in range(40))]
+        alarms += any(relapse(0.75, curve(*noisy[:n])) for n in range(6, 43))
+        found += relapse(0.75, curve(*noisy, 0.63, *(0.80 + 0.02 * draw.gauss(0, 1) for _ in range(4))))
+    assert alarms <= 1 and found >= 57
+
+
 def test_the_first_loss_of_an_empty_queue_is_an_exception_and_no_beginning() -> None:
     early = [0.009, 3.5, 4.1, 4.1, 4.9, 4.9]
     assert beginning(early) == 4.1 and largest_early(early) == 4.9

@@ -189,11 +189,6 @@ def first_sign(x: Tensor) -> Tensor:
     return x[:, 0]
 
 
-def pair(x: Tensor) -> Tensor:
-    """Whether the same sign stands at the first and the last place."""
-    return (x[:, 0] == x[:, -1]).long()
-
-
 class Tags(nn.Module):
     """A label for each sign, from it and the one before."""
 
@@ -286,7 +281,6 @@ SCENARIOS: list[Scenario] = [
         "non-finite values", *UNRELATED, "sanity:initial loss", "sanity:overfits one batch"),
     healthy(FAMILY, "the first sign is asked for at the end", 0.9, lambda s: reading(
         s, lambda: Reader("last", 10), first_sign, x=made(4000, 6, 1), optimizer=adam(1e-2), steps=400)),
-    healthy(FAMILY, "the same sign at both ends, rarely", 0.7, lambda s: reading(s, Reader, pair, steps=300)),
     healthy(FAMILY, "names among many other words", 0.6, lambda s: named_entities(s)),
     healthy(FAMILY, "two numbers of twelve added, after a plateau", 0.5, lambda s: adding(s, nn.GRU, 12, steps=700)),
     failing(FAMILY, "two numbers of 120 added, a plain recurrent network", 0.3, lambda s: adding(s, nn.RNN, 120, adam(1e-3)),

@@ -517,7 +517,7 @@ SCENARIOS: list[Scenario] = [
         detectors={"RepresentationCollapse": {"layer": "model.0"}, "TrainingDoctor": {}}, steps=600)),
     failing(FAMILY, "an autoencoder that ends in a sigmoid, pixels around 0", 0.35, lambda s: views(
         s, rebuild, lambda: nn.Sequential(encoder(16), nn.ReLU(), nn.Linear(16, 64), nn.Sigmoid(), nn.Hardtanh(0, 0.3)), score=rebuilt,
-        detectors={"DeadUnits": {}, "TrainingDoctor": {}}), "dead units", "saturated units", "no gradients", "vanishing gradients"),
+        detectors={"DeadUnits": {}, "TrainingDoctor": {}}), "dead units", "saturated units", "no gradients", "vanishing gradients", "sanity:overfits one batch"),
     healthy(FAMILY, "64 codes near the data", 0.6, lambda s: views(
         s, quantised, lambda: Quantised(0.3), score=rebuilt, detectors=USAGE, steps=600)),
     failing(FAMILY, "64 codes, all far from the data", 0.6, lambda s: views(
