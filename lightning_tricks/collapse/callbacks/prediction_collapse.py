@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_tricks.collapse import causes, figures, pairs, sums
 from lightning_tricks.collapse.association import Evidence, fingerprints
 from lightning_tricks.collapse.callbacks.reduction import averaged, over_all, require_name
+from lightning_tricks.collapse.pooling import Part, pooled_skill
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Explained
@@ -142,6 +143,7 @@ class PredictionCollapse(Detector):
             "highest": form.measured,
             "prints": form.maybe(form.tensor),
             "known": form.maybe(form.tensor),
+            "pool": form.many(form.many(form.measured, 3)),
             "evidence": form.record(
                 {
                     "last": form.many(form.measured),
@@ -179,6 +181,7 @@ class PredictionCollapse(Detector):
         self._kind, self._no_probabilities = _KINDS[0], False
         self._dense = self._paired = self._quantiles = False
         self._evidence = Evidence().init()
+        self._pool: list[Part] = []
         self._opening: Tensor | None = None  # what was measured of the very first batch, until the host has read it
         self._opening_sent = False
         self._at_start: dict[str, float] = {}
@@ -346,6 +349,10 @@ class PredictionCollapse(Detector):
         self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
         evidence, score = Evidence(both_signs=self._kind == "numbers"), values["_score"]
         values["seen_before"] = seen
+        if shares:
+            moved, size = values["moved_skill"], values["_count"]
+            self._pool.append(Part(moved, size * values["label_entropy"], size * (1 - max(self._labels))))
+            values["_pooled"], self._pool = pooled_skill(self._pool)
         values["association"], self._evidence = evidence.update(score, values["_count"], self._evidence, seen)
         asked = self._association(values, values.get("skill", math.nan))
         waits = any(
@@ -381,7 +388,7 @@ class PredictionCollapse(Detector):
         if self._kind == "numbers":
             return {**found, "lost": skill}
         related = max(values["_score"], values["association"]) > _SIGNIFICANT
-        found |= {"worse": _worth(moved if related else skill), "lost": moved}
+        found |= {"worse": _worth(moved if related else skill), "lost": values.get("_pooled", moved)}
         if self._dense and not math.isnan(values["balanced_skill"]):
             found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
         return found
@@ -410,7 +417,7 @@ class PredictionCollapse(Detector):
     def rolled_back(self, run: TrainingRun) -> None:
         """Begin again; what was learnt about the association was of the run that failed."""
         super().rolled_back(run)
-        self._evidence = Evidence().init()
+        self._evidence, self._pool = Evidence().init(), []
 
     def trick_state(self) -> dict[str, Any]:
         """Also the kind of target, what was measured of the first batch, and the pooled scores."""
@@ -424,6 +431,7 @@ class PredictionCollapse(Detector):
             "logits": self._no_probabilities,
             "highest": self._highest,
             "evidence": dict(self._evidence),
+            "pool": [list(part) for part in self._pool],
         }
 
     def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
@@ -436,6 +444,7 @@ class PredictionCollapse(Detector):
         self._kind, self._no_probabilities = state.get("kind", _KINDS[0]), state.get("logits", False)
         self._evidence = dict(state.get("evidence", Evidence().init()))
         self._highest = state.get("highest", 0.0)
+        self._pool = [Part(*part) for part in state.get("pool", [])]
         if self._sums:
             rows = next(iter(self._sums.values()))
             part = self._sums.setdefault("part", torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
