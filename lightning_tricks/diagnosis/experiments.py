@@ -33,12 +33,18 @@ def input_matters(exam: Examination) -> list[Check]:
     check, before = _input_matters(exam, zeroed, 0, None)
     if exam.dry_run.anywhere(check.passed is not True):
         check, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before)
+    if exam.dry_run.anywhere(check.passed is False):
+        # running statistics that have not been gathered yet hide the input from many layers in eval mode
+        again, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before, evaluate=False)
+        check = again if exam.dry_run.anywhere(again.passed is True) else check
     return [check]
 
 
-def _input_matters(exam: Examination, zeroed: Any, updates: int, before: float | None) -> tuple[Check, float | None]:
-    whole, loss = exam.prediction(exam.batch, evaluate=True, updates=updates)
-    empty, other = exam.prediction(zeroed, evaluate=True, updates=updates)
+def _input_matters(
+    exam: Examination, zeroed: Any, updates: int, before: float | None, *, evaluate: bool = True
+) -> tuple[Check, float | None]:
+    whole, loss = exam.prediction(exam.batch, evaluate=evaluate, updates=updates)
+    empty, other = exam.prediction(zeroed, evaluate=evaluate, updates=updates)
     outputs = None
     # (without a known target the prediction is a guess, and may come from a part that has no input)
     known = exam.first.target is not None or loss is None
@@ -82,9 +88,45 @@ def sample_independence(exam: Examination) -> list[Check]:
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
+    if not reason and exam.first.found is None and _mixed_before(exam, replaced, size):
+        reason = "the step itself mixes the samples, before they reach the model"
     if not reason and any(not m.track_running_stats for m in norms.values()):
         reason = "a BatchNorm without running statistics looks at the batch always"
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
+
+
+def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
+    """Whether rows of what goes into the model's first module depend on several samples, as those of mixed images do.
+
+    Args:
+        replaced: the batch in which only the first sample is the same.
+        size: samples in the batch.
+    """
+    entries: list[Tensor | None] = []
+    for batch in (exam.batch, replaced):
+        seen: list[Tensor] = []
+        exam.dry_run.restart()
+        handles = [
+            m.register_forward_pre_hook(Hook(lambda _, args, seen=seen: seen.extend(floating(list(args))[:1])))
+            for name, m in exam.modules.items()
+            if name
+        ]
+        try:
+            exam.look(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        entries.append(seen[0].detach() if seen and seen[0].ndim else None)
+    one, two = entries
+    if exam.dry_run.anywhere(one is None or two is None or len(one) != size) or one is None or two is None:
+        return False
+    known = {id(t) for t in tensors_of(exam.batch)}
+    given = [t for t in exam.inputs(exam.batch) if t.shape == one.shape and t.is_floating_point() and id(t) in known]
+    # (rows that are only in another order are no mixture)
+    rows = [torch.cdist(one.flatten(1).double(), t.flatten(1).double()).amin(1) for t in given]
+    scale = float(one.abs().amax()) * one[0].numel() ** 0.5
+    mixture = all(float(r.median()) > 1e-3 * scale for r in rows)
+    return bool(rows) and mixture and not bool((one == two).flatten(1).all(1).any())
 
 
 def future(exam: Examination) -> list[Check]:

@@ -151,6 +151,8 @@ class Gradients:
         left_out: have a gradient and no optimizer, as whole modules.
         kept: whether gradients are never cleared.
         idle: whether no weight moved at all.
+        still: have a gradient, and a learning rate of 0.
+        same: weights of layers whose units are all the same, after several updates.
     """
 
     detached: tuple[str, ...] = ()
@@ -162,6 +164,8 @@ class Gradients:
     left_out: tuple[str, ...] = ()
     kept: bool = False
     idle: bool = False
+    still: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
 
 
 def gradients_arrive(found: Gradients) -> Check:
@@ -183,6 +187,12 @@ def gradients_arrive(found: Gradients) -> Check:
         return Check(
             name, False, seen, "a detach(), .data or numpy() behind them? Or freeze them: requires_grad_(False)"
         )
+    if found.still:
+        seen = f"a learning rate of 0, and no schedule that raises it: {listed(found.still, 6)}{told}"
+        return Check(name, False, seen, "give these parameter groups a rate, or freeze them: requires_grad_(False)")
+    if found.same:
+        seen = f"all units have the same weights, and get the same gradient: {listed(found.same, 6)}{told}"
+        return Check(name, False, seen, "begin with random weights: constant ones keep the units of a layer alike")
     if found.zero and not found.idle:
         seen = f"gradient 0 everywhere: {listed(found.zero, 6)}{told}"
         return Check(name, False if found.all_zero else None, seen, "a dead layer, or a factor of 0 behind them")
