@@ -33,6 +33,24 @@ def test_inputs_of_a_head_that_begins_at_zero_are_asked_after_some_updates() -> 
     assert found.evidence.endswith("after 5 updates")
 
 
+def test_fresh_running_statistics_of_many_layers_do_not_hide_the_input() -> None:
+    layers: list[nn.Module] = []
+    for _ in range(20):
+        layers += [nn.Linear(24, 24), nn.BatchNorm1d(24), nn.ReLU()]
+    module = Task(nn.Sequential(nn.Linear(12, 24), *layers, nn.Linear(24, 4)), cross_entropy)
+    assert checks(module, load(*classes()))["inputs matter"].passed
+
+
+def test_images_that_the_step_mixes_are_no_leak() -> None:
+    def mixed(self: Any, b: Any) -> Any:
+        order = torch.randperm(len(b[0]))
+        logits = self.net(0.7 * b[0] + 0.3 * b[0][order])
+        return 0.7 * F.cross_entropy(logits, b[1]) + 0.3 * F.cross_entropy(logits, b[1][order])
+
+    found = checks(Task(mlp(), mixed), load(*classes()))["samples do not leak"]
+    assert found.passed is None and found.evidence.endswith("mixes the samples, before they reach the model")
+
+
 def test_an_input_that_the_loss_does_not_use_does_not_matter() -> None:
     def step(self: Any, b: Any) -> Any:
         return F.cross_entropy(self.net(b[0]) * 0 + self.bias, b[1])
