@@ -133,7 +133,7 @@ def future(exam: Examination) -> list[Check]:
     """Where each next element of a sequence is predicted, replace later elements and look at earlier outputs."""
     sequence = _sequence(exam)
     if exam.dry_run.anywhere(sequence is None) or sequence is None:
-        return []
+        return _copied(exam)
     name, length = "no look into the future", sequence.shape[1]
     middle = length // 2
     before = torch.arange(length, device=sequence.device) < middle
@@ -157,6 +157,34 @@ def future(exam: Examination) -> list[Check]:
         if exam.dry_run.anywhere(any_change > 1e-6):
             return [sanity.no_future(change)]
     return [Check(name, None, "outputs do not depend on the sequence")]
+
+
+def _copied(exam: Examination) -> list[Check]:
+    """Where the target of each place is the input of that place, look whether the model sees it and nothing later.
+
+    Then it has only to copy. A network that sees the whole sequence is another matter: an autoencoder.
+    """
+    target = exam.first.target
+    tokens = exam.first.found is not None and target is not None and not target.is_floating_point()
+    if not tokens or target is None or target.ndim != 2 or target.shape[1] < 3 or len(target) < 2:
+        source = None
+    else:
+        alike = [t for t in tensors_of(exam.batch) if t.shape == target.shape and not t.is_floating_point()]
+        known = [t for t in alike if bool((t == target)[counts(target)].all())]
+        source = next((t for t in known if exam.roles.get(_at(tensors_of(exam.batch), t)) == "input"), None)
+    if exam.dry_run.anywhere(source is None) or source is None:
+        return []
+    n, length = source.shape
+    middle = length // 2
+    changed = source.clone()
+    changed[:, middle] = source.roll(1, 0)[:, middle]
+    batch = tree_map(lambda t: changed if t is source else t, exam.batch)
+    pair = [exam.prediction(b, evaluate=True, updates=UPDATES_BEFORE_ASKING)[0] for b in (exam.batch, batch)]
+    places = [None if p is None else _by_place(p.float(), n, length) for p in pair]
+    if places[0] is None or places[1] is None or places[0].shape[1] != length:
+        return []
+    apart = (places[0] - places[1]).abs().flatten(2).amax((0, 2)) / max(float(places[0].abs().max()), 1e-12)
+    return sanity.no_copy(float(apart[:middle].max()), float(apart[middle]))
 
 
 def _sequence(exam: Examination) -> Tensor | None:

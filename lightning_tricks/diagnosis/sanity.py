@@ -101,6 +101,22 @@ def no_future(change: float) -> Check:
     return Check("no look into the future", False, seen, fix)
 
 
+def no_copy(before: float, there: float) -> list[Check]:
+    """Judge a model whose target at each place is the input at that place, from what changes when one place is changed.
+
+    Args:
+        before: change of the outputs at earlier places, over their size.
+        there: change of the output at that place.
+
+    >>> no_copy(0.0, 0.5)[0].passed, no_copy(0.5, 0.5)
+    (False, [])
+    """
+    if before > 1e-3 or there <= 1e-3:
+        return []
+    seen = "the target at each place of the sequence is the input at that place, which the model sees: it has to copy"
+    return [Check("no look into the future", False, seen, "shift the target: outputs [:, :-1] and tokens [:, 1:]")]
+
+
 def pairing(invariant: bool, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Check | None:
     """Report a loss that does not depend on which target belongs to which prediction: ``[n, 1]`` against ``[n]``.
 
@@ -109,8 +125,9 @@ def pairing(invariant: bool, shapes: tuple[tuple[int, ...], tuple[int, ...]]) ->
     """
     if not invariant:
         return None
+    column = "a column of " if shapes[0] == shapes[1] else ""
     seen = (
-        f"predictions {shapes[0]} and targets {shapes[1]}: the loss stays the same when the targets change places, "
+        f"predictions {shapes[0]} and {column}targets {shapes[1]}: the loss stays the same when the targets change places, "
         "so they are broadcast"
     )
     fix = "squeeze the prediction: loss(prediction.squeeze(-1), target)"

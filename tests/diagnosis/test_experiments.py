@@ -51,6 +51,32 @@ def test_images_that_the_step_mixes_are_no_leak() -> None:
     assert found.passed is None and found.evidence.endswith("mixes the samples, before they reach the model")
 
 
+class Signs(nn.Module):
+    """A recurrent network over signs, in one direction or in both."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.embed, self.gru = nn.Embedding(11, 16), nn.GRU(16, 16, batch_first=True, bidirectional=both)
+        self.out = nn.Linear(32 if both else 16, 11)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.gru(self.embed(x))[0])
+
+
+def test_targets_that_were_not_shifted_are_told_from_shifted_ones_and_from_an_autoencoder() -> None:
+    x = torch.randint(11, (128, 12), generator=torch.Generator().manual_seed(0))
+
+    def asked(both: bool, *data: torch.Tensor) -> Any:
+        step = lambda self, b: F.cross_entropy(self.net(b[0]).transpose(1, 2), b[-1])  # noqa: E731
+        return checks(Task(Signs(both), step), load(*data)).get("no look into the future")
+
+    found = asked(False, x)
+    assert found.passed is False and found.evidence.endswith("which the model sees: it has to copy")
+    assert asked(False, x, x.clone()).passed is False, "a second tensor with the same signs"
+    assert asked(False, x[:, :-1], x[:, 1:].clone()).passed
+    assert asked(True, x) is None, "the whole is given back, as by an autoencoder"
+
+
 def test_an_input_that_the_loss_does_not_use_does_not_matter() -> None:
     def step(self: Any, b: Any) -> Any:
         return F.cross_entropy(self.net(b[0]) * 0 + self.bias, b[1])
