@@ -14,6 +14,8 @@ MAD_TO_STD = 1.4826
 FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is not finite
 _LARGE_UPDATE = 0.03  # of the weights; ten times what is usual
 _BEFORE_RISE = 12  # checks that a relapse is compared with
+_RESOLUTION = 2**-24  # of float32, half of the distance to the next number
+_GONE = 1e-4  # of the largest learning rate
 _SHRUNK = 0.3  # of the norm that the weights began with
 
 
@@ -420,6 +422,30 @@ def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
     return falls and not improved
 
 
+def ran_out(checks: Sequence[Check], total: int) -> bool:
+    """Whether the learning rate is gone in the first half of a run: a ten-thousandth of its largest, or of no effect.
+
+    No effect: it does not rise, and updates are smaller than float32 can add to the weights.
+
+    A schedule that was meant for epochs and is called at each update does this; one that ends at 0 does not, nor do
+    restarts, which are that low for a few updates only.
+
+    Args:
+        checks: the checks so far.
+        total: updates of the whole run.
+
+    >>> fallen = [Check(10 * i + 10, 2.3, 2.3, rate=0.1 * 0.1**i) for i in range(9)]
+    >>> ran_out(fallen, 1000), ran_out(fallen, 100)
+    (True, False)
+    """
+    rates = [c.rate for c in checks if math.isfinite(c.rate)]
+    if not rates or checks[-1].step > 0.5 * total:
+        return False
+    ratios = [c.ratio for c in checks[-2:] if math.isfinite(c.ratio)]
+    lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates)
+    return lost or rates[-1] < _GONE * max(rates)
+
+
 def _waste_away(checks: Sequence[Check], count: int = 3) -> bool:
     """Whether most weights have lost 40 % of their norm and still lose 5 % from check to check."""
     weights = [c.weights for c in checks if math.isfinite(c.weights)][-count - 1 :]
@@ -486,6 +512,18 @@ def named(
             f"most weights are at {weights:.1%} of their first norm or below, and the loss is no better: {now:.4g}"
         )
         return Cause.SHRINKING_WEIGHTS, (evidence,), advice
+    if alarm == "idle":
+        rates = [c.rate for c in checks if math.isfinite(c.rate)] or [math.nan]
+        advice = (
+            "see at which interval the scheduler is called: {'interval': 'epoch'} or 'step', and for how many steps",
+            "plan it in shares of the run: LRSchedule()",
+            "of ReduceLROnPlateau look at mode, patience and min_lr",
+        )
+        reason = f"the learning rate is {rates[-1]:.2g}, it was {max(rates):.2g}, and most of the run is still to come"
+        return Cause.UNCHANGED_WEIGHTS, (reason,), advice
+    if alarm == "updates":
+        reason = f"no optimizer made a step in {values.get('batches', 0.0):.0f} batches"
+        return Cause.UNCHANGED_WEIGHTS, (reason,), ("call optimizer.step() after manual_backward(loss)",)
     if alarm == "silence":
         advice = (
             "give the optimizer the parameters of the model that is trained: self.parameters()",

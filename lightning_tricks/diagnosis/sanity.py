@@ -127,8 +127,8 @@ def pairing(invariant: bool, shapes: tuple[tuple[int, ...], tuple[int, ...]]) ->
         return None
     column = "a column of " if shapes[0] == shapes[1] else ""
     seen = (
-        f"predictions {shapes[0]} and {column}targets {shapes[1]}: the loss stays the same when the targets change places, "
-        "so they are broadcast"
+        f"predictions {shapes[0]} and {column}targets {shapes[1]}: the loss stays the same when the targets change "
+        "places, so they are broadcast"
     )
     fix = "squeeze the prediction: loss(prediction.squeeze(-1), target)"
     return Check("shapes of outputs and labels", False, seen, fix)

@@ -13,6 +13,7 @@ from benchmarks.models.scenarios import (
     bugs_in_updates,
     classification,
     classification_regimes,
+    everyday_second,
     everyday_sequences,
     everyday_tables,
     everyday_unlabelled,
@@ -67,6 +68,7 @@ SCENARIOS: list[Scenario] = [
     *(replace(s, fixed_half="develop") for s in everyday_updates.SCENARIOS),
     *(replace(s, fixed_half="develop") for s in everyday_sequences.SCENARIOS),
     *(replace(s, fixed_half="develop") for s in everyday_unlabelled.SCENARIOS),
+    *(replace(s, fixed_half="develop") for s in everyday_second.SCENARIOS),
 ]
 
 

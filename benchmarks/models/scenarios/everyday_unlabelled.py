@@ -521,7 +521,7 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "64 codes near the data", 0.6, lambda s: views(
         s, quantised, lambda: Quantised(0.3), score=rebuilt, detectors=USAGE, steps=600)),
     failing(FAMILY, "64 codes, all far from the data", 0.6, lambda s: views(
-        s, quantised, lambda: Quantised(0.02, 6.0), score=rebuilt, detectors=USAGE, steps=400), "codebook collapse"),
+        s, quantised, lambda: Quantised(0.02, 30.0), score=rebuilt, detectors=USAGE, steps=400), "codebook collapse"),
     healthy(FAMILY, "four experts with a balancing loss", 0.75, lambda s: views(s, mixture(0.1), Experts, score=used, detectors=ROUTER, steps=400)),
     failing(FAMILY, "four experts, all to the first", 0.75, lambda s: views(
         s, mixture(0.0), lambda: Experts(8.0), score=used, detectors=ROUTER, steps=400), "router collapse"),

@@ -299,6 +299,7 @@ NOISY = noisy(TRAIN[1], 0.4)
 LEAK = {"train": (TRAIN[0][:500], NOISY[:500]), "val": (TRAIN[0][500:700], NOISY[500:700])}
 WIDE = {"model": lambda: nn.Sequential(nn.Flatten(), t.mlp([64, 256, 256, 10])), "steps": 600}
 UNRELATED = ("labels do not follow from inputs", "prediction collapse", "inputs ignored")
+UNCHANGED = "weights do not change"
 FAST = ("divergence", "learning rate too high", "non-finite values", "loss spikes", "dead units", "prediction collapse")
 SANITY_LOSS = "sanity:initial loss"
 
@@ -371,7 +372,7 @@ SCENARIOS: list[Scenario] = [
             twin="a conv net, plain"),
     healthy(FAMILY, "a conv net, plain", 0.9, lambda s: image(s, lambda: conv(norm=False), told, sgd(0.05))),
     failing(FAMILY, "a step schedule called after each step", 0.85,
-            lambda s: image(s, lambda: conv(norm=False), optimizer=decayed_at_once), *UNRELATED),
+            lambda s: image(s, lambda: conv(norm=False), optimizer=decayed_at_once), UNCHANGED, *UNRELATED),
     failing(FAMILY, "the gradient clipped to 1e-4, SGD", 0.85,
             lambda s: image(s, lambda: conv(norm=False), optimizer=sgd(0.02, 0.0), gradient_clip_val=1e-4), *UNRELATED),
     healthy(FAMILY, "a conv net with warm restarts", 0.9, lambda s: image(s, optimizer=restarts)),

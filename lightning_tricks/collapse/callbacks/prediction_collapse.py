@@ -32,6 +32,7 @@ _VOID = 255  # the label of pixels that do not count, where there are not as man
 _SIGNIFICANT = 2.0  # standard errors
 _LITTLE = 0.02  # skill that samples learnt by heart give soon
 _FOLLOWED = 0.05  # squared correlation of predictions that are not constant
+_NO_SPREAD = 3e-4  # of the limit of the variance of classes
 _SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e-4 of the targets', 1 % of their std
 _FEWEST = 1000  # samples of a test that may say that there is no association
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
@@ -397,7 +398,12 @@ class PredictionCollapse(Detector):
         """Return what says whether there is any skill: a test on new samples, or how much there is on repeated ones."""
         found, enough = {}, self._evidence["samples"] >= _FEWEST
         if Evidence().counts(values["seen_before"]):
-            return {"association": values["association"]} if enough else {}
+            # (rows of one sequence are not independent: outputs that hardly vary, and are no better than the best
+            # constant ones, have not learnt anything however many there are)
+            nothing = self._kind == "classes" and values["_spread"] < _NO_SPREAD and not values["skill"] > 0
+            return (
+                {"association": min(values["association"], 0.0) if nothing else values["association"]} if enough else {}
+            )
         known = enough and values["association"] > _SIGNIFICANT
         if self._states["association"]["alarmed"]:
             found["association"] = max(values["association"], _SIGNIFICANT * skill / _LITTLE)

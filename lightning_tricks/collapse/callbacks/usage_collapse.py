@@ -320,6 +320,8 @@ class UsageCollapse(Detector):
         learned = usage.has_learned(self._rewards, self._begun, self._span)
         if learned:
             return {"variety": 1.0, "exploration": 1.0}
+        if usage.has_unlearned(self._rewards, math.nan, self._span):
+            return {"variety": 1.0, "exploration": -1.0}
         whole = math.log(max(2.0, values["entries"]))
         share = values["marginal_entropy"] / whole
         if math.isnan(information):  # sampled actions: only one that is nearly always taken is certainly a collapse

@@ -42,7 +42,19 @@ from lightning_tricks.numerics.shards import local, on_any_rank, reduced
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 _MOST_LOSSES = 256
-_SERIOUS = ("finite", "divergence", "blow-up", "silence", "shrinkage", "flow", "spike", "generalisation")
+_SERIOUS = (
+    "finite",
+    "divergence",
+    "blow-up",
+    "silence",
+    "updates",
+    "shrinkage",
+    "flow",
+    "spike",
+    "idle",
+    "generalisation",
+)
+_IDLE_BATCHES = 100  # of manual optimization without any step
 _GIANT = 100.0  # times the largest of the usual losses
 _MATRICES = 16
 _ELEMENTS = 4096
@@ -67,7 +79,8 @@ class TrainingDoctor(Detector):
     Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above the largest early one,
     and not by harder data or by the schedule), has jumped and stays there, or blew up and has learned nothing since;
     gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
-    nothing; validation gets worse than its noise explains while training gets better. Advice, which is only logged:
+    nothing, or no longer change, since the learning rate is gone or no step is made;
+    validation gets worse than its noise explains while training gets better. Advice, which is only logged:
     a spike that passed, an outlying row, forgetting, overconfidence, plateau, oscillation, learning rate too low,
     waiting for data. It is told when it has held at three checks, taken back when it has not at three, and left out of
     ``findings`` below a confidence of 60 %, when the schedule explains it, when the task is solved, and when it
@@ -167,7 +180,7 @@ class TrainingDoctor(Detector):
         self._waited_in_all = self._seconds_in_all = 0.0
         self._folder: Path | None = None
         self._manual = self._closed = False
-        self._checks = 0
+        self._checks = self._idle = 0
 
     @property
     def findings(self) -> list[Finding]:
@@ -204,13 +217,15 @@ class TrainingDoctor(Detector):
             "silence": Alarm(below=0.5, patience=self.patience),
             "flow": Alarm(below=0.5, patience=self.patience),
             "shrinkage": Alarm(below=0.5, patience=self.patience),
+            "idle": Alarm(below=0.5, patience=self.patience),
+            "updates": Alarm(below=0.5, patience=1),
             "blow-up": Alarm(below=0.5, patience=1),
             "generalisation": Alarm(below=0.5, patience=self.patience),
         }
 
     def slowness(self, name: str) -> float:
-        """What is NaN needs no grace; before gradients are called vanished, a plateau must have had the time to end."""
-        return {"finite": 0.0, "flow": 2.0}.get(name, 1.0)
+        """What is NaN needs no grace, nor a rate that is gone, which never ends it; a plateau must have time to end."""
+        return {"finite": 0.0, "idle": 0.0, "flow": 2.0}.get(name, 1.0)
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the folder, on all ranks; the names of parameters; begin to look at the clock."""
@@ -338,7 +353,21 @@ class TrainingDoctor(Detector):
         now = time.perf_counter()
         self._seconds += now - self._ended
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._idle += 1
+        if self._idle == _IDLE_BATCHES and self._manual and self._live is not None:
+            self._without_updates(self._live)
         self._ended = time.perf_counter()
+
+    def _without_updates(self, run: TrainingRun) -> None:
+        """Say so where the module makes no step: then there is no check at which anything else could be seen."""
+        if run.views and any(run.clock.attempted(view.index) for view in run.views):
+            return
+        _, self._states["updates"] = self._alarms["updates"].update(
+            0.0, step=run.step, ready=True, state=self._states["updates"]
+        )
+        self._begin(run, ["updates"], {"batches": float(self._idle)}, run.step)
+        self._act(run)
+        run.publisher.flush()
 
     def gather(self, run: TrainingRun, batch: Any, outputs: Any) -> int:
         """Nothing is sampled."""
@@ -470,7 +499,7 @@ class TrainingDoctor(Detector):
 
     def statistics(self, values: Mapping[str, float]) -> dict[str, float]:
         """The margins of what the course of the training says."""
-        return self._course.statistics(values, curves=not self._manual)
+        return self._course.statistics(values, curves=not self._manual, total=round(self._total))
 
     def explain(self, active: list[str], values: Mapping[str, float]) -> Explained:
         """Name the most serious alarm, and note it as a finding."""
