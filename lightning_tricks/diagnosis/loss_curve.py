@@ -523,7 +523,12 @@ def named(
         return Cause.UNCHANGED_WEIGHTS, (reason,), advice
     if alarm == "updates":
         reason = f"no optimizer made a step in {values.get('batches', 0.0):.0f} batches"
-        return Cause.UNCHANGED_WEIGHTS, (reason,), ("call optimizer.step() after manual_backward(loss)",)
+        advice = (
+            "call optimizer.step() after manual_backward(loss)",
+            "take the optimizers of this run: self.optimizers()",
+            "look for a condition that is never true",
+        )
+        return Cause.UNCHANGED_WEIGHTS, (reason,), advice
     if alarm == "silence":
         advice = (
             "give the optimizer the parameters of the model that is trained: self.parameters()",

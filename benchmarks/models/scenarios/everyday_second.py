@@ -13,7 +13,7 @@ from benchmarks.models.scenario import Scenario, failing, healthy
 from benchmarks.models.scenarios import everyday_tables as tables
 from benchmarks.models.scenarios import everyday_unlabelled as unlabelled
 from benchmarks.models.scenarios import everyday_vision as vision
-from benchmarks.models.scripts import CLASSES, PLAIN, Script, adam, conv, explained, halves, right, script, sgd, table
+from benchmarks.models.scripts import PLAIN, Script, adam, conv, explained, script, sgd, table
 
 FAMILY = "everyday second"
 TRAIN, TEST = vision.TRAIN, vision.TEST
