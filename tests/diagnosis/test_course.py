@@ -154,7 +154,7 @@ def test_manual_optimization_that_makes_no_step_is_named(steps: bool) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> None:
             optimizer: Any = self.optimizers()
             optimizer.zero_grad()
-            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            self.manual_backward(nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
             if steps:
                 optimizer.step()
 

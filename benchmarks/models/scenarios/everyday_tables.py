@@ -291,7 +291,7 @@ SCENARIOS: list[Scenario] = [
         s, Y + TAILS, lambda m, b: F.huber_loss(m.model(b[0]).squeeze(-1), b[1]), score=lambda test: explained((test[0], Y[-len(test[0]):])))),
     healthy(FAMILY, "heavy tails, squared error, clipped", 0.3, lambda s: rows(
         s, Y + TAILS, gradient_clip_val=1.0, score=lambda test: explained((test[0], Y[-len(test[0]):])))),
-    healthy(FAMILY, "three quantiles", 0.3, lambda s: rows(s, Y + 0.4 * NORMAL, pinball, model=lambda: flat(3), score=covered)),
+    healthy(FAMILY, "three quantiles of a table", 0.3, lambda s: rows(s, Y + 0.4 * NORMAL, pinball, model=lambda: flat(3), score=covered)),
     healthy(FAMILY, "mean and variance", 0.5, lambda s: rows(s, Y + 0.2 * NORMAL, gaussian, model=lambda: flat(2), score=of_mean)),
     healthy(FAMILY, "mean and variance of small targets, loss below 0", 0.5,
             lambda s: rows(s, 0.1 * (Y + 0.2 * NORMAL), gaussian, model=lambda: flat(2), score=of_mean, steps=500)),

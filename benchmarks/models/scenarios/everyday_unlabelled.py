@@ -538,7 +538,7 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "four arms, a baseline", 0.8, lambda s: game(s, Bandit, earned, POLICY)),
     failing(FAMILY, "four arms, the worst is sought", 0.5, lambda s: game(s, lambda: Bandit(sign=-1.0), earned, POLICY),
             "policy collapse", "sanity:overfits one batch"),
-    failing(FAMILY, "four arms, AdamW 0.3", 0.7, lambda s: game(s, lambda: Bandit(lr=0.3, baseline=False), earned, POLICY),
+    failing(FAMILY, "four arms, AdamW 0.3", 0.8, lambda s: game(s, lambda: Bandit(lr=0.3, baseline=False), earned, POLICY),
             "policy collapse", *FAST, twin="four arms, a baseline"),
     healthy(FAMILY, "values of ten states", 0.75, lambda s: game(s, ValueLearning, goes_right, DOCTOR, 600)),
 ]  # fmt: skip
