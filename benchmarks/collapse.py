@@ -27,6 +27,7 @@ from rich.progress import Progress
 import lightning_tricks
 from benchmarks.collapse_report import METHOD, judged_wrongly, report
 from benchmarks.environment import describe
+from benchmarks.models.rescuable import differs_in_rate_or_batch
 from benchmarks.models.scenario import HALVES, Scenario
 from benchmarks.models.scenarios import SCENARIOS
 from benchmarks.models.trainings import Training, loader
@@ -91,6 +92,11 @@ def detectors(training: Training, action: Any, every: int | None = None) -> list
 def named(name: str) -> Scenario:
     """Return the scenario of that name."""
     return next(s for s in SCENARIOS if s.name == name)
+
+
+@quiet()
+def _curable(scenario: Scenario) -> bool:
+    return differs_in_rate_or_batch(scenario, named(scenario.rescuable))
 
 
 def pace(training: Training, defaults: bool) -> int | None:
@@ -189,8 +195,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.quick:
         chosen = [s for s in chosen if s.name in QUICK]
     jobs = [(s.name, seed, options.defaults) for s in chosen for seed in seeds]
-    rescues = [(s.name, seed, options.defaults) for s in chosen if s.rescuable for seed in seeds]
-    rescues = [] if options.no_rescues else rescues[:1] if options.quick else rescues
+    curable = [] if options.no_rescues else [s for s in chosen if s.rescuable and _curable(s)]
+    rescues = [(s.name, seed, options.defaults) for s in curable for seed in seeds]
+    rescues = rescues[:1] if options.quick else rescues
     begun = time.perf_counter()
     rows, rescued = _all(run, jobs, options.workers), _all(rescue, rescues, options.workers)
     scores = {(r["scenario"], r["seed"]): r["score"] for r in rows}

@@ -98,7 +98,7 @@ class Recorder(L.Callback):
         if isinstance(outputs, dict) and isinstance(outputs.get("logits"), Tensor):
             logits = outputs["logits"]
             target = outputs.get("target", batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None)
-            if target is not None:
+            if target is not None and target.numel() * logits.shape[-1] == logits.numel():  # one class each
                 self._answers.append((logits.reshape(-1, logits.shape[-1]).argmax(-1), target.reshape(-1)))
         look, self._look = self._look, None
         if look is None:

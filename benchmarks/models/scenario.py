@@ -36,7 +36,9 @@ class Scenario:
         causes: what a correct verdict calls it, or after ``SANITY`` the row of SanityCheck that fails; empty for a
             healthy training.
         onset: share of the run after which an alarm is correct.
-        rescuable: the name of the healthy twin, where going back and changing something can help.
+        rescuable: the name of the healthy twin. It counts as one that can be rescued only where that twin trains with
+            another learning rate or another size of the batch, and is the same in all else (``rescuable.py``): that is
+            what a rollback changes. A penalty that is missing, damaged data or a module in eval() it cannot put right.
         passes: a run is healthy if and only if ``training.score`` reaches this; None where there is no score.
         family: what kind of training it is, e.g. ``"regression"``.
         fixed_half: ``"develop"`` or ``"verify"`` for scenarios that are older than the two halves.

@@ -11,6 +11,8 @@ from lightning_tricks.detection.causes import Cause, Explained
 _DEPENDENT = 1e-4  # an output that depends on its input
 _FAR_OFF = -2.0  # R squared: the error is three times the variance of the targets
 _ALL = 0.999  # of predictions
+_RANDOM = 0.05  # of the entropy of all actions alike: below it a policy no longer explores
+_AGAINST = -3.0  # standard errors: predictions go against their targets
 _RISEN = 1.2  # a loss against that of the first batch
 
 
@@ -98,6 +100,9 @@ def of_prediction(
     if not math.isfinite(loss):
         return _nonfinite(f"the {name} is {loss}")
     skill, dependence = values.get("skill", math.nan), values.get("input_dependence", math.nan)
+    if kind == "cross_entropy" and values.get("association", 0.0) < _AGAINST and {"worse", "association"} & set(active):
+        against = f"predictions go against their targets: z = {values['association']:.1f}"
+        return Cause.LABELS_UNRELATED, (against,), (_SIGN, *_LABELS[:2])
     top = max(loss, (start or {}).get("highest", 0.0))
     rose = top > _RISEN * before  # (not known: no)
     if kind == "squared_error":  # a few rows far out raise it as well
@@ -155,6 +160,7 @@ _LESS_NOISE = (
     "lower the learning rate",
     "clip gradients: GradientClip(1.0)",
 )
+_SIGN = "look at the loss: a sign that is reversed, a label that is left out, the mean that is maximised"
 _SHUFFLED = "see that the data are shuffled: SanityCheck()"
 _INPUTS = (
     "check that the inputs reach the model and vary, and that no layer multiplies them by 0",
@@ -297,6 +303,12 @@ def of_usage(kind: str, active: Sequence[str], values: Mapping[str, float], modu
         found = f"{module} gives all inputs the same probabilities: conditional entropy "
         found += f"{values['conditional_entropy']:.3f}, entropy of their mean {values['marginal_entropy']:.3f} nats"
         return cause, (found,), advice
+    random = values.get("conditional_entropy", math.inf) / math.log(max(2.0, values["entries"]))
+    if kind == "policy" and "variety" not in active and random > _RANDOM:
+        found = (
+            f"the reward of {module} has fallen clearly below its beginning, to {values.get('reward', math.nan):.3g}"
+        )
+        return cause, (found,), ("check the sign of the reward, of the advantage and of the loss", *advice[1:])
     if kind == "policy" and "variety" not in active:
         found = f"the entropy of {module} fell to {values['conditional_entropy']:.3g} nats, but the reward did not rise"
         return cause, (found,), advice

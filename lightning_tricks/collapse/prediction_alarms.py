@@ -12,6 +12,7 @@ from lightning_tricks.detection.alarm import Alarm
 _SIGNIFICANT = 2.0  # standard errors
 _LITTLE = 0.02  # skill that samples learnt by heart give soon
 _FOLLOWED = 0.05  # squared correlation of predictions that are not constant
+_NO_SPREAD = 3e-4  # of the limit of the variance of classes
 _SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e-4 of the targets', 1 % of their std
 _FEWEST = 1000  # samples of a test that may say that there is no association
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
@@ -49,7 +50,7 @@ def grace_factor(alarm: str) -> float:
 
 
 def statistics(
-    values: Mapping[str, float], targets: Targets, samples: float, *, unrelated: bool = False
+    values: Mapping[str, float], targets: Targets, samples: float, *, unrelated: bool = False, classes: bool = False
 ) -> dict[str, float]:
     """Return what is asked of targets of this kind; a loss that is NaN or inf has no skill.
 
@@ -58,6 +59,7 @@ def statistics(
         targets: what is known of them.
         samples: from which the pooled association is.
         unrelated: whether the alarm of no association is on.
+        classes: whether targets are class numbers.
     """
     if not math.isfinite(values.get("cross_entropy", values.get("squared_error", 0.0))):
         return dict.fromkeys(("constant", "worse", "association", "lost"), -1.0)
@@ -68,20 +70,20 @@ def statistics(
     # weights of classes in the loss move predictions away from the frequencies: that is not a lack of skill
     moved = max(skill, values.get("moved_skill", skill))
     if not math.isnan(found["constant"]):
-        found |= association(values, moved, samples, unrelated=unrelated)
+        found |= association(values, moved, samples, unrelated=unrelated, classes=classes)
     if targets.quantiles:
         return found
     if targets.kind == "numbers":
         return {**found, "lost": skill}
     related = max(values["_score"], values["association"]) > _SIGNIFICANT
-    found |= {"worse": worth(moved if related else skill), "lost": moved}
+    found |= {"worse": worth(moved if related else skill), "lost": values.get("_pooled", moved)}
     if targets.dense and not math.isnan(values["balanced_skill"]):
         found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
     return found
 
 
 def association(
-    values: Mapping[str, float], skill: float, samples: float, *, unrelated: bool = False
+    values: Mapping[str, float], skill: float, samples: float, *, unrelated: bool = False, classes: bool = False
 ) -> dict[str, float]:
     """Return what says whether there is any skill: a test on new samples, or how much there is on repeated ones.
 
@@ -92,7 +94,12 @@ def association(
     """
     found, enough = {}, samples >= _FEWEST
     if Evidence().counts(values["seen_before"]):
-        return {"association": values["association"]} if enough else {}
+        if not enough:
+            return {}
+        # rows of one sequence are not independent: outputs that hardly vary, and are no better than the best constant
+        # ones, have not learnt anything however many there are
+        nothing = classes and values["_spread"] < _NO_SPREAD and not values["skill"] > 0
+        return {"association": min(values["association"], 0.0) if nothing else values["association"]}
     known = enough and values["association"] > _SIGNIFICANT
     if unrelated:
         found["association"] = max(values["association"], _SIGNIFICANT * skill / _LITTLE)

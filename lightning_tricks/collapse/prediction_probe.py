@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_tricks.collapse import causes, figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.known_samples import KnownSamples
+from lightning_tricks.collapse.pooling import Part
 from lightning_tricks.collapse.prediction_rows import Parts, no_output, output_of, refused, rows_of, targets_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
 from lightning_tricks.collapse.reduction import averaged, over_all
@@ -36,6 +37,7 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     "highest": form.measured,
     "prints": form.maybe(form.tensor),
     "known": form.maybe(form.tensor),
+    "pool": form.many(form.many(form.measured, 3)),
     "evidence": form.record(
         {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
     ),
@@ -169,6 +171,8 @@ class PredictionProbe(Probe):
         self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
         evidence = Evidence(both_signs=self._targets.kind == "numbers")
         values["seen_before"] = seen
+        if shares:
+            values["_pooled"] = self._classes.pooled_skill(values)
         pooled, self._evidence = evidence.update(values["_score"], values["_count"], self._evidence, seen)
         values["association"] = pooled
         asked = prediction_alarms.association(values, values.get("skill", math.nan), **self._evidence_of(judge))
@@ -180,7 +184,11 @@ class PredictionProbe(Probe):
         return prediction_alarms.statistics(values, self._targets, **self._evidence_of(judge))
 
     def _evidence_of(self, judge: Judge) -> dict[str, Any]:
-        return {"samples": self._evidence["samples"], "unrelated": judge.states["association"]["alarmed"]}
+        return {
+            "samples": self._evidence["samples"],
+            "unrelated": judge.states["association"]["alarmed"],
+            "classes": self._targets.kind == "classes",
+        }
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what kind of failure."""
@@ -198,7 +206,7 @@ class PredictionProbe(Probe):
 
     def rolled_back(self) -> None:
         """What was learnt about the association was of the run that failed."""
-        self._evidence = Evidence().init()
+        self._evidence, self._classes.pool = Evidence().init(), []
 
     def state(self) -> dict[str, Any]:
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
@@ -210,6 +218,7 @@ class PredictionProbe(Probe):
             "logits": self._targets.logits,
             "highest": self._highest,
             "evidence": dict(self._evidence),
+            "pool": [list(part) for part in self._classes.pool],
         }
 
     def load(self, run: TrainingRun, state: Mapping[str, Any]) -> None:
@@ -227,6 +236,7 @@ class PredictionProbe(Probe):
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
         self._highest = state.get("highest", 0.0)
+        self._classes.pool = [Part(*part) for part in state.get("pool", [])]
         if self.sums:
             rows = next(iter(self.sums.values()))
             part = self.sums.setdefault("part", torch.zeros(len(rows), dtype=torch.int64, device=rows.device))

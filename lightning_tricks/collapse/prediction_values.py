@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.collapse import pairs, sums
+from lightning_tricks.collapse.pooling import Part, pooled_skill
 from lightning_tricks.detection.judge import keep_bounded
 
 KINDS = ("classes", "shares", "labels", "numbers")  # the later ones are what the earlier ones are seen to be
@@ -89,6 +90,7 @@ class ClassCurve:
         self.checks = 0
         self.predicted: list[tuple[int, list[float]]] = []
         self.labelled: list[float] = []
+        self.pool: list[Part] = []  # what the last checks say about the skill
 
     def add(self, shares: list[float], every: int) -> None:
         """Add a check, so many updates after the last: shares of predicted and then of labelled classes, or nothing."""
@@ -98,3 +100,10 @@ class ClassCurve:
             self.predicted.append((self.checks * every, shares[:shown]))
             keep_bounded(self.predicted)
             self.labelled = shares[shown:]
+
+    def pooled_skill(self, values: Mapping[str, float]) -> float:
+        """Return the skill of the last checks together, with that of ``values``, whose shares were added just now."""
+        size = values["_count"]
+        part = Part(values["moved_skill"], size * values["label_entropy"], size * (1 - max(self.labelled)))
+        skill, self.pool = pooled_skill([*self.pool, part])
+        return skill

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse.usage import has_learned
+from lightning_tricks.collapse.usage import has_learned, has_unlearned
 from lightning_tricks.detection.judge import keep_bounded
 
 _NAMED = re.compile(r"(?:^|[/_.\s])(?:reward|return)s?(?:$|[/_.\s])", re.IGNORECASE)
@@ -66,6 +66,10 @@ class Rewards:
     def learned(self, batches: int) -> bool | None:
         """Return whether rewards have clearly risen; None for too few to tell. Each mean is of so many batches."""
         return has_learned(self.means, self.begun, batches)
+
+    def unlearned(self, batches: int) -> bool:
+        """Return whether rewards have clearly fallen below the first ones. Each mean is of so many batches."""
+        return has_unlearned(self.means, math.nan, batches)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs."""

@@ -358,6 +358,7 @@ def routes(values: Mapping[str, float]) -> bool:
 
 # -- rewards ----------------------------------------------------------------------------------------------------------
 
+_FALLEN = 4.0  # standard errors
 FEWEST_REWARDS = 3  # after the one at the start; without that twice as many
 
 
@@ -377,6 +378,33 @@ def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | 
     >>> has_learned([1.0, 1.1, 9.0], math.nan, 16) is None
     True
     """
+    found = _rise(rewards, start, batches)
+    if found is None:
+        return None
+    rise, error, best, first = found
+    return rise > max(3 * error, 1e-6 * abs(first)) and rise >= best / 2
+
+
+def has_unlearned(rewards: Sequence[float], start: float, batches: int) -> bool:
+    """Return whether rewards have clearly fallen below the start, and lie lower than they have ever been above it.
+
+    Args:
+        rewards: means over the batches before each check.
+        start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
+        batches: how many a mean is taken over.
+
+    >>> has_unlearned([0.2, 0.1, 0.09, 0.04, 0.05, 0.02], 0.25, 16), has_unlearned([0.27, 0.26, 0.2, 0.25], 0.22, 16)
+    (True, False)
+    """
+    found = _rise(rewards, start, batches)
+    if found is None:
+        return False
+    rise, error, best, first = found
+    return -rise > max(_FALLEN * error, 1e-6 * abs(first), best)
+
+
+def _rise(rewards: Sequence[float], start: float, batches: int) -> tuple[float, float, float, float] | None:
+    """Return the rise of the last rewards, its standard error, the largest rise, and the start; None for too few."""
     begun = math.isfinite(start)
     if len(rewards) < FEWEST_REWARDS * (1 if begun else 2):
         return None
@@ -385,5 +413,4 @@ def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | 
     steps = sorted(abs(b - a) for a, b in itertools.pairwise(rewards))
     noise = steps[len(steps) // 2] / (math.sqrt(2) * 0.6745)  # a median: one large rise is not noise
     error = noise * math.sqrt(1 / 3 + (max(1, batches) if begun else 1 / 3))
-    rise = means[-1] - first
-    return rise > max(3 * error, 1e-6 * abs(first)) and rise >= (max(means) - first) / 2
+    return means[-1] - first, error, max(means) - first, first

@@ -52,7 +52,12 @@ KINDS: dict[str, Kind] = {
 
 
 def statistics(
-    kind: str, values: Mapping[str, float], *, learned: bool | None = None, rewarded: bool = False
+    kind: str,
+    values: Mapping[str, float],
+    *,
+    learned: bool | None = None,
+    rewarded: bool = False,
+    unlearned: bool = False,
 ) -> dict[str, float]:
     """Return what the alarms of a kind follow; with too few samples nothing is concluded.
 
@@ -60,6 +65,7 @@ def statistics(
         kind: a key of ``KINDS``.
         values: of a check, as of ``usage.read_usage``.
         learned: of a policy, whether its reward has risen; None where it is too early to tell.
+        unlearned: of a policy, whether its reward has fallen below the start.
         rewarded: of a policy, whether a reward is known.
     """
     names = KINDS[kind].alarms
@@ -69,6 +75,8 @@ def statistics(
         return dict.fromkeys(names, math.nan)
     information = usage.information_share(values)
     if kind == "policy":
+        if unlearned and not learned:
+            return {"variety": 1.0, "exploration": -1.0}
         return _of_a_policy(values, information, learned, rewarded)
     # while a router is undecided, a balancing loss moves many choices at once: it may take longer
     own = {

@@ -178,8 +178,16 @@ class UsageProbe(Probe):
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """What the alarms of this kind follow."""
-        learned = self._rewards.learned(self._sampler.span) if self._kind == "policy" else None
-        return usage_kinds.statistics(self._kind, values, learned=learned, rewarded=bool(self._rewards.means))
+        rewards, batches = self._rewards, self._sampler.span
+        if self._kind != "policy":
+            return usage_kinds.statistics(self._kind, values)
+        return usage_kinds.statistics(
+            self._kind,
+            values,
+            learned=rewards.learned(batches),
+            rewarded=bool(rewards.means),
+            unlearned=rewards.unlearned(batches),
+        )
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what is no longer used."""

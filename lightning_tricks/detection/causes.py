@@ -57,6 +57,7 @@ class Cause(str, Enum):
     NO_GRADIENTS = "no gradients"
     VANISHING_GRADIENTS = "vanishing gradients"
     SHRINKING_WEIGHTS = "shrinking weights"
+    UNCHANGED_WEIGHTS = "weights do not change"
     OVERFITTING = "overfitting"
     MEMORY_GROWTH = "growing memory"
 

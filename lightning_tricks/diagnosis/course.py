@@ -161,12 +161,13 @@ class Course:
         restarted = bool(rates) and now.rate > 1.5 * min(rates) and raised <= self.patience
         return not restarted and not loss_curve.falling(self.checks, loss_curve.finite_median(self.usual))
 
-    def statistics(self, values: Mapping[str, float], *, curves: bool = True) -> dict[str, float]:
+    def statistics(self, values: Mapping[str, float], *, curves: bool = True, total: int = 0) -> dict[str, float]:
         """Return what the alarms follow: each is low where something is wrong.
 
         Args:
             values: of the check; ``_finite``, ``_vanishing`` and ``_silent`` are used.
             curves: whether the losses are of one thing, so that their curve says something.
+            total: updates of the whole run; 0 where they are not known.
         """
         start, now = self.start, self.checks[-1]
         lost = values["_vanishing"] and not loss_curve.has_learned(start, self.checks)
@@ -175,6 +176,7 @@ class Course:
             "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
             "flow": lost,
+            "idle": loss_curve.ran_out(self.checks, total) and not findings.solved(self.checks, start),
             "shrinkage": curves and loss_curve.shrinking(start, self.checks),
             "blow-up": curves and loss_curve.blow_up(self.early, self.checks) is not None,
         }

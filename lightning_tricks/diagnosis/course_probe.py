@@ -29,7 +29,9 @@ from lightning_tricks.numerics.shards import reduced
 from lightning_tricks.optimizer_step.logbook import Page
 
 # the most serious first
-_SERIOUS = ("finite", "divergence", "blow-up", "silence", "shrinkage", "flow", "spike", "generalisation")
+_SERIOUS = (
+    *("finite", "divergence", "blow-up", "silence", "updates", "shrinkage", "flow", "spike", "idle", "generalisation"),
+)
 _ROW_ADVICE = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
 
 
@@ -120,13 +122,15 @@ class CourseProbe(Probe):
             "silence": patient,
             "flow": patient,
             "shrinkage": patient,
+            "idle": patient,
+            "updates": at_once,
             "blow-up": at_once,
             "generalisation": patient,
         }
 
     def grace_factor(self, alarm: str) -> float:
-        """What is NaN needs no grace; before gradients are called vanished, a plateau must have had the time to end."""
-        return {"finite": 0.0, "flow": 2.0}.get(alarm, 1.0)
+        """What is NaN needs no grace, nor a rate that is gone, which never ends it; a plateau must have time to end."""
+        return {"finite": 0.0, "idle": 0.0, "updates": 0.0, "flow": 2.0}.get(alarm, 1.0)
 
     # -- on the device --------------------------------------------------------------------------------------------
 
@@ -192,8 +196,7 @@ class CourseProbe(Probe):
 
     def _advise(self, judge: Judge, step: int) -> None:
         waits = findings.waiting(*self.parts.wait.in_all, step)
-        total = round(max(1.0, 10 * judge.grace))  # (the grace is a tenth of the run)
-        now = self.course.hints_now(total) if judge.progress >= judge.grace else []
+        now = self.course.hints_now(total_of(judge)) if judge.progress >= judge.grace else []
         self.course.advise([waits, *now])
 
     def tell_changes(self, before: Mapping[Cause | Hint, Finding]) -> None:
@@ -214,7 +217,7 @@ class CourseProbe(Probe):
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """The margins of what the course of the training says."""
-        return self.course.statistics(values, curves=not self.manual)
+        return self.course.statistics(values, curves=not self.manual, total=total_of(judge))
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Name the most serious alarm, and note it as a finding."""
@@ -259,6 +262,11 @@ class CourseProbe(Probe):
         # not by the number of points: those of a long run were thinned out
         checks = self.course.checks
         self._checks = max(0, round(checks[-1].step / self._every)) if checks else 0
+
+
+def total_of(judge: Judge) -> int:
+    """Return the updates of the whole run: the grace is a tenth of it."""
+    return round(max(1.0, 10 * judge.grace))
 
 
 def values_of(check: Check, reading: CourseReading, waiting: float) -> dict[str, float]:

@@ -33,12 +33,18 @@ def input_matters(exam: Examination) -> list[Check]:
     check, before = _input_matters(exam, zeroed, 0, None)
     if exam.dry_run.anywhere(check.passed is not True):
         check, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before)
+    if exam.dry_run.anywhere(check.passed is False):
+        # running statistics that have not been gathered yet hide the input from many layers in eval mode
+        again, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before, evaluate=False)
+        check = again if exam.dry_run.anywhere(again.passed is True) else check
     return [check]
 
 
-def _input_matters(exam: Examination, zeroed: Any, updates: int, before: float | None) -> tuple[Check, float | None]:
-    whole, loss = exam.prediction(exam.batch, evaluate=True, updates=updates)
-    empty, other = exam.prediction(zeroed, evaluate=True, updates=updates)
+def _input_matters(
+    exam: Examination, zeroed: Any, updates: int, before: float | None, *, evaluate: bool = True
+) -> tuple[Check, float | None]:
+    whole, loss = exam.prediction(exam.batch, evaluate=evaluate, updates=updates)
+    empty, other = exam.prediction(zeroed, evaluate=evaluate, updates=updates)
     outputs = None
     # (without a known target the prediction is a guess, and may come from a part that has no input)
     known = exam.first.target is not None or loss is None
@@ -82,16 +88,52 @@ def sample_independence(exam: Examination) -> list[Check]:
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
+    if not reason and exam.first.found is None and _mixed_before(exam, replaced, size):
+        reason = "the step itself mixes the samples, before they reach the model"
     if not reason and any(not m.track_running_stats for m in norms.values()):
         reason = "a BatchNorm without running statistics looks at the batch always"
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
+
+
+def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
+    """Whether rows of what goes into the model's first module depend on several samples, as those of mixed images do.
+
+    Args:
+        replaced: the batch in which only the first sample is the same.
+        size: samples in the batch.
+    """
+    entries: list[Tensor | None] = []
+    for batch in (exam.batch, replaced):
+        seen: list[Tensor] = []
+        exam.dry_run.restart()
+        handles = [
+            m.register_forward_pre_hook(Hook(lambda _, args, seen=seen: seen.extend(floating(list(args))[:1])))
+            for name, m in exam.modules.items()
+            if name
+        ]
+        try:
+            exam.look(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        entries.append(seen[0].detach() if seen and seen[0].ndim else None)
+    one, two = entries
+    if exam.dry_run.anywhere(one is None or two is None or len(one) != size) or one is None or two is None:
+        return False
+    known = {id(t) for t in tensors_of(exam.batch)}
+    given = [t for t in exam.inputs(exam.batch) if t.shape == one.shape and t.is_floating_point() and id(t) in known]
+    # (rows that are only in another order are no mixture)
+    rows = [torch.cdist(one.flatten(1).double(), t.flatten(1).double()).amin(1) for t in given]
+    scale = float(one.abs().amax()) * one[0].numel() ** 0.5
+    mixture = all(float(r.median()) > 1e-3 * scale for r in rows)
+    return bool(rows) and mixture and not bool((one == two).flatten(1).all(1).any())
 
 
 def future(exam: Examination) -> list[Check]:
     """Where each next element of a sequence is predicted, replace later elements and look at earlier outputs."""
     sequence = _sequence(exam)
     if exam.dry_run.anywhere(sequence is None) or sequence is None:
-        return []
+        return _copied(exam)
     name, length = "no look into the future", sequence.shape[1]
     middle = length // 2
     before = torch.arange(length, device=sequence.device) < middle
@@ -115,6 +157,34 @@ def future(exam: Examination) -> list[Check]:
         if exam.dry_run.anywhere(any_change > 1e-6):
             return [sanity.no_future(change)]
     return [Check(name, None, "outputs do not depend on the sequence")]
+
+
+def _copied(exam: Examination) -> list[Check]:
+    """Where the target of each place is the input of that place, look whether the model sees it and nothing later.
+
+    Then it has only to copy. A network that sees the whole sequence is another matter: an autoencoder.
+    """
+    target = exam.first.target
+    tokens = exam.first.found is not None and target is not None and not target.is_floating_point()
+    if not tokens or target is None or target.ndim != 2 or target.shape[1] < 3 or len(target) < 2:
+        source = None
+    else:
+        alike = [t for t in tensors_of(exam.batch) if t.shape == target.shape and not t.is_floating_point()]
+        known = [t for t in alike if bool((t == target)[counts(target)].all())]
+        source = next((t for t in known if exam.roles.get(_at(tensors_of(exam.batch), t)) == "input"), None)
+    if exam.dry_run.anywhere(source is None) or source is None:
+        return []
+    n, length = source.shape
+    middle = length // 2
+    changed = source.clone()
+    changed[:, middle] = source.roll(1, 0)[:, middle]
+    batch = tree_map(lambda t: changed if t is source else t, exam.batch)
+    pair = [exam.prediction(b, evaluate=True, updates=UPDATES_BEFORE_ASKING)[0] for b in (exam.batch, batch)]
+    places = [None if p is None else _by_place(p.float(), n, length) for p in pair]
+    if places[0] is None or places[1] is None or places[0].shape[1] != length:
+        return []
+    apart = (places[0] - places[1]).abs().flatten(2).amax((0, 2)) / max(float(places[0].abs().max()), 1e-12)
+    return sanity.no_copy(float(apart[:middle].max()), float(apart[middle]))
 
 
 def _sequence(exam: Examination) -> Tensor | None:

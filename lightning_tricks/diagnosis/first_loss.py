@@ -80,6 +80,16 @@ def wrong_factor(loss: float, kind: str, factor: float, falls: bool) -> Check:
     return Check("initial loss", falls, seen, "" if falls else fix)
 
 
+def risk_reversed(loss: float) -> Check:
+    """Report Cox's partial likelihood whose risk sets are the wrong way round.
+
+    >>> risk_reversed(2.9).passed
+    False
+    """
+    seen = f"{loss:.4g}; that is Cox's partial likelihood with those who went before as the risk set"
+    return Check("initial loss", False, seen, "sort by falling time before logcumsumexp: at risk is who lives longer")
+
+
 def initial_regression(loss: float, target: Tensor, size: float = 1.0, falls: bool = True) -> Check:
     """Compare the first squared error with that of always answering the mean.
 

@@ -14,11 +14,13 @@ from torch.utils._pytree import tree_map
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check, Gradients
+from lightning_tricks.diagnosis.weights import as_initialised, units_alike
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.modules.trace import floating
 
 _EDGES = 2  # rows of a list of edges
+_BATCHES_WITHOUT_LOSS = 8
 _MARK = 1e8  # no gradient is that large in every element
 
 
@@ -30,14 +32,15 @@ def gradients(exam: Examination) -> list[Check]:
     look = exam.look(exam.batch, gradient=True)
     for handle in called.handles:
         handle.remove()
-    if look.loss is None:
-        return [Check("all parameters learn", None, "training_step returned None")]
+    if dry_run.anywhere(look.loss is None) or look.loss is None:
+        return [_without_loss(exam)]
     if dry_run.anywhere(not look.loss.requires_grad):
         return [Check("all parameters learn", False, "the loss depends on no parameter", "do not detach it")]
     names = parameter_names(module)
     parameters = list(module.parameters())
     learning = [p for p in parameters if p.requires_grad]
     prints = {id(p): _fingerprint(p) for p in learning}
+    untrained = {id(p) for m in exam.modules.values() if as_initialised(m) for p in m.parameters(recurse=False)}
     present: set[int] = set()
     alive: set[int] = set()
 
@@ -68,10 +71,15 @@ def gradients(exam: Examination) -> list[Check]:
     zero = [p for p in trained if id(p) in present and id(p) not in alive]
     outside = [p for p in learning if id(p) in alive and id(p) not in held]
     cut = [p for p in missing if id(p) in graphs and not _has_twin(module, p, alive)]
+    same = [p for p in trained if id(p) in alive and id(p) in _weights(exam) and units_alike(p)]
     if dry_run.anywhere(bool(cut)):
         cut = cut if _influence(exam, cut) else []
+    hidden = [p for p in missing if id(p) not in graphs and id(p) in untrained and not _has_twin(module, p, alive)]
+    if not cut and dry_run.anywhere(bool(hidden)) and _shapes_prediction(exam, hidden):
+        cut = hidden  # called under no_grad, as a network that was trained before may be
     satisfied = math.isfinite(first) and abs(first) < 1e-6
     left_out = _left_out(exam, outside, held)
+    still = _still(exam, alive) if not exam.dry_run.anywhere(bool(cut)) else []
     bad = zero if dry_run.anywhere(bool(zero)) and _influence(exam, zero) else []
     most = len(zero) > 0.5 * len(trained)
 
@@ -89,8 +97,52 @@ def gradients(exam: Examination) -> list[Check]:
         left_out=named(p for p in outside if id(p) in left_out),
         kept=kept,
         idle=not moved,
+        still=named(still),
+        same=named(same),
     )
     return [sanity.gradients_arrive(found)]
+
+
+def _without_loss(exam: Examination) -> Check:
+    """Judge a step that returned None: for some batches that may be meant, for all of them nothing is trained."""
+    name, count = "all parameters learn", 1
+    for _ in range(_BATCHES_WITHOUT_LOSS - 1):
+        if exam.dry_run.anywhere(exam.look(exam.dry_run.next_batch()).loss is not None):
+            return Check(name, None, "training_step returned None")
+        count += 1
+    return Check(name, False, f"training_step returned None for {count} batches: nothing is trained", "return the loss")
+
+
+def _still(exam: Examination, alive: set[int]) -> list[Any]:
+    """Return the parameters that have gradients and a learning rate of 0, which no schedule will raise."""
+    if exam.dry_run.has_schedules:
+        return []
+    groups = [g for o in exam.optimizers for g in o.param_groups]
+    if all(float(g["lr"]) == 0 for g in groups):  # (a callback may set it)
+        return []
+    return [p for g in groups if float(g["lr"]) == 0 for p in g["params"] if id(p) in alive]
+
+
+def _weights(exam: Examination) -> set[int]:
+    """Return the ids of the weights of linear and convolutional layers."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    return {id(m.weight) for m in exam.modules.values() if isinstance(m, kinds)}
+
+
+def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor]) -> bool:
+    """Whether the prediction of a loss that is known changes with these parameters: they are no teacher's."""
+    if exam.dry_run.anywhere(exam.first.found is None):
+        return False
+    usual, _ = exam.prediction(exam.batch, evaluate=True)
+    exam.dry_run.restart()
+    with torch.no_grad():
+        for p in parameters:
+            p.mul_(1.5).add_(0.01)
+    with exam.evaluating():
+        other = exam.look(exam.batch).prediction
+    exam.dry_run.restart()
+    changed = usual is not None and other is not None and not torch.allclose(usual.float(), other.float(), rtol=1e-5)
+    return exam.dry_run.anywhere(changed)
 
 
 class _Calls:

@@ -13,6 +13,9 @@ from lightning_tricks.detection.causes import Cause, Explained
 MAD_TO_STD = 1.4826
 FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is not finite
 _LARGE_UPDATE = 0.03  # of the weights; ten times what is usual
+_BEFORE_RISE = 12  # checks that a relapse is compared with
+_RESOLUTION = 2**-24  # of float32, half of the distance to the next number
+_GONE = 1e-4  # of the largest learning rate
 _SHRUNK = 0.3  # of the norm that the weights began with
 
 
@@ -241,11 +244,30 @@ def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
         return False
     low = max(i for i, m in enumerate(medians) if m <= best + 0.25 * gain)
     after = medians[low + 1 :]
+    # the best of many checks is low by chance: the rise must be more than checks differ from one to the next
+    reached = next(i for i, m in enumerate(medians) if m <= best + 0.5 * gain)
+    before = medians[reached : low + 1][-_BEFORE_RISE:]
+    error = _scatter(medians) * math.sqrt(1 / len(before) + 1 / max(1, len(after)))
+    if not after or statistics.fmean(after) - statistics.fmean(before) < 4 * error:
+        return False
     if max(after[:few]) < best + 0.5 * gain or any(m < best + 0.5 * gain for m in after[few:]):
         return False
     fixed = [c.fixed for c in known[: low + 1] if math.isfinite(c.fixed)]
     same = not fixed or not known[-1].fixed <= min(fixed) + 0.25 * gain
     return same and not falling(known, best)
+
+
+def _scatter(medians: Sequence[float]) -> float:
+    """Return the standard deviation of checks, from how much one differs from the next, less what is usual.
+
+    A steady fall is no noise, and a few jumps do not change it.
+
+    >>> _scatter([1.0, 0.9, 0.8, 0.7]) < 1e-12, round(_scatter([1.0, 1.4] * 6), 2)
+    (True, 0.84)
+    """
+    changes = [b - a for a, b in pairwise(medians)]
+    usual = statistics.median(changes) if changes else 0.0
+    return MAD_TO_STD * statistics.median(abs(c - usual) for c in changes) / math.sqrt(2) if changes else 0.0
 
 
 def largest_early(early: Sequence[float], count: int = 5) -> float:
@@ -400,6 +422,30 @@ def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
     return falls and not improved
 
 
+def ran_out(checks: Sequence[Check], total: int) -> bool:
+    """Whether the learning rate is gone in the first half of a run: a ten-thousandth of its largest, or of no effect.
+
+    No effect: it does not rise, and updates are smaller than float32 can add to the weights.
+
+    A schedule that was meant for epochs and is called at each update does this; one that ends at 0 does not, nor do
+    restarts, which are that low for a few updates only.
+
+    Args:
+        checks: the checks so far.
+        total: updates of the whole run.
+
+    >>> fallen = [Check(10 * i + 10, 2.3, 2.3, rate=0.1 * 0.1**i) for i in range(9)]
+    >>> ran_out(fallen, 1000), ran_out(fallen, 100)
+    (True, False)
+    """
+    rates = [c.rate for c in checks if math.isfinite(c.rate)]
+    if not rates or checks[-1].step > 0.5 * total:
+        return False
+    ratios = [c.ratio for c in checks[-2:] if math.isfinite(c.ratio)]
+    lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates)
+    return lost or rates[-1] < _GONE * max(rates)
+
+
 def _waste_away(checks: Sequence[Check], count: int = 3) -> bool:
     """Whether most weights have lost 40 % of their norm and still lose 5 % from check to check."""
     weights = [c.weights for c in checks if math.isfinite(c.weights)][-count - 1 :]
@@ -466,6 +512,23 @@ def named(
             f"most weights are at {weights:.1%} of their first norm or below, and the loss has not improved: {now:.4g}"
         )
         return Cause.SHRINKING_WEIGHTS, (evidence,), advice
+    if alarm == "idle":
+        rates = [c.rate for c in checks if math.isfinite(c.rate)] or [math.nan]
+        advice = (
+            "see at which interval the scheduler is called: {'interval': 'epoch'} or 'step', and for how many steps",
+            "plan it in shares of the run: LRSchedule()",
+            "of ReduceLROnPlateau look at mode, patience and min_lr",
+        )
+        reason = f"the learning rate is {rates[-1]:.2g}, it was {max(rates):.2g}, and most of the run is still to come"
+        return Cause.UNCHANGED_WEIGHTS, (reason,), advice
+    if alarm == "updates":
+        reason = f"no optimizer made a step in {values.get('batches', 0.0):.0f} batches"
+        advice = (
+            "call optimizer.step() after manual_backward(loss)",
+            "take the optimizers of this run: self.optimizers()",
+            "look for a condition that is never true",
+        )
+        return Cause.UNCHANGED_WEIGHTS, (reason,), advice
     if alarm == "silence":
         advice = (
             "give the optimizer the parameters of the model that is trained: self.parameters()",

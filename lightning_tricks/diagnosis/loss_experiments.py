@@ -14,7 +14,7 @@ from lightning_tricks.diagnosis import first_loss, one_batch, sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.gradient_flow import partners
 from lightning_tricks.diagnosis.one_batch import Trial
-from lightning_tricks.diagnosis.recognition import LEFT_OUT
+from lightning_tricks.diagnosis.recognition import LEFT_OUT, broadcast, reversed_risk
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counted, counts
 
@@ -53,6 +53,10 @@ def initial_loss(exam: Examination) -> list[Check]:
             size = float(found.prediction.float().square().mean().sqrt())
             return [first_loss.initial_regression(loss, found.target, size, _falls(exam, 0.99, one=True))]
         return [Check("initial loss", True, f"{loss:.4g}; a {found.kind}")]
+    if dry_run.anywhere(
+        reversed_risk(float(look.loss.detach()), look.candidates, exam.possible_targets(exam.batch)[0])
+    ):
+        return [first_loss.risk_reversed(loss)]
     check = Check("initial loss", True, f"{loss:.4g}; no labels were found to compare it with")
     if look.labels is not None and look.logits is not None:
         entropy = nn.functional.cross_entropy(look.logits, look.labels, ignore_index=LEFT_OUT)
@@ -98,7 +102,10 @@ def shapes(exam: Examination) -> list[Check]:
         return wrong
     if prediction is None or target is None or at is None:
         return []
-    same = prediction.numel() == target.numel() and prediction.shape != target.shape
+    # (a step may use a column of the target: then the value of the loss tells that it was broadcast)
+    each = prediction.numel() == target.numel() == len(target) and look.loss is not None
+    told = prediction.shape != target.shape or (each and broadcast(float(look.loss.detach()), prediction, target))  # type: ignore[union-attr]
+    same = prediction.numel() == target.numel() and told
     if not same or len(target) < 2 or float(prediction.float().std()) == 0 or bool((target == target[:1]).all()):
         return []
     position = {id(t): i for i, t in enumerate(tensors_of(exam.batch))}

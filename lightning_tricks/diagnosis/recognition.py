@@ -105,6 +105,68 @@ def _is_sigmoid_of(p: Tensor, q: Tensor) -> bool:
     return torch.allclose(p.detach().float(), q.detach().float().sigmoid(), rtol=1e-3, atol=1e-6)
 
 
+def broadcast(loss: float, prediction: Tensor, target: Tensor) -> bool:
+    """Whether a loss is the mean over all pairs of predictions and targets, as of ``[n, 1]`` against ``[n]``.
+
+    Args:
+        loss: of the whole batch.
+        prediction: one number for each sample.
+        target: one number for each sample.
+
+    >>> p, t = torch.tensor([[0.0], [1.0]]), torch.tensor([1.0, 3.0])
+    >>> broadcast(float(nn.functional.mse_loss(p.expand(2, 2), t.expand(2, 2))), p, t)
+    True
+    """
+    p, t = prediction.float().reshape(-1, 1), target.float().reshape(1, -1)
+    p, t = p.expand(len(p), t.shape[1]), t.expand(len(p), t.shape[1])
+    functions = (nn.functional.mse_loss, nn.functional.l1_loss, nn.functional.smooth_l1_loss)
+    return any(_close(loss, float(function(p, t))) for function in functions)
+
+
+def reversed_risk(loss: float, predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> bool:
+    """Whether a loss is Cox's partial likelihood with the risk sets the wrong way round: those who went before.
+
+    Args:
+        loss: of the whole batch.
+        predictions: outputs, one number for each sample.
+        targets: among them the times, and the events as 0 and 1.
+
+    >>> risk, time, event = torch.tensor([0.3, -1.0, 0.6]), torch.tensor([2.0, 1.0, 3.0]), torch.ones(3)
+    >>> right, wrong = (float(partial_likelihood(risk, time, event, longer=x)) for x in (True, False))
+    >>> reversed_risk(right / 3, [risk], [time, event]), reversed_risk(wrong / 3, [risk], [time, event])
+    (False, True)
+    """
+    for risk in predictions:
+        single = [t.reshape(-1).float() for t in targets if t.numel() == risk.numel() == len(t) > 2]
+        events = [t for t in single if bool(((t == 0) | (t == 1)).all()) and bool(t.any())]
+        for event in events:
+            for time in [t for t in single if t is not event and len(torch.unique(t)) > 2]:
+                shares = (1.0, float(len(time)), float(event.sum()))
+                right, wrong = (float(partial_likelihood(risk, time, event, longer=x)) for x in (True, False))
+                if any(_close(loss, right / n) for n in shares):
+                    return False
+                if any(_close(loss, wrong / n) for n in shares):
+                    return True
+    return False
+
+
+def partial_likelihood(risk: Tensor, time: Tensor, event: Tensor, *, longer: bool = True) -> Tensor:
+    """Return minus the log of Cox's partial likelihood, summed over events, 0-d.
+
+    Args:
+        risk: logarithm of the hazard, one number for each sample.
+        time: ``[n]``.
+        event: 1 where it ended at that time, ``[n]``.
+        longer: compare with those who lived longer, as it should be; else with those who went before.
+
+    >>> partial_likelihood(torch.zeros(2), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]))
+    tensor(0.6931)
+    """
+    order = time.argsort(descending=longer)
+    z = risk.detach().float().reshape(-1)[order]
+    return ((z.logcumsumexp(0) - z) * event[order]).sum()
+
+
 def autoregressive(loss: float, predictions: Sequence[Tensor], sequence: Tensor) -> Recognised | None:
     """Find the output that predicts each next element of a sequence which is the input as well; None without one.
 

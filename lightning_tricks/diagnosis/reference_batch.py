@@ -118,7 +118,7 @@ class ReferenceBatch(Stages):
         if self._batch is None or self._expected is None:
             return self._batch is not None
         expected, actual = self._expected, self._actual
-        self._expected = None  # (decided once: one host read, at the first check)
+        self._expected = self._actual = None  # (decided once: one host read, at the first check)
         same = self._asked_for or (actual is not None and same_loss(expected, actual, coarse=self._coarse))
         if anywhere(run, [not same])[0]:
             self.give_up()

@@ -101,6 +101,22 @@ def no_future(change: float) -> Check:
     return Check("no look into the future", False, seen, fix)
 
 
+def no_copy(before: float, there: float) -> list[Check]:
+    """Judge a model whose target at each place is the input at that place, from what changes when one place is changed.
+
+    Args:
+        before: change of the outputs at earlier places, over their size.
+        there: change of the output at that place.
+
+    >>> no_copy(0.0, 0.5)[0].passed, no_copy(0.5, 0.5)
+    (False, [])
+    """
+    if before > 1e-3 or there <= 1e-3:
+        return []
+    seen = "the target at each place of the sequence is the input at that place, which the model sees: it has to copy"
+    return [Check("no look into the future", False, seen, "shift the target: outputs [:, :-1] and tokens [:, 1:]")]
+
+
 def pairing(invariant: bool, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Check | None:
     """Report a loss that does not depend on which target belongs to which prediction: ``[n, 1]`` against ``[n]``.
 
@@ -109,9 +125,10 @@ def pairing(invariant: bool, shapes: tuple[tuple[int, ...], tuple[int, ...]]) ->
     """
     if not invariant:
         return None
+    column = "a column of " if shapes[0] == shapes[1] else ""
     seen = (
-        f"predictions {shapes[0]} and targets {shapes[1]}: the loss stays the same when the targets change places, "
-        "so they are broadcast"
+        f"predictions {shapes[0]} and {column}targets {shapes[1]}: the loss stays the same when the targets change "
+        "places, so they are broadcast"
     )
     fix = "squeeze the prediction: loss(prediction.squeeze(-1), target)"
     return Check("shapes of outputs and labels", False, seen, fix)
@@ -151,6 +168,8 @@ class Gradients:
         left_out: have a gradient and no optimizer, as whole modules.
         kept: whether gradients are never cleared.
         idle: whether no weight moved at all.
+        still: have a gradient, and a learning rate of 0.
+        same: weights of layers whose units are all the same, after several updates.
     """
 
     detached: tuple[str, ...] = ()
@@ -162,6 +181,8 @@ class Gradients:
     left_out: tuple[str, ...] = ()
     kept: bool = False
     idle: bool = False
+    still: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
 
 
 def gradients_arrive(found: Gradients) -> Check:
@@ -183,6 +204,12 @@ def gradients_arrive(found: Gradients) -> Check:
         return Check(
             name, False, seen, "a detach(), .data or numpy() behind them? Or freeze them: requires_grad_(False)"
         )
+    if found.still:
+        seen = f"a learning rate of 0, and no schedule that raises it: {listed(found.still, 6)}{told}"
+        return Check(name, False, seen, "give these parameter groups a rate, or freeze them: requires_grad_(False)")
+    if found.same:
+        seen = f"all units have the same weights, and get the same gradient: {listed(found.same, 6)}{told}"
+        return Check(name, False, seen, "begin with random weights: constant ones keep the units of a layer alike")
     if found.zero and not found.idle:
         seen = f"gradient 0 everywhere: {listed(found.zero, 6)}{told}"
         return Check(name, False if found.all_zero else None, seen, "a dead layer, or a factor of 0 behind them")

@@ -265,6 +265,11 @@ class DryRun:
         """How many batches one pass over the data has; inf where that is not known."""
         return float(self._trainer.num_training_batches)
 
+    @property
+    def has_schedules(self) -> bool:
+        """Whether the run changes learning rates by schedulers."""
+        return bool(self._trainer.lr_scheduler_configs)
+
     def scale_rates(self, factor: float) -> None:
         """Multiply the learning rates until ``restart``."""
         scale_rates(self.optimizer, factor)

@@ -20,6 +20,8 @@ from lightning_tricks import (
     UnsupportedError,
 )
 from lightning_tricks.collapse import unit_sums
+from lightning_tricks.collapse.callbacks.generation_drift import GenerationsProbe
+from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.watch import log_prefix
 from lightning_tricks.functional import coverage, recall, skill
 from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
@@ -218,9 +220,9 @@ def test_a_resumed_run_knows_its_real_data(tmp_path: Any) -> None:
     t.save_checkpoint(tmp_path / "a.ckpt")
     second = make()
     trainer([second], max_epochs=6).fit(Writer(False, 0.6), real(False), ckpt_path=tmp_path / "a.ckpt")
-    assert second._real is not None
-    assert first._real is not None
-    assert torch.equal(second._real, first._real)
+    assert second.watch.probe.real is not None
+    assert first.watch.probe.real is not None
+    assert torch.equal(second.watch.probe.real, first.watch.probe.real)
     assert second.verdict.cause == whole.verdict.cause == "recursive collapse"
 
 
@@ -712,10 +714,11 @@ def test_a_sigmoid_that_bounds_the_output_may_lie_at_its_ends(width: int, behind
 
 
 def test_noise_that_a_young_generator_loses_is_no_diversity_and_few_distinct_tokens_are() -> None:
-    numbers, tokens = GenerationDrift(), GenerationDrift()
-    numbers._whole, tokens._whole = False, True
-    for detector in (numbers, tokens):
-        detector._names = ["diversity"]
-        detector.read([3.0])
-    assert numbers.read([1.0])["diversity"] == 1.0
-    assert tokens.read([1.0])["diversity"] == pytest.approx(1 / 3)
+    judge = Judge("GenerationDrift", {}, lambda _: 1.0)
+    numbers, tokens = (GenerationsProbe("sample", 64) for _ in range(2))
+    tokens._whole = True
+    for probe in (numbers, tokens):
+        probe._names = ["diversity"]
+        probe.read([3.0], judge)
+    assert numbers.read([1.0], judge)["diversity"] == 1.0
+    assert tokens.read([1.0], judge)["diversity"] == pytest.approx(1 / 3)

@@ -131,3 +131,21 @@ def test_causes_of_posteriors(active: list[str], reason: str) -> None:
     found, reasons, _ = causes.of_posterior(active, values, "mu", 40.0)
     assert found == "posterior collapse" and reason in reasons[0] and reasons[1] == "0 of 8 units are active"
     assert causes.of_posterior(active, {**values, "finite": 0.0}, "mu", 40.0)[0] == "non-finite values"
+
+
+def test_predictions_against_their_targets_are_a_matter_of_the_sign_and_not_of_the_rate() -> None:
+    values = {"skill": -1.3, "cross_entropy": 5.3, "label_entropy": 2.3, "association": -37.0}
+    start = {"cross_entropy": 2.3, "highest": 5.3}
+    cause, reasons, advice = causes.of_prediction(["worse"], values, 0.0, start)
+    assert cause == "labels do not follow from inputs"
+    assert reasons == ("predictions go against their targets: z = -37.0",) and "a sign that is reversed" in advice[0]
+    assert causes.of_prediction(["worse"], {**values, "association": 1.0}, 0.0, start)[0] == "learning rate too high"
+
+
+def test_a_reward_that_fell_is_told_from_an_entropy_that_did() -> None:
+    values = {"finite": 1.0, "entries": 4.0, "conditional_entropy": 0.9, "marginal_entropy": 1.3, "reward": 0.02}
+    assert causes.of_usage("policy", ["exploration"], values, "net")[1] == (
+        "the reward of net has fallen clearly below its beginning, to 0.02",
+    )
+    low = causes.of_usage("policy", ["exploration"], {**values, "conditional_entropy": 0.01}, "net")
+    assert low[1] == ("the entropy of net fell to 0.01 nats, but the reward did not rise",)

@@ -97,8 +97,8 @@ def test_the_error_of_an_unknown_target_names_the_nearest(batch: Any, name: str,
 def test_small_batches_share_a_part_until_it_has_sixteen_rows() -> None:
     parts, numbers = Parts(), []
     for i in range(8):
-        numbers += [parts.begin(5, anew=i == 0)] * 5
+        numbers += [parts.begin(5, first=i == 0)] * 5
     assert [numbers.count(part) for part in (0, 1)] == [20, 20]
     resumed = Parts.of(torch.tensor(numbers))
     assert (resumed.part, resumed.inside) == (parts.part, parts.inside)
-    assert parts.begin(64, anew=True) == 0 and parts.begin(64, anew=False) == 1
+    assert parts.begin(64, first=True) == 0 and parts.begin(64, first=False) == 1

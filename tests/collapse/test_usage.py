@@ -205,3 +205,14 @@ def test_a_single_entry_has_no_use_to_speak_of() -> None:
     assert math.isnan(usage.information_share(values))
     broken, _ = usage.read_usage(usage.measured_usage({**sums, "effective": torch.tensor(math.nan)}, 0.05).tolist())
     assert math.isnan(broken["usage"])
+
+
+def test_rewards_that_fall_are_told_from_noise_and_from_a_dip_after_a_rise() -> None:
+    alarms, found = 0, 0
+    for seed in range(100):
+        noise = torch.randn(40, generator=torch.Generator().manual_seed(seed)).tolist()
+        flat, falls = ([0.25 + 0.02 * e - slope * i for i, e in enumerate(noise)] for slope in (0.0, 0.006))
+        alarms += any(usage.has_unlearned(flat[:n], math.nan, 16) for n in range(1, 41))
+        found += usage.has_unlearned(falls, math.nan, 16)
+    assert alarms <= 5 and found == 100
+    assert not usage.has_unlearned([0.2, 0.3, 0.6, 0.9, 0.9, 0.3, 0.2, 0.15, 0.15], math.nan, 16)

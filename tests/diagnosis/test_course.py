@@ -148,6 +148,38 @@ def test_no_gradient_after_the_task_is_learned_is_a_success_and_from_the_beginni
 
 
 @quiet
+@pytest.mark.parametrize("steps", [True, False])
+def test_manual_optimization_that_makes_no_step_is_named(steps: bool) -> None:
+    class Manual(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+            if steps:
+                optimizer.step()
+
+    module = Manual()
+    module.automatic_optimization = False
+    doctor = TrainingDoctor(every_n_steps=5, action="log")
+    fit(module, [doctor], n=1600, max_epochs=1)
+    assert [v.cause for v in doctor.alarms] == ([] if steps else [Cause.UNCHANGED_WEIGHTS])
+
+
+@quiet
+@pytest.mark.parametrize("gamma", [0.5, 0.999])
+def test_a_schedule_that_is_gone_long_before_the_end_is_named(gamma: float) -> None:
+    class Scheduled(Classifier):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1e-3)
+            scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+            return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    doctor = TrainingDoctor(every_n_steps=5, action="log")
+    fit(Scheduled(), [doctor], n=1600, max_epochs=1)
+    assert [v.cause for v in doctor.alarms] == ([] if gamma > 0.9 else [Cause.UNCHANGED_WEIGHTS])
+
+
+@quiet
 @pytest.mark.parametrize(("decay", "shrinks"), [(40.0, True), (0.01, False), (1.0, False)])
 def test_weights_that_shrink_to_nothing_are_named(decay: float, shrinks: bool) -> None:
     doctor = TrainingDoctor(every_n_steps=5, action="log")

@@ -33,6 +33,50 @@ def test_inputs_of_a_head_that_begins_at_zero_are_asked_after_some_updates() -> 
     assert found.evidence.endswith("after 5 updates")
 
 
+def test_fresh_running_statistics_of_many_layers_do_not_hide_the_input() -> None:
+    layers: list[nn.Module] = []
+    for _ in range(20):
+        layers += [nn.Linear(24, 24), nn.BatchNorm1d(24), nn.ReLU()]
+    module = Task(nn.Sequential(nn.Linear(12, 24), *layers, nn.Linear(24, 4)), cross_entropy)
+    assert checks(module, load(*classes()))["inputs matter"].passed
+
+
+def test_images_that_the_step_mixes_are_no_leak() -> None:
+    def mixed(self: Any, b: Any) -> Any:
+        order = torch.randperm(len(b[0]))
+        logits = self.net(0.7 * b[0] + 0.3 * b[0][order])
+        return 0.7 * F.cross_entropy(logits, b[1]) + 0.3 * F.cross_entropy(logits, b[1][order])
+
+    found = checks(Task(mlp(), mixed), load(*classes()))["samples do not leak"]
+    assert found.passed is None and found.evidence.endswith("mixes the samples, before they reach the model")
+
+
+class Signs(nn.Module):
+    """A recurrent network over signs, in one direction or in both."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.embed, self.gru = nn.Embedding(11, 16), nn.GRU(16, 16, batch_first=True, bidirectional=both)
+        self.out = nn.Linear(32 if both else 16, 11)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.gru(self.embed(x))[0])
+
+
+def test_targets_that_were_not_shifted_are_told_from_shifted_ones_and_from_an_autoencoder() -> None:
+    x = torch.randint(11, (128, 12), generator=torch.Generator().manual_seed(0))
+
+    def asked(both: bool, *data: torch.Tensor) -> Any:
+        step = lambda self, b: F.cross_entropy(self.net(b[0]).transpose(1, 2), b[-1])  # noqa: E731
+        return checks(Task(Signs(both), step), load(*data)).get("no look into the future")
+
+    found = asked(False, x)
+    assert found.passed is False and found.evidence.endswith("which the model sees: it has to copy")
+    assert asked(False, x, x.clone()).passed is False, "a second tensor with the same signs"
+    assert asked(False, x[:, :-1], x[:, 1:].clone()).passed
+    assert asked(True, x) is None, "the whole is given back, as by an autoencoder"
+
+
 def test_an_input_that_the_loss_does_not_use_does_not_matter() -> None:
     def step(self: Any, b: Any) -> Any:
         return F.cross_entropy(self.net(b[0]) * 0 + self.bias, b[1])

@@ -9,13 +9,14 @@ import torchmetrics
 from torch import nn
 
 from lightning_tricks.detection.attachment import Attachment
+from lightning_tricks.detection.sampler import Sampler
 from lightning_tricks.diagnosis.first_step import FirstStep, keeps_activations
 
 
 def attached(net: nn.Module) -> FirstStep:
     run: Any = SimpleNamespace(trainer=SimpleNamespace(lightning_module=net))
     step = FirstStep()
-    step.attach(Attachment("MemoryDoctor", run, lambda see: see()))
+    step.attach(Attachment("MemoryDoctor", run, lambda see: see(), Sampler(1, 1)))
     return step
 
 

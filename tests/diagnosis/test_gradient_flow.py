@@ -49,7 +49,7 @@ def test_a_backbone_that_is_left_out_as_a_whole_may_be_meant_and_a_head_may_not(
     assert found.evidence == "in no optimizer: head.weight, head.bias"
 
 
-def test_what_is_called_under_no_grad_is_meant_and_what_is_detached_is_not() -> None:
+def test_a_trained_network_under_no_grad_is_meant_and_one_that_never_was_trained_is_not() -> None:
     def without(self: Any, b: Any) -> Any:
         with torch.no_grad():
             h = self.backbone(b[0])
@@ -58,8 +58,61 @@ def test_what_is_called_under_no_grad_is_meant_and_what_is_detached_is_not() -> 
     def cut(self: Any, b: Any) -> Any:
         return F.cross_entropy(self.head(self.backbone(b[0]).detach()), b[1])
 
-    assert learn(Parts(without)).passed is None
+    trained = Parts(without)
+    with torch.no_grad():
+        for p in trained.backbone.parameters():
+            p.mul_(1.3)  # no initialisation gives these
+    assert learn(trained).passed is None
+    fresh = learn(Parts(without))
+    assert fresh.passed is False and "backbone.0.weight" in fresh.evidence
     assert learn(Parts(cut)).passed is False
+
+
+def test_a_network_under_no_grad_whose_output_is_the_target_may_be_random() -> None:
+    def step(self: Any, b: Any) -> Any:
+        with torch.no_grad():
+            aim = self.random(b[0])
+        return F.mse_loss(self.head(self.backbone(b[0])), aim)
+
+    module = Parts(step)
+    module.random, module.held = nn.Linear(12, 4), ("backbone", "head", "random")
+    assert learn(module).passed is not False
+
+
+def test_units_with_equal_weights_stay_alike_and_a_head_of_zeros_does_not() -> None:
+    module = Parts(through)
+    for p in module.backbone.parameters():
+        nn.init.constant_(p, 0.05)
+    found = learn(module)
+    assert found.passed is False
+    assert found.evidence.startswith("all units have the same weights, and get the same gradient: backbone.0.weight")
+    module = Parts(through)
+    nn.init.zeros_(module.head.weight)
+    assert learn(module).passed
+
+
+def test_a_rate_of_zero_that_no_schedule_raises_is_a_fault() -> None:
+    class Groups(Parts):
+        scheduled = False
+
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": self.backbone.parameters(), "lr": 0.0}, {"params": self.head.parameters()}]
+            optimizer = torch.optim.SGD(groups, lr=0.1)
+            rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
+            return ([optimizer], [rise]) if self.scheduled else optimizer
+
+    found = learn(Groups(through))
+    assert found.passed is False and found.evidence.startswith("a learning rate of 0, and no schedule that raises it")
+    module = Groups(through)
+    module.scheduled = True
+    assert learn(module).passed
+
+
+def test_a_step_that_never_returns_a_loss_is_a_fault_and_one_that_skips_a_batch_is_not() -> None:
+    found = learn(Task(mlp(), lambda self, b: None))
+    assert found.passed is False and found.evidence == "training_step returned None for 8 batches: nothing is trained"
+    module = Task(mlp(), lambda self, b: None if b[1][0] > 0 else cross_entropy(self, b))
+    assert learn(module).passed is not False
 
 
 def test_a_teacher_in_the_optimizer_is_no_fault() -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_tricks.diagnosis import loss_curve
 from lightning_tricks.diagnosis.loss_curve import (
@@ -23,6 +24,7 @@ from lightning_tricks.diagnosis.loss_curve import (
     largest_early,
     named,
     overfitting,
+    ran_out,
     relapse,
     shrinking,
     spike_limit,
@@ -161,6 +163,33 @@ def test_a_relapse_is_told_from_harder_data_new_classes_and_terms_that_grow() ->
     assert not relapse(2.3, [c._replace(spread=5.0) for c in jump]), "single batches differ by as much"
 
 
+def test_a_relapse_is_more_than_the_best_of_many_noisy_checks_is_low_by_chance() -> None:
+    # a weak signal: the loss falls by a tenth and then varies from batch to batch
+    alarms, found = 0, 0
+    for seed in range(60):
+        draw = random.Random(seed)
+        noisy = [0.75, 0.71, *(0.68 + 0.02 * draw.gauss(0, 1) for _ in range(40))]
+        alarms += any(relapse(0.75, curve(*noisy[:n])) for n in range(6, 43))
+        found += relapse(0.75, curve(*noisy, 0.63, *(0.80 + 0.02 * draw.gauss(0, 1) for _ in range(4))))
+    assert alarms <= 1 and found >= 40
+
+
+def test_a_rate_that_is_gone_early_is_told_from_schedules_that_end_or_begin_low() -> None:
+    def rates(*values: float) -> list[Check]:
+        return [Check(10 * i + 10, 2.3, 2.3, rate=r, ratio=0.1 * r) for i, r in enumerate(values)]
+
+    steps = torch.arange(100) / 100
+    cosine = (0.5 + 0.5 * torch.cos(math.pi * steps)).tolist()
+    restarts = (0.5 + 0.5 * torch.cos(math.pi * (5 * steps % 1))).tolist()
+    rise = [10 ** (-8 + 0.4 * i) for i in range(20)]
+    for schedule in (cosine, restarts, rise, [0.1] * 100, (0.97 ** (100 * steps)).tolist()):
+        bad = [ran_out(rates(*schedule[:n]), 1000) for n in range(1, len(schedule) + 1)]
+        assert not any(a and b and c for a, b, c in zip(bad, bad[1:], bad[2:], strict=False))
+    assert ran_out(rates(0.1, 0.01, 1e-3, 1e-6, 1e-9), 1000)
+    assert ran_out([c._replace(ratio=1e-9, rate=1e-8) for c in rates(0.1, 0.1, 0.1)], 1000), "before the first check"
+    assert not ran_out(rates(*[math.nan] * 5), 1000) and not ran_out(rates(0.1, 1e-9), 0)
+
+
 def test_the_first_loss_of_an_empty_queue_is_an_exception_and_no_beginning() -> None:
     early = [0.009, 3.5, 4.1, 4.1, 4.9, 4.9]
     assert beginning(early) == 4.1 and largest_early(early) == 4.9
@@ -264,6 +293,8 @@ def test_a_loss_that_rises_since_the_weights_shrink_is_named_after_them() -> Non
             "went from 2 to 50 around step 10, and is 9 now; updates were up to 0.5",
         ),
         ("blow-up", {"_row": 1.0}, "loss spikes", "first 'net.2.weight'"),
+        ("idle", {}, "weights do not change", "most of the run is still to come"),
+        ("updates", {"batches": 100.0}, "weights do not change", "no optimizer made a step in 100 batches"),
         ("shrinkage", {}, "shrinking weights", "at 1.0% of their first norm"),
         ("generalisation", {"loss": 0.1}, "overfitting", "rose from 0.5 to 0.9 while training reached 0.1"),
     ],

@@ -67,6 +67,40 @@ def test_a_loss_that_never_changes_is_a_fault() -> None:
     assert found.passed is False
 
 
-def test_a_step_that_returns_no_loss_is_not_judged() -> None:
+def test_of_a_step_that_never_returns_a_loss_only_that_is_judged() -> None:
     found = checks(Task(mlp(), lambda self, b: None), load(*classes()))
-    assert {found[n].passed for n in ("initial loss", "all parameters learn", "overfits one batch")} == {None}
+    assert {found[n].passed for n in ("initial loss", "overfits one batch")} == {None}
+    assert found["all parameters learn"].passed is False
+
+
+def risks(longer: bool) -> Any:
+    """Cox's partial likelihood of some rows, written out sample by sample."""
+
+    def step(self: Any, b: Any) -> Any:
+        z, (_, time, event) = self.net(b[0]).squeeze(1), b
+        later = (time[None] >= time[:, None]) if longer else (time[None] <= time[:, None])
+        at_risk = z[None].expand(len(z), -1).masked_fill(~later, -torch.inf).logsumexp(1)
+        return ((at_risk - z) * event).sum() / event.sum()
+
+    x, _ = classes()
+    generator = torch.Generator().manual_seed(0)
+    time = -torch.rand(len(x), generator=generator).log() * torch.exp(-x[:, 0])
+    return Task(mlp(1), step), load(x, time, (torch.rand(len(x), generator=generator) < 0.7).float())
+
+
+def test_a_risk_set_of_those_who_went_before_is_a_fault() -> None:
+    assert checks(*risks(longer=True))["initial loss"].passed
+    found = checks(*risks(longer=False))["initial loss"]
+    assert found.passed is False and "with those who went before as the risk set" in found.evidence
+
+
+def test_a_column_of_the_target_that_broadcasts_is_a_fault_and_a_distance_of_distributions_is_none() -> None:
+    def asked(loss: Any) -> Any:
+        x, _ = classes()
+        module = Task(mlp(1), lambda self, b: loss(self.net(b[0]), b[1]))
+        return checks(module, load(x, x[:, :1] - x[:, 1:2])).get("shapes of outputs and labels")
+
+    found = asked(lambda p, t: F.l1_loss(p.expand(-1, len(t)), t[:, 0].expand(len(p), -1)))
+    assert found.passed is False and "a column of targets (16, 1)" in found.evidence
+    assert asked(lambda p, t: (p.sort(0).values - t.sort(0).values).square().mean()) is None
+    assert asked(F.mse_loss) is None

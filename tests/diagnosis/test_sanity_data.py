@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
+from scipy import stats
 from scipy.stats import chi2_contingency
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
@@ -120,3 +121,14 @@ def test_validation_fails_only_where_most_of_it_is_training_data() -> None:
     assert judged(90) is False
     assert judged(9, coverage=0.1) is False
     assert judged(90, repeats=0.5) is None
+
+
+@pytest.mark.parametrize("count", [3, 8, 40])
+def test_standard_errors_of_few_values_are_as_likely_as_student_says(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    for shift in (0.3, 1.0, 3.0):
+        values = (torch.randn(count, generator=generator, dtype=torch.float64) + shift).tolist()
+        found = sanity_data.standard_errors(values)
+        t = stats.ttest_1samp(values, 0.0).statistic
+        expected = stats.norm.isf(stats.t.sf(t, count - 1))
+        assert found == pytest.approx(expected, rel=0.03, abs=0.03)

@@ -12,6 +12,7 @@ from lightning_tricks.diagnosis.course_probe import CourseParts, CourseProbe
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.health_report import HealthReport
 from lightning_tricks.diagnosis.keys import FINDINGS, TRAINING_DOCTOR
+from lightning_tricks.diagnosis.no_updates import NoUpdates
 from lightning_tricks.diagnosis.summary import Summary
 from lightning_tricks.diagnosis.validation_gap import ValidationGap
 from lightning_tricks.errors import require_flag
@@ -31,7 +32,8 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above the largest early one,
     and not by harder data or by the schedule), has jumped and stays there, or blew up and has learned nothing since;
     gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
-    nothing; validation gets worse than its noise explains while training gets better. Advice, which is only logged:
+    nothing, or no longer change, since the learning rate is gone or no step is made; validation gets worse than its
+    noise explains while training gets better. Advice, which is only logged:
     a spike that passed, an outlying row, forgetting, overconfidence, plateau, oscillation, learning rate too low,
     waiting for data. It is told when it has held at three checks, taken back when it has not at three, and left out of
     ``findings`` below a confidence of 60 %, when the schedule explains it, when the task is solved, and when it
@@ -107,7 +109,15 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
         watch.shown = report.alarmed
         # the clock is looked at before a check, and what else is measured follows the update that the watch notes
         after = [part for part in measures if part is not measures.wait]
-        return measures.wait, watch, *after, ValidationGap(watch, probe), report, Summary(watch, probe)
+        return (
+            measures.wait,
+            watch,
+            *after,
+            NoUpdates(watch),
+            ValidationGap(watch, probe),
+            report,
+            Summary(watch, probe),
+        )
 
     @property
     def probe(self) -> CourseProbe:
