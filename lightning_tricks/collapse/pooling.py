@@ -32,7 +32,7 @@ def pooled_skill(parts: Sequence[Part]) -> tuple[float, list[Part]]:
     check is enough where classes are balanced. NaN where twelve checks do not hold as many.
 
     Args:
-        parts: of the checks so far, the last one last; a skill of NaN, of labels that were all the same, is no news.
+        parts: of the checks so far, the last one last; a skill of NaN, of labels that were all the same, is left out.
 
     >>> pooled_skill([Part(0.9, 100.0, 60.0), Part(0.5, 100.0, 60.0)])[0]
     0.5

@@ -96,7 +96,7 @@ def association(
     if Evidence().counts(values["seen_before"]):
         if not enough:
             return {}
-        # rows of one sequence are not independent: outputs that hardly vary, and are no better than the best constant
+        # rows of one sequence are not independent: outputs that hardly vary, and do not beat the best constant
         # ones, have not learnt anything however many there are
         nothing = classes and values["_spread"] < _NO_SPREAD and not values["skill"] > 0
         return {"association": min(values["association"], 0.0) if nothing else values["association"]}

@@ -130,7 +130,7 @@ def _weights(exam: Examination) -> set[int]:
 
 
 def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor]) -> bool:
-    """Whether the prediction of a loss that is known changes with these parameters: they are no teacher's."""
+    """Whether the prediction of a loss that is known changes with these parameters: they are not those of a teacher."""
     if exam.dry_run.anywhere(exam.first.found is None):
         return False
     usual, _ = exam.prediction(exam.batch, evaluate=True)

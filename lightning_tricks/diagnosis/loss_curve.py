@@ -260,7 +260,7 @@ def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
 def _scatter(medians: Sequence[float]) -> float:
     """Return the standard deviation of checks, from how much one differs from the next, less what is usual.
 
-    A steady fall is no noise, and a few jumps do not change it.
+    A steady fall is not noise, and a few jumps do not change it.
 
     >>> _scatter([1.0, 0.9, 0.8, 0.7]) < 1e-12, round(_scatter([1.0, 1.4] * 6), 2)
     (True, 0.84)
