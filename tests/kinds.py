@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tests.gradients.plain import digits, sgd
+from tests.problems import digits, sgd
 
 cross_entropy = nn.functional.cross_entropy
 BATCHES, BATCH = 8, 8

@@ -15,7 +15,7 @@ import torch
 import lightning_tricks_from_environment
 from lightning_tricks import GradientMonitor, TrickWarning
 from lightning_tricks.activation import callbacks_of
-from tests.gradients.plain import Classifier, Memory, fit, loader, sgd, trainer, weights
+from tests.problems import Classifier, Memory, fit, loader, sgd, trainer, weights
 
 
 def names(callbacks: Any) -> list[str]:
@@ -176,7 +176,7 @@ def test_the_state_of_a_later_trainer_of_another_process_is_found(variable: Any,
     assert later is not None
     code = f"""
 import warnings; warnings.simplefilter("ignore")
-from tests.gradients.plain import *
+from tests.problems import *
 t = trainer(max_epochs=2)
 t.fit(Classifier(), loader(32), ckpt_path={str(tmp_path / "a.ckpt")!r})
 clip = next(c for c in t.callbacks if type(c).__name__ == "GradientClip")

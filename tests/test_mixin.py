@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_tricks import ConflictError, GradientClip, GradientMonitor, LRSchedule, TricksMixin, TrickWarning
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import loader, trainer, weights
+from tests.problems import loader, trainer, weights
 
 
 class Net(TricksMixin, L.LightningModule):

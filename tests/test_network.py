@@ -118,8 +118,8 @@ def test_a_training_with_every_callback_and_logs_is_quiet(tmp_path: Path) -> Non
     code = """
 import lightning.pytorch as L
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from tests.gradients.plain import Classifier, loader, sgd
-from tests.together.test_every_callback import CALLBACKS, example
+from tests.problems import Classifier, loader, sgd
+from tests.together.problems import CALLBACKS, example
 tricks = [example(name) for name in CALLBACKS]
 loggers = [TensorBoardLogger("logs"), CSVLogger("csv")]
 t = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=tricks, logger=loggers, log_every_n_steps=1,

@@ -10,7 +10,7 @@ import torch
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule, recipe
 from lightning_tricks.optimizers import OptimizerChoice
 from lightning_tricks.recipes import KINDS, as_recipe, named, tricks
-from tests.gradients.plain import Classifier, fit, weights
+from tests.problems import Classifier, fit, weights
 
 
 def names(callbacks: Any) -> list[str]:

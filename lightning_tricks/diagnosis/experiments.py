@@ -96,7 +96,7 @@ def sample_independence(exam: Examination) -> list[Check]:
 
 
 def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
-    """Whether rows of what goes into the model's first module depend on a few samples each, as those of mixed images do.
+    """Whether rows that reach the model's first module depend on a few samples each, as those of mixed images do.
 
     Rows that depend on all samples, as through a mean over the batch, are another matter: there samples leak.
 

@@ -8,7 +8,7 @@ import torchmetrics
 from torch.nn.functional import cross_entropy
 
 from lightning_tricks import GradientAccumulation, TrickWarning
-from tests.accumulation.test_callbacks import Hungry, ragged, run
+from tests.accumulation.problems import Hungry, ragged, run
 
 
 class Measured(Hungry):
@@ -39,7 +39,8 @@ def test_the_size_that_fitted_is_kept_over_a_resume(tmp_path: Any) -> None:
     with pytest.warns(TrickWarning):
         _, t = run(GradientAccumulation(1, on_oom="split"), data, module=Hungry(4))
     t.save_checkpoint(tmp_path / "a.ckpt")
-    from tests.accumulation.test_callbacks import feed, trainer
+    from tests.accumulation.problems import feed
+    from tests.problems import trainer
 
     module = Hungry(4)
     trainer([GradientAccumulation(1, on_oom="split")], max_epochs=2).fit(
@@ -63,7 +64,7 @@ def test_dropout_and_weights_that_share_memory_do_not_disturb() -> None:
     module = Hungry(4)
     with pytest.warns(TrickWarning):
         measured, _ = run(GradientAccumulation(2, on_oom="split"), data, module=module)
-    from tests.gradients.plain import network
+    from tests.problems import network
 
     net = network()
     x, y = (torch.cat(part) for part in zip(*data, strict=True))

@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_tricks import ConflictError, GradientAccumulation, TrickError, UnsupportedError
 from lightning_tricks.accumulation.refusals import refuse_at_start, refuse_before_setup
-from tests.gradients.plain import Classifier
+from tests.problems import Classifier
 
 SPLIT = GradientAccumulation(4, on_oom="split").spec
 

@@ -13,7 +13,7 @@ import torch
 from lightning_tricks import GradientAccumulation, TrickWarning
 from lightning_tricks.accumulation.spec import AccumulationSpec, current_configuration, rate_factor
 from lightning_tricks.accumulation.window import ByUpdate, Fixed, Target
-from tests.gradients.plain import Classifier, loader, trainer
+from tests.problems import Classifier, loader, trainer
 
 # What 0.1.0 wrote before the configuration had every argument: after 6 updates of GradientAccumulation(3).
 OLD: dict[str, Any] = {

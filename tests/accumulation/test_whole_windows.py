@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 from lightning_tricks import GradientAccumulation, TrickError, TrickWarning
-from tests.accumulation.test_callbacks import Gradients, errors, feed, flat, ragged, run
-from tests.gradients.plain import Classifier, Memory, network, sgd, trainer
+from tests.accumulation.problems import Gradients, errors, feed, flat, ragged, run
+from tests.problems import Classifier, Memory, network, sgd, trainer
 
 # -- batches of other forms -------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from lightning_tricks.collapse.callbacks.generation_drift import GenerationsProb
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.watch import log_prefix
 from lightning_tricks.functional import coverage, recall, skill
-from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
+from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer
 
 QUICK: dict[str, Any] = {"every_n_steps": 2, "patience": 2, "grace": 0}
 

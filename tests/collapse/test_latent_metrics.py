@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 import lightning_tricks
 from lightning_tricks.collapse import latent_metrics
-from tests.collapse.test_metrics import LATENT, make
+from tests.collapse.problems import LATENT, make
 
 ENTRIES = LATENT[:4]
 

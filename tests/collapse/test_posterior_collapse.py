@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import PosteriorCollapse, TrickError
-from tests.gradients.plain import digits, trainer
+from tests.problems import digits, trainer
 
 Spread = Callable[[int], float]
 

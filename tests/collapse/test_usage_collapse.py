@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import TrickError, TrickWarning, UsageCollapse
 from lightning_tricks.collapse.usage_probe import entries_of
-from tests.gradients.plain import trainer
+from tests.problems import trainer
 
 K = 16
 

@@ -32,7 +32,7 @@ from lightning_tricks.detection.probe import Probe
 from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, Collapsed, Memory, fit, loader, network, sgd, trainer, weights
+from tests.problems import Classifier, Collapsed, Memory, fit, loader, network, sgd, trainer, weights
 
 QUICK: dict[str, Any] = {"every_n_steps": 2, "patience": 2, "grace": 0}
 
@@ -147,7 +147,7 @@ def test_hooks_look_at_training_steps_only() -> None:
 
     detector = RepresentationCollapse("net", every_n_steps=2)
     module = Validated()
-    from tests.gradients.plain import loader, trainer
+    from tests.problems import loader, trainer
 
     t = trainer([detector], val_check_interval=2)
     t.fit(module, loader(640, 64), loader(640, 64))
@@ -182,7 +182,7 @@ def test_compiled_parts_are_watched_from_outside_and_refused_inside() -> None:
     with pytest.raises(UnsupportedError, match=r"'net\.2' is part of a compiled graph"):
         fit(Compiled(), [RepresentationCollapse("net.2")], n=64)
     with pytest.raises(UnsupportedError, match="the whole LightningModule is compiled"):
-        from tests.gradients.plain import loader, trainer
+        from tests.problems import loader, trainer
 
         trainer([RepresentationCollapse("net")]).fit(torch.compile(Classifier(), backend="eager"), loader(64))
 

@@ -22,7 +22,7 @@ from lightning_tricks import (
     TrickWarning,
 )
 from lightning_tricks.detection.training_state import put_training_state, training_state
-from tests.gradients.plain import Classifier, digits, network, sgd, trainer, weights
+from tests.problems import Classifier, digits, network, sgd, trainer, weights
 
 OPTIMIZERS = {
     "sgd": lambda p: sgd(p, momentum=0.9),

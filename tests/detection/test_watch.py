@@ -8,7 +8,7 @@ import pytest
 from lightning_tricks import DeadUnits, Rollback
 from lightning_tricks.detection.watch import WatchSettings, log_prefix, watch_form
 from lightning_tricks.numerics import form
-from tests.gradients.plain import Classifier, fit
+from tests.problems import Classifier, fit
 
 
 @pytest.mark.parametrize(

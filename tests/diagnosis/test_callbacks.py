@@ -21,7 +21,7 @@ from lightning_tricks import (
     TrickWarning,
     UnsupportedError,
 )
-from tests.gradients.plain import Classifier, Memory, digits, fit, loader, network, sgd, trainer, weights
+from tests.problems import Classifier, Memory, digits, fit, loader, network, sgd, trainer, weights
 
 quiet = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 

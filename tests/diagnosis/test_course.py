@@ -17,7 +17,7 @@ from lightning_tricks.detection.causes import Cause, Hint
 from lightning_tricks.diagnosis.course import Course
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.loss_curve import Check
-from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
+from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer
 
 SOUND = {"_finite": 1.0, "_vanishing": 0.0, "_silent": 0.0}
 

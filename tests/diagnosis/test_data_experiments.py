@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_tricks import SanityCheck
-from tests.diagnosis.test_sanity_on_other_trainings import N, Task, checks, classes, cross_entropy, load, mlp
-from tests.gradients.plain import trainer
+from tests.diagnosis.problems import N, Task, checks, classes, cross_entropy, load, mlp
+from tests.problems import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ORDER, NEW = "data are shuffled", "validation data are new"

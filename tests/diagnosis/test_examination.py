@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import SanityCheck
-from tests.gradients.plain import Classifier, digits, trainer
+from tests.problems import Classifier, digits, trainer
 
 
 class Net(L.LightningModule):

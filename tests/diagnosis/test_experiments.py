@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.diagnosis.test_sanity_on_other_trainings import (
+from tests.diagnosis.problems import (
     N,
     Task,
     checks,

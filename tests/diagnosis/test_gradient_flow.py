@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_tricks import SanityCheck, TrickError
-from tests.diagnosis.test_sanity_on_other_trainings import Task, checks, classes, cross_entropy, load, mlp, repeated
-from tests.gradients.plain import trainer
+from tests.diagnosis.problems import Task, checks, classes, cross_entropy, load, mlp, repeated
+from tests.problems import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.diagnosis.test_sanity_on_other_trainings import Task, checks, cross_entropy, mlp
-from tests.gradients.plain import digits
+from tests.diagnosis.problems import Task, checks, cross_entropy, mlp
+from tests.problems import digits
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAME = "labels follow from inputs"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.diagnosis.test_sanity_on_other_trainings import Task, checks, classes, load, mlp, network, of, warm_up
+from tests.diagnosis.problems import Task, checks, classes, load, mlp, network, of, warm_up
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

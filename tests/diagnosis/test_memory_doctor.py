@@ -23,7 +23,7 @@ from lightning_tricks import AlarmError, GradientMonitor, MemoryDoctor, TrickWar
 from lightning_tricks.detection.causes import Cause
 from lightning_tricks.diagnosis import memory_level
 from lightning_tricks.diagnosis.memory_readings import Reading
-from tests.gradients.plain import Memory, digits, fit, loader, trainer, weights
+from tests.problems import Memory, digits, fit, loader, trainer, weights
 
 MB = 1e6
 KEPT: list[Tensor] = []

@@ -10,7 +10,7 @@ import torch
 from lightning_tricks.diagnosis.memory import Moment, Prospect
 from lightning_tricks.diagnosis.memory_looks import MemoryLooks, census_of
 from lightning_tricks.dry_run.holders import Census, Holding
-from tests.gradients.plain import Classifier, fit
+from tests.problems import Classifier, fit
 
 PROSPECT = Prospect(model=1e3, left=1e3)
 

@@ -12,7 +12,7 @@ from lightning_tricks.detection.judge import Judge
 from lightning_tricks.diagnosis.memory import Growth, Moment
 from lightning_tricks.diagnosis.memory_probe import MemoryParts, MemoryProbe, moment_of, numbers_of
 from lightning_tricks.diagnosis.memory_readings import Reading
-from tests.gradients.plain import Classifier, fit
+from tests.problems import Classifier, fit
 
 LEAK = Growth("module.losses", "graph", True, per_update=4.0, held=10.0, nbytes=40.0)
 CACHE = Growth("module.cache", "tensors", False, per_update=4.0, held=10.0, nbytes=40.0)

@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.reference_batch import (
     runs_again,
     same_loss,
 )
-from tests.gradients.plain import Classifier, fit
+from tests.problems import Classifier, fit
 
 
 @pytest.mark.parametrize(("coarse", "far"), [(False, 1e-3), (True, 0.1)])

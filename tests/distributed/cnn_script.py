@@ -19,7 +19,7 @@ from torch import nn
 
 from lightning_tricks import recipe
 from tests.distributed.everyone import share
-from tests.gradients.plain import Classifier, Memory, digits, sgd, trainer
+from tests.problems import Classifier, Memory, digits, sgd, trainer
 
 GLOBAL_BATCH, UPDATES = 64, 12
 

@@ -29,9 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import host, norms
 from tests.distributed.everyone import share, strategies
-from tests.gradients.plain import Classifier, Memory, digits, sgd, trainer
 from tests.matrix import EXAMPLES, UNDER
-from tests.together.test_every_callback import example
+from tests.problems import Classifier, Memory, digits, sgd, trainer
+from tests.together.problems import example
 
 UPDATES, EVERY, BATCH = 8, 4, 32
 QUIET, LOGGED = (5, 6), 7  # numbers of batches; the fourth and the eighth are logged

@@ -12,9 +12,9 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning_tricks import UnsupportedError
 from lightning_tricks.detection.detector import Detector
 from tests.distributed.jobs import Sharded
-from tests.gradients.plain import Classifier, Memory, digits, trainer
 from tests.matrix import UNDER
-from tests.together.test_every_callback import example
+from tests.problems import Classifier, Memory, digits, trainer
+from tests.together.problems import example
 
 GLOBAL_BATCH, UPDATES = 128, 6  # (a single process waits for 128 samples before it judges)
 # of this rank's own data or clock, and nothing is decided by them

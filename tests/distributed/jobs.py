@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
 from lightning_tricks.numerics.shards import Shards
-from tests.gradients.plain import Classifier, Memory, digits, sgd, trainer
+from tests.problems import Classifier, Memory, digits, sgd, trainer
 
 
 def sharded_norms(p: float, rows: int, size: float, dtype: torch.dtype) -> tuple[list[float], list[float]]:
@@ -171,7 +171,7 @@ def accumulate(
     from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
     from lightning_tricks import GradientAccumulation
-    from tests.accumulation.test_callbacks import Gradients, Hungry, feed, ragged
+    from tests.accumulation.problems import Gradients, Hungry, feed, ragged
 
     rank = int(os.environ["RANK"])
     data = ragged([n for row in sizes for n in row])
@@ -302,7 +302,7 @@ def guarded(bad_rank: int, optimizer: str) -> str:
 
 def metric_value(name: str, bounds: tuple[int, ...]) -> float:
     """Update a metric with this rank's part of the data (which may be empty), and compute over both."""
-    from tests.collapse.test_metrics import data, make, parts
+    from tests.collapse.problems import data, make, parts
 
     if not dist.is_initialized():
         dist.init_process_group("gloo")
@@ -389,8 +389,8 @@ def resumed_exactly(folder: str) -> tuple[list[float], list[float], str]:
     import lightning.pytorch as L
 
     from lightning_tricks import ExactResume, UnsupportedError
-    from tests.gradients.plain import weights
-    from tests.resume.test_exact import Augmented, Net, PowerCut
+    from tests.problems import weights
+    from tests.resume.problems import Augmented, Net, PowerCut
 
     def fit(seed: int, extra: list[Any], **given: Any) -> Any:
         L.seed_everything(seed + dist_rank(), verbose=False)

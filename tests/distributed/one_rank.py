@@ -26,7 +26,7 @@ from lightning_tricks import (
 from lightning_tricks.detection.detector import Detector
 from tests.distributed.everyone import full_weights, share, strategies
 from tests.distributed.jobs import Sharded
-from tests.gradients.plain import Classifier, digits, trainer
+from tests.problems import Classifier, digits, trainer
 
 BATCH = 96
 

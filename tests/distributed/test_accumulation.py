@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.accumulation.test_callbacks import big_batches, errors, ragged
+from tests.accumulation.problems import big_batches, errors, ragged
 from tests.distributed import jobs
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.collapse.test_metrics import ALL, LATENT, data, make
+from tests.collapse.problems import ALL, LATENT, data, make
 from tests.distributed import jobs
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]

@@ -10,7 +10,7 @@ import torch
 from tests.distributed import everyone
 from tests.distributed.everyone import UPDATES
 from tests.matrix import REFUSED_UNDER_FSDP2
-from tests.together.test_every_callback import CALLBACKS
+from tests.together.problems import CALLBACKS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
 

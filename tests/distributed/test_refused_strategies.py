@@ -9,8 +9,8 @@ import pytest
 from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 
 from lightning_tricks import UnsupportedError
-from tests.gradients.plain import Classifier, loader, trainer
-from tests.together.test_every_callback import CALLBACKS, example
+from tests.problems import Classifier, loader, trainer
+from tests.together.problems import CALLBACKS, example
 
 REASONS = {
     "DeepSpeedStrategy": "its engine keeps gradients and schedule to itself. Set them in the DeepSpeed config",

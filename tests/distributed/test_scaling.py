@@ -11,7 +11,7 @@ from tests.distributed import counting
 from tests.distributed.counting import BATCH, EVERY, Cost
 from tests.matrix import EXAMPLES, REFUSED_UNDER_FSDP2
 from tests.scaling import SCALES, SYMBOLS, Scale, scaling_page, value
-from tests.together.test_every_callback import CALLBACKS
+from tests.together.problems import CALLBACKS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
 

@@ -12,7 +12,7 @@ from lightning_tricks import GradientAccumulation, GradientMonitor, LRFinder, Sa
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, digits, loader, trainer, weights
+from tests.problems import Classifier, digits, loader, trainer, weights
 
 
 class Try(Trick):

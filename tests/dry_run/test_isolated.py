@@ -14,7 +14,7 @@ from lightning_tricks.dry_run.isolated import isolated, step_again
 from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, Memory, loader, trainer
+from tests.problems import Classifier, Memory, loader, trainer
 
 assert rank_zero_only is not None
 

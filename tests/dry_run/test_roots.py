@@ -11,7 +11,7 @@ import torch
 from lightning_tricks import GradientMonitor
 from lightning_tricks.dry_run.roots import roots_of
 from lightning_tricks.dry_run.snapshot import Snapshot
-from tests.gradients.plain import Classifier, digits, trainer
+from tests.problems import Classifier, digits, trainer
 
 
 class Endless:

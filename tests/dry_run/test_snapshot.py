@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import array
 import functools
-import io
 import itertools
-import pickle
 import random
 import socket
 import subprocess
@@ -14,7 +12,6 @@ import sys
 import tempfile
 import threading
 import types
-import weakref
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +28,7 @@ from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import Snapshot
 from lightning_tricks.dry_run.walk import Limits
 from lightning_tricks.errors import NotRestorableError
+from tests.dry_run.problems import picture
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -233,26 +231,6 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         for how in HOW
     },
 }
-
-
-class Picture(pickle.Pickler):
-    def reducer_override(self, thing: Any) -> Any:
-        if isinstance(thing, torch.Generator):
-            return bytes, (thing.get_state().numpy().tobytes(),)
-        if isinstance(thing, weakref.ref):
-            return int, (id(thing()),)
-        if isinstance(thing, types.FunctionType):
-            return str, (thing.__qualname__,)
-        if isinstance(thing, nn.Module):  # torch refuses to pickle parametrized ones
-            return types.SimpleNamespace, (), {"class": type(thing).__name__, **vars(thing)}
-        return NotImplemented
-
-
-def picture(thing: Any) -> bytes:
-    """Pickle's picture of an object graph: contents, and which objects are the same."""
-    file = io.BytesIO()
-    Picture(file).dump(thing)
-    return file.getvalue()
 
 
 def identities(module: nn.Module) -> list[int]:

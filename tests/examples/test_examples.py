@@ -2,26 +2,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.forked import run_script
+from tests.examples.problems import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.examples
-
-
-def run(name: str, folder: Path, *arguments: str) -> str:
-    """Run an example in a copy of its folder and return what it printed."""
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = run_script(Path("examples") / f"{name}.py", *arguments, folder=folder, environment=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_finders_example_finds_a_better_rate(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.examples.test_examples import ROOT, run
+from tests.examples.problems import ROOT, run
 
 pytestmark = pytest.mark.examples
 

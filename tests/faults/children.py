@@ -25,8 +25,8 @@ from lightning_tricks import TrickError
 from lightning_tricks.resume import plugins
 from tests.faults.scenes import BATCHES, durable, exactly, example, fitted, fitted_by, goes_on, no_hooks, pick
 from tests.forked import server
-from tests.gradients.plain import Classifier, loader, trainer, weights
 from tests.matrix import EXAMPLES, UNDER
+from tests.problems import Classifier, loader, trainer, weights
 
 DONE, REFUSED = 10, 20  # exit codes
 LONGEST = 30.0  # seconds until a process counts as hanging

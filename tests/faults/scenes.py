@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, IterableDataset
 import lightning_tricks
 from lightning_tricks import DurableCheckpointIO, ExactResume, TrickError
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, digits, loader, trainer, weights
 from tests.matrix import EXAMPLES, OBSERVERS, UNDER
+from tests.problems import Classifier, digits, loader, trainer, weights
 
 Tricks = Sequence[Any]
 Scene = Callable[[Tricks, Path, dict[str, Any]], nn.Module]

@@ -47,8 +47,8 @@ from lightning_tricks import (
 )
 from lightning_tricks.gradients.rules import ClipRule
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, fit
 from tests.matrix import EXAMPLES, NAMES, REQUIRED
+from tests.problems import Classifier, fit
 
 EXTRA = ("CachedMixedPrecision", "DurableCheckpointIO", "MixedGenerations", "Phase", "Rollback")
 CLASSES = sorted(

@@ -11,8 +11,8 @@ import pytest
 from tests.faults import scenes
 from tests.faults.scenes import nothing_left, play
 from tests.faults.table import FAULTS, Fault, page
-from tests.gradients.plain import Classifier, trainer
 from tests.matrix import EXAMPLES
+from tests.problems import Classifier, trainer
 
 CELLS = [(fault, name) for fault in FAULTS for name in fault.cells]
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from benchmarks.gpu.correctness import Hungry, _little_memory
 from benchmarks.gpu.problems import Module, network
 from lightning_tricks import FP32Islands, GradientAccumulation, PrecisionDoctor, TrickWarning, advise_precision
 from tests.gpu.devices import context, everywhere, only_cuda
-from tests.gradients.plain import Memory
+from tests.problems import Memory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*ynchroniz:UserWarning", "ignore:.*deterministic:UserWarning")
 

@@ -15,7 +15,7 @@ from benchmarks.gpu.problems import RATE, STEPS, Module, network
 from benchmarks.settings import Setting
 from lightning_tricks import GradientClip, LRSchedule
 from lightning_tricks.optimizer_step.loss_scale import LossScale
-from lightning_tricks.precision.advice import fp32_flags, fp32_mode
+from lightning_tricks.precision.fp32_flags import fp32_flags, fp32_mode
 from tests.gpu.devices import context, everywhere, only_cuda
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,7 +8,7 @@ import torch
 from lightning_tricks.publishing import publish
 from lightning_tricks.publishing.publish import Publisher
 from tests.gpu.devices import everywhere, only_cuda
-from tests.gradients.plain import Memory
+from tests.problems import Memory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*ynchroniz:UserWarning")
 

@@ -13,7 +13,7 @@ from benchmarks.gpu.correctness import TOLERANCES
 from benchmarks.gpu.problems import LARGEST_NORM, STEPS, Module, network
 from lightning_tricks import GradientClip, GradientMonitor, LossScaleGuard, LRSchedule
 from tests.gpu.devices import context, everywhere, of_cuda
-from tests.gradients.plain import Memory
+from tests.problems import Memory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*deterministic:UserWarning", "ignore:.*synchroniz:UserWarning", "ignore::lightning_tricks.TrickWarning"

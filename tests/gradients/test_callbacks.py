@@ -10,7 +10,6 @@ import lightning.pytorch as L
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from lightning_tricks import (
     AGC,
@@ -27,8 +26,8 @@ from lightning_tricks import (
     UnsupportedError,
     ZClip,
 )
-from lightning_tricks.optimizer_step.loss_scale import _private_works
-from tests.gradients.plain import Classifier, Memory, digits, fit, loader, network, plain_loop, sgd, trainer, weights
+from tests.gradients.problems import Gan, host_reads
+from tests.problems import Classifier, Memory, digits, fit, loader, network, plain_loop, sgd, trainer, weights
 
 PRECISIONS = ["32-true", "bf16-mixed", "16-mixed"]
 FORMS = [(p, f, m) for p, f, m in itertools.product(PRECISIONS, (False, True), (False, True))]
@@ -188,34 +187,6 @@ def test_lightnings_recipe_for_manual_optimization_clips_scaled_gradients_and_we
 
 
 # -- several optimizers -----------------------------------------------------------------------------------------------
-
-
-class Gan(L.LightningModule):
-    """Two optimizers; the second one's backward leaves gradients on the first one's parameters too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        torch.manual_seed(0)
-        self.generator, self.discriminator = nn.Linear(64, 64), nn.Linear(64, 1)
-        self.true: dict[str, list[float]] = {"generator": [], "discriminator": []}
-        self.applied: dict[str, list[float]] = {"generator": [], "discriminator": []}
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        x = batch[0]
-        for name, optimizer in zip(("discriminator", "generator"), self.optimizers(), strict=True):
-            optimizer.zero_grad()
-            loss = (self.discriminator(self.generator(x)) - float(name == "generator")).square().mean() * 4
-            self.manual_backward(loss)
-            parameters = list(getattr(self, name).parameters())
-            self.true[name].append(float(nn.utils.get_total_norm([p.grad for p in parameters])))
-            before = [p.detach().clone() for p in parameters]
-            optimizer.step()
-            moved = [a - b for a, b in zip(before, parameters, strict=True)]
-            self.applied[name].append(float(nn.utils.get_total_norm(moved)) / 0.01)
-
-    def configure_optimizers(self) -> Any:
-        return [torch.optim.SGD(m.parameters(), lr=0.01) for m in (self.discriminator, self.generator)]
 
 
 def test_a_gans_norms_are_of_the_stepping_optimizers_parameters_only() -> None:
@@ -580,18 +551,6 @@ def test_fraction_coefficient_and_suggestion_are_those_of_the_run() -> None:
 
 
 # -- cost -----------------------------------------------------------------------------------------------------------
-
-
-def host_reads(callbacks: list[Any], make: Any, precision: str = "32-true", steps: int = 12) -> int:
-    """Count host reads of a fit in which no step is logged."""
-    _private_works()  # tries the mechanism once per process, on numbers of the host's own
-    module = Classifier(make)
-    t = trainer(callbacks, precision=precision, log_every_n_steps=1000)
-    data = loader(8 * steps)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        t.fit(module, data)
-    # (the table of key_averages takes ten times as long as the fit)
-    return sum(e.name() == "aten::_local_scalar_dense" for e in profiler.profiler.kineto_results.events())
 
 
 @pytest.mark.usefixtures("as_on_a_gpu", "norms_as_on_a_gpu")

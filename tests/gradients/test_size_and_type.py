@@ -25,7 +25,7 @@ from lightning_tricks import (
     UnsupportedError,
     ZClip,
 )
-from tests.gradients.plain import Memory, trainer
+from tests.problems import Memory, trainer
 
 SEED = 3
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_tricks import AGC, GradientClip, TrickError, UnsupportedError
-from tests.gradients.plain import Classifier, fit
+from tests.problems import Classifier, fit
 
 
 class Table(L.LightningModule):

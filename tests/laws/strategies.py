@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import lightning_tricks
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, sgd
 from tests.matrix import EXAMPLES
+from tests.problems import Classifier, sgd
 
 CALLBACKS = sorted(
     n for n in lightning_tricks.__all__ if inspect.isclass(c := getattr(lightning_tricks, n)) and issubclass(c, Trick)

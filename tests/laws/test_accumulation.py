@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_tricks import GradientAccumulation, GradientMonitor
-from tests.gradients.plain import Classifier, digits, fit, network, sgd, trainer
 from tests.laws.strategies import flat, law
+from tests.problems import Classifier, digits, fit, network, sgd, trainer
 
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=10)
 

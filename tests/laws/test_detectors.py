@@ -23,8 +23,8 @@ from lightning_tricks import (
 )
 from lightning_tricks.collapse import sums
 from lightning_tricks.detection.alarm import Alarm
-from tests.gradients.plain import Classifier, sgd, trainer
 from tests.laws.strategies import law, seeds
+from tests.problems import Classifier, sgd, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_tricks import GradientClip
-from tests.gradients.plain import Memory, fit
 from tests.laws.strategies import CALLBACKS, OPTIMIZERS, Drawing, example, law
 from tests.matrix import ACTORS, OBSERVERS, REFUSES, VARIANTS
+from tests.problems import Memory, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from lightning_tricks import Join, LRSchedule, OneCycle, Phase, Plateau
 from lightning_tricks.schedules.phases import DECAYS
 from lightning_tricks.schedules.plan import whole_curve
-from tests.gradients.plain import Classifier, fit, loader, sgd, trainer
 from tests.laws.strategies import law
+from tests.problems import Classifier, fit, loader, sgd, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 

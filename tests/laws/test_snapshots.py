@@ -21,7 +21,7 @@ from torch import nn
 
 from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import Snapshot
-from tests.dry_run.test_snapshot import picture
+from tests.dry_run.problems import picture
 from tests.laws.strategies import law, seeds
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_tricks import ExactResume, TrickError
-from tests.faults.test_hostile_state import Logging, arguments, example, places, put, state_of
-from tests.gradients.plain import fit, loader, trainer, weights
+from tests.faults.problems import Logging, arguments, example, places, put, state_of
 from tests.laws.strategies import CALLBACKS, law, same
+from tests.problems import fit, loader, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

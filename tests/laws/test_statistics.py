@@ -19,8 +19,8 @@ from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.gradients.clip_statistics import ClipStatistics
 from lightning_tricks.gradients.noise_scale import NoiseScale
 from lightning_tricks.numerics.running import Ema, Percentile, Welford
-from tests.gradients.plain import Classifier, digits, sgd, trainer
 from tests.laws.strategies import flat, law, same
+from tests.problems import Classifier, digits, sgd, trainer
 
 CPU = torch.device("cpu")
 BAD = (math.nan, math.inf, -math.inf, 0.0)  # a norm of 0: there was no gradient

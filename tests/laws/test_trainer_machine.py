@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch import nn
 
 from lightning_tricks import GradientClip, LRSchedule
-from tests.gradients.plain import Classifier, loader, trainer, weights
 from tests.laws.strategies import PROFILE, example
 from tests.matrix import OBSERVERS
+from tests.problems import Classifier, loader, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

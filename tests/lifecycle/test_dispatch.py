@@ -11,7 +11,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from lightning_tricks import GradientAccumulation, GradientClip, GradientMonitor, LRSchedule, TrainingDoctor
 from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
-from tests.gradients.plain import Classifier, loader, trainer
+from tests.problems import Classifier, loader, trainer
 
 
 class Peek(L.Callback):

@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_tricks import GradientMonitor, TrickError
 from lightning_tricks.lifecycle.horizon import forecast_updates, updates_per_epoch
-from tests.gradients.plain import Classifier, digits, loader, trainer
-from tests.gradients.test_callbacks import Gan
+from tests.gradients.problems import Gan
+from tests.problems import Classifier, digits, loader, trainer
 
 
 class Ask(L.Callback):

@@ -11,7 +11,7 @@ import torch
 
 from lightning_tricks import DeadUnits, GradientAccumulation, GradientClip, GradientMonitor, LRSchedule, TrickError
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from tests.gradients.plain import Classifier, fit, loader, sgd, trainer, weights
+from tests.problems import Classifier, fit, loader, sgd, trainer, weights
 
 
 def test_all_tricks_of_a_trainer_share_one_run() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lightning_tricks import AutoClip, GradientClip, GradientMonitor, LRSchedule, TrickError
 from lightning_tricks.lifecycle.trick import defined_by_lightning
-from tests.gradients.plain import Classifier, fit, loader, trainer
+from tests.problems import Classifier, fit, loader, trainer
 
 
 def test_before_the_first_fit_there_is_no_run_and_no_state() -> None:

@@ -23,8 +23,8 @@ from lightning_tricks import (
     TrickWarning,
     UnsupportedError,
 )
-from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer
-from tests.gradients.test_callbacks import Gan
+from tests.gradients.problems import Gan
+from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode")
 

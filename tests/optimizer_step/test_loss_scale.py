@@ -6,7 +6,7 @@ import torch
 from lightning_tricks import GradientClip, GradientMonitor
 from lightning_tricks.optimizer_step import loss_scale as scaler
 from lightning_tricks.optimizer_step.loss_scale import LossScale
-from tests.gradients.plain import Classifier, Memory, fit, sgd, weights
+from tests.problems import Classifier, Memory, fit, sgd, weights
 
 
 def test_the_private_path_works_with_this_torch() -> None:

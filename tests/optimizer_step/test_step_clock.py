@@ -7,8 +7,8 @@ import torch
 
 from lightning_tricks import GradientMonitor, TrickError, TrickWarning
 from lightning_tricks.optimizer_step.step_clock import StepClock
-from tests.gradients.plain import Classifier, fit, loader, trainer
-from tests.gradients.test_callbacks import Gan
+from tests.gradients.problems import Gan
+from tests.problems import Classifier, fit, loader, trainer
 
 
 class Witness(torch.optim.SGD):

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_tricks import GradientAccumulation, GradientMonitor
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, digits, fit, network, sgd, weights
+from tests.problems import Classifier, digits, fit, network, sgd, weights
 
 BATCH, N = 8, 108  # 14 micro-batches, the last one smaller
 

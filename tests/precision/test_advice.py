@@ -11,7 +11,7 @@ from torch import nn
 from lightning_tricks import PrecisionAdvice, TrickError, UnsupportedError, advise_precision
 from lightning_tricks.precision.advice import half_of
 from lightning_tricks.precision.fp32_flags import fp32_flags
-from tests.gradients.plain import Classifier, digits, weights
+from tests.problems import Classifier, digits, weights
 
 
 def batch(n: int = 32) -> Any:

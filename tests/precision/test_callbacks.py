@@ -23,7 +23,7 @@ from lightning_tricks import (
     TrickWarning,
     UnsupportedError,
 )
-from tests.gradients.plain import (
+from tests.problems import (
     Classifier,
     Memory,
     fit,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_tricks.precision.candidate import Candidate
-from tests.gradients.plain import Classifier, digits
+from tests.problems import Classifier, digits
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_tricks import CachedMixedPrecision, UnsupportedError
 from lightning_tricks.precision import plugins
-from tests.gradients.plain import Classifier, loader, scaler, sgd, weights
+from tests.problems import Classifier, loader, scaler, sgd, weights
 
 
 class Casts(TorchDispatchMode):

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_tricks import CachedMixedPrecision, LossScaleGuard, PrecisionDoctor, TrickWarning
 from lightning_tricks.precision.trainer_precision import precision_of, switch_precision
-from tests.gradients.plain import Classifier, fit, trainer
+from tests.problems import Classifier, fit, trainer
 
 
 @pytest.mark.parametrize("given", ["32-true", "bf16-mixed", "64-true"])

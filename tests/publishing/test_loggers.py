@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_tricks import GradientMonitor
 from lightning_tricks.publishing.loggers import guard, release, system_error
-from tests.gradients.plain import Classifier, Memory, fit
+from tests.problems import Classifier, Memory, fit
 
 
 class Failing(Memory):

@@ -8,7 +8,7 @@ import torch
 from lightning_tricks import GradientMonitor
 from lightning_tricks.publishing import publish
 from lightning_tricks.publishing.publish import Cadence, Publisher
-from tests.gradients.plain import Classifier, Memory, fit, loader, trainer, weights
+from tests.problems import Classifier, Memory, fit, loader, trainer, weights
 
 
 class Full(Memory):

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule, ProgressMetrics
-from tests.gradients.plain import Classifier, Memory, fit, weights
+from tests.problems import Classifier, Memory, fit, weights
 
 
 @pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])

@@ -10,7 +10,7 @@ from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.publishing.events import Event
 from lightning_tricks.report.figures import draw_layer_norms, draw_lines, png
-from tests.gradients.plain import Classifier, Memory, fit
+from tests.problems import Classifier, Memory, fit
 
 
 def test_the_heat_map_holds_log10_of_each_norm_and_leaves_out_what_has_none() -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_tricks import GradientClip, GradientMonitor
 from lightning_tricks.report.logs import read_logs
-from tests.gradients.plain import Classifier, Memory, fit
+from tests.problems import Classifier, Memory, fit
 
 
 def test_tensorboards_events_and_csv_give_what_was_logged(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from lightning_tricks.report.page import (
     story,
     write_report,
 )
-from tests.gradients.plain import Classifier, fit, sgd
+from tests.problems import Classifier, fit, sgd
 
 
 class Page(HTMLParser):

@@ -27,7 +27,7 @@ from lightning_tricks import (
     PredictionCollapse,
     TrainingDoctor,
 )
-from tests.gradients.plain import Classifier, fit
+from tests.problems import Classifier, fit
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning"),

@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 
 from lightning_tricks import DurableCheckpointIO, ExactResume, GradientAccumulation, GradientClip, LRSchedule
 from lightning_tricks.resume import plugins
-from tests.gradients.plain import weights
-from tests.resume.test_exact import Augmented, Net
+from tests.problems import weights
+from tests.resume.problems import Augmented, Net
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets them
 EVERY = 5  # updates from checkpoint to checkpoint

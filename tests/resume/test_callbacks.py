@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tricks import DurableCheckpointIO, LRSchedule, ResumeGuard, TrickError, TrickWarning
-from tests.gradients.plain import Classifier, digits, loader, sgd, weights
-from tests.resume.test_plugins import usable
+from tests.problems import Classifier, digits, loader, sgd, weights
+from tests.resume.problems import usable
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_tricks.resume.folders import durable, filesystem, torn
-from tests.resume.test_plugins import usable
+from tests.resume.problems import usable
 
 
 def moves(source: Path, target: Path) -> bool:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lightning_tricks import ExactResume, ResumeGuard, TrickWarning
 from lightning_tricks.resume.held import changed, check, held, put
 from lightning_tricks.resume.trainer_facts import setting
-from tests.gradients.plain import digits, sgd, trainer
+from tests.problems import digits, sgd, trainer
 
 ROWS, BATCH = 40, 8
 

@@ -24,8 +24,9 @@ from torch import nn
 
 from lightning_tricks import DurableCheckpointIO, TrickError, TrickWarning, UnsupportedError
 from lightning_tricks.resume import plugins
-from tests.gradients.plain import Classifier, loader, sgd, weights
+from tests.problems import Classifier, loader, sgd, weights
 from tests.resume.kills import checkpoint, whole
+from tests.resume.problems import usable
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,10 +55,6 @@ def elsewhere(tmp_path: Path) -> Iterator[Path | None]:
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-
-
-def usable(path: Path, beside: Path) -> bool:
-    return path.is_dir() and os.access(path, os.W_OK) and path.stat().st_dev != beside.stat().st_dev
 
 
 def killed(tmp_path: Path, *jobs: tuple[str, Path, int], megabytes: float) -> list[dict[str, Any]]:

@@ -23,17 +23,9 @@ from lightning_tricks import (
 )
 from lightning_tricks.schedules import callbacks
 from lightning_tricks.schedules.curves import Span
-from tests.gradients.plain import Classifier, Memory, digits, fit, loader, sgd, trainer, weights
-from tests.gradients.test_callbacks import Gan
-
-
-def closed_form(k: int, total: int, warmup: int, decay: str = "cosine", final: float = 0.0) -> float:
-    """The multiplier at update k, written down anew."""
-    if k < warmup:
-        return (k + 1) / warmup
-    x = min(1.0, (k - warmup) / (total - warmup))
-    height = {"cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1 - x, "constant": 1.0}[decay]
-    return final + (1 - final) * height
+from tests.gradients.problems import Gan
+from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer, weights
+from tests.schedules.problems import closed_form
 
 
 class Rates(L.Callback):
@@ -195,7 +187,7 @@ def test_a_scheduler_of_the_module_is_named_or_replaced() -> None:
 
 
 def test_a_rate_on_the_device_is_not_read_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.gradients.test_callbacks import host_reads
+    from tests.gradients.problems import host_reads
 
     monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
 

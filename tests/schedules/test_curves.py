@@ -28,7 +28,7 @@ from lightning_tricks import (
 from lightning_tricks.schedules.curves import Span
 from lightning_tricks.schedules.phases import DECAYS
 from lightning_tricks.schedules.plan import curve_of
-from tests.schedules.test_callbacks import closed_form
+from tests.schedules.problems import closed_form
 
 T = 40
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_tricks import LRSchedule, TrickError, TrickWarning
-from tests.gradients.plain import trainer
+from tests.problems import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 X = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))

@@ -13,9 +13,9 @@ from torch.optim import lr_scheduler as s
 
 from lightning_tricks import ConflictError, LRSchedule
 from lightning_tricks.schedules.own_rates import NoScheduler
-from tests.gradients.plain import trainer, weights
-from tests.lr_finder.test_base_rates import SCHEDULERS, Make
-from tests.schedules.test_other_optimizers import Net, data
+from tests.lr_finder.problems import SCHEDULERS, Make
+from tests.problems import trainer, weights
+from tests.schedules.problems import Net, data
 
 
 def two_rates(module: Any, kind: str) -> Any:

@@ -18,7 +18,7 @@ from lightning_tricks.schedules.state import (
     saved_groups,
     schedule_form,
 )
-from tests.gradients.plain import Classifier, loader, trainer
+from tests.problems import Classifier, loader, trainer
 
 # What 0.1.0 wrote before the configuration had every argument: after 16 updates of LRSchedule("linear", warmup=2).
 OLD: dict[str, Any] = {

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from lightning_tricks.modules.replaced import Hook, Replacement
-from tests.gradients.plain import Classifier, Memory, loader, trainer
 from tests.matrix import EXAMPLES
-from tests.together.test_every_callback import CALLBACKS, example
+from tests.problems import Classifier, Memory, loader, trainer
+from tests.together.problems import CALLBACKS, example
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 

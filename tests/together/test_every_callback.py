@@ -20,18 +20,12 @@ import lightning_tricks
 from lightning_tricks import GradientMonitor
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.lifecycle.trick import Trick
-from tests.accumulation.test_callbacks import Hungry
-from tests.gradients.plain import Classifier, Collapsed, Memory, fit, loader, sgd, trainer, weights
+from tests.accumulation.problems import Hungry
 from tests.matrix import BESIDE, EXAMPLES, MEMORY_RUNS_OUT, OPTIMIZERS, PRECISIONS, REFUSED, REFUSES, UNDER, VARIANTS
+from tests.problems import Classifier, Collapsed, Memory, fit, loader, sgd, trainer, weights
+from tests.together.problems import CALLBACKS, assert_clean, example
 
-CALLBACKS = sorted(
-    n for n in lightning_tricks.__all__ if inspect.isclass(c := getattr(lightning_tricks, n)) and issubclass(c, Trick)
-)
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
-
-
-def example(name: str, **changed: Any) -> Any:
-    return getattr(lightning_tricks, name)(**{**EXAMPLES[name], **changed})
 
 
 def optimizer(kind: str) -> Any:
@@ -42,14 +36,6 @@ def optimizer(kind: str) -> Any:
         "adamw fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
         "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=2),
     }[kind]
-
-
-def assert_clean(t: Any, module: Any) -> None:
-    for o in t.optimizers:
-        assert not o._optimizer_step_pre_hooks
-        assert not o._optimizer_step_post_hooks
-        assert not {"grad_scale", "found_inf"} & set(o.__dict__)
-    assert not any(p._backward_hooks for p in module.parameters())
 
 
 def test_every_callback_has_its_rows() -> None:

@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from lightning_tricks import TrickError, TrickWarning
-from tests.gradients.plain import Memory, trainer
 from tests.kinds import KINDS, Kind, reset_globals
 from tests.matrix import EXAMPLES, OBSERVERS
-from tests.together.test_every_callback import example
+from tests.problems import Memory, trainer
+from tests.together.problems import example
 
 # an actor that is told not to act makes a dry run all the same
 IDLE: dict[str, dict[str, Any]] = {"LRFinder": {"apply": False, "num_steps": 20}}

@@ -18,9 +18,9 @@ from lightning_tricks.collapse.callbacks.dead_units import UnitsProbe
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import Watch
 from lightning_tricks.lifecycle.trick import Trick
-from tests.gradients.plain import Classifier, Collapsed, Memory, digits, trainer, weights
 from tests.matrix import ACTORS, EXAMPLES, OBSERVERS
-from tests.together.test_every_callback import CALLBACKS, assert_clean
+from tests.problems import Classifier, Collapsed, Memory, digits, trainer, weights
+from tests.together.problems import CALLBACKS, assert_clean
 
 HOOKS = sorted(
     name

@@ -25,8 +25,8 @@ from lightning_tricks import (
     TrickError,
     TrickWarning,
 )
-from tests.gradients.plain import Classifier, digits, loader, trainer, weights
 from tests.kinds import KINDS, OwnLoader, Plain, recurrent
+from tests.problems import Classifier, digits, loader, trainer, weights
 
 quiet = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 
@@ -329,7 +329,7 @@ def test_norms_are_right_whatever_gradients_are_there(kind: str) -> None:
     import lightning.pytorch as L
 
     from lightning_tricks import GradientMonitor
-    from tests.gradients.plain import Memory
+    from tests.problems import Memory
 
     expected: list[float] = []
 
