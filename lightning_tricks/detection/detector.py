@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.detection.judge import worst
-from lightning_tricks.detection.watch import Watch, WatchSettings
+from lightning_tricks.detection.settings import WatchSettings
+from lightning_tricks.detection.watch import Watch
 from lightning_tricks.lifecycle.training_run import TrainingRun
 
 

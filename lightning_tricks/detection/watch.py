@@ -8,28 +8,26 @@ the same at the same step. Between checks there is nothing but the test of a fla
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from lightning_tricks.detection.action import Action, Rollback, as_action, carry_out
 from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.judge import FORMS, OPTIONAL_FORMS, VERDICT, Judge
 from lightning_tricks.detection.probe import Probe
-from lightning_tricks.detection.rollback import RESCUE, Rescue
+from lightning_tricks.detection.response import Response
+from lightning_tricks.detection.rollback import RESCUE
 from lightning_tricks.detection.sampler import Sampler
-from lightning_tricks.errors import TrickError, in_one_line, message, require_count
-from lightning_tricks.lifecycle.horizon import UnknownHorizonError, forecast_updates, updates_per_epoch
+from lightning_tricks.detection.settings import WatchSettings, grace_in_updates
+from lightning_tricks.errors import TrickError, in_one_line
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.modules.names import refuse_compiled
 from lightning_tricks.numerics import form
-from lightning_tricks.numerics.duration import Duration
 from lightning_tricks.optimizer_step.logbook import Page
 
 _T = TypeVar("_T")
@@ -55,62 +53,6 @@ def watch_form(*, optional: dict[str, form.Form] | None = None, **more: form.For
         "rescue": form.maybe(RESCUE),
     }
     return staticmethod(form.record({**own, **more}, more=True, optional={**OPTIONAL_FORMS, **(optional or {})}))
-
-
-@dataclass(frozen=True)
-class WatchSettings:
-    """The four arguments that detectors share, checked.
-
-    Args:
-        owner: the detector's class, for messages.
-        every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
-        action: as ``as_action`` takes it.
-        patience: bad checks in a row that make an alarm.
-        grace: how much learning comes before the first alarm.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range.
-    """
-
-    owner: str
-    every_n_steps: int | None
-    action: str | Rollback | Callable[[Verdict], None]
-    patience: int
-    grace: int | str
-
-    @classmethod
-    def checked(
-        cls, owner: str, every_n_steps: int | None, action: Action, patience: int, grace: int | str
-    ) -> WatchSettings:
-        """Return settings of arguments as a user writes them."""
-        if every_n_steps is not None:
-            require_count(owner, "every_n_steps", every_n_steps, remedy="Use e.g. 25")
-        done = as_action(owner, action)
-        require_count(owner, "patience", patience, remedy="Use e.g. 3")
-        Duration.parse(grace, owner=owner, argument="grace")
-        return cls(owner, every_n_steps, done, patience, grace)
-
-
-def grace_in_updates(run: TrainingRun, settings: WatchSettings) -> float:
-    """Return the grace time in updates at the highest learning rate.
-
-    Raises:
-        TrickError: it is given in epochs, and the length of an epoch is not known.
-    """
-    duration = Duration.parse(settings.grace, owner=settings.owner, argument="grace")
-    try:
-        total = forecast_updates(run.trainer)
-    except UnknownHorizonError:
-        total = None
-    if duration.unit == "%":
-        share = UNKNOWN_GRACE if total is None else duration.updates(total)
-        return float(min(share, LONGEST_GRACE))
-    per_epoch = updates_per_epoch(run.trainer)
-    if duration.unit == "ep" and per_epoch is None:
-        rule = "the length of an epoch is not known"
-        raise TrickError(message(settings.owner, "grace", settings.grace, rule, "Use a number of updates"))
-    return float(duration.updates(total, per_epoch))
 
 
 def log_prefix(trick: Trick, run: TrainingRun, topic: str, label: str = "") -> str:
@@ -145,10 +87,9 @@ class Watch(Stages):
         self.trick, self.probe, self.settings, self._topic, self._label = trick, probe, settings, topic, label
         self.sampler = Sampler(settings.every_n_steps or UNKNOWN_CADENCE, probe.samples)
         self.judge = Judge(settings.owner, probe.rules(), probe.grace_factor)
-        self.rescue: Rescue | None = None
+        self.response = Response(trick, settings, self._show)
         self.shown: Callable[[TrainingRun, Verdict], None] | None = None  # is told of each alarm beside the loggers
         self._attachment: Attachment | None = None
-        self._pending: Verdict | None = None  # an alarm that was not acted on yet
         self._sent = False  # a vector is on its way to the host
         self._resumed = False  # what was gathered came from a checkpoint
 
@@ -191,8 +132,7 @@ class Watch(Stages):
         self.sampler.start(every, run.clock.attempted(0) if run.views else 0)
         self.judge.grace = grace_in_updates(run, self.settings)
         self.probe.started(run, self.judge, every)
-        action = self.settings.action
-        self.rescue = Rescue.join(run, self.trick, action, 2 * every) if isinstance(action, Rollback) else None
+        self.response.start(run, 2 * every)
         if state is not None:
             self._load(run, state)
 
@@ -202,17 +142,12 @@ class Watch(Stages):
         self.sampler.rolled_back()
         self.judge.rolled_back()
         self.probe.rolled_back()
-        self._pending, self._sent = None, False
+        self.response.pending, self._sent = None, False
 
     def finished(self, run: TrainingRun) -> None:
         """Judge what was sent last; a run that is over can neither be stopped nor rolled back."""
         run.publisher.flush()
-        verdict, self._pending = self._pending, None
-        action = self.settings.action
-        if verdict is not None:
-            self._show(run, verdict)
-            carry_out(run, "warn" if action == "stop" or isinstance(action, Rollback) else action, verdict)
-        elif self.judge.history:
+        if not self.response.finish(run) and self.judge.history:
             self._draw(run, self.judge.history[-1][0])
 
     def stopped(self, run: TrainingRun) -> None:
@@ -226,8 +161,7 @@ class Watch(Stages):
         run = self.trick.live_run
         if run is not None:
             self.sampler.begin_batch(run.clock.attempted(0))
-            if self.rescue is not None:
-                self.rescue.begin(run)
+            self.response.begin_batch(run)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Look away: activation checkpointing runs modules again. With manual optimization, more is to come."""
@@ -252,7 +186,7 @@ class Watch(Stages):
         if self._sent and sampler.stepped is not None:
             self._sent = False
             run.publisher.deliver(wait=True)
-            self.act(run)
+            self.response.act(run, self.judge.healthy)
         # where training_step returned None, its modules need not have been called
         if sampler.watched and (not pl_module.automatic_optimization or bool(outputs)):
             self._gather(run, batch, outputs)
@@ -282,8 +216,12 @@ class Watch(Stages):
         known = None if isinstance(rate, Tensor) else rate
         if isinstance(rate, Tensor):
             vector = torch.cat([vector, rate.detach().reshape(1).to(vector)])
-        arrives = self.trick.guard(lambda numbers: self._arrives(run, step, elapsed, known, numbers))
-        run.publisher.put_private(step, vector, arrives)
+
+        def arrives(numbers: list[float]) -> None:
+            now = numbers.pop() if known is None else known
+            self.hear(run, step, elapsed * now, numbers)
+
+        run.publisher.put_private(step, vector, self.trick.guard(arrives))
         self._sent = True
 
     def _or_gather_again(self, do: Callable[[], _T]) -> _T | None:
@@ -301,11 +239,6 @@ class Watch(Stages):
             return None
 
     # -- on the host ----------------------------------------------------------------------------------------------
-
-    def _arrives(self, run: TrainingRun, step: int, elapsed: int, rate: float | None, numbers: list[float]) -> None:
-        if rate is None:
-            *numbers, rate = numbers
-        self.hear(run, step, elapsed * rate, numbers)
 
     def hear(self, run: TrainingRun, step: int, progress: float, numbers: list[float]) -> None:
         """Judge what was measured at a check.
@@ -329,7 +262,7 @@ class Watch(Stages):
         """Let the alarms follow values; keep a new alarm to act on after the next update."""
         begun = self.judge.follow(self.probe.statistics(values, self.judge))
         new = self.judge.conclude(begun, values, lambda active: self.probe.explain(active, values, self.judge))
-        self._pending = new or self._pending
+        self.response.pending = new or self.response.pending
 
     def notice(self, run: TrainingRun, name: str, value: float, values: dict[str, float]) -> None:
         """Let one alarm see its statistic between two checks, and act at once where it begins.
@@ -344,22 +277,13 @@ class Watch(Stages):
             new = self.judge.begin(
                 [name], values, run.step, lambda active: self.probe.explain(active, values, self.judge)
             )
-            self._pending = new or self._pending
-            self.act(run)
+            self.response.pending = new or self.response.pending
+            self.response.act(run, self.judge.healthy)
             run.publisher.flush()
 
     def prefix(self, run: TrainingRun) -> str:
         """Return what log keys begin with."""
         return log_prefix(self.trick, run, self._topic, self._label)
-
-    def act(self, run: TrainingRun) -> None:
-        """Do what the user wants done about an alarm; keep a state when all is well."""
-        verdict, self._pending = self._pending, None
-        if verdict is not None:
-            self._show(run, verdict)
-            carry_out(run, self.settings.action, verdict, None if self.rescue is None else self.rescue.roll_back)
-        elif self.rescue is not None:
-            self.rescue.offer(run, self.trick, self.judge.healthy)
 
     def _show(self, run: TrainingRun, verdict: Verdict) -> None:
         run.publisher.tell(verdict.step, f"{self.prefix(run)}/verdict", str(verdict))
@@ -378,14 +302,13 @@ class Watch(Stages):
         run = self.trick.run_or_none
         if run is not None:
             run.publisher.flush()
-        sampler, rescue = self.sampler, self.rescue
+        sampler = self.sampler
         return {
             **self.judge.state(),
             "sums": {name: t.detach().clone() for name, t in self.probe.sums.items()},
             "counters": [sampler.samples, sampler.waited, sampler.span, sampler.last],
             "flags": [self._sent, sampler.first, self.judge.healthy],
-            "pending": None if self._pending is None else self._pending.as_dict(),
-            "rescue": rescue.state_dict() if rescue is not None and rescue.owner is self.trick else None,
+            **self.response.state(),
             **self.probe.state(),
         }
 
@@ -397,7 +320,5 @@ class Watch(Stages):
         sampler.samples, sampler.waited, sampler.span, sampler.last = state["counters"]
         sampler.span = max(1, min(sampler.span, sampler.every))
         self._sent, sampler.first, self.judge.healthy = state["flags"]
-        self._pending = None if state["pending"] is None else Verdict.from_dict(state["pending"])
-        if self.rescue is not None and self.rescue.owner is self.trick and state["rescue"] is not None:
-            self.rescue.load(run, state["rescue"])
+        self.response.load(run, state)
         self.probe.load(run, state)

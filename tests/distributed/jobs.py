@@ -360,7 +360,7 @@ def _fitted(what: str, **arguments: Any) -> dict[str, Any]:
             t.fit(module, DataLoader(own, batch_size=96 // world))  # type: ignore[arg-type]
         except Exception as problem:
             error = type(problem).__name__
-    rescues = [trick.watch.rescue for trick in tricks if trick.watch.rescue is not None]
+    rescues = [trick.watch.response.rescue for trick in tricks if trick.watch.response.rescue is not None]
     return {
         "histories": {type(d).__name__: d.history[0][1] if d.history else {} for d in tricks},
         "weights": [float(p.detach().double().sum()) for p in module.parameters()],

@@ -51,7 +51,7 @@ def fitted(module: Any, tricks: list[Any], strategy: str = "ddp", rows: Any = No
             error = f"{type(problem).__name__}: {problem}"
     run = tricks[0].run
     watches = [trick.watch for trick in tricks if isinstance(trick, Detector)]
-    rescues = [watch.rescue for watch in watches if watch.rescue is not None]
+    rescues = [watch.response.rescue for watch in watches if watch.response.rescue is not None]
     return {
         "error": error,
         "seen": getattr(module, "seen", 0),

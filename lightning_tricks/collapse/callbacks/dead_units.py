@@ -19,7 +19,8 @@ from lightning_tricks.detection.causes import Explained
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
-from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.detection.settings import WatchSettings
+from lightning_tricks.detection.watch import Watch, watch_form
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun

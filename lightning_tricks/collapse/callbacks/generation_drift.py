@@ -19,7 +19,8 @@ from lightning_tricks.detection.causes import Explained
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
-from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.detection.settings import WatchSettings
+from lightning_tricks.detection.watch import Watch, watch_form
 from lightning_tricks.dry_run.isolated import isolated, step_again
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line, message, nearest, require_count
@@ -335,4 +336,4 @@ class _Generations(Stages):
         if self._probe.real is None or (run.trainer.current_epoch + 1) % self._every_n_epochs:
             return
         self._watch.hear(run, run.step, 1.0, self._probe.look(run))
-        self._watch.act(run)
+        self._watch.response.act(run, self._watch.judge.healthy)

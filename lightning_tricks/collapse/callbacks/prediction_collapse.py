@@ -10,7 +10,8 @@ from lightning_tricks.collapse.prediction_rows import ANY_TARGET
 from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.detector import Detector
-from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.detection.settings import WatchSettings
+from lightning_tricks.detection.watch import Watch, watch_form
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.trick import Trick
 

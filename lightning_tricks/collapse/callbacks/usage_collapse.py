@@ -10,7 +10,8 @@ from lightning_tricks.collapse.usage_kinds import KINDS
 from lightning_tricks.collapse.usage_probe import FORMS, UsageProbe, sums_form
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.detector import Detector
-from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.detection.settings import WatchSettings
+from lightning_tricks.detection.watch import Watch, watch_form
 from lightning_tricks.errors import require_choice
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.trick import Trick

@@ -6,7 +6,8 @@ from typing import Any, cast, final
 
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.detector import Detector
-from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.detection.settings import WatchSettings
+from lightning_tricks.detection.watch import Watch, watch_form
 from lightning_tricks.diagnosis import memory_advice
 from lightning_tricks.diagnosis.keys import FINDINGS, MEMORY_DOCTOR
 from lightning_tricks.diagnosis.memory_epochs import LookAtEnd, LookAtEpochs

@@ -78,8 +78,8 @@ class SanityCheck(Trick):
         None: a resumed run is not checked again.
 
     Cost:
-        Once: about 30 forward passes and 20 updates where all is well, at most as much as 150 training steps; up to
-        2048 training and 128 validation samples are read.
+        Once: about 30 forward passes and 20 updates where all is well, at most as much as 150 training steps, and 180
+        more where two inputs form pairs; up to 2048 training and 128 validation samples are read.
 
     Example:
         >>> from lightning_tricks import SanityCheck

@@ -6,7 +6,8 @@ from typing import Any, cast, final
 
 from lightning_tricks.detection.action import Action, Rollback
 from lightning_tricks.detection.detector import Detector
-from lightning_tricks.detection.watch import Watch, WatchSettings, watch_form
+from lightning_tricks.detection.settings import WatchSettings
+from lightning_tricks.detection.watch import Watch, watch_form
 from lightning_tricks.diagnosis.course import FORMS, OPTIONAL_FORMS
 from lightning_tricks.diagnosis.course_probe import CourseParts, CourseProbe
 from lightning_tricks.diagnosis.findings import Finding
