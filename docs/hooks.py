@@ -217,7 +217,10 @@ def summary(thing: Any) -> str:
 def readable(cls: type) -> list[tuple[str, str]]:
     """Return what a callback says about itself: properties, and methods that draw; with what they mean."""
     found = {}
-    ours = [c for c in inspect.getmro(cls) if c.__module__.startswith("lightning_tricks") and c.__name__ != "Trick"]
+    # (what every callback has is of use inside the package)
+    common = ("lightning_tricks.lifecycle.",)
+    ours = [c for c in inspect.getmro(cls) if c.__module__.startswith("lightning_tricks")]
+    ours = [c for c in ours if not c.__module__.startswith(common)]
     for owner in reversed(ours):
         for name, member in vars(owner).items():
             if not name.startswith("_") and (isinstance(member, property) or name in SHOWN_METHODS):

@@ -92,9 +92,21 @@ def check(content: Mapping[str, Any]) -> Findings:
 def _ours(path: str) -> type | None:
     """Return the public class that a class path means, without an import: by its short name or one of its full ones."""
     for name, cls in public_classes().items():
-        if path in (name, f"lightning_tricks.{name}", f"{cls.__module__}.{name}"):
+        # the module of a class, and every package above it that re-exports it
+        modules = [cls.__module__, *_packages_above(cls.__module__)]
+        if path == name or path in [f"{module}.{name}" for module in modules]:
             return cls
     return None
+
+
+def _packages_above(module: str) -> list[str]:
+    """Return the packages that hold a module.
+
+    >>> _packages_above("lightning_tricks.gradients.callbacks.gradient_clip")
+    ['lightning_tricks.gradients.callbacks', 'lightning_tricks.gradients', 'lightning_tricks']
+    """
+    parts = module.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts) - 1, 0, -1)]
 
 
 def _names(findings: Findings, where: str, given: Mapping[str, Any], known: Any, owner: str) -> None:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import TricksMixin
 from lightning_tricks.publishing.events import events
+from lightning_tricks.report.all_keys import ALL_KEYS
 from lightning_tricks.report.figures import draw_lines
 from lightning_tricks.report.logs import read_logs
 from lightning_tricks.report.page import write_report
@@ -90,7 +91,7 @@ def main() -> None:
     print(f"validation accuracy: {float(cli.trainer.callback_metrics['val/accuracy']):.1%}")
     print(*(f"report: {path}" for path in write_report(Path(cli.trainer.log_dir))), sep="\n")
     scalars = read_logs(Path(cli.trainer.log_dir)).scalars
-    figure = draw_lines({"train/loss": scalars["train/loss"]}, "loss", events(scalars), smooth=True)
+    figure = draw_lines({"train/loss": scalars["train/loss"]}, "loss", events(scalars, ALL_KEYS), smooth=True)
     figure.axes[0].set_title("digits, trained from config.yaml")
     figure.savefig(RUNS / "cli.png", dpi=110)
     print(f"picture: {RUNS / 'cli.png'}")

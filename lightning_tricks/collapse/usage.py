@@ -393,7 +393,8 @@ def has_unlearned(rewards: Sequence[float], start: float, batches: int) -> bool:
         start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
         batches: how many a mean is taken over.
 
-    >>> has_unlearned([0.2, 0.1, 0.09, 0.04, 0.05, 0.02], 0.25, 16), has_unlearned([0.27, 0.26, 0.2, 0.25], 0.22, 16)
+    >>> falls = [0.5, 0.48, 0.5, 0.49, 0.2, 0.21, 0.2, 0.19, 0.2, 0.21]
+    >>> has_unlearned(falls, 0.5, 16), has_unlearned([0.27, 0.26, 0.2, 0.25], 0.22, 16)
     (True, False)
     """
     found = _rise(rewards, start, batches)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+SECTIONS = ("gradients", "schedule", "precision", "collapse", "diagnosis")  # in the order in which they are shown
 Chart = tuple[str, str]  # section of the dashboard, title of the chart
 Occurs = Literal["below 1", "rises above 0", "grows", "above 0"]
 
@@ -110,9 +111,13 @@ class LogKeys:
 
     def layout(self) -> dict[str, dict[str, list[object]]]:
         """Return the charts of TensorBoard's Custom Scalars page, as ``add_custom_scalars`` takes them."""
-        made: dict[str, dict[str, list[str]]] = {}
+        made: dict[str, dict[str, list[str]]] = {section: {} for section in SECTIONS}
         for key in self.keys:
             if key.chart is not None:
                 section, title = key.chart
                 made.setdefault(section, {}).setdefault(title, []).append(key.pattern.pattern)
-        return {s: {title: ["Multiline", patterns] for title, patterns in charts.items()} for s, charts in made.items()}
+        return {
+            s: {title: ["Multiline", patterns] for title, patterns in charts.items()}
+            for s, charts in made.items()
+            if charts
+        }

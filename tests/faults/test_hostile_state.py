@@ -175,7 +175,7 @@ def test_samples_in_a_checkpoint_that_do_not_fit_are_gathered_anew(sums: dict[st
     state["state"]["sums"] |= sums
     trick, module = example("DeadUnits"), Logging()
     trick.load_state_dict(state)
-    with pytest.warns(lightning_tricks.TrickWarning, match="gathered anew"):
+    with pytest.warns(lightning_tricks.TrickWarning, match="New ones are gathered"):
         fit(module, [trick], n=800)
     assert trick.history
     assert weights(module).isfinite().all()

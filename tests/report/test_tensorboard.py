@@ -89,7 +89,7 @@ RUN = "run/0"
 def test_the_dashboard_is_one_click_away_and_its_charts_find_their_values(board: str) -> None:
     layout = ask(board + "data/plugin/custom_scalars/layout")
     titles = {category["title"]: category["chart"] for category in layout["category"]}
-    assert list(titles) == ["gradients", "schedule", "precision", "collapse", "diagnosis"]
+    assert list(titles) == ["gradients", "schedule", "collapse", "diagnosis"], "those of the callbacks in the run"
     shown = {}
     for charts in titles.values():
         for chart in charts:
@@ -105,7 +105,6 @@ def test_the_dashboard_is_one_click_away_and_its_charts_find_their_values(board:
     assert shown["learning rate"] == {"schedule/lr"}
     assert "collapse/dead_units/alarm" in shown["alarms"]
     assert shown["loss"] == {"diagnosis/training_doctor/loss", "diagnosis/training_doctor/fixed_batch_loss"}
-    assert shown["loss scale"] == set(), "a run in float32 has none"
 
 
 def test_the_pictures_are_there(board: str) -> None:

@@ -77,7 +77,7 @@ def test_what_cannot_be_found_again_is_named() -> None:
     good = DataLoader([1, 2])
     assert unrepeatable([good, Stateful([1, 2])], cycled=True) is None
     assert "Stream is an iterable data set" in str(unrepeatable([DataLoader(Stream())], cycled=False))
-    assert "range is no DataLoader" in str(unrepeatable([range(2)], cycled=False))
+    assert "range is not a DataLoader" in str(unrepeatable([range(2)], cycled=False))
     assert "begins anew" in str(unrepeatable([good, DataLoader([1])], cycled=True))
     assert unrepeatable([good, DataLoader([1])], cycled=False) is None
 

@@ -21,7 +21,7 @@ from lightning_tricks import (
     TrickWarning,
     UnsupportedError,
 )
-from lightning_tricks.schedules import callbacks
+from lightning_tricks.schedules import written
 from lightning_tricks.schedules.curves import Span
 from tests.gradients.problems import Gan
 from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer, weights
@@ -207,18 +207,18 @@ def test_a_rate_of_a_device_replaces_a_resumed_rate_on_the_host() -> None:
     """Copied into the tensor on the host it would wait for the device at every update."""
     group: dict[str, Any] = {"lr": torch.tensor(0.1)}
     on_device = torch.empty((), device="meta")
-    callbacks._put_rate(group, on_device)
+    written._put_rate(group, on_device)
     assert group["lr"].device.type == "meta"
     assert group["lr"] is not on_device
     kept = group["lr"]
-    callbacks._put_rate(group, on_device)
+    written._put_rate(group, on_device)
     assert group["lr"] is kept, "a tensor on the device is written, since a captured step holds it"
 
 
 def test_a_number_is_written_into_the_tensor_that_is_there() -> None:
     kept = torch.tensor(0.1)
     group = {"lr": kept}
-    callbacks._put_rate(group, 0.5)
+    written._put_rate(group, 0.5)
     assert group["lr"] is kept
     assert float(kept) == 0.5
 
