@@ -78,7 +78,7 @@ def test_what_cannot_be_found_again_is_named() -> None:
     assert unrepeatable([good, Stateful([1, 2])], cycled=True) is None
     assert "Stream is an iterable data set" in str(unrepeatable([DataLoader(Stream())], cycled=False))
     assert "range is not a DataLoader" in str(unrepeatable([range(2)], cycled=False))
-    assert "begins anew" in str(unrepeatable([good, DataLoader([1])], cycled=True))
+    assert "begins again" in str(unrepeatable([good, DataLoader([1])], cycled=True))
     assert unrepeatable([good, DataLoader([1])], cycled=False) is None
 
 
