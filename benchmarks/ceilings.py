@@ -49,21 +49,33 @@ def measure(device: torch.device, quick: bool = False) -> dict[str, Any]:
             continue
         a, b = (torch.randn(size, size, device=device, dtype=setting.dtype) for _ in range(2))
         with setting.flags():
-            out["flops"][precision] = 2.0 * size**3 / _seconds(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
+            out["flops"][precision] = 2.0 * size**3 / shortest(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
     if "tf32" in out["flops"]:  # convolutions may be in TF32 there
         out["flops"][DEFAULT] = out["flops"]["tf32"]
     source = torch.randn(copied // 4, device=device)
     target = torch.empty_like(source)
-    out["bytes_per_second"] = 2.0 * source.nbytes / _seconds(lambda: target.copy_(source), device)
+    out["bytes_per_second"] = 2.0 * source.nbytes / shortest(lambda: target.copy_(source), device)
     return out
 
 
-def _seconds(function: Callable[[], Any], device: torch.device, runs: int = 25) -> float:
-    """Return the shortest time of a call: a ceiling is what the machine does when nothing disturbs it."""
+def shortest(
+    function: Callable[[], Any],
+    device: torch.device,
+    runs: int = 25,
+    time_is_up: Callable[[], bool] = lambda: False,
+) -> float:
+    """Return the shortest time of a call: a ceiling is what the machine does when nothing disturbs it.
+
+    Args:
+        function: is called three times before it is timed.
+        device: is waited for.
+        runs: that are timed.
+        time_is_up: whether fewer have to do; at least three are timed.
+    """
     for _ in range(3):
         function()
-    times = []
-    for _ in range(runs):
+    times: list[float] = []
+    while len(times) < runs and not (len(times) >= 3 and time_is_up()):
         synchronize(device)
         start = time.perf_counter()
         function()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.ceilings import datasheet, synchronize
+from benchmarks.ceilings import datasheet, shortest
 from benchmarks.gpu.nvml import meter_of
 from benchmarks.gpu.rows import Clock, Context, Task, UnavailableError, measured
 from benchmarks.settings import DEFAULT, Setting, all_flags
@@ -72,27 +71,15 @@ def _nvidia_smi() -> dict[str, str]:
     return dict(zip(_QUERIES, (part.strip() for part in line.split(",")), strict=False))
 
 
-def shortest(function: Callable[[], Any], device: torch.device, clock: Clock, runs: int = 25) -> float:
-    """Return the shortest time of a call: a ceiling is what the machine does when nothing disturbs it."""
-    for _ in range(3):
-        function()
-    times = []
-    for _ in range(runs):
-        synchronize(device)
-        start = time.perf_counter()
-        function()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-        if clock.left() < 0 and len(times) >= 3:
-            break
-    return min(times)
+def _end_of(clock: Clock) -> Callable[[], bool]:
+    return lambda: clock.left() < 0
 
 
 def _copy(context: Context, clock: Clock) -> list[dict[str, Any]]:
     size = 2**24 if context.small else 2**31
     source = torch.randn(size // 4, device=context.device)
     target = torch.empty_like(source)
-    seconds = shortest(lambda: target.copy_(source), context.device, clock.part_of(4))
+    seconds = shortest(lambda: target.copy_(source), context.device, time_is_up=_end_of(clock.part_of(4)))
     return [measured("bandwidth, read and write", 2e-9 * source.nbytes / seconds, "GB/s")]
 
 
@@ -104,7 +91,7 @@ def _product(context: Context, precision: str, clock: Clock) -> list[dict[str, A
     # random: zeros need less power and run faster
     a, b = (torch.randn(size, size, device=device, dtype=setting.dtype) for _ in range(2))
     with setting.flags():
-        seconds = shortest(lambda: a @ b, device, clock.part_of(3), 5 if context.small else 25)
+        seconds = shortest(lambda: a @ b, device, 5 if context.small else 25, _end_of(clock.part_of(3)))
     found = [measured(f"{size} x {size}", 2e-12 * size**3 / seconds, "TFLOP/s")]
     peak = datasheet(torch.cuda.get_device_name(device) if device.type == "cuda" else None, precision)
     if peak is not None:
@@ -120,13 +107,14 @@ def _launch(context: Context, clock: Clock) -> list[dict[str, Any]]:
         for _ in range(count):
             x.add_(1)
 
-    seconds = shortest(many, context.device, clock.part_of(2), 9)
+    seconds = shortest(many, context.device, 9, _end_of(clock.part_of(2)))
     return [measured("an operation on one number", 1e6 * seconds / count, "us")]
 
 
 def _read(context: Context, clock: Clock) -> list[dict[str, Any]]:
     x = torch.zeros(1, device=context.device)
-    return [measured("one number to the host", 1e6 * shortest(x.item, context.device, clock.part_of(2)), "us")]
+    seconds = shortest(x.item, context.device, time_is_up=_end_of(clock.part_of(2)))
+    return [measured("one number to the host", 1e6 * seconds, "us")]
 
 
 def ceilings(result: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -219,7 +219,7 @@ class GradientAccumulation(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Weigh the micro-batch, and say whether the optimizer steps after it."""
-        run, fixed = self._live, self._window.batches if isinstance(self._window, Fixed) else None
+        run, fixed = self.live_run, self._window.batches if isinstance(self._window, Fixed) else None
         if run is None:
             return
         self._gradients.count_again()
@@ -260,7 +260,7 @@ class GradientAccumulation(Trick):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Weight the loss."""
-        run, batch = self._live, self._batch
+        run, batch = self.live_run, self._batch
         if run is None or batch is None:
             return
         if self._now.backwards and self._gradients.thrown_away(run):
@@ -281,7 +281,7 @@ class GradientAccumulation(Trick):
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Let gradients count again; remember which were written."""
         self._gradients.count_again()
-        run = self._live
+        run = self.live_run
         if run is not None and self._now.backwards:
             self._gradients.note(run)
 
@@ -289,12 +289,12 @@ class GradientAccumulation(Trick):
         """Give the callbacks after this one the true loss, which Lightning has divided (#13243)."""
         # until lightning>2.6.6 (#13243)
         divided = trainer.accumulate_grad_batches
-        if self._live is not None and divided != 1 and isinstance(outputs, Mapping) and "loss" in outputs:
+        if self.live_run is not None and divided != 1 and isinstance(outputs, Mapping) and "loss" in outputs:
             outputs["loss"].mul_(divided)
 
     def _around_step(self, step: Callable[..., Any], batch: Any, *rest: Any) -> Any:
         """Run a training step, in smaller parts when memory runs out; replace a loss that is missing."""
-        run = self._live
+        run = self.live_run
         if run is None or not torch.is_grad_enabled() or (self.spec.splits and self._batch is None):
             return step(batch, *rest)
         if self.spec.splits and self._batch is not None:
@@ -351,7 +351,7 @@ class GradientAccumulation(Trick):
 
     def trick_state(self) -> dict[str, Any]:
         """Return the unit of weights, the size that fitted, the factor on the rate, and the window that is open."""
-        run, now = self._live, self._now
+        run, now = self.live_run, self._now
         # On several processes each has a weight of its own, and gradients are not kept in a checkpoint.
         is_open = run is not None and not now.over and now.backwards and run.trainer.world_size == 1
         return {

@@ -106,8 +106,6 @@ class Participant(Stages):
         run = self._run
         return run if run is not None and run.active and run.has(self) else None
 
-    _live = live_run
-
     # -- errors of observers --------------------------------------------------------------------------------------
 
     def guarded(self, function: Callable[..., _T], *arguments: Any) -> _T | None:

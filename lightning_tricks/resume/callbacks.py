@@ -123,7 +123,7 @@ class ResumeGuard(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Look, once."""
-        if self._due and self._live is not None:
+        if self._due and self.live_run is not None:
             self._due = False
             self._or_leave(lambda: self._tell(trainer))
 

@@ -195,14 +195,14 @@ class ExactResume(Trick):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Remember after which batch there was a validation."""
-        if self._live is not None and not trainer.sanity_checking:
+        if self.live_run is not None and not trainer.sanity_checking:
             self._validated = trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
     # -- state --------------------------------------------------------------------------------------------------------
 
     def trick_state(self) -> dict[str, Any]:
         """Random states of every process; called on all of them."""
-        run = self._live
+        run = self.live_run
         state = self._final if run is None else self._state_of(run)
         if state:
             self._saved = list(state["ranks"][0]["gradients"])

@@ -229,7 +229,7 @@ class LRSchedule(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Correct the forecast; write again where an epoch begins, since callbacks that unfreeze layers set rates."""
-        run, horizon = self._live, self._horizon
+        run, horizon = self.live_run, self._horizon
         if run is None:
             return
         # Before the first batch a checkpoint's length holds, also where this Trainer was given another one.
@@ -272,7 +272,7 @@ class LRSchedule(Trick):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Show a plateau its metric, before a ModelCheckpoint saves: so a resume is exact."""
-        if self._plateau is not None and self._live is not None and not trainer.sanity_checking:
+        if self._plateau is not None and self.live_run is not None and not trainer.sanity_checking:
             results = trainer.fit_loop.epoch_loop.val_loop._results
             metrics = {} if results is None else results.metrics(False)["callback"]
             seen = shown_metric(self._plateau, trainer, metrics)
@@ -281,13 +281,13 @@ class LRSchedule(Trick):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look for what a plateau waits for."""
-        if self._plateau is not None and self._live is not None:
+        if self._plateau is not None and self.live_run is not None:
             self._take(shown_what_came_late(self._plateau, trainer, strict=True))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Show a plateau a metric of the training; one that the module logs in this very hook comes a moment later."""
         super().on_train_epoch_end(trainer, pl_module)
-        if self._plateau is not None and self._live is not None and not self._plateau.of_validation:
+        if self._plateau is not None and self.live_run is not None and not self._plateau.of_validation:
             metrics = trainer.fit_loop.epoch_loop._results.metrics(False)["callback"]
             seen = shown_metric(self._plateau, trainer, metrics)
             self._take(replace(seen, awaited=trainer.current_epoch))
@@ -327,8 +327,8 @@ class LRSchedule(Trick):
 
     def trick_state(self) -> dict[str, Any]:
         """Return base values and length, and what a plateau has seen."""
-        if self._plateau is not None and self._live is not None:
-            self._take(shown_what_came_late(self._plateau, self._live.trainer, strict=False))
+        if self._plateau is not None and self.live_run is not None:
+            self._take(shown_what_came_late(self._plateau, self.live_run.trainer, strict=False))
         return {
             "base": saved_groups(self._writer.groups),
             **self._horizon.state_dict(),

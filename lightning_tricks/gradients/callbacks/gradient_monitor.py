@@ -251,7 +251,7 @@ class GradientMonitor(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count samples."""
-        if self.noise_scale and self._live is not None:
+        if self.noise_scale and self.live_run is not None:
             self._noise.window.next_size = int(extract_batch_size(batch))
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
@@ -261,7 +261,7 @@ class GradientMonitor(Trick):
     @torch.no_grad()
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Take the norm of the first micro-batch's gradient, in windows that will be logged."""
-        run, window = self._live, self._noise.window
+        run, window = self.live_run, self._noise.window
         if self.noise_scale and run is not None:
             window.add()
             if window.batches == 1 and self._cadence.due(run.step):

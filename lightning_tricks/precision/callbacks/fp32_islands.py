@@ -126,7 +126,7 @@ class FP32Islands(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make islands of what the doctor has found."""
-        run = self._live
+        run = self.live_run
         if run is not None and AUTO in self.modules:
             doctor = next(t for t in run.tricks if isinstance(t, PrecisionDoctor))
             self._add(run, [n for n in doctor.overflowing if n not in self._found])

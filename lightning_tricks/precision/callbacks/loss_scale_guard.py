@@ -177,7 +177,7 @@ class LossScaleGuard(Trick):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count, bound the scale, and act on a failure; between two updates."""
-        run = self._live
+        run = self.live_run
         if run is not None and self._open:
             for index in list(self._open):
                 self._close(run, index)

@@ -146,7 +146,7 @@ class PrecisionDoctor(Trick):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Attach hooks, for a step that will be logged or that follows a skip."""
-        run = self._live
+        run = self.live_run
         if run is not None and self._watch is not None:
             if self._cadence.due(run.step):
                 self._watch.attach()
@@ -167,7 +167,7 @@ class PrecisionDoctor(Trick):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take hooks away; explain what was skipped, publish what was measured."""
-        run = self._live
+        run = self.live_run
         if run is not None and self._watch is not None:
             self._watch.detach()
             self._explainer.end_batch(run)
