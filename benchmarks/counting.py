@@ -87,3 +87,15 @@ class Roofline(TorchDispatchMode):
         self.bytes += moved
         self.seconds += max(flops / ceiling, moved / self._bandwidth)
         return result
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that bring a number from a device to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
+from benchmarks.counting import Reads
 from benchmarks.environment import describe
 from benchmarks.measure import LEAST_ROUNDS, Estimate, Lane, interleave, median_interval, paired, sessions_of
 from benchmarks.models.resnet import resnet18
@@ -235,18 +236,6 @@ class Sizes(TorchDispatchMode):
             if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in known:
                 self.largest, self.total = max(self.largest, t.nbytes), self.total + t.nbytes
         return result
-
-
-class Reads(TorchDispatchMode):
-    """Counts the operations that bring a number from a device to the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 class Between(L.Callback):

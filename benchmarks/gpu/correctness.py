@@ -17,8 +17,8 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.counting import Reads
 from benchmarks.gpu import problems
 from benchmarks.gpu.problems import LARGEST_NORM, NETS, PRECISIONS, STEPS, WINDOW, Module, network
 from benchmarks.gpu.rows import Clock, Context, Task, UnavailableError, measured
@@ -154,16 +154,6 @@ def _equal(context: Context, net: str, precision: str, manual: bool, fused: bool
 # -- waiting for the device -------------------------------------------------------------------------------------------
 
 
-class _Count(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 class Watch(L.Callback):
     """Counts what waits for the device, from one batch to another; the last callback, so that ours are within."""
 
@@ -183,7 +173,7 @@ class Watch(L.Callback):
 def waiting(device: torch.device) -> Iterator[Callable[[], int]]:
     """Count synchronizations with a CUDA device, by torch's own debug mode; elsewhere reads of single numbers."""
     if device.type != "cuda":
-        mode = _Count()
+        mode = Reads()
         with mode:
             yield lambda: mode.count
         return
