@@ -105,12 +105,17 @@ class PredictionProbe(Probe):
     def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
         """Add the predictions of this batch."""
         seen, self._logits = self._logits, []
-        output = seen[-1] if seen else output_of(outputs, self._output)
+        output = seen[0] if seen else output_of(outputs, self._output)
         if output is None:
             if first:
                 raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
             return 0  # this training step returned nothing
-        rows = self._rows(output, targets_of(batch, outputs, self._target))
+        targets = targets_of(batch, outputs, self._target)
+        if len(seen) > 1:
+            # Of pairs that are ranked, of labelled and unlabelled images, of a clean and a perturbed pass: the first
+            # call gets what the labels belong to; a later one may get what they say nothing about, or the opposite.
+            output = next((call for call in seen if rows_of(call, targets) is not None), output)
+        rows = self._rows(output, targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
         kept = {name: subset(part, self.samples) for name, part in rows.items()}
