@@ -181,8 +181,8 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
     Two measures, since neither sees both: the variance of directions ``V = 1 - ||mean of unit rows||^2`` (complete
     collapse) and the effective rank of the centred covariance (dimensional collapse, which the std of SimSiam's paper
     misses behind BatchNorm). For embeddings: in the last layer of a good classifier a low rank is healthy. Where the
-    batch holds labels, and features lie at one point per class, the rank that is possible is that of the classes,
-    K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network
+    batch holds labels, and most of the variance lies between classes, the rank that is possible is that of the
+    classes, K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network
     that looks collapsed at first and rises over eight checks is at its beginning.
 
     Args:
