@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import causes, figures, prediction_alarms, sums
+from lightning_tricks.collapse import figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.pooling import Part
+from lightning_tricks.collapse.prediction_causes import of_prediction
 from lightning_tricks.collapse.prediction_rows import Parts, no_output, output_of, refused, rows_of, targets_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
 from lightning_tricks.collapse.reduction import averaged, over_all
@@ -198,7 +199,7 @@ class PredictionProbe(Probe):
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what kind of failure."""
         peak = judge.states["lost"]["peak"] or 0.0
-        return causes.of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
+        return of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Classes over time."""
