@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import association, prediction, representation, structure
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 Sums = dict[str, Tensor]
 

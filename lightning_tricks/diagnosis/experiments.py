@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
@@ -15,6 +14,7 @@ from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, DROPOUT, tree_map
 from lightning_tricks.numerics.units import dead_share, saturated_share
 
 BATCHES_FOR_UNITS = 8
@@ -77,7 +77,7 @@ def sample_independence(exam: Examination) -> list[Check]:
                 return [Check(name, None, "no output with one row per sample was seen")]
             found.append(_leak([t for t in seen if t is not None], size))
         changes.append(max(found))
-    norms = {n: m for n, m in exam.modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
@@ -322,7 +322,7 @@ def units(exam: Examination) -> list[Check]:
 
 def modes(exam: Examination) -> list[Check]:
     """Look which modules are in eval mode while they are trained."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    kinds = (*BATCH_NORM, *DROPOUT)
     evaluating: list[str] = []
     pretrained: list[str] = []
     held = exam.held()

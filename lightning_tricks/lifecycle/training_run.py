@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
+from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logs_hyperparameters
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.modules.replaced import PutBack, replaced
 from lightning_tricks.modules.selection import parameter_names
@@ -119,7 +120,7 @@ class TrainingRun:
     @property
     def step(self) -> int:
         """The x axis of Lightning's own loggers."""
-        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+        return batches_that_stepped(self.trainer)
 
     @property
     def lead(self) -> Member:
@@ -218,7 +219,7 @@ class TrainingRun:
         found: dict[str, Any] = {}
         sources: list[Any] = [getattr(self.trainer, "datamodule", None), self.trainer.lightning_module]
         for source in sources:
-            if getattr(source, "_log_hyperparams", False):
+            if logs_hyperparameters(source):
                 found.update(source.hparams_initial)
         for trick in self.tricks:
             name = type(trick).__name__

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_tricks.numerics.torch_internals import file_writer
 from lightning_tricks.publishing.events import Event, events
 from lightning_tricks.publishing.log_keys import LogKeys
 from lightning_tricks.publishing.loggers import guard, system_error
@@ -253,7 +254,7 @@ def _write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) ->
 
     plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
     for summary in hparams(plain, {"trainer/updates": 0}):  # type: ignore[no-untyped-call]
-        experiment._get_file_writer().add_summary(summary)
+        file_writer(experiment).add_summary(summary)
 
 
 def draws_histograms(logger: Any) -> bool:

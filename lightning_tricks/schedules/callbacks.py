@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from lightning_tricks.lifecycle.horizon import bounds, time_progress
+from lightning_tricks.lifecycle.lightning_internals import callback_metrics
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -273,8 +274,7 @@ class LRSchedule(Trick):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Show a plateau its metric, before a ModelCheckpoint saves: so a resume is exact."""
         if self._plateau is not None and self.live_run is not None and not trainer.sanity_checking:
-            results = trainer.fit_loop.epoch_loop.val_loop._results
-            metrics = {} if results is None else results.metrics(False)["callback"]
+            metrics = callback_metrics(trainer, trainer.fit_loop.epoch_loop.val_loop)
             seen = shown_metric(self._plateau, trainer, metrics)
             if seen is not self._plateau:
                 self._take(replace(seen, of_validation=True, awaited=None))
@@ -288,7 +288,7 @@ class LRSchedule(Trick):
         """Show a plateau a metric of the training; one that the module logs in this very hook comes a moment later."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._plateau is not None and self.live_run is not None and not self._plateau.of_validation:
-            metrics = trainer.fit_loop.epoch_loop._results.metrics(False)["callback"]
+            metrics = callback_metrics(trainer, trainer.fit_loop.epoch_loop)
             seen = shown_metric(self._plateau, trainer, metrics)
             self._take(replace(seen, awaited=trainer.current_epoch))
 
