@@ -47,7 +47,7 @@ class TrainingRun:
         self._trainer = weakref.ref(trainer)
         self.tricks: list[Member] = []
         self.clock = StepClock()
-        self.publisher = Publisher(lambda: self.trainer.loggers)
+        self.publisher = Publisher(lambda: self.trainer.loggers, lambda: _logged_by_the_user(self.trainer))
         self.writer = GradientWriter()
         self.rate = RateRequest()
         self.window = WindowRequest()
@@ -212,7 +212,10 @@ class TrainingRun:
             trick.guarded(trick.tell, "renewed", self, view)
 
     def introduce(self) -> None:
-        """Give the loggers the arguments of every trick, beside the hyperparameters that Lightning logs after this."""
+        """Give the loggers the module's own hyperparameters, the names of the tricks, and what differs from defaults.
+
+        Lightning logs the module's once more after this; TensorBoard shows the first ones that it gets.
+        """
         self.publisher.keys = LogKeys([*(key for trick in self.tricks for key in trick.log_keys), *RUN])
         if not self.trainer.loggers:
             return
@@ -221,6 +224,7 @@ class TrainingRun:
         for source in sources:
             if logs_hyperparameters(source):
                 found.update(source.hparams_initial)
+        found["tricks"] = ", ".join(type(trick).__name__ for trick in self.tricks)
         for trick in self.tricks:
             name = type(trick).__name__
             arguments = trick.guarded(trick.arguments) or {}
@@ -359,3 +363,9 @@ class TrainingRun:
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})
         self.writer.release(view)
+
+
+def _logged_by_the_user(trainer: Any) -> list[str]:
+    """Return the keys that the training script has logged so far; ``trainer.logged_metrics`` would compute values."""
+    connector = getattr(trainer, "_logger_connector", None)
+    return [*getattr(connector, "_logged_metrics", ())]
