@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 import lightning_tricks
+from lightning_tricks import decays, metrics
 from lightning_tricks.errors import nearest
 from lightning_tricks.lifecycle.trick import trainer_arguments
 from lightning_tricks.trainer_check import conflicts, trainer_faults
@@ -96,7 +97,7 @@ def _ours(path: str) -> type | None:
     """Return the public class that a class path means, without an import: by its short name or one of its full ones."""
     for name, cls in public_classes().items():
         # the module of a class, and every package above it that re-exports it
-        modules = [cls.__module__, *_packages_above(cls.__module__)]
+        modules = [cls.__module__, *_packages_above(cls.__module__), *(place.__name__ for place in (decays, metrics))]
         if path == name or path in [f"{module}.{name}" for module in modules]:
             return cls
     return None
@@ -203,6 +204,7 @@ def _value(findings: Findings, where: str, value: Any, parameters: Mapping[str, 
 
 
 def public_classes() -> dict[str, type]:
-    """Return the public classes of the package by name."""
-    found = {name: getattr(lightning_tricks, name) for name in lightning_tricks.__all__}
+    """Return the public classes of the package, its decays and its metrics by name."""
+    places = (lightning_tricks, decays, metrics)
+    found = {name: getattr(place, name) for place in places for name in place.__all__}
     return {name: value for name, value in found.items() if inspect.isclass(value)}

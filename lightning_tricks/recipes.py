@@ -14,6 +14,7 @@ from typing import Any
 from lightning_tricks.errors import message, nearest
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.optimizers import OptimizerChoice
+from lightning_tricks.publishing.html import table
 from lightning_tricks.schedules.lengths import MultiStep
 
 Tricks = str | Sequence[Any] | Mapping[str, Any]
@@ -95,6 +96,17 @@ class Recipe(list[Any]):
                 lines.append(f"  {choice.trick}: left out; pass {missing} to have it")
             lines.append(f"      {choice.why}" + (f" ({choice.source})" if choice.source else ""))
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [("optimizer", str(self.optimizer), self.why, "")]
+        for choice in self.choices:
+            shown = ", ".join(f"{k}={v!r}" for k, v in choice.arguments.items())
+            missing = ", ".join(f"{name}=" for name in choice.needs if name not in choice.arguments)
+            arguments = shown if choice.complete else f"left out; pass {missing} to have it"
+            rows.append((choice.trick, arguments, choice.why, choice.source))
+        chosen = {choice.trick for choice in self.choices if choice.complete}
+        rows += [(type(c).__name__, repr(c), "given", "") for c in self if type(c).__name__ not in chosen]
+        return table(("", "arguments", "why", "source"), rows)
 
 
 _WATCH = (

@@ -161,7 +161,7 @@ def test_a_recipe_inside_of_a_list_is_answered_with_the_list() -> None:
     ("make", "error", "text"),
     [
         (
-            lambda: lt.LRSchedule(lt.Cosine),
+            lambda: lt.LRSchedule(lt.decays.Cosine),
             TypeError,
             r"Cosine is a class\. Pass an instance, Cosine\(\.\.\.\), or its name, 'cosine'",
         ),

@@ -17,6 +17,7 @@ from lightning_tricks.diagnosis import (
     label_experiments,
     loss_experiments,
 )
+from lightning_tricks.diagnosis.check_table import CheckTable
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
@@ -90,6 +91,7 @@ class SanityCheck(Trick):
     """
 
     observer = True
+    prints: bool = True  # the table on rank 0; the function ``sanity_check`` returns it instead
 
     def __init__(
         self,
@@ -135,9 +137,9 @@ class SanityCheck(Trick):
         except Exception as error:  # of the user's code: if training has it too, it will be told there
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
-        if trainer.is_global_zero:
+        if self.prints and trainer.is_global_zero:
             Console().print(self._as_table())
-        run.publisher.tell(run.step, "diagnosis/sanity", self._as_markdown())
+        run.publisher.tell(run.step, "diagnosis/sanity", CheckTable(self._checks).markdown())
         failed = [c for c in self._checks if c.passed is False]
         somewhere = bool(failed)
         if trainer.world_size > 1:
@@ -187,7 +189,3 @@ class SanityCheck(Trick):
         for check in self._checks:
             table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
         return table
-
-    def _as_markdown(self) -> str:
-        rows = [f"| {c.name} | {c.mark} | {c.evidence} | {c.fix} |" for c in self._checks]
-        return "\n".join(["| check | | what was seen | fix |", "| --- | --- | --- | --- |", *rows])
