@@ -34,6 +34,7 @@ class Participant(Stages):
     state_form: Any = staticmethod(form.anything)  # what ``trick_state`` of it and of its parts returns looks like
     in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
     observer: ClassVar[bool] = False  # whether it only watches
+    also_called: ClassVar[dict[str, str]] = {}  # the name of an argument in other tools -> how it is written here
     log_keys: ClassVar[tuple[LogKey, ...]] = ()  # the keys that it and its parts log under
 
     _run: TrainingRun | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from lightning_tricks.lifecycle.horizon import bounds, time_progress
 from lightning_tricks.lifecycle.lightning_internals import callback_metrics
@@ -116,6 +116,18 @@ class LRSchedule(Trick):
 
     log_keys = SCHEDULE
     state_form = staticmethod(schedule_form)
+    also_called: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("warmup_steps", "num_warmup_steps", "warmup_updates", "warmup_iters"), "warmup={}"),
+        **dict.fromkeys(("warmup_epochs", "num_warmup_epochs"), "warmup='{}ep'"),
+        **dict.fromkeys(("warmup_ratio", "warmup_fraction", "pct_start"), "warmup='5%' for a share of the run"),
+        **dict.fromkeys(("total_steps", "num_training_steps", "max_steps", "T_max"), "total={}"),
+        **dict.fromkeys(("eta_min", "min_lr", "final_lr", "end_lr"), "final=, the last rate as a share of the first"),
+        **dict.fromkeys(("schedule", "name", "type", "scheduler", "curve"), "decay={}"),
+        **dict.fromkeys(("lr", "base_lr", "max_lr"), "the rate into the optimizer, whose rate is the base"),
+        **dict.fromkeys(
+            ("power", "gamma", "milestones", "patience", "factor"), "it into a decay, as Polynomial(power=2)"
+        ),
+    }
 
     def __init__(
         self,

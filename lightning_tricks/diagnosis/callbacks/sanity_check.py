@@ -92,6 +92,7 @@ class SanityCheck(Trick):
     """
 
     observer = True
+    prints: bool = True  # the table on rank 0; the function ``sanity_check`` returns it instead
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class SanityCheck(Trick):
         except Exception as error:  # of the user's code: if training has it too, it will be told there
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
-        if trainer.is_global_zero:
+        if self.prints and trainer.is_global_zero:
             Console().print(self._as_table())
         rows = [(c.name, c.mark, c.evidence, c.fix) for c in self._checks]
         run.publisher.tabulate(run.step, "diagnosis/sanity", _COLUMNS, rows)
