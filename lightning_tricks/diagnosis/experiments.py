@@ -336,8 +336,9 @@ def modes(exam: Examination) -> list[Check]:
             if reached and module.p > 0:
                 evaluating.append(name)
         elif own and module.track_running_stats:
-            told = int(module.num_batches_tracked) if module.num_batches_tracked is not None else 0
-            (pretrained if told > 0 else evaluating).append(name)
+            tracked = module.num_batches_tracked
+            begun = isinstance(tracked, Tensor) and int(tracked) > 0
+            (pretrained if begun else evaluating).append(name)
 
     chosen = {n: m for n, m in exam.modules.items() if isinstance(m, kinds)}
     if not chosen:

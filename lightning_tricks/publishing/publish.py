@@ -244,7 +244,12 @@ class Publisher:
             return
         self._charted |= keys
         layout = filled_layout(self.keys, self.latest, of_the_user)
-        self._give("add_custom_scalars", step, lambda experiment: experiment.add_custom_scalars(layout))
+        for logger in self._loggers():
+            if id(logger) not in self._broken and _can(logger, "add_custom_scalars"):
+                try:
+                    logger.experiment.add_custom_scalars(layout)
+                except Exception as error:  # whatever a logger does, training goes on
+                    self._give_up(logger, error, step, lasting=False)
 
     def _log(self, logger: Any, values: dict[str, float], samples: dict[str, list[float]], step: int) -> None:
         try:

@@ -182,8 +182,8 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
     collapse) and the effective rank of the centred covariance (dimensional collapse, which the std of SimSiam's paper
     misses behind BatchNorm). For embeddings: in the last layer of a good classifier a low rank is healthy. Where the
     batch holds labels, and most of the variance lies between classes, the rank that is possible is that of the
-    classes, K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network
-    that looks collapsed at first and rises over eight checks is at its beginning.
+    classes, K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A
+    network that looks collapsed at first and rises over eight checks is at its beginning.
 
     Args:
         layer: name of the module whose output is watched, ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``; or a list
