@@ -21,7 +21,7 @@ def warn_of_cpu(run: TrainingRun, owner: str) -> None:
     Nothing in the Trainer shows later that it did, so a run that asked for bf16-mixed is told too.
     """
     on_cpu = run.trainer.strategy.root_device.type == "cpu" and precision_of(run.trainer) == "bf16-mixed"
-    if on_cpu and run.first_to_say("cpu"):
+    if on_cpu and run.common.first_to_say("cpu"):
         warn(
             owner,
             "this run computes in bf16-mixed, which has no loss scale. On a CPU Lightning turns precision='16-mixed' "

@@ -127,11 +127,11 @@ class LossScaleGuard(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Check that the precision to go on in is there; keep the losses for the message."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         if self.on_failure == "bf16":
             _refuse_without_bfloat16(run.trainer.strategy.root_device)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
         saved = (state or {}).get("counts") or [count.state for count in self._counts]
         if len(saved) != len(run.views):  # other optimizers than in the checkpoint: their streaks say nothing here
@@ -141,7 +141,7 @@ class LossScaleGuard(Trick):
         if state is not None and state.get("fallback") and run.loss_scale.active:
             self._switch(run, state["fallback"])
         warn_of_cpu(run, "LossScaleGuard")
-        if not run.loss_scale.active and self._fallback is None and run.first_to_say("no loss scale"):
+        if not run.loss_scale.active and self._fallback is None and run.common.first_to_say("no loss scale"):
             rank_zero_info(
                 f"LossScaleGuard: precision {precision_of(run.trainer)} has no loss scale; nothing to guard."
             )
