@@ -135,7 +135,7 @@ class CourseProbe(Probe):
 
     # -- on the device --------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, judge: Judge, every: int) -> None:
+    def on_start(self, run: TrainingRun, judge: Judge, every: int) -> None:
         """Know the run."""
         self._run, self._every = run, every
         self.manual = not run.trainer.lightning_module.automatic_optimization

@@ -49,7 +49,7 @@ class Participant(Stages):
 
     def settled(self, run: TrainingRun) -> bool:
         """Whether it has seen all that it may refuse by name; from then on no error of its own ends a run."""
-        return run.has_stepped
+        return run.attempts.began
 
     def reconfigured(self, changed: list[str]) -> None:
         """The checkpoint was written with other arguments; say what that means."""
@@ -136,4 +136,4 @@ class Participant(Stages):
 
     def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
         """Return a function that is ``guarded`` whenever somebody else calls it: a module, a logger, a publisher."""
-        return functools.partial(self.guarded, function)
+        return functools.partial(self.guarded, function) if self.observer else function

@@ -194,11 +194,11 @@ class LRSchedule(Trick):
         refuse_weight_averaging(self.spec, run.trainer.callbacks)
         self._conflict.watch(run.trainer.lightning_module)
 
-    def assembled(self, run: TrainingRun) -> None:
+    def on_optimizers_created(self, run: TrainingRun) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
         self._conflict.settle(run.trainer)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take base values, find the length of the run, and write the rate of the next update.
 
         The position is kept from one fit of a Trainer to the next, as Lightning keeps its own.
@@ -326,7 +326,7 @@ class LRSchedule(Trick):
             if text is not None:
                 warn(OWNER, text)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._conflict.close()
 
@@ -352,5 +352,5 @@ class LRSchedule(Trick):
 
 def _say_once(run: TrainingRun, text: str) -> None:
     text = text.removeprefix(f"{OWNER}: ")
-    if run.first_to_say(f"{OWNER}: {text}"):
+    if run.common.first_to_say(f"{OWNER}: {text}"):
         warn(OWNER, text)

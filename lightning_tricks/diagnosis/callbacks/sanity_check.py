@@ -119,7 +119,7 @@ class SanityCheck(Trick):
         """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
         return list(self._checks)
 
-    def prepare(self, run: TrainingRun) -> None:
+    def before_start(self, run: TrainingRun) -> None:
         """Run the experiments before any trick looks at the optimizers."""
         trainer = run.trainer
         if trainer.global_step > 0 or self._loaded is not None:

@@ -126,10 +126,10 @@ class PrecisionDoctor(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Keep the losses of each attempt."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         refuse_compiled(run.trainer.lightning_module, "PrecisionDoctor")
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the modules, take up old findings, look at the optimizers' eps."""
         trainer, precision = run.trainer, precision_of(run.trainer)
         n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
@@ -240,7 +240,7 @@ class PrecisionDoctor(Trick):
         self._explainer.send_late(run, run.step)
         run.publisher.flush()
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Take the hooks away, and show what was found."""
         if self._watch is not None:
             self._watch.detach()
