@@ -332,7 +332,7 @@ def modes(exam: Examination) -> list[Check]:
             return
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
-        if isinstance(module, kinds[1]):
+        if isinstance(module, DROPOUT):
             if reached and module.p > 0:
                 evaluating.append(name)
         elif own and module.track_running_stats:

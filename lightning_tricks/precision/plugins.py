@@ -35,8 +35,8 @@ class CachedMixedPrecision(lightning_plugins.MixedPrecision, pytorch_lightning_p
 
     Raises:
         ValueError: ``precision`` or ``device`` is unknown, or a scaler is given beside ``"bf16-mixed"``.
-        UnsupportedError: this torch loses gradients when a cached weight was first cast under ``no_grad``, and Lightning
-            does not prevent it.
+        UnsupportedError: this torch loses gradients when a cached weight was first cast under ``no_grad``, and
+            Lightning does not prevent it.
 
     Example:
         >>> from lightning_tricks import CachedMixedPrecision

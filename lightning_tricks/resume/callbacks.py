@@ -29,7 +29,8 @@ class ResumeGuard(Trick):
     A checkpoint that cannot be loaded is noticed when it is needed, after hours. This looks for:
 
     - where a resume loads with ``weights_only=True`` (since Lightning 2.6): values in callbacks, hyperparameters,
-      schedulers and parameter groups that it refuses, named with their key path and type, e.g. ``['hyper_parameters']['root'] PosixPath``,
+      schedulers and parameter groups that this refuses, named with their key path and type, e.g.
+      ``['hyper_parameters']['root'] PosixPath``,
     - no checkpoint of the newest state: no checkpoint callback, ``save_last=True`` with ``save_top_k=0`` (nothing
       before the end) or with a monitor (a copy of the best), weights only,
     - a folder for temporary files on another filesystem than the checkpoints: a kill can tear them,
@@ -37,7 +38,7 @@ class ResumeGuard(Trick):
       that ``estimated_stepping_batches`` made before its state could be put back,
     - random generators, counters and orders of samplers and data sets, and Lightning's fine-tuning, without
       ``ExactResume``; with it, what it cannot save (iterators in progress, lists of objects),
-    - SIGTERM, after which Lightning up to 2.6 ends with exit code 0: told as information, once for each run; no finding.
+    - SIGTERM, after which Lightning up to 2.6 ends with exit code 0: told as information once a run; no finding.
 
     It looks again at the first checkpoint, since states may grow while training; then it warns in both modes.
 
