@@ -332,14 +332,12 @@ def modes(exam: Examination) -> list[Check]:
             return
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
-        if isinstance(module, kinds[1]):
-            share: Any = module.p
-            if reached and share > 0:
+        if isinstance(module, DROPOUT):
+            if reached and module.p > 0:
                 evaluating.append(name)
         elif own and module.track_running_stats:
-            tracked = module.num_batches_tracked
-            begun = isinstance(tracked, Tensor) and int(tracked) > 0
-            (pretrained if begun else evaluating).append(name)
+            told = int(module.num_batches_tracked) if module.num_batches_tracked is not None else 0
+            (pretrained if told > 0 else evaluating).append(name)
 
     chosen = {n: m for n, m in exam.modules.items() if isinstance(m, kinds)}
     if not chosen:

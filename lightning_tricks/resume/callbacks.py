@@ -29,7 +29,7 @@ class ResumeGuard(Trick):
     A checkpoint that cannot be loaded is noticed when it is needed, after hours. This looks for:
 
     - where a resume loads with ``weights_only=True`` (since Lightning 2.6): values in callbacks, hyperparameters,
-      schedulers and parameter groups that it refuses, named with their key path and type, e.g.
+      schedulers and parameter groups that this refuses, named with their key path and type, e.g.
       ``['hyper_parameters']['root'] PosixPath``,
     - no checkpoint of the newest state: no checkpoint callback, ``save_last=True`` with ``save_top_k=0`` (nothing
       before the end) or with a monitor (a copy of the best), weights only,
@@ -38,8 +38,7 @@ class ResumeGuard(Trick):
       that ``estimated_stepping_batches`` made before its state could be put back,
     - random generators, counters and orders of samplers and data sets, and Lightning's fine-tuning, without
       ``ExactResume``; with it, what it cannot save (iterators in progress, lists of objects),
-    - SIGTERM, after which Lightning up to 2.6 ends with exit code 0: told as information, once for each run; no
-      finding.
+    - SIGTERM, after which Lightning up to 2.6 ends with exit code 0: told as information once a run; no finding.
 
     It looks again at the first checkpoint, since states may grow while training; then it warns in both modes.
 
@@ -107,7 +106,7 @@ class ResumeGuard(Trick):
 
         self._put_back = replaced(loop, LOADER_STATES, look)
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def stopped(self, run: TrainingRun) -> None:
         """Give Lightning its method back."""
         self._end()
 
@@ -116,11 +115,11 @@ class ResumeGuard(Trick):
         if put_back is not None:
             put_back()
 
-    def on_optimizers_created(self, run: TrainingRun) -> None:
+    def assembled(self, run: TrainingRun) -> None:
         """Note whether the loaders are there already: their state will not be put back any more."""
         self._made_early = combined_loader(run.trainer.fit_loop) is not None
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Look before the first batch, when all callbacks have started."""
         self._findings = []
         self._strict = resumes_weights_only(run.trainer)
@@ -157,7 +156,7 @@ class ResumeGuard(Trick):
             raise TrickError(f"ResumeGuard(mode='raise'): this would break a later resume:{lines(found)}")
         if found:
             warn("ResumeGuard", f"this would break a later resume:{lines(found)}")
-        if _ends_with_zero() and self.run.common.first_to_say("SIGTERM"):  # every run has it: no reason to end one
+        if _ends_with_zero() and self.run.first_to_say("SIGTERM"):  # every run has it: no reason to end one
             rank_zero_info(f"ResumeGuard: {SIGTERM}")
 
     def _look(self, trainer: Any) -> list[Finding]:
