@@ -156,7 +156,7 @@ class ResumeGuard(Trick):
             raise TrickError(f"ResumeGuard(mode='raise'): this would break a later resume:{lines(found)}")
         if found:
             warn("ResumeGuard", f"this would break a later resume:{lines(found)}")
-        if _ends_with_zero() and self.run.first_to_say("SIGTERM"):  # every run has it: no reason to end one
+        if _ends_with_zero() and self.run.common.first_to_say("SIGTERM"):  # every run has it: no reason to end one
             rank_zero_info(f"ResumeGuard: {SIGTERM}")
 
     def _look(self, trainer: Any) -> list[Finding]:
