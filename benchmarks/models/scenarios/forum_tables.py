@@ -283,13 +283,13 @@ SCENARIOS: list[Scenario] = [
     # PyTorch forum: NaN from an RMSE, in which errors of missing targets are exactly 0
     failing(FAMILY, "roots of masked errors", 0.3, lambda s: rows(
         s, GAPS, rooted(0.0), model=lambda: t.mlp([12, 64, 64, 2]), score=of_first, detectors=UNITS),
-        "non-finite values", "divergence"),
+        "non-finite values", "divergence", BATCH),
     # the repaired code: a small number under the root
     healthy(FAMILY, "masked errors, 1e-6 under the root", 0.5, lambda s: rows(
         s, GAPS, rooted(1e-6), model=lambda: t.mlp([12, 64, 64, 2]), score=of_first, detectors=UNITS)),
     # PyTorch issue: torch.where passes NaN gradients of the branch that was not chosen
     failing(FAMILY, "NaN from the branch that where left out", 0.3, lambda s: rows(s, Y, model=lambda: Roots(True), score=no_nan),
-            "non-finite values", "divergence"),
+            "non-finite values", "divergence", BATCH),
     # the repaired code: clamped inside
     healthy(FAMILY, "the root clamped inside where", 0.5, lambda s: rows(s, Y, model=lambda: Roots(False), score=no_nan)),
     # Stack Overflow: a column without variance divided by its std

@@ -147,7 +147,7 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "noise that drowns gradients", 0.6, lambda s: train(
         s, sgd(0.2, 0.0), clipped, type("Drowned", (Private,), {"noise": 60.0}), 400, batch=64), *FAST, *UNRELATED, BATCH),
     # PyTorch forum: Adam on half-precision weights, whose epsilon of 1e-8 is 0
-    failing(FAMILY, "Adam in half precision", 0.8, lambda s: train(s, adam(1e-3), kind=Half, score=of_half), "non-finite values", "divergence"),
+    failing(FAMILY, "Adam in half precision", 0.8, lambda s: train(s, adam(1e-3), kind=Half, score=of_half), "non-finite values", "divergence", BATCH),
     # the repaired code: a larger epsilon
     healthy(FAMILY, "Adam in half precision, epsilon 1e-4", 0.85, lambda s: train(s, adam(1e-3, eps=1e-4), kind=Half, score=of_half)),
     # PyTorch forum: inputs with requires_grad, which does no harm
