@@ -289,7 +289,7 @@ SCENARIOS: list[Scenario] = [
         s, GAPS, rooted(1e-6), model=lambda: t.mlp([12, 64, 64, 2]), score=of_first, detectors=UNITS)),
     # PyTorch issue: torch.where passes NaN gradients of the branch that was not chosen
     failing(FAMILY, "NaN from the branch that where left out", 0.3, lambda s: rows(s, Y, model=lambda: Roots(True), score=no_nan),
-            "non-finite values", "divergence", BATCH),
+            "non-finite values", "divergence", BATCH, *UNRELATED),
     # the repaired code: clamped inside
     healthy(FAMILY, "the root clamped inside where", 0.5, lambda s: rows(s, Y, model=lambda: Roots(False), score=no_nan)),
     # Stack Overflow: a column without variance divided by its std
@@ -312,10 +312,10 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "XOR, layers with tanh", 0.9, lambda s: rows(
         s, EXCLUSIVE, binary, adam(1e-2), x=X[:, :2], model=xor(nn.Tanh), score=accurate, detectors=PLAIN)),
     # Stack Overflow: the second largest of some numbers up to 100, SGD
-    failing(FAMILY, "the second largest of numbers up to 100", 0.7, lambda s: rows(
+    failing(FAMILY, "the second largest of numbers up to 100", 0.6, lambda s: rows(
         s, second(100.0)[1], optimizer=sgd(1e-3), x=second(100.0)[0], score=no_nan), *FAST, *UNRELATED, BATCH, "sanity:initial loss"),
     # the repaired code: numbers between 0 and 1, Adam
-    healthy(FAMILY, "the second largest of numbers up to 1", 0.7, lambda s: rows(s, second(1.0)[1], x=second(1.0)[0], steps=500)),
+    healthy(FAMILY, "the second largest of numbers up to 1", 0.6, lambda s: rows(s, second(1.0)[1], x=second(1.0)[0], steps=500)),
     # issue of a matrix factorisation: vectors that start at 0 have no gradient, biases have
     failing(FAMILY, "users and films start at 0", 0.4, lambda s: rows(
         s, RATED[1], optimizer=adam(1e-2), x=RATED[0], model=lambda: Factors(0.0), batch=64, detectors=WATCHED),
