@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -118,6 +118,11 @@ class GradientAccumulation(Trick):
             more=True,
         )
     )
+
+    also_called: ClassVar[dict[str, str]] = {
+        name: "batches={}"
+        for name in ("accumulate_grad_batches", "gradient_accumulation_steps", "accumulation_steps", "scheduling")
+    }
 
     def __init__(
         self,

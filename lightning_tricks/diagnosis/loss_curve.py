@@ -13,6 +13,7 @@ FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is no
 _LARGE_UPDATE = 0.03  # of the weights; ten times what is usual
 _BEFORE_RISE = 12  # checks that a relapse is compared with
 _RESOLUTION = 2**-24  # of float32, half of the distance to the next number
+_SAME_LOSS = 1e-4  # of it: weights that move within float32's resolution change a loss by less
 _GONE = 1e-4  # of the largest learning rate
 _SHRUNK = 0.3  # of the norm that the weights began with
 
@@ -423,7 +424,8 @@ def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
 def ran_out(checks: Sequence[Check], total: int) -> bool:
     """Whether the learning rate is gone in the first half of a run: a ten-thousandth of its largest, or of no effect.
 
-    No effect: it does not rise, and updates are smaller than float32 can add to the weights.
+    No effect: it does not rise, and updates are smaller than float32 can add to most of the weights, while the loss on
+    the first batch stays the same. In a mixture most experts may rest while the others learn.
 
     A schedule that was meant for epochs and is called at each update does this; one that ends at 0 does not, nor do
     restarts, which are that low for a few updates only.
@@ -440,7 +442,9 @@ def ran_out(checks: Sequence[Check], total: int) -> bool:
     if not rates or checks[-1].step > 0.5 * total:
         return False
     ratios = [c.ratio for c in checks[-2:] if math.isfinite(c.ratio)]
-    lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates)
+    fixed = [c.fixed for c in checks[-2:] if math.isfinite(c.fixed)]
+    moved = len(fixed) == 2 and abs(fixed[1] - fixed[0]) > _SAME_LOSS * abs(fixed[0])
+    lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates) and not moved
     return lost or rates[-1] < _GONE * max(rates)
 
 

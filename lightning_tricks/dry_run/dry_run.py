@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.isolated import copied, report_damage
@@ -25,8 +24,10 @@ from lightning_tricks.dry_run.steps import Steps
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of
 from lightning_tricks.errors import NotRestorableError, UnsupportedError
 from lightning_tricks.lifecycle.horizon import window_at, window_lengths
+from lightning_tricks.lifecycle.lightning_internals import DATA, DRY_RUN, combined_loader, require
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
 
 # Lightning's own callbacks that only watch, save or show: they would write files and draw bars
 _BYSTANDERS = frozenset(
@@ -227,7 +228,8 @@ def _refuse(trainer: Any, owner: str, remove: str) -> None:
         reason = "training_step(dataloader_iter), which takes batches that cannot be given back"
     if reason is not None:
         raise UnsupportedError(f"{owner} does not work with {reason}: {remove}.")
-    for loader in tree_leaves(trainer.fit_loop._combined_loader.iterables):
+    require(trainer, owner, (*DATA, *DRY_RUN))
+    for loader in tree_leaves(combined_loader(trainer.fit_loop).iterables):
         what = unrepeatable(loader)
         if what is not None:
             raise UnsupportedError(

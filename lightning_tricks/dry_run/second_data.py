@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import Any
 
-from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 
 from lightning_tricks.dry_run.isolated import copied
@@ -19,6 +17,13 @@ from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import taken
 from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import TrickError
+from lightning_tricks.lifecycle.lightning_internals import (
+    before_batch_transfer,
+    call_strategy_hook,
+    combined_loader,
+    loader_mode,
+)
+from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
 
 _MOST_EMPTY = 1000  # batches of None in a row
 
@@ -32,9 +37,9 @@ class SecondData:
     """
 
     def __init__(self, trainer: Any, owner: str) -> None:
-        loaders = trainer.fit_loop._combined_loader
+        loaders = combined_loader(trainer.fit_loop)
         self._trainer, self._owner = trainer, owner
-        self._mode = loaders._mode
+        self._mode = loader_mode(loaders)
         self._loaders = tree_map(second_loader, loaders.iterables)
         self._data: Iterator[Any] = iter(())
         self._held: Iterator[Any] | None = None
@@ -73,8 +78,8 @@ class SecondData:
             return tree_map(copied, next(self._held))  # (training_step may write to it)
         batch = next(self._data)
         batch = self._trainer.precision_plugin.convert_input(batch)
-        batch = self._trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return call._call_strategy_hook(self._trainer, "batch_to_device", batch, dataloader_idx=0)
+        batch = before_batch_transfer(self._trainer.lightning_module, batch)
+        return call_strategy_hook(self._trainer, "batch_to_device", batch, dataloader_idx=0)
 
     @property
     def loaders(self) -> list[Any]:

@@ -7,11 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from lightning.pytorch.trainer import call
 from torch import Tensor
 
 from lightning_tricks.dry_run.training_step import loss_of, original_step, step_arguments
 from lightning_tricks.errors import TrickError
+from lightning_tricks.lifecycle.lightning_internals import (
+    call_callback_hooks,
+    call_module_hook,
+    call_strategy_hook,
+    wrapped_optimizers,
+)
 from lightning_tricks.numerics.shards import on_any_rank, reduced
 from lightning_tricks.optimizer_step.gradient_writer import average
 
@@ -35,8 +40,8 @@ class Steps:
     def call_hooks(self, name: str, *arguments: Any, callbacks: bool = True) -> None:
         """Call a hook of the callbacks and then of the module, as Lightning does."""
         if callbacks:
-            call._call_callback_hooks(self.trainer, name, *arguments)
-        call._call_lightning_module_hook(self.trainer, name, *arguments)
+            call_callback_hooks(self.trainer, name, *arguments)
+        call_module_hook(self.trainer, name, *arguments)
 
     def update(self, next_batch: Callable[[], Any]) -> float | None:
         """Make one update of as many micro-batches as in training; return their mean loss, None without one."""
@@ -75,7 +80,7 @@ class Steps:
 
         with self._unsynchronized():
             if closes:
-                where = (trainer.current_epoch, index, strategy._lightning_optimizers[0])
+                where = (trainer.current_epoch, index, wrapped_optimizers(strategy)[0])
                 self.call_hooks("optimizer_step", *where, closure, callbacks=False)
             else:
                 closure()
@@ -91,7 +96,7 @@ class Steps:
         error, output = None, None
         try:
             with self._unsynchronized():
-                output = call._call_strategy_hook(self.trainer, "training_step", *arguments)
+                output = call_strategy_hook(self.trainer, "training_step", *arguments)
         except Exception as found:
             error = found
         if self.anywhere(error is not None):

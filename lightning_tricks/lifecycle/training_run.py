@@ -18,6 +18,7 @@ from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.attempts import Attempts
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
+from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logs_hyperparameters
 from lightning_tricks.lifecycle.shared_parts import SharedParts
 from lightning_tricks.lifecycle.step_hooks import hook_steps
 from lightning_tricks.modules.replaced import PutBack
@@ -43,7 +44,7 @@ class TrainingRun:
         self._trainer = weakref.ref(trainer)
         self.tricks: list[Member] = []
         self.clock = StepClock()
-        self.publisher = Publisher(lambda: self.trainer.loggers)
+        self.publisher = Publisher(lambda: self.trainer.loggers, lambda: _logged_by_the_user(self.trainer))
         self.writer = GradientWriter()
         self.rate = RateRequest()
         self.window = WindowRequest()
@@ -95,7 +96,7 @@ class TrainingRun:
     @property
     def step(self) -> int:
         """The x axis of Lightning's own loggers."""
-        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+        return batches_that_stepped(self.trainer)
 
     @property
     def lead(self) -> Member:
@@ -167,7 +168,10 @@ class TrainingRun:
             trick.guarded(trick.tell, "renewed", self, view)
 
     def introduce(self) -> None:
-        """Give the loggers the arguments of every trick, beside the hyperparameters that Lightning logs after this."""
+        """Give the loggers the module's own hyperparameters, the names of the tricks, and what differs from defaults.
+
+        Lightning logs the module's once more after this; TensorBoard shows the first ones that it gets.
+        """
         self.publisher.keys = LogKeys([*(key for trick in self.tricks for key in trick.log_keys), *RUN])
         if self.trainer.loggers:
             self.publisher.introduce(_hyperparameters(self.trainer, self.tricks))
@@ -255,13 +259,20 @@ class TrainingRun:
         self.writer.release(view)
 
 
+def _logged_by_the_user(trainer: Any) -> list[str]:
+    """Return the keys that the training script has logged so far; ``trainer.logged_metrics`` would compute values."""
+    connector = getattr(trainer, "_logger_connector", None)
+    return [*getattr(connector, "_logged_metrics", ())]
+
+
 def _hyperparameters(trainer: Any, tricks: Iterable[Member]) -> dict[str, Any]:
-    """Return those of the data and the module that Lightning will log, and the arguments of every trick."""
+    """Return those of the data and the module that Lightning will log, and what the user set of every trick."""
     found: dict[str, Any] = {}
     sources: list[Any] = [getattr(trainer, "datamodule", None), trainer.lightning_module]
     for source in sources:
-        if getattr(source, "_log_hyperparams", False):
+        if logs_hyperparameters(source):
             found.update(source.hparams_initial)
+    found["tricks"] = ", ".join(type(trick).__name__ for trick in tricks)
     for trick in tricks:
         name = type(trick).__name__
         arguments = trick.guarded(trick.arguments) or {}

@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line
+from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, in_one_line
 from lightning_tricks.lifecycle.checkpoint_state import ADVICE, checked_state, find_older_key, saved_state
+from lightning_tricks.lifecycle.construction import as_call, remembers_arguments
 from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
-from lightning_tricks.lifecycle.guard import GuardsHooks, for_all
+from lightning_tricks.lifecycle.guard import GuardsHooks, for_all, not_for_lightning
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.lifecycle.participant import Participant
@@ -43,6 +44,15 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     _loaded_clock: dict[str, Any] | None = None
     _reached: str = ""  # the hook of this class that ran last
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the constructor of a callback refuse unknown names with the right one, and keep what was given."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = remembers_arguments(vars(cls)["__init__"])  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return as_call(self)
+
     # -- Lightning hooks ------------------------------------------------------------------------------------------
 
     @for_all
@@ -55,6 +65,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         self._or_leave(lambda: self._join(trainer))
 
     def _join(self, trainer: Any) -> None:
+        _refuse_a_second(self, trainer)
         for cls in type(trainer.strategy).__mro__:
             if cls.__name__ in _REFUSED:
                 text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
@@ -180,6 +191,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         if older is not None:
             states[self.state_key] = states.pop(older)
 
+    @not_for_lightning
     def state_dict(self) -> dict[str, Any]:
         """Return plain state with its version; it loads under ``weights_only=True``."""
         if self._run is None:
@@ -211,7 +223,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was measured and what Lightning attaches: a callback that is sent must not carry the model."""
-        kept = ("_loaded", "_loaded_clock")
+        kept = ("_loaded", "_loaded_clock", "_given")
         attached = ("log", "log_dict", *STEP_HOOKS)
         public = {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in attached}
         return public | {k: self.__dict__[k] for k in kept if k in self.__dict__}
@@ -233,6 +245,16 @@ def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) ->
         raise TrickError(
             f"{type(trick).__name__}: the checkpoint's state does not fit this run ({what}). {ADVICE}"
         ) from error
+
+
+def _refuse_a_second(trick: Trick, trainer: Any) -> None:
+    """Refuse two callbacks of one class that nothing tells apart; they would write the same thing twice."""
+    same = [c for c in trainer.callbacks if type(c) is type(trick) and c.state_key == trick.state_key]
+    if len(same) > 1:
+        others = [c for c in same if c is not trick]
+        twice = f"{others[0]!r} is in callbacks= too" if others else "it is in callbacks= twice"
+        apart = f", or tell them apart by {' and '.join(f'{n}=' for n in trick.identity)}" if trick.identity else ""
+        raise ConflictError(f"{trick!r}: {twice}. Remove one{apart}.")
 
 
 def _warn_of_training_mode(run: TrainingRun) -> None:

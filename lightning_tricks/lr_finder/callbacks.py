@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
@@ -78,6 +78,13 @@ class LRFinder(Trick):
     """
 
     state_form = staticmethod(form.record({"suggestion": form.maybe(form.positive), "applied": form.flag}, more=True))
+
+    also_called: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("num_training", "num_training_steps", "num_iter", "steps"), "num_steps={}"),
+        **dict.fromkeys(("start_lr", "lr_min"), "min_lr={}"),
+        **dict.fromkeys(("end_lr", "lr_max"), "max_lr={}"),
+        **dict.fromkeys(("update_attr", "attr_name"), "nothing: the optimizer's rate is set, whatever its name"),
+    }
 
     def __init__(
         self,

@@ -187,6 +187,11 @@ def test_a_rate_that_is_gone_early_is_told_from_schedules_that_end_or_begin_low(
         assert not any(a and b and c for a, b, c in zip(bad, bad[1:], bad[2:], strict=False))
     assert ran_out(rates(0.1, 0.01, 1e-3, 1e-6, 1e-9), 1000)
     assert ran_out([c._replace(ratio=1e-9, rate=1e-8) for c in rates(0.1, 0.1, 0.1)], 1000), "before the first check"
+    resting = [
+        c._replace(ratio=1e-9, fixed=loss) for c, loss in zip(rates(0.1, 0.1, 0.1), (2.0, 1.8, 1.6), strict=True)
+    ]
+    assert not ran_out(resting, 1000), "most weights rest, as those of experts that are not chosen, and others learn"
+    assert ran_out([c._replace(fixed=2.0) for c in resting], 1000)
     assert not ran_out(rates(*[math.nan] * 5), 1000) and not ran_out(rates(0.1, 1e-9), 0)
 
 

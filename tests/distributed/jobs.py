@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
 from lightning_tricks.numerics.shards import Shards
-from tests.problems import Classifier, Memory, digits, sgd, trainer
+from tests.problems import STRICT, Classifier, Memory, digits, sgd, trainer
 
 
 def sharded_norms(p: float, rows: int, size: float, dtype: torch.dtype) -> tuple[list[float], list[float]]:
@@ -408,7 +408,7 @@ def resumed_exactly(folder: str) -> tuple[list[float], list[float], str]:
         whole, path = fit(3, []), os.path.join(folder, "cut.ckpt")
         with contextlib.suppress(InterruptedError):
             fit(3, [PowerCut(5, Path(path))])
-        resumed = fit(77, [], ckpt_path=path, weights_only=True)
+        resumed = fit(77, [], ckpt_path=path, **STRICT)
         try:
             trainer([ExactResume(gradients=True)], strategy="ddp", devices=2).fit(
                 Net(), torch.utils.data.DataLoader(Augmented(), 2)

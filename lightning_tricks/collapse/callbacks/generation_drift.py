@@ -7,7 +7,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
 from lightning_tricks.collapse.keys import GENERATIONS
@@ -30,6 +29,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.subset import subset
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64

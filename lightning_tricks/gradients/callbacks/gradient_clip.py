@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -95,6 +95,12 @@ class GradientClip(Trick):
     identity = ("groups",)
     state_form = staticmethod(form.named(_CLIPPER))
     in_dry_run = True
+    also_called: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("max_norm", "clip_val", "gradient_clip_val", "max_grad_norm", "clip_norm", "norm"), "rule={}"),
+        **dict.fromkeys(("max_value", "clip_value"), "rule=ClipValue({})"),
+        **dict.fromkeys(("gradient_clip_algorithm", "algorithm"), "rule=1.0 for norms or rule=ClipValue(1.0)"),
+        "norm_type": "rule=ClipNorm(1.0, norm_type={})",
+    }
     _put_back: tuple[PutBack, ...] = ()
 
     def __init__(

@@ -104,7 +104,10 @@ class FP32Islands(Trick):
     def _make(self, trainer: Any, pl_module: Any) -> None:
         if self._islands is not None:
             return
-        refuse_half_weights(precision_of(trainer), self.modules)
+        precision = precision_of(trainer)
+        refuse_half_weights(precision, self.modules)
+        if precision in ("32-true", "64-true"):
+            rank_zero_info(f"FP32Islands: this run computes in {precision}, so that it has nothing to do.")
         chosen = named_islands(pl_module, self.modules, self._found)
         self._islands, self._names = Islands(trainer.strategy.root_device.type), list(chosen)
         for name, module in chosen.items():

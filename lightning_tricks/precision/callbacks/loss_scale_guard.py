@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_tricks.errors import NonFiniteError, UnsupportedError, message
@@ -33,7 +32,7 @@ from lightning_tricks.precision.scale_policy import (
     describe_fallback,
     on_host,
 )
-from lightning_tricks.precision.trainer_precision import precision_of, switch_precision, warn_of_cpu
+from lightning_tricks.precision.trainer_precision import precision_of, switch_precision
 from lightning_tricks.publishing.publish import Cadence
 
 
@@ -140,11 +139,6 @@ class LossScaleGuard(Trick):
         self._cadence = Cadence(run.trainer.log_every_n_steps, run.step)
         if state is not None and state.get("fallback") and run.loss_scale.active:
             self._switch(run, state["fallback"])
-        warn_of_cpu(run, "LossScaleGuard")
-        if not run.loss_scale.active and self._fallback is None and run.common.first_to_say("no loss scale"):
-            rank_zero_info(
-                f"LossScaleGuard: precision {precision_of(run.trainer)} has no loss scale; nothing to guard."
-            )
         run.loss_scale.bound(self.min_scale, self.max_scale)
         for view in run.views if run.loss_scale.active else ():  # the first step may be skipped already
             make_skipping_safe(view)
