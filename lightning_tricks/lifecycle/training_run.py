@@ -21,6 +21,7 @@ from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
 from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.run_facts import RunFacts
 from lightning_tricks.modules.replaced import PutBack, replaced
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
@@ -64,6 +65,7 @@ class TrainingRun:
         self._backward_in_batch = False
         self._attached: dict[int, list[PutBack]] = {}
         self._said: set[str] = set()
+        self._facts: RunFacts | None = None
 
     def first_to_say(self, what: str) -> bool:
         """Whether no trick of this run has said it yet; from now on one has."""
@@ -153,6 +155,8 @@ class TrainingRun:
         self.publisher.guard()
         self._dispatch.install(self.tricks)
         self.active = True
+        self._facts = RunFacts(trainer)
+        self._facts.begin()
 
     def _attach(self, view: OptimizerView) -> None:
         """See every step of an optimizer."""
@@ -230,6 +234,14 @@ class TrainingRun:
             found.update({f"{name}/{argument}": value for argument, value in arguments.items()})
         self.publisher.introduce(found)
 
+    def ended(self, outcome: str) -> None:
+        """Note how the run has ended, with what the tricks have found; the first word about it counts."""
+        if self._facts is not None:
+            found: dict[str, Any] = {}
+            for trick in self.tricks:
+                found |= trick.guarded(trick.facts) or {}
+            self._facts.end(outcome, found)
+
     def derive_position(self) -> None:
         """Take the number of updates from Lightning's global step: the checkpoint holds none of ours."""
         count = max(1, len(self.views))
@@ -260,6 +272,7 @@ class TrainingRun:
         self.active = False
         self.views = []
         self._page, self._losses = None, []
+        self._facts = None
 
     def mean_factor(self, batches: int) -> float | Tensor:
         """Return what the accumulated gradient has to be multiplied by to be the mean of what is in it so far.

@@ -27,6 +27,8 @@ class Logs:
         images: tag -> the last picture, as the bytes of a PNG.
         hyperparameters: by name, as text.
         health: the doctor's ``health.json``; None where there is none.
+        facts: the run's ``run.json``; empty where there is none.
+        changed: when the last of its files was written, in seconds since 1970; 0 where that is not known.
         seconds: between the first and the last entry; NaN where that is not logged.
     """
 
@@ -36,6 +38,8 @@ class Logs:
     images: dict[str, bytes] = field(default_factory=dict)
     hyperparameters: dict[str, str] = field(default_factory=dict)
     health: dict[str, Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    changed: float = 0.0
     seconds: float = math.nan
 
     @property
@@ -63,7 +67,14 @@ def read_logs(folder: Path) -> Logs:
     hyperparameters = _content(found / "hparams.yaml")
     logs.hyperparameters = {str(k): str(v) for k, v in (hyperparameters or {}).items()}
     logs.health = _content(found / "health.json")
+    logs.facts = _content(found / "run.json") or {}
+    logs.changed = _last_change(found)
     return logs
+
+
+def _last_change(folder: Path) -> float:
+    files = [*folder.glob("events.out.tfevents.*"), folder / "metrics.csv", folder / "run.json"]
+    return max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
 
 
 def _find(folder: Path) -> Path:

@@ -64,5 +64,5 @@ def test_remedies_come_first_and_once() -> None:
 
 
 def test_what_is_a_loss_of_the_users_own() -> None:
-    assert is_own_loss("train_loss") and is_loss("val/Loss_epoch")
-    assert not is_own_loss("diagnosis/training_doctor/loss") and not is_loss("accuracy")
+    assert is_own_loss("train_loss") and is_own_loss("val/Loss_epoch")
+    assert not is_own_loss("diagnosis/training_doctor/loss") and not is_own_loss("accuracy")
