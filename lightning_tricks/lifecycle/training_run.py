@@ -237,7 +237,8 @@ class TrainingRun:
     def ended(self, outcome: str) -> None:
         """Note how the run has ended, with what the tricks have found; the first word about it counts."""
         if self._facts is not None:
-            found: dict[str, Any] = {}
+            updates = max((self.clock.applied(view.index) for view in self.views), default=0)
+            found: dict[str, Any] = {"steps": self.step, "updates": int(updates)}
             for trick in self.tricks:
                 found |= trick.guarded(trick.facts) or {}
             self._facts.end(outcome, found)

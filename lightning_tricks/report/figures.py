@@ -77,7 +77,7 @@ def draw_layer_norms(series: Mapping[str, Series]) -> Figure:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    weight = 2.0 / (1 + max(2, len(values) // 25))
+    weight = 2.0 / (1 + max(5, len(values) // 10))
     mean, found = values[0], []
     for value in values:
         mean += weight * (value - mean)

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_tricks.diagnosis.findings import ranked
@@ -116,10 +117,31 @@ def story(logs: Logs, other: Logs | None = None) -> list[Block]:
 def _next(logs: Logs, conclusion: Conclusion) -> list[Block]:
     # what the doctor is not sure of, or contradicts what it is surer of, is reported below, and is not advice
     remedies = [finding.next_step for finding in ranked(noticed(texts_of(logs)))]
-    steps = [step.strip()[:1].upper() + step.strip()[1:] + "." for remedy in remedies for step in remedy.split(";")]
+    steps = [step for remedy in remedies for step in map(str.strip, remedy.split(";"))]
+    told = [not_yet_done(step, logs.hyperparameters.get("tricks", "").split(", ")) for step in steps]
+    steps = [f"{step[:1].upper()}{step[1:]}." for step in told if step]
     healthy = conclusion.level not in ("bad", "warning")
     found = tuple(advice(logs.scalars, steps, healthy=healthy))
     return [Heading("What to change next"), Bullets(found)]
+
+
+def not_yet_done(step: str, tricks: Sequence[str]) -> str:
+    """Return a step of a remedy without the callback that does it, where that was in use; empty where nothing is left.
+
+    Args:
+        step: e.g. ``"lower the learning rate: LRFinder()"``.
+        tricks: names of the callbacks in use.
+
+    >>> not_yet_done("lower the learning rate: LRFinder()", ["LRFinder"])
+    'lower the learning rate'
+    >>> not_yet_done("clip gradients: GradientClip(1.0)", ["GradientClip"])
+    'clip gradients at a lower threshold'
+    """
+    words, _, call = step.partition(": ")
+    name = re.match(r"(\w+)\(.*\)$", call)
+    if name is None or name[1] not in tricks:
+        return step
+    return f"{words} at a lower threshold" if name[1] == "GradientClip" else words
 
 
 def _error(logs: Logs) -> list[Block]:

@@ -12,6 +12,8 @@ from lightning_tricks.report.blocks import Block, Heading, Picture
 from lightning_tricks.report.logs import Logs, Points
 from lightning_tricks.report.results import of_the_user
 
+_CAPTIONS = {"lr_finder": "The learning-rate range test before training: the loss at each rate that was tried."}
+
 
 def pictures(logs: Logs, happened: Sequence[Event]) -> list[Block]:
     """Return the section of pictures, those that the logs have something for."""
@@ -39,15 +41,26 @@ def pictures(logs: Logs, happened: Sequence[Event]) -> list[Block]:
     add("rate", "The learning rate of each parameter group.", rates, "learning rate", linear=True)
     caption = "The global gradient norm. Single peaks are unusual batches; a steady rise is a warning."
     add("norm", caption, norms, "global gradient norm", smooth=True)
-    if layers:
+    if layers or "grad/layers" in logs.images:  # (the picture has every parameter; there are curves of a few only)
         caption = "The gradient norm of each parameter; dark is small. Dark rows at the top are vanishing gradients."
-        found.append(Picture("layers", caption, figures.png(figures.draw_layer_norms(layers))))
+        drawn = logs.images.get("grad/layers") or figures.png(figures.draw_layer_norms(layers))
+        found.append(Picture("layers", caption, drawn))
     add("scale", "The loss scale of 16-bit precision; it halves when an update overflows.", those("amp/scale"), "scale")
     for detector in sorted({k.split("/")[1] for k in those(r"collapse/[^/]+/(?!alarm$).*")} - {"rollback"}):
-        measures = those(rf"collapse/{re.escape(detector)}/(?!alarm$).*")
+        prefix = f"collapse/{detector}/"
+        measures = {k.removeprefix(prefix): p for k, p in those(rf"{re.escape(prefix)}(?!alarm$).*").items()}
         add(detector, f"What {detector.replace('_', ' ')} watches.", measures, "value")
     for tag, image in logs.images.items():
-        if tag == "grad/layers" and layers:
-            continue
-        found.append(Picture(tag, f"Logged while training: {tag}", image))
+        if tag != "grad/layers":
+            found.append(Picture(tag, _CAPTIONS.get(tag) or f"Drawn while training: {_readable(tag)}.", image))
     return found if len(found) > 1 else []
+
+
+def _readable(tag: str) -> str:
+    """Return the name of a picture in words.
+
+    >>> _readable("collapse/prediction_collapse/figure")
+    'prediction collapse'
+    """
+    parts = [part for part in tag.split("/") if part not in ("collapse", "diagnosis", "figure")]
+    return " ".join(parts).replace("_", " ")

@@ -71,13 +71,13 @@ def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None)
     alarms = [event for event in happened if event.kind == "alarm"]
     verdicts = list(dict.fromkeys(m[0] for text in texts_of(logs) for m in _VERDICT.finditer(text)))
     seen = " ".join(sentence_of(verdict) for verdict in verdicts[-2:])
-    outcome = str(logs.facts.get("outcome", ""))
+    outcome = str(logs.facts.get("outcome") or "")
     if outcome.startswith("failed") or (logs.health is not None and not outcome):
         why = outcome.removeprefix("failed: ") or str((logs.health or {}).get("why", "no reason was written"))
         culprit = (logs.health or {}).get("culprit")
         text = f"It ended with an error after {length}: {why}. {seen}"
         return Conclusion("bad", "The run failed", text + (f" Where it came from: {culprit}" if culprit else ""))
-    if alarms:
+    if alarms or verdicts:
         stopped = outcome == "stopped early"
         title = "An alarm stopped the run" if stopped else "The run needs attention: a detector raised an alarm"
         first = "" if seen else f"{alarms[0].text[:1].upper()}{alarms[0].text[1:]} at step {alarms[0].step}."
@@ -99,11 +99,10 @@ def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None)
 
 
 def _length(logs: Logs) -> str:
-    updates = logs.scalars.get("trainer/updates")
-    skipped = logs.steps - round(updates[-1][1]) if updates else 0
-    length = f"{logs.steps:,} steps"
-    if updates and skipped > 0:
-        length += f" ({updates[-1][1]:,.0f} changed the weights)"
+    steps, updates = logs.facts.get("steps"), logs.facts.get("updates")
+    length = f"{logs.steps if steps is None else steps:,} steps"
+    if steps is not None and updates is not None and updates < steps:
+        length += f" ({updates:,} of them changed the weights)"
     seconds = float(logs.facts.get("seconds") or logs.seconds)
     return f"{length} and {duration(seconds)}" if seconds > 0 and math.isfinite(seconds) else length
 

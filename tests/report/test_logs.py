@@ -22,7 +22,9 @@ def test_tensorboards_events_and_csv_give_what_was_logged(tmp_path: Path) -> Non
         assert logs.folder == tmp_path / name / "version_0"
         assert dict(logs.scalars["grad/norm"]) == pytest.approx(truth)
         assert logs.steps == 8
-        assert logs.hyperparameters["GradientClip/per"] == "model"
+        assert logs.hyperparameters["tricks"] == "GradientMonitor, GradientClip"
+        assert "GradientClip/per" not in logs.hyperparameters, "it is the default"
+        assert logs.facts["outcome"] == "finished" and logs.changed > 0
     assert "grad/layers" in read_logs(tmp_path / "board").images
     assert read_logs(tmp_path / "board").seconds >= 0 and math.isnan(read_logs(tmp_path / "table").seconds)
 

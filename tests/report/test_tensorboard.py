@@ -89,7 +89,9 @@ RUN = "run/0"
 def test_the_dashboard_is_one_click_away_and_its_charts_find_their_values(board: str) -> None:
     layout = ask(board + "data/plugin/custom_scalars/layout")
     titles = {category["title"]: category["chart"] for category in layout["category"]}
-    assert list(titles) == ["training", "gradients", "schedule", "collapse", "diagnosis"], "those of the callbacks in the run"
+    assert list(titles) == ["training", "gradients", "schedule", "collapse", "diagnosis"], (
+        "those of the callbacks in the run"
+    )
     shown = {}
     for charts in titles.values():
         for chart in charts:
