@@ -19,7 +19,7 @@ _MOST_COLUMNS = 256
 def png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG."""
     held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=150)
+    figure.savefig(held, format="png", dpi=180)
     return held.getvalue()
 
 
@@ -40,7 +40,7 @@ def draw_lines(
         smooth: draw a running mean over the values.
         linear: never a logarithmic axis.
     """
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     ax = figure.subplots()
     seen: list[float] = []
     for name, points in list(series.items())[:_MOST_LINES]:
