@@ -73,10 +73,6 @@ class TrainingRun:
             run.tricks.append(trick)
         return run
 
-    def has(self, trick: object) -> bool:
-        """Whether a callback takes part in this run."""
-        return trick in self.tricks
-
     def belongs_to(self, trainer: Any) -> bool:
         """Whether this is the run of that Trainer."""
         return self._trainer() is trainer
@@ -97,11 +93,6 @@ class TrainingRun:
     def step(self) -> int:
         """The x axis of Lightning's own loggers."""
         return batches_that_stepped(self.trainer)
-
-    @property
-    def lead(self) -> Member:
-        """The trick that does what is done once for all."""
-        return self.tricks[0]
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -124,15 +115,12 @@ class TrainingRun:
             self.derive_position()
         self.clock.start(len(self.views))
         for view in self.views:
-            self._attach(view)
+            self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
         self.attempts.start()
         self.no_dry_runs = None
         self.publisher.guard()
         self._dispatch.install(self.tricks)
         self.active = True
-
-    def _attach(self, view: OptimizerView) -> None:
-        self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
 
     def _detach(self, view: OptimizerView) -> None:
         self.writer.release(view)
@@ -160,7 +148,7 @@ class TrainingRun:
         self.clock.renew(len(self.views))
         for view in self.views:
             if view not in old:
-                self._attach(view)
+                self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
                 self._renewed(view)
 
     def _renewed(self, view: OptimizerView) -> None:

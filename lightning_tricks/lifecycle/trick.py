@@ -62,7 +62,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             return
         if self.gives_way and _has_a_rival(self, trainer):
             return
-        self._or_leave(lambda: self._join(trainer))
+        or_leave(self, lambda: self._join(trainer))
 
     def _join(self, trainer: Any) -> None:
         _refuse_a_second(self, trainer)
@@ -73,10 +73,10 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         run = TrainingRun.join(trainer, self)
         self._off = False
         if run is not self._run:
-            self._leave()
+            _leave(self)
             self._run, self._parts = run, None
             self.reset()
-        self._load_clock(run)
+        _load_clock(self, run)
         self.guarded(self.tell, "configure", run)
 
     @for_all
@@ -84,7 +84,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
         run = self._run
         if run is not None and self in run.tricks:
-            self._or_leave(lambda: self.guarded(self.tell, "on_optimizers_created", run))
+            or_leave(self, lambda: self.guarded(self.tell, "on_optimizers_created", run))
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
 
@@ -93,7 +93,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Attach to the optimizers, restored by now."""
         run = self._run
         if run is not None and self in run.tricks:
-            self._or_leave(lambda: self._start(run))
+            or_leave(self, lambda: self._start(run))
 
     def _start(self, run: TrainingRun) -> None:
         run.start()
@@ -107,61 +107,42 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     @for_all
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
-        self._flush()
+        _flush(self)
 
     @for_all
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look back at the validation: the module has set it up after the callbacks, and not taken it back yet."""
         run = self.live_run
-        if run is not None and run.lead is self:
+        if run is not None and run.tricks[0] is self:
             _warn_of_training_mode(run)
 
     @for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
-        self._flush()
+        _flush(self)
 
     @for_all
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way, and conclude."""
-        self._flush()
+        _flush(self)
         if self.live_run is not None:
             self.guarded(self.tell, "finished", self.live_run)
-            self._flush()
+            _flush(self)
 
     @for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Clean up: Lightning calls no teardown when training fails."""
         try:
-            self._flush()
+            _flush(self)
         except Exception as error:
             warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
-        self._leave()
+        _leave(self)
 
     @for_all
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Clean up."""
         if stage == "fit":
-            self._leave()
-
-    def _flush(self) -> None:
-        run = self.live_run
-        if run is not None and run.lead is self:
-            run.publisher.flush()
-
-    def _leave(self) -> None:
-        if self._run is not None:
-            self._run.leave(self)
-
-    def _or_leave(self, do: Callable[[], None]) -> None:
-        """Do something; where it is refused and nobody asked for this callback in code, the run goes on without it."""
-        try:
-            do()
-        except TrickError as error:
-            if not self.gives_way:
-                raise
-            warn("LIGHTNING_TRICKS", f"{error} This run goes on without {type(self).__name__}.")
-            self._leave()
+            _leave(self)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -212,14 +193,9 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         found = checked_state(type(self).__name__, state_dict, self.configuration(), self.state_form)
         self._loaded, self._loaded_clock = found.state, found.clock
         if self._run is not None:
-            self._load_clock(self._run)
+            _load_clock(self, self._run)
         if found.changed:
             self.reconfigured(found.changed)
-
-    def _load_clock(self, run: TrainingRun) -> None:
-        clock, self._loaded_clock = self._loaded_clock, None
-        if clock is not None:
-            run.clock.load_state_dict(clock)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was measured and what Lightning attaches: a callback that is sent must not carry the model."""
@@ -232,6 +208,34 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """A copy begins with nothing measured."""
         self.__dict__.update(state)
         self.reset()
+
+
+def _flush(trick: Trick) -> None:
+    run = trick.live_run
+    if run is not None and run.tricks[0] is trick:
+        run.publisher.flush()
+
+
+def _leave(trick: Trick) -> None:
+    if trick._run is not None:
+        trick._run.leave(trick)
+
+
+def or_leave(trick: Trick, do: Callable[[], None]) -> None:
+    """Do something; where it is refused and nobody asked for this callback in code, the run goes on without it."""
+    try:
+        do()
+    except TrickError as error:
+        if not trick.gives_way:
+            raise
+        warn("LIGHTNING_TRICKS", f"{error} This run goes on without {type(trick).__name__}.")
+        _leave(trick)
+
+
+def _load_clock(trick: Trick, run: TrainingRun) -> None:
+    clock, trick._loaded_clock = trick._loaded_clock, None
+    if clock is not None:
+        run.clock.load_state_dict(clock)
 
 
 def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) -> None:
