@@ -172,6 +172,7 @@ class Watch(Stages):
         sampler.armed = False
         if self._sent and sampler.stepped is not None:
             self._sent = False
+            # one update later, the vector has arrived by itself; waiting makes all ranks act at the same step
             run.publisher.deliver(wait=True)
             self.response.act(run, self.judge.healthy)
         # where training_step returned None, its modules need not have been called
@@ -196,6 +197,7 @@ class Watch(Stages):
         measured = self._or_gather_again(lambda: self.probe.measure(run))
         if measured is None:
             return
+        # float32: whatever a probe measures in, one vector with one dtype goes to the host
         vector, self._resumed = measured.reshape(-1).float(), False
         self.probe.sums = {}
         elapsed = self.sampler.checked()

@@ -41,7 +41,7 @@ class TrainingRun:
     """
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer = weakref.ref(trainer)
+        self._trainer = weakref.ref(trainer)  # (tricks keep the run, and are themselves kept after training)
         self.tricks: list[Member] = []
         self.clock = StepClock()
         self.publisher = Publisher(lambda: self.trainer.loggers, lambda: _logged_by_the_user(self.trainer))
@@ -104,6 +104,7 @@ class TrainingRun:
         trainer = self.trainer
         if self.active or not any(group["params"] for o in trainer.optimizers for group in o.param_groups):
             return
+        # tricks have joined in the order of their ``setup``; a later fit of the Trainer may have another list
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
@@ -142,7 +143,7 @@ class TrainingRun:
         for i, optimizer in enumerate(optimizers):
             same = i < len(old) and old[i].optimizer is optimizer
             self.views.append(old[i] if same else OptimizerView(i, optimizer, names, self.loss_scale))
-        for view in old:
+        for view in old:  # before the new ones are attached: hooks are kept by index, which they share
             if view not in self.views:
                 self._detach(view)
         self.clock.renew(len(self.views))
@@ -224,6 +225,7 @@ class TrainingRun:
         if view.stale:
             view.refresh()
             self._renewed(view)
+        # counted here and not in the step: a GradScaler that skips calls no ``optimizer.step``, and so no hook of it
         self.clock.attempt(view.index)
         page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
         if page is not None:
@@ -235,7 +237,7 @@ class TrainingRun:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         view = self.view_of(optimizer)
-        if not self.clock.leave(view.index):
+        if not self.clock.leave(view.index):  # the step of a parent class, inside of the optimizer's own
             return
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))

@@ -72,6 +72,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
                 raise UnsupportedError(text)
         run = TrainingRun.join(trainer, self)
         self._off = False
+        # Lightning calls ``setup`` again when the same Trainer fits again; what was measured goes on then
         if run is not self._run:
             _leave(self)
             self._run, self._parts = run, None
@@ -85,6 +86,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         run = self._run
         if run is not None and self in run.tricks:
             or_leave(self, lambda: self.guarded(self.tell, "on_optimizers_created", run))
+            # once for all tricks, when each of them knows its arguments
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
 
@@ -101,6 +103,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             if run.common.first_to_say("no optimizer"):
                 warn(type(self).__name__, "no optimizer has parameters: this pack's callbacks do nothing in this run.")
             return
+        # taken away: a second fit of this Trainer must not go back to the checkpoint
         state, self._loaded = self._loaded, None
         self.guarded(_start_with, self, run, state)
 
@@ -177,7 +180,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Return plain state with its version; it loads under ``weights_only=True``."""
         if self._run is None:
             return {}
-        state = self._loaded
+        state = self._loaded  # not used yet, as in a checkpoint that is saved before training starts
         if state is None:
             state = dict(self.trick_state())
             for part in self.parts:
@@ -192,6 +195,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """
         found = checked_state(type(self).__name__, state_dict, self.configuration(), self.state_form)
         self._loaded, self._loaded_clock = found.state, found.clock
+        # Lightning restores callbacks after ``setup``; with Trainer.validate, or called by a user, there is no run
         if self._run is not None:
             _load_clock(self, self._run)
         if found.changed:
