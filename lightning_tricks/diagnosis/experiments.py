@@ -333,7 +333,8 @@ def modes(exam: Examination) -> list[Check]:
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
         if isinstance(module, DROPOUT):
-            if reached and module.p > 0:
+            share: Any = module.p
+            if reached and share > 0:
                 evaluating.append(name)
         elif own and module.track_running_stats:
             told = int(module.num_batches_tracked) if module.num_batches_tracked is not None else 0

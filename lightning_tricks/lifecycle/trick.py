@@ -131,6 +131,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         if self.live_run is not None:
             self.guarded(self.tell, "finished", self.live_run)
             _flush(self)
+            if self.live_run.tricks[-1] is self:
+                self.live_run.ended("stopped early" if trainer.should_stop else "finished")
 
     @for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -139,6 +141,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             _flush(self)
         except Exception as error:
             warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        if self.live_run is not None:
+            self.live_run.ended(f"failed: {type(exception).__name__}: {exception}".rstrip(": "))
         _leave(self)
 
     @for_all
@@ -256,7 +260,7 @@ def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) ->
 
 
 def _refuse_a_second(trick: Trick, trainer: Any) -> None:
-    """Refuse two callbacks of one class that nothing tells apart; they would write the same thing twice."""
+    """Refuse two callbacks of one class that no argument distinguishes; they would write the same thing twice."""
     same = [c for c in trainer.callbacks if type(c) is type(trick) and c.state_key == trick.state_key]
     if len(same) > 1:
         others = [c for c in same if c is not trick]
