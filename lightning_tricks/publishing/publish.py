@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial, reduce
@@ -21,12 +21,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_tricks.publishing.dashboard import filled_layout, write_hyperparameters
 from lightning_tricks.publishing.events import Event, events
 from lightning_tricks.publishing.log_keys import LogKeys
 from lightning_tricks.publishing.loggers import guard, system_error
 from lightning_tricks.publishing.trackers import Kind, Table, hand_over, is_of_another_rank, key_for, offered, way_of
 
 Listener = Callable[[list[float]], None]
+Selector = Callable[[list[float]], Mapping[str, float] | None]
 
 _LONGEST = 2000  # values of a key that tells of events which are kept for the pictures
 
@@ -68,6 +70,7 @@ class _Transfer:
     names: list[str] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     private: list[tuple[Tensor, Listener]] = field(default_factory=list)
+    selected: list[tuple[Tensor, Selector]] = field(default_factory=list)
     histograms: dict[str, Tensor] = field(default_factory=dict)
     host: Tensor | None = None
     arrived: Any = None
@@ -78,10 +81,14 @@ class Publisher:
 
     Args:
         loggers: gives the Trainer's loggers; asked at each delivery, since users may change the list.
+        of_the_user: gives the keys that the training script has logged so far.
     """
 
-    def __init__(self, loggers: Callable[[], Sequence[Any]]) -> None:
-        self._loggers = loggers
+    def __init__(
+        self, loggers: Callable[[], Sequence[Any]], of_the_user: Callable[[], Iterable[str]] = lambda: ()
+    ) -> None:
+        self._loggers, self._of_the_user = loggers, of_the_user
+        self._charted: set[str] = set()  # keys that the layout of the dashboard was made for
         self._open: _Transfer | None = None
         self._travelling: deque[_Transfer] = deque()
         self._broken: set[int] = set()
@@ -97,7 +104,7 @@ class Publisher:
         return events({key: list(points) for key, points in self._record.items()}, self.keys)
 
     def introduce(self, configuration: Mapping[str, Any]) -> None:
-        """A run begins: give the loggers the configuration, and TensorBoard the layout of its dashboard.
+        """A run begins: give the loggers the configuration.
 
         TensorBoard shows the first hyperparameters of a run only, so these have to hold the module's own too.
         """
@@ -105,11 +112,9 @@ class Publisher:
             try:
                 if _can(logger, "add_hparams"):
                     logger.log_hyperparams(dict(configuration), {})  # for its hparams.yaml alone
-                    _write_hyperparameters(logger.experiment, configuration)
+                    write_hyperparameters(logger.experiment, configuration)
                 else:
                     logger.log_hyperparams(dict(configuration))
-                if _can(logger, "add_custom_scalars"):
-                    logger.experiment.add_custom_scalars(self.keys.layout())
             except Exception as error:  # whatever a logger does, training goes on
                 self._give_up(logger, error, 0, lasting=False)  # (MLflow's refuses an argument that has changed)
 
@@ -136,6 +141,10 @@ class Publisher:
     def put_private(self, step: int, values: Tensor, listener: Listener) -> None:
         """Send a vector ``[n]`` along that no logger sees; ``listener`` gets it as floats when it has arrived."""
         self._transfer(step).private.append((values.detach(), listener))
+
+    def put_selected(self, step: int, values: Tensor, select: Selector) -> None:
+        """Send a vector ``[n]`` along; ``select`` gets it as floats on the host, and returns what is logged of it."""
+        self._transfer(step).selected.append((values.detach().clone(), select))
 
     def put_histogram(self, step: int, name: str, values: Tensor) -> None:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
@@ -211,19 +220,36 @@ class Publisher:
         self._travelling.clear()
 
     def _hand_over(self, transfer: _Transfer) -> None:
-        floats = [] if transfer.host is None else transfer.host.tolist()
+        floats = iter([] if transfer.host is None else transfer.host.tolist())
         values = {**transfer.numbers, **dict(zip(transfer.names, floats, strict=False))}
+        samples = {name: list(islice(floats, h.numel())) for name, h in transfer.histograms.items()}
+        told = [(listener, list(islice(floats, v.numel()))) for v, listener in transfer.private]
+        for vector, select in transfer.selected:
+            values.update(select(list(islice(floats, vector.numel()))) or {})
         self.latest.update(values)
         for name in filter(self.keys.event_of, values):
             self._record.setdefault(name, deque(maxlen=_LONGEST)).append((transfer.step, values[name]))
-        rest = iter(floats[len(transfer.names) :])
-        samples = {name: list(islice(rest, h.numel())) for name, h in transfer.histograms.items()}
-        told = [(listener, list(islice(rest, v.numel()))) for v, listener in transfer.private]
         for logger in self._loggers():
             if id(logger) not in self._broken:
                 self._log(logger, values, samples, transfer.step)
-        for listener, vector in told:
-            listener(vector)
+        self._lay_out(transfer.step)
+        for listener, numbers in told:
+            listener(numbers)
+
+    def _lay_out(self, step: int) -> None:
+        """Write the layout of TensorBoard's dashboard when a key has come up; TensorBoard shows the last one."""
+        of_the_user = set(self._of_the_user())
+        keys = {*self.latest, *of_the_user}
+        if keys <= self._charted:
+            return
+        self._charted |= keys
+        layout = filled_layout(self.keys, self.latest, of_the_user)
+        for logger in self._loggers():
+            if id(logger) not in self._broken and _can(logger, "add_custom_scalars"):
+                try:
+                    logger.experiment.add_custom_scalars(layout)
+                except Exception as error:  # whatever a logger does, training goes on
+                    self._give_up(logger, error, step, lasting=False)
 
     def _log(self, logger: Any, values: dict[str, float], samples: dict[str, list[float]], step: int) -> None:
         try:
@@ -261,15 +287,6 @@ def _can(logger: Any, method: str) -> bool:
     return not is_of_another_rank(logger) and offered(logger, f"experiment.{method}") is not None
 
 
-def _write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> None:
-    """Write what TensorBoard's HParams page shows: nothing without a metric, so one of ours is named."""
-    from torch.utils.tensorboard.summary import hparams
-
-    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
-    for summary in hparams(plain, {"trainer/updates": 0}):  # type: ignore[no-untyped-call]
-        experiment._get_file_writer().add_summary(summary)
-
-
 def draws_histograms(logger: Any) -> bool:
     """Whether a logger takes histograms, told by what it offers."""
     return way_of(logger, "histogram") is not None
@@ -277,7 +294,7 @@ def draws_histograms(logger: Any) -> bool:
 
 def _send(transfer: _Transfer) -> None:
     histograms = [h.reshape(-1) for h in transfer.histograms.values()]
-    tensors = transfer.tensors + histograms + [v for v, _ in transfer.private]
+    tensors = transfer.tensors + histograms + [v for v, _ in (*transfer.private, *transfer.selected)]
     if not tensors:
         return
     # in float64 where a value is: norms of a float64 run may be beyond the range of float32

@@ -92,6 +92,7 @@ class SanityCheck(Trick):
     """
 
     observer = True
+    prints: bool = True  # the table on rank 0; the function ``sanity_check`` returns it instead
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class SanityCheck(Trick):
         """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
         return list(self._checks)
 
-    def prepare(self, run: TrainingRun) -> None:
+    def before_start(self, run: TrainingRun) -> None:
         """Run the experiments before any trick looks at the optimizers."""
         trainer = run.trainer
         if trainer.global_step > 0 or self._loaded is not None:
@@ -137,7 +138,7 @@ class SanityCheck(Trick):
         except Exception as error:  # of the user's code: if training has it too, it will be told there
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
-        if trainer.is_global_zero:
+        if self.prints and trainer.is_global_zero:
             Console().print(self._as_table())
         rows = [(c.name, c.mark, c.evidence, c.fix) for c in self._checks]
         run.publisher.tabulate(run.step, "diagnosis/sanity", _COLUMNS, rows)
