@@ -58,7 +58,12 @@ def run_torchrun(
 
 
 def _run(
-    function: Callable[..., None], given: tuple[Any, ...], *, folder: Path, environment: Mapping[str, str], timeout: float
+    function: Callable[..., None],
+    given: tuple[Any, ...],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    timeout: float,
 ) -> Done:
     said = [folder / ".stdout", folder / ".stderr"]
     process = server().Process(target=_child, args=(function, given, folder, dict(environment), said))

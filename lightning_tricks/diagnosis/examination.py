@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.diagnosis.recognition import (
     Recognised,
@@ -31,6 +30,7 @@ from lightning_tricks.errors import shortened
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.torch_internals import LOSS, tree_leaves, tree_map
 
 UPDATES_BEFORE_ASKING = 5  # zero-initialised heads, LoRA and ReZero have gradients and depend on inputs by then
 MOST_TENSORS = 12  # of a batch that are asked for their roles, in one forward pass or two each
@@ -84,7 +84,7 @@ class Examination:
         self.dry_run, self.module, self.optimizers = dry_run, module, optimizers
         hidden = in_compiled_graphs(module)
         self.modules = {n: m for n, m in plain_modules(module).items() if id(m) not in hidden}
-        self.batch = dry_run.next_batch()
+        self.batch = dry_run.data.next_batch()
         self.roles: dict[int, str] = {}
         self.roles = self._found_roles()
         self.first = self.look(self.batch)
@@ -168,7 +168,7 @@ class Examination:
             self.dry_run.update()
         with self.evaluating() if evaluate else nullcontext():
             look = self.look(batch)
-        loss = None if look.loss is None else self.dry_run.mean(look.loss)
+        loss = None if look.loss is None else self.dry_run.steps.mean(look.loss)
         key = None if self.first.at is None else self.first.keys[self.first.at]
         at = next((i for i, k in enumerate(look.keys) if k == key), None)
         return (None if at is None else look.candidates[at]), loss
@@ -204,7 +204,7 @@ class Examination:
             if later is not None:
                 found.update({i: self._role(later, tensors[i], UPDATES_BEFORE_ASKING) for i in unused})
         self.dry_run.restart()
-        self.dry_run.next_batch()  # (the batch that is looked at was the first)
+        self.dry_run.data.next_batch()  # (the batch that is looked at was the first)
         return {position: role for position, role in found.items() if role is not None}
 
     def _role(self, usual: tuple[list[Tensor], list[Tensor]], tensor: Tensor, updates: int = 0) -> str | None:
@@ -215,9 +215,9 @@ class Examination:
                 continue
             outputs, losses = (not alike(a, b) for a, b in zip(usual, answer, strict=True))
             # (on several processes, rows that are all alike on one of them tell nothing there)
-            if self.dry_run.anywhere(outputs):
+            if self.dry_run.steps.anywhere(outputs):
                 return "input"
-            asked, used = True, self.dry_run.anywhere(losses) or used
+            asked, used = True, self.dry_run.steps.anywhere(losses) or used
         return ("target" if used else "unused") if asked else None
 
     def _answer(self, batch: Any, updates: int = 0) -> tuple[list[Tensor], list[Tensor]] | None:
@@ -293,4 +293,4 @@ def _in(tensor: Tensor, batch: Any) -> bool:
 def _measures(module: nn.Module) -> bool:
     """Whether a module compares a prediction with a target: what it returns is not an output of the model."""
     names = {cls.__module__.split(".")[0] for cls in type(module).__mro__}
-    return isinstance(module, nn.modules.loss._Loss) or "torchmetrics" in names
+    return isinstance(module, LOSS) or "torchmetrics" in names

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
@@ -15,6 +14,7 @@ from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, DROPOUT, tree_map
 from lightning_tricks.numerics.units import dead_share, saturated_share
 
 BATCHES_FOR_UNITS = 8
@@ -27,16 +27,16 @@ _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1
 
 def input_matters(exam: Examination) -> list[Check]:
     """Zero the input; where nothing changes, ask again after some updates."""
-    if exam.dry_run.anywhere(not exam.inputs(exam.batch)):
+    if exam.dry_run.steps.anywhere(not exam.inputs(exam.batch)):
         return [Check("inputs matter", None, NO_INPUT)]
     zeroed = exam.with_inputs(lambda t: torch.zeros_like(t) if bool((t != 0).any()) else torch.ones_like(t))
     check, before = _input_matters(exam, zeroed, 0, None)
-    if exam.dry_run.anywhere(check.passed is not True):
+    if exam.dry_run.steps.anywhere(check.passed is not True):
         check, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before)
-    if exam.dry_run.anywhere(check.passed is False):
+    if exam.dry_run.steps.anywhere(check.passed is False):
         # running statistics that have not been gathered yet hide the input from many layers in eval mode
         again, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before, evaluate=False)
-        check = again if exam.dry_run.anywhere(again.passed is True) else check
+        check = again if exam.dry_run.steps.anywhere(again.passed is True) else check
     return [check]
 
 
@@ -48,7 +48,7 @@ def _input_matters(
     outputs = None
     # (without a known target the prediction is a guess, and may come from a part that has no input)
     known = exam.first.target is not None or loss is None
-    if exam.dry_run.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
+    if exam.dry_run.steps.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
         outputs = float((whole.float() - empty.float()).abs().max()) / max(float(whole.abs().max()), 1e-12)
     change = None if loss is None or other is None else abs(loss - other) / max(abs(loss), 1e-12)
     moved = before is None or loss is None or abs(loss - before) > 1e-6 * abs(before)
@@ -56,43 +56,76 @@ def _input_matters(
 
 
 def sample_independence(exam: Examination) -> list[Check]:
-    """Replace all samples but the first by others, and look at the row of the output that belongs to it."""
+    """Replace all samples but one by others, and look at the row of the output that belongs to it.
+
+    Asked of the first sample and of the last one: a recurrent network that takes the batch for time carries what it has
+    seen of the first samples to the later ones, and never back.
+    """
     name = "samples do not leak"
     inputs = exam.inputs(exam.batch)
     size = max((len(t) for t in inputs), default=0)
-    if exam.dry_run.anywhere(size < 2):
+    if exam.dry_run.steps.anywhere(size < 2):
         return [Check(name, None, "the batch holds one sample" if inputs else NO_INPUT)]
-
-    def others(t: Tensor) -> Tensor:
-        other = t[-1:] if size > 2 else t[:1]  # (the same ones in another order would have the same mean)
-        return torch.cat([t[:1], other.expand(size - 1, *t.shape[1:])]) if len(t) == size else t
-
-    def first(t: Tensor) -> Tensor:
-        return torch.cat([t[-1:], t[1:]]) if len(t) == size else t
-
-    replaced, without = exam.with_inputs(others), exam.with_inputs(first)
+    kept = [_kept(exam, size, position) for position in (0, size - 1)]
     changes = []
     for evaluate in (True, False):
-        seen = [exam.prediction(batch, evaluate=evaluate)[0] for batch in (exam.batch, replaced, without)]
-        whole, other, rest = seen
-        if whole is None or other is None or rest is None or size not in whole.shape[:2]:
-            return [Check(name, None, "no output with one row per sample was seen")]
-        if len(whole) != size:  # (time comes first)
-            whole, other, rest = (t.transpose(0, 1) for t in (whole, other, rest))
-        whole, other, rest = (t.float() for t in (whole, other, rest))
-        scale = max(float(whole.abs().max()), 1e-12)
-        # (a module may shuffle the batch: the row of the first sample is the one that changes with it)
-        row = int((whole - rest).abs().flatten(1).amax(1).argmax())
-        changes.append(float((whole[row] - other[row]).abs().max()) / scale)
-    norms = {n: m for n, m in exam.modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        usual = exam.prediction(exam.batch, evaluate=evaluate)[0]
+        found = []
+        for batches in kept:
+            seen = [usual, *(exam.prediction(batch, evaluate=evaluate)[0] for batch in batches)]
+            if any(t is None or size not in t.shape[:2] for t in seen):
+                return [Check(name, None, "no output with one row per sample was seen")]
+            found.append(_leak([t for t in seen if t is not None], size))
+        changes.append(max(found))
+    norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
-    if not reason and exam.first.found is None and _mixed_before(exam, replaced, size):
+    if not reason and exam.first.found is None and _mixed_before(exam, kept[0][0], size):
         reason = "the step itself mixes the samples, before they reach the model"
     if not reason and any(not m.track_running_stats for m in norms.values()):
         reason = "a BatchNorm without running statistics looks at the batch always"
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
+
+
+def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:
+    """Return two batches: one in which only that sample is the same, and one in which only that sample is another.
+
+    Args:
+        exam: the examination.
+        size: samples in the batch.
+        position: of the sample.
+    """
+    far = size - 1 - position  # (the first or the last)
+
+    def one_replaced(t: Tensor) -> Tensor:
+        return torch.cat([t[:position], t[far : far + 1], t[position + 1 :]]) if len(t) == size else t
+
+    def others_replaced(t: Tensor) -> Tensor:
+        if len(t) != size:
+            return t
+        # (the same ones in another order would have the same mean)
+        other = t[far : far + 1] if size > 2 else t[position : position + 1]
+        alone = other.expand(size, *t.shape[1:]).clone()
+        alone[position] = t[position]
+        return alone
+
+    return exam.with_inputs(others_replaced), exam.with_inputs(one_replaced)
+
+
+def _leak(seen: list[Tensor], size: int) -> float:
+    """Return by how much the row of a sample changes with the other samples, as a share of the outputs' size.
+
+    Args:
+        seen: outputs for the batch, with the others replaced, and with the sample replaced.
+        size: samples in the batch.
+    """
+    # (time may come first)
+    whole, other, rest = (t.float() if len(t) == size else t.transpose(0, 1).float() for t in seen)
+    scale = max(float(whole.abs().max()), 1e-12)
+    # (a module may shuffle the batch: the row of the sample is the one that changes with it)
+    row = int((whole - rest).abs().flatten(1).amax(1).argmax())
+    return float((whole[row] - other[row]).abs().max()) / scale
 
 
 def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
@@ -126,7 +159,7 @@ def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
                 handle.remove()
         entries.append(seen[0].detach() if seen and seen[0].ndim else None)
     one, two = entries
-    if exam.dry_run.anywhere(one is None or two is None or len(one) != size) or one is None or two is None:
+    if exam.dry_run.steps.anywhere(one is None or two is None or len(one) != size) or one is None or two is None:
         return False
     known = {id(t) for t in tensors_of(exam.batch)}
     given = [t for t in exam.inputs(exam.batch) if t.shape == one.shape and t.is_floating_point() and id(t) in known]
@@ -141,7 +174,7 @@ def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
 def future(exam: Examination) -> list[Check]:
     """Where each next element of a sequence is predicted, replace later elements and look at earlier outputs."""
     sequence = _sequence(exam)
-    if exam.dry_run.anywhere(sequence is None) or sequence is None:
+    if exam.dry_run.steps.anywhere(sequence is None) or sequence is None:
         return _copied(exam)
     name, length = "no look into the future", sequence.shape[1]
     middle = length // 2
@@ -163,7 +196,7 @@ def future(exam: Examination) -> list[Check]:
         apart = (pair[0] - pair[1]).abs()
         scale = max(float(pair[0].abs().max()), 1e-12)
         change, any_change = float(apart[:, :middle].max()) / scale, float(apart.max()) / scale
-        if exam.dry_run.anywhere(any_change > 1e-6):
+        if exam.dry_run.steps.anywhere(any_change > 1e-6):
             return [sanity.no_future(change)]
     return [Check(name, None, "outputs do not depend on the sequence")]
 
@@ -181,7 +214,7 @@ def _copied(exam: Examination) -> list[Check]:
         alike = [t for t in tensors_of(exam.batch) if t.shape == target.shape and not t.is_floating_point()]
         known = [t for t in alike if bool((t == target)[counts(target)].all())]
         source = next((t for t in known if exam.roles.get(_at(tensors_of(exam.batch), t)) == "input"), None)
-    if exam.dry_run.anywhere(source is None) or source is None:
+    if exam.dry_run.steps.anywhere(source is None) or source is None:
         return []
     n, length = source.shape
     middle = length // 2
@@ -266,7 +299,7 @@ def units(exam: Examination) -> list[Check]:
     try:
         for _ in range(BATCHES_FOR_UNITS):
             clock[:] = [0, 0]
-            batch = exam.dry_run.next_batch()
+            batch = exam.dry_run.data.next_batch()
             exam.look(batch)
             rows += max((len(t) for t in tensors_of(batch) if t.ndim), default=1)
             batches += 1
@@ -289,7 +322,7 @@ def units(exam: Examination) -> list[Check]:
 
 def modes(exam: Examination) -> list[Check]:
     """Look which modules are in eval mode while they are trained."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    kinds = (*BATCH_NORM, *DROPOUT)
     evaluating: list[str] = []
     pretrained: list[str] = []
     held = exam.held()
@@ -299,8 +332,9 @@ def modes(exam: Examination) -> list[Check]:
             return
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
-        if isinstance(module, kinds[1]):
-            if reached and module.p > 0:
+        if isinstance(module, DROPOUT):
+            share: Any = module.p
+            if reached and share > 0:
                 evaluating.append(name)
         elif own and module.track_running_stats:
             told = int(module.num_batches_tracked) if module.num_batches_tracked is not None else 0
@@ -315,7 +349,7 @@ def modes(exam: Examination) -> list[Check]:
         for name, m in chosen.items()
     ]
     try:
-        exam.look(exam.dry_run.next_batch(), gradient=True)
+        exam.look(exam.dry_run.data.next_batch(), gradient=True)
     finally:
         for handle in handles:
             handle.remove()

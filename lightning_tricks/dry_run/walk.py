@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_tricks.dry_run import generators, objects, tensors
 from lightning_tricks.dry_run.objects import Record
+from lightning_tricks.numerics.torch_internals import children_of, script_parts, without_subclasses
 
 _VALUES: Any = frozenset(
     {
@@ -273,7 +274,9 @@ class Walk:
         if issubclass(kind, types.CellType):
             return self._visit_cell
         if issubclass(kind, functools.partial):
-            return self._visit_partial
+            return lambda place, thing, *rest: self._push_all(
+                place, [("", v) for v in (thing.func, *thing.args, *thing.keywords.values())], *rest
+            )
         return self._visit_object
 
     def _visit_generator(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
@@ -283,7 +286,7 @@ class Walk:
 
     def _visit_object(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         kind = type(thing)  # (``isinstance`` would ask the object for its class: a proxy loads then what it stands for)
-        if issubclass(kind, torch.jit.ScriptModule) and hasattr(thing, "_concrete_type"):
+        if issubclass(kind, torch.jit.ScriptModule) and script_parts(thing) is not None:
             self._visit_script(place, thing, data, trained)
         elif issubclass(kind, io.IOBase) and not data and _is_only_read(thing):
             self._record(place, objects.FileRecord(thing))
@@ -338,18 +341,13 @@ class Walk:
         if not slots and attributes is None:
             return
         self._record(place, objects.ObjectRecord(thing, slots))
-        if issubclass(type(thing), torch.nn.Module) and isinstance(thing._modules, dict):
-            for name in thing._modules.get("parametrizations") or ():
-                self._record_property(place, type(thing), name)
+        if issubclass(type(thing), torch.nn.Module) and isinstance(children_of(thing), dict):
+            for name in children_of(thing).get("parametrizations") or ():
+                self._record(Place(place, f".{name}"), _property_record(type(thing), name))
         skipped = next((names for kind, names in _SKIPPED.items() if issubclass(type(thing), kind)), ())
         named = [(f".{n}", v) for n, v in (attributes or {}).items() if n not in skipped]
         held = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in slots]
         self._push_all(place, [*named, *(h for h in held if not objects.is_missing(h[1]))], data, trained)
-
-    def _record_property(self, place: Place, kind: type, name: str) -> None:
-        """A parametrized module has a class of its own, with a property that computes the parameter."""
-        write = functools.partial(setattr, kind, name)
-        self._record(Place(place, f".{name}"), objects.ValueRecord(lambda: vars(kind).get(name), write))
 
     def _visit_function(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         """Variables of its closure, default values and attributes; of a library's function nothing."""
@@ -381,9 +379,6 @@ class Walk:
         self._record(place, objects.ValueRecord(lambda: cell.cell_contents, write))
         self._push_all(place, [("", value)], data, trained)
 
-    def _visit_partial(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        self._push_all(place, [("", v) for v in (thing.func, *thing.args, *thing.keywords.values())], data, trained)
-
     def _visit_array(self, place: Place, array: Any, data: bool, trained: bool) -> None:
         if issubclass(type(array), numpy.memmap) and array.mode not in ("w+", "r+"):
             return
@@ -399,7 +394,7 @@ class Walk:
         record = tensors.TensorRecord(tensor)
         learns = trained or (tensor.requires_grad and tensor.is_leaf)
         self.tensors.append(FoundTensor(place, record, data, learns))
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             gradient = tensor.grad if tensor.is_leaf else None
             held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in tensors.inner_tensors(tensor)]
             if gradient is not None:
@@ -412,8 +407,9 @@ class Walk:
 
     def _visit_script(self, place: Place, module: Any, data: bool, trained: bool) -> None:
         """A TorchScript module keeps its attributes in C++; they are read and written one by one."""
-        inner = module._c
-        for name in module._concrete_type.get_attributes():
+        parts: tuple[Any, list[str]] = script_parts(module) or (None, [])
+        inner = parts[0]
+        for name in parts[1]:
             read, write = functools.partial(inner.getattr, name), functools.partial(inner.setattr, name)
             value = read()
             if isinstance(value, Tensor):
@@ -421,8 +417,13 @@ class Walk:
                 self._push_all(place, [(f".{name}", value)], data, trained)
             elif isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
                 self._record(place, _ScriptedRecord(read, write))
-        self._push_all(place, [(f".{name}", child) for name, child in module._modules.items()], data, trained)
+        self._push_all(place, [(f".{name}", child) for name, child in children_of(module).items()], data, trained)
         self._visit_attributes(place, module, data, trained)
+
+
+def _property_record(kind: type, name: str) -> objects.ValueRecord:
+    """A parametrized module has a class of its own, with a property that computes the parameter."""
+    return objects.ValueRecord(lambda: vars(kind).get(name), functools.partial(setattr, kind, name))
 
 
 class _ScriptedRecord:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, final
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, sums, unit_sums
 from lightning_tricks.collapse.keys import DEAD_UNITS
@@ -21,7 +20,7 @@ from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.detection.settings import WatchSettings
 from lightning_tricks.detection.watch import Watch, watch_form
-from lightning_tricks.errors import TrickError, message
+from lightning_tricks.errors import TrickError, is_list, message
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -29,6 +28,7 @@ from lightning_tricks.modules.graph import layers_with_parameters_behind
 from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import on_any_rank
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION, tree_leaves
 
 _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Sigmoid: (0.0, 1.0),
@@ -37,7 +37,7 @@ _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Hardtanh: (-1.0, 1.0),
 }
 _REDUCED: tuple[tuple[str, Literal["sum", "max"]], ...] = (("largest/", "max"), ("fired/", "sum"))
-_HARD_ZERO = (nn.ReLU, nn.ReLU6, nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+_HARD_ZERO = (nn.ReLU, nn.ReLU6, nn.Linear, *CONVOLUTION, *BATCH_NORM)
 _SOFT = (nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Softplus)
 
 
@@ -251,9 +251,7 @@ class DeadUnits(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callba
         grace: int | str = "10%",
     ) -> None:
         remedy = "Use e.g. ['encoder.*'], or None for all activation modules"
-        if layers is not None and (
-            not isinstance(layers, (list, tuple)) or not all(isinstance(n, str) and n for n in layers)
-        ):
+        if layers is not None and (not is_list(layers) or not all(isinstance(n, str) and n for n in layers)):
             raise TypeError(message("DeadUnits", "layers", layers, "layers must be a list of names", remedy))
         if layers is not None and not layers:
             raise ValueError(message("DeadUnits", "layers", layers, "layers must name at least one module", remedy))
