@@ -90,7 +90,7 @@ def _first_line(value: object) -> str:
 
 def _signature(value: object) -> str:
     """Return the arguments of a class or function, as a call shows them; types are in the docstring."""
-    if not callable(value) or (inspect.isclass(value) and issubclass(value, (Exception, Warning))):
+    if not callable(value) or (isinstance(value, type) and issubclass(value, (Exception, Warning))):
         return ""
     parts = []
     for name, parameter in inspect.signature(value).parameters.items():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -78,15 +79,17 @@ def test_demo_and_bench_run_in_a_checkout_and_say_so_elsewhere(monkeypatch: Any,
     assert "Get a checkout of the repository" in capsys.readouterr().out
 
 
-def test_both_ways_to_call_it_show_the_commands() -> None:
-    for command in (
-        [sys.executable, "-m", "lightning_tricks"],
-        [str(Path(sys.executable).with_name("lightning-tricks"))],
-    ):
-        done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=100)
-        assert done.returncode == 0
+def test_both_ways_to_call_it_show_the_commands(capfd: Any, monkeypatch: Any) -> None:
+    command = [str(Path(sys.executable).with_name("lightning-tricks")), "--help"]
+    assert subprocess.run(command, timeout=100).returncode == 0
+    installed = capfd.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["lightning_tricks", "--help"])
+    with pytest.raises(SystemExit) as end:  # python -m lightning_tricks
+        runpy.run_module("lightning_tricks", run_name="__main__", alter_sys=True)
+    assert not end.value.code
+    for shown in (installed, capfd.readouterr().out):
         for name in ("check", "schedule", "report", "demo", "bench", "list", "explain", "doctor", "lr-find", "advise"):
-            assert name in done.stdout
+            assert name in shown
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import causes, figures, prediction_alarms, sums
+from lightning_tricks.collapse import figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.pooling import Part
+from lightning_tricks.collapse.prediction_causes import of_prediction
 from lightning_tricks.collapse.prediction_rows import (
     ANY_OUTPUT,
     Parts,
@@ -121,7 +122,7 @@ class PredictionProbe(Probe):
     def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
         """Add the predictions of this batch."""
         seen, self._logits = self._logits, []
-        output = seen[-1] if seen else output_of(outputs, self._output)
+        output = seen[0] if seen else output_of(outputs, self._output)
         if self._search is not None and (output is not None or loss_of(outputs) is not None):
             output = self._found_output(batch, outputs) if output is None else output
             self._end_search()
@@ -129,7 +130,12 @@ class PredictionProbe(Probe):
             if first:
                 raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
             return 0  # this training step returned nothing
-        rows = self._rows(output, targets_of(batch, outputs, self._target))
+        targets = targets_of(batch, outputs, self._target)
+        if len(seen) > 1:
+            # Of pairs that are ranked, of labelled and unlabelled images, of a clean and a perturbed pass: the first
+            # call gets what the labels belong to; a later one may get what they say nothing about, or the opposite.
+            output = next((call for call in seen if rows_of(call, targets) is not None), output)
+        rows = self._rows(output, targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
         kept = {name: subset(part, self.samples) for name, part in rows.items()}
@@ -237,7 +243,7 @@ class PredictionProbe(Probe):
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what kind of failure."""
         peak = judge.states["lost"]["peak"] or 0.0
-        return causes.of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
+        return of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Classes over time."""

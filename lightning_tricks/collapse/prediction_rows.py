@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import pairs
 from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.modules.labels import matched
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 ANY_OUTPUT, ANY_TARGET = "logits", "target"
 _LABELS = ("labels", "label", "targets", "y")  # keys of a batch that are meant by ``ANY_TARGET``

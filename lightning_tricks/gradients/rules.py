@@ -40,9 +40,10 @@ def clip_coefficients(norms: Tensor, threshold: Tensor | float, eps: float = 1e-
         >>> clip_coefficients(torch.tensor([0.5, 4.0, float("nan")]), 1.0)
         tensor([1.0000, 0.2500, 1.0000])
     """
-    # a norm of 0 has coefficient 1 too
-    finite = torch.nan_to_num(norms, nan=0.0, posinf=0.0)
-    return torch.clamp(threshold / (finite + eps), max=1.0)
+    # A norm of 0 has coefficient 1 too. In place: each tensor that is made costs as much as its arithmetic, every step
+    divisor = torch.nan_to_num(norms, nan=0.0, posinf=0.0).add_(eps)
+    ratio = threshold / divisor if isinstance(threshold, Tensor) else divisor.reciprocal_().mul_(threshold)
+    return ratio.clamp_(max=1.0)
 
 
 def adaptive_coefficient(

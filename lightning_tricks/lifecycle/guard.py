@@ -127,7 +127,7 @@ def survives(observer: Any, error: Exception) -> bool:
         _tell(type(observer).__name__, error)
         if run is not None:
             with suppress(Exception):
-                observer.tell("stopped", run)
+                observer.tell("cleanup", run)
     return True
 
 

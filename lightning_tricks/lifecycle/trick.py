@@ -20,6 +20,7 @@ from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.lifecycle.participant import Participant
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.optimizer_step.rate_request import is_schedule_free
 
 _STATE_ERRORS = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError)
 _REFUSED = {
@@ -83,7 +84,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
         run = self._run
         if run is not None and self in run.tricks:
-            self._or_leave(lambda: self.guarded(self.tell, "assembled", run))
+            self._or_leave(lambda: self.guarded(self.tell, "on_optimizers_created", run))
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
 
@@ -97,7 +98,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     def _start(self, run: TrainingRun) -> None:
         run.start()
         if not run.active:
-            if run.first_to_say("no optimizer"):
+            if run.common.first_to_say("no optimizer"):
                 warn(type(self).__name__, "no optimizer has parameters: this pack's callbacks do nothing in this run.")
             return
         state, self._loaded = self._loaded, None
@@ -113,7 +114,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Look back at the validation: the module has set it up after the callbacks, and not taken it back yet."""
         run = self.live_run
         if run is not None and run.lead is self:
-            run.validation_ends()
+            _warn_of_training_mode(run)
 
     @for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -236,7 +237,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) -> None:
     """Start; a state that does not fit is refused by name."""
     try:
-        trick.tell("started", run, state)
+        trick.tell("on_start", run, state)
     except _STATE_ERRORS as error:
         if state is None:
             raise
@@ -254,6 +255,19 @@ def _refuse_a_second(trick: Trick, trainer: Any) -> None:
         twice = f"{others[0]!r} is in callbacks= too" if others else "it is in callbacks= twice"
         apart = f", or tell them apart by {' and '.join(f'{n}=' for n in trick.identity)}" if trick.identity else ""
         raise ConflictError(f"{trick!r}: {twice}. Remove one{apart}.")
+
+
+def _warn_of_training_mode(run: TrainingRun) -> None:
+    """Say where a validation has looked at other weights than those that are meant."""
+    for view in run.views if not run.trainer.sanity_checking else []:
+        optimizer = view.optimizer
+        trains = any(group.get("train_mode") for group in optimizer.param_groups)
+        if is_schedule_free(optimizer) and trains and run.common.first_to_say("schedule-free"):
+            text = (
+                "it is schedule-free, and in training mode during a validation, whose weights are others. Call "
+                "self.trainer.optimizers[0].eval() in on_validation_start and .train() in on_validation_end."
+            )
+            warn(type(optimizer).__name__, text)
 
 
 def _has_a_rival(trick: Trick, trainer: Any) -> bool:

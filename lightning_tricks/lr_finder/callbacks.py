@@ -129,7 +129,7 @@ class LRFinder(Trick):
 
     # -- before the first update --------------------------------------------------------------------------------
 
-    def prepare(self, run: TrainingRun) -> None:
+    def before_start(self, run: TrainingRun) -> None:
         """Sweep, judge, and set the rate before any trick looks at it."""
         trainer = run.trainer
         if self._loaded is not None:
@@ -192,7 +192,7 @@ class LRFinder(Trick):
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Keep what an earlier part of the run has found, for the next checkpoint."""
         if state is not None:
             self._suggested, self._applied = state["suggestion"], state["applied"]

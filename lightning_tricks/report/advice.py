@@ -9,21 +9,13 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from lightning_tricks.publishing.events import Series
+from lightning_tricks.publishing.log_keys import is_own_loss
 
 _OFTEN_CLIPPED = 0.5
 _OFTEN_SKIPPED = 0.05
 _FEWEST = 20
 _SETTLED = 0.05  # share of the first loss below which a falling loss is not a reason to train further
 _BETTER_IS_LESS = re.compile(r"loss|error|perplexity|bits", re.I)
-
-
-def is_loss(key: str) -> bool:
-    """Whether a log key is a loss of the user's own.
-
-    >>> is_loss("train/loss"), is_loss("diagnosis/training_doctor/loss")
-    (True, False)
-    """
-    return "loss" in key.lower() and not key.startswith(("diagnosis/", "collapse/", "grad/", "amp/"))
 
 
 def advice(scalars: Mapping[str, Series], remedies: Sequence[str] = ()) -> list[str]:
@@ -113,7 +105,7 @@ def _noise(values: Sequence[float]) -> float:
 
 
 def _falling(scalars: Mapping[str, Series]) -> list[str]:
-    losses = {k: [v for _, v in p if math.isfinite(v)] for k, p in scalars.items() if is_loss(k) and "val" not in k}
+    losses = {k: [v for _, v in p if math.isfinite(v)] for k, p in scalars.items() if is_own_loss(k) and "val" not in k}
     values = max(losses.values(), key=len, default=[])
     tenth = len(values) // 10
     if tenth < 10:

@@ -18,8 +18,9 @@ from lightning_tricks.detection.causes import Cause
 from lightning_tricks.diagnosis.findings import Finding, ranked
 from lightning_tricks.numerics.error_parts import ErrorParts
 from lightning_tricks.publishing.events import Event, events
+from lightning_tricks.publishing.log_keys import is_own_loss
 from lightning_tricks.report import figures
-from lightning_tricks.report.advice import advice, is_loss
+from lightning_tricks.report.advice import advice
 from lightning_tricks.report.all_keys import ALL_KEYS
 from lightning_tricks.report.logs import Logs, Points, read_logs
 
@@ -226,8 +227,8 @@ def _pictures(logs: Logs, happened: Sequence[Event]) -> list[Block]:
     def those(pattern: str) -> dict[str, Points]:
         return {k: p for k, p in scalars.items() if re.fullmatch(pattern, k)}
 
-    losses = {k: p for k, p in scalars.items() if is_loss(k)} or those("diagnosis/training_doctor/loss")
-    metrics = {k: p for k, p in scalars.items() if not k.startswith(_OURS) and not is_loss(k) and k != "epoch"}
+    losses = {k: p for k, p in scalars.items() if is_own_loss(k)} or those("diagnosis/training_doctor/loss")
+    metrics = {k: p for k, p in scalars.items() if not k.startswith(_OURS) and not is_own_loss(k) and k != "epoch"}
     rates = those(r"schedule(/optimizer\d+)?/lr(/.*)?") or those(r"lr-.*")
     norms = those(r"grad/norm(/optimizer\d+)?")
     layers = those(r"grad/norm/(?!optimizer\d+$).*")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from lightning_tricks.lifecycle.horizon import bounds, time_progress
+from lightning_tricks.lifecycle.lightning_internals import callback_metrics
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -193,11 +194,11 @@ class LRSchedule(Trick):
         refuse_weight_averaging(self.spec, run.trainer.callbacks)
         self._conflict.watch(run.trainer.lightning_module)
 
-    def assembled(self, run: TrainingRun) -> None:
+    def on_optimizers_created(self, run: TrainingRun) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
         self._conflict.settle(run.trainer)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take base values, find the length of the run, and write the rate of the next update.
 
         The position is kept from one fit of a Trainer to the next, as Lightning keeps its own.
@@ -285,8 +286,7 @@ class LRSchedule(Trick):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Show a plateau its metric, before a ModelCheckpoint saves: so a resume is exact."""
         if self._plateau is not None and self.live_run is not None and not trainer.sanity_checking:
-            results = trainer.fit_loop.epoch_loop.val_loop._results
-            metrics = {} if results is None else results.metrics(False)["callback"]
+            metrics = callback_metrics(trainer, trainer.fit_loop.epoch_loop.val_loop)
             seen = shown_metric(self._plateau, trainer, metrics)
             if seen is not self._plateau:
                 self._take(replace(seen, of_validation=True, awaited=None))
@@ -300,7 +300,7 @@ class LRSchedule(Trick):
         """Show a plateau a metric of the training; one that the module logs in this very hook comes a moment later."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._plateau is not None and self.live_run is not None and not self._plateau.of_validation:
-            metrics = trainer.fit_loop.epoch_loop._results.metrics(False)["callback"]
+            metrics = callback_metrics(trainer, trainer.fit_loop.epoch_loop)
             seen = shown_metric(self._plateau, trainer, metrics)
             self._take(replace(seen, awaited=trainer.current_epoch))
 
@@ -326,7 +326,7 @@ class LRSchedule(Trick):
             if text is not None:
                 warn(OWNER, text)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._conflict.close()
 
@@ -352,5 +352,5 @@ class LRSchedule(Trick):
 
 def _say_once(run: TrainingRun, text: str) -> None:
     text = text.removeprefix(f"{OWNER}: ")
-    if run.first_to_say(f"{OWNER}: {text}"):
+    if run.common.first_to_say(f"{OWNER}: {text}"):
         warn(OWNER, text)

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from lightning_tricks.publishing.events import Series
-from lightning_tricks.report.advice import advice, is_loss
+from lightning_tricks.publishing.log_keys import is_own_loss
+from lightning_tricks.report.advice import advice
 
 CLEAN: dict[str, Series] = {
     "grad/clip_coefficient": [(i, 1.0 if i % 5 else 0.5) for i in range(100)],
@@ -63,5 +64,5 @@ def test_remedies_come_first_and_once() -> None:
 
 
 def test_what_is_a_loss_of_the_users_own() -> None:
-    assert is_loss("train_loss") and is_loss("val/Loss_epoch")
-    assert not is_loss("diagnosis/training_doctor/loss") and not is_loss("accuracy")
+    assert is_own_loss("train_loss") and is_own_loss("val/Loss_epoch")
+    assert not is_own_loss("diagnosis/training_doctor/loss") and not is_own_loss("accuracy")

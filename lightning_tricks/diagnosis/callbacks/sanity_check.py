@@ -17,7 +17,6 @@ from lightning_tricks.diagnosis import (
     label_experiments,
     loss_experiments,
 )
-from lightning_tricks.diagnosis.check_table import CheckTable
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
@@ -33,6 +32,8 @@ from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import on_any_rank
+
+_COLUMNS = ("check", "result", "what was seen", "fix")
 
 
 @final
@@ -70,7 +71,7 @@ class SanityCheck(Trick):
             that cannot be given back.
 
     Logs:
-        The table as text, under ``diagnosis/sanity``.
+        The table, under ``diagnosis/sanity``: as a table or as text, by what the logger takes.
 
     Changes:
         Nothing.
@@ -118,7 +119,7 @@ class SanityCheck(Trick):
         """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
         return list(self._checks)
 
-    def prepare(self, run: TrainingRun) -> None:
+    def before_start(self, run: TrainingRun) -> None:
         """Run the experiments before any trick looks at the optimizers."""
         trainer = run.trainer
         if trainer.global_step > 0 or self._loaded is not None:
@@ -139,7 +140,8 @@ class SanityCheck(Trick):
             return
         if self.prints and trainer.is_global_zero:
             Console().print(self._as_table())
-        run.publisher.tell(run.step, "diagnosis/sanity", CheckTable(self._checks).markdown())
+        rows = [(c.name, c.mark, c.evidence, c.fix) for c in self._checks]
+        run.publisher.tabulate(run.step, "diagnosis/sanity", _COLUMNS, rows)
         failed = [c for c in self._checks if c.passed is False]
         somewhere = bool(failed)
         if trainer.world_size > 1:
@@ -183,7 +185,7 @@ class SanityCheck(Trick):
 
     def _as_table(self) -> Table:
         table = Table(title="SanityCheck")
-        for column in ("check", "", "what was seen", "fix"):
+        for column in _COLUMNS:
             table.add_column(column)
         style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
         for check in self._checks:

@@ -126,11 +126,11 @@ class LossScaleGuard(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Check that the precision to go on in is there; keep the losses for the message."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         if self.on_failure == "bf16":
             _refuse_without_bfloat16(run.trainer.strategy.root_device)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
         saved = (state or {}).get("counts") or [count.state for count in self._counts]
         if len(saved) != len(run.views):  # other optimizers than in the checkpoint: their streaks say nothing here
