@@ -110,6 +110,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     report.add_argument(
         "-o", "--output", default=None, help="the page, .html or .md (default: report.html and .md in it)"
     )
+    report.add_argument("--compare", metavar="RUN2", default=None, help="folder of another run to compare it with")
+    report.add_argument("--watch", action="store_true", help="renew the page every 30 seconds until the run has ended")
     report.set_defaults(do=_report)
     for name, text in (("demo", "train on real data for half a minute"), ("bench", "run the benchmarks")):
         commands.add_parser(name, help=f"{text} (in a checkout)", add_help=False)
@@ -237,10 +239,14 @@ def _length(text: str | None) -> int | str | None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from lightning_tricks.report.page import write_report
+    from lightning_tricks.report.page import watch, write_report
 
+    output = None if options.output is None else Path(options.output)
+    compare = None if options.compare is None else Path(options.compare)
     try:
-        written = write_report(Path(options.run), None if options.output is None else Path(options.output))
+        written = (watch if options.watch else write_report)(Path(options.run), output, compare=compare)
+    except KeyboardInterrupt:  # (the way in which a --watch is ended before the run is)
+        return 0
     except ImportError as error:
         print(f"{error}. A report needs matplotlib and tensorboard: pip install matplotlib tensorboard.")
         return 2

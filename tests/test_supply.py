@@ -110,10 +110,12 @@ def test_the_lock_has_what_the_project_declares(python: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = applying(python)
     own = (
+        "notebooks",
+        "partners",
+        "ray",
         "strangers",
         "trackers",
-        "notebooks",
-    )  # (installed in an environment of their own, from constraints-<name>.txt)
+    )  # (installed elsewhere, with constraints-<name>.txt)
     extras = {name: texts for name, texts in project["optional-dependencies"].items() if name not in own}
     for text in [*project["dependencies"], *(t for texts in extras.values() for t in texts)]:
         wanted = Requirement(text)

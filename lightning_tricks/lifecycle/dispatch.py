@@ -56,6 +56,9 @@ class Member(Protocol):
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments as loggers show them."""
 
+    def facts(self) -> dict[str, Any]:
+        """Return what it has found, as plain values."""
+
     @property
     def parts(self) -> Sequence[Any]:
         """Its parts, which may have hooks of a training step as well."""

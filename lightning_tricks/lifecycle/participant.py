@@ -59,6 +59,10 @@ class Participant(Stages):
         """Return the arguments, as plain values, to compare with those in a checkpoint."""
         return constructor_arguments(self)
 
+    def facts(self) -> dict[str, Any]:
+        """Return what it has found that belongs into ``run.json``, as plain values."""
+        return {}
+
     def arguments(self) -> dict[str, str | float | bool]:
         """Return the arguments that differ from the defaults, as loggers show them: numbers, flags and texts."""
         given, usual = constructor_arguments(self), self._defaults()

@@ -19,6 +19,7 @@ from lightning_tricks.lifecycle.attempts import Attempts
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
 from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logs_hyperparameters
+from lightning_tricks.lifecycle.run_facts import RunFacts
 from lightning_tricks.lifecycle.shared_parts import SharedParts
 from lightning_tricks.lifecycle.step_hooks import hook_steps
 from lightning_tricks.modules.replaced import PutBack
@@ -56,6 +57,7 @@ class TrainingRun:
         self.active = False
         self.no_dry_runs: str | None = None  # why user code may not run a second time, once that is known
         self._attached: dict[int, tuple[PutBack, ...]] = {}  # by the optimizer's index
+        self._facts: RunFacts | None = None
 
     def stop_training(self) -> None:
         """Let Lightning end the run after this batch."""
@@ -130,6 +132,8 @@ class TrainingRun:
         self.publisher.guard()
         self._dispatch.install(self.tricks)
         self.active = True
+        self._facts = RunFacts(trainer)
+        self._facts.begin()
 
     def _attach(self, view: OptimizerView) -> None:
         self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
@@ -176,6 +180,15 @@ class TrainingRun:
         if self.trainer.loggers:
             self.publisher.introduce(_hyperparameters(self.trainer, self.tricks))
 
+    def ended(self, outcome: str) -> None:
+        """Note how the run has ended, with what the tricks have found; the first word about it counts."""
+        if self._facts is not None:
+            updates = max((self.clock.applied(view.index) for view in self.views), default=0)
+            found: dict[str, Any] = {"steps": self.step, "updates": int(updates)}
+            for trick in self.tricks:
+                found |= trick.guarded(trick.facts) or {}
+            self._facts.end(outcome, found)
+
     def derive_position(self) -> None:
         """Take the number of updates from Lightning's global step: the checkpoint holds none of ours."""
         count = max(1, len(self.views))
@@ -206,6 +219,7 @@ class TrainingRun:
         self.active = False
         self.views = []
         self.attempts.forget()
+        self._facts = None
 
     # -- one batch ----------------------------------------------------------------------------------------------
 

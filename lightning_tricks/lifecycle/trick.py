@@ -128,6 +128,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         if self.live_run is not None:
             self.guarded(self.tell, "finished", self.live_run)
             self._flush()
+            if self.live_run.tricks[-1] is self:
+                self.live_run.ended("stopped early" if trainer.should_stop else "finished")
 
     @for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -136,6 +138,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             self._flush()
         except Exception as error:
             warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        if self.live_run is not None:
+            self.live_run.ended(f"failed: {type(exception).__name__}: {exception}".rstrip(": "))
         self._leave()
 
     @for_all

@@ -190,6 +190,10 @@ class LRFinder(Trick):
             _set_rate(run.trainer, result.suggestion, base)
             self._applied = True
 
+    def facts(self) -> dict[str, Any]:
+        """The rate that was found, and whether it was set."""
+        return {} if self._suggested is None else {"found_rate": self._suggested, "rate_was_set": self._applied}
+
     # -- state --------------------------------------------------------------------------------------------------
 
     def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:

@@ -589,10 +589,17 @@ def test_metrics_are_no_layers() -> None:
 
 def test_two_optimizers_and_accumulation_give_one_row_per_step() -> None:
     memory = Memory()
-    fit(TwoPlayersHealthy(), [PrecisionDoctor()], n=16, precision="16-mixed", logger=memory)
+    fit(TwoPlayersHealthy(), [PrecisionDoctor(modules=["*"])], n=16, precision="16-mixed", logger=memory)
     assert all(math.isfinite(memory.series(f"amp/headroom/{p}.0")[s]) for p in ("one", "two") for s in (0, 1))
     other = Memory()
-    fit(Classifier(), [PrecisionDoctor()], n=32, precision="16-mixed", logger=other, accumulate_grad_batches=2)
+    fit(
+        Classifier(),
+        [PrecisionDoctor(modules=["*"])],
+        n=32,
+        precision="16-mixed",
+        logger=other,
+        accumulate_grad_batches=2,
+    )
     assert sorted(other.series("amp/headroom/net.0")) == [0, 1]
 
 

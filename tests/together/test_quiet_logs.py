@@ -80,7 +80,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "residual network": residual_network,
     "LSTM": LastOfLSTM,
     "transformer": lambda: MeanOfTransformer(2),
-    "forecasting transformer": lambda: MeanOfTransformer(24),
+    "forecasting transformer": lambda: MeanOfTransformer(10),
 }
 
 
@@ -105,7 +105,7 @@ class Forecaster(L.LightningModule):
 def list_of_the_readme() -> list[Any]:
     return [
         SanityCheck(),
-        LRFinder(num_steps=20),
+        LRFinder(num_steps=10),
         GradientMonitor(),
         GradientClip(1.0, nonfinite="skip"),
         LRSchedule("cosine", warmup="5%"),
@@ -125,7 +125,7 @@ LISTS: dict[str, Callable[[], list[Any]]] = {
 def keys_of(model: str, tricks: list[Any], **arguments: Any) -> set[str]:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    rows = TensorDataset(torch.randn(96, 6, 8, generator=generator), torch.randint(4, (96,), generator=generator))
+    rows = TensorDataset(torch.randn(64, 6, 8, generator=generator), torch.randint(4, (64,), generator=generator))
     memory = Memory()
     t = trainer(tricks, logger=memory, max_epochs=3, **arguments)
     forecasts = model == "forecasting transformer"
