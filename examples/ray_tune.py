@@ -99,10 +99,10 @@ def main() -> None:
             ),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()
-        for result in sorted(results, key=lambda result: -result.config["lr"]):
+        for rate, result in zip(rates, results, strict=True):
             metrics = result.metrics or {}
             ended = metrics.get("ended_by") or ("ASHA or the last epoch" if result.error is None else "an error")
-            print(f"lr {result.config['lr']:g}: accuracy {metrics.get('accuracy', 0.0):.3f}; ended by {ended}")
+            print(f"lr {rate:g}: accuracy {metrics.get('accuracy', 0.0):.3f}; ended by {ended}")
         print(f"best: lr {results.get_best_result().config['lr']:g}")
     ray.shutdown()
 

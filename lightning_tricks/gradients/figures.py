@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_NAMES = 40
+_MOST_NAMES = 24
+_LONGEST_NAME = 28
 
 
 def draw_layers(names: Sequence[str], steps: Sequence[int], norms: Sequence[Sequence[float]]) -> Figure:
@@ -26,16 +27,18 @@ def draw_layers(names: Sequence[str], steps: Sequence[int], norms: Sequence[Sequ
         ImportError: matplotlib is missing; the message says what to install.
     """
     try:
-        from matplotlib.figure import Figure
+        from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
-    figure = Figure(figsize=(9, min(12.0, 1.8 + 0.22 * min(len(names), _MOST_NAMES))), layout="constrained")
+    # legible on a telephone: 400 pixels wide, a letter is about 9 pixels high
+    size = (5.4, min(9.0, 1.8 + 0.24 * min(len(names), _MOST_NAMES)))
+    figure = InlineFigure(figsize=size, dpi=180, layout="constrained")
     ax = figure.subplots()
     rows = [[math.log10(v) if 0 < v < math.inf else math.nan for v in row] for row in zip(*norms, strict=True)]
     image = ax.imshow(rows or [[math.nan]], aspect="auto", interpolation="nearest", cmap="viridis")
     every = max(1, math.ceil(len(names) / _MOST_NAMES))
-    ax.set_yticks(range(0, len(names), every), [name[-48:] for name in names[::every]], fontsize=7)
-    columns = range(0, len(steps), max(1, len(steps) // 8))
+    ax.set_yticks(range(0, len(names), every), [name[-_LONGEST_NAME:] for name in names[::every]], fontsize=9)
+    columns = range(0, len(steps), max(1, len(steps) // 5))
     ax.set_xticks(list(columns), [str(steps[i]) for i in columns])
     ax.set(xlabel="step", title="gradient norm of each parameter")
     figure.colorbar(image, ax=ax, label="log10 of the norm")

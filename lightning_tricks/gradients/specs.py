@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lightning_tricks.errors import message, require_choice, require_count, require_flag, require_number
+from lightning_tricks.gradients.layer_curves import PerLayer
 from lightning_tricks.gradients.rules import ClipRule, as_rule
 from lightning_tricks.modules.selection import check_patterns
 
@@ -24,7 +25,7 @@ class MonitorSpec:
     """
 
     every_n_steps: int | None = None
-    per_layer: bool = True
+    per_layer: PerLayer = "top"
     groups: dict[str, str] | None = None
     norm_type: float = 2.0
     update_ratio: bool = False
@@ -37,7 +38,11 @@ class MonitorSpec:
             require_count(owner, "every_n_steps", self.every_n_steps, remedy="Use e.g. 50, or None for the Trainer's")
         if not (isinstance(self.norm_type, float) and math.isinf(self.norm_type) and self.norm_type > 0):
             require_number(owner, "norm_type", self.norm_type, remedy="Use 2.0, 1.0 or float('inf')")
-        for name in ("per_layer", "update_ratio", "noise_scale", "histograms"):
+        given: object = self.per_layer
+        if not isinstance(given, bool) and given != "top":
+            rule = "per_layer must be 'top', True or False"
+            raise ValueError(message(owner, "per_layer", given, rule, "Use 'top' for the five largest norms"))
+        for name in ("update_ratio", "noise_scale", "histograms"):
             require_flag(owner, name, getattr(self, name))
         object.__setattr__(self, "groups", check_patterns(owner, "groups", self.groups))
         object.__setattr__(self, "norm_type", float(self.norm_type))

@@ -34,6 +34,7 @@ class Participant(Stages):
     state_form: Any = staticmethod(form.anything)  # what ``trick_state`` of it and of its parts returns looks like
     in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
     observer: ClassVar[bool] = False  # whether it only watches
+    also_called: ClassVar[dict[str, str]] = {}  # the name of an argument in other tools -> how it is written here
     log_keys: ClassVar[tuple[LogKey, ...]] = ()  # the keys that it and its parts log under
 
     _run: TrainingRun | None = None
@@ -48,7 +49,7 @@ class Participant(Stages):
 
     def settled(self, run: TrainingRun) -> bool:
         """Whether it has seen all that it may refuse by name; from then on no error of its own ends a run."""
-        return run.has_stepped
+        return run.attempts.began
 
     def reconfigured(self, changed: list[str]) -> None:
         """The checkpoint was written with other arguments; say what that means."""
@@ -58,10 +59,26 @@ class Participant(Stages):
         """Return the arguments, as plain values, to compare with those in a checkpoint."""
         return constructor_arguments(self)
 
+    def facts(self) -> dict[str, Any]:
+        """Return what it has found that belongs into ``run.json``, as plain values."""
+        return {}
+
     def arguments(self) -> dict[str, str | float | bool]:
-        """Return the arguments as loggers show them: numbers, flags and texts."""
-        found = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        """Return the arguments that differ from the defaults, as loggers show them: numbers, flags and texts."""
+        given, usual = constructor_arguments(self), self._defaults()
+        changed = [name for name, value in given.items() if name not in usual or usual[name] != value]
+        found = {name: getattr(self, name) for name in changed}
         return {n: v if isinstance(v, (str, int, float)) else str(v) for n, v in found.items()}
+
+    def _defaults(self) -> dict[str, Any]:
+        """Return what the optional arguments are by default, in the form in which a constructor keeps them."""
+        parameters = inspect.signature(type(self)).parameters.values()
+        required = {p.name: getattr(self, p.name) for p in parameters if p.default is p.empty}
+        try:
+            usual = constructor_arguments(type(self)(**required))
+        except (TypeError, ValueError):  # it does not take what it keeps of a required argument
+            return {}
+        return {name: value for name, value in usual.items() if name not in required}
 
     # -- its parts ------------------------------------------------------------------------------------------------
 
@@ -123,4 +140,4 @@ class Participant(Stages):
 
     def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
         """Return a function that is ``guarded`` whenever somebody else calls it: a module, a logger, a publisher."""
-        return functools.partial(self.guarded, function)
+        return functools.partial(self.guarded, function) if self.observer else function

@@ -79,7 +79,6 @@ class GradientWriter:
         if not page.empty:
             self._carry_out(page, order)
 
-    @torch.no_grad()
     def _carry_out(self, page: Page, order: _Order) -> None:
         view = page.view
         # (a fused step takes its factor in float32, which is not enough where gradients are float64)
@@ -214,6 +213,7 @@ def _forget(view: OptimizerView) -> None:
         view.optimizer.__dict__.pop(attribute, None)
 
 
+@torch.no_grad()
 def _write(page: Page, order: _Order) -> None:
     values = page.writable()
     if order.factor is not None:

@@ -16,6 +16,8 @@ LOSS_SCALE = (
     ),
 )
 DOCTOR = (
+    LogKey("amp/headroom", "headroom of the module that has the least, in bits", (_S, "headroom")),
+    LogKey("amp/underflow", "share of small gradients in the module that has the most", (_S, "underflow")),
     LogKey("amp/headroom/<module...>", "log2 of 65504 over the largest output, in bits", (_S, "headroom by module")),
     LogKey("amp/underflow/<module...>", "share of gradients below 2^-14, scaled", (_S, "underflow by module")),
 )

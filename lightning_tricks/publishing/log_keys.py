@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 SECTIONS = ("gradients", "schedule", "precision", "collapse", "diagnosis")  # in the order in which they are shown
+OURS = ("grad/", "schedule/", "amp/", "collapse/", "diagnosis/", "accumulation/", "trainer/")  # how our keys begin
 Chart = tuple[str, str]  # section of the dashboard, title of the chart
 Occurs = Literal["below 1", "rises above 0", "grows", "above 0"]
 
@@ -109,11 +110,16 @@ class LogKeys:
         found = self.of(key)
         return None if found is None else found.event
 
-    def layout(self) -> dict[str, dict[str, list[object]]]:
-        """Return the charts of TensorBoard's Custom Scalars page, as ``add_custom_scalars`` takes them."""
+    def layout(self, logged: Iterable[str] | None = None) -> dict[str, dict[str, list[object]]]:
+        """Return the charts of TensorBoard's Custom Scalars page, as ``add_custom_scalars`` takes them.
+
+        Args:
+            logged: keys that have a value; charts without any of them are left out. None for all charts.
+        """
+        filled = None if logged is None else {self.of(key) for key in logged}
         made: dict[str, dict[str, list[str]]] = {section: {} for section in SECTIONS}
         for key in self.keys:
-            if key.chart is not None:
+            if key.chart is not None and (filled is None or key in filled):
                 section, title = key.chart
                 made.setdefault(section, {}).setdefault(title, []).append(key.pattern.pattern)
         return {
@@ -121,3 +127,17 @@ class LogKeys:
             for s, charts in made.items()
             if charts
         }
+
+    @staticmethod
+    def exactly(key: str) -> str:
+        """Return the pattern of one key of the user's, for a layout."""
+        return re.escape(key) + "$"
+
+
+def is_own_loss(key: str) -> bool:
+    """Whether a log key is a loss that the training script logs.
+
+    >>> is_own_loss("train/loss"), is_own_loss("diagnosis/training_doctor/loss")
+    (True, False)
+    """
+    return "loss" in key.lower() and not key.startswith(OURS)

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from itertools import accumulate, groupby, islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_tricks.numerics.torch_internals import file_writer
+from lightning_tricks.publishing.dashboard import filled_layout, write_hyperparameters
 from lightning_tricks.publishing.events import Event, events
 from lightning_tricks.publishing.log_keys import LogKeys
 from lightning_tricks.publishing.loggers import guard, system_error
+from lightning_tricks.publishing.trackers import Kind, Table, hand_over, is_of_another_rank, key_for, offered, way_of
 
 Listener = Callable[[list[float]], None]
+Selector = Callable[[list[float]], Mapping[str, float] | None]
 
 _LONGEST = 2000  # values of a key that tells of events which are kept for the pictures
 
@@ -66,6 +70,7 @@ class _Transfer:
     names: list[str] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     private: list[tuple[Tensor, Listener]] = field(default_factory=list)
+    selected: list[tuple[Tensor, Selector]] = field(default_factory=list)
     histograms: dict[str, Tensor] = field(default_factory=dict)
     host: Tensor | None = None
     arrived: Any = None
@@ -76,14 +81,19 @@ class Publisher:
 
     Args:
         loggers: gives the Trainer's loggers; asked at each delivery, since users may change the list.
+        of_the_user: gives the keys that the training script has logged so far.
     """
 
-    def __init__(self, loggers: Callable[[], Sequence[Any]]) -> None:
-        self._loggers = loggers
+    def __init__(
+        self, loggers: Callable[[], Sequence[Any]], of_the_user: Callable[[], Iterable[str]] = lambda: ()
+    ) -> None:
+        self._loggers, self._of_the_user = loggers, of_the_user
+        self._charted: set[str] = set()  # keys that the layout of the dashboard was made for
         self._open: _Transfer | None = None
         self._travelling: deque[_Transfer] = deque()
         self._broken: set[int] = set()
         self._failing: set[int] = set()
+        self._said: set[int] = set()
         self._record: dict[str, deque[tuple[int, float]]] = {}
         self.latest: dict[str, float] = {}
         self.keys = LogKeys(())  # of the callbacks in this run: which values tell of events, and which charts there are
@@ -94,7 +104,7 @@ class Publisher:
         return events({key: list(points) for key, points in self._record.items()}, self.keys)
 
     def introduce(self, configuration: Mapping[str, Any]) -> None:
-        """A run begins: give the loggers the configuration, and TensorBoard the layout of its dashboard.
+        """A run begins: give the loggers the configuration.
 
         TensorBoard shows the first hyperparameters of a run only, so these have to hold the module's own too.
         """
@@ -102,13 +112,11 @@ class Publisher:
             try:
                 if _can(logger, "add_hparams"):
                     logger.log_hyperparams(dict(configuration), {})  # for its hparams.yaml alone
-                    _write_hyperparameters(logger.experiment, configuration)
+                    write_hyperparameters(logger.experiment, configuration)
                 else:
                     logger.log_hyperparams(dict(configuration))
-                if _can(logger, "add_custom_scalars"):
-                    logger.experiment.add_custom_scalars(self.keys.layout())
             except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, error, 0)
+                self._give_up(logger, error, 0, lasting=False)  # (MLflow's refuses an argument that has changed)
 
     def guard(self) -> None:
         """Training begins: from now on no logger's system error may end it, in Lightning's own calls neither."""
@@ -134,31 +142,42 @@ class Publisher:
         """Send a vector ``[n]`` along that no logger sees; ``listener`` gets it as floats when it has arrived."""
         self._transfer(step).private.append((values.detach(), listener))
 
+    def put_selected(self, step: int, values: Tensor, select: Selector) -> None:
+        """Send a vector ``[n]`` along; ``select`` gets it as floats on the host, and returns what is logged of it."""
+        self._transfer(step).selected.append((values.detach().clone(), select))
+
     def put_histogram(self, step: int, name: str, values: Tensor) -> None:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
         self._transfer(step).histograms[name] = values.detach().clone()
 
     def tell(self, step: int, name: str, text: str) -> None:
-        """Send text to the loggers that accept it, at once."""
-        self._give("add_text", step, lambda experiment: experiment.add_text(name, text, step))
+        """Send text to every logger, at once; it is kept on disk where a logger takes none."""
+        self._give("text", step, name, lambda: text)
+
+    def tabulate(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Send a table to every logger, at once; it is kept on disk where a logger takes none."""
+        self._give("table", step, name, lambda: Table(columns, rows))
 
     def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
-        """Give a matplotlib figure to the loggers that draw, at once; nothing happens where matplotlib is missing."""
+        """Send a matplotlib figure to every logger, at once; nothing happens where matplotlib is missing."""
+        self._give("figure", step, name, cache(figure))
 
-        def add(experiment: Any) -> None:
-            with suppress(ImportError):
-                experiment.add_figure(name, figure(), step)
-
-        self._give("add_figure", step, add)
-
-    def _give(self, method: str, step: int, add: Callable[[Any], None]) -> None:
+    def _give(self, kind: Kind, step: int, name: str, content: Callable[[], Any]) -> None:
         for logger in self._loggers():
-            if id(logger) in self._broken or not _can(logger, method):
+            if id(logger) in self._broken or is_of_another_rank(logger):
                 continue
             try:
-                add(logger.experiment)
+                with suppress(ImportError):  # of matplotlib
+                    self._say_where(logger, hand_over(logger, kind, name, content, step))
             except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, error, step)
+                self._give_up(logger, error, step, lasting=False)
+
+    def _say_where(self, logger: Any, taken: Path | bool) -> None:
+        """Say once per logger where that is which it does not take."""
+        if isinstance(taken, Path) and id(logger) not in self._said:
+            self._said.add(id(logger))
+            name = type(logger).__name__
+            rank_zero_info(f"{name} does not take every text, table and picture. They are written into {taken}.")
 
     def holds(self, step: int) -> bool:
         """Whether something was put in for ``step`` that has not been shipped."""
@@ -201,35 +220,56 @@ class Publisher:
         self._travelling.clear()
 
     def _hand_over(self, transfer: _Transfer) -> None:
-        floats = [] if transfer.host is None else transfer.host.tolist()
+        floats = iter([] if transfer.host is None else transfer.host.tolist())
         values = {**transfer.numbers, **dict(zip(transfer.names, floats, strict=False))}
+        samples = {name: list(islice(floats, h.numel())) for name, h in transfer.histograms.items()}
+        told = [(listener, list(islice(floats, v.numel()))) for v, listener in transfer.private]
+        for vector, select in transfer.selected:
+            values.update(select(list(islice(floats, vector.numel()))) or {})
         self.latest.update(values)
         for name in filter(self.keys.event_of, values):
             self._record.setdefault(name, deque(maxlen=_LONGEST)).append((transfer.step, values[name]))
-        rest = iter(floats[len(transfer.names) :])
-        samples = {name: list(islice(rest, h.numel())) for name, h in transfer.histograms.items()}
-        told = [(listener, list(islice(rest, v.numel()))) for v, listener in transfer.private]
         for logger in self._loggers():
             if id(logger) not in self._broken:
                 self._log(logger, values, samples, transfer.step)
-        for listener, vector in told:
-            listener(vector)
+        self._lay_out(transfer.step)
+        for listener, numbers in told:
+            listener(numbers)
+
+    def _lay_out(self, step: int) -> None:
+        """Write the layout of TensorBoard's dashboard when a key has come up; TensorBoard shows the last one."""
+        of_the_user = set(self._of_the_user())
+        keys = {*self.latest, *of_the_user}
+        if keys <= self._charted:
+            return
+        self._charted |= keys
+        layout = filled_layout(self.keys, self.latest, of_the_user)
+        for logger in self._loggers():
+            if id(logger) not in self._broken and _can(logger, "add_custom_scalars"):
+                try:
+                    logger.experiment.add_custom_scalars(layout)
+                except Exception as error:  # whatever a logger does, training goes on
+                    self._give_up(logger, error, step, lasting=False)
 
     def _log(self, logger: Any, values: dict[str, float], samples: dict[str, list[float]], step: int) -> None:
         try:
             if values:
-                logger.log_metrics(values, step=step)
+                logger.log_metrics({key_for(logger, key): value for key, value in values.items()}, step=step)
             for name, sample in samples.items():
-                logger.experiment.add_histogram(name, torch.tensor(sample), step)
+                hand_over(logger, "histogram", name, partial(list, sample), step)
         except Exception as error:  # whatever a logger does, training goes on
             self._give_up(logger, error, step)
 
-    def _give_up(self, logger: Any, error: Exception, step: int | None) -> None:
-        """Tell it once. What failed by the system's fault (no space, no network) is tried again; all else is not."""
+    def _give_up(self, logger: Any, error: Exception, step: int | None, *, lasting: bool = True) -> None:
+        """Tell it once. What failed by the system's fault (no space, no network) is tried again; all else is not.
+
+        Args:
+            lasting: whether a logger that failed so gets no more values.
+        """
         told = id(logger) in self._failing
         self._failing.add(id(logger))
         consequence = "Each value is tried, and may be lost"
-        if system_error(error) is None:
+        if lasting and system_error(error) is None:
             self._broken.add(id(logger))
             consequence = "lightning_tricks logs no more to it"
         if not told:
@@ -244,27 +284,17 @@ class Publisher:
 
 def _can(logger: Any, method: str) -> bool:
     """Whether a logger's experiment has a method. On ranks that do not log, Lightning's stand-in has all of them."""
-    experiment = getattr(logger, "experiment", None)
-    return type(experiment).__name__ != "_DummyExperiment" and hasattr(experiment, method)
-
-
-def _write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> None:
-    """Write what TensorBoard's HParams page shows: nothing without a metric, so one of ours is named."""
-    from torch.utils.tensorboard.summary import hparams
-
-    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
-    for summary in hparams(plain, {"trainer/updates": 0}):  # type: ignore[no-untyped-call]
-        file_writer(experiment).add_summary(summary)
+    return not is_of_another_rank(logger) and offered(logger, f"experiment.{method}") is not None
 
 
 def draws_histograms(logger: Any) -> bool:
-    """Whether a logger takes histograms, told by what its experiment can do."""
-    return hasattr(getattr(logger, "experiment", None), "add_histogram")
+    """Whether a logger takes histograms, told by what it offers."""
+    return way_of(logger, "histogram") is not None
 
 
 def _send(transfer: _Transfer) -> None:
     histograms = [h.reshape(-1) for h in transfer.histograms.values()]
-    tensors = transfer.tensors + histograms + [v for v, _ in transfer.private]
+    tensors = transfer.tensors + histograms + [v for v, _ in (*transfer.private, *transfer.selected)]
     if not tensors:
         return
     # in float64 where a value is: norms of a float64 run may be beyond the range of float32

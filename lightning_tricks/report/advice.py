@@ -9,29 +9,22 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from lightning_tricks.publishing.events import Series
+from lightning_tricks.publishing.log_keys import is_own_loss
 
 _OFTEN_CLIPPED = 0.5
 _OFTEN_SKIPPED = 0.05
 _FEWEST = 20
 _SETTLED = 0.05  # share of the first loss below which a falling loss is not a reason to train further
-_BETTER_IS_LESS = re.compile(r"loss|error|perplexity|bits", re.I)
+BETTER_IS_LESS = re.compile(r"loss|error|perplexity|bits", re.I)
 
 
-def is_loss(key: str) -> bool:
-    """Whether a log key is a loss of the user's own.
-
-    >>> is_loss("train/loss"), is_loss("diagnosis/training_doctor/loss")
-    (True, False)
-    """
-    return "loss" in key.lower() and not key.startswith(("diagnosis/", "collapse/", "grad/", "amp/"))
-
-
-def advice(scalars: Mapping[str, Series], remedies: Sequence[str] = ()) -> list[str]:
+def advice(scalars: Mapping[str, Series], remedies: Sequence[str] = (), *, healthy: bool = True) -> list[str]:
     """Return what to change in the next run, the most urgent first.
 
     Args:
         scalars: log key -> (step, value).
         remedies: what verdicts and findings of the run advise.
+        healthy: whether no alarm and no error ended it or was left; else nothing is said of how a good run gets better.
 
     Example:
         >>> advice({"grad/clip_coefficient": [(i, 0.5) for i in range(40)]})[0][:51]
@@ -40,9 +33,14 @@ def advice(scalars: Mapping[str, Series], remedies: Sequence[str] = ()) -> list[
     told = [*dict.fromkeys(remedies)]
     # "Lower the learning rate" is in "Lower the learning rate: LRFinder()"
     found = [a for a in told if not any(b != a and b.startswith(a.rstrip(".")) for b in told)]
-    for rule in (_clipped, _skipped, _nonfinite, _schedule, _validation, _falling):
+    improvements = (_clipped, _schedule, _validation, _falling) if healthy else ()
+    for rule in (_skipped, _nonfinite, *improvements):
         found += rule(scalars)
-    return found or ["Nothing stands out. A change worth a try: another learning rate (LRFinder), or a longer run."]
+    if found:
+        return found
+    if not healthy:
+        return ["Start with the verdict above: no callback of this run has advice about it."]
+    return ["Nothing has to change. A longer run or another learning rate (LRFinder) may still improve the result."]
 
 
 def _clipped(scalars: Mapping[str, Series]) -> list[str]:
@@ -92,7 +90,7 @@ def _validation(scalars: Mapping[str, Series]) -> list[str]:
     found = []
     for key, points in scalars.items():
         values = [v for _, v in points]
-        if not re.search(r"val", key, re.I) or not _BETTER_IS_LESS.search(key) or len(values) < 5:
+        if not re.search(r"val", key, re.I) or not BETTER_IS_LESS.search(key) or len(values) < 5:
             continue
         best = min(values)
         worse = max(0.05 * abs(best), 5 * _noise(values))
@@ -113,7 +111,7 @@ def _noise(values: Sequence[float]) -> float:
 
 
 def _falling(scalars: Mapping[str, Series]) -> list[str]:
-    losses = {k: [v for _, v in p if math.isfinite(v)] for k, p in scalars.items() if is_loss(k) and "val" not in k}
+    losses = {k: [v for _, v in p if math.isfinite(v)] for k, p in scalars.items() if is_own_loss(k) and "val" not in k}
     values = max(losses.values(), key=len, default=[])
     tenth = len(values) // 10
     if tenth < 10:

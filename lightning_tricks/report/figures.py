@@ -19,7 +19,7 @@ _MOST_COLUMNS = 256
 def png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG."""
     held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=110)
+    figure.savefig(held, format="png", dpi=180)
     return held.getvalue()
 
 
@@ -40,7 +40,7 @@ def draw_lines(
         smooth: draw a running mean over the values.
         linear: never a logarithmic axis.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     ax = figure.subplots()
     seen: list[float] = []
     for name, points in list(series.items())[:_MOST_LINES]:
@@ -61,7 +61,8 @@ def draw_lines(
     ax.set(xlabel="step", ylabel=label)
     ax.grid(alpha=0.3)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        # below the axes: beside them it would take half of a narrow page
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -76,7 +77,7 @@ def draw_layer_norms(series: Mapping[str, Series]) -> Figure:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    weight = 2.0 / (1 + max(2, len(values) // 25))
+    weight = 2.0 / (1 + max(5, len(values) // 10))
     mean, found = values[0], []
     for value in values:
         mean += weight * (value - mean)

@@ -27,6 +27,8 @@ class Logs:
         images: tag -> the last picture, as the bytes of a PNG.
         hyperparameters: by name, as text.
         health: the doctor's ``health.json``; None where there is none.
+        facts: the run's ``run.json``; empty where there is none.
+        changed: when the last of its files was written, in seconds since 1970; 0 where that is not known.
         seconds: between the first and the last entry; NaN where that is not logged.
     """
 
@@ -36,6 +38,8 @@ class Logs:
     images: dict[str, bytes] = field(default_factory=dict)
     hyperparameters: dict[str, str] = field(default_factory=dict)
     health: dict[str, Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    changed: float = 0.0
     seconds: float = math.nan
 
     @property
@@ -63,7 +67,14 @@ def read_logs(folder: Path) -> Logs:
     hyperparameters = _content(found / "hparams.yaml")
     logs.hyperparameters = {str(k): str(v) for k, v in (hyperparameters or {}).items()}
     logs.health = _content(found / "health.json")
+    logs.facts = _content(found / "run.json") or {}
+    logs.changed = _last_change(found)
     return logs
+
+
+def _last_change(folder: Path) -> float:
+    files = [*folder.glob("events.out.tfevents.*"), folder / "metrics.csv", folder / "run.json"]
+    return max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
 
 
 def _find(folder: Path) -> Path:
@@ -89,16 +100,30 @@ def _read_events(folder: Path, logs: Logs) -> None:
     times = []
     for tag in tags["scalars"]:
         rows = events.Scalars(tag)
-        logs.scalars[tag] = [(row.step, row.value) for row in rows]
+        logs.scalars[tag] = without_overwritten([(row.step, row.value) for row in rows])
         times += [rows[0].wall_time, rows[-1].wall_time]
     for tag in tags["tensors"]:
         if tag.endswith("/text_summary"):
             texts = [(row.step, _text(row.tensor_proto)) for row in events.Tensors(tag)]
-            logs.texts[tag.removesuffix("/text_summary")] = texts
+            logs.texts[tag.removesuffix("/text_summary")] = list(dict.fromkeys(texts))
     for tag in tags["images"]:
         logs.images[tag] = events.Images(tag)[-1].encoded_image_string
     if times:
         logs.seconds = max(times) - min(times)
+
+
+def without_overwritten(points: Points) -> Points:
+    """Return the values of the last pass, where a run was resumed or repeated in the folder of an earlier one.
+
+    >>> without_overwritten([(0, 5.0), (1, 4.0), (2, 3.0), (1, 2.0), (2, 1.0)])
+    [(0, 5.0), (1, 2.0), (2, 1.0)]
+    """
+    kept: Points = []
+    for step, value in points:
+        while kept and kept[-1][0] >= step:
+            kept.pop()
+        kept.append((step, value))
+    return kept
 
 
 def _text(proto: Any) -> str:
@@ -112,6 +137,7 @@ def _read_csv(path: Path, logs: Logs) -> None:
             for name, cell in row.items():
                 if name not in ("step", "epoch", None) and cell:
                     logs.scalars.setdefault(name, []).append((int(step), _number(cell)))
+    logs.scalars = {name: without_overwritten(points) for name, points in logs.scalars.items()}
 
 
 def _number(cell: str | None) -> float:

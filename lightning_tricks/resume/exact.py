@@ -119,7 +119,7 @@ class ExactResume(Trick):
 
         self._hooks.replace(loop.epoch_loop, "on_run_start", on_run_start)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up what the checkpoint holds for this process."""
         trainer = run.trainer
         if type(data_fetcher(trainer.fit_loop)).__name__ == "_DataLoaderIterDataFetcher":
@@ -200,7 +200,7 @@ class ExactResume(Trick):
 
     def _put_held(self, loop: Any, found: dict[str, Any]) -> None:
         gone = self._beginning.put(loop.trainer, found["held"]) if "held" in found else []
-        if gone and self.run.first_to_say("gone"):
+        if gone and self.run.common.first_to_say("gone"):
             warn(_OWNER, f"{listed(gone, 3)}: in the checkpoint, and not in this run.")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -229,7 +229,7 @@ class ExactResume(Trick):
         return {"ranks": process_state.gathered(own, trainer.world_size)}
 
     def _warn_of_lost(self, run: TrainingRun, lost: list[str]) -> None:
-        if not lost or not run.first_to_say("not exact"):
+        if not lost or not run.common.first_to_say("not exact"):
             return
         warn(
             _OWNER,
@@ -241,6 +241,6 @@ class ExactResume(Trick):
         """Keep the state for a checkpoint that is saved after the fit."""
         self._final = self._state_of(run)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Give Lightning its methods back."""
         self._hooks.end()

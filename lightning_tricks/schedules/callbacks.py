@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from lightning_tricks.lifecycle.horizon import bounds, time_progress
 from lightning_tricks.lifecycle.lightning_internals import callback_metrics
@@ -24,7 +24,11 @@ from lightning_tricks.schedules.plan import whole_curve
 from lightning_tricks.schedules.plateau_watch import PlateauWatch, shown_metric, shown_what_came_late
 from lightning_tricks.schedules.rate_writer import RateWriter
 from lightning_tricks.schedules.remarks import overrun, shortfall
-from lightning_tricks.schedules.scheduler_conflict import SchedulerConflict, refuse_weight_averaging
+from lightning_tricks.schedules.scheduler_conflict import (
+    SchedulerConflict,
+    refuse_weight_averaging,
+    remark_on_finetuning,
+)
 from lightning_tricks.schedules.spec import OWNER, ScheduleSpec
 from lightning_tricks.schedules.state import (
     current_configuration,
@@ -74,14 +78,17 @@ class LRSchedule(Trick):
         momentum: ``(0.95, 0.85)``: momentum (beta1 of Adam) at the lowest and at the highest rate; None to leave it.
         weight_decay_final: weight decay at the end of the run, reached by a half cosine from each group's own; groups
             that have none keep none. None to leave it.
-        conflict: when the module has a scheduler of its own: ``"error"`` names it, ``"replace"`` takes over.
+        conflict: when the module has a scheduler of its own, or a StochasticWeightAveraging stands beside it:
+            ``"error"`` names it, ``"replace"`` takes over. Rates of BackboneFinetuning are replaced either way, with
+            a warning under ``"error"``.
         overrides: regular expression on parameter names or group names -> a factor on the base rate (``0.1``) or
             another decay for these groups.
 
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range or contradicts another.
-        ConflictError: at fit start, the module returned a scheduler and ``conflict`` is ``"error"``.
+        ConflictError: at fit start, another one writes the rate (the module's scheduler, StochasticWeightAveraging)
+            and ``conflict`` is ``"error"``.
         TrickError: at fit start, the length of the run is not known, or warm-up and hold do not fit in; a pattern
             matches nothing, or only a part of a group; the metric of a plateau is not logged.
 
@@ -116,6 +123,18 @@ class LRSchedule(Trick):
 
     log_keys = SCHEDULE
     state_form = staticmethod(schedule_form)
+    also_called: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("warmup_steps", "num_warmup_steps", "warmup_updates", "warmup_iters"), "warmup={}"),
+        **dict.fromkeys(("warmup_epochs", "num_warmup_epochs"), "warmup='{}ep'"),
+        **dict.fromkeys(("warmup_ratio", "warmup_fraction", "pct_start"), "warmup='5%' for a share of the run"),
+        **dict.fromkeys(("total_steps", "num_training_steps", "max_steps", "T_max"), "total={}"),
+        **dict.fromkeys(("eta_min", "min_lr", "final_lr", "end_lr"), "final=, the last rate as a share of the first"),
+        **dict.fromkeys(("schedule", "name", "type", "scheduler", "curve"), "decay={}"),
+        **dict.fromkeys(("lr", "base_lr", "max_lr"), "the rate into the optimizer, whose rate is the base"),
+        **dict.fromkeys(
+            ("power", "gamma", "milestones", "patience", "factor"), "it into a decay, as Polynomial(power=2)"
+        ),
+    }
 
     def __init__(
         self,
@@ -180,13 +199,16 @@ class LRSchedule(Trick):
     def configure(self, run: TrainingRun) -> None:
         """Refuse another writer of the rates; note what the module gives its optimizers before a scheduler writes."""
         refuse_weight_averaging(self.spec, run.trainer.callbacks)
+        text = remark_on_finetuning(self.spec, run.trainer.callbacks)
+        if text is not None:
+            _say_once(run, text)
         self._conflict.watch(run.trainer.lightning_module)
 
-    def assembled(self, run: TrainingRun) -> None:
+    def on_optimizers_created(self, run: TrainingRun) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
         self._conflict.settle(run.trainer)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take base values, find the length of the run, and write the rate of the next update.
 
         The position is kept from one fit of a Trainer to the next, as Lightning keeps its own.
@@ -314,7 +336,7 @@ class LRSchedule(Trick):
             if text is not None:
                 warn(OWNER, text)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._conflict.close()
 
@@ -340,5 +362,5 @@ class LRSchedule(Trick):
 
 def _say_once(run: TrainingRun, text: str) -> None:
     text = text.removeprefix(f"{OWNER}: ")
-    if run.first_to_say(f"{OWNER}: {text}"):
+    if run.common.first_to_say(f"{OWNER}: {text}"):
         warn(OWNER, text)

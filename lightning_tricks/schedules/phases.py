@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from lightning_tricks.errors import message, require_choice, require_number
+from lightning_tricks.errors import is_list, message, require_choice, require_number
 from lightning_tricks.numerics.duration import Duration
 from lightning_tricks.schedules.curves import (
     Constant,
@@ -50,6 +51,21 @@ DECAYS: dict[str, Decay] = {
     "one_cycle": OneCycle(),
     "noam": Noam("5%"),
     "plateau": Plateau("val_loss"),
+}
+
+
+# names of other libraries that need more than another name here
+_STABLE = "LRSchedule('one_minus_sqrt', hold='75%'): warm-up, hold, decay"
+_RESTARTS = "'cosine_restarts', or CosineRestarts(first) for a period of your own"
+ELSEWHERE: dict[str, str] = {
+    **dict.fromkeys(("wsd", "warmup_stable_decay", "trapezoidal", "trapezoid"), _STABLE),
+    **dict.fromkeys(("sgdr", "cosine_annealing_warm_restarts", "cosine_with_restarts"), _RESTARTS),
+    **dict.fromkeys(("cosineannealinglr", "cosine_annealing", "cosine_with_warmup", "warmup_cosine"), "'cosine'"),
+    **dict.fromkeys(("reducelronplateau", "reduce_on_plateau", "reduce_lr_on_plateau"), "Plateau('val_loss')"),
+    **dict.fromkeys(("constant_with_warmup", "none"), "'constant'"),
+    **dict.fromkeys(("super_convergence", "1cycle"), "'one_cycle'"),
+    **dict.fromkeys(("transformer", "rsqrt"), "'inverse_sqrt' or 'noam'"),
+    **dict.fromkeys(("poly", "polynomial_decay"), "'polynomial' or Polynomial(power=0.9)"),
 }
 
 
@@ -101,8 +117,8 @@ class Join(Decay):
     takes_final = False
 
     def __post_init__(self) -> None:
-        phases: object = self.phases
-        if not isinstance(phases, (tuple, list)) or not all(isinstance(phase, Phase) for phase in phases):
+        phases: Any = self.phases
+        if not is_list(phases) or not all(isinstance(phase, Phase) for phase in phases):
             text = "phases must be a list of Phase objects"
             raise TypeError(message("Join", "phases", phases, text, "Use e.g. [Phase('constant', '80%'), ...]"))
         object.__setattr__(self, "phases", tuple(self.phases))
@@ -161,6 +177,7 @@ def as_decay(owner: str, decay: object, argument: str = "decay") -> Decay:
     """Return the Decay that a name, a Decay or a function means.
 
     Raises:
+        TypeError: it is a class instead of an instance.
         ValueError: no such name; the nearest is named.
 
     >>> as_decay("LRSchedule", "linear")
@@ -168,6 +185,14 @@ def as_decay(owner: str, decay: object, argument: str = "decay") -> Decay:
     """
     if isinstance(decay, Decay):
         return decay
+    if isinstance(decay, type):
+        name = decay.__name__
+        names = [known for known, cls in DECAYS.items() if type(cls) is decay]
+        remedy = f"Pass an instance, {name}(...)" + (f", or its name, {names[0]!r}" if names else "")
+        raise TypeError(message(owner, argument, name, f"{name} is a class", remedy))
+    if isinstance(decay, str) and decay.lower() in ELSEWHERE:
+        rule = f"{argument} has no {decay!r}"
+        raise ValueError(message(owner, argument, decay, rule, f"Write {ELSEWHERE[decay.lower()]}"))
     if not isinstance(decay, str) and callable(decay):
         return Function(decay)
     return DECAYS[require_choice(owner, argument, decay, DECAYS)]

@@ -360,13 +360,13 @@ def _fitted(what: str, **arguments: Any) -> dict[str, Any]:
             t.fit(module, DataLoader(own, batch_size=96 // world))  # type: ignore[arg-type]
         except Exception as problem:
             error = type(problem).__name__
-    rescues = [trick.watch.response.rescue for trick in tricks if trick.watch.response.rescue is not None]
+    managers = [trick.watch.response.rollbacks for trick in tricks if trick.watch.response.rollbacks is not None]
     return {
         "histories": {type(d).__name__: d.history[0][1] if d.history else {} for d in tricks},
         "weights": [float(p.detach().double().sum()) for p in module.parameters()],
         "seen": module.seen,
         "error": error,
-        "rollbacks": rescues[0].times if rescues else 0,
+        "rollbacks": managers[0].times if managers else 0,
     }
 
 

@@ -130,7 +130,7 @@ def test_per_group_without_names_takes_the_optimizers_groups() -> None:
 def test_accumulated_gradients_are_clipped_once_per_window(accumulate: int, fused: bool) -> None:
     net, history = plain_loop(lambda p: nn.utils.clip_grad_norm_(p, 0.7), accumulate=accumulate)
     module, logger = Classifier(fused_sgd if fused else sgd), Memory()
-    fit(module, [GradientMonitor(), GradientClip(0.7)], accumulate_grad_batches=accumulate, logger=logger)
+    fit(module, [GradientMonitor(per_layer=True), GradientClip(0.7)], accumulate_grad_batches=accumulate, logger=logger)
     torch.testing.assert_close(weights(module), weights(net), rtol=1e-5, atol=1e-6)
     logged = list(logger.series("grad/norm").values())
     assert logged == pytest.approx([global_norm(g) for g in history], rel=1e-4)
@@ -191,7 +191,7 @@ def test_lightnings_recipe_for_manual_optimization_clips_scaled_gradients_and_we
 
 def test_a_gans_norms_are_of_the_stepping_optimizers_parameters_only() -> None:
     module, logger = Gan(), Memory()
-    fit(module, [GradientMonitor()], n=32, logger=logger)
+    fit(module, [GradientMonitor(per_layer=True)], n=32, logger=logger)
     for index, name in enumerate(("discriminator", "generator")):
         assert list(logger.series(f"grad/norm/optimizer{index}").values()) == pytest.approx(module.true[name], rel=1e-4)
 
@@ -216,7 +216,7 @@ def test_a_gan_takes_a_threshold_per_optimizer() -> None:
 def test_the_monitor_logs_the_true_norms_before_the_clip(precision: str, fused: bool, manual: bool) -> None:
     _, history = plain_loop(lambda p: nn.utils.clip_grad_norm_(p, 1.0), precision=precision)
     logger = Memory()
-    monitor = GradientMonitor(groups={"body": r"^net\.[0-3]\.", "head": r"^net\.4\."})
+    monitor = GradientMonitor(per_layer=True, groups={"body": r"^net\.[0-3]\.", "head": r"^net\.4\."})
     fit(
         Classifier(fused_sgd if fused else sgd, manual=manual),
         [GradientClip(1.0), monitor],
@@ -240,7 +240,7 @@ def test_the_monitor_logs_the_true_norms_before_the_clip(precision: str, fused: 
 def test_the_monitor_takes_any_norm(p: float) -> None:
     _, history = plain_loop()
     logger = Memory()
-    fit(Classifier(), [GradientMonitor(norm_type=p, groups={"head": r"^net\.4\."})], logger=logger)
+    fit(Classifier(), [GradientMonitor(per_layer=True, norm_type=p, groups={"head": r"^net\.4\."})], logger=logger)
     assert list(logger.series("grad/norm").values()) == pytest.approx([global_norm(g, p) for g in history], rel=1e-5)
     heads = [global_norm({n: t for n, t in g.items() if n[0] == "4"}, p) for g in history]
     assert list(logger.series("grad/group/head").values()) == pytest.approx(heads, rel=1e-5)
@@ -249,7 +249,7 @@ def test_the_monitor_takes_any_norm(p: float) -> None:
 def test_the_monitor_logs_at_lightnings_steps() -> None:
     logger = Memory()
     module = Classifier()
-    fit(module, [GradientMonitor()], logger=logger, log_every_n_steps=5)
+    fit(module, [GradientMonitor(per_layer=True)], logger=logger, log_every_n_steps=5)
     assert sorted(logger.series("grad/norm")) == [4, 9]
     logger = Memory()
     fit(Classifier(), [GradientMonitor(every_n_steps=4)], logger=logger, log_every_n_steps=5)
@@ -274,7 +274,7 @@ def test_a_checkpoint_callback_can_monitor_the_norm() -> None:
 def test_the_update_ratio_is_that_of_the_weights() -> None:
     module, logger = Classifier(), Memory()
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
-    fit(module, [GradientMonitor(update_ratio=True)], n=8, logger=logger)
+    fit(module, [GradientMonitor(per_layer=True, update_ratio=True)], n=8, logger=logger)
     assert math.isnan(logger.series("grad/update_ratio/net.3.bias")[0]), "LayerNorm's bias starts at 0"
     for name, p in module.named_parameters():
         if name == "net.3.bias":
@@ -328,7 +328,7 @@ def test_the_monitor_counts_and_names_non_finite_gradients() -> None:
             if self.seen - 1 == 7:
                 self.net[4].bias.grad[2] = float("inf")
 
-    logger, monitor = Memory(), GradientMonitor()
+    logger, monitor = Memory(), GradientMonitor(per_layer=True)
     module = Half(lambda p: Still(p, lr=0.0), spoil=nan_at(3, 4))
     with pytest.warns(TrickWarning, match=r"attempt 4: net\.0\.weight .*The loss was not finite either"):
         fit(module, [monitor], logger=logger, log_every_n_steps=6)
@@ -572,7 +572,7 @@ def test_host_reads_per_update_are_what_the_docstring_says(
     make: Any, precision: str, nonfinite: str, per_update: int
 ) -> None:
     def added(steps: int) -> int:
-        tricks = [GradientMonitor(update_ratio=True), GradientClip(1.0, nonfinite=nonfinite)]
+        tricks = [GradientMonitor(per_layer=True, update_ratio=True), GradientClip(1.0, nonfinite=nonfinite)]
         return host_reads(tricks, make, precision, steps) - host_reads([], make, precision, steps)
 
     # the difference between a long and a short run leaves out what is read once at the end
@@ -582,7 +582,7 @@ def test_host_reads_per_update_are_what_the_docstring_says(
 @pytest.mark.parametrize("nonfinite", ["skip", "raise", "warn", "zero"])
 def test_on_a_cpu_nothing_is_read_by_an_operation(nonfinite: str) -> None:
     def added(steps: int) -> int:
-        tricks = [GradientMonitor(), GradientClip(1.0, nonfinite=nonfinite)]
+        tricks = [GradientMonitor(per_layer=True), GradientClip(1.0, nonfinite=nonfinite)]
         return host_reads(tricks, unfused_adamw, steps=steps) - host_reads([], unfused_adamw, steps=steps)
 
     assert added(12) == added(6)
@@ -604,7 +604,7 @@ def test_gradients_are_read_once_whatever_the_number_and_order_of_callbacks(
     calls = []
     real = torch._foreach_norm
     monkeypatch.setattr(torch, "_foreach_norm", lambda *a, **k: calls.append(1) or real(*a, **k))
-    tricks = [GradientMonitor(groups={"head": r"4\."}), GradientClip(1.0)]
+    tricks = [GradientMonitor(per_layer=True, groups={"head": r"4\."}), GradientClip(1.0)]
     fit(Classifier(), tricks[::-1] if order else tricks)
     assert len(calls) == 12
 
@@ -625,7 +625,7 @@ def test_a_fused_clip_writes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_monitor_leaves_the_weights_bit_identical(precision: str, make: Any) -> None:
     alone, watched = Classifier(make), Classifier(make)
     fit(alone, precision=precision, accumulate_grad_batches=2)
-    monitor = GradientMonitor(update_ratio=True, noise_scale=True, groups={"head": r"4\."})
+    monitor = GradientMonitor(per_layer=True, update_ratio=True, noise_scale=True, groups={"head": r"4\."})
     fit(watched, [monitor], precision=precision, accumulate_grad_batches=2)
     assert torch.equal(weights(alone), weights(watched))
 
@@ -871,7 +871,7 @@ def test_sparse_gradients_are_measured_and_clipped() -> None:
     start = module.table.weight.detach().clone()
     counts = torch.bincount((digits(8).tensors[0] * 16).long().reshape(-1), minlength=17).float()
     gradient = 2 * counts[:, None] * start
-    fit(module, [GradientMonitor(), GradientClip(1.0)], n=8, logger=logger)
+    fit(module, [GradientMonitor(per_layer=True), GradientClip(1.0)], n=8, logger=logger)
     assert logger.series("grad/norm")[0] == pytest.approx(float(gradient.norm()), rel=1e-5)
     expected = start - 0.01 * gradient / gradient.norm()
     torch.testing.assert_close(module.table.weight.detach(), expected, rtol=1e-4, atol=1e-6)
@@ -898,7 +898,7 @@ def test_layers_that_are_unfrozen_in_mid_run_are_clipped_too() -> None:
     module.net[4].requires_grad_(False)
     module.make_optimizer = make(module)
     groups = {"body": r"^net\.[0-3]\.", "head": r"^net\.4\."}
-    tricks = [Unfreeze(), GradientClip(0.01, per="layer"), GradientMonitor(groups=groups)]
+    tricks = [Unfreeze(), GradientClip(0.01, per="layer"), GradientMonitor(per_layer=True, groups=groups)]
     fit(module, tricks, n=24, max_epochs=2, logger=logger, log_every_n_steps=2)
     assert sorted(logger.series("grad/norm/net.4.weight")) == [3, 5]
     assert sorted(logger.series("grad/norm/net.0.weight")) == [1, 3, 5]

@@ -25,7 +25,7 @@ def test_norms_without_a_logarithm_stay_empty() -> None:
 
 def test_a_network_of_many_parameters_has_names_that_can_be_read() -> None:
     axes = draw_layers([f"layer.{i}" for i in range(400)], [0], [[1.0] * 400]).axes[0]
-    assert len(axes.get_yticklabels()) <= 40 and axes.figure.get_size_inches()[1] <= 12.0
+    assert len(axes.get_yticklabels()) <= 24 and axes.figure.get_size_inches()[1] <= 12.0
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,9 @@ def test_float64_gradients_of_any_size_are_clipped_in_float64(size: float, per: 
     wanted = loop(Scaled(torch.float64, size), by(0.1), clip)
     logger, trick = Memory(), GradientClip(0.3, per=per)  # type: ignore[arg-type]
     # (a warning, of NaN or inf, would be an error)
-    ours = fit(Scaled(torch.float64, size), by(0.1, fused=fused), [GradientMonitor(), trick], logger=logger)
+    ours = fit(
+        Scaled(torch.float64, size), by(0.1, fused=fused), [GradientMonitor(per_layer=True), trick], logger=logger
+    )
     alike(ours.net, wanted, 1e-13)
     assert trick.run.clock.state_dict()["applied"] == [6]
     assert trick.clipped_fraction == 0.0 if size < 1.0 else trick.clipped_fraction > 0
@@ -189,7 +191,7 @@ def test_complex_gradients_are_clipped_as_by_torch(dtype: torch.dtype, norm_type
 
     wanted = loop(Filter(dtype), by(0.1), clip)
     trick, logger = GradientClip(ClipNorm(0.3, norm_type), per=per), Memory()  # type: ignore[arg-type]
-    monitor = GradientMonitor(norm_type=norm_type, update_ratio=True)
+    monitor = GradientMonitor(per_layer=True, norm_type=norm_type, update_ratio=True)
     ours = fit(Filter(dtype), by(0.1), [monitor, trick], logger=logger)
     alike(ours.net, wanted, 1e-13 if dtype == torch.complex128 else 1e-5)
     assert trick.clipped_fraction > 0
@@ -204,7 +206,9 @@ def test_the_update_ratio_of_complex_weights_counts_both_parts() -> None:
     logger, net = Memory(), Filter()
     before = net.filter.detach().clone()
     module = Module(net, by(0.1))
-    trainer([GradientMonitor(update_ratio=True)], logger=logger, max_steps=1).fit(module, DataLoader(signals(), 4))
+    trainer([GradientMonitor(per_layer=True, update_ratio=True)], logger=logger, max_steps=1).fit(
+        module, DataLoader(signals(), 4)
+    )
     ratio = float((net.filter.detach() - before).norm() / before.norm())
     assert logger.series("grad/update_ratio/net.filter")[0] == pytest.approx(ratio, rel=1e-5)
 
@@ -246,7 +250,7 @@ def test_a_complex_parameter_that_comes_in_mid_run_is_refused_by_the_clamp_and_t
         return torch.optim.SGD([p for p in parameters if not p.is_complex()], lr=0.01)
 
     logger = Memory()
-    fit(Filter(), only_real, [Grow(), GradientMonitor(), GradientClip(1.0)], logger=logger)
+    fit(Filter(), only_real, [Grow(), GradientMonitor(per_layer=True), GradientClip(1.0)], logger=logger)
     assert sorted(logger.series("grad/norm/net.filter")) == [2, 3, 4, 5]
     with pytest.raises(UnsupportedError, match=r"'net\.filter' is complex"):
         fit(Filter(), only_real, [Grow(), GradientClip(ClipValue(0.1))])

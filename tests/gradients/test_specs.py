@@ -16,7 +16,7 @@ from lightning_tricks.gradients.specs import ClipSpec, MonitorSpec
         (lambda: MonitorSpec(every_n_steps=0), ValueError, r"GradientMonitor\(every_n_steps=0\)"),
         (lambda: MonitorSpec(norm_type=-math.inf), ValueError, "norm_type must be > 0"),
         (lambda: MonitorSpec(norm_type=0.0), ValueError, "norm_type must be > 0"),
-        (lambda: MonitorSpec(per_layer="top"), TypeError, "per_layer must be True or False"),  # type: ignore[arg-type]
+        (lambda: MonitorSpec(per_layer="five"), ValueError, "per_layer must be 'top', True or False"),  # type: ignore[arg-type]
         (lambda: MonitorSpec(histograms=1), TypeError, "histograms must be True or False"),  # type: ignore[arg-type]
         (lambda: ClipSpec(ClipNorm(1.0), per="layers"), ValueError, "Did you mean 'layer'"),
         (lambda: ClipSpec(ClipNorm(1.0), nonfinite="ignore"), ValueError, "nonfinite must be one of skip"),

@@ -13,7 +13,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lightning_tricks import Join, LRSchedule, OneCycle, Phase, Plateau
+from lightning_tricks import LRSchedule, OneCycle, Plateau
+from lightning_tricks.decays import Join, Phase
 from lightning_tricks.schedules.phases import DECAYS
 from lightning_tricks.schedules.plan import whole_curve
 from tests.laws.strategies import law

@@ -295,14 +295,20 @@ def test_without_a_loss_scale_there_is_nothing_to_guard(caplog: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You passed")
-def test_16_mixed_that_became_bf16_on_a_cpu_is_said_once() -> None:
-    with pytest.warns(TrickWarning, match="On a CPU Lightning turns precision='16-mixed' into it") as told:
-        t = L.Trainer(
-            accelerator="cpu", precision="16-mixed", callbacks=[LossScaleGuard(), PrecisionDoctor()], max_epochs=1,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        t.fit(Classifier(), loader(16))
-    assert len([w for w in told if w.category is TrickWarning]) == 1
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_bf16_run_on_a_cpu_is_told_nothing_that_lightning_does_not_say_itself(precision: str, caplog: Any) -> None:
+    t = L.Trainer(
+        accelerator="cpu", precision=precision, callbacks=[LossScaleGuard(), PrecisionDoctor()], max_epochs=1,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    t.fit(Classifier(), loader(16))  # (warnings are errors)
+    assert not [r for r in caplog.records if "LossScaleGuard" in r.message or "PrecisionDoctor" in r.message]
+
+
+def test_islands_in_a_float32_run_say_that_they_have_nothing_to_do(caplog: Any) -> None:
+    with caplog.at_level("INFO"):
+        fit(Classifier(), [FP32Islands(["net*"])], n=16)
+    assert "FP32Islands: this run computes in 32-true, so that it has nothing to do." in caplog.text
 
 
 def test_polluted_buffers_are_named() -> None:
@@ -541,13 +547,13 @@ def test_recomputed_activations_are_measured_once_and_nothing_changes(recompute:
         run(False, [PrecisionDoctor()]),
     )
     assert torch.equal(alone, watched)
-    assert len(rows) == 5
+    assert len(rows) == 6, "the five modules, and the worst of them"
     assert rows == pytest.approx(plain)
 
 
 def test_only_logged_steps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory()
-    fit(Classifier(), [PrecisionDoctor(every_n_steps=4)], n=96, logger=memory, log_every_n_steps=1)
+    fit(Classifier(), [PrecisionDoctor(every_n_steps=4, modules=["*"])], n=96, logger=memory, log_every_n_steps=1)
     assert sorted(memory.series("amp/headroom/net.0")) == [3, 7, 11]
     assert "amp/headroom/net.1" in memory.rows[0][1]
 
@@ -558,7 +564,7 @@ def test_validation_is_not_measured() -> None:
             self.net(batch[0] * 1e9)
 
     memory = Memory()
-    t = trainer([PrecisionDoctor(every_n_steps=1)], logger=memory, val_check_interval=2)
+    t = trainer([PrecisionDoctor(every_n_steps=1, modules=["*"])], logger=memory, val_check_interval=2)
     t.fit(Loud(), loader(48), loader(16))
     assert min(memory.series("amp/headroom/net.0").values()) > 10
 
@@ -577,16 +583,23 @@ def test_metrics_are_no_layers() -> None:
 
     module, memory = Classifier(), Memory()
     module.accuracy = MulticlassAccuracy(10)
-    fit(module, [PrecisionDoctor()], n=8, logger=memory)
-    assert not any("accuracy" in key for key in memory.rows[0][1])
+    fit(module, [doctor := PrecisionDoctor()], n=8, logger=memory)
+    assert doctor.table and not any("accuracy" in name for name in doctor.table)
 
 
 def test_two_optimizers_and_accumulation_give_one_row_per_step() -> None:
     memory = Memory()
-    fit(TwoPlayersHealthy(), [PrecisionDoctor()], n=16, precision="16-mixed", logger=memory)
+    fit(TwoPlayersHealthy(), [PrecisionDoctor(modules=["*"])], n=16, precision="16-mixed", logger=memory)
     assert all(math.isfinite(memory.series(f"amp/headroom/{p}.0")[s]) for p in ("one", "two") for s in (0, 1))
     other = Memory()
-    fit(Classifier(), [PrecisionDoctor()], n=32, precision="16-mixed", logger=other, accumulate_grad_batches=2)
+    fit(
+        Classifier(),
+        [PrecisionDoctor(modules=["*"])],
+        n=32,
+        precision="16-mixed",
+        logger=other,
+        accumulate_grad_batches=2,
+    )
     assert sorted(other.series("amp/headroom/net.0")) == [0, 1]
 
 
@@ -655,9 +668,8 @@ def test_compiled_parts_are_measured_from_outside() -> None:
     net = network()
     net[2] = torch.compile(nn.Sequential(nn.Linear(24, 24), nn.ReLU()), backend="eager")  # type: ignore[assignment]
     memory = Memory()
-    fit(Classifier(net=net), [PrecisionDoctor()], n=16, logger=memory)
-    keys = {k for _, row in memory.rows for k in row if k.startswith("amp/headroom")}
-    assert keys == {f"amp/headroom/net.{i}" for i in range(5)}
+    fit(Classifier(net=net), [doctor := PrecisionDoctor()], n=16, logger=memory)
+    assert set(doctor.table) == {f"net.{i}" for i in range(5)}
     with pytest.raises(UnsupportedError, match=r"'net\.2\.0' is part of a compiled graph"):
         fit(Classifier(net=net), [PrecisionDoctor(modules=["net.2.0"])], n=16)
 
@@ -666,9 +678,8 @@ def test_compiled_parts_are_measured_from_outside() -> None:
 def test_torchscript_takes_no_hooks_and_is_left_out_or_refused_by_name() -> None:
     net, memory = network(), Memory()
     net[2] = torch.jit.script(nn.Sequential(nn.Linear(24, 24)))
-    fit(Classifier(net=net), [PrecisionDoctor()], n=16, logger=memory)
-    keys = {k for _, row in memory.rows for k in row if k.startswith("amp/headroom")}
-    assert keys == {f"amp/headroom/net.{i}" for i in (0, 1, 3, 4)}
+    fit(Classifier(net=net), [doctor := PrecisionDoctor()], n=16, logger=memory)
+    assert set(doctor.table) == {f"net.{i}" for i in (0, 1, 3, 4)}
     for trick in (PrecisionDoctor(modules=["net.2"]), FP32Islands(["net.2"])):
         with pytest.raises(UnsupportedError, match=r"'net\.2' is part of a compiled graph"):
             fit(Classifier(net=net), [trick], n=16, precision="bf16-mixed")

@@ -22,9 +22,20 @@ def test_tensorboards_events_and_csv_give_what_was_logged(tmp_path: Path) -> Non
         assert logs.folder == tmp_path / name / "version_0"
         assert dict(logs.scalars["grad/norm"]) == pytest.approx(truth)
         assert logs.steps == 8
-        assert logs.hyperparameters["GradientClip/per"] == "model"
+        assert logs.hyperparameters["tricks"] == "GradientMonitor, GradientClip"
+        assert "GradientClip/per" not in logs.hyperparameters, "it is the default"
+        assert logs.facts["outcome"] == "finished" and logs.changed > 0
     assert "grad/layers" in read_logs(tmp_path / "board").images
     assert read_logs(tmp_path / "board").seconds >= 0 and math.isnan(read_logs(tmp_path / "table").seconds)
+
+
+def test_a_run_that_is_repeated_in_its_folder_counts_as_the_last_one(tmp_path: Path) -> None:
+    memory = Memory()
+    for n in (64, 32):
+        memory.rows.clear()
+        fit(Classifier(), [GradientMonitor()], n=n, logger=[memory, TensorBoardLogger(tmp_path, "run", "0")])
+    logs = read_logs(tmp_path)
+    assert [step for step, _ in logs.scalars["grad/norm"]] == sorted(memory.series("grad/norm")) == [0, 1, 2, 3]
 
 
 def test_several_runs_none_and_no_folder_are_told(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import re
 from contextlib import suppress
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +18,11 @@ from lightning_tricks import (
     Rollback,
     TrainingDoctor,
 )
-from lightning_tricks.report.logs import Logs
-from lightning_tricks.report.page import (
-    Bullets,
-    Heading,
-    Paragraph,
-    Picture,
-    Table,
-    as_html,
-    as_markdown,
-    story,
-    write_report,
-)
+from lightning_tricks.report.blocks import Bullets, Conclusion, Heading, Paragraph, Table
+from lightning_tricks.report.logs import Logs, read_logs
+from lightning_tricks.report.page import not_yet_done, story, watch, write_report
 from tests.problems import Classifier, fit, sgd
-
-
-class Page(HTMLParser):
-    """What a browser would load, and the text that it would show."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.sources: list[str] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        assert tag not in ("script", "link", "iframe")
-        self.sources += [v for k, v in attrs if k in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
+from tests.report.test_rendering import Page
 
 
 @pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
@@ -93,7 +60,7 @@ def test_the_story_of_a_run_that_collapsed_and_was_rolled_back(tmp_path: Path) -
     assert page.sources and all(s.startswith("data:image/png;base64,") for s in page.sources)
     assert all(base64.b64decode(s.split(",", 1)[1]).startswith(b"\x89PNG") for s in page.sources)
     text = " ".join(page.words)
-    for words in ("How it went", "What to change next", "What was on", "What happened when", "All numbers"):
+    for words in ("Results", "What to change next", "About this run", "What happened when", "All numbers"):
         assert words in text
     assert "rule=ClipNorm(max_norm=50.0" in text
     assert "rollback" in text and "weights and optimizer were put back" in text
@@ -112,7 +79,7 @@ def test_a_report_of_its_own_name_and_a_wrong_ending(tmp_path: Path) -> None:
 
 
 def texts(blocks: Any) -> str:
-    return " ".join(b.text for b in blocks if isinstance(b, (Heading, Paragraph))) + str(
+    return " ".join(b.text for b in blocks if isinstance(b, (Conclusion, Heading, Paragraph))) + str(
         [b for b in blocks if isinstance(b, (Bullets, Table))]
     )
 
@@ -124,8 +91,10 @@ def test_a_run_that_died_says_why_and_what_is_advised() -> None:
         "verdicts": ["X: bad. Try: lower it; use LRFinder(); lower it: by half."],
     }
     logs = Logs(Path("run"), {"train/loss": [(0, 1.0), (9, 2.0)]}, health=health)
-    shown = texts(story(logs))
-    assert "This run failed or was stopped: AlarmError: boom It is 10 steps long." in shown
+    blocks = story(logs)
+    shown = texts(blocks)
+    assert isinstance(blocks[0], Conclusion) and blocks[0].level == "bad" and blocks[0].title == "The run failed"
+    assert "It ended with an error after 10 steps: AlarmError: boom." in shown
     assert "Where it came from: weights are not finite" in shown
     assert "'Use LRFinder().', 'Lower it: by half.'" in shown
 
@@ -182,26 +151,65 @@ def test_without_losses_nothing_is_said_about_the_error() -> None:
 
 def test_a_run_without_anything_is_told_as_such() -> None:
     shown = texts(story(Logs(Path("run"))))
-    assert "No alarm was raised" in shown and "No trick left its arguments" in shown and "0 steps" in shown
+    assert "There is no sign that the run failed. It took 0 steps." in shown and "Callbacks of" not in shown
 
 
-def test_nothing_that_was_logged_becomes_markup_or_a_path(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>"
-    blocks = [
-        Heading(evil),
-        Paragraph(evil),
-        Bullets((evil,)),
-        Table((evil,), ((f"|{evil}|",),)),
-        Picture("../../x/" + evil, evil, b"\x89PNG"),
-    ]
-    page = Page(as_html(evil, blocks))
-    assert "".join(page.words).count(evil) == 8
-    markdown = as_markdown(evil, blocks[1:], tmp_path / "r.md")
-    assert "<script>" not in markdown.replace(r"\<script>", "")
-    assert [p.parent.name for p in tmp_path.rglob("*.png")] == ["r_files"]
+def test_advice_names_no_callback_that_was_in_use(tmp_path: Path) -> None:
+    said = {
+        "collapse/x/verdict": [
+            (1, "X: divergence since step 1 (seen at step 2): x. Try: clip: GradientClip(1.0); lower it: LRFinder().")
+        ]
+    }
+    tricks = {"tricks": "GradientClip, LRSchedule"}
+    shown = story(Logs(Path("run"), {"train/loss": [(0, 1.0)]}, texts=said, hyperparameters=tricks))
+    steps = next(b for b in shown if isinstance(b, Bullets)).items
+    assert steps == ("Clip at a lower threshold.", "Lower it: LRFinder().")
+    assert not_yet_done("shuffle the data", ["LRFinder"]) == "shuffle the data"
 
 
-def test_many_events_of_a_kind_are_one_row() -> None:
-    logs = Logs(Path("run"), {"grad/clip_coefficient": [(i, 0.5) for i in range(50)]})
-    table = next(b for b in story(logs) if isinstance(b, Table) and b.header[0] == "step")
-    assert table.rows == (("0 to 49 (50 times)", "clip", ""),)
+def test_a_failed_run_is_not_advised_to_train_longer() -> None:
+    falling = {"train/loss": [(i, 200.0 - i) for i in range(200)]}
+    facts = {"started": "2026-11-27T10:00:00+00:00", "ended": "2026-11-27T10:00:09+00:00"}
+    for outcome, level in (("finished", "good"), ("failed: ValueError: x", "bad")):
+        blocks = story(Logs(Path("run"), falling, facts={**facts, "outcome": outcome}))
+        assert isinstance(blocks[0], Conclusion) and blocks[0].level == level
+        assert ("train longer" in texts(blocks)) == (level == "good")
+
+
+class Logging(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss)
+        return loss
+
+
+def test_the_page_of_a_real_run_begins_with_its_verdict_and_names_what_was_trained(tmp_path: Path) -> None:
+    fit(Logging(), [GradientMonitor(), GradientClip(0.5)], logger=TensorBoardLogger(tmp_path, "run", "0"))
+    logs = read_logs(tmp_path)
+    blocks = story(logs)
+    assert blocks[0] == Conclusion("good", "The run finished normally", blocks[0].text)  # type: ignore[union-attr]
+    shown = texts(blocks)
+    parameters = sum(p.numel() for p in Classifier().parameters())
+    for words in (f"Logging, {parameters:,} parameters", "96 training samples, 12 batches", "SGD(lr=0.05)", "12 steps"):
+        assert words in shown
+    assert "('GradientMonitor', 'defaults')" in shown and "norm_type=2.0" not in shown.replace(
+        "max_norm=0.5, norm_", ""
+    )
+
+
+def test_a_page_that_is_watched_is_renewed_until_the_run_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,2.0\n1,1.0\n")
+    facts = '{"started": "2026-11-27T10:00:00+00:00", "ended": %s}'
+    (tmp_path / "run.json").write_text(facts % "null")
+    seen: list[tuple[float, str]] = []
+
+    def training_goes_on(seconds: float) -> None:
+        seen.append((seconds, (tmp_path / "page.html").read_text()))
+        if len(seen) == 3:
+            ended = '"2026-11-27T11:00:00+00:00", "outcome": "finished"'
+            (tmp_path / "run.json").write_text(facts % ended)
+
+    (page,) = watch(tmp_path, tmp_path / "page.html", seconds=7, sleep=training_goes_on)
+    assert [seconds for seconds, _ in seen] == [7, 7, 7]
+    assert all('http-equiv="refresh" content="7"' in text and "The run is under way" in text for _, text in seen)
+    assert "refresh" not in page.read_text() and "The run finished normally" in page.read_text()

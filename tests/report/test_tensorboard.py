@@ -89,7 +89,9 @@ RUN = "run/0"
 def test_the_dashboard_is_one_click_away_and_its_charts_find_their_values(board: str) -> None:
     layout = ask(board + "data/plugin/custom_scalars/layout")
     titles = {category["title"]: category["chart"] for category in layout["category"]}
-    assert list(titles) == ["gradients", "schedule", "collapse", "diagnosis"], "those of the callbacks in the run"
+    assert list(titles) == ["training", "gradients", "schedule", "collapse", "diagnosis"], (
+        "those of the callbacks in the run"
+    )
     shown = {}
     for charts in titles.values():
         for chart in charts:
@@ -105,6 +107,7 @@ def test_the_dashboard_is_one_click_away_and_its_charts_find_their_values(board:
     assert shown["learning rate"] == {"schedule/lr"}
     assert "collapse/dead_units/alarm" in shown["alarms"]
     assert shown["loss"] == {"diagnosis/training_doctor/loss", "diagnosis/training_doctor/fixed_batch_loss"}
+    assert all(shown.values()), "no chart is empty"
 
 
 def test_the_pictures_are_there(board: str) -> None:
@@ -115,7 +118,8 @@ def test_the_pictures_are_there(board: str) -> None:
 def test_hyperparameters_hold_the_tricks_beside_the_modules_own(board: str) -> None:
     experiment = ask(board + "data/plugin/hparams/experiment", {"experimentName": "", "hparamsLimit": 500})
     names = {info["name"] for info in experiment["hparamInfos"]}
-    assert {"width", "GradientClip/rule", "LRSchedule/decay", "GradientAccumulation/batches"} <= names
+    assert {"width", "tricks", "GradientClip/rule", "GradientAccumulation/batches"} <= names
+    assert not {"LRSchedule/decay", "GradientMonitor/per_layer"} & names, "these are the defaults"
 
 
 def test_values_are_those_of_the_run(board: str) -> None:

@@ -322,7 +322,7 @@ class _Generations(Stages):
     def __init__(self, watch: Watch, probe: GenerationsProbe, every_n_epochs: int) -> None:
         self._watch, self._probe, self._every_n_epochs = watch, probe, every_n_epochs
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Generate two samples, to see what they are."""
         self._probe.look_at_samples(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -13,20 +14,22 @@ from lightning_tricks.errors import TrickError, UnsupportedError, message
 from lightning_tricks.gradients.callbacks.gradient_clip import GradientClip
 from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.gradients.keys import MONITOR
-from lightning_tricks.gradients.layer_history import LayerHistory
-from lightning_tricks.gradients.noise_scale import NoiseMeter
+from lightning_tricks.gradients.layer_curves import LayerCurves, PerLayer
+from lightning_tricks.gradients.noise_scale import NoiseMeter, NoiseWindow
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, named_parts
 from lightning_tricks.gradients.samples import histogram_samples, moves_and_sizes, update_ratio, weight_samples
 from lightning_tricks.gradients.specs import MonitorSpec
 from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
 from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.norms import total_norm
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.publishing.publish import Cadence, draws_histograms
+from lightning_tricks.publishing.worst_series import STATE_FORM as WORST_FORM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,11 +45,15 @@ class GradientMonitor(Trick):
 
     Args:
         every_n_steps: log every n-th step of Lightning's loggers; None for the Trainer's ``log_every_n_steps``.
-        per_layer: log the norm of each parameter too.
+        per_layer: log the norm of single parameters too. ``"top"``: of the five with the largest norms (shared among
+            the optimizers, if there are several). The first logged step chooses; later a parameter gives its place up
+            only to one whose running mean is more than twice as large, and at most seven ever get a curve, so that
+            curves keep their names. True: of every parameter. False: of none, and no heat map.
         groups: name -> regular expression on parameter names; the norm of each group is logged.
         norm_type: p > 0, or inf.
-        update_ratio: log ``||w_new - w|| / ||w||`` of each parameter, from at most 65,536 elements of each; NaN for one
-            that is all zero. About 1e-3 is usual; it follows the learning rate, so watch its change, not its value.
+        update_ratio: log ``||w_new - w|| / ||w||`` of each parameter, or unless ``per_layer=True`` of those with the
+            largest norms; from at most 65,536 elements of each; NaN for one that is all zero. About 1e-3 is usual; it
+            follows the learning rate, so watch its change, not its value.
         noise_scale: log the gradient noise scale (McCandlish et al. 2018), the batch size that still pays. Needs
             gradient accumulation, where it costs one more read of the gradients at logged steps.
         histograms: send a sample of each gradient (at most 16,384 elements) to loggers that draw histograms.
@@ -61,7 +68,7 @@ class GradientMonitor(Trick):
         - ``grad/norm/<parameter>``, ``grad/group/<name>``, ``grad/update_ratio/<parameter>``: at logged steps.
         - ``grad/nonfinite``: attempts with a NaN or inf gradient since the last logged step.
         - ``grad/noise_scale``: in samples. ``grad/histogram/<parameter>``: samples of gradients.
-        - ``grad/layers``: at the end a figure, the norm of each parameter over time (also ``plot()``).
+        - ``grad/layers``: at the end a figure, the norm of every parameter over time (also ``plot()``).
         - with several optimizers the first, second, fifth and last scalars end in ``/optimizer<index>``.
         - ``grad/norm`` is in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint.
 
@@ -69,7 +76,8 @@ class GradientMonitor(Trick):
         Nothing: the weights are bit-identical to those of a run without it.
 
     State:
-        The averages of the noise scale. A resume with other arguments goes on with the new ones.
+        The averages of the noise scale, and which parameters have curves. A resume with other arguments goes on with
+        the new ones.
 
     Cost:
         One read of the gradients per update, shared with GradientClip; no host read but one copy at logged steps.
@@ -87,12 +95,16 @@ class GradientMonitor(Trick):
     observer = True
     identity = ("groups",)
     # (what the averages hold is checked by ``numerics.state.fitting``, which knows the rule)
-    state_form = staticmethod(form.record({"noise": form.maybe(form.named(form.anything))}, more=True))
+    state_form = staticmethod(
+        form.record(
+            {"noise": form.maybe(form.named(form.anything))}, more=True, optional={"layers": form.named(WORST_FORM)}
+        )
+    )
 
     def __init__(
         self,
         every_n_steps: int | None = None,
-        per_layer: bool = True,
+        per_layer: PerLayer = "top",
         groups: dict[str, str] | None = None,
         norm_type: float = 2.0,
         update_ratio: bool = False,
@@ -111,7 +123,13 @@ class GradientMonitor(Trick):
         self._warned = False
         self._before: dict[int, list[Tensor]] = {}  # samples of the weights, until the step that is under way is over
         self._noise = NoiseMeter("GradientMonitor")
-        self._history = LayerHistory()
+        self._layers = LayerCurves(self.per_layer, self.guard)
+
+    def make_parts(self) -> tuple[Stages, ...]:
+        """What the noise scale needs in each micro-batch."""
+        if not self.noise_scale:
+            return ()
+        return (_FirstMicroBatch(self._noise.window, lambda step: self._cadence.due(step), lambda: self.live_run),)
 
     @property
     def nonfinite_layers(self) -> dict[str, int]:
@@ -130,18 +148,21 @@ class GradientMonitor(Trick):
             TrickError: nothing was measured by parameter.
             ImportError: matplotlib is missing.
         """
-        if not self._history.columns:
-            raise TrickError("GradientMonitor.plot(): no norm of a parameter was logged yet. Fit, with per_layer=True.")
-        steps, norms = zip(*self._history.columns, strict=True)
-        return draw_layers(self._history.names, steps, norms)
+        history = self._layers.history
+        if not history.columns:
+            raise TrickError(
+                "GradientMonitor.plot(): no norm of a parameter was logged yet. Fit, with per_layer='top' or True."
+            )
+        steps, norms = zip(*history.columns, strict=True)
+        return draw_layers(history.names, steps, norms)
 
     def configure(self, run: TrainingRun) -> None:
         """Check that what is asked for can be had in this run."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         if self.noise_scale:
             _check_that_noise_can_be_measured(run.trainer)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names, once."""
         trainer = run.trainer
         n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
@@ -149,6 +170,7 @@ class GradientMonitor(Trick):
         if self.histograms and not any(draws_histograms(logger) for logger in trainer.loggers):
             warn("GradientMonitor", "histograms=True, but no logger draws histograms. Add a TensorBoardLogger.")
         self._resolve(run, strict=True)  # (later, a pattern may match nothing: layers come and go)
+        self._layers.start(len(run.views), (state or {}).get("layers"))
         if self.noise_scale and run.views:
             self._noise.start((state or {}).get("noise"), run.views[0].device)
 
@@ -156,13 +178,18 @@ class GradientMonitor(Trick):
         self._watches = [NonFiniteWatch(view.names) for view in run.views]
         self._parts_of: dict[int, Parts] = named_parts(run.views, self.groups, owner="GradientMonitor", strict=strict)
 
+    def reconfigured(self, changed: list[str]) -> None:
+        """The checkpoint was written with other arguments; a default that has changed is not one of them."""
+        own = [change for change in changed if change != "per_layer: True -> 'top'"]  # (True was the default)
+        if own:
+            super().reconfigured(own)
+
     def trick_state(self) -> dict[str, Any]:
-        """The averages of the noise scale."""
-        return {"noise": self._noise.state()}
+        """The averages of the noise scale, and which parameters have curves."""
+        return {"noise": self._noise.state(), "layers": self._layers.state()}
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Measure; publish at logged steps."""
         due = self._cadence.due(page.step)
@@ -186,15 +213,8 @@ class GradientMonitor(Trick):
         run.trainer.lightning_module.log(
             f"grad/norm{ending}", total, logger=False, on_step=True, on_epoch=False, batch_size=1
         )
-        if self.per_layer:
-            put.put_many(step, view.keys("grad/norm/"), norms)
-        if self.per_layer and view.index == 0:
-            names = view.names
-
-            def on_arrival(numbers: list[float]) -> None:
-                self._history = self._history.after(names, step, numbers)
-
-            put.put_private(step, norms, self.guard(on_arrival))
+        if self.per_layer or self.update_ratio:
+            self._layers.put_norms(put, view, step, norms)
         if view.index in self._parts_of:
             names_of_groups, values = self._parts_of[view.index].named_norms(norms, self.norm_type)
             put.put_many(step, [f"grad/group/{name}" for name in names_of_groups], values)
@@ -210,7 +230,7 @@ class GradientMonitor(Trick):
         if self._noise.measures:
             norm = total_norm(page.norms(2.0))
             if not page.corrected:  # Lightning divides every loss by the full window, also in a shorter last one
-                norm = norm * run.mean_factor(self._noise.window.batches)
+                norm = norm * run.attempts.mean_factor(self._noise.window.batches)
             value = self._noise.measure(norm, run.trainer.world_size, synced=view.sharded)
             if value is not None:
                 run.publisher.put(page.step, {"grad/noise_scale": value})
@@ -237,35 +257,43 @@ class GradientMonitor(Trick):
         if before is None or page is None:
             return
         moves, sizes = (view.shards.norms(local, 2.0) for local in moves_and_sizes(before, view.parameters))
-        self.run.publisher.put_many(page.step, view.keys("grad/update_ratio/"), update_ratio(moves, sizes))
+        self._layers.put_ratios(self.run.publisher, view, page.step, update_ratio(moves, sizes))
 
     def finished(self, run: TrainingRun) -> None:
         """Tell what came after the last logged step; draw the norms of all layers over time."""
         for view in run.views:
             self._report(run, view, run.step)
         run.publisher.flush()
-        if self._history.columns:
-            run.publisher.draw(self._history.columns[-1][0], "grad/layers", self.plot)
+        columns = self._layers.history.columns
+        if columns:
+            run.publisher.draw(columns[-1][0], "grad/layers", self.plot)
 
-    # -- noise scale: the first micro-batch of a window against the whole window --------------------------------------
+
+class _FirstMicroBatch(Stages):
+    """For the noise scale: compares the first micro-batch of a window with the whole window.
+
+    A part of its own, so that a monitor that measures no noise scale has no hooks in each micro-batch.
+    """
+
+    def __init__(self, window: NoiseWindow, due: Callable[[int], bool], live_run: Callable[[], TrainingRun | None]):
+        self._window, self._due, self._live_run = window, due, live_run
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count samples."""
-        if self.noise_scale and self.live_run is not None:
-            self._noise.window.next_size = int(extract_batch_size(batch))
+        self._window.next_size = int(extract_batch_size(batch))
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """A window begins."""
-        self._noise.window.begin()
+        self._window.begin()
 
     @torch.no_grad()
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Take the norm of the first micro-batch's gradient, in windows that will be logged."""
-        run, window = self.live_run, self._noise.window
-        if self.noise_scale and run is not None:
+        run, window = self._live_run(), self._window
+        if run is not None:
             window.add()
-            if window.batches == 1 and self._cadence.due(run.step):
-                window.first_norm = run.views[0].norm_now() * run.mean_factor(1)
+            if window.batches == 1 and self._due(run.step):
+                window.first_norm = run.views[0].norm_now() * run.attempts.mean_factor(1)
 
 
 def _check_that_noise_can_be_measured(trainer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, final
 
 import torch
@@ -19,9 +20,11 @@ from lightning_tricks.precision.findings import Finding, Findings, as_table
 from lightning_tricks.precision.keys import DOCTOR, LOSS_SCALE
 from lightning_tricks.precision.skip_explainer import SkipExplainer
 from lightning_tricks.precision.specs import DoctorSpec
-from lightning_tricks.precision.trainer_precision import precision_of, warn_of_cpu
+from lightning_tricks.precision.trainer_precision import precision_of
 from lightning_tricks.precision.watch import Watch, chosen, watchable
 from lightning_tricks.publishing.publish import Cadence
+from lightning_tricks.publishing.worst_series import STATE_FORM as WORST_FORM
+from lightning_tricks.publishing.worst_series import WorstSeries
 
 _INITIAL_SCALE = 65536.0  # of a GradScaler
 _FINDING = form.record(
@@ -45,7 +48,8 @@ class PrecisionDoctor(Trick):
 
     Args:
         every_n_steps: measure at every n-th step of Lightning's loggers; None for the Trainer's ``log_every_n_steps``.
-        modules: names or globs of the modules to measure; None for all that have no children.
+        modules: names or globs of the modules to measure, each of which is logged; ``["*"]`` for every one. None for
+            all that have no children, of which the worst are logged: see below.
 
     Raises:
         TypeError: an argument is of a wrong type.
@@ -55,9 +59,13 @@ class PrecisionDoctor(Trick):
             compiled one. (A submodule that ``torch.compile`` wraps is measured from outside.)
 
     Logs:
-        - ``amp/headroom/<module>``: ``log2(65504 / largest output)`` since the last logged step, in bits.
-        - ``amp/underflow/<module>``: share of the nonzero elements of the output's gradient below 2^-14, at the present
-          loss scale (2^16 where there is none: what 16-mixed would begin with); 1 when all elements are 0.
+        - ``amp/headroom``: of the module with the least, ``log2(65504 / largest output)``, in bits (see ``table``).
+        - ``amp/underflow``: of the module with the most, in 16 bit: share of the nonzero elements of the output's
+          gradient below 2^-14, at the present loss scale; 1 when all elements are 0.
+        - ``amp/headroom/<module>``: in 16 bit of the five modules with the largest outputs; a module gives its place up
+          only to one whose running mean is more than twice as large, and at most seven ever get a curve.
+        - ``amp/headroom/<module>``, ``amp/underflow/<module>``: in any precision, of each module that ``modules``
+          names; in 32 bit for the scale 2^16, with which 16-mixed would begin.
         - ``amp/scale``, ``amp/skipped_steps``: as ``LossScaleGuard``, where that is not in use.
         - values are those of the first process.
 
@@ -65,7 +73,7 @@ class PrecisionDoctor(Trick):
         Nothing: the weights are bit-identical to those of a run without it.
 
     State:
-        The findings so far.
+        The findings so far, and which modules have curves.
 
     Cost:
         Two reductions of each output and of its gradient at logged steps, one copy to the host there; nothing at other
@@ -81,7 +89,9 @@ class PrecisionDoctor(Trick):
 
     log_keys = LOSS_SCALE + DOCTOR
     observer = True
-    state_form = staticmethod(form.record({"findings": form.many(_FINDING), "looks": form.whole}, more=True))
+    state_form = staticmethod(
+        form.record({"findings": form.many(_FINDING), "looks": form.whole}, more=True, optional={"modules": WORST_FORM})
+    )
 
     def __init__(self, every_n_steps: int | None = None, modules: list[str] | None = None) -> None:
         spec = DoctorSpec(every_n_steps, modules)
@@ -96,6 +106,7 @@ class PrecisionDoctor(Trick):
         self._watch: Watch | None = None
         self._due: tuple[int, Tensor | None] | None = None  # the logged step under way, and its loss scale
         self._shown = True
+        self._worst = WorstSeries()
 
     @property
     def findings(self) -> list[Finding]:
@@ -115,10 +126,10 @@ class PrecisionDoctor(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Keep the losses of each attempt."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         refuse_compiled(run.trainer.lightning_module, "PrecisionDoctor")
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the modules, take up old findings, look at the optimizers' eps."""
         trainer, precision = run.trainer, precision_of(run.trainer)
         n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
@@ -132,15 +143,16 @@ class PrecisionDoctor(Trick):
         if state is not None:
             self._findings = Findings([Finding(**f) for f in state["findings"]])
             self._explainer.looks = state["looks"]
-        warn_of_cpu(run, "PrecisionDoctor")
+            self._worst = self._worst.restored(state["modules"]) if "modules" in state else self._worst
         if precision == "16-true":
             groups = [group for view in run.views for group in view.optimizer.param_groups]
             for finding in health.small_epses(groups, run.step):
                 self._note(finding)
 
     def trick_state(self) -> dict[str, Any]:
-        """The findings, as plain values."""
-        return {"findings": [vars(f).copy() for f in self._findings], "looks": self._explainer.looks}
+        """The findings, and which modules have curves, as plain values."""
+        findings = [vars(f).copy() for f in self._findings]
+        return {"findings": findings, "looks": self._explainer.looks, "modules": self._worst.state()}
 
     # -- one batch ----------------------------------------------------------------------------------------------------
 
@@ -186,22 +198,36 @@ class PrecisionDoctor(Trick):
         if not watch.names:
             return
         measured = watch.collect(run.views[0].device)
-        for kind, positions, values in health.shares(measured, watch.called, watch.flowed):
-            run.publisher.put_many(step, [f"amp/{kind}/{watch.names[i]}" for i in positions], values)
+        if self.modules is not None:
+            for kind, positions, values in health.shares(measured, watch.called, watch.flowed):
+                run.publisher.put_many(step, [f"amp/{kind}/{watch.names[i]}" for i in positions], values)
         used = torch.ones(1) if scale is None else scale.reshape(1)
         self._judge_later(run, watch, step, torch.cat([measured.reshape(-1), used.to(measured.device)]))
 
     def _judge_later(self, run: TrainingRun, watch: Watch, step: int, vector: Tensor) -> None:
-        """Judge what was measured when it has arrived on the host; its last number is the loss scale."""
+        """Judge what was measured, and choose what is logged of it, on the host; its last number is the loss scale."""
         names, size = list(watch.names), len(watch.names)
 
-        def on_arrival(values: list[float]) -> None:
+        def on_arrival(values: list[float]) -> dict[str, float]:
             rows = [values[i * size : (i + 1) * size] for i in range(4)]
             self._table = health.readable(names, rows, values[-1])
             for finding in health.judge(names, watch.dtypes, rows, half=self._half, step=step):
                 self._note(finding)
+            return self._logged(self._table)
 
-        run.publisher.put_private(step, vector, self.guard(on_arrival))
+        run.publisher.put_selected(step, vector, self.guard(on_arrival))
+
+    def _logged(self, table: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Return the worst values of a table; in 16 bit also the headroom of the modules that have curves."""
+        found = {"amp/headroom": min((row["headroom"] for row in table.values()), default=math.inf)}
+        shares = [row["underflow"] for row in table.values() if not math.isnan(row["underflow"])]
+        if self._half:
+            found |= {"amp/underflow": max(shares)} if shares else {}
+            outputs = [row["largest_output"] for row in table.values()]
+            self._worst = self._worst.after(list(table), outputs)
+        if self._half and self.modules is None:
+            found |= {f"amp/headroom/{name}": table[name]["headroom"] for name in self._worst.shown}
+        return found if table else {}
 
     def _note(self, finding: Finding) -> None:
         if self._findings.add(finding) and finding.serious:
@@ -214,7 +240,7 @@ class PrecisionDoctor(Trick):
         self._explainer.send_late(run, run.step)
         run.publisher.flush()
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Take the hooks away, and show what was found."""
         if self._watch is not None:
             self._watch.detach()

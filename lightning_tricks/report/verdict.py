@@ -1,0 +1,118 @@
+"""How a run went, in a colour and two sentences, and the names that its events have in the report."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from lightning_tricks.detection.causes import Cause
+from lightning_tricks.diagnosis.findings import Finding
+from lightning_tricks.publishing.events import Event
+from lightning_tricks.report.blocks import Conclusion
+from lightning_tricks.report.logs import Logs
+
+_SILENT = 600.0  # seconds without news after which a run without an end is not taken for one that is under way
+_VERDICT = re.compile(r"^(\w+): (.+?) since step (\d+) \(seen at step (\d+)\): (.*?)(?: Try: (.*?))?\.?$", re.M)
+
+
+def noticed(texts: Sequence[str]) -> list[Finding]:
+    """Return the findings and the verdicts among texts of the log, each once; a verdict is as sure as an alarm."""
+    found: dict[str, Finding] = {}
+    for text in texts:
+        if (finding := Finding.from_text(text)) is not None:
+            found.setdefault(text, finding)
+        for line in re.findall(r"^.*Try: .+$", text, re.M):
+            cause = re.match(r"\w+: (.+?) since step", line)
+            remedy = line.split("Try: ", 1)[1].rstrip(".")
+            kind = Cause.named(cause[1]) if cause else Cause.NONE
+            found.setdefault(line, Finding(kind, line, 1.0, remedy, -1))
+    return list(found.values())
+
+
+def texts_of(logs: Logs) -> list[str]:
+    """Return what detectors and the doctor have written, but for findings that did not hold at the end."""
+    told = [
+        text
+        for tag, texts in logs.texts.items()
+        if tag.startswith(("collapse/", "diagnosis/")) and not _taken_back(logs, tag)
+        for _, text in texts
+    ]
+    return told + [str(text) for name in ("verdicts", "findings") for text in (logs.health or {}).get(name, [])]
+
+
+def _taken_back(logs: Logs, tag: str) -> bool:
+    points = logs.scalars.get(tag) or [(0, 1.0)]
+    return points[-1][1] == 0
+
+
+def sentence_of(verdict: str) -> str:
+    """Return a detector's verdict as a sentence, without the remedy, which is given elsewhere.
+
+    >>> sentence_of("DeadUnits: dead units since step 8 (seen at step 20): 90% are dead. Try: a lower rate.")
+    'DeadUnits reported dead units since step 8: 90% are dead.'
+    """
+    found = _VERDICT.search(verdict)
+    if found is None:
+        return verdict
+    return f"{found[1]} reported {found[2]} since step {found[3]}: {found[5].rstrip('.')}."
+
+
+def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None) -> Conclusion:
+    """Return how a run went: failed, with alarms, under way, without a known end, or well.
+
+    Args:
+        logs: of the run.
+        happened: its events.
+        now: the time at which it is asked; None for the present.
+    """
+    length = _length(logs)
+    alarms = [event for event in happened if event.kind == "alarm"]
+    verdicts = list(dict.fromkeys(m[0] for text in texts_of(logs) for m in _VERDICT.finditer(text)))
+    seen = " ".join(sentence_of(verdict) for verdict in verdicts[-2:])
+    outcome = str(logs.facts.get("outcome") or "")
+    if outcome.startswith("failed") or (logs.health is not None and not outcome):
+        why = outcome.removeprefix("failed: ") or str((logs.health or {}).get("why", "no reason was written"))
+        culprit = (logs.health or {}).get("culprit")
+        text = f"It ended with an error after {length}: {why}. {seen}"
+        return Conclusion("bad", "The run failed", text + (f" Where it came from: {culprit}" if culprit else ""))
+    if alarms or verdicts:
+        stopped = outcome == "stopped early"
+        title = "An alarm stopped the run" if stopped else "The run needs attention: a detector raised an alarm"
+        first = "" if seen else f"{alarms[0].text[:1].upper()}{alarms[0].text[1:]} at step {alarms[0].step}."
+        rollbacks = sum(event.kind == "rollback" for event in happened)
+        healed = f" Weights were put back to an earlier state {rollbacks} times." if rollbacks else ""
+        ended = "It was stopped" if stopped else "It ran to its end" if outcome else "It ran"
+        return Conclusion("bad" if stopped else "warning", title, f"{seen or first}{healed} {ended} after {length}.")
+    if logs.facts and logs.facts.get("ended") is None:
+        age = ((now or datetime.now(timezone.utc)).timestamp()) - logs.changed
+        if age < _SILENT:
+            return Conclusion("running", "The run is under way", f"No alarm so far, after {length}.")
+        text = f"The logs end after {length}, and nothing was written about an end: the process may have been killed."
+        return Conclusion("unknown", "The run did not finish", text)
+    if outcome == "stopped early":
+        return Conclusion("good", "The run was stopped early, without an alarm", f"It took {length}.")
+    if outcome == "finished":
+        return Conclusion("good", "The run finished normally", f"It took {length}; no alarm was raised.")
+    return Conclusion("good", "No alarm was raised", f"There is no sign that the run failed. It took {length}.")
+
+
+def _length(logs: Logs) -> str:
+    steps, updates = logs.facts.get("steps"), logs.facts.get("updates")
+    length = f"{logs.steps if steps is None else steps:,} steps"
+    if steps is not None and updates is not None and updates < steps:
+        length += f" ({updates:,} of them changed the weights)"
+    seconds = float(logs.facts.get("seconds") or logs.seconds)
+    return f"{length} and {duration(seconds)}" if seconds > 0 and math.isfinite(seconds) else length
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> duration(12.4), duration(600), duration(9000)
+    ('12 seconds', '10 minutes', '2.5 hours')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} second{'' if round(seconds) == 1 else 's'}"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

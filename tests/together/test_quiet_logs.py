@@ -1,0 +1,160 @@
+"""A list of callbacks at their defaults writes few scalars, however many layers the network has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_tricks import (
+    GradientAccumulation,
+    GradientClip,
+    GradientMonitor,
+    LossScaleGuard,
+    LRFinder,
+    LRSchedule,
+    PrecisionDoctor,
+    SanityCheck,
+    TrainingDoctor,
+    recipe,
+)
+from lightning_tricks.recipes import KINDS
+from tests.problems import Memory, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+MOST = 40
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.relu(self.first_norm(self.first(x)))
+        return torch.relu(x + self.second_norm(self.second(inner)))
+
+
+class LastOfLSTM(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 16, 2, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.lstm(x)[0][:, -1])
+        return out
+
+
+class MeanOfTransformer(nn.Module):
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.embed, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(self.embed(x)).mean(1))
+        return out
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def residual_network() -> nn.Module:
+    blocks = [Residual(8) for _ in range(8)]
+    stem = [nn.Unflatten(1, (3, 2)), nn.Conv2d(3, 8, 3, padding=1)]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "MLP": mlp,
+    "residual network": residual_network,
+    "LSTM": LastOfLSTM,
+    "transformer": lambda: MeanOfTransformer(2),
+    "forecasting transformer": lambda: MeanOfTransformer(10),
+}
+
+
+class Forecaster(L.LightningModule):
+    """Classifies, or with ``targets`` forecasts four values: a loss of its own either way."""
+
+    def __init__(self, net: nn.Module, *, forecasts: bool) -> None:
+        super().__init__()
+        self.net, self.forecasts = net, forecasts
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        out = self.net(x)
+        loss = nn.functional.mse_loss(out, x[:, -1, :4]) if self.forecasts else nn.functional.cross_entropy(out, y)
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def list_of_the_readme() -> list[Any]:
+    return [
+        SanityCheck(),
+        LRFinder(num_steps=10),
+        GradientMonitor(),
+        GradientClip(1.0, nonfinite="skip"),
+        LRSchedule("cosine", warmup="5%"),
+        GradientAccumulation(4),
+        LossScaleGuard(),
+        PrecisionDoctor(),
+        TrainingDoctor(action="stop"),
+    ]
+
+
+LISTS: dict[str, Callable[[], list[Any]]] = {
+    "README": list_of_the_readme,
+    **{kind: lambda kind=kind: recipe(kind) for kind in KINDS},  # type: ignore[misc]
+}
+
+
+def keys_of(model: str, tricks: list[Any], **arguments: Any) -> set[str]:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    rows = TensorDataset(torch.randn(64, 6, 8, generator=generator), torch.randint(4, (64,), generator=generator))
+    memory = Memory()
+    t = trainer(tricks, logger=memory, max_epochs=3, **arguments)
+    forecasts = model == "forecasting transformer"
+    t.fit(Forecaster(MODELS[model](), forecasts=forecasts), DataLoader(rows, 16, shuffle=True))
+    return {key for _, row in memory.rows for key in row}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_default_list_writes_at_most_forty_keys(model: str, name: str) -> None:
+    keys = keys_of(model, LISTS[name]())
+    assert "grad/norm" in keys and "train/loss" in keys
+    assert len(keys) <= MOST, sorted(keys)
+
+
+def test_a_run_in_32_bit_logs_one_value_of_precision() -> None:
+    keys = keys_of("residual network", list_of_the_readme())
+    assert {key for key in keys if key.startswith("amp/")} == {"amp/headroom"}
+
+
+def test_a_run_in_16_bit_stays_below_forty_keys_too() -> None:
+    keys = keys_of("transformer", list_of_the_readme(), precision="16-mixed")
+    precision = {key for key in keys if key.startswith("amp/")}
+    assert {"amp/scale", "amp/skipped_steps", "amp/headroom", "amp/underflow"} <= precision
+    assert 4 + 5 <= len(precision) <= 4 + 7 and len(keys) <= MOST
+
+
+def test_per_layer_values_are_there_on_request() -> None:
+    keys = keys_of("transformer", [GradientMonitor(per_layer=True), PrecisionDoctor(modules=["*"])])
+    parameters = len(list(MeanOfTransformer(2).parameters()))
+    assert len([key for key in keys if key.startswith("grad/norm/")]) == parameters
+    assert len([key for key in keys if key.startswith("amp/headroom/")]) > 10
