@@ -15,7 +15,7 @@ from torch import nn
 from lightning_tricks.diagnosis.callbacks import SanityCheck
 from lightning_tricks.diagnosis.check_table import CheckTable
 from lightning_tricks.errors import TrickError, message
-from lightning_tricks.lifecycle.lightning_internals import trainer_of
+from lightning_tricks.lifecycle.lightning_internals import put_trainer, trainer_of
 from lightning_tricks.lifecycle.messages import TrickWarning
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.lifecycle.trick import Trick
@@ -171,4 +171,4 @@ def _as_before(module: Any) -> Iterator[None]:
         module.to(device)
         for child, training in modes.items():
             child.training = training
-        module.trainer = trainer
+        put_trainer(module, trainer)

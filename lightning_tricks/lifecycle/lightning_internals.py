@@ -51,6 +51,7 @@ INTERNALS = (
     Internal("ModelCheckpoint._every_n_train_steps", "when checkpoints are written", "the public attribute, or none"),
     Internal("Timer._duration", "how long a run will be", "the length without the Timer"),
     Internal("LightningModule._log_hyperparams", "whether hyperparameters are logged", "they are not"),
+    Internal("trainer._logger_connector._logged_metrics", "names that were logged, for a suggestion", "no suggestion"),
     Internal("LightningModule._trainer", "the Trainer of a module, if it has one", "none"),
 )
 
@@ -219,6 +220,17 @@ def logs_hyperparameters(source: Any) -> bool:
 def trainer_of(module: Any) -> Any:
     """Return the Trainer of a module; None where it has none."""
     return getattr(module, "_trainer", None)
+
+
+def put_trainer(module: Any, trainer: Any) -> None:
+    """Give a module its Trainer, or take it away with None."""
+    module._trainer = trainer
+
+
+def logged_metrics(trainer: Any) -> list[str]:
+    """Return the names of what the run has logged so far."""
+    connector = getattr(trainer, "_logger_connector", None)
+    return [*getattr(connector, "_logged_metrics", ())]
 
 
 def saves_shards(strategy: Any) -> bool:

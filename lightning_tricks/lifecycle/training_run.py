@@ -18,7 +18,7 @@ from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.attempts import Attempts
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
-from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logs_hyperparameters
+from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logged_metrics, logs_hyperparameters
 from lightning_tricks.lifecycle.run_facts import RunFacts
 from lightning_tricks.lifecycle.shared_parts import SharedParts
 from lightning_tricks.lifecycle.step_hooks import hook_steps
@@ -265,8 +265,7 @@ class TrainingRun:
 
 def _logged_by_the_user(trainer: Any) -> list[str]:
     """Return the keys that the training script has logged so far; ``trainer.logged_metrics`` would compute values."""
-    connector = getattr(trainer, "_logger_connector", None)
-    return [*getattr(connector, "_logged_metrics", ())]
+    return logged_metrics(trainer)
 
 
 def _hyperparameters(trainer: Any, tricks: Iterable[Member]) -> dict[str, Any]:

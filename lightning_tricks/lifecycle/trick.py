@@ -42,6 +42,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     _loaded: dict[str, Any] | None = None
     _loaded_clock: dict[str, Any] | None = None
+    _kept: dict[str, Any] | None = None  # the state when training failed, for a checkpoint that is saved after it
     _reached: str = ""  # the hook of this class that ran last
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -71,7 +72,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
                 text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
                 raise UnsupportedError(text)
         run = TrainingRun.join(trainer, self)
-        self._off = False
+        self._off, self._kept = False, None
         # Lightning calls ``setup`` again when the same Trainer fits again; what was measured goes on then
         if run is not self._run:
             _leave(self)
@@ -137,6 +138,12 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     @for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Clean up: Lightning calls no teardown when training fails."""
+        run = self.live_run
+        if run is not None and run.common.first_to_say("interrupted") and _all_end_here(trainer, exception):
+            for trick in run.tricks:
+                if isinstance(trick, Trick):
+                    # ModelCheckpoint(save_on_exception=True) comes last, when all tricks have left the run
+                    trick._kept = trick.guarded(trick.state_dict)
         try:
             _flush(self)
         except Exception as error:
@@ -184,6 +191,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Return plain state with its version; it loads under ``weights_only=True``."""
         if self._run is None:
             return {}
+        if self._kept is not None and self.live_run is None:
+            return self._kept
         state = self._loaded  # not used yet, as in a checkpoint that is saved before training starts
         if state is None:
             state = dict(self.trick_state())
@@ -257,6 +266,17 @@ def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) ->
         raise TrickError(
             f"{type(trick).__name__}: the checkpoint's state does not fit this run ({what}). {ADVICE}"
         ) from error
+
+
+def _all_end_here(trainer: Any, exception: BaseException) -> bool:
+    """Whether a failed fit has a state to keep: it ends between two batches, and all processes end it together.
+
+    Lightning makes all processes end at one batch after a SIGTERM; after an error of one of them the others would not
+    answer, where a state is gathered.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    together = trainer.world_size == 1 or type(exception).__name__ == "SIGTERMException"
+    return bool(together and progress.ready == progress.processed)
 
 
 def _refuse_a_second(trick: Trick, trainer: Any) -> None:

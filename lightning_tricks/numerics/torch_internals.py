@@ -154,8 +154,14 @@ def version_of(tensor: Tensor) -> int:
 
 def set_version(tensor: Tensor, version: int) -> None:
     """Set the version counter of a tensor; where torch has no function for it, the counter stays ahead."""
-    with suppress(AttributeError, TypeError, RuntimeError):
-        torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+    put: Any = getattr(torch._C._autograd, "_unsafe_set_version_counter", None)
+    if put is None:
+        return
+    with suppress(RuntimeError):
+        try:
+            put((tensor,), (version,))
+        except TypeError:  # torch 2.6 takes one tensor
+            put(tensor, version)
 
 
 def is_view(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_tricks.lifecycle.horizon import updates_per_epoch
-from lightning_tricks.lifecycle.lightning_internals import combined_loader, saves_shards
+from lightning_tricks.lifecycle.lightning_internals import combined_loader, resumes_weights_only, saves_shards
 from lightning_tricks.resume import folders
 from lightning_tricks.resume.findings import Finding
 from lightning_tricks.resume.plugins import DurableCheckpointIO, local
@@ -59,6 +59,7 @@ def writer_of(callback: Any, trainer: Any) -> Writer:
         on_exception=bool(setting(callback, "save_on_exception")),
         weights_only=bool(setting(callback, "save_weights_only")),
         after_validation=validates and within and setting(callback, "save_on_train_epoch_end") is not True,
+        last_always=not resumes_weights_only(trainer),  # (Lightning changed both with one release)
     )
 
 

@@ -22,6 +22,7 @@ class Writer:
         on_exception: whether it writes when training fails.
         weights_only: whether it leaves out all but the weights.
         after_validation: whether a validation within the epoch makes it write.
+        last_always: whether ``last.ckpt`` is written where no other checkpoint is, as before Lightning 2.6.
     """
 
     save_last: bool = False
@@ -33,6 +34,7 @@ class Writer:
     on_exception: bool = False
     weights_only: bool = False
     after_validation: bool = False
+    last_always: bool = False
 
     @property
     def by_steps(self) -> bool:
@@ -44,7 +46,9 @@ class Writer:
         """Whether the state of not long ago is on the disk at any time."""
         all_of_them = self.save_top_k == -1 or (self.monitor is None and self.save_top_k != 0)
         when = self.by_steps or self.every_n_epochs > 0
-        return not self.weights_only and when and (all_of_them or (self.save_last and self.by_steps))
+        return (
+            not self.weights_only and when and (all_of_them or (self.save_last and (self.by_steps or self.last_always)))
+        )
 
 
 def written(writers: Sequence[Writer], *, others: bool = False) -> list[Finding]:
@@ -76,7 +80,7 @@ def _misleading(writer: Writer) -> Finding | None:
         return Finding(what, "Use save_weights_only=False, or another ModelCheckpoint() for resuming")
     if writer.save_top_k == 0 and not writer.save_last and not writer.on_exception:
         return Finding("ModelCheckpoint(save_top_k=0) writes nothing", "Use save_top_k=1")
-    if not writer.save_last or writer.by_steps:
+    if not writer.save_last or writer.by_steps or writer.last_always:
         return None
     remedy = "Use ModelCheckpoint(save_last=True) without monitor, beside the one with monitor; or every_n_train_steps="
     if writer.save_top_k == 0:

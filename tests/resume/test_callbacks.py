@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tricks import DurableCheckpointIO, LRSchedule, ResumeGuard, TrickError, TrickWarning
-from tests.problems import Classifier, digits, loader, sgd, weights
+from tests.problems import STRICT, Classifier, digits, loader, sgd, weights
 from tests.resume.problems import usable
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
@@ -32,6 +32,9 @@ def told(monkeypatch: Any) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr("lightning_tricks.resume.callbacks.rank_zero_info", lines.append)
     return lines
+
+
+strict = pytest.mark.skipif(not STRICT, reason="a resume of Lightning 2.5 refuses no values")
 
 
 def fit(module: Any, callbacks: list[Any], data: Any = None, *, n: int = 64, **options: Any) -> Any:
@@ -73,6 +76,7 @@ def hyper(**values: Any) -> Classifier:
     return module
 
 
+@strict
 def test_all_findings_are_in_one_warning_each_with_its_fix() -> None:
     guard = ResumeGuard()
     with pytest.warns(TrickWarning) as told:
@@ -85,6 +89,7 @@ def test_all_findings_are_in_one_warning_each_with_its_fix() -> None:
     assert "writes nothing before training ends: a kill leaves no checkpoint. Use save_top_k=1" in text
 
 
+@strict
 def test_in_mode_raise_one_error_has_all_findings_and_no_step_was_made() -> None:
     module = hyper(root=Path("a"))
     before = weights(module).clone()
@@ -115,6 +120,7 @@ def test_the_run_is_bit_identical_with_and_without_it() -> None:
         assert torch.equal(mine, theirs)
 
 
+@strict
 @pytest.mark.parametrize("mode", ["warn", "raise"])
 def test_a_check_that_fails_hides_no_other_and_ends_no_run(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Angry(L.Callback):
@@ -132,6 +138,7 @@ def test_a_check_that_fails_hides_no_other_and_ends_no_run(mode: Any, monkeypatc
     assert guard.findings == []
 
 
+@strict
 def test_it_takes_less_than_50_milliseconds_of_work() -> None:
     guard, tell, took = ResumeGuard(), ResumeGuard._tell, []
 
@@ -157,6 +164,7 @@ def test_nothing_is_said_where_no_checkpoint_can_come() -> None:
 # -- values that do not load ----------------------------------------------------------------------------------------
 
 
+@strict
 @pytest.mark.parametrize("namespace", [L, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
 def test_what_is_found_is_what_breaks_the_resume_in_either_namespace(namespace: Any, tmp_path: Path) -> None:
     class Bad(namespace.Callback):  # type: ignore[misc,name-defined]
@@ -202,6 +210,7 @@ def test_what_is_found_is_what_breaks_the_resume_in_either_namespace(namespace: 
     assert type(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"]) is np.float64
 
 
+@strict
 def test_a_state_that_goes_bad_while_training_is_told_at_the_first_checkpoint() -> None:
     class Grows(L.Callback):
         state_key = "Grows"  # type: ignore[assignment]
@@ -223,6 +232,7 @@ def test_a_state_that_goes_bad_while_training_is_told_at_the_first_checkpoint() 
     assert len(guard.findings) == 2
 
 
+@strict
 def test_a_scheduler_with_a_numpy_number_is_found() -> None:
     def optimizer(p: Any) -> Any:
         o = sgd(p)
@@ -489,6 +499,7 @@ def test_sigterm_is_told_once_for_each_run_and_not_where_lightning_has_no_handle
     assert "\n".join(told).count("SIGTERM") == 1
 
 
+@strict
 @pytest.mark.distributed
 @pytest.mark.filterwarnings("ignore")
 def test_on_two_processes_both_go_by_what_the_first_found() -> None:

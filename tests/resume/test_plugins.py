@@ -24,7 +24,7 @@ from torch import nn
 
 from lightning_tricks import DurableCheckpointIO, TrickError, TrickWarning, UnsupportedError
 from lightning_tricks.resume import plugins
-from tests.problems import Classifier, loader, sgd, weights
+from tests.problems import STRICT, Classifier, loader, sgd, weights
 from tests.resume.kills import checkpoint, whole
 from tests.resume.problems import usable
 
@@ -259,6 +259,7 @@ def test_a_link_to_the_best_checkpoint_is_replaced_and_not_written_through(tmp_p
 @pytest.mark.parametrize(
     "given", [{}, {"weights_only": None}, {"weights_only": True}, {"weights_only": False}], ids=str
 )
+@pytest.mark.skipif(not STRICT, reason="Lightning 2.5 takes no weights_only here")
 def test_weights_only_means_what_it_means_in_lightning(tmp_path: Path, given: dict[str, Any]) -> None:
     path = tmp_path / "last.ckpt"
     DurableCheckpointIO().save_checkpoint({"root": Path("data")}, path)
@@ -270,6 +271,15 @@ def test_weights_only_means_what_it_means_in_lightning(tmp_path: Path, given: di
             return str(error)
 
     assert outcome(DurableCheckpointIO(checksum=False, keep_previous=True)) == outcome(TorchCheckpointIO())
+
+
+@pytest.mark.skipif(bool(STRICT), reason="Lightning takes weights_only itself")
+def test_where_lightning_takes_no_weights_only_it_is_had_all_the_same(tmp_path: Path) -> None:
+    plugin, path = DurableCheckpointIO(), tmp_path / "last.ckpt"
+    plugin.save_checkpoint({"root": Path("data")}, path)
+    assert plugin.load_checkpoint(path)["root"] == Path("data")
+    with pytest.raises(pickle.UnpicklingError):
+        plugin.load_checkpoint(path, weights_only=True)
 
 
 def test_map_location_and_missing_files_are_treated_as_in_lightning(tmp_path: Path) -> None:

@@ -48,14 +48,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "digest.txt").read_text()
 
 
-@pytest.mark.parametrize("where", ["end", "inside"])
+@pytest.mark.parametrize(("where", "batch"), [("end", "15"), ("inside", "16")])
 def test_a_sigterm_leaves_a_checkpoint_from_which_the_run_is_the_same(
-    where: str, undisturbed: str, tmp_path: Path
+    where: str, batch: str, undisturbed: str, tmp_path: Path
 ) -> None:
-    code, said = ran(tmp_path, "SIGTERM", "15", where)
+    """In the middle of a window of two batches, and at its end."""
+    code, said = ran(tmp_path, "SIGTERM", batch, where)
     assert code == 143, said
     assert not (tmp_path / "digest.txt").exists()
-    code, said = ran(tmp_path, "SIGTERM", "15", where)
+    code, said = ran(tmp_path, "SIGTERM", batch, where)
     assert code == 0, said
     assert (tmp_path / "digest.txt").read_text() == undisturbed
 
