@@ -29,8 +29,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import lightning_tricks  # noqa: E402
-from lightning_tricks import functional  # noqa: E402
+from lightning_tricks import decays, functional, metrics  # noqa: E402
 
+PLACES = (lightning_tricks, decays, metrics)  # where public names are
 ROOMS = {  # in the order in which data flow through a training step; other rooms come after them
     "gradients": "Gradients",
     "accumulation": "Accumulation",
@@ -99,12 +100,12 @@ if (location.protocol === "file:") {
 
 def names() -> list[str]:
     """Return the public names, sorted without regard to case."""
-    return sorted(lightning_tricks.__all__, key=str.lower)
+    return sorted({n for place in PLACES for n in place.__all__}, key=str.lower)
 
 
 def public(name: str) -> Any:
     """Return what a public name stands for."""
-    return getattr(lightning_tricks, name)
+    return next(getattr(place, name) for place in PLACES if name in place.__all__)
 
 
 def room(name: str) -> str:
@@ -524,7 +525,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     where = page.file.src_uri
     text = relinked(markdown, _starts.get(where, normpath(join("docs", dirname(where)))), where)
     name = Path(where).stem
-    if where.startswith("tricks/") and name in lightning_tricks.__all__:
+    if where.startswith("tricks/") and name in names():
         text = text.replace("<!-- docstring: summary -->", summary(public(name)))
         text = text.replace("<!-- docstring: reference -->", reference(name, public(name)))
     if where.startswith("detectors/"):

@@ -12,21 +12,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lightning_tricks import (
-    CosineRestarts,
-    Exponential,
-    InverseTime,
-    Join,
-    LRSchedule,
-    MultiStep,
-    NaturalExponential,
-    Noam,
-    Phase,
-    Piecewise,
-    Plateau,
-    Polynomial,
-    Step,
-)
+from lightning_tricks import CosineRestarts, InverseTime, LRSchedule, MultiStep, NaturalExponential, Noam, Plateau
+from lightning_tricks.decays import Exponential, Join, Phase, Piecewise, Polynomial, Step
 
 RUNS = Path(__file__).parent.parent / "runs"
 

@@ -1,5 +1,10 @@
 """Training tricks for PyTorch Lightning, done right once, measured, and safe to leave switched on."""
 
+from __future__ import annotations
+
+import warnings as _warnings
+
+from lightning_tricks import decays, functional, metrics  # noqa: F401
 from lightning_tricks.accumulation.callbacks import GradientAccumulation
 from lightning_tricks.collapse.callbacks import (
     DeadUnits,
@@ -19,12 +24,9 @@ from lightning_tricks.collapse.latent_metrics import (
     UsagePerplexity,
 )
 from lightning_tricks.collapse.metrics import (
-    Alignment,
     BalancedSkill,
     ClassShare,
-    Coverage,
     DeadDimensions,
-    Density,
     EffectiveRank,
     EmbeddingStd,
     InputDependence,
@@ -34,15 +36,12 @@ from lightning_tricks.collapse.metrics import (
     NearestDistanceRatio,
     PairwiseDistanceRatio,
     ParticipationRatio,
-    Precision,
     PredictionEntropy,
     PredictionSkill,
-    Recall,
     RegressionSkill,
     RepetitionRate,
     SphereVariance,
     SpreadRatio,
-    Uniformity,
     VendiScore,
 )
 from lightning_tricks.collapse.recursive import MixedGenerations
@@ -66,27 +65,19 @@ from lightning_tricks.resume.exact import ExactResume
 from lightning_tricks.resume.plugins import DurableCheckpointIO
 from lightning_tricks.schedules.callbacks import LRSchedule
 from lightning_tricks.schedules.curves import (
-    Constant,
-    Cosine,
     Decay,
-    Function,
-    Linear,
     LinearCosine,
     OneMinusSqrt,
-    Polynomial,
 )
 from lightning_tricks.schedules.cycles import CosineRestarts, Noam, OneCycle
 from lightning_tricks.schedules.lengths import (
-    Exponential,
     InverseSqrt,
     InverseTime,
     MultiStep,
     NaturalExponential,
-    Piecewise,
-    Step,
 )
-from lightning_tricks.schedules.phases import Join, Phase
 from lightning_tricks.schedules.plateau import Plateau
+from lightning_tricks.without_trainer import lr_find, sanity_check
 
 __version__ = "0.1.0"
 
@@ -95,7 +86,6 @@ __all__ = [
     "ActiveUnits",
     "AdaGC",
     "AlarmError",
-    "Alignment",
     "AutoClip",
     "BalancedSkill",
     "CachedMixedPrecision",
@@ -105,21 +95,15 @@ __all__ = [
     "ClipValue",
     "ConditionalEntropy",
     "ConflictError",
-    "Constant",
-    "Cosine",
     "CosineRestarts",
-    "Coverage",
     "DeadDimensions",
     "DeadUnits",
     "Decay",
-    "Density",
     "DurableCheckpointIO",
     "EffectiveRank",
     "EmbeddingStd",
     "ExactResume",
-    "Exponential",
     "FP32Islands",
-    "Function",
     "GenerationDrift",
     "GradientAccumulation",
     "GradientClip",
@@ -127,10 +111,8 @@ __all__ = [
     "InputDependence",
     "InverseSqrt",
     "InverseTime",
-    "Join",
     "LRFinder",
     "LRSchedule",
-    "Linear",
     "LinearCosine",
     "LossScaleGuard",
     "MacroF1Gain",
@@ -149,20 +131,15 @@ __all__ = [
     "OneMinusSqrt",
     "PairwiseDistanceRatio",
     "ParticipationRatio",
-    "Phase",
-    "Piecewise",
     "Plateau",
-    "Polynomial",
     "PosteriorCollapse",
     "PosteriorKL",
-    "Precision",
     "PrecisionAdvice",
     "PrecisionDoctor",
     "PredictionCollapse",
     "PredictionEntropy",
     "PredictionSkill",
     "ProgressMetrics",
-    "Recall",
     "RegressionSkill",
     "RepetitionRate",
     "RepresentationCollapse",
@@ -171,12 +148,10 @@ __all__ = [
     "SanityCheck",
     "SphereVariance",
     "SpreadRatio",
-    "Step",
     "TrainingDoctor",
     "TrickError",
     "TrickWarning",
     "TricksMixin",
-    "Uniformity",
     "UnsupportedError",
     "UnusedEntries",
     "UsageCollapse",
@@ -185,5 +160,29 @@ __all__ = [
     "Verdict",
     "ZClip",
     "advise_precision",
+    "lr_find",
     "recipe",
+    "sanity_check",
 ]
+
+# Names that say too little without their module. They still work here, for now, with a DeprecationWarning.
+_MOVED = {
+    **dict.fromkeys(("Alignment", "Coverage", "Density", "Precision", "Recall", "Uniformity"), metrics),
+    **dict.fromkeys(("Constant", "Cosine", "Exponential", "Function", "Join", "Linear"), decays),
+    **dict.fromkeys(("Phase", "Piecewise", "Polynomial", "Step"), decays),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Return a name that has moved, with a DeprecationWarning that has the new place."""
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place = _MOVED[name]
+    text = f"lightning_tricks.{name} is {place.__name__}.{name} now; the old name will be removed in 0.3."
+    _warnings.warn(text, DeprecationWarning, stacklevel=2)
+    return getattr(place, name)
+
+
+def __dir__() -> list[str]:
+    """Return what completion shows: the public names, and the modules that hold more of them."""
+    return sorted([*__all__, "__version__", "decays", "functional", "metrics"])

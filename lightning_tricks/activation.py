@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from lightning_tricks.detection.action import Rollback
 from lightning_tricks.errors import nearest
+from lightning_tricks.gradients.rules import ClipRule
 from lightning_tricks.recipes import KINDS, named, recipe, tricks
+from lightning_tricks.schedules.phases import DECAYS
 
-_FORM = "Write names, with arguments if need be: GradientMonitor,GradientClip(rule=0.5) or the name of a recipe"
+_FORM = "Write names, with arguments if need be: GradientMonitor,GradientClip(0.5) or the name of a recipe"
 
 
 def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
@@ -17,7 +20,8 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
     Callbacks stand back for one of the same class in the script, and for a run that cannot have them.
 
     Args:
-        text: names of callbacks or recipes with commas between them; arguments in parentheses, as literals.
+        text: names of callbacks or recipes with commas between them; arguments in parentheses:
+            literals, clip rules and decays.
 
     Example:
         >>> found, problems = callbacks_of("GradientMonitor, GradientClip(rule=0.5), PrecisionDocter")
@@ -44,16 +48,41 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
 
 
 def _one(item: ast.expr) -> list[Any]:
-    call = item if isinstance(item, ast.Call) else None
-    name = call.func if call is not None else item
-    if not isinstance(name, ast.Name) or (
-        call is not None and (call.args or any(k.arg is None for k in call.keywords))
-    ):
+    """Return the callbacks of one entry: a name, or a call with arguments, of a callback or of a recipe."""
+    name = item.func if isinstance(item, ast.Call) else item
+    if not isinstance(name, ast.Name):
         raise ValueError(f"{ast.unparse(item)!r} cannot be read. {_FORM}.")
-    arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if call is not None else {}
+    values, named_values = _arguments(item) if isinstance(item, ast.Call) else ([], {})
     if name.id in KINDS:
-        return recipe(name.id, **arguments)
+        return recipe(name.id, *values, **named_values)
     if name.id not in tricks():
         near = nearest(name.id, [*tricks(), *KINDS])
         raise ValueError(f"there is no {name.id!r}. " + (f"Did you mean {near!r}?" if near else _FORM + "."))
-    return [named(name.id)(**arguments)]
+    return [named(name.id)(*values, **named_values)]
+
+
+def _arguments(call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments of a call, by position and by name."""
+    if any(keyword.arg is None for keyword in call.keywords) or any(isinstance(a, ast.Starred) for a in call.args):
+        raise ValueError(f"{ast.unparse(call)!r} cannot be read. {_FORM}.")
+    return [_value(a) for a in call.args], {str(k.arg): _value(k.value) for k in call.keywords}
+
+
+def _value(node: ast.expr) -> Any:
+    """Return a literal, or a clip rule, decay or action of this package: nothing else is ever called."""
+    if not isinstance(node, ast.Call):
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(f"{ast.unparse(node)!r} cannot be read. {_FORM}.") from None
+    known = {cls.__name__: cls for cls in (*ClipRule.__subclasses__(), *_decays(), Rollback)}
+    if not isinstance(node.func, ast.Name) or node.func.id not in known:
+        name = ast.unparse(node.func)
+        near = nearest(name, known)
+        raise ValueError(f"there is no {name!r}. " + (f"Did you mean {near!r}?" if near else _FORM + "."))
+    values, named_values = _arguments(node)
+    return known[node.func.id](*values, **named_values)
+
+
+def _decays() -> list[type]:
+    return [type(decay) for decay in DECAYS.values()]

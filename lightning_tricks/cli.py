@@ -1,5 +1,10 @@
-"""The command ``lightning-tricks``: check a config, draw a schedule, report on a run.
+"""The command ``lightning-tricks``.
 
+lightning-tricks list                           every name, with one line
+lightning-tricks explain GradientClip           what a name, a recipe or a log key means
+lightning-tricks doctor train.py --epochs 3     run a script as it is, watched, and write one page about it
+lightning-tricks lr-find mine:make              the learning rate for the model that a function makes
+lightning-tricks advise mine:make               the precision for it on this machine
 lightning-tricks check config.yaml              a misspelt key, and the nearest right one
 lightning-tricks schedule --decay cosine        a schedule as PNG
 lightning-tricks report runs/demo/version_0     what happened in a run, as one HTML page
@@ -13,6 +18,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from lightning_tricks.errors import nearest
+
+# the names of ``schedules.phases.DECAYS``, for a help that is there at once
+DECAY_NAMES = (
+    "constant, linear, cosine, cosine_restarts, polynomial, exponential, natural_exponential, inverse_time, "
+    "inverse_sqrt, step, multistep, piecewise, linear_cosine, one_minus_sqrt, one_cycle, noam"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,24 +36,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["check", "no_such_file.yaml"])
         no_such_file.yaml: no such file. Pass the path of a YAML config.
         2
+        >>> main(["chekc"])
+        lightning-tricks: there is no command 'chekc'. Did you mean 'check'?
+        2
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    parser, names = _parser()
+    if not given:
+        parser.print_help()
+        return 2
+    if not given[0].startswith("-") and given[0] not in names:
+        near = nearest(given[0], names)
+        hint = f"Did you mean {near!r}?" if near else f"There are: {', '.join(names)}."
+        print(f"lightning-tricks: there is no command {given[0]!r}. {hint}")
+        return 2
     if given[:1] in (["demo"], ["bench"]):
         return _in_checkout(given[0], given[1:])
     options = parser.parse_args(given)
     return int(options.do(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. {self.prog} --help shows how.\n")
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser, and the names of its commands."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("lightning-tricks", description=__doc__, formatter_class=form)
+    parser = _Parser("lightning-tricks", description=__doc__, formatter_class=form)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(required=True, metavar="command")
+    listing = commands.add_parser("list", help="every public name, with one line")
+    listing.set_defaults(do=_list)
+    explain = commands.add_parser("explain", help="what a name, a recipe or a log key means")
+    explain.add_argument("name", nargs="+", help="e.g. GradientClip, cnn, grad/norm")
+    explain.set_defaults(do=_explain)
+    doctor = commands.add_parser("doctor", help="run a script as it is, watched, and write one page about it")
+    doctor.add_argument("--folder", default="runs/doctor", help="for runs without a logger (default: runs/doctor)")
+    doctor.add_argument("script", help="a Python file that trains")
+    doctor.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
+    doctor.set_defaults(do=_doctor)
+    find = commands.add_parser("lr-find", help="the learning rate for the model that a function makes")
+    find.add_argument("target", help="package.module:name or file.py:name; returns a module or (module, train_loader)")
+    find.add_argument("--min-lr", type=float, default=1e-7, help="first rate (default: 1e-7)")
+    find.add_argument("--max-lr", type=float, default=10.0, help="last rate (default: 10)")
+    find.add_argument("--num-steps", type=int, default=100, help="rates to try (default: 100)")
+    find.add_argument("--suggestion", default="minimum", help="minimum, center, slide, valley or steepest")
+    find.add_argument("-o", "--output", default=None, help="a picture of the curve, .png")
+    find.set_defaults(do=_lr_find)
+    advise = commands.add_parser("advise", help="the precision that pays for a model on this machine")
+    advise.add_argument("target", help="package.module:name or file.py:name; returns (module, batch)")
+    advise.add_argument("--seconds", type=float, default=10.0, help="time to spend (default: 10)")
+    advise.set_defaults(do=_advise)
     check = commands.add_parser("check", help="name what is wrong in a LightningCLI config, without running it")
     check.add_argument("config", nargs="+", help="YAML files")
     check.set_defaults(do=_check)
     schedule = commands.add_parser("schedule", help="draw a schedule into a PNG")
-    schedule.add_argument("--decay", default="cosine", help="name of a decay (default: cosine)")
+    schedule.add_argument("--decay", default="cosine", help=f"{DECAY_NAMES} (default: cosine)")
     schedule.add_argument("--updates", type=int, default=1000, help="length of the run (default: 1000)")
     schedule.add_argument("--lr", type=float, default=1.0, help="base rate (default: 1)")
     schedule.add_argument("--warmup", default=None, help="updates, epochs (2ep) or a share (5%%)")
@@ -59,7 +115,78 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(do=_report)
     for name, text in (("demo", "train on real data for half a minute"), ("bench", "run the benchmarks")):
         commands.add_parser(name, help=f"{text} (in a checkout)", add_help=False)
-    return parser
+    return parser, list(commands.choices)
+
+
+def _version() -> str:
+    from lightning_tricks import __version__
+
+    return __version__
+
+
+def _list(options: argparse.Namespace) -> int:
+    from lightning_tricks.name_pages import listing
+
+    print(listing())
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from lightning_tricks.name_pages import explanation
+
+    try:
+        print("\n\n".join(explanation(name) for name in options.name))
+    except ValueError as error:
+        print(error)
+        return 2
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from lightning_tricks.report.page import write_report
+    from lightning_tricks.script_run import run_script
+
+    try:
+        code, folders = run_script(Path(options.script), options.arguments, Path(options.folder))
+    except ValueError as error:
+        print(error)
+        return 2
+    if not folders:
+        print(f"{options.script}: no Trainer.fit of Lightning was seen, so that there is nothing to write about.")
+    for folder in folders:
+        try:
+            print(write_report(folder)[0])
+        except (ImportError, OSError, ValueError) as error:
+            print(f"{folder}: no page could be written: {error}")
+    return code
+
+
+def _lr_find(options: argparse.Namespace) -> int:
+    from lightning_tricks.errors import TrickError
+    from lightning_tricks.model_commands import find_rate
+
+    names = ("min_lr", "max_lr", "num_steps", "suggestion")
+    try:
+        result = find_rate(options.target, {name: getattr(options, name) for name in names})
+        if options.output is not None:
+            result.plot().savefig(options.output, dpi=120)
+    except (ImportError, OSError, TypeError, ValueError, TrickError) as error:
+        print(error)
+        return 2
+    print(result)
+    return int(not result.confident)
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from lightning_tricks.errors import TrickError
+    from lightning_tricks.model_commands import advise
+
+    try:
+        print(advise(options.target, options.seconds))
+    except (TypeError, ValueError, TrickError) as error:
+        print(error)
+        return 2
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 
 import lightning_tricks
+from lightning_tricks import decays, metrics
 from lightning_tricks.errors import nearest
 from lightning_tricks.lifecycle.trick import trainer_arguments
+from lightning_tricks.trainer_check import conflicts, trainer_faults
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _SECTIONS = ("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "ckpt_path", "weights_only")
@@ -81,7 +83,9 @@ def check(content: Mapping[str, Any]) -> Findings:
         trainer = part.get("trainer")
         if isinstance(trainer, Mapping):
             _names(findings, f"{prefix}trainer.", trainer, trainer_arguments(), "Trainer")
-            _callbacks(findings, f"{prefix}trainer.callbacks", trainer.get("callbacks"))
+            findings.problems += [f"{prefix}trainer.{fault}" for fault in trainer_faults(trainer)]
+            found = _callbacks(findings, f"{prefix}trainer.callbacks", trainer.get("callbacks"))
+            findings.problems += [f"{prefix}trainer.{fault}" for fault in conflicts(found, trainer, part)]
     for where, entry in _entries(content, ""):
         if ".callbacks" not in f".{where}":
             _entry(findings, where, entry, callback=False)
@@ -93,7 +97,7 @@ def _ours(path: str) -> type | None:
     """Return the public class that a class path means, without an import: by its short name or one of its full ones."""
     for name, cls in public_classes().items():
         # the module of a class, and every package above it that re-exports it
-        modules = [cls.__module__, *_packages_above(cls.__module__)]
+        modules = [cls.__module__, *_packages_above(cls.__module__), *(place.__name__ for place in (decays, metrics))]
         if path == name or path in [f"{module}.{name}" for module in modules]:
             return cls
     return None
@@ -117,16 +121,19 @@ def _names(findings: Findings, where: str, given: Mapping[str, Any], known: Any,
             findings.problems.append(f"{where}{key}: {owner} has no argument {str(key)!r}.{hint}")
 
 
-def _callbacks(findings: Findings, where: str, given: Any) -> None:
+def _callbacks(findings: Findings, where: str, given: Any) -> list[Any]:
+    """Check the list of callbacks; return those of this package that could be made."""
+    found = []
     rows = given if isinstance(given, list) else [] if given is None else [given]
     for i, row in enumerate(rows):
         place = f"{where}[{i}]" if isinstance(given, list) else where
         if isinstance(row, str):
             row = {"class_path": row}
         if isinstance(row, Mapping) and "class_path" in row:
-            _entry(findings, place, row, callback=True)
+            found.append(_entry(findings, place, row, callback=True))
         else:
             findings.problems.append(f"{place}: a callback is written as class_path: ... and init_args: ...")
+    return [callback for callback in found if callback is not _FOREIGN]
 
 
 def _entries(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -197,6 +204,7 @@ def _value(findings: Findings, where: str, value: Any, parameters: Mapping[str, 
 
 
 def public_classes() -> dict[str, type]:
-    """Return the public classes of the package by name."""
-    found = {name: getattr(lightning_tricks, name) for name in lightning_tricks.__all__}
+    """Return the public classes of the package, its decays and its metrics by name."""
+    places = (lightning_tricks, decays, metrics)
+    found = {name: getattr(place, name) for place in places for name in place.__all__}
     return {name: value for name, value in found.items() if inspect.isclass(value)}

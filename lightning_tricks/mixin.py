@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import ConflictError
+from lightning_tricks.lifecycle.lightning_internals import trainer_of
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.modules.names import compiled_as_a_whole
 from lightning_tricks.precision.callbacks import PrecisionDoctor
@@ -130,7 +131,7 @@ class TricksMixin:
 
     def _clipped_by_lightning(self) -> bool:
         # until lightning>2.6.6: with a fused optimizer, mixed precision refuses gradient_clip_val
-        trainer = getattr(self, "_trainer", None)
+        trainer = trainer_of(self)
         return bool(trainer is not None and trainer.gradient_clip_val)
 
 

@@ -15,10 +15,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError, message, nearest, require_choice, require_number
+from lightning_tricks.numerics.torch_internals import NORM
 
 _KINDS: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _NORMS = (
-    nn.modules.batchnorm._NormBase,
+    *NORM,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,

@@ -14,6 +14,7 @@ from typing import Any
 from lightning_tricks.errors import message, nearest
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.optimizers import OptimizerChoice
+from lightning_tricks.publishing.html import table
 from lightning_tricks.schedules.lengths import MultiStep
 
 Tricks = str | Sequence[Any] | Mapping[str, Any]
@@ -72,6 +73,18 @@ class Recipe(list[Any]):
         self.why = why
         self.choices = tuple(choices)
 
+    @property
+    def state_dict(self) -> Any:
+        """Refuse a list where a callback belongs: this is the first that a Trainer asks of one.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"callbacks=[recipe({self.kind!r})]: a recipe is a list of callbacks already. Write "
+            f"callbacks=recipe({self.kind!r}), or callbacks=[*recipe({self.kind!r}), ...] for more of them."
+        )
+
     def __str__(self) -> str:
         lines = [f"recipe({self.kind!r})", f"  optimizer {self.optimizer}", f"      {self.why}"]
         for choice in self.choices:
@@ -83,6 +96,17 @@ class Recipe(list[Any]):
                 lines.append(f"  {choice.trick}: left out; pass {missing} to have it")
             lines.append(f"      {choice.why}" + (f" ({choice.source})" if choice.source else ""))
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [("optimizer", str(self.optimizer), self.why, "")]
+        for choice in self.choices:
+            shown = ", ".join(f"{k}={v!r}" for k, v in choice.arguments.items())
+            missing = ", ".join(f"{name}=" for name in choice.needs if name not in choice.arguments)
+            arguments = shown if choice.complete else f"left out; pass {missing} to have it"
+            rows.append((choice.trick, arguments, choice.why, choice.source))
+        chosen = {choice.trick for choice in self.choices if choice.complete}
+        rows += [(type(c).__name__, repr(c), "given", "") for c in self if type(c).__name__ not in chosen]
+        return table(("", "arguments", "why", "source"), rows)
 
 
 _WATCH = (
@@ -219,6 +243,27 @@ KINDS: dict[str, Callable[[], tuple[OptimizerChoice, str, tuple[Choice, ...]]]] 
 }
 
 
+# parts of the names of networks -> the recipe for them; the first that fits
+_NETWORKS = {
+    "self_supervised": ("simclr", "simsiam", "byol", "moco", "dino", "barlow", "vicreg", "swav", "ssl", "contrastive"),
+    "gan": ("gan",),
+    "finetune": ("bert", "lora", "peft", "pretrained", "transfer", "fine"),
+    "cnn": ("resnet", "resnext", "vgg", "convnext", "efficientnet", "mobilenet", "densenet", "unet", "yolo", "conv"),
+    "rnn": ("lstm", "gru", "recurrent", "seq2seq"),
+    "transformer": ("gpt", "vit", "llama", "t5", "swin", "attention", "llm", "former"),
+}
+
+
+def _kind_of(network: str) -> str | None:
+    """Return the recipe for a network of that name; None for one that is not known.
+
+    >>> _kind_of("resnet18"), _kind_of("DistilBERT"), _kind_of("mine")
+    ('cnn', 'finetune', None)
+    """
+    name = network.lower()
+    return next((kind for kind, parts in _NETWORKS.items() if any(part in name for part in parts)), None)
+
+
 def recipe(kind: str, **overrides: Any) -> Recipe:
     """Return the callbacks that the literature recommends for a kind of network; ``print`` shows them with reasons.
 
@@ -242,7 +287,7 @@ def recipe(kind: str, **overrides: Any) -> Recipe:
         ['GradientMonitor', 'LRSchedule', 'TrainingDoctor', 'GradientClip']
     """
     if kind not in KINDS:
-        near = nearest(str(kind), KINDS)
+        near = _kind_of(str(kind)) or nearest(str(kind), KINDS)
         hint = f"Did you mean {near!r}?" if near else "Use one of these"
         raise ValueError(message("recipe", "kind", kind, f"kind must be one of {', '.join(KINDS)}", hint))
     optimizer, why, choices = KINDS[kind]()
@@ -281,6 +326,10 @@ def as_recipe(tricks: Tricks) -> Recipe:
         kind = settings.pop("recipe", None)
         if kind is not None:
             return recipe(kind, **settings)
+        for name in settings:
+            if str(name)[:1].islower() and nearest(str(name), ["recipe", "optimizer"]) == "recipe":
+                rule = "a key must be 'recipe', 'optimizer' or the name of a callback"
+                raise ValueError(message("tricks", str(name), settings[name], rule, "Did you mean 'recipe'?"))
         optimizer = OptimizerChoice().changed(_settings("tricks", "optimizer", settings.pop("optimizer", {})))
         return Recipe("", optimizer, "the default", *_with_all((), settings))
     callbacks: Any = tricks

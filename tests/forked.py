@@ -7,10 +7,11 @@ import functools
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,34 +41,58 @@ class Done:
 
 def run_script(path: Path, *arguments: str, folder: Path, environment: Mapping[str, str], timeout: float = 110) -> Done:
     """Run a script in a folder as ``python -W ignore path arguments`` does."""
+    return _run(_as_script, (path, arguments), folder=folder, environment=environment, timeout=timeout)
+
+
+def run_torchrun(
+    target: str, *arguments: str, folder: Path, environment: Mapping[str, str], processes: int, restarts: int = 0,
+    timeout: float = 250,
+) -> Done:  # fmt: skip
+    """Run a script, or a module by its dotted name, as ``torchrun --standalone`` does.
+
+    It is torchrun's agent that starts, watches and restarts the processes. They are forked from it: an interpreter that
+    has to import everything takes ten times as long.
+    """
+    plan = (target, arguments, processes, restarts)
+    return _run(_as_torchrun, plan, folder=folder, environment=environment, timeout=timeout)
+
+
+def _run(
+    function: Callable[..., None],
+    given: tuple[Any, ...],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    timeout: float,
+) -> Done:
     said = [folder / ".stdout", folder / ".stderr"]
-    process = server().Process(target=_script, args=(path, arguments, folder, dict(environment), said))
+    process = server().Process(target=_child, args=(function, given, folder, dict(environment), said))
     process.start()
     process.join(timeout)
     alive = process.is_alive()
-    process.kill()
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)  # what it has started is in its group
     process.join()
     texts = [file.read_text() for file in said]
     for file in said:
         file.unlink()
-    assert not alive, f"{path.name} still runs after {timeout} s: {texts}"
+    assert not alive, f"{given[0]} still runs after {timeout} s: {texts}"
     return Done(process.exitcode or 0, *texts)
 
 
-def _script(
-    path: Path, arguments: tuple[str, ...], folder: Path, environment: dict[str, str], said: list[Path]
+def _child(
+    function: Callable[..., None], given: tuple[Any, ...], folder: Path, environment: dict[str, str], said: list[Path]
 ) -> None:
+    os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     for descriptor, file in zip((1, 2), said, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    sys.argv = [str(path), *arguments]
-    sys.path.insert(0, str((folder / path).parent))
     warnings.simplefilter("ignore")
     code: Any = 0
     try:
-        runpy.run_path(str(folder / path), run_name="__main__")
+        function(*given)
     except SystemExit as end:
         code = end.code
         if isinstance(code, str):
@@ -79,3 +104,30 @@ def _script(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(bool(code)))
+
+
+def _as_script(path: Path, arguments: tuple[str, ...]) -> None:
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.absolute().parent))
+    runpy.run_path(str(path.absolute()), run_name="__main__")
+
+
+def _as_torchrun(target: str, arguments: tuple[str, ...], processes: int, restarts: int) -> None:
+    from torch.distributed import run
+
+    def launch(config: Any, entrypoint: str) -> Callable[..., Any]:
+        config.start_method = "fork"
+        return lambda *_: real(config, _worker)(target, arguments)
+
+    real, run.elastic_launch = run.elastic_launch, launch
+    options = ["--standalone", "--nproc_per_node", str(processes), "--max-restarts", str(restarts)]
+    run.main([*options, target, *arguments])
+
+
+def _worker(target: str, arguments: tuple[str, ...]) -> None:
+    """One of torchrun's processes; the agent has set its environment."""
+    if target.endswith(".py"):
+        _as_script(Path(target), arguments)
+        return
+    sys.argv = [target, *arguments]
+    runpy.run_module(target, run_name="__main__", alter_sys=True)

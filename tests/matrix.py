@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from lightning_tricks import AutoClip, Phase
+from lightning_tricks import AutoClip
+from lightning_tricks.decays import Phase
 
 
 def halves(batch: Any, parts: int) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -17,6 +18,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+# what a resume is asked for where Lightning can be asked (since 2.6.0)
+STRICT: dict[str, Any] = {"weights_only": True} if "weights_only" in inspect.signature(L.Trainer.fit).parameters else {}
 
 INIT_SCALE = 1024.0
 

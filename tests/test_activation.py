@@ -15,6 +15,7 @@ import torch
 import lightning_tricks_from_environment
 from lightning_tricks import GradientMonitor, TrickWarning
 from lightning_tricks.activation import callbacks_of
+from tests.forked import run_script
 from tests.problems import Classifier, Memory, fit, loader, sgd, trainer, weights
 
 
@@ -37,9 +38,20 @@ def names(callbacks: Any) -> list[str]:
         ("GradientMonitr,GradientClip", ["GradientClip"], "Did you mean 'GradientMonitor'"),
         ("GradientClip(rule=-1.0)", [], "max_norm must be > 0"),
         ("GradientClip(rul=1.0)", [], "rul"),
-        ("GradientClip(0.5)", [], "cannot be read"),
-        ("GradientClip(rule=__import__('os').getpid())", [], "malformed|cannot"),
-        ("__import__('os')", [], "cannot be read"),
+        ("GradientClip(0.5)", ["GradientClip"], ""),
+        (
+            "GradientClip(AGC(0.02, exclude=['head'])), LRSchedule(Polynomial(power=2.0))",
+            ["GradientClip", "LRSchedule"],
+            "",
+        ),
+        ("GradientClip(AGX(0.02))", [], "there is no 'AGX'. Did you mean 'AGC'"),
+        ("GradientClip(*[1.0])", [], "cannot be read"),
+        ("GradientClip(**{})", [], "cannot be read"),
+        ("GradientClip(rule=-x)", [], "cannot be read"),
+        ("GradientClip(0.5, 0.5, 0.5, 0.5, 0.5, 0.5)", [], "too many positional"),
+        ("GradientClip(rule=__import__('os').getpid())", [], "there is no"),
+        ("__import__('os')", [], "there is no '__import__'"),
+        ("os.getpid()", [], "cannot be read"),
         ("a b c", [], "cannot be read"),
         ("],[", [], "cannot be read"),
         ("\0", [], "cannot be read"),
@@ -58,38 +70,40 @@ def variable() -> Iterator[Any]:
         yield lambda text: patch.setenv("LIGHTNING_TRICKS", text) if text else patch.delenv("LIGHTNING_TRICKS")
 
 
-def run(code: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    everything = {**os.environ, **environment, "PYTHONPATH": ""}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=everything, timeout=100
-    )
-
-
 SCRIPT = """
-import warnings, sys
+import os, sys, warnings
 warnings.filterwarnings("ignore", message=".*LeafSpec|.*many workers|.*logging interval")
 import lightning.pytorch as L
 from lightning.pytorch.demos.boring_classes import BoringModel
 class Model(BoringModel):
     val_dataloader = None
     validation_step = None
-t = L.Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=3, limit_val_batches=0, log_every_n_steps=1,
-              logger=L.loggers.CSVLogger("."), enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
-print("imported", "lightning_tricks" in sys.modules)
-t.fit(BoringModel())
-print("|".join(type(c).__name__ for c in t.callbacks))
+for value, folder in ("", "silent"), ("GradientMonitor,PrecisionDoctr", "asked"):
+    os.environ["LIGHTNING_TRICKS"] = value
+    print("begin of", folder, file=sys.stderr, flush=True)
+    t = L.Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=3, limit_val_batches=0, log_every_n_steps=1,
+                  logger=L.loggers.CSVLogger(folder), enable_progress_bar=False, enable_model_summary=False,
+                  enable_checkpointing=False)
+    t.fit(BoringModel())
+    print(folder, "imported", "lightning_tricks" in sys.modules)
+    print("|".join(type(c).__name__ for c in t.callbacks))
 """
 
 
 def test_a_script_without_an_edit_has_them_and_without_the_variable_imports_nothing(tmp_path: Path) -> None:
-    done = run(SCRIPT, tmp_path, LIGHTNING_TRICKS="GradientMonitor,PrecisionDoctr")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, timeout=100,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "GradientMonitor" in done.stdout
-    assert "grad/norm" in next(tmp_path.rglob("metrics.csv")).read_text()
-    said = [line for line in done.stderr.splitlines() if "LIGHTNING_TRICKS" in line]
+    silent, asked = done.stdout.split("asked imported True")
+    assert "silent imported False" in silent and "GradientMonitor" not in silent
+    assert "GradientMonitor" in asked
+    assert "grad/norm" in next((tmp_path / "asked").rglob("metrics.csv")).read_text()
+    silent, asked = done.stderr.split("begin of asked")
+    assert "TRICKS" not in silent
+    said = [line for line in asked.splitlines() if "LIGHTNING_TRICKS" in line]
     assert len(said) == 1 and "Did you mean 'PrecisionDoctor'?" in said[0], done.stderr
-    silent = run(SCRIPT, tmp_path, LIGHTNING_TRICKS="")
-    assert silent.returncode == 0 and "imported False" in silent.stdout and "TRICKS" not in silent.stderr
 
 
 @pytest.mark.parametrize("namespace", ["lightning.pytorch", "pytorch_lightning"])
@@ -182,8 +196,7 @@ t.fit(Classifier(), loader(32), ckpt_path={str(tmp_path / "a.ckpt")!r})
 clip = next(c for c in t.callbacks if type(c).__name__ == "GradientClip")
 print("counted", clip.run.clock.applied_on_host(0))
 """
-    environment = {"LIGHTNING_TRICKS": "GradientClip(rule=0.5)", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment}
-    )
+    (tmp_path / "later.py").write_text(code)
+    environment = {**os.environ, "LIGHTNING_TRICKS": "GradientClip(rule=0.5)"}
+    done = run_script(Path("later.py"), folder=tmp_path, environment=environment)
     assert "counted 8" in done.stdout, done.stderr

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import pytest
 
+import lightning_tricks
 import lightning_tricks.cli as cli
 from lightning_tricks import LRSchedule
+from lightning_tricks.schedules.phases import DECAYS
 
 
 def test_check_says_what_is_wrong_and_ends_with_it(tmp_path: Path, capsys: Any) -> None:
@@ -76,23 +79,56 @@ def test_demo_and_bench_run_in_a_checkout_and_say_so_elsewhere(monkeypatch: Any,
     assert "Get a checkout of the repository" in capsys.readouterr().out
 
 
-def test_both_ways_to_call_it_show_the_commands() -> None:
-    for command in (
-        [sys.executable, "-m", "lightning_tricks"],
-        [str(Path(sys.executable).with_name("lightning-tricks"))],
-    ):
-        done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=100)
-        assert done.returncode == 0
-        for name in ("check", "schedule", "report", "demo", "bench"):
-            assert name in done.stdout
+def test_both_ways_to_call_it_show_the_commands(capfd: Any, monkeypatch: Any) -> None:
+    command = [str(Path(sys.executable).with_name("lightning-tricks")), "--help"]
+    assert subprocess.run(command, timeout=100).returncode == 0
+    installed = capfd.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["lightning_tricks", "--help"])
+    with pytest.raises(SystemExit) as end:  # python -m lightning_tricks
+        runpy.run_module("lightning_tricks", run_name="__main__", alter_sys=True)
+    assert not end.value.code
+    for shown in (installed, capfd.readouterr().out):
+        for name in ("check", "schedule", "report", "demo", "bench", "list", "explain", "doctor", "lr-find", "advise"):
+            assert name in shown
 
 
-def test_a_command_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["chekc"], "lightning-tricks: there is no command 'chekc'. Did you mean 'check'?"),
+        (["qqqqqq"], "lightning-tricks: there is no command 'qqqqqq'. There are: list, explain, doctor, "),
+    ],
+)
+def test_a_command_that_is_not_there_is_answered_with_the_nearest(given: list[str], line: str, capsys: Any) -> None:
+    assert cli.main(given) == 2
+    said = capsys.readouterr().out
+    assert said.startswith(line) and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given", [["schedule", "--updates", "x"], ["lr-find"], ["--nonsense"], ["explain"], ["doctor"]]
+)
+def test_a_bad_argument_is_told_in_one_line(given: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["chekc"])
-    assert end.value.code == 2 and "invalid choice" in capsys.readouterr().err
+        cli.main(given)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and "--help shows how." in said
 
 
-def test_a_missing_command_is_told() -> None:
+def test_without_a_command_the_help_is_shown(capsys: Any) -> None:
+    assert cli.main([]) == 2
+    assert "lightning-tricks doctor train.py" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"lightning-tricks {lightning_tricks.__version__}\n"
+
+
+def test_the_help_of_schedule_lists_every_decay_that_can_be_drawn(capsys: Any) -> None:
     with pytest.raises(SystemExit):
-        cli.main([])
+        cli.main(["schedule", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert cli.DECAY_NAMES.split(", ") == [name for name in DECAYS if name != "plateau"]  # (which a metric decides)
+    assert cli.DECAY_NAMES in said

@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_tricks import ConflictError, GradientClip, GradientMonitor, LRSchedule, TricksMixin, TrickWarning
 from lightning_tricks.lifecycle.trick import Trick
-from tests.problems import loader, trainer, weights
+from tests.problems import STRICT, loader, trainer, weights
 
 
 class Net(TricksMixin, L.LightningModule):
@@ -211,7 +211,7 @@ def test_checkpoints_resume_and_load_without_the_tricks_in_code(tmp_path: Any) -
     loaded = Saved.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     assert loaded.recipe.kind == "rnn" and torch.equal(weights(loaded), weights(first))
     resumed = Saved()
-    trainer(max_epochs=4).fit(resumed, loader(64), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    trainer(max_epochs=4).fit(resumed, loader(64), ckpt_path=tmp_path / "a.ckpt", **STRICT)
     assert torch.equal(weights(resumed), weights(whole))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import lightning_tricks
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,17 +38,23 @@ sys.addaudithook(refuse)
 """
 
 
-def run(folder: Path, *command: str) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Run Python with these arguments behind the block; return how it ended, and what it tried."""
+def blocked(folder: Path) -> tuple[dict[str, str], Path]:
+    """Return an environment in which every Python is behind the block, and the file in which that notes attempts."""
     (folder / "block").mkdir()
     (folder / "block" / "sitecustomize.py").write_text(BLOCK)
     attempts = folder / "attempts.txt"
     attempts.touch()
     changed = {"PYTHONPATH": os.pathsep.join([str(folder / "block"), str(ROOT)]), "ATTEMPTS": str(attempts)}
+    return {**os.environ, **changed}, attempts
+
+
+def run(folder: Path, *command: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run Python with these arguments behind the block; return how it ended, and what it tried."""
+    environment, attempts = blocked(folder)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *command],
         cwd=folder,
-        env={**os.environ, **changed},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=110,
@@ -60,6 +67,22 @@ def assert_quiet(folder: Path, *command: str) -> str:
     assert done.returncode == 0, done.stderr
     assert attempts == ""
     return done.stdout
+
+
+def assert_code_is_quiet(folder: Path, code: str) -> str:
+    """The same in a process that is forked from one that has imported everything, which is tested by itself."""
+    environment, attempts = blocked(folder)
+    (folder / "code.py").write_text(f"{BLOCK}\n{code}")
+    done = run_script(Path("code.py"), folder=folder, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert attempts.read_text() == ""
+    return done.stdout
+
+
+def test_a_forked_process_is_behind_the_block_too(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="refused: socket.connect"):
+        assert_code_is_quiet(tmp_path, "import socket; socket.socket().connect(('192.0.2.1', 80))")
+    assert "192.0.2.1" in (tmp_path / "attempts.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +132,7 @@ def test_the_command_is_quiet(tmp_path: Path) -> None:
         f"assert cli.main(['check', {str(config)!r}]) == 0\n"
         "assert cli.main(['schedule', '--updates', '20', '-o', 's.png']) == 0\n"
     )
-    said = assert_quiet(tmp_path, "-c", code)
+    said = assert_code_is_quiet(tmp_path, code)
     assert "nothing wrong" in said and (tmp_path / "s.png").stat().st_size > 1000
 
 
@@ -127,14 +150,19 @@ t = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=tricks, logger=loggers,
 t.fit(Classifier(lambda p: sgd(p, momentum=0.9)), loader(24))
 print(len(tricks), t.global_step)
 """
-    many, steps = assert_quiet(tmp_path, "-c", code).split()[-2:]
+    many, steps = assert_code_is_quiet(tmp_path, code).split()[-2:]
     assert int(many) > 10 and int(steps) > 0
 
 
 @pytest.mark.examples
 def test_the_demo_is_quiet(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    assert "applied updates" in assert_quiet(tmp_path, "examples/demo.py", "--epochs", "1", "--lr", "0.003")
+    script = str(tmp_path / "examples" / "demo.py")
+    code = (
+        f"import runpy; sys.argv = [{script!r}, '--epochs', '1', '--lr', '0.003']\n"
+        f"sys.path.insert(0, {str(tmp_path / 'examples')!r}); runpy.run_path({script!r}, run_name='__main__')"
+    )
+    assert "applied updates" in assert_code_is_quiet(tmp_path, code)
     assert list((tmp_path / "runs").rglob("events.*")), "it has trained and logged"
 
 

@@ -109,8 +109,8 @@ def test_the_lock_has_each_package_of_the_constraints_in_the_same_version(python
 def test_the_lock_has_what_the_project_declares(python: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = applying(python)
-    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name != "strangers"}
-    # (what ./dev strangers trains is installed in an environment of its own, from constraints-strangers.txt)
+    own = ("strangers", "trackers")  # (installed in an environment of their own, from constraints-<name>.txt)
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name not in own}
     for text in [*project["dependencies"], *(t for texts in extras.values() for t in texts)]:
         wanted = Requirement(text)
         if canonicalize_name(wanted.name) != "lightning-tricks":

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -120,6 +119,11 @@ class GradientAccumulation(Trick):
         )
     )
 
+    also_called: ClassVar[dict[str, str]] = {
+        name: "batches={}"
+        for name in ("accumulate_grad_batches", "gradient_accumulation_steps", "accumulation_steps", "scheduling")
+    }
+
     def __init__(
         self,
         batches: int | dict[int, int] = 1,
@@ -168,13 +172,13 @@ class GradientAccumulation(Trick):
     def configure(self, run: TrainingRun) -> None:
         """Refuse what cannot be exact, and take over the window."""
         refuse_before_setup(self.spec, run.trainer)
-        run.own_mean_factor = lambda: self._now.correction(self._units.known())
+        run.attempts.own_mean_factor = lambda: self._now.correction(self._units.known())
         # A rollback may ask for a longer window, to average over more samples.
         run.window.claim(lambda factor: setattr(self, "_window", self.window.enlarged(factor)))
         if isinstance(self._window, Fixed):
             steer(run.trainer, self._window.batches)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the state, and put the splitting around the training step."""
         trainer, state = run.trainer, state or {}
         refuse_at_start(self.spec, run)
@@ -191,13 +195,13 @@ class GradientAccumulation(Trick):
         if self.spec.splits or (run.loss_scale.active and trainer.world_size == 1):
             self._wrapper.install(trainer.lightning_module, self._around_step)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._wrapper.remove()
         steer(run.trainer, 1)
         if self.spec.splits:
             reduce_in_backward(run.trainer, True)
-        run.own_mean_factor = None
+        run.attempts.own_mean_factor = None
         self._batch, self._pending = None, None
         self._gradients.forget()
         self._gradients.count_again()
@@ -215,7 +219,7 @@ class GradientAccumulation(Trick):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Give up a window that an epoch has left open (``on_train_batch_start`` returned -1): Lightning does too."""
-        self._now = replace(self._now, over=self._now.over or self._now.batches > 0)
+        self._now = self._now._replace(over=self._now.over or self._now.batches > 0)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Weigh the micro-batch, and say whether the optimizer steps after it."""
@@ -249,7 +253,7 @@ class GradientAccumulation(Trick):
     def _plan(self, run: TrainingRun) -> None:
         """Plan a window that begins, and ask for the learning rate that belongs to its size."""
         size = self._units.micro_size or 1.0
-        self._now = replace(self._now, planned=self._window.planned(size, _applied(run)))
+        self._now = self._now._replace(planned=self._window.planned(size, _applied(run)))
         self._rate_factor = rate_factor(self.spec.lr_scaling, self._window, self._now.planned, size)
         if self.spec.scales_rate:
             run.rate.ask(self._rate_factor, [view.optimizer for view in run.views], "accumulation")
@@ -310,11 +314,10 @@ class GradientAccumulation(Trick):
 
     # -- an update ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def opened(self, run: TrainingRun, page: Page) -> None:
+    def before_gradients_read(self, run: TrainingRun, page: Page) -> None:
         """Correct the gradients to the exact mean before anything reads them."""
         now, world, device = self._now, run.trainer.world_size, page.view.device
-        self._now = replace(now, over=True)
+        self._now = now._replace(over=True)
         self._gradients.forget()
         if self.spec.splits and world > 1:
             gradient_writer.average(page.view.parameters, device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.accumulation.weights import Weight
+from lightning_tricks.lifecycle.lightning_internals import clear_gradients
 from lightning_tricks.numerics.shards import reduced
 
 
@@ -49,10 +50,8 @@ def begin_window(trainer: Any, batch_idx: int, *, clears_itself: bool) -> None:
         model.require_forward_param_sync = True  # DDP sends the buffers of rank 0 at the beginning of a window
     if clears_itself:
         return
-    optimization = trainer.fit_loop.epoch_loop.automatic_optimization
     for optimizer in trainer.optimizers:
-        optimization._on_before_zero_grad(optimizer)
-        optimization._optimizer_zero_grad(batch_idx, optimizer)
+        clear_gradients(trainer, batch_idx, optimizer)
 
 
 def reduce_in_backward(trainer: Any, reduces: bool) -> None:

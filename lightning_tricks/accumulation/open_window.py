@@ -9,8 +9,8 @@ before anything reads it. For equal full windows both are what Lightning does, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ OPEN_WINDOW = form.record(
 )
 
 
-@dataclass(frozen=True)
-class MicroBatch:
+class MicroBatch(NamedTuple):
     """The micro-batch under way.
 
     Args:
@@ -77,8 +76,7 @@ class Units:
         return Units(reference, whole or reference * world)
 
 
-@dataclass(frozen=True)
-class OpenWindow:
+class OpenWindow(NamedTuple):  # (made several times in each step: a frozen dataclass takes four times as long)
     """What is in the window so far.
 
     Args:
@@ -106,12 +104,11 @@ class OpenWindow:
 
     def joined_by(self, micro_batch: MicroBatch) -> OpenWindow:
         """Return the window when one more micro-batch has begun."""
-        return replace(self, batches=self.batches + 1, size=self.size + micro_batch.whole)
+        return self._replace(batches=self.batches + 1, size=self.size + micro_batch.whole)
 
     def after_backward(self, micro_batch: MicroBatch) -> OpenWindow:
         """Return the window when the loss of a micro-batch goes backward."""
-        return replace(
-            self,
+        return self._replace(
             backwards=self.backwards + 1,
             weight=self.weight + micro_batch.weight,
             samples=self.samples + micro_batch.samples,
@@ -119,7 +116,7 @@ class OpenWindow:
 
     def cleared(self) -> OpenWindow:
         """Return the window when its gradients were set to zero: its micro-batches stay, but count for nothing."""
-        return replace(self, backwards=0, weight=0, samples=0.0)
+        return self._replace(backwards=0, weight=0, samples=0.0)
 
     def loss_factor(self, weight: Weight, reference: float) -> float | Tensor:
         """Return the factor on the loss of a micro-batch: ``weight / (reference * planned)``."""

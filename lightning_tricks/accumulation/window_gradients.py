@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics.torch_internals import version_of
 from lightning_tricks.optimizer_step import gradient_writer
 
 
@@ -21,7 +22,7 @@ class WindowGradients:
     def note(self, run: TrainingRun) -> None:
         """Remember, after a backward pass, what was written."""
         written = next((p.grad for view in run.views for p in view.parameters if p.grad is not None), None)
-        self._last_write = None if written is None else (written, written._version)
+        self._last_write = None if written is None else (written, version_of(written))
 
     def forget(self) -> None:
         """Forget what was written: the window is over."""
@@ -39,7 +40,7 @@ class WindowGradients:
         gradients = (p.grad for view in run.views for p in view.parameters if p.grad is not None)
         first = next(gradients, None)
         written, version = self._last_write
-        if first is None or (first is written and written._version == version):
+        if first is None or (first is written and version_of(written) == version):
             return first is None
         return not any(gradient_writer.holds_something(g) for g in (first, *gradients))
 

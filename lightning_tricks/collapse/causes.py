@@ -8,12 +8,7 @@ from collections.abc import Mapping, Sequence
 from lightning_tricks.collapse.structure import falls_with_depth
 from lightning_tricks.detection.causes import Cause, Explained
 
-_DEPENDENT = 1e-4  # an output that depends on its input
-_FAR_OFF = -2.0  # R squared: the error is three times the variance of the targets
-_ALL = 0.999  # of predictions
 _RANDOM = 0.05  # of the entropy of all actions alike: below it a policy no longer explores
-_AGAINST = -3.0  # standard errors: predictions go against their targets
-_RISEN = 1.2  # a loss against that of the first batch
 
 
 def of_representation(active: Sequence[str], values: Mapping[str, float], layer: str) -> Explained:
@@ -23,7 +18,7 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
     Cause.COMPLETE_COLLAPSE
     """
     if not values.get("finite", 1.0):
-        return _nonfinite(f"outputs of {layer} are NaN or inf")
+        return nonfinite(f"outputs of {layer} are NaN or inf")
     if "sphere_variance" in active:
         cosine = values.get("mean_cosine", float("nan"))
         reason = f"outputs of {layer} are nearly one vector: sphere variance {values['sphere_variance']:.3g} of 1, "
@@ -79,103 +74,12 @@ def of_depth(active: Sequence[str], values: Mapping[str, float], layers: Sequenc
     return Cause.OVERSMOOTHING, reasons, advice
 
 
-def of_prediction(
-    active: Sequence[str], values: Mapping[str, float], peak: float, start: Mapping[str, float] | None = None
-) -> Explained:
-    """Explain predictions without skill: never learned, or lost.
+def nonfinite(reason: str) -> Explained:
+    """Explain values that are NaN or inf.
 
-    Args:
-        active: alarms that are on: ``"constant"``, ``"worse"``, ``"association"``, ``"background"``, ``"lost"``.
-        values: of the check.
-        peak: the best skill of the run.
-        start: the values of the first batch, before the first update, and as ``"highest"`` the largest loss of a check;
-            None or empty where they are not known.
-
-    >>> of_prediction(["constant"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
-    Cause.INPUTS_IGNORED
+    >>> nonfinite("the loss is nan")[0]
+    Cause.NON_FINITE
     """
-    kind = "squared_error" if "squared_error" in values else "cross_entropy"
-    loss, before = values.get(kind, 0.0), (start or {}).get(kind, math.nan)
-    name = kind.replace("_", " ")
-    if not math.isfinite(loss):
-        return _nonfinite(f"the {name} is {loss}")
-    skill, dependence = values.get("skill", math.nan), values.get("input_dependence", math.nan)
-    if kind == "cross_entropy" and values.get("association", 0.0) < _AGAINST and {"worse", "association"} & set(active):
-        against = f"predictions go against their targets: z = {values['association']:.1f}"
-        return Cause.LABELS_UNRELATED, (against,), (_SIGN, *_LABELS[:2])
-    top = max(loss, (start or {}).get("highest", 0.0))
-    rose = top > _RISEN * before  # (not known: no)
-    if kind == "squared_error":  # a few rows far out raise it as well
-        rose = rose and values.get("r_squared", 0.0) < _FAR_OFF
-    risen = f"the {name} rose from {before:.3g} in the first batch to {top:.3g}"
-    shares: tuple[str, ...] = ()
-    if "top_class" in values:
-        shares = (f"{values.get('top_share', 0.0):.0%} of predictions are class {values['top_class']:.0f}",)
-    if "lost" in active:
-        fell = f"skill fell from {peak:.2f} to {skill:.2f}"
-        if kind == "cross_entropy" and loss > 3 * max(values.get("label_entropy", 1.0), 1e-9):
-            entropy = f"the cross entropy is {loss:.3g}, that of the label frequencies {values['label_entropy']:.3g}"
-            return Cause.DIVERGENCE, (fell, entropy), _SLOWER
-        if kind == "squared_error" and rose:
-            return Cause.DIVERGENCE, (fell, risen), _SLOWER
-        return Cause.PREDICTION_COLLAPSE, (fell, *shares), _LESS_NOISE
-    if "constant" in active:
-        dependence = values.get("_spread", dependence)
-        same = f"the output is the same whatever the input (variance {dependence:.1g} of that of the targets)"
-        first = (start or {}).get("_spread", 0.0)
-        if not first > _DEPENDENT:
-            return Cause.INPUTS_IGNORED, (same, *shares), _INPUTS
-        was = f"in the first batch it was not ({first:.2g})"
-        if rose:
-            return Cause.RATE_TOO_HIGH, (same, was, risen), _SLOWER
-        return Cause.PREDICTION_COLLAPSE, (same, was, *shares), _REVIVE
-    if "worse" in active:
-        worse = f"skill {skill:.3g}: worse than always answering with the label frequencies (cross entropy {loss:.3g})"
-        if rose:
-            return Cause.RATE_TOO_HIGH, (worse, risen), _SLOWER
-        return (
-            Cause.PREDICTION_COLLAPSE,
-            (worse, *shares),
-            (*_LESS_NOISE[:2], _SHUFFLED),
-        )
-    if values.get("top_share", 0.0) > _ALL and not {"background"} & set(active):
-        one = f"skill {skill:.3f}, and one answer for all"
-        return Cause.PREDICTION_COLLAPSE, (one, *shares), _LESS_NOISE
-    if "background" in active:
-        found = f"balanced skill {values['balanced_skill']:.3f}: no pixel of another class is found"
-        advice = ("weigh the classes, or use a Dice or focal loss", "draw patches with rare classes", *_LESS_NOISE[:1])
-        return Cause.PREDICTION_COLLAPSE, (found, *shares), advice
-    if "skill" in active:
-        none = f"skill {skill:.3f} on samples that were seen before: no better than the best constant answer"
-    else:
-        none = f"predictions go with their targets no more than by chance: z = {values.get('association', 0.0):.1f}"
-    if rose:
-        return Cause.RATE_TOO_HIGH, (none, risen), _SLOWER
-    return Cause.LABELS_UNRELATED, (none,), _LABELS
-
-
-_SLOWER = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
-_LESS_NOISE = (
-    "use a larger effective batch: GradientAccumulation(8)",
-    "lower the learning rate",
-    "clip gradients: GradientClip(1.0)",
-)
-_SIGN = "look at the loss: a sign that is reversed, a label that is left out, the mean that is maximised"
-_SHUFFLED = "see that the data are shuffled: SanityCheck()"
-_INPUTS = (
-    "check that the inputs reach the model and vary, and that no layer multiplies them by 0",
-    "look for dead or saturated units: DeadUnits()",
-    "lower the learning rate",
-)
-_REVIVE = ("look for dead or saturated units: DeadUnits()", "lower the learning rate or the weight decay", "warm up")
-_LABELS = (
-    "check that labels belong to their inputs: shuffled together, sorted alike",
-    "try to overfit one batch: SanityCheck()",
-    "find a learning rate: LRFinder()",
-)
-
-
-def _nonfinite(reason: str) -> Explained:
     advice = (
         "go back to a checkpoint and lower the learning rate",
         "skip such updates: GradientClip(1.0, nonfinite='skip')",
@@ -296,7 +200,7 @@ def of_usage(kind: str, active: Sequence[str], values: Mapping[str, float], modu
     'gate: 90% of 64 experts are not used by 512 samples, and 98% of these go to expert 3'
     """
     if not values.get("finite", 1.0):
-        return _nonfinite(f"outputs of {module} are NaN or inf")
+        return nonfinite(f"outputs of {module} are NaN or inf")
     cause, advice = _USAGE_ADVICE[kind]
     entries = f"{values['entries']:.0f}"
     if "information" in active and "capacity" not in active:
@@ -335,7 +239,7 @@ def of_posterior(active: Sequence[str], values: Mapping[str, float], module: str
     ('the KL divergence from the prior is 0.01 nats in all 8 dimensions of mu', '0 of 8 units are active')
     """
     if not values.get("finite", 1.0):
-        return _nonfinite(f"the posterior of {module} is NaN or inf")
+        return nonfinite(f"the posterior of {module} is NaN or inf")
     units = f"{values['_units']:.0f}"
     divergence = f"the KL divergence from the prior is {values['kl']:.3g} nats"
     if "kl" in active:

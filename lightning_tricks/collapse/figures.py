@@ -13,10 +13,10 @@ History = Sequence[tuple[int, Mapping[str, float]]]
 
 def _new(columns: int) -> tuple[Figure, list[Any]]:
     try:
-        from matplotlib.figure import Figure
+        from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("figures need matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
-    figure = Figure(figsize=(4.2 * columns, 3.4), layout="constrained")
+    figure = InlineFigure(figsize=(4.2 * columns, 3.4), layout="constrained")
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
 

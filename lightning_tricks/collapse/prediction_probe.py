@@ -10,11 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import causes, figures, prediction_alarms, sums
+from lightning_tricks.collapse import figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.pooling import Part
-from lightning_tricks.collapse.prediction_rows import Parts, no_output, output_of, refused, rows_of, targets_of
+from lightning_tricks.collapse.prediction_causes import of_prediction
+from lightning_tricks.collapse.prediction_rows import (
+    ANY_OUTPUT,
+    Parts,
+    no_output,
+    output_of,
+    refused,
+    rows_of,
+    targets_of,
+)
+from lightning_tricks.collapse.prediction_search import OutputSearch, candidates, chosen, loss_of, told
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
 from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.detection.alarm import Alarm
@@ -23,6 +33,7 @@ from lightning_tricks.detection.causes import Explained
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.detection.sampler import Sampler
+from lightning_tricks.lifecycle.messages import inform
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
@@ -78,6 +89,8 @@ class PredictionProbe(Probe):
         self._at_start: dict[str, float] = {}
         self._highest = 0.0  # loss
         self._classes = ClassCurve()
+        self._search: OutputSearch | None = None  # while the predictions are not known
+        self._attachment: Attachment | None = None
 
     def rules(self) -> dict[str, Alarm]:
         """Never learned, in five ways, and lost."""
@@ -90,8 +103,12 @@ class PredictionProbe(Probe):
     def attach(self, to: Attachment) -> None:
         """Watch the module, where the output is one."""
         self._sampler = to.sampler
-        if self._output in plain_modules(to.root):
+        modules = plain_modules(to.root)
+        if self._output in modules:
             to.watch(to.module(self._output, "output"), self._see)
+        elif self._output == ANY_OUTPUT:  # training_step may return it; else it is looked for in the first batch
+            hidden, self._attachment = to.hidden(), to
+            self._search = OutputSearch({name: m for name, m in modules.items() if id(m) not in hidden}, to.watch)
 
     def _see(self, output: Any) -> None:
         tensor = sums.floating_tensor(output)
@@ -105,12 +122,20 @@ class PredictionProbe(Probe):
     def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
         """Add the predictions of this batch."""
         seen, self._logits = self._logits, []
-        output = seen[-1] if seen else output_of(outputs, self._output)
+        output = seen[0] if seen else output_of(outputs, self._output)
+        if self._search is not None and (output is not None or loss_of(outputs) is not None):
+            output = self._found_output(batch, outputs) if output is None else output
+            self._end_search()
         if output is None:
             if first:
                 raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
             return 0  # this training step returned nothing
-        rows = self._rows(output, targets_of(batch, outputs, self._target))
+        targets = targets_of(batch, outputs, self._target)
+        if len(seen) > 1:
+            # Of pairs that are ranked, of labelled and unlabelled images, of a clean and a perturbed pass: the first
+            # call gets what the labels belong to; a later one may get what they say nothing about, or the opposite.
+            output = next((call for call in seen if rows_of(call, targets) is not None), output)
+        rows = self._rows(output, targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
         kept = {name: subset(part, self.samples) for name, part in rows.items()}
@@ -125,6 +150,31 @@ class PredictionProbe(Probe):
         if first:
             self._opening = self._measured(kept, lambda own: own)
         return count
+
+    def _found_output(self, batch: Any, outputs: Any) -> Tensor | None:
+        """Find the module whose output are the predictions, and watch it from now on.
+
+        Reads losses on the host, in the first batch only.
+
+        Raises:
+            TrickError: no output explains the loss; the message has the candidates.
+        """
+        if self._search is None or self._attachment is None:
+            return None
+        seen = self._search.take()
+        fits = candidates(seen, targets_of(batch, outputs, self._target))
+        name = chosen(fits, loss_of(outputs))
+        if name is None:
+            rule = "training_step returns no such key, and no module's output explains the loss alone"
+            raise refused("output", self._output, rule, f"Pass the one that is meant: {told(fits, seen)}")
+        inform(f"PredictionCollapse: watches the output of {name!r}; output={name!r} says so for good.")
+        self._attachment.watch(self._attachment.module(name, "output"), self._see)
+        return seen[name]
+
+    def _end_search(self) -> None:
+        if self._search is not None:
+            self._search.end()
+        self._search = self._attachment = None
 
     def _rows(self, output: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
         found = rows_of(output, targets)
@@ -193,7 +243,7 @@ class PredictionProbe(Probe):
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what kind of failure."""
         peak = judge.states["lost"]["peak"] or 0.0
-        return causes.of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
+        return of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Classes over time."""

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import pairs
 from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.modules.labels import matched
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
-ANY_TARGET = "target"
+ANY_OUTPUT, ANY_TARGET = "logits", "target"
+_LABELS = ("labels", "label", "targets", "y")  # keys of a batch that are meant by ``ANY_TARGET``
 _VOID = 255  # the label of pixels that do not count, where there are not as many classes
 _LEAST = 16  # rows within which targets are dealt out: of several batches, where they are smaller
 
@@ -53,8 +54,8 @@ def targets_of(batch: Any, outputs: Any, name: str) -> list[Tensor]:
     Args:
         batch: of a training step.
         outputs: what the training step returned.
-        name: a key of either; with ``"target"``, and a batch without keys, its tensors but the first: class numbers
-            before floats, later ones before earlier ones.
+        name: a key of either; with ``"target"`` also the only one of the usual keys, as ``"labels"``, or of a batch
+            without keys its tensors but the first: class numbers before floats, later ones before earlier ones.
 
     Raises:
         TrickError: there is no such key.
@@ -63,6 +64,10 @@ def targets_of(batch: Any, outputs: Any, name: str) -> list[Tensor]:
     for place in places:
         if isinstance(place.get(name), Tensor):
             return [local(place[name])]
+    if name == ANY_TARGET and isinstance(batch, Mapping):
+        labels = [batch[key] for key in _LABELS if isinstance(batch.get(key), Tensor)]
+        if len(labels) == 1:
+            return [local(labels[0])]
     if name != ANY_TARGET or isinstance(batch, Mapping):
         keys = [key for place in places for key in place if isinstance(key, str)]
         near = nearest(name, keys) or "target"

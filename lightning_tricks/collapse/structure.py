@@ -19,8 +19,9 @@ from lightning_tricks.collapse import representation
 Sums = dict[str, Tensor]
 
 CLASSES = 64  # labels beyond are not looked at: so many classes leave the rank alone
-STRUCTURE = ("left_variance", "right_variance", "class_share", "class_rank", "classes")
+STRUCTURE = ("left_variance", "right_variance", "class_share", "classes")
 _FLOOR = 1e-9  # below it, dimensions count as unused
+_SEPARATED = 0.5  # of the variance, between classes
 _APART = 0.1  # of the variance of one half, that the other has at most where they are two things
 
 
@@ -66,8 +67,8 @@ def add_structure(sums: Sums, rows: Tensor, small: Tensor, label: Tensor) -> Non
 def measured_structure(sums: Sums, count: Tensor, covariance: Tensor) -> Tensor:
     """Return the values of ``STRUCTURE``.
 
-    The variances of directions of both halves, the share of the variance that lies between classes, and the
-    participation ratio of the class means over the ``classes - 1`` that they can have; 0, 0, 0 without labels.
+    The variances of directions of both halves, the share of the variance that lies between classes, and how many
+    classes there are; 0 and 0 without labels.
 
     Args:
         sums: of ``add_structure``, over all processes.
@@ -82,23 +83,21 @@ def measured_structure(sums: Sums, count: Tensor, covariance: Tensor) -> Tensor:
     means = s["class_total"] / size.clamp(min=1)[:, None]
     off = torch.where(there[:, None], means - s["class_total"].sum(0) / count.clamp(min=1), 0.0)
     between = (off.T * size) @ off / count.clamp(min=1)
-    even = off - off.sum(0) / classes.clamp(min=1) * there[:, None]
     whole = covariance.trace()
     share = torch.where(whole > 0, between.trace() / whole.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
-    rank = representation.participation_ratio(even.T @ even) / (classes - 1).clamp(min=1)
-    return torch.stack([*halves, *torch.where(known, torch.stack([share, rank, classes]), 0.0)])
+    return torch.stack([*halves, *torch.where(known, torch.stack([share, classes]), 0.0)])
 
 
-def possible_rank(size: int, count: float, class_share: float, class_rank: float, classes: float) -> float:
-    """Return the rank that features can have: classes - 1 where they are the points of classes, well apart.
+def possible_rank(size: int, count: float, class_share: float, classes: float) -> float:
+    """Return the rank that features can have: classes - 1 where most of their variance lies between classes.
 
-    That is: more than half of the variance lies between classes, and their means use half of the dimensions they can.
+    The rank of a network that separates K classes need not be higher, in whatever directions their means lie.
 
-    >>> possible_rank(64, 512.0, 0.9, 0.8, 10.0), possible_rank(64, 512.0, 0.9, 0.2, 10.0)
+    >>> possible_rank(64, 512.0, 0.9, 10.0), possible_rank(64, 512.0, 0.2, 10.0)
     (9.0, 64.0)
     """
     whole = max(1.0, min(float(size), count - 1))
-    return min(whole, classes - 1) if class_share > 0.5 and class_rank > 0.5 else whole
+    return min(whole, classes - 1) if class_share > _SEPARATED else whole
 
 
 def half_rank_share(covariance: Tensor, least: float) -> float:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import association, prediction, representation, structure
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 Sums = dict[str, Tensor]
 
@@ -174,17 +174,23 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
     finite = bool(torch.isfinite(covariance).all())
     eigenvalues = representation.spectrum(covariance, least) if finite else torch.zeros(size, dtype=torch.float64)
     rank = float(representation.effective_rank(eigenvalues))
+    possible = structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0)))
     values = {
         "sphere_variance": variance,
         "effective_rank": rank,
-        "rank_share": min(1.0, rank / structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0, 0.0)))),
+        "rank_share": min(1.0, rank / possible),
         "embedding_std": std,
         "mean_cosine": cosine,
         "finite": float(finite),
     }
     if known:
         halves = structure.half_rank_share(covariance, least) if finite else 0.0
-        values |= {"_sphere_variance": max(variance, *first[:2]), "_rank_share": max(values["rank_share"], halves)}
+        share = values["rank_share"]
+        if (
+            1 < possible < min(size, count - 1)
+        ):  # classes on a line have a rank of 1 of few: that is collapsed all the same
+            share = min(share, (rank - 1) / (possible - 1))
+        values |= {"_sphere_variance": max(variance, *first[:2]), "_rank_share": max(share, halves)}
     return values, eigenvalues.tolist()
 
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse.prediction import entropy, shares
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 MOST_ENTRIES = 2**20  # a whole number beyond is not the number of an entry
 MOST_ROWS = 2048  # of one forward pass
@@ -365,8 +365,10 @@ FEWEST_REWARDS = 3  # after the one at the start; without that twice as many
 def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | None:
     """Return whether rewards, check by check, have clearly risen and are still up; None for too few to tell.
 
-    The mean of the last three checks must exceed the start by three standard errors, and at least half of the largest
-    rise must be left. The noise is told from the differences of neighbouring checks.
+    The mean of the last three checks must exceed the first reward, or the mean of the first three checks, by three
+    standard errors, and at least half of the largest rise must be left. The first reward is of one batch, so that it
+    may be noisy; the first three checks may lie behind most of the rise. The noise is told from the differences of
+    neighbouring checks.
 
     Args:
         rewards: means over the batches before each check.
@@ -375,14 +377,16 @@ def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | 
 
     >>> has_learned([1.0, 1.0, 1.0], 0.3, 16), has_learned([0.27, 0.26, 0.28, 0.25], 0.22, 16)
     (True, False)
+    >>> has_learned([0.59, 0.75, 0.93, 0.99, 0.98, 0.99], 0.45, 12)
+    True
     >>> has_learned([1.0, 1.1, 9.0], math.nan, 16) is None
     True
     """
-    found = _rise(rewards, start, batches)
-    if found is None:
+    starts = {start, math.nan} if math.isfinite(start) else {math.nan}
+    known = [found for first in starts if (found := _rise(rewards, first, batches)) is not None]
+    if not known:
         return None
-    rise, error, best, first = found
-    return rise > max(3 * error, 1e-6 * abs(first)) and rise >= best / 2
+    return any(rise > max(3 * error, 1e-6 * abs(first)) and rise >= best / 2 for rise, error, best, first in known)
 
 
 def has_unlearned(rewards: Sequence[float], start: float, batches: int) -> bool:

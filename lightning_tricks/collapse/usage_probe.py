@@ -22,6 +22,7 @@ from lightning_tricks.errors import TrickError, message
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.batches import samples_of
 from lightning_tricks.numerics import form
+from lightning_tricks.numerics.torch_internals import CONVOLUTION
 
 _HOLDING_SIZES = ("codebook_size", "num_embeddings", "num_codes", "num_experts", "num_prototypes", "num_actions")
 _ROWS = ("votes", "probability", "entropy", "rows", "broken", "given", "effective")
@@ -81,7 +82,7 @@ class UsageProbe(Probe):
         """Watch the module; see whether it says how many entries there are."""
         module = to.module(self._assignments, "assignments")
         self._sampler = to.sampler
-        self._known, self._channels_first = entries_of(module), isinstance(module, nn.modules.conv._ConvNd)
+        self._known, self._channels_first = entries_of(module), isinstance(module, CONVOLUTION)
         to.watch(module, self._see)
 
     # -- on the device --------------------------------------------------------------------------------------------

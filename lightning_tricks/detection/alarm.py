@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lightning_tricks.detection.causes import Cause
+from lightning_tricks.publishing.html import note
 
 State = dict[str, Any]
 
@@ -54,6 +55,9 @@ class Verdict:
             return f"{self.detector}: no alarm"
         seen = f"{self.cause} since step {self.since_step} (seen at step {self.step})"
         return f"{self.detector}: {seen}: {'; '.join(self.reasons)}. Try: {'; '.join(self.advice)}."
+
+    def _repr_html_(self) -> str:
+        return note(str(self), "#b42318" if self.alarmed else "#1a7f37")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON and checkpoints."""

@@ -67,13 +67,19 @@ class Attachment:
         """Return the names of the modules that names or globs match; no match is an error with the nearest name."""
         return matching_modules(plain_modules(self.root), patterns, owner=self.owner)
 
-    def watch(self, module: nn.Module, seen: Callable[[Any], None]) -> None:
-        """Call ``seen(output)`` for each forward pass of ``module`` in the training step of a watched batch."""
+    def watch(self, module: nn.Module, seen: Callable[[Any], None]) -> Any:
+        """Call ``seen(output)`` for each forward pass of ``module`` in the training step of a watched batch.
+
+        Returns:
+            The handle of the hook, which is removed at the end in any case.
+        """
 
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             self._if_watched(lambda: seen(output))
 
-        self.keep(module.register_forward_hook(Hook(torch.no_grad()(hook))))
+        handle = module.register_forward_hook(Hook(torch.no_grad()(hook)))
+        self.keep(handle)
+        return handle
 
     def keep(self, handle: Any) -> None:
         """Take over a hook's handle, to remove it at the end."""

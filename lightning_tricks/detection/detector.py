@@ -67,4 +67,4 @@ class Detector:
 
     def settled(self, run: TrainingRun) -> bool:
         """Whether it has looked at a first batch: only there it is seen whether an argument names what there is."""
-        return run.has_stepped and not self.watch.sampler.first
+        return run.attempts.began and not self.watch.sampler.first

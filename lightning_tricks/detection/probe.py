@@ -45,7 +45,7 @@ class Probe:
 
     # -- on the device --------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, judge: Judge, every: int) -> None:
+    def on_start(self, run: TrainingRun, judge: Judge, every: int) -> None:
         """Training starts: optimizers are there. Called before ``load``.
 
         Args:

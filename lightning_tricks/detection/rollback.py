@@ -1,6 +1,7 @@
 """Healthy states of a run in memory, and the way back to one of them.
 
-One ``Rescue`` per run, shared by all detectors that roll back: a state is kept only when all of them are content.
+One ``RollbackManager`` per run, shared by all detectors that roll back: a state is kept only
+when all of them have found the run healthy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TRAINING = form.record(
     }
 )
 _KEPT = form.record({"step": form.whole, "state": _TRAINING})
-RESCUE = form.record(
+ROLLBACK_STATE = form.record(
     {
         "times": form.whole,
         "lr_factor": form.factor,
@@ -40,26 +41,26 @@ RESCUE = form.record(
 )
 
 
-class Rescue:
+class RollbackManager:
     """The states that are kept, what was asked for so far, and how often.
 
     Args:
         owner: the detector that keeps the states in its checkpoint state.
-        how: its action.
+        config: its action.
         distance: updates between two kept states.
     """
 
-    def __init__(self, owner: Trick, how: Rollback, distance: int) -> None:
-        self.owner, self.how, self.distance = owner, how, distance
+    def __init__(self, owner: Trick, config: Rollback, distance: int) -> None:
+        self.owner, self.config, self.distance = owner, config, distance
         self.times = 0
         self.lr_factor, self.accumulate_factor = 1.0, 1
         self._first: tuple[int, dict[str, Any]] | None = None
         self._states: list[tuple[int, dict[str, Any]]] = []
-        self._content: dict[str, bool] = {}
+        self._healthy: dict[str, bool] = {}
 
     @classmethod
-    def join(cls, run: TrainingRun, owner: Trick, how: Rollback, distance: int) -> Rescue:
-        """Return the run's rescue; made by the first detector that asks.
+    def join(cls, run: TrainingRun, owner: Trick, config: Rollback, distance: int) -> RollbackManager:
+        """Return the run's manager; made by the first detector that asks.
 
         Raises:
             ConflictError: two detectors want to roll back in different ways.
@@ -68,16 +69,16 @@ class Rescue:
         name = type(owner).__name__
         if type(run.trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
             text = f"{type(run.trainer.strategy).__name__}, whose weights cannot be kept in memory"
-            raise UnsupportedError(f"{name}(action={how!r}) does not work with {text}. Use action='stop' or 'warn'.")
-        rescue = run.shared(cls)
-        if rescue is None:
-            rescue = run.share(cls(owner, how, distance))
-        elif rescue.how != how:
-            other = type(rescue.owner).__name__
-            text = f"{other} rolls back with {rescue.how!r}, and {name} with {how!r}"
+            raise UnsupportedError(f"{name}(action={config!r}) does not work with {text}. Use action='stop' or 'warn'.")
+        manager = run.common.shared(cls)
+        if manager is None:
+            manager = run.common.share(cls(owner, config, distance))
+        elif manager.config != config:
+            other = type(manager.owner).__name__
+            text = f"{other} rolls back with {manager.config!r}, and {name} with {config!r}"
             raise ConflictError(f"{text}. Give both the same Rollback, or one of them action='warn'.")
-        rescue._content.setdefault(owner.state_key, True)  # (a resume has put in what it was)
-        return rescue
+        manager._healthy.setdefault(owner.state_key, True)  # (a resume has put in what it was)
+        return manager
 
     @property
     def steps(self) -> list[int]:
@@ -89,18 +90,18 @@ class Rescue:
         if self._first is None and not self._states:
             self._first = (run.clock.attempted(0), self._taken(run))
 
-    def offer(self, run: TrainingRun, owner: Trick, content: bool) -> None:
-        """Keep the present state when every detector is content and the last one is old enough.
+    def save_if_healthy(self, run: TrainingRun, owner: Trick, healthy: bool) -> None:
+        """Keep the present state when every detector has found it healthy and the last one is old enough.
 
         Args:
             run: the run, between two updates.
             owner: the detector that has just looked.
-            content: whether all that it follows is healthy.
+            healthy: whether all that it follows is.
         """
-        self._content[owner.state_key] = content
+        self._healthy[owner.state_key] = healthy
         now = run.clock.attempted(0)
-        if all(self._content.values()) and (not self._states or now - self._states[-1][0] >= self.distance):
-            self._states = [*self._states, (now, self._taken(run))][-self.how.keep :]
+        if all(self._healthy.values()) and (not self._states or now - self._states[-1][0] >= self.distance):
+            self._states = [*self._states, (now, self._taken(run))][-self.config.keep :]
             self._first = None
 
     @staticmethod
@@ -115,8 +116,8 @@ class Rescue:
         Raises:
             AlarmError: there were as many rollbacks as are allowed.
         """
-        if self.times >= self.how.max_times:
-            raise AlarmError(verdict, f" {self.times} rollbacks did not help (max_times={self.how.max_times}).")
+        if self.times >= self.config.max_times:
+            raise AlarmError(verdict, f" {self.times} rollbacks did not help (max_times={self.config.max_times}).")
         self.times += 1
         trainer = run.trainer
         kept = self._states or ([self._first] if self._first else [])
@@ -124,12 +125,12 @@ class Rescue:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
         self._states = self._states[:1]
-        self._content = dict.fromkeys(self._content, False)  # (until each has looked again)
+        self._healthy = dict.fromkeys(self._healthy, False)  # (until each has looked again)
         done = [f"Went back to the state after {step} updates", *self._remedy(run, verdict.cause)]
         run.rolled_back()
         values = {"rollbacks": self.times, "lr_factor": self.lr_factor, "accumulate_factor": self.accumulate_factor}
         run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})
-        return ", ".join(done) + f" (rollback {self.times} of {self.how.max_times})."
+        return ", ".join(done) + f" (rollback {self.times} of {self.config.max_times})."
 
     def _remedy(self, run: TrainingRun, cause: Cause) -> list[str]:
         """Ask for what fits the cause; for all of it from the second time on. Return what was asked for, in words.
@@ -138,15 +139,15 @@ class Rescue:
         """
         again = self.times > 1
         automatic = run.trainer.lightning_module.automatic_optimization
-        larger = automatic and self.how.accumulate_factor > 1 and (again or cause.remedy is Remedy.LARGER_BATCH)
-        lower = self.how.lr_factor < 1 and (again or cause.remedy is not Remedy.OTHER_DATA)
+        larger = automatic and self.config.accumulate_factor > 1 and (again or cause.remedy is Remedy.LARGER_BATCH)
+        lower = self.config.lr_factor < 1 and (again or cause.remedy is not Remedy.OTHER_DATA)
         done = []
         if larger:
-            self.accumulate_factor = self.how.accumulate_factor
+            self.accumulate_factor = self.config.accumulate_factor
             run.window.ask(self.accumulate_factor)
             done.append(f"updates from {self.accumulate_factor} times as many batches")
         if lower:
-            self.lr_factor *= self.how.lr_factor
+            self.lr_factor *= self.config.lr_factor
             run.rate.ask(self.lr_factor, run.trainer.optimizers, _ASKER)
             done.append(f"learning rates times {self.lr_factor:g}")
         return done or ["the batches since then are passed over"]
@@ -161,7 +162,7 @@ class Rescue:
             "accumulate_factor": self.accumulate_factor,
             "states": [{"step": step, "state": state} for step, state in self._states],
             "first": None if self._first is None else {"step": self._first[0], "state": self._first[1]},
-            "content": dict(self._content),
+            "content": dict(self._healthy),
         }
 
     def load(self, run: TrainingRun, state: Mapping[str, Any]) -> None:
@@ -176,7 +177,7 @@ class Rescue:
             same = shapes == {name: t.shape for name, t in held["parameters"].items()}
             if not same or len(held["optimizers"]) != len(run.trainer.optimizers):
                 raise ValueError("the states to go back to are those of another model")
-        self.times, self._content = state["times"], dict(state["content"])
+        self.times, self._healthy = state["times"], dict(state["content"])
         self.lr_factor, self.accumulate_factor = state["lr_factor"], state["accumulate_factor"]
         self._states = [(kept["step"], kept["state"]) for kept in state["states"]]
         first = state["first"]

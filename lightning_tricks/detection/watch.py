@@ -18,7 +18,7 @@ from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.judge import FORMS, OPTIONAL_FORMS, VERDICT, Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.detection.response import Response
-from lightning_tricks.detection.rollback import RESCUE
+from lightning_tricks.detection.rollback import ROLLBACK_STATE
 from lightning_tricks.detection.sampler import Sampler
 from lightning_tricks.detection.settings import WatchSettings, grace_in_updates
 from lightning_tricks.errors import TrickError, in_one_line
@@ -50,7 +50,7 @@ def watch_form(*, optional: dict[str, form.Form] | None = None, **more: form.For
         "counters": form.many(form.whole, 4),
         "flags": form.many(form.flag, 3),
         "pending": form.maybe(VERDICT),
-        "rescue": form.maybe(RESCUE),
+        "rescue": form.maybe(ROLLBACK_STATE),
     }
     return staticmethod(form.record({**own, **more}, more=True, optional={**OPTIONAL_FORMS, **(optional or {})}))
 
@@ -124,14 +124,14 @@ class Watch(Stages):
         if self.sampler.armed:
             self.trick.guarded(self._or_gather_again, see)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Learn the length of the run; take up the state."""
         if self._attachment is None:
             self._attach(run, final=True)
         every = self.settings.every_n_steps or run.trainer.log_every_n_steps or UNKNOWN_CADENCE
         self.sampler.start(every, run.clock.attempted(0) if run.views else 0)
         self.judge.grace = grace_in_updates(run, self.settings)
-        self.probe.started(run, self.judge, every)
+        self.probe.on_start(run, self.judge, every)
         self.response.start(run, 2 * every)
         if state is not None:
             self._load(run, state)
@@ -150,7 +150,7 @@ class Watch(Stages):
         if not self.response.finish(run) and self.judge.history:
             self._draw(run, self.judge.history[-1][0])
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Remove the hooks."""
         self._detach()
 

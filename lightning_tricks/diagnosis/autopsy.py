@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path
 
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.torch_internals import tree_flatten_with_path
 
 JSON_NAME, TEXT_NAME = "health.json", "health.txt"
 

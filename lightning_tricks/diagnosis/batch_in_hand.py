@@ -36,7 +36,7 @@ class BatchInHand(Stages):
         """The step is over: keep nothing of it alive."""
         self.let_go()
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """The fit is over, perhaps within a step."""
         self.let_go()
 

@@ -13,8 +13,9 @@ from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Cause, Explained, Hint
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
-from lightning_tricks.diagnosis import figures, findings, gradient_health, loss_curve, reference_batch
+from lightning_tricks.diagnosis import course_causes, figures, findings, gradient_health, loss_curve, reference_batch
 from lightning_tricks.diagnosis.course import Course
+from lightning_tricks.diagnosis.course_causes import CourseAlarm
 from lightning_tricks.diagnosis.culprit import Culprit
 from lightning_tricks.diagnosis.data_wait import DataWait
 from lightning_tricks.diagnosis.findings import Finding
@@ -134,7 +135,7 @@ class CourseProbe(Probe):
 
     # -- on the device --------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, judge: Judge, every: int) -> None:
+    def on_start(self, run: TrainingRun, judge: Judge, every: int) -> None:
         """Know the run."""
         self._run, self._every = run, every
         self.manual = not run.trainer.lightning_module.automatic_optimization
@@ -223,7 +224,8 @@ class CourseProbe(Probe):
         """Name the most serious alarm, and note it as a finding."""
         course, before = self.course, dict(self.course.noted)
         name, culprit = next(n for n in _SERIOUS if n in active), self.parts.culprit.text
-        explained = loss_curve.named(name, values, course.early, course.checks, course.validation, culprit)
+        alarm = CourseAlarm(name, values, course.early, course.checks, course.validation, culprit)
+        explained = course_causes.explain(alarm)
         cause, reasons, advice = explained
         step = course.checks[-1].step if course.checks else 0
         course.noted.setdefault(cause, Finding(cause, "; ".join(reasons), 0.9, advice[0], step))

@@ -38,7 +38,7 @@ class Culprit(Stages):
         self._run: TrainingRun | None = None
         self._manual = False
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up what was found before."""
         self._run, self._manual = run, not run.trainer.lightning_module.automatic_optimization
         if state is not None:
@@ -51,7 +51,7 @@ class Culprit(Stages):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Look into a loss that is not finite, or giant."""
-        value = host.at_hand(loss.detach().reshape(()))
+        value = host.at_hand(loss if loss.ndim == 0 else loss.detach().reshape(()))
         if value is None or self.text or self._run is None:
             return
         if not math.isfinite(value):
@@ -89,7 +89,7 @@ class Culprit(Stages):
         """The weights are good again."""
         self.text = self.row = ""
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Let go of the batches."""
         self.batch = self._previous = None
 

@@ -24,7 +24,7 @@ class DataWait(Stages):
         self._waited = self._seconds = 0.0  # since the last check
         self._ended = 0.0
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Begin to look at the clock."""
         self.go_on()
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.diagnosis.recognition import (
     Recognised,
@@ -31,6 +30,7 @@ from lightning_tricks.errors import shortened
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.torch_internals import LOSS, tree_leaves, tree_map
 
 UPDATES_BEFORE_ASKING = 5  # zero-initialised heads, LoRA and ReZero have gradients and depend on inputs by then
 MOST_TENSORS = 12  # of a batch that are asked for their roles, in one forward pass or two each
@@ -293,4 +293,4 @@ def _in(tensor: Tensor, batch: Any) -> bool:
 def _measures(module: nn.Module) -> bool:
     """Whether a module compares a prediction with a target: what it returns is not an output of the model."""
     names = {cls.__module__.split(".")[0] for cls in type(module).__mro__}
-    return isinstance(module, nn.modules.loss._Loss) or "torchmetrics" in names
+    return isinstance(module, LOSS) or "torchmetrics" in names

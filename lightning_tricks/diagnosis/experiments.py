@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
@@ -15,6 +14,7 @@ from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, DROPOUT, tree_map
 from lightning_tricks.numerics.units import dead_share, saturated_share
 
 BATCHES_FOR_UNITS = 8
@@ -56,43 +56,76 @@ def _input_matters(
 
 
 def sample_independence(exam: Examination) -> list[Check]:
-    """Replace all samples but the first by others, and look at the row of the output that belongs to it."""
+    """Replace all samples but one by others, and look at the row of the output that belongs to it.
+
+    Asked of the first sample and of the last one: a recurrent network that takes the batch for time carries what it has
+    seen of the first samples to the later ones, and never back.
+    """
     name = "samples do not leak"
     inputs = exam.inputs(exam.batch)
     size = max((len(t) for t in inputs), default=0)
     if exam.dry_run.anywhere(size < 2):
         return [Check(name, None, "the batch holds one sample" if inputs else NO_INPUT)]
-
-    def others(t: Tensor) -> Tensor:
-        other = t[-1:] if size > 2 else t[:1]  # (the same ones in another order would have the same mean)
-        return torch.cat([t[:1], other.expand(size - 1, *t.shape[1:])]) if len(t) == size else t
-
-    def first(t: Tensor) -> Tensor:
-        return torch.cat([t[-1:], t[1:]]) if len(t) == size else t
-
-    replaced, without = exam.with_inputs(others), exam.with_inputs(first)
+    kept = [_kept(exam, size, position) for position in (0, size - 1)]
     changes = []
     for evaluate in (True, False):
-        seen = [exam.prediction(batch, evaluate=evaluate)[0] for batch in (exam.batch, replaced, without)]
-        whole, other, rest = seen
-        if whole is None or other is None or rest is None or size not in whole.shape[:2]:
-            return [Check(name, None, "no output with one row per sample was seen")]
-        if len(whole) != size:  # (time comes first)
-            whole, other, rest = (t.transpose(0, 1) for t in (whole, other, rest))
-        whole, other, rest = (t.float() for t in (whole, other, rest))
-        scale = max(float(whole.abs().max()), 1e-12)
-        # (a module may shuffle the batch: the row of the first sample is the one that changes with it)
-        row = int((whole - rest).abs().flatten(1).amax(1).argmax())
-        changes.append(float((whole[row] - other[row]).abs().max()) / scale)
-    norms = {n: m for n, m in exam.modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        usual = exam.prediction(exam.batch, evaluate=evaluate)[0]
+        found = []
+        for batches in kept:
+            seen = [usual, *(exam.prediction(batch, evaluate=evaluate)[0] for batch in batches)]
+            if any(t is None or size not in t.shape[:2] for t in seen):
+                return [Check(name, None, "no output with one row per sample was seen")]
+            found.append(_leak([t for t in seen if t is not None], size))
+        changes.append(max(found))
+    norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
-    if not reason and exam.first.found is None and _mixed_before(exam, replaced, size):
+    if not reason and exam.first.found is None and _mixed_before(exam, kept[0][0], size):
         reason = "the step itself mixes the samples, before they reach the model"
     if not reason and any(not m.track_running_stats for m in norms.values()):
         reason = "a BatchNorm without running statistics looks at the batch always"
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
+
+
+def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:
+    """Return two batches: one in which only that sample is the same, and one in which only that sample is another.
+
+    Args:
+        exam: the examination.
+        size: samples in the batch.
+        position: of the sample.
+    """
+    far = size - 1 - position  # (the first or the last)
+
+    def one_replaced(t: Tensor) -> Tensor:
+        return torch.cat([t[:position], t[far : far + 1], t[position + 1 :]]) if len(t) == size else t
+
+    def others_replaced(t: Tensor) -> Tensor:
+        if len(t) != size:
+            return t
+        # (the same ones in another order would have the same mean)
+        other = t[far : far + 1] if size > 2 else t[position : position + 1]
+        alone = other.expand(size, *t.shape[1:]).clone()
+        alone[position] = t[position]
+        return alone
+
+    return exam.with_inputs(others_replaced), exam.with_inputs(one_replaced)
+
+
+def _leak(seen: list[Tensor], size: int) -> float:
+    """Return by how much the row of a sample changes with the other samples, as a share of the outputs' size.
+
+    Args:
+        seen: outputs for the batch, with the others replaced, and with the sample replaced.
+        size: samples in the batch.
+    """
+    # (time may come first)
+    whole, other, rest = (t.float() if len(t) == size else t.transpose(0, 1).float() for t in seen)
+    scale = max(float(whole.abs().max()), 1e-12)
+    # (a module may shuffle the batch: the row of the sample is the one that changes with it)
+    row = int((whole - rest).abs().flatten(1).amax(1).argmax())
+    return float((whole[row] - other[row]).abs().max()) / scale
 
 
 def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
@@ -289,7 +322,7 @@ def units(exam: Examination) -> list[Check]:
 
 def modes(exam: Examination) -> list[Check]:
     """Look which modules are in eval mode while they are trained."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    kinds = (*BATCH_NORM, *DROPOUT)
     evaluating: list[str] = []
     pretrained: list[str] = []
     held = exam.held()
@@ -299,7 +332,7 @@ def modes(exam: Examination) -> list[Check]:
             return
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
-        if isinstance(module, kinds[1]):
+        if isinstance(module, DROPOUT):
             if reached and module.p > 0:
                 evaluating.append(name)
         elif own and module.track_running_stats:

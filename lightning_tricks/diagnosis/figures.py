@@ -28,10 +28,10 @@ def draw_training(
         ImportError: matplotlib is missing; the message says what to install.
     """
     try:
-        from matplotlib.figure import Figure
+        from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
-    figure = Figure(figsize=(12.5, 3.6), layout="constrained")
+    figure = InlineFigure(figsize=(12.5, 3.6), layout="constrained")
     losses, said, sizes = (figure.add_subplot(1, 3, i) for i in (1, 2, 3))
     steps = [step for step, _ in history]
     for name, label in (("loss", "training"), ("fixed_batch_loss", "first batch, eval mode")):

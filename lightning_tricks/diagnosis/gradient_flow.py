@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
@@ -18,6 +17,7 @@ from lightning_tricks.diagnosis.weights import as_initialised, units_alike
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.torch_internals import CONVOLUTION, tree_map
 
 _EDGES = 2  # rows of a list of edges
 _BATCHES_WITHOUT_LOSS = 8
@@ -125,7 +125,7 @@ def _still(exam: Examination, alive: set[int]) -> list[Any]:
 
 def _weights(exam: Examination) -> set[int]:
     """Return the ids of the weights of linear and convolutional layers."""
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *CONVOLUTION)
     return {id(m.weight) for m in exam.modules.values() if isinstance(m, kinds)}
 
 

@@ -60,15 +60,18 @@ class GradientHealth(Stages):
         self._matrices = [p for p in page.view.parameters if p.ndim > 1 and p.grad is not None][:_MATRICES]
         self._before = _sampled(self._matrices, copy=True)
 
-    @torch.no_grad()
     def updated(self, view: OptimizerView, page: Page | None) -> None:
         """See how far the weights went."""
-        if view.index == 0 and self._before:
-            after = _sampled(self._matrices)
-            moved = tensor_norms([a - b for a, b in zip(after, self._before, strict=True)])
-            self._sizes = tensor_norms(self._before)
-            self._ratios = moved / self._sizes.clamp(min=1e-12)
-            self._before, self._matrices = [], []
+        if view.index == 0 and self._before:  # (tested before any context is entered: most updates have no check)
+            self._measure_move()
+
+    @torch.no_grad()
+    def _measure_move(self) -> None:
+        after = _sampled(self._matrices)
+        moved = tensor_norms([a - b for a, b in zip(after, self._before, strict=True)])
+        self._sizes = tensor_norms(self._before)
+        self._ratios = moved / self._sizes.clamp(min=1e-12)
+        self._before, self._matrices = [], []
 
     def measure(self, norms: Tensor, rate: float | Tensor | None) -> Slices:
         """Return what was measured since ``before_check``, and forget it.
@@ -93,7 +96,7 @@ class GradientHealth(Stages):
         """Gradients of other weights are of no use."""
         self.norms, self._before, self._ratios, self._sizes = None, [], None, None
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Let go of what belongs to the fit."""
         self.norms, self._before = None, []
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import sanity_data
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.modules.labels import counts
+from lightning_tricks.numerics.torch_internals import tree_map
 
 NEIGHBOURS = 1024
 UPDATES_ON_SOME, SEEN, UNSEEN = 60, 16, 4

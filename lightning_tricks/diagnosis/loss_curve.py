@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
-
-from lightning_tricks.detection.causes import Cause, Explained
 
 MAD_TO_STD = 1.4826
 FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is not finite
 _LARGE_UPDATE = 0.03  # of the weights; ten times what is usual
 _BEFORE_RISE = 12  # checks that a relapse is compared with
 _RESOLUTION = 2**-24  # of float32, half of the distance to the next number
+_SAME_LOSS = 1e-4  # of it: weights that move within float32's resolution change a loss by less
 _GONE = 1e-4  # of the largest learning rate
 _SHRUNK = 0.3  # of the norm that the weights began with
 
@@ -425,7 +424,8 @@ def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
 def ran_out(checks: Sequence[Check], total: int) -> bool:
     """Whether the learning rate is gone in the first half of a run: a ten-thousandth of its largest, or of no effect.
 
-    No effect: it does not rise, and updates are smaller than float32 can add to the weights.
+    No effect: it does not rise, and updates are smaller than float32 can add to most of the weights, while the loss on
+    the first batch stays the same. In a mixture most experts may rest while the others learn.
 
     A schedule that was meant for epochs and is called at each update does this; one that ends at 0 does not, nor do
     restarts, which are that low for a few updates only.
@@ -442,125 +442,18 @@ def ran_out(checks: Sequence[Check], total: int) -> bool:
     if not rates or checks[-1].step > 0.5 * total:
         return False
     ratios = [c.ratio for c in checks[-2:] if math.isfinite(c.ratio)]
-    lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates)
+    fixed = [c.fixed for c in checks[-2:] if math.isfinite(c.fixed)]
+    moved = len(fixed) == 2 and abs(fixed[1] - fixed[0]) > _SAME_LOSS * abs(fixed[0])
+    lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates) and not moved
     return lost or rates[-1] < _GONE * max(rates)
 
 
-def _waste_away(checks: Sequence[Check], count: int = 3) -> bool:
-    """Whether most weights have lost 40 % of their norm and still lose 5 % from check to check."""
+def wasting_away(checks: Sequence[Check], count: int = 3) -> bool:
+    """Whether most weights have lost 40 % of their norm and still lose 5 % from check to check.
+
+    >>> [wasting_away([Check(i, 2.3, 2.3, weights=rate**i) for i in range(6)]) for rate in (0.8, 0.99)]
+    [True, False]
+    """
     weights = [c.weights for c in checks if math.isfinite(c.weights)][-count - 1 :]
     falls = all(b < 0.95 * a for a, b in pairwise(weights))
     return len(weights) > count and falls and weights[-1] < 0.6
-
-
-def named(
-    alarm: str,
-    values: Mapping[str, float],
-    early: Sequence[float],
-    checks: Sequence[Check],
-    validation: Sequence[float],
-    culprit: str = "",
-) -> Explained:
-    """Return cause, evidence with the numbers that decided, and advice of an alarm of the doctor.
-
-    >>> named("divergence", {}, [2.0, 2.1], [Check(50, 9.0, 9.0)], [])[1]
-    ('the median loss is 9, and the largest of the first ones was 2.1',)
-    """
-    start = beginning(early) if early else math.nan
-    if alarm in ("divergence", "spike") and _waste_away(checks):
-        alarm = "shrinkage"  # which is why the loss rises
-    now = next((c.median for c in reversed(checks) if math.isfinite(c.median)), math.nan)
-    also = (culprit,) if culprit else ()
-    if alarm == "finite":
-        skip = "skip such updates: GradientClip(1.0, nonfinite='skip')"
-        advice: tuple[str, ...] = (skip, "lower the learning rate", "find the module: PrecisionDoctor()")
-        return Cause.NON_FINITE, ("; ".join(("the loss is NaN or inf", *also)),), advice
-    if alarm == "divergence" and bottomless(beginning(early), checks):
-        advice = ("bound the loss: a penalty on its size, a clamp, or a normalised score", "lower the learning rate")
-        reason = f"the loss falls without bound: it began at {beginning(early):.4g}, and its median is {now:.4g}"
-        return Cause.DIVERGENCE, (reason, *also), advice
-    if alarm == "divergence":
-        advice = ("lower the learning rate: LRFinder()", "clip gradients: GradientClip(1.0)", "warm up for longer")
-        top = largest_early(early)
-        return (
-            Cause.DIVERGENCE,
-            (f"the median loss is {now:.4g}, and the largest of the first ones was {top:.4g}", *also),
-            advice,
-        )
-    if alarm == "blow-up" and (broken := blow_up(early, checks)) is not None:
-        evidence = (
-            f"the loss went from {start:.4g} to {broken.mean:.4g} around step {broken.step}, and is {now:.4g} now"
-        )
-        if values.get("_row"):
-            advice = (
-                "take that row out, or scale it as the others",
-                "clip gradients: GradientClip(1.0)",
-                "start again",
-            )
-            return Cause.LOSS_SPIKES, (evidence, *also), advice
-        advice = ("lower the learning rate: LRFinder()", "warm up for longer", "clip gradients: GradientClip(1.0)")
-        largest = max((c.ratio for c in checks if math.isfinite(c.ratio)), default=math.nan)
-        return Cause.RATE_TOO_HIGH, (f"{evidence}; updates were up to {largest:.1g} of the weights", *also), advice
-    if alarm == "shrinkage":
-        advice = (
-            "lower the weight decay: 0.01 to 0.1 is usual with AdamW",
-            "leave biases and normalisations out of it: TricksMixin does so",
-            "look for a penalty on the weights that outweighs the loss",
-        )
-        weights = next((c.weights for c in reversed(checks) if math.isfinite(c.weights)), math.nan)
-        evidence = (
-            f"most weights are at {weights:.1%} of their first norm or below, and the loss has not improved: {now:.4g}"
-        )
-        return Cause.SHRINKING_WEIGHTS, (evidence,), advice
-    if alarm == "idle":
-        rates = [c.rate for c in checks if math.isfinite(c.rate)] or [math.nan]
-        advice = (
-            "see at which interval the scheduler is called: {'interval': 'epoch'} or 'step', and for how many steps",
-            "plan it in shares of the run: LRSchedule()",
-            "of ReduceLROnPlateau look at mode, patience and min_lr",
-        )
-        reason = f"the learning rate is {rates[-1]:.2g}, it was {max(rates):.2g}, and most of the run is still to come"
-        return Cause.UNCHANGED_WEIGHTS, (reason,), advice
-    if alarm == "updates":
-        reason = f"no optimizer made a step in {values.get('batches', 0.0):.0f} batches"
-        advice = (
-            "call optimizer.step() after manual_backward(loss)",
-            "take the optimizers of this run: self.optimizers()",
-            "look for a condition that is never true",
-        )
-        return Cause.UNCHANGED_WEIGHTS, (reason,), advice
-    if alarm == "silence":
-        advice = (
-            "give the optimizer the parameters of the model that is trained: self.parameters()",
-            "look for detach() and no_grad() between them and the loss",
-            "ask SanityCheck()",
-        )
-        return (
-            Cause.NO_GRADIENTS,
-            (f"no parameter of the optimizer gets a gradient, and the loss is {now:.4g}",),
-            advice,
-        )
-    if alarm == "flow":
-        first, last = (values.get(name, 0.0) for name in ("first_gradient", "last_gradient"))
-        ends = f"{first:.1g} in the first layer, {last:.1g} in the last"
-        advice = (
-            "use ReLU or GELU, normalisation, residual connections",
-            "initialise for the activation",
-            "fewer layers",
-        )
-        evidence = f"gradient norms are {ends}, and the loss has not moved from {start:.4g}"
-        return Cause.VANISHING_GRADIENTS, (evidence,), advice
-    if alarm == "spike":
-        best = min((c.median for c in checks if math.isfinite(c.median)), default=math.nan)
-        advice = ("lower the learning rate", "clip gradients: GradientClip(1.0)", "look at the data of these steps")
-        evidence = f"the median loss jumped and stays at {now:.4g}, after {best:.4g}"
-        return Cause.LOSS_SPIKES, (evidence, *also), advice
-    best, now = min(validation, default=math.nan), validation[-1] if validation else math.nan
-    train = values.get("loss", math.nan)
-    advice = (
-        "go back to the checkpoint of the best validation loss, and stop earlier",
-        "more data or augmentation, weight decay, dropout",
-        "a smaller model",
-    )
-    evidence = f"validation loss rose from {best:.4g} to {now:.4g} while training reached {train:.4g}"
-    return Cause.OVERFITTING, (evidence,), advice

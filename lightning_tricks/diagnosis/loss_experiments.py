@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.diagnosis import first_loss, one_batch, sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
@@ -17,6 +16,7 @@ from lightning_tricks.diagnosis.one_batch import Trial
 from lightning_tricks.diagnosis.recognition import LEFT_OUT, broadcast, reversed_risk
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counted, counts
+from lightning_tricks.numerics.torch_internals import tree_map
 
 UPDATES, UPDATES_AT_OTHER_RATES, UPDATES_TO_RECOVER = 40, 15, 15
 LABEL_BATCHES = 8

@@ -27,7 +27,7 @@ class LossRecord(Stages):
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the losses since the last check before the checkpoint."""
         if state is not None:
             self.losses = [torch.tensor(x) for x in state["losses"]]
@@ -35,12 +35,12 @@ class LossRecord(Stages):
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Keep the loss."""
         if len(self.losses) < MOST_LOSSES:
-            self.losses.append(loss.detach().reshape(()))
+            self.losses.append(loss.detach())
 
     def measure(self, device: torch.device) -> Slices:
         """Return the losses since the last check, and forget them."""
         losses, self.losses = self.losses, []
-        return Slices((torch.stack([x.to(device, torch.float32) for x in losses]),))
+        return Slices((torch.stack([x.to(device, torch.float32).reshape(()) for x in losses]),))
 
     def rolled_back(self, run: TrainingRun) -> None:
         """Losses of other weights are of no use."""

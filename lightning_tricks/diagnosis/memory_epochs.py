@@ -28,7 +28,7 @@ class LookAtEpochs(Stages):
         if self._probe.suspects and batch_idx == 0 and run is not None:
             self._probe.look_again(run)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """The fit is over: let go of what was measured in it."""
         self._probe.forget()
 

@@ -36,7 +36,7 @@ class MemoryLevel(Stages):
         self.largest = BatchSize()  # of the checks of this fit
         self.on_device = False
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the device."""
         self._reader = MemoryReader(run.trainer.strategy.root_device)
         self.on_device = self._reader.read().on_device

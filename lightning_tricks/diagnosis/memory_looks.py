@@ -6,12 +6,12 @@ import weakref
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, growth_of, is_suspect
 from lightning_tricks.dry_run.holders import Census, Holding, take_census
 from lightning_tricks.dry_run.roots import callback_name, roots_of
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 _MOST_LOOKS = 16
 _MOST_FOLLOWED = 64  # tensors of a batch and its outputs that are looked for at the next look

@@ -83,7 +83,7 @@ class MemoryProbe(Probe):
         self.forget()
         self.parts.first_step.attach(to)
 
-    def started(self, run: TrainingRun, judge: Judge, every: int) -> None:
+    def on_start(self, run: TrainingRun, judge: Judge, every: int) -> None:
         """Find the length of the run."""
         self._judge = judge
         try:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 from lightning_tricks.dry_run.graphs import Graph
 from lightning_tricks.dry_run.tensors import storage_of
 from lightning_tricks.modules.batches import samples_of
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.torch_internals import storage_id, tree_flatten_with_path, tree_leaves
 
 _STATES = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "RMSprop": 1, "Adagrad": 1}
 IN_FUNCTIONS = "functions between modules"
@@ -98,7 +98,7 @@ class Activations:
         for tensor in _tensors(output):
             storage = storage_of(tensor)
             if storage is not None:
-                self._places[storage._cdata] = name
+                self._places[storage_id(storage)] = name
                 self._outputs[name] = self._outputs.get(name, 0) + storage.nbytes()
 
     def by_module(self, graph: Graph) -> dict[str, int]:
@@ -118,7 +118,7 @@ class Activations:
 def storages(tensors: Iterable[Tensor]) -> set[int]:
     """Return the storages of tensors."""
     found = (storage_of(local(t)) for t in tensors)
-    return {storage._cdata for storage in found if storage is not None}
+    return {storage_id(storage) for storage in found if storage is not None}
 
 
 class BatchSize(NamedTuple):
@@ -171,7 +171,7 @@ def _bytes_of(tensors: Iterable[Tensor]) -> int:
     found: dict[int, int] = {}
     for tensor in map(local, tensors):
         storage = storage_of(tensor)
-        found[id(tensor) if storage is None else storage._cdata] = (
+        found[id(tensor) if storage is None else storage_id(storage)] = (
             tensor.nbytes if storage is None else storage.nbytes()
         )
     return sum(found.values())

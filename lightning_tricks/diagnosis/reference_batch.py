@@ -67,7 +67,7 @@ class ReferenceBatch(Stages):
 
     # -- to have one ------------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Know the run, and how it computes."""
         self._run = run
         self._coarse = "16" in str(getattr(run.trainer.precision_plugin, "precision", ""))
@@ -101,7 +101,7 @@ class ReferenceBatch(Stages):
 
     def _tell(self, run: TrainingRun, error: NotRestorableError) -> None:
         text = f"the loss on the first batch is not followed: {error}"
-        if not run.first_to_say("no reference batch"):
+        if not run.common.first_to_say("no reference batch"):
             return
         if self._asked_for:
             warn("TrainingDoctor", text)
@@ -168,7 +168,7 @@ class ReferenceBatch(Stages):
         keep_bounded(self.predictions)
         return {"fixed_batch_loss": reading.loss} if reading.there and not reading.failed else {}
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Let go of the batch."""
         self._batch, self._tries, self._expected, self._actual = None, 0, None, None
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION, INSTANCE_NORM
+
 _ERRORS = 5.0  # standard errors
 _FEWEST = 8  # weights from which a variance says something
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+_NORMS: tuple[Any, ...] = (*BATCH_NORM, nn.LayerNorm, nn.GroupNorm, *INSTANCE_NORM)
 
 
 def units_alike(weight: Tensor) -> bool:
@@ -53,7 +56,7 @@ def as_initialised(module: nn.Module) -> bool:
         return begins and (gathered is None or int(gathered) == 0)
     if isinstance(module, nn.Embedding):
         return _varies(module.weight.detach().double(), 1.0, 2.0)
-    if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and isinstance(weight, Tensor):
+    if isinstance(module, (nn.Linear, *CONVOLUTION)) and isinstance(weight, Tensor):
         return _uniform([weight], 1 / math.sqrt(weight[0].numel()))
     if isinstance(module, nn.RNNBase):
         return _uniform(list(module.parameters()), 1 / math.sqrt(module.hidden_size))

@@ -15,11 +15,9 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
@@ -31,9 +29,22 @@ from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of,
 from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError
 from lightning_tricks.lifecycle.horizon import window_at, window_lengths
+from lightning_tricks.lifecycle.lightning_internals import (
+    DATA,
+    DRY_RUN,
+    before_batch_transfer,
+    call_callback_hooks,
+    call_module_hook,
+    call_strategy_hook,
+    combined_loader,
+    loader_mode,
+    require,
+    wrapped_optimizers,
+)
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import on_any_rank, reduced
+from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
 from lightning_tricks.optimizer_step.gradient_writer import average
 from lightning_tricks.optimizer_step.rate_request import scale_rates
 
@@ -96,7 +107,8 @@ class DryRun:
             reason = "training_step(dataloader_iter), which takes batches that cannot be given back"
         if reason is not None:
             raise UnsupportedError(f"{self._owner} does not work with {reason}: {self._remove}.")
-        for loader in tree_leaves(trainer.fit_loop._combined_loader.iterables):
+        require(trainer, self._owner, (*DATA, *DRY_RUN))
+        for loader in tree_leaves(combined_loader(trainer.fit_loop).iterables):
             what = unrepeatable(loader)
             if what is not None:
                 raise UnsupportedError(
@@ -108,8 +120,8 @@ class DryRun:
 
     def __enter__(self) -> DryRun:
         trainer = self._trainer
-        loaders = trainer.fit_loop._combined_loader
-        self._mode = loaders._mode
+        loaders = combined_loader(trainer.fit_loop)
+        self._mode = loader_mode(loaders)
         self._loaders = tree_map(second_loader, loaders.iterables)
         self._undo = ExitStack()
         self._undo.callback(_put_attributes, trainer, dict(vars(trainer)))
@@ -204,9 +216,9 @@ class DryRun:
         for callback in self._others:
             if callback not in self._started:
                 callback.on_train_start(trainer, module)
-        call._call_lightning_module_hook(trainer, "on_train_start")
-        call._call_callback_hooks(trainer, "on_train_epoch_start")
-        call._call_lightning_module_hook(trainer, "on_train_epoch_start")
+        call_module_hook(trainer, "on_train_start")
+        call_callback_hooks(trainer, "on_train_epoch_start")
+        call_module_hook(trainer, "on_train_epoch_start")
         self._data = self._batches()
         self._held = None
 
@@ -280,8 +292,8 @@ class DryRun:
             return tree_map(copied, next(self._held))  # (training_step may write to it)
         batch = next(self._data)
         batch = self._trainer.precision_plugin.convert_input(batch)
-        batch = self._module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return call._call_strategy_hook(self._trainer, "batch_to_device", batch, dataloader_idx=0)
+        batch = before_batch_transfer(self._module, batch)
+        return call_strategy_hook(self._trainer, "batch_to_device", batch, dataloader_idx=0)
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -291,12 +303,12 @@ class DryRun:
         index, closes = 0, False
         while not closes:
             batch = self.next_batch()
-            call._call_callback_hooks(self._trainer, "on_train_batch_start", batch, index)
-            call._call_lightning_module_hook(self._trainer, "on_train_batch_start", batch, index)
+            call_callback_hooks(self._trainer, "on_train_batch_start", batch, index)
+            call_module_hook(self._trainer, "on_train_batch_start", batch, index)
             closes = (index + 1) % self._trainer.accumulate_grad_batches == 0
             output = self._micro_batch(batch, index, closes, losses)
-            call._call_callback_hooks(self._trainer, "on_train_batch_end", output, batch, index)
-            call._call_lightning_module_hook(self._trainer, "on_train_batch_end", output, batch, index)
+            call_callback_hooks(self._trainer, "on_train_batch_end", output, batch, index)
+            call_module_hook(self._trainer, "on_train_batch_end", output, batch, index)
             index += 1
         return self.mean(torch.stack(losses).mean()) if losses else None
 
@@ -309,10 +321,10 @@ class DryRun:
             output = self._step(batch, index)
             loss = loss_of(output)
             if index == 0:
-                call._call_callback_hooks(trainer, "on_before_zero_grad", self.optimizer)
-                call._call_lightning_module_hook(trainer, "on_before_zero_grad", self.optimizer)
+                call_callback_hooks(trainer, "on_before_zero_grad", self.optimizer)
+                call_module_hook(trainer, "on_before_zero_grad", self.optimizer)
                 where = (trainer.current_epoch, index, self.optimizer)
-                call._call_lightning_module_hook(trainer, "optimizer_zero_grad", *where)
+                call_module_hook(trainer, "optimizer_zero_grad", *where)
             if loss is None:
                 return None
             losses.append(loss.detach().float())
@@ -325,8 +337,8 @@ class DryRun:
 
         with self._unsynchronized():
             if closes:
-                where = (trainer.current_epoch, index, strategy._lightning_optimizers[0])
-                call._call_lightning_module_hook(trainer, "optimizer_step", *where, closure)
+                where = (trainer.current_epoch, index, wrapped_optimizers(strategy)[0])
+                call_module_hook(trainer, "optimizer_step", *where, closure)
             else:
                 closure()
         return result
@@ -350,7 +362,7 @@ class DryRun:
         batch = tree_map(copied, batch)  # (it may be asked for again, and training_step may write to it)
         for callback in self._others:  # (our own would count it as a part of an update)
             callback.on_train_batch_start(self._trainer, self._module, batch, 0)
-        call._call_lightning_module_hook(self._trainer, "on_train_batch_start", batch, 0)
+        call_module_hook(self._trainer, "on_train_batch_start", batch, 0)
         return self._step(batch, 0)
 
     def _step(self, batch: Any, index: int) -> Any:
@@ -358,7 +370,7 @@ class DryRun:
         error, output = None, None
         try:
             with self._unsynchronized():
-                output = call._call_strategy_hook(self._trainer, "training_step", *arguments)
+                output = call_strategy_hook(self._trainer, "training_step", *arguments)
         except Exception as found:
             error = found
         if self.anywhere(error is not None):

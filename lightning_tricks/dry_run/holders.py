@@ -22,6 +22,7 @@ from lightning_tricks.dry_run import objects, tensors
 from lightning_tricks.dry_run.globals import Globals
 from lightning_tricks.dry_run.graphs import Graph, graph_below
 from lightning_tricks.dry_run.walk import Limits, Place, Visit, Walk
+from lightning_tricks.numerics.torch_internals import storage_id, without_subclasses
 
 LIMITS = Limits(objects=50_000, seconds=1.0, data_seconds=0.3)
 _SAMPLED = 96  # items of a larger container that are looked at
@@ -224,7 +225,7 @@ class HolderWalk(Walk):
             self._push_all(place, _some_items(list, array.ravel().tolist()), data, trained)
 
     def _visit_tensor(self, place: Place, tensor: Tensor, data: bool, trained: bool) -> None:
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             gradient, grad_fn = (tensor.grad if tensor.is_leaf else None), tensor.grad_fn
             held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in tensors.inner_tensors(tensor)]
             held += [(f".{n}", hooks) for n in tensors.HOOKS if (hooks := getattr(tensor, n, None))]
@@ -252,9 +253,9 @@ class HolderWalk(Walk):
 
     def _new_bytes(self, tensor: Tensor) -> int:
         storage = tensors.storage_of(tensor)
-        if storage is None or storage._cdata in self._storages:
+        if storage is None or storage_id(storage) in self._storages:
             return 0
-        self._storages.add(storage._cdata)
+        self._storages.add(storage_id(storage))
         return storage.nbytes()
 
     def _note_graph(self, holding: Holding, grad_fn: Any) -> None:

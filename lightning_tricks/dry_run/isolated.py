@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.dry_run.roots import roots_of
 from lightning_tricks.dry_run.snapshot import Snapshot, taken
@@ -18,6 +17,7 @@ from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.shards import on_any_rank
+from lightning_tricks.numerics.torch_internals import tree_map
 
 
 @contextmanager

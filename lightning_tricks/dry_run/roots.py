@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
+from lightning_tricks.lifecycle.lightning_internals import combined_loader
 from lightning_tricks.lifecycle.trick import Trick, of_lightning
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def roots_of(trainer: Any, model: Mapping[str, Any]) -> Roots:
         model: by name, what has to be put back completely beside the module.
     """
     loop = trainer.fit_loop
-    combined = loop._combined_loader
+    combined = combined_loader(loop)
     loaders = {
         f"train_dataloader {i}": x for i, x in enumerate(tree_leaves([] if combined is None else combined.iterables))
     }

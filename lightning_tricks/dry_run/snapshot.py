@@ -25,6 +25,7 @@ from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.tensors import CopyOnWrite, StorageRecord
 from lightning_tricks.dry_run.walk import FoundArray, FoundTensor, Limits, Obstacle, Place, Walk
 from lightning_tricks.errors import NotRestorableError, in_one_line
+from lightning_tricks.numerics.torch_internals import storage_id
 
 SMALL = 2**20  # bytes: what is not larger is copied at once
 _HOOKS_OF_ALL = {n: v for n, v in vars(torch.nn.modules.module).items() if re.fullmatch("_global.*hooks", n)}
@@ -113,17 +114,17 @@ class Snapshot:
             storage = tensors.storage_of(found.record.tensor)
             if storage is not None and storage.nbytes():
                 record = StorageRecord(storage, on_host=storage.nbytes() > SMALL)
-                grouped.setdefault(storage._cdata, (record, []))[1].append(found)
+                grouped.setdefault(storage_id(storage), (record, []))[1].append(found)
         copied: list[tuple[Place, StorageRecord]] = []
         arrays, left = _affordable(walk.arrays, walk.limits)
         for record, founds in grouped.values():
             place, learns = founds[0].place, steps and any(f.trained for f in founds)
-            if record.size <= SMALL or learns or record.storage._cdata in also:
+            if record.size <= SMALL or learns or storage_id(record.storage) in also:
                 copied.append((place, record))
             else:
                 self._watched.append(record)
                 if all(f.data or f.place.root in self._optimizers for f in founds):
-                    self._unread.add(record.storage._cdata)
+                    self._unread.add(storage_id(record.storage))
             self._storages.append((place, record))
         sizes = [(record.size, place) for place, record in copied] + [(f.array.nbytes, f.place) for f in arrays]
         total = sum(size for size, _ in sizes)
@@ -146,12 +147,12 @@ class Snapshot:
         Those of data and of optimizers are not read: they are many, and what writes to them goes by way of torch.
         """
         for record in self._watched:
-            if record.storage._cdata not in self._unread:
+            if storage_id(record.storage) not in self._unread:
                 record.note_checksum()
 
     def written(self) -> set[int]:
         """Return the large storages (``_cdata``) that were written to since their checksum was noted."""
-        return {record.storage._cdata for record in self._watched if not record.intact()}
+        return {storage_id(record.storage) for record in self._watched if not record.intact()}
 
     @property
     def nbytes(self) -> int:
@@ -179,7 +180,7 @@ class Snapshot:
     def restore(self) -> None:
         """Make everything as it was, whatever single objects make of it. May be called more than once."""
         # the bytes of these are known; where those of another are not, a version that has moved on shall be seen
-        known = {r.storage._cdata for _, r in self._storages if self._watches or r.saved is not None}
+        known = {storage_id(r.storage) for _, r in self._storages if self._watches or r.saved is not None}
         for place, restore in self._restores(known):
             try:
                 restore()
@@ -196,7 +197,7 @@ class Snapshot:
             yield place, storage.restore
         for found in self._tensors:
             memory = tensors.storage_of(found.record.tensor)
-            if memory is None or not memory.nbytes() or memory._cdata in known:
+            if memory is None or not memory.nbytes() or storage_id(memory) in known:
                 yield found.place, found.record.restore_version
 
     @torch.no_grad()

@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+from lightning_tricks.numerics.torch_internals import (
+    TorchDispatchMode,
+    is_traceable_wrapper_subclass,
+    is_view,
+    schema_of,
+    set_version,
+    sparse_indices,
+    sparse_values,
+    storage_id,
+    version_of,
+    without_subclasses,
+)
 
 Storage = torch.UntypedStorage
 
@@ -77,7 +88,7 @@ class TensorRecord:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self._kind = tensor, type(tensor)
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             self._grad_fn = tensor.grad_fn
             self._leaf, self._required = tensor.is_leaf, tensor.requires_grad
             self._gradient = tensor.grad if self._leaf else None
@@ -89,7 +100,7 @@ class TensorRecord:
     def restore(self) -> None:
         """Give the tensor its memory, flags and gradient back. Bytes are the ``StorageRecord``'s."""
         tensor = self.tensor
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             if type(tensor) is not self._kind:
                 tensor.__class__ = self._kind  # (a lazy parameter that was materialized)
             if self._alias is not None and not same_memory(tensor, self._alias):
@@ -121,13 +132,12 @@ class TensorRecord:
     def restore_version(self) -> None:
         """Set the version counter back, so that graphs which saved this tensor stay valid."""
         if self._version is not None and _version(self.tensor) != self._version:
-            with suppress(AttributeError, TypeError, RuntimeError):  # (private; without it the counter stays ahead)
-                torch._C._autograd._unsafe_set_version_counter((self.tensor,), (self._version,))
+            set_version(self.tensor, self._version)
 
     def intact(self) -> bool:
         """Whether memory, flags, graph, gradient and version are what they were."""
         tensor = self.tensor
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             grad_fn = tensor.grad_fn  # (of a view it is worked out when it is asked for, and decides about ``is_leaf``)
             return (
                 type(tensor) is self._kind
@@ -162,7 +172,7 @@ class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, records: Iterable[StorageRecord]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._watched = {record.storage._cdata: record for record in records}
+        self._watched = {storage_id(record.storage): record for record in records}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look at what the operation writes to, then let it."""
@@ -180,7 +190,7 @@ class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._copy(getattr(tensor, name))
             return
         storage = storage_of(tensor)
-        record = None if storage is None else self._watched.pop(storage._cdata, None)
+        record = None if storage is None else self._watched.pop(storage_id(storage), None)
         if record is not None:
             record.copy()
 
@@ -192,7 +202,7 @@ def _written(function: Any) -> Sequence[tuple[int | None, str]]:
     """Return position and name of the arguments that an operation writes to."""
     known = _WRITTEN.get(function)
     if known is None:
-        arguments = function._schema.arguments if function._schema.is_mutable else ()
+        arguments = schema_of(function).arguments if schema_of(function).is_mutable else ()
         known = _WRITTEN[function] = tuple(
             (None if a.kwarg_only else i, a.name)
             for i, a in enumerate(arguments)
@@ -206,7 +216,7 @@ def storage_of(tensor: Tensor) -> Storage | None:
     if tensor.layout is not torch.strided or tensor.device.type == "meta" or _wraps(tensor) or tensor.is_nested:
         return None
     try:
-        with torch._C.DisableTorchFunctionSubclass():  # (a lazy parameter refuses to be asked)
+        with without_subclasses():  # (a lazy parameter refuses to be asked)
             return tensor.untyped_storage()
     except RuntimeError:  # (a backend without storages)
         return None
@@ -221,7 +231,7 @@ def inner_tensors(tensor: Tensor) -> list[tuple[str, Tensor]]:
     if tensor.is_nested and tensor.layout is torch.strided:
         return [("values", tensor.values())]
     if tensor.layout is torch.sparse_coo:
-        return [("indices", tensor._indices()), ("values", tensor._values())]
+        return [("indices", sparse_indices(tensor)), ("values", sparse_values(tensor))]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         return [(n, getattr(tensor, n)()) for n in ("crow_indices", "col_indices", "values")]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
@@ -245,7 +255,8 @@ def same_memory(one: Tensor, other: Tensor) -> bool:
     a, b = storage_of(one), storage_of(other)
     if a is None or b is None:
         return a is b
-    return a._cdata == b._cdata and one.storage_offset() == other.storage_offset() and one.stride() == other.stride()
+    same_place = one.storage_offset() == other.storage_offset() and one.stride() == other.stride()
+    return same_place and storage_id(a) == storage_id(b)
 
 
 def as_bytes(storage: Storage) -> Tensor:
@@ -282,7 +293,7 @@ def _weighted(numbers: Tensor) -> Tensor:
 
 def _same_graph(tensor: Tensor, now: Any, before: Any) -> bool:
     """Whether a tensor is the result of the same operation; torch rebuilds that of a view from its base."""
-    return type(now) is type(before) if tensor._is_view() else now is before
+    return type(now) is type(before) if is_view(tensor) else now is before
 
 
 def _wraps(tensor: Any) -> bool:
@@ -295,5 +306,5 @@ def _inner_names(tensor: Any) -> list[str]:
 
 
 def _version(tensor: Tensor) -> int | None:
-    with torch._C.DisableTorchFunctionSubclass():
-        return None if tensor.is_inference() else int(tensor._version)
+    with without_subclasses():
+        return None if tensor.is_inference() else version_of(tensor)

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from lightning_tricks.lifecycle.lightning_internals import logged_results
 from lightning_tricks.modules.replaced import PutBack, replaced
 from lightning_tricks.numerics.host import as_scalar
 
@@ -124,7 +125,7 @@ def loggers_kept_silent(trainer: Any, callbacks: Sequence[Any] = ()) -> Iterator
         stack.callback(replaced(trainer, "_loggers", [DummyLogger() for _ in trainer.loggers]))
         # where ``module.log`` itself was given away before (a loss that is handed ``self.log``), it writes there
         loop = trainer.fit_loop.epoch_loop
-        stack.callback(replaced(loop, "_results", type(loop._results)(training=True)))
+        stack.callback(replaced(loop, "_results", type(logged_results(loop))(training=True)))
         for callback in callbacks:
             for name in ("log", "log_dict"):
                 if name in vars(callback):

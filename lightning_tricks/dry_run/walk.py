@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_tricks.dry_run import generators, objects, tensors
 from lightning_tricks.dry_run.objects import Record
+from lightning_tricks.numerics.torch_internals import children_of, script_parts, without_subclasses
 
 _VALUES: Any = frozenset(
     {
@@ -283,7 +284,7 @@ class Walk:
 
     def _visit_object(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         kind = type(thing)  # (``isinstance`` would ask the object for its class: a proxy loads then what it stands for)
-        if issubclass(kind, torch.jit.ScriptModule) and hasattr(thing, "_concrete_type"):
+        if issubclass(kind, torch.jit.ScriptModule) and script_parts(thing) is not None:
             self._visit_script(place, thing, data, trained)
         elif issubclass(kind, io.IOBase) and not data and _is_only_read(thing):
             self._record(place, objects.FileRecord(thing))
@@ -338,8 +339,8 @@ class Walk:
         if not slots and attributes is None:
             return
         self._record(place, objects.ObjectRecord(thing, slots))
-        if issubclass(type(thing), torch.nn.Module) and isinstance(thing._modules, dict):
-            for name in thing._modules.get("parametrizations") or ():
+        if issubclass(type(thing), torch.nn.Module) and isinstance(children_of(thing), dict):
+            for name in children_of(thing).get("parametrizations") or ():
                 self._record_property(place, type(thing), name)
         skipped = next((names for kind, names in _SKIPPED.items() if issubclass(type(thing), kind)), ())
         named = [(f".{n}", v) for n, v in (attributes or {}).items() if n not in skipped]
@@ -399,7 +400,7 @@ class Walk:
         record = tensors.TensorRecord(tensor)
         learns = trained or (tensor.requires_grad and tensor.is_leaf)
         self.tensors.append(FoundTensor(place, record, data, learns))
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             gradient = tensor.grad if tensor.is_leaf else None
             held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in tensors.inner_tensors(tensor)]
             if gradient is not None:
@@ -412,8 +413,9 @@ class Walk:
 
     def _visit_script(self, place: Place, module: Any, data: bool, trained: bool) -> None:
         """A TorchScript module keeps its attributes in C++; they are read and written one by one."""
-        inner = module._c
-        for name in module._concrete_type.get_attributes():
+        parts: tuple[Any, list[str]] = script_parts(module) or (None, [])
+        inner = parts[0]
+        for name in parts[1]:
             read, write = functools.partial(inner.getattr, name), functools.partial(inner.setattr, name)
             value = read()
             if isinstance(value, Tensor):
@@ -421,7 +423,7 @@ class Walk:
                 self._push_all(place, [(f".{name}", value)], data, trained)
             elif isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
                 self._record(place, _ScriptedRecord(read, write))
-        self._push_all(place, [(f".{name}", child) for name, child in module._modules.items()], data, trained)
+        self._push_all(place, [(f".{name}", child) for name, child in children_of(module).items()], data, trained)
         self._visit_attributes(place, module, data, trained)
 
 

@@ -27,12 +27,12 @@ def draw_layers(names: Sequence[str], steps: Sequence[int], norms: Sequence[Sequ
         ImportError: matplotlib is missing; the message says what to install.
     """
     try:
-        from matplotlib.figure import Figure
+        from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
     # legible on a telephone: 400 pixels wide, a letter is about 9 pixels high
     size = (5.4, min(9.0, 1.8 + 0.24 * min(len(names), _MOST_NAMES)))
-    figure = Figure(figsize=size, dpi=180, layout="constrained")
+    figure = InlineFigure(figsize=size, dpi=180, layout="constrained")
     ax = figure.subplots()
     rows = [[math.log10(v) if 0 < v < math.inf else math.nan for v in row] for row in zip(*norms, strict=True)]
     image = ax.imshow(rows or [[math.nan]], aspect="auto", interpolation="nearest", cmap="viridis")

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_tricks.errors import message, require_number
+from lightning_tricks.errors import message, nearest, require_number
 from lightning_tricks.modules.selection import fault_of
 from lightning_tricks.numerics.norms import unit_norms
 
@@ -40,9 +40,10 @@ def clip_coefficients(norms: Tensor, threshold: Tensor | float, eps: float = 1e-
         >>> clip_coefficients(torch.tensor([0.5, 4.0, float("nan")]), 1.0)
         tensor([1.0000, 0.2500, 1.0000])
     """
-    # a norm of 0 has coefficient 1 too
-    finite = torch.nan_to_num(norms, nan=0.0, posinf=0.0)
-    return torch.clamp(threshold / (finite + eps), max=1.0)
+    # A norm of 0 has coefficient 1 too. In place: each tensor that is made costs as much as its arithmetic, every step
+    divisor = torch.nan_to_num(norms, nan=0.0, posinf=0.0).add_(eps)
+    ratio = threshold / divisor if isinstance(threshold, Tensor) else divisor.reciprocal_().mul_(threshold)
+    return ratio.clamp_(max=1.0)
 
 
 def adaptive_coefficient(
@@ -233,6 +234,8 @@ def as_rule(rule: object) -> ClipRule:
     if isinstance(rule, type) and issubclass(rule, ClipRule):
         text = f"{rule.__name__} is a class"
         raise TypeError(message("GradientClip", "rule", rule, text, f"Pass an instance, e.g. {rule.__name__}(...)"))
+    if isinstance(rule, str):
+        raise TypeError(message("GradientClip", "rule", rule, "rule must be a number or a clip rule", _meant(rule)))
     if isinstance(rule, bool) or not isinstance(rule, (int, float)):
         raise TypeError(message("GradientClip", "rule", rule, "rule must be a number or a clip rule", remedy))
     try:
@@ -240,3 +243,15 @@ def as_rule(rule: object) -> ClipRule:
     except ValueError:
         text = "max_norm must be > 0 and finite"
         raise ValueError(message("GradientClip", "rule", rule, text, remedy)) from None
+
+
+def _meant(text: str) -> str:
+    """Return what to write in place of a string: the rule of that name, or the number that is in it."""
+    rules = {cls.__name__.lower(): cls.__name__ for cls in ClipRule.__subclasses__()}
+    others = {"norm": "a number, e.g. 1.0", "value": "ClipValue(0.5)", "clipvalue": "ClipValue(0.5)"}
+    name = text.lower().replace("_", "").replace("-", "")
+    try:
+        return f"Write it without quotes: {float(text):g}"
+    except ValueError:
+        near = nearest(name, rules)
+        return f"Write {others[name]}" if name in others else f"Write {rules[near]}()" if near else "Use e.g. 1.0"

@@ -20,7 +20,7 @@ def warn_if_unannounced(run: TrainingRun, owner: str, page: Page | None) -> None
         owner: who warns.
         page: of the step; None where it was not announced.
     """
-    if page is None and run.first_to_say("unseen step"):
+    if page is None and run.common.first_to_say("unseen step"):
         warn(
             owner,
             "an optimizer was stepped without Lightning, e.g. through self.optimizers(use_pl_optimizer=False): the "

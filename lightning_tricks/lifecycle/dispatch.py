@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,7 +29,7 @@ STEP_HOOKS = (
 )
 # (gradients are written once every callback of the user's before the last trick has changed them)
 _LAST = "on_before_optimizer_step"
-OWN_HOOKS = ("opened", "gradients_ready", "updated", "shipped")  # of the pack, between Lightning's
+OWN_HOOKS = ("before_gradients_read", "gradients_ready", "updated", "shipped")  # of the pack, between Lightning's
 _NOTHING = object()
 _Call = Callable[..., Any]
 
@@ -48,6 +49,9 @@ class Member(Protocol):
 
     def guarded(self, function: Callable[..., _T], *arguments: Any) -> _T | None:
         """Call a function of this member; None where it fails and the member only observes."""
+
+    def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
+        """Return a function that is ``guarded`` whenever it is called."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments as loggers show them."""
@@ -81,14 +85,12 @@ class Stations(Protocol):
     def begin_batch(self, batch_idx: int) -> None:
         """A batch starts."""
 
-    def note_loss(self, loss: Tensor) -> None:
-        """A loss is about to go backward."""
+    @property
+    def attempts(self) -> Any:
+        """Remembers losses, and writes the gradients."""
 
     def open(self, optimizer: Optimizer) -> Any:
         """Gradients are complete: return the page of this attempt, or None where there will be no step."""
-
-    def commit(self) -> None:
-        """Every member has spoken: write the gradients."""
 
 
 class Dispatch:
@@ -117,7 +119,7 @@ class Dispatch:
                 for call in _calls_at(t, hook)
             ]
         self._own = {
-            name: [partial(t.guarded, getattr(x, name)) for t in tricks for x in (t, *t.parts) if x.does(name)]
+            name: [t.guard(getattr(x, name)) for t in tricks for x in (t, *t.parts) if x.does(name)]
             for name in OWN_HOOKS
         }
         for trick in tricks:
@@ -160,17 +162,19 @@ class Dispatch:
             call(trainer, module, batch, batch_idx)
 
     def _before_backward(self, trainer: Any, module: Any, loss: Tensor) -> None:
-        self._run.note_loss(loss)
+        self._run.attempts.note_loss(loss)
         for call in self._calls["on_before_backward"]:
             call(trainer, module, loss)
 
     def _before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
-        page = self._run.open(optimizer)
-        if page is not None:
-            self.tell("gradients_ready", self._run, page)
-        for call in self._calls["on_before_optimizer_step"]:
-            call(trainer, module, optimizer)
-        self._run.commit()
+        # once for all tricks: in each of them it would cost as much as a small kernel
+        with torch.no_grad():
+            page = self._run.open(optimizer)
+            if page is not None:
+                self.tell("gradients_ready", self._run, page)
+            for call in self._calls["on_before_optimizer_step"]:
+                call(trainer, module, optimizer)
+            self._run.attempts.commit()
 
     def _batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         for call in self._calls["on_train_batch_end"]:
@@ -183,8 +187,12 @@ def _calls_at(trick: Member, hook: str) -> list[_Call]:
     """Return what a trick does at one of Lightning's hooks: by its class, an attribute of its own, and its parts."""
     stock = (getattr(lightning_pytorch.Callback, hook), getattr(pytorch_lightning.Callback, hook))
     own = vars(trick)[hook] if hook in vars(trick) else getattr(type(trick), hook)
-    found: list[_Call] = [getattr(trick, hook)] if callable(own) and own not in stock else []
-    return found + [partial(trick.guarded, getattr(part, hook)) for part in trick.parts if hasattr(part, hook)]
+    found: list[_Call] = []
+    if callable(own) and own not in stock:
+        # the guard of a class makes up for hooks of the base, and a step has none: a plain one is enough, and cheaper
+        unguarded = getattr(own, "_unguarded", None)
+        found = [getattr(trick, hook) if unguarded is None else trick.guard(partial(unguarded, trick))]
+    return found + [trick.guard(getattr(part, hook)) for part in trick.parts if hasattr(part, hook)]
 
 
 def _profiled(call: _Call, trick: Member, hook: str, profiler: Any) -> _Call:

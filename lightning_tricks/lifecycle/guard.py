@@ -42,6 +42,11 @@ class GuardsHooks(type):
                 if getattr(cls, hook) is not getattr(lightning_pytorch.Callback, hook):
                     setattr(cls, hook, getattr(cls, hook))
 
+    @property
+    def state_key(cls) -> str:
+        """Refuse a class where a callback belongs: this is the first that Lightning asks of one."""
+        raise TypeError(f"callbacks=[{cls.__name__}]: it is the class. Make a callback of it: {cls.__name__}(...).")
+
     def __new__(
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, abstract: bool = False
     ) -> GuardsHooks:
@@ -52,6 +57,17 @@ class GuardsHooks(type):
         if name in _HOOKS and callable(value) and getattr(cls, "observer", False):
             value = _guarded_hook(name, getattr(value, "_unguarded", value))
         super().__setattr__(name, value)
+
+
+def not_for_lightning(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Hide from Lightning that a hook is overridden: it calls the method all the same.
+
+    When a Trainer is made, Lightning refuses two callbacks of one ``state_key`` with a hint for authors of callbacks,
+    if they override ``state_dict``. A trick refuses that itself at fit start, with a hint for users. Lightning takes
+    ``__wrapped__`` for what a hook really is.
+    """
+    method.__wrapped__ = lightning_pytorch.Callback.state_dict  # type: ignore[attr-defined]
+    return method
 
 
 def _guarded_hook(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,6 +90,8 @@ def _guarded_hook(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         return None
 
     hook._unguarded = method  # type: ignore[attr-defined]
+    if hasattr(method, "__wrapped__"):
+        hook.__wrapped__ = method.__wrapped__  # (Lightning looks one wrapper deep)
     return hook
 
 
@@ -109,7 +127,7 @@ def survives(observer: Any, error: Exception) -> bool:
         _tell(type(observer).__name__, error)
         if run is not None:
             with suppress(Exception):
-                observer.tell("stopped", run)
+                observer.tell("cleanup", run)
     return True
 
 

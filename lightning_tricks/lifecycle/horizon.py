@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lightning_tricks.errors import TrickError
+from lightning_tricks.lifecycle.lightning_internals import timer_duration
 from lightning_tricks.numerics import form
 
 PACE = form.record(
@@ -325,7 +326,7 @@ def time_progress(trainer: Any) -> Callable[[], float] | None:
     It asks Lightning's Timer, whose clock goes on where it stood after a resume.
     """
     for callback in trainer.callbacks:
-        duration = getattr(callback, "_duration", None)
+        duration = timer_duration(callback)
         elapsed = getattr(callback, "time_elapsed", None)
         if duration and elapsed is not None:
             return lambda: min(1.0, float(elapsed()) / float(duration))

@@ -34,6 +34,7 @@ class Participant(Stages):
     state_form: Any = staticmethod(form.anything)  # what ``trick_state`` of it and of its parts returns looks like
     in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
     observer: ClassVar[bool] = False  # whether it only watches
+    also_called: ClassVar[dict[str, str]] = {}  # the name of an argument in other tools -> how it is written here
     log_keys: ClassVar[tuple[LogKey, ...]] = ()  # the keys that it and its parts log under
 
     _run: TrainingRun | None = None
@@ -48,7 +49,7 @@ class Participant(Stages):
 
     def settled(self, run: TrainingRun) -> bool:
         """Whether it has seen all that it may refuse by name; from then on no error of its own ends a run."""
-        return run.has_stepped
+        return run.attempts.began
 
     def reconfigured(self, changed: list[str]) -> None:
         """The checkpoint was written with other arguments; say what that means."""
@@ -139,4 +140,4 @@ class Participant(Stages):
 
     def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
         """Return a function that is ``guarded`` whenever somebody else calls it: a module, a logger, a publisher."""
-        return functools.partial(self.guarded, function)
+        return functools.partial(self.guarded, function) if self.observer else function

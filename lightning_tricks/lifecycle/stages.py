@@ -21,19 +21,19 @@ class Stages:
     def reset(self) -> None:
         """A new Trainer begins: forget what was measured in another one."""
 
-    def assembled(self, run: TrainingRun) -> None:
+    def on_optimizers_created(self, run: TrainingRun) -> None:
         """Optimizers and schedulers are made; a checkpoint may be restored after this."""
 
-    def prepare(self, run: TrainingRun) -> None:
+    def before_start(self, run: TrainingRun) -> None:
         """Optimizers are there and restored, and no trick has looked at them yet."""
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Optimizers are there and restored. ``state`` is what ``trick_state`` gave, after a resume; else None."""
 
     def renewed(self, run: TrainingRun, view: OptimizerView) -> None:
         """An optimizer was replaced, or has other parameters or groups than before."""
 
-    def opened(self, run: TrainingRun, page: Page) -> None:
+    def before_gradients_read(self, run: TrainingRun, page: Page) -> None:
         """Gradients of an attempt are complete; say how they have to be corrected before any trick reads them."""
 
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
@@ -51,7 +51,7 @@ class Stages:
     def finished(self, run: TrainingRun) -> None:
         """Training reached its end without an exception."""
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """The fit is over, also by an exception: put back what was changed. Must not raise."""
 
     def trick_state(self) -> dict[str, Any]:

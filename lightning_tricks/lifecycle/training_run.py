@@ -1,4 +1,4 @@
-"""What the tricks of one Trainer share: clock, loss scale, writer, publisher, and the attempt that is open.
+"""What the tricks of one Trainer share: clock, loss scale, writer, publisher, optimizers, and who is called when.
 
 The first trick of ``trainer.callbacks`` does what is done once per hook for all (count, ship); the last one lets the
 writer commit. So the order of the user's list decides nothing: every trick sees gradients as backward left them, and
@@ -7,33 +7,31 @@ they are written once, after all have spoken.
 
 from __future__ import annotations
 
-import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError
+from lightning_tricks.lifecycle.attempts import Attempts
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
-from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logs_hyperparameters
 from lightning_tricks.lifecycle.run_facts import RunFacts
-from lightning_tricks.modules.replaced import PutBack, replaced
+from lightning_tricks.lifecycle.shared_parts import SharedParts
+from lightning_tricks.lifecycle.step_hooks import hook_steps
+from lightning_tricks.modules.replaced import PutBack
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.optimizer_step.loss_scale import LossScale
-from lightning_tricks.optimizer_step.rate_request import RateRequest, is_schedule_free
+from lightning_tricks.optimizer_step.rate_request import RateRequest
 from lightning_tricks.optimizer_step.step_clock import StepClock
 from lightning_tricks.optimizer_step.window_request import WindowRequest
 from lightning_tricks.publishing.log_keys import LogKeys
 from lightning_tricks.publishing.publish import Publisher
-
-_Part = TypeVar("_Part")
 
 
 class TrainingRun:
@@ -51,36 +49,15 @@ class TrainingRun:
         self.writer = GradientWriter()
         self.rate = RateRequest()
         self.window = WindowRequest()
+        self.attempts = Attempts(lambda: self.trainer, self.writer, self.window)
+        self.common = SharedParts()
         self._dispatch = Dispatch(self)
-        self._shared: dict[type, Any] = {}
         self.loss_scale = LossScale(None)
         self.views: list[OptimizerView] = []
-        self.watch_loss = False
-        self.own_mean_factor: Callable[[], float | Tensor] | None = None
         self.active = False
-        self.has_stepped = False  # whether an update was attempted in this fit
         self.no_dry_runs: str | None = None  # why user code may not run a second time, once that is known
-        self._page: Page | None = None
-        self._losses: list[Tensor] = []
-        self._backward_in_batch = False
-        self._attached: dict[int, list[PutBack]] = {}
-        self._said: set[str] = set()
-        self._facts: RunFacts | None = None
-
-    def first_to_say(self, what: str) -> bool:
-        """Whether no trick of this run has said it yet; from now on one has."""
-        first = what not in self._said
-        self._said.add(what)
-        return first
-
-    def shared(self, kind: type[_Part]) -> _Part | None:
-        """Return what the tricks of this run share of a kind; None before one of them has shared it."""
-        return self._shared.get(kind)
-
-    def share(self, part: _Part) -> _Part:
-        """Let all tricks of this run have a part, until the run closes; return it."""
-        self._shared[type(part)] = part
-        return part
+        self._attached: dict[int, tuple[PutBack, ...]] = {}  # by the optimizer's index
+        self.facts: RunFacts | None = None
 
     def stop_training(self) -> None:
         """Let Lightning end the run after this batch."""
@@ -100,7 +77,7 @@ class TrainingRun:
 
     def has(self, trick: object) -> bool:
         """Whether a callback takes part in this run."""
-        return any(member is trick for member in self.tricks)
+        return trick in self.tricks
 
     def belongs_to(self, trainer: Any) -> bool:
         """Whether this is the run of that Trainer."""
@@ -121,7 +98,7 @@ class TrainingRun:
     @property
     def step(self) -> int:
         """The x axis of Lightning's own loggers."""
-        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+        return batches_that_stepped(self.trainer)
 
     @property
     def lead(self) -> Member:
@@ -141,7 +118,7 @@ class TrainingRun:
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
-            trick.guarded(trick.tell, "prepare", self)
+            trick.guarded(trick.tell, "before_start", self)
         self.loss_scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         names = parameter_names(trainer.lightning_module)
         self.views = [OptimizerView(i, o, names, self.loss_scale) for i, o in enumerate(trainer.optimizers)]
@@ -150,40 +127,20 @@ class TrainingRun:
         self.clock.start(len(self.views))
         for view in self.views:
             self._attach(view)
-        self._losses, self._page, self._backward_in_batch = [], None, False
-        self.no_dry_runs, self.has_stepped = None, False
+        self.attempts.start()
+        self.no_dry_runs = None
         self.publisher.guard()
         self._dispatch.install(self.tricks)
         self.active = True
-        self._facts = RunFacts(trainer)
-        self._facts.begin()
+        self.facts = RunFacts(self)
+        self.facts.begin()
 
     def _attach(self, view: OptimizerView) -> None:
-        """See every step of an optimizer."""
-        optimizer = view.optimizer
-        if getattr(type(optimizer).step, "hooked", False):
-            hooks = (
-                optimizer.register_step_pre_hook(self._before_step),
-                optimizer.register_step_post_hook(self._after_step),
-            )
-            self._attached[view.index] = [handle.remove for handle in hooks]
-            return
-        # torch calls no hooks where a wrapper left out super().__init__(), and from its first zero_grad on where it
-        # left that to torch
-        step = optimizer.step
-
-        @functools.wraps(step)
-        def seen(*arguments: Any, **named: Any) -> Any:
-            self._before_step(optimizer, arguments, named)
-            result = step(*arguments, **named)
-            self._after_step(optimizer, arguments, named)
-            return result
-
-        self._attached[view.index] = [replaced(optimizer, "step", seen)]
+        self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
 
     def _detach(self, view: OptimizerView) -> None:
         self.writer.release(view)
-        for put_back in self._attached.pop(view.index, []):
+        for put_back in self._attached.pop(view.index, ()):
             put_back()
 
     def follow(self) -> None:
@@ -220,28 +177,8 @@ class TrainingRun:
         Lightning logs the module's once more after this; TensorBoard shows the first ones that it gets.
         """
         self.publisher.keys = LogKeys([*(key for trick in self.tricks for key in trick.log_keys), *RUN])
-        if not self.trainer.loggers:
-            return
-        found: dict[str, Any] = {}
-        sources: list[Any] = [getattr(self.trainer, "datamodule", None), self.trainer.lightning_module]
-        for source in sources:
-            if getattr(source, "_log_hyperparams", False):
-                found.update(source.hparams_initial)
-        found["tricks"] = ", ".join(type(trick).__name__ for trick in self.tricks)
-        for trick in self.tricks:
-            name = type(trick).__name__
-            arguments = trick.guarded(trick.arguments) or {}
-            found.update({f"{name}/{argument}": value for argument, value in arguments.items()})
-        self.publisher.introduce(found)
-
-    def ended(self, outcome: str) -> None:
-        """Note how the run has ended, with what the tricks have found; the first word about it counts."""
-        if self._facts is not None:
-            updates = max((self.clock.applied(view.index) for view in self.views), default=0)
-            found: dict[str, Any] = {"steps": self.step, "updates": int(updates)}
-            for trick in self.tricks:
-                found |= trick.guarded(trick.facts) or {}
-            self._facts.end(outcome, found)
+        if self.trainer.loggers:
+            self.publisher.introduce(_hyperparameters(self.trainer, self.tricks))
 
     def derive_position(self) -> None:
         """Take the number of updates from Lightning's global step: the checkpoint holds none of ours."""
@@ -256,7 +193,7 @@ class TrainingRun:
             if self.active and self._trainer() is not None:
                 self._dispatch.install(self.tricks)
             with suppress(TrickError):  # the Trainer of a fit that failed without notifying its callbacks may be gone
-                trick.guarded(trick.tell, "stopped", self)
+                trick.guarded(trick.tell, "cleanup", self)
         if not self.tricks:
             self.close()
 
@@ -269,55 +206,26 @@ class TrainingRun:
         self.publisher.drop()
         self.rate.close()
         self.window.close(self._trainer())
-        self._shared = {}
+        self.common.close()
         self.active = False
         self.views = []
-        self._page, self._losses = None, []
-        self._facts = None
-
-    def mean_factor(self, batches: int) -> float | Tensor:
-        """Return what the accumulated gradient has to be multiplied by to be the mean of what is in it so far.
-
-        Args:
-            batches: micro-batches that went backward since the window began.
-        """
-        if self.own_mean_factor is not None:
-            return self.own_mean_factor()
-        return float(self.trainer.accumulate_grad_batches) / batches
+        self.attempts.forget()
+        self.facts = None
 
     # -- one batch ----------------------------------------------------------------------------------------------
 
     def begin_batch(self, batch_idx: int) -> None:
         """A batch starts: hand over what has arrived from the device meanwhile."""
-        self._backward_in_batch = False
+        self.attempts.begin_batch()
         self.follow()
         self.window.begin_batch(self.trainer, batch_idx)
         self.publisher.deliver()
 
-    def validation_ends(self) -> None:
-        """Say where a validation has looked at other weights than those that are meant."""
-        for view in self.views if not self.trainer.sanity_checking else []:
-            optimizer = view.optimizer
-            trains = any(group.get("train_mode") for group in optimizer.param_groups)
-            if is_schedule_free(optimizer) and trains and self.first_to_say("schedule-free"):
-                name = type(optimizer).__name__
-                warn(
-                    name,
-                    "it is schedule-free, and in training mode during a validation, whose weights are others. Call "
-                    "self.trainer.optimizers[0].eval() in on_validation_start and .train() in on_validation_end.",
-                )
-
     def rolled_back(self) -> None:
         """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""
-        self._losses, self._page = [], None
+        self.attempts.forget()
         for trick in self.tricks:
             trick.guarded(trick.tell, "rolled_back", self)
-
-    def note_loss(self, loss: Tensor) -> None:
-        """Remember the losses of this window, on the device."""
-        self._backward_in_batch = True
-        if self.watch_loss:
-            self._losses.append(loss.detach())
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
@@ -334,31 +242,10 @@ class TrainingRun:
             view.refresh()
             self._renewed(view)
         self.clock.attempt(view.index)
-        silent = self.loss_scale.active and not self._backward_in_batch
-        if silent and self.trainer.lightning_module.automatic_optimization:
-            # training_step returned None: with a GradScaler, Lightning neither unscales nor steps
-            self._page = None
-        else:
-            self._page = Page(view, self.step, self.clock.attempted(view.index), self._losses)
-            correction = self.window.correction(self.trainer)
-            if correction is not None:
-                factor = torch.full((), correction, dtype=torch.float32, device=view.device)
-                self._page.correct(factor)
-                self.writer.scale(factor)
-            self._dispatch.tell("opened", self, self._page)
-        return self._page
-
-    @property
-    def page(self) -> Page | None:
-        """The attempt that is open."""
-        return self._page
-
-    def commit(self) -> None:
-        """All tricks have spoken: write the gradients."""
-        self.has_stepped = True
-        self._losses = []
-        if self._page is not None:
-            self.writer.commit(self._page)
+        page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
+        if page is not None:
+            self._dispatch.tell("before_gradients_read", self, page)
+        return page
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.clock.enter(self.view_of(optimizer).index)
@@ -369,8 +256,7 @@ class TrainingRun:
             return
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
-        page = self._page if self._page is not None and self._page.view is view else None
-        self._page, self._losses = None, []  # (a bare optimizer's step was never committed)
+        page = self.attempts.close(view)
         self._dispatch.tell("updated", view, page)
         if page is not None and self.publisher.holds(page.step):
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
@@ -382,3 +268,18 @@ def _logged_by_the_user(trainer: Any) -> list[str]:
     """Return the keys that the training script has logged so far; ``trainer.logged_metrics`` would compute values."""
     connector = getattr(trainer, "_logger_connector", None)
     return [*getattr(connector, "_logged_metrics", ())]
+
+
+def _hyperparameters(trainer: Any, tricks: Iterable[Member]) -> dict[str, Any]:
+    """Return those of the data and the module that Lightning will log, and what the user set of every trick."""
+    found: dict[str, Any] = {}
+    sources: list[Any] = [getattr(trainer, "datamodule", None), trainer.lightning_module]
+    for source in sources:
+        if logs_hyperparameters(source):
+            found.update(source.hparams_initial)
+    found["tricks"] = ", ".join(type(trick).__name__ for trick in tricks)
+    for trick in tricks:
+        name = type(trick).__name__
+        arguments = trick.guarded(trick.arguments) or {}
+        found.update({f"{name}/{argument}": value for argument, value in arguments.items()})
+    return found

@@ -11,14 +11,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from lightning_tricks.errors import TrickError, UnsupportedError, in_one_line
+from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, in_one_line
 from lightning_tricks.lifecycle.checkpoint_state import ADVICE, checked_state, find_older_key, saved_state
+from lightning_tricks.lifecycle.construction import as_call, remembers_arguments
 from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
-from lightning_tricks.lifecycle.guard import GuardsHooks, for_all
+from lightning_tricks.lifecycle.guard import GuardsHooks, for_all, not_for_lightning
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.lifecycle.participant import Participant
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.optimizer_step.rate_request import is_schedule_free
 
 _STATE_ERRORS = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError)
 _REFUSED = {
@@ -42,6 +44,15 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     _loaded_clock: dict[str, Any] | None = None
     _reached: str = ""  # the hook of this class that ran last
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the constructor of a callback refuse unknown names with the right one, and keep what was given."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = remembers_arguments(vars(cls)["__init__"])  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return as_call(self)
+
     # -- Lightning hooks ------------------------------------------------------------------------------------------
 
     @for_all
@@ -54,6 +65,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         self._or_leave(lambda: self._join(trainer))
 
     def _join(self, trainer: Any) -> None:
+        _refuse_a_second(self, trainer)
         for cls in type(trainer.strategy).__mro__:
             if cls.__name__ in _REFUSED:
                 text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
@@ -72,7 +84,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
         run = self._run
         if run is not None and self in run.tricks:
-            self._or_leave(lambda: self.guarded(self.tell, "assembled", run))
+            self._or_leave(lambda: self.guarded(self.tell, "on_optimizers_created", run))
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
 
@@ -86,7 +98,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     def _start(self, run: TrainingRun) -> None:
         run.start()
         if not run.active:
-            if run.first_to_say("no optimizer"):
+            if run.common.first_to_say("no optimizer"):
                 warn(type(self).__name__, "no optimizer has parameters: this pack's callbacks do nothing in this run.")
             return
         state, self._loaded = self._loaded, None
@@ -102,7 +114,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Look back at the validation: the module has set it up after the callbacks, and not taken it back yet."""
         run = self.live_run
         if run is not None and run.lead is self:
-            run.validation_ends()
+            _warn_of_training_mode(run)
 
     @for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -116,8 +128,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         if self.live_run is not None:
             self.guarded(self.tell, "finished", self.live_run)
             self._flush()
-            if self.live_run.tricks[-1] is self:
-                self.live_run.ended("stopped early" if trainer.should_stop else "finished")
+            if self.live_run.tricks[-1] is self and self.live_run.facts is not None:
+                self.live_run.facts.end("stopped early" if trainer.should_stop else "finished")
 
     @for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -126,8 +138,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             self._flush()
         except Exception as error:
             warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
-        if self.live_run is not None:
-            self.live_run.ended(f"failed: {type(exception).__name__}: {exception}".rstrip(": "))
+        if self.live_run is not None and self.live_run.facts is not None:
+            self.live_run.facts.end(f"failed: {type(exception).__name__}: {exception}".rstrip(": "))
         self._leave()
 
     @for_all
@@ -183,6 +195,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         if older is not None:
             states[self.state_key] = states.pop(older)
 
+    @not_for_lightning
     def state_dict(self) -> dict[str, Any]:
         """Return plain state with its version; it loads under ``weights_only=True``."""
         if self._run is None:
@@ -214,7 +227,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was measured and what Lightning attaches: a callback that is sent must not carry the model."""
-        kept = ("_loaded", "_loaded_clock")
+        kept = ("_loaded", "_loaded_clock", "_given")
         attached = ("log", "log_dict", *STEP_HOOKS)
         public = {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in attached}
         return public | {k: self.__dict__[k] for k in kept if k in self.__dict__}
@@ -228,7 +241,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) -> None:
     """Start; a state that does not fit is refused by name."""
     try:
-        trick.tell("started", run, state)
+        trick.tell("on_start", run, state)
     except _STATE_ERRORS as error:
         if state is None:
             raise
@@ -236,6 +249,29 @@ def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) ->
         raise TrickError(
             f"{type(trick).__name__}: the checkpoint's state does not fit this run ({what}). {ADVICE}"
         ) from error
+
+
+def _refuse_a_second(trick: Trick, trainer: Any) -> None:
+    """Refuse two callbacks of one class that nothing tells apart; they would write the same thing twice."""
+    same = [c for c in trainer.callbacks if type(c) is type(trick) and c.state_key == trick.state_key]
+    if len(same) > 1:
+        others = [c for c in same if c is not trick]
+        twice = f"{others[0]!r} is in callbacks= too" if others else "it is in callbacks= twice"
+        apart = f", or tell them apart by {' and '.join(f'{n}=' for n in trick.identity)}" if trick.identity else ""
+        raise ConflictError(f"{trick!r}: {twice}. Remove one{apart}.")
+
+
+def _warn_of_training_mode(run: TrainingRun) -> None:
+    """Say where a validation has looked at other weights than those that are meant."""
+    for view in run.views if not run.trainer.sanity_checking else []:
+        optimizer = view.optimizer
+        trains = any(group.get("train_mode") for group in optimizer.param_groups)
+        if is_schedule_free(optimizer) and trains and run.common.first_to_say("schedule-free"):
+            text = (
+                "it is schedule-free, and in training mode during a validation, whose weights are others. Call "
+                "self.trainer.optimizers[0].eval() in on_validation_start and .train() in on_validation_end."
+            )
+            warn(type(optimizer).__name__, text)
 
 
 def _has_a_rival(trick: Trick, trainer: Any) -> bool:

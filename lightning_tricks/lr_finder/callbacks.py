@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
@@ -79,6 +79,13 @@ class LRFinder(Trick):
 
     state_form = staticmethod(form.record({"suggestion": form.maybe(form.positive), "applied": form.flag}, more=True))
 
+    also_called: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("num_training", "num_training_steps", "num_iter", "steps"), "num_steps={}"),
+        **dict.fromkeys(("start_lr", "lr_min"), "min_lr={}"),
+        **dict.fromkeys(("end_lr", "lr_max"), "max_lr={}"),
+        **dict.fromkeys(("update_attr", "attr_name"), "nothing: the optimizer's rate is set, whatever its name"),
+    }
+
     def __init__(
         self,
         min_lr: float = 1e-7,
@@ -122,7 +129,7 @@ class LRFinder(Trick):
 
     # -- before the first update --------------------------------------------------------------------------------
 
-    def prepare(self, run: TrainingRun) -> None:
+    def before_start(self, run: TrainingRun) -> None:
         """Sweep, judge, and set the rate before any trick looks at it."""
         trainer = run.trainer
         if self._loaded is not None:
@@ -189,7 +196,7 @@ class LRFinder(Trick):
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Keep what an earlier part of the run has found, for the next checkpoint."""
         if state is not None:
             self._suggested, self._applied = state["suggestion"], state["applied"]

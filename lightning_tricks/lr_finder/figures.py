@@ -42,10 +42,10 @@ def draw_sweep(
         ImportError: matplotlib is missing; the message says what to install.
     """
     try:
-        from matplotlib.figure import Figure
+        from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = InlineFigure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(lrs, losses, color="tab:blue", alpha=0.35, linewidth=1, label="loss")
     axes.plot(lrs, smoothed, color="tab:blue", label="smoothed")

@@ -11,6 +11,7 @@ from lightning_tricks.lr_finder.bake_off import best_candidate
 from lightning_tricks.lr_finder.figures import draw_sweep
 from lightning_tricks.lr_finder.judgement import has_learnt, has_turned, judge
 from lightning_tricks.lr_finder.suggest import RULES
+from lightning_tricks.publishing.html import with_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +56,18 @@ class Result:
             suggestion=self.suggestion,
             title="" if self.confident else "low confidence: " + "; ".join(self.reasons),
         )
+
+    def __str__(self) -> str:
+        lr = "none" if self.suggestion is None else f"{self.suggestion:.3g}"
+        why = "" if self.confident else f" (low confidence: {'; '.join(self.reasons)})"
+        swept = f"{len(self.lrs)} rates" + (f" from {self.lrs[0]:.2g} to {self.lrs[-1]:.2g}" if self.lrs else "")
+        return f"learning rate {lr}{why}; {swept}; suggestions: {self.told}"
+
+    def __repr__(self) -> str:
+        return f"<Result: {self}>"
+
+    def _repr_html_(self) -> str:
+        return with_picture(str(self), self.plot if self.lrs else None)
 
     @property
     def told(self) -> str:

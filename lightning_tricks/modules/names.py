@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_tricks.errors import TrickError, UnsupportedError, message, nearest
 from lightning_tricks.modules.selection import plain_name
+from lightning_tricks.numerics.torch_internals import compiled_as_one, compiled_forward, compiled_original
 
 
 def matching_modules(modules: Mapping[str, nn.Module], patterns: Sequence[str], *, owner: str) -> list[str]:
@@ -55,16 +56,16 @@ def in_compiled_graphs(root: nn.Module) -> set[int]:
     """
     inside: set[int] = set()
     for module in root.modules():
-        if getattr(module, "_compiled_call_impl", None) is not None or isinstance(module, torch.jit.ScriptModule):
+        if compiled_forward(module) is not None or isinstance(module, torch.jit.ScriptModule):
             inside.update(map(id, module.modules()))
-        elif isinstance(original := getattr(module, "_orig_mod", None), nn.Module):
+        elif isinstance(original := compiled_original(module), nn.Module):
             inside.update(map(id, original.modules()))
     return inside
 
 
 def compiled_as_a_whole(module: Any) -> bool:
     """Whether ``torch.compile`` was applied to the LightningModule itself."""
-    return getattr(module, "_compiler_ctx", None) is not None
+    return compiled_as_one(module)
 
 
 def refuse_compiled(module: Any, owner: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from torch._C._functorch import peek_interpreter_stack
+from lightning_tricks.numerics.torch_internals import in_functorch
 
 PutBack = Callable[[], None]
 _NOTHING = object()
@@ -68,7 +68,7 @@ class Hook:
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the function."""
-        return None if self._reads and peek_interpreter_stack() is not None else self._function(*arguments)
+        return None if self._reads and in_functorch() else self._function(*arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _no_hook, ()

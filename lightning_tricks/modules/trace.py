@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 
 def largest(tensor: Tensor) -> Tensor:

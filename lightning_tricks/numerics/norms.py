@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.numerics.subset import subset
+from lightning_tricks.numerics.torch_internals import foreach_norm
 
 _MOST_ELEMENTS = 2.0**32  # of a tensor; what underflows in each of them may add up
 
@@ -61,7 +62,7 @@ def _norms(tensors: Sequence[Tensor], norm_type: float, *, double: bool) -> Tens
 def _read(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Tensor:
     # torch's inf norm of an empty tensor raises; a sum over nothing is 0
     safe = [t if t.numel() else t.new_zeros(1) for t in tensors] if norm_type == torch.inf else list(tensors)
-    norms = list(torch._foreach_norm(safe, norm_type, dtype=dtype))
+    norms = foreach_norm(safe, norm_type, dtype)
     try:
         return torch.stack(norms)
     except RuntimeError:  # several devices, which asking each of hundreds of tensors every step would cost more

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_tricks.errors import UnsupportedError
 from lightning_tricks.numerics import host, shards
+from lightning_tricks.numerics.torch_internals import foreach_clamp_, foreach_mul_, sparse_indices, sparse_values
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 
@@ -78,7 +79,6 @@ class GradientWriter:
         if not page.empty:
             self._carry_out(page, order)
 
-    @torch.no_grad()
     def _carry_out(self, page: Page, order: _Order) -> None:
         view = page.view
         # (a fused step takes its factor in float32, which is not enough where gradients are float64)
@@ -196,16 +196,16 @@ def leave_out(parameters: Sequence[Tensor], counts: Tensor | None = None) -> lis
             return torch.zeros_like(gradient)
         if not gradient.is_sparse:
             return torch.where(counts, gradient, 0.0)
-        values = torch.where(counts, gradient._values(), 0.0)
+        values = torch.where(counts, sparse_values(gradient), 0.0)
         made = {"is_coalesced": gradient.is_coalesced(), "check_invariants": False}  # (a check would be a host read)
-        return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, **made)  # type: ignore[arg-type]
+        return torch.sparse_coo_tensor(sparse_indices(gradient), values, gradient.shape, **made)  # type: ignore[arg-type]
 
     return [p.register_hook(hook) for p in parameters]  # type: ignore[no-untyped-call]
 
 
 def holds_something(gradient: Tensor) -> bool:
     """Whether a gradient is not all zeros: a host read."""
-    return bool((gradient._values() if gradient.is_sparse else gradient).any())
+    return bool((sparse_values(gradient) if gradient.is_sparse else gradient).any())
 
 
 def _forget(view: OptimizerView) -> None:
@@ -213,17 +213,17 @@ def _forget(view: OptimizerView) -> None:
         view.optimizer.__dict__.pop(attribute, None)
 
 
+@torch.no_grad()
 def _write(page: Page, order: _Order) -> None:
     values = page.writable()
     if order.factor is not None:
-        torch._foreach_mul_(values, order.factor)
+        foreach_mul_(values, order.factor)
     if order.factors:
-        torch._foreach_mul_(values, order.factors)
+        foreach_mul_(values, order.factors)
     if order.limit is not None:
         scale = page.view.loss_scale.scale() if page.view.scaled else None
         if scale is None:
-            torch._foreach_clamp_min_(values, -order.limit)
-            torch._foreach_clamp_max_(values, order.limit)
+            foreach_clamp_(values, order.limit)
         else:
             bound = order.limit * scale.to(page.view.device)
             for gradient in values:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lightning_tricks.errors import TrickError
 from lightning_tricks.numerics.norms import NormPlan, tensor_norms, total_norm
 from lightning_tricks.numerics.shards import Shards, is_sharded, local
+from lightning_tricks.numerics.torch_internals import sparse_values
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 
 _grad, _is_sparse = attrgetter("grad"), attrgetter("is_sparse")
@@ -258,4 +259,4 @@ def _spread(values: Tensor, positions: Sequence[int], size: int, device: torch.d
 
 
 def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce()._values() if gradient.is_sparse else gradient
+    return sparse_values(gradient.coalesce()) if gradient.is_sparse else gradient

@@ -25,6 +25,15 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from lightning_tricks.numerics.internals import Internal
+
+INTERNALS = (
+    Internal("torch.amp.GradScaler._scale", "the loss scale without a host read", "get_scale(), which reads"),
+    Internal("torch.amp.GradScaler._init_scale", "bounds before the first step", "they hold from the first step on"),
+    Internal("torch.amp.GradScaler._per_optimizer_states", "non-finite values found once", "the scaler looks again"),
+    Internal("torch.optim.SGD._step_supports_amp_scaling", "fused optimizers that unscale themselves", "not fused"),
+)
+
 
 class LossScale:
     """The loss scale of a run.

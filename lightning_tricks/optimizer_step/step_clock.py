@@ -119,7 +119,8 @@ class StepClock:
 
     def applied(self, index: int) -> int | Tensor:
         """Return the updates of an optimizer: an int, or a 0-d int64 tensor where only the device knows."""
-        self._sum_up(index)
+        if self._flags[index]:
+            self._sum_up(index)
         skipped = self._skipped[index]
         return self._calls[index] if skipped is None else self._calls[index] - skipped
 

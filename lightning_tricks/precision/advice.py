@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_number
+from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
 from lightning_tricks.precision.candidate import Candidate
 from lightning_tricks.precision.fp32_flags import fp32_mode
 from lightning_tricks.precision.peak_memory import held_tensors, peak_bytes
@@ -29,6 +29,8 @@ from lightning_tricks.precision.recommendation import (
     speedup,
     unavailable,
 )
+from lightning_tricks.publishing.html import note
+from lightning_tricks.publishing.html import table as html_table
 
 _ROUNDS = 3  # each precision in each round, in random order: a clock that drifts hits all of them
 _OWNER = "advise_precision"
@@ -70,6 +72,11 @@ class PrecisionAdvice:
         """The table, the recommendation and its reasons."""
         why = "\n".join(f"- {reason}" for reason in self.reasons)
         return f"{self.table}\n\nOn {self.device}: Trainer(precision={self.recommended!r})\n{why}"
+
+    def _repr_html_(self) -> str:
+        head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in self.table.splitlines()]
+        chosen = f"On {self.device}: Trainer(precision={self.recommended!r})"
+        return note(". ".join([chosen, *self.reasons])) + html_table(head, rows, {self.recommended: "#1a7f37"})
 
 
 def _shown_ratio(rows: dict[str, PrecisionRow], row: PrecisionRow, base: str) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_tricks.numerics import host
 from lightning_tricks.numerics.norms import nonfinite, tensor_norms
+from lightning_tricks.numerics.torch_internals import sparse_values
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 
@@ -60,7 +61,7 @@ def nonfinite_names(view: OptimizerView) -> list[str]:
     if not present:
         return []
     # (gradients may still carry the loss scale here: it is the scaled ones that have overflowed)
-    bad = nonfinite(tensor_norms([g._values() if g.is_sparse else g for _, g in present])).tolist()
+    bad = nonfinite(tensor_norms([sparse_values(g) if g.is_sparse else g for _, g in present])).tolist()
     return [name for (name, _), is_bad in zip(present, bad, strict=True) if is_bad]
 
 

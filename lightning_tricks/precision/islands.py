@@ -12,11 +12,11 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_tricks.errors import UnsupportedError, message
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable, refuse_compiled
 from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -56,7 +56,7 @@ def in_fp32(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def island(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        found = (t.device.type for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        found = (t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         with torch.autocast(next(found, "cpu"), enabled=False):
             return function(*to_float32(args), **to_float32(kwargs))
 

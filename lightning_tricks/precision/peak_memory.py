@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+
+from lightning_tricks.numerics.torch_internals import TorchDispatchMode, tree_leaves
 
 
 def peak_bytes(function: Callable[[], Any], device: torch.device) -> int:

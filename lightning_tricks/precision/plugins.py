@@ -1,4 +1,4 @@
-"""CachedMixedPrecision: Lightning's mixed precision with autocast's weight cache, which 2.6 switched off."""
+"""CachedMixedPrecision: Lightning's mixed precision with autocast's weight cache, where Lightning switches that off."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 class CachedMixedPrecision(lightning_plugins.MixedPrecision, pytorch_lightning_plugins.MixedPrecision):  # type: ignore[misc]
     """Mixed precision in which a weight is cast to 16 bit once per step, however often its module is called.
 
-    Since 2.6.0 Lightning runs autocast with ``cache_enabled=False`` (#20921, to work around a torch bug under
+    Lightning 2.5.6 to 2.6.6 run autocast with ``cache_enabled=False`` (#20921, to work around a torch bug under
     ``no_grad``; #21611): every call of a module casts its weights again, and every copy is kept for the backward pass.
     A GAN's discriminator, a Siamese encoder or a recurrent decoder pays for it in time and memory. This plugin puts
     the cache back where torch no longer has the bug, and empties it after every optimizer step: in manual optimization
-    the region holds several steps, and the cast of the old weights would otherwise be used after the step.
+    the region holds several steps, and the cast of the old weights would otherwise be used after the step. Where
+    Lightning's own plugin uses the cache again, its region is left as it is, and only the emptying remains.
 
     Pass it instead of ``precision=``: ``Trainer(plugins=[CachedMixedPrecision("bf16-mixed", "cuda")])``.
 
@@ -34,7 +35,8 @@ class CachedMixedPrecision(lightning_plugins.MixedPrecision, pytorch_lightning_p
 
     Raises:
         ValueError: ``precision`` or ``device`` is unknown, or a scaler is given beside ``"bf16-mixed"``.
-        UnsupportedError: this torch loses gradients when a cached weight was first cast under ``no_grad``.
+        UnsupportedError: this torch loses gradients when a cached weight was first cast under ``no_grad``, and
+            Lightning does not prevent it.
 
     Example:
         >>> from lightning_tricks import CachedMixedPrecision
@@ -53,7 +55,7 @@ class CachedMixedPrecision(lightning_plugins.MixedPrecision, pytorch_lightning_p
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         kind = _checked_kind(precision, device, scaler)
-        if not cache_is_safe():
+        if not (lightning_caches() or cache_is_safe()):
             raise UnsupportedError(
                 f"{_OWNER}: torch {torch.__version__} loses the gradient of a weight that was first cast under no_grad "
                 "(pytorch #112583). Update torch, or use precision= without the cache."
@@ -84,6 +86,12 @@ def _checked_kind(precision: str, device: object, scaler: object) -> str:
     if scaler is not None and precision == "bf16-mixed":
         raise ValueError(message(_OWNER, "scaler", scaler, "bf16-mixed needs no loss scale", "Leave scaler out"))
     return kind
+
+
+def lightning_caches() -> bool:
+    """Whether Lightning's own plugin runs autocast with the cache; then it also empties it after ``no_grad``."""
+    with lightning_plugins.MixedPrecision("bf16-mixed", "cpu").forward_context():
+        return torch.is_autocast_cache_enabled()
 
 
 def cache_is_safe() -> bool:

@@ -210,7 +210,7 @@ def look_again(run: TrainingRun, batch: Any, batch_idx: int, modules: Mapping[st
         finite = [all(float(t) < torch.inf for t in top) for top in tops]
         return Look(trace.calls(), finite[0], finite[1])
     except Exception as error:  # a training_step that cannot be called twice must not end the run
-        if run.first_to_say("PrecisionDoctor cannot look again"):
+        if run.common.first_to_say("PrecisionDoctor cannot look again"):
             what = error.what if isinstance(error, NotRestorableError) else f"{type(error).__name__}: {error}"
             warn(_OWNER, f"a skipped update's forward pass cannot be looked at again ({what}).")
         return None

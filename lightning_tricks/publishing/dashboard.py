@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lightning_tricks.numerics.torch_internals import file_writer
 from lightning_tricks.publishing.log_keys import LogKeys, is_own_loss
 
 Layout = dict[str, dict[str, list[object]]]
@@ -40,4 +41,4 @@ def write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> 
 
     plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
     for summary in hparams(plain, {"hp_metric": 0}):  # type: ignore[no-untyped-call]
-        experiment._get_file_writer().add_summary(summary)
+        file_writer(experiment).add_summary(summary)

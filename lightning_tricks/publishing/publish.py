@@ -12,17 +12,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from itertools import accumulate, groupby, islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_tricks.publishing.dashboard import filled_layout, write_hyperparameters
 from lightning_tricks.publishing.events import Event, events
 from lightning_tricks.publishing.log_keys import LogKeys
 from lightning_tricks.publishing.loggers import guard, system_error
+from lightning_tricks.publishing.trackers import Kind, Table, hand_over, is_of_another_rank, key_for, offered, way_of
 
 Listener = Callable[[list[float]], None]
 Selector = Callable[[list[float]], Mapping[str, float] | None]
@@ -90,6 +93,7 @@ class Publisher:
         self._travelling: deque[_Transfer] = deque()
         self._broken: set[int] = set()
         self._failing: set[int] = set()
+        self._said: set[int] = set()
         self._record: dict[str, deque[tuple[int, float]]] = {}
         self.latest: dict[str, float] = {}
         self.keys = LogKeys(())  # of the callbacks in this run: which values tell of events, and which charts there are
@@ -112,7 +116,7 @@ class Publisher:
                 else:
                     logger.log_hyperparams(dict(configuration))
             except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, error, 0)
+                self._give_up(logger, error, 0, lasting=False)  # (MLflow's refuses an argument that has changed)
 
     def guard(self) -> None:
         """Training begins: from now on no logger's system error may end it, in Lightning's own calls neither."""
@@ -147,26 +151,33 @@ class Publisher:
         self._transfer(step).histograms[name] = values.detach().clone()
 
     def tell(self, step: int, name: str, text: str) -> None:
-        """Send text to the loggers that accept it, at once."""
-        self._give("add_text", step, lambda experiment: experiment.add_text(name, text, step))
+        """Send text to every logger, at once; it is kept on disk where a logger takes none."""
+        self._give("text", step, name, lambda: text)
+
+    def tabulate(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Send a table to every logger, at once; it is kept on disk where a logger takes none."""
+        self._give("table", step, name, lambda: Table(columns, rows))
 
     def draw(self, step: int, name: str, figure: Callable[[], Any]) -> None:
-        """Give a matplotlib figure to the loggers that draw, at once; nothing happens where matplotlib is missing."""
+        """Send a matplotlib figure to every logger, at once; nothing happens where matplotlib is missing."""
+        self._give("figure", step, name, cache(figure))
 
-        def add(experiment: Any) -> None:
-            with suppress(ImportError):
-                experiment.add_figure(name, figure(), step)
-
-        self._give("add_figure", step, add)
-
-    def _give(self, method: str, step: int, add: Callable[[Any], None]) -> None:
+    def _give(self, kind: Kind, step: int, name: str, content: Callable[[], Any]) -> None:
         for logger in self._loggers():
-            if id(logger) in self._broken or not _can(logger, method):
+            if id(logger) in self._broken or is_of_another_rank(logger):
                 continue
             try:
-                add(logger.experiment)
+                with suppress(ImportError):  # of matplotlib
+                    self._say_where(logger, hand_over(logger, kind, name, content, step))
             except Exception as error:  # whatever a logger does, training goes on
-                self._give_up(logger, error, step)
+                self._give_up(logger, error, step, lasting=False)
+
+    def _say_where(self, logger: Any, taken: Path | bool) -> None:
+        """Say once per logger where that is which it does not take."""
+        if isinstance(taken, Path) and id(logger) not in self._said:
+            self._said.add(id(logger))
+            name = type(logger).__name__
+            rank_zero_info(f"{name} does not take every text, table and picture. They are written into {taken}.")
 
     def holds(self, step: int) -> bool:
         """Whether something was put in for ``step`` that has not been shipped."""
@@ -233,23 +244,32 @@ class Publisher:
             return
         self._charted |= keys
         layout = filled_layout(self.keys, self.latest, of_the_user)
-        self._give("add_custom_scalars", step, lambda experiment: experiment.add_custom_scalars(layout))
+        for logger in self._loggers():
+            if id(logger) not in self._broken and _can(logger, "add_custom_scalars"):
+                try:
+                    logger.experiment.add_custom_scalars(layout)
+                except Exception as error:  # whatever a logger does, training goes on
+                    self._give_up(logger, error, step, lasting=False)
 
     def _log(self, logger: Any, values: dict[str, float], samples: dict[str, list[float]], step: int) -> None:
         try:
             if values:
-                logger.log_metrics(values, step=step)
+                logger.log_metrics({key_for(logger, key): value for key, value in values.items()}, step=step)
             for name, sample in samples.items():
-                logger.experiment.add_histogram(name, torch.tensor(sample), step)
+                hand_over(logger, "histogram", name, partial(list, sample), step)
         except Exception as error:  # whatever a logger does, training goes on
             self._give_up(logger, error, step)
 
-    def _give_up(self, logger: Any, error: Exception, step: int | None) -> None:
-        """Tell it once. What failed by the system's fault (no space, no network) is tried again; all else is not."""
+    def _give_up(self, logger: Any, error: Exception, step: int | None, *, lasting: bool = True) -> None:
+        """Tell it once. What failed by the system's fault (no space, no network) is tried again; all else is not.
+
+        Args:
+            lasting: whether a logger that failed so gets no more values.
+        """
         told = id(logger) in self._failing
         self._failing.add(id(logger))
         consequence = "Each value is tried, and may be lost"
-        if system_error(error) is None:
+        if lasting and system_error(error) is None:
             self._broken.add(id(logger))
             consequence = "lightning_tricks logs no more to it"
         if not told:
@@ -264,13 +284,12 @@ class Publisher:
 
 def _can(logger: Any, method: str) -> bool:
     """Whether a logger's experiment has a method. On ranks that do not log, Lightning's stand-in has all of them."""
-    experiment = getattr(logger, "experiment", None)
-    return type(experiment).__name__ != "_DummyExperiment" and hasattr(experiment, method)
+    return not is_of_another_rank(logger) and offered(logger, f"experiment.{method}") is not None
 
 
 def draws_histograms(logger: Any) -> bool:
-    """Whether a logger takes histograms, told by what its experiment can do."""
-    return hasattr(getattr(logger, "experiment", None), "add_histogram")
+    """Whether a logger takes histograms, told by what it offers."""
+    return way_of(logger, "histogram") is not None
 
 
 def _send(transfer: _Transfer) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_tricks.errors import TrickError, in_one_line, require_choice
+from lightning_tricks.lifecycle.lightning_internals import LOADER_STATES, combined_loader, resumes_weights_only
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -27,8 +28,9 @@ class ResumeGuard(Trick):
 
     A checkpoint that cannot be loaded is noticed when it is needed, after hours. This looks for:
 
-    - values in callbacks, hyperparameters, schedulers and parameter groups that ``torch.load(weights_only=True)``
-      refuses, named with their key path and type, e.g. ``['hyper_parameters']['root'] PosixPath``,
+    - where a resume loads with ``weights_only=True`` (since Lightning 2.6): values in callbacks, hyperparameters,
+      schedulers and parameter groups that this refuses, named with their key path and type, e.g.
+      ``['hyper_parameters']['root'] PosixPath``,
     - no checkpoint of the newest state: no checkpoint callback, ``save_last=True`` with ``save_top_k=0`` (nothing
       before the end) or with a monitor (a copy of the best), weights only,
     - a folder for temporary files on another filesystem than the checkpoints: a kill can tear them,
@@ -36,7 +38,7 @@ class ResumeGuard(Trick):
       that ``estimated_stepping_batches`` made before its state could be put back,
     - random generators, counters and orders of samplers and data sets, and Lightning's fine-tuning, without
       ``ExactResume``; with it, what it cannot save (iterators in progress, lists of objects),
-    - SIGTERM, after which Lightning 2.6.6 ends with exit code 0: told as information, once for each run; no finding.
+    - SIGTERM, after which Lightning up to 2.6 ends with exit code 0: told as information once a run; no finding.
 
     It looks again at the first checkpoint, since states may grow while training; then it warns in both modes.
 
@@ -82,6 +84,7 @@ class ResumeGuard(Trick):
         self._module_before: held.Held | None = None
         self._put_back: Callable[[], None] | None = None
         self._due = self._due_at_checkpoint = False
+        self._strict = True  # whether a resume refuses classes that torch does not know, as since Lightning 2.6
 
     @property
     def findings(self) -> list[Finding]:
@@ -93,7 +96,7 @@ class ResumeGuard(Trick):
     def configure(self, run: TrainingRun) -> None:
         """Look at the data as they are before their first batch."""
         loop = run.trainer.fit_loop
-        usual = loop._load_combined_loader_states
+        usual = getattr(loop, LOADER_STATES)
         self._end()
 
         def look() -> None:
@@ -101,7 +104,7 @@ class ResumeGuard(Trick):
             if self._data_before is None:
                 self._data_before = self.guarded(held.held_by_data, run.trainer)
 
-        self._put_back = replaced(loop, "_load_combined_loader_states", look)
+        self._put_back = replaced(loop, LOADER_STATES, look)
 
     def stopped(self, run: TrainingRun) -> None:
         """Give Lightning its method back."""
@@ -114,11 +117,12 @@ class ResumeGuard(Trick):
 
     def assembled(self, run: TrainingRun) -> None:
         """Note whether the loaders are there already: their state will not be put back any more."""
-        self._made_early = getattr(run.trainer.fit_loop, "_combined_loader", None) is not None
+        self._made_early = combined_loader(run.trainer.fit_loop) is not None
 
     def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Look before the first batch, when all callbacks have started."""
         self._findings = []
+        self._strict = resumes_weights_only(run.trainer)
         self._due = self._due_at_checkpoint = not (run.trainer.fast_dev_run or run.trainer.barebones)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -134,7 +138,7 @@ class ResumeGuard(Trick):
         self._due_at_checkpoint = False
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         known, exact = {finding.what for finding in self._findings}, trainer_facts.is_exact(trainer)
-        found = _safely("checkpoint", lambda: unloadable(rest))
+        found = _safely("checkpoint", lambda: unloadable(rest)) if self._strict else []
         found = [finding for finding in found if finding.what not in known]
         changed = _safely("changes", lambda: changes.at_checkpoint(pl_module, self._module_before, exact=exact))
         self._findings += [*found, *changed]
@@ -161,7 +165,7 @@ class ResumeGuard(Trick):
         writers = [trainer_facts.writer_of(c, trainer) for c in callbacks if hasattr(c, "save_top_k")]
         others = len(writers) < len(callbacks)
         return [
-            *_safely("state", lambda: unloadable(trainer_facts.states_of(trainer))),
+            *(_safely("state", lambda: unloadable(trainer_facts.states_of(trainer))) if self._strict else []),
             *_safely("checkpoint callbacks", lambda: written(writers, others=others)),
             *_safely("folders", lambda: trainer_facts.torn_folders(trainer)),
             *_safely("data", lambda: repeated(trainer_facts.data_of(trainer, made_early=early), writers)),

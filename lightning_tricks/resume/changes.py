@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning_tricks.lifecycle.lightning_internals import combined_loader
 from lightning_tricks.lifecycle.trick import defined_by_lightning, of_lightning
 from lightning_tricks.resume import held
 from lightning_tricks.resume.encoding import is_numeric
@@ -28,7 +29,7 @@ def at_first_batch(trainer: Any, data: Held | None, module: Held) -> list[Findin
     if data is not None:
         moved, more = held.changed(data, held.held_by_data(trainer))
         lost += more
-    loaders = [x for x in trainer.fit_loop._combined_loader.flattened if not keeps_its_own_state(x)]
+    loaders = [x for x in combined_loader(trainer.fit_loop).flattened if not keeps_its_own_state(x)]
     moved.update(dict.fromkeys(generator_states(loaders, trainer.lightning_module)))
     return moving([] if exact else list(moved), lost, [] if exact else unfreezing_callbacks(trainer))
 

@@ -6,6 +6,15 @@ from collections.abc import Callable
 from typing import Any, final
 
 from lightning_tricks.errors import UnsupportedError, listed, message, require_flag
+from lightning_tricks.lifecycle.lightning_internals import (
+    DATA,
+    LOADER_STATES,
+    RESUME,
+    combined_loader,
+    data_fetcher,
+    in_window,
+    require,
+)
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -99,8 +108,9 @@ class ExactResume(Trick):
             text = "gradients of each process would have to be saved"
             remedy = "Use gradients=False, and save checkpoints at updates"
             raise UnsupportedError(message(_OWNER, "gradients", True, text, remedy))
+        require(trainer, _OWNER, (*DATA, *RESUME))
         self._hooks.end()
-        self._hooks.around(loop, "_load_combined_loader_states", after=lambda: self._watch(loop))
+        self._hooks.around(loop, LOADER_STATES, after=lambda: self._watch(loop))
         self._hooks.around(loop, "on_advance_start", before=lambda: self._before_epoch(loop))
         usual = loop.epoch_loop.on_run_start
 
@@ -109,15 +119,15 @@ class ExactResume(Trick):
 
         self._hooks.replace(loop.epoch_loop, "on_run_start", on_run_start)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up what the checkpoint holds for this process."""
         trainer = run.trainer
-        if type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
+        if type(data_fetcher(trainer.fit_loop)).__name__ == "_DataLoaderIterDataFetcher":
             raise UnsupportedError(
                 "ExactResume: training_step takes the dataloader_iter, so nobody knows which batches it took. "
                 "Let it take (batch, batch_idx)."
             )
-        if any(has_persistent_workers(loader) for loader in trainer.fit_loop._combined_loader.flattened):
+        if any(has_persistent_workers(loader) for loader in combined_loader(trainer.fit_loop).flattened):
             warn(
                 _OWNER,
                 "persistent_workers=True: random numbers that are drawn in workers cannot be found again on a resume. "
@@ -142,14 +152,14 @@ class ExactResume(Trick):
         for checkpoint in trainer.checkpoint_callbacks:
             position.hold_back(checkpoint, trainer.global_step, self._hooks)
         # Lightning gives distributed samplers the seed of this start, which may be another one
-        put_seeds(loop._combined_loader.flattened, found["seeds"])
+        put_seeds(combined_loader(loop).flattened, found["seeds"])
         put_gradients(trainer.lightning_module, found["gradients"])
 
     # -- an epoch begins, or goes on ----------------------------------------------------------------------------------
 
     def _watch(self, loop: Any) -> None:
         """The loaders of the run are there, and their iterator comes next."""
-        combined = loop._combined_loader
+        combined = combined_loader(loop)
         self._beginning.look_at_data(loop.trainer)
         if not hasattr(combined, "_begins_are_watched"):  # the loaders of a later epoch may be others
             combined._begins_are_watched = True
@@ -190,7 +200,7 @@ class ExactResume(Trick):
 
     def _put_held(self, loop: Any, found: dict[str, Any]) -> None:
         gone = self._beginning.put(loop.trainer, found["held"]) if "held" in found else []
-        if gone and self.run.first_to_say("gone"):
+        if gone and self.run.common.first_to_say("gone"):
             warn(_OWNER, f"{listed(gone, 3)}: in the checkpoint, and not in this run.")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -210,16 +220,16 @@ class ExactResume(Trick):
 
     def _state_of(self, run: TrainingRun) -> dict[str, Any]:
         trainer, loop = run.trainer, run.trainer.fit_loop
-        in_window = bool(loop.epoch_loop._should_accumulate())
+        within = in_window(loop)
         values, lost = self._beginning.changed(trainer)
         self._warn_of_lost(run, lost)
         own = position.state_of(loop, held=values, began=self._epoch_began, validated=self._validated)
-        own["in_window"] = in_window
-        own["gradients"] = gradients(trainer.lightning_module) if in_window and self.gradients else {}
+        own["in_window"] = within
+        own["gradients"] = gradients(trainer.lightning_module) if within and self.gradients else {}
         return {"ranks": process_state.gathered(own, trainer.world_size)}
 
     def _warn_of_lost(self, run: TrainingRun, lost: list[str]) -> None:
-        if not lost or not run.first_to_say("not exact"):
+        if not lost or not run.common.first_to_say("not exact"):
             return
         warn(
             _OWNER,
@@ -231,6 +241,6 @@ class ExactResume(Trick):
         """Keep the state for a checkpoint that is saved after the fit."""
         self._final = self._state_of(run)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Give Lightning its methods back."""
         self._hooks.end()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_tricks.dry_run import objects
 from lightning_tricks.dry_run.walk import GENERATOR, ITERATOR, SHORT, Walk
+from lightning_tricks.lifecycle.lightning_internals import combined_loader
 from lightning_tricks.lifecycle.trick import of_lightning
 from lightning_tricks.resume.encoding import MOST_ITEMS, NotPlainError, decoded, encoded, filled, without_references
 from lightning_tricks.resume.replay import keeps_its_own_state
@@ -86,7 +87,7 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
 
 def held_by_data(trainer: Any) -> Held:
     """Look at all that the loaders of a run hold; those that keep a state of their own are left to Lightning."""
-    loaders = [loader for loader in trainer.fit_loop._combined_loader.flattened if not keeps_its_own_state(loader)]
+    loaders = [loader for loader in combined_loader(trainer.fit_loop).flattened if not keeps_its_own_state(loader)]
     return held(None, loaders, trainer.datamodule)
 
 

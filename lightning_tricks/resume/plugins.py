@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,10 @@ CHECKSUM, PREVIOUS = ".sha256", ".previous"
 _HOST = re.sub(r"\W", "_", platform.node())[:32] or "machine"
 _TEMPORARY = re.compile(r"\.durable-checkpoint-(\w+)-[0-9a-f]{16}\.tmp")
 _DAY = 86_400.0
+# Lightning takes this argument since 2.6.0
+_READS_WEIGHTS_ONLY = (
+    "weights_only" in signature(lightning_pytorch.plugins.TorchCheckpointIO.load_checkpoint).parameters
+)
 _CANNOT = (errno.EINVAL, errno.ENOTSUP)  # what filesystems answer that know no fsync of a folder, or no lock
 
 
@@ -143,7 +148,13 @@ class DurableCheckpointIO(lightning_pytorch.plugins.TorchCheckpointIO, pytorch_l
             _beside(target, PREVIOUS).unlink(missing_ok=True)
 
     def _read(self, path: str | Path, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
-        found: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        found: dict[str, Any]
+        if _READS_WEIGHTS_ONLY:
+            found = super().load_checkpoint(path, map_location, weights_only)
+        elif weights_only is None or (target := local(path)) is None:
+            found = super().load_checkpoint(path, map_location)
+        else:
+            found = torch.load(target, map_location=map_location, weights_only=weights_only)
         return found
 
     def _verify(self, file: Path, sidecar: Path | None = None) -> None:

@@ -6,6 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_tricks.errors import TrickError, UnsupportedError
+from lightning_tricks.lifecycle.lightning_internals import (
+    before_first_fetch,
+    combined_loader,
+    first_loop_iteration,
+    loader_mode,
+    put_first_loop_iteration,
+    validates_now,
+)
+from lightning_tricks.numerics.torch_internals import loader_iterator
 from lightning_tricks.resume.held import check
 from lightning_tricks.resume.loop_hooks import LoopHooks
 from lightning_tricks.resume.replay import (
@@ -30,7 +39,7 @@ def state_of(loop: Any, *, held: Found, began: Found | None, validated: int) -> 
         began: what the iterator of the epoch began with.
         validated: after how many batches there was a validation last.
     """
-    loaders = loop._combined_loader.flattened
+    loaders = combined_loader(loop).flattened
     return {
         "now": random_state(),
         "generators": generator_states(loaders, loop.trainer.lightning_module),
@@ -48,7 +57,7 @@ def state_of(loop: Any, *, held: Found, began: Found | None, validated: int) -> 
 def put_numbers(loop: Any, found: Found) -> None:
     """Put the random numbers of a checkpoint into all generators."""
     put_random_state(found["now"])
-    put_generator_states(loop._combined_loader.flattened, found["generators"], loop.trainer.lightning_module)
+    put_generator_states(combined_loader(loop).flattened, found["generators"], loop.trainer.lightning_module)
 
 
 def check_numbers(loop: Any, found: Found) -> None:
@@ -57,7 +66,7 @@ def check_numbers(loop: Any, found: Found) -> None:
     Raises:
         TrickError: they cannot be used.
     """
-    loaders, module = loop._combined_loader.flattened, loop.trainer.lightning_module
+    loaders, module = combined_loader(loop).flattened, loop.trainer.lightning_module
     today, generators = random_state(), generator_states(loaders, module)
     try:
         for numbers in (found["now"], (found["began"] or {}).get("random", today)):
@@ -77,16 +86,9 @@ def check_numbers(loop: Any, found: Found) -> None:
 
 def keep_numbers(loop: Any, fetcher: Any) -> None:
     """Put today's numbers back at the first batch: what Lightning does until then draws some, only on a resume."""
-    generators = generator_states(loop._combined_loader.flattened, loop.trainer.lightning_module)
+    generators = generator_states(combined_loader(loop).flattened, loop.trainer.lightning_module)
     today = {"now": random_state(), "generators": generators}
-    usual = fetcher._start_profiler  # the last thing that a fetcher does before it asks for a batch
-
-    def first_fetch() -> None:
-        fetcher._start_profiler = usual
-        put_numbers(loop, today)
-        usual()
-
-    fetcher._start_profiler = first_fetch
+    before_first_fetch(fetcher, lambda: put_numbers(loop, today))
 
 
 # -- the place in the data --------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def beginning_of_epoch(combined: Any, module: Any, changed: dict[str, Any]) -> d
     return {
         "random": random_state(),
         "generators": generator_states(combined.flattened, module),
-        "workers": [getattr(loader, "_iterator", None) is None for loader in combined.flattened],
+        "workers": [loader_iterator(loader) is None for loader in combined.flattened],
         "held": changed,
     }
 
@@ -120,14 +122,14 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
     Raises:
         UnsupportedError: the data cannot be asked for their position.
     """
-    loaders = loop._combined_loader.flattened
+    loaders = combined_loader(loop).flattened
     taken = loop.epoch_loop.batch_progress.current.ready
     if any(keeps_its_own_state(loader) for loader in loaders):
         return  # Lightning has put it where it was
     if not taken:
         iter(fetcher)  # Lightning made it before the hooks at the beginning of the epoch
         return
-    reason = unrepeatable(loaders, cycled=loop._combined_loader._mode == "max_size_cycle")
+    reason = unrepeatable(loaders, cycled=loader_mode(combined_loader(loop)) == "max_size_cycle")
     if reason is not None:
         raise UnsupportedError(
             f"ExactResume: the checkpoint is of the middle of an epoch, after {taken} batches, and {reason}. "
@@ -155,9 +157,8 @@ def validation_is_due(loop: Any, validated: int) -> bool:
         loop: the fit loop.
         validated: after how many batches there was a validation last.
     """
-    epoch, fetcher = loop.epoch_loop, loop._data_fetcher
-    ready = epoch.batch_progress.total.ready
-    return bool(ready and validated != ready and fetcher and epoch._should_check_val_fx(fetcher))
+    ready = loop.epoch_loop.batch_progress.total.ready
+    return bool(ready and validated != ready and validates_now(loop))
 
 
 def make_up_for_validation(trainer: Any, found: Found) -> None:
@@ -165,10 +166,11 @@ def make_up_for_validation(trainer: Any, found: Found) -> None:
     if not found["validation"]:
         return
     found["validation"] = False  # two places ask, depending on where in the epoch the checkpoint was saved
-    validation, connector = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector
-    first, trainer.validating, validation.restarting = connector._first_loop_iter, True, False
+    validation, first = trainer.fit_loop.epoch_loop.val_loop, first_loop_iteration(trainer)
+    trainer.validating, validation.restarting = True, False
     validation.run()
-    trainer.training, connector._first_loop_iter = True, first
+    trainer.training = True
+    put_first_loop_iteration(trainer, first)
 
 
 def hold_back(checkpoint: Any, resumed_at: int, hooks: LoopHooks) -> None:

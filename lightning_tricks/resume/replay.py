@@ -20,6 +20,8 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_tricks.numerics.torch_internals import can_skip, shut_down_iterator, skip_one
+
 # samplers that draw all they need when they begin: fetching data in between changes nothing for them
 _DRAW_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
@@ -80,9 +82,7 @@ def has_persistent_workers(loader: Any) -> bool:
 
 def shut_down_workers(loader: Any) -> None:
     """Shut down the workers of a loader that would otherwise outlive the epoch."""
-    if loader._iterator is not None:
-        loader._iterator._shutdown_workers()
-        loader._iterator = None
+    shut_down_iterator(loader)
 
 
 def seeds(loaders: list[Any]) -> list[int | None]:
@@ -116,10 +116,9 @@ def skip_batches(iterator: Any, loaders: list[Any], count: int) -> None:
         count: batches.
     """
     inner = getattr(getattr(iterator, "_iterator", None), "iterators", [])
-    if len(loaders) == len(inner) == 1 and _order_is_all(loaders[0]):
+    if len(loaders) == len(inner) == 1 and can_skip(inner[0]) and _order_is_all(loaders[0]):
         for _ in range(count):
-            inner[0]._next_index()
-            inner[0]._num_yielded += 1
+            skip_one(inner[0])
         iterator._iterator._idx += count
         return
     for _ in range(count):

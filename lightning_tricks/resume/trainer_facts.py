@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_tricks.lifecycle.horizon import updates_per_epoch
+from lightning_tricks.lifecycle.lightning_internals import combined_loader, saves_shards
 from lightning_tricks.resume import folders
 from lightning_tricks.resume.findings import Finding
 from lightning_tricks.resume.plugins import DurableCheckpointIO, local
@@ -88,7 +89,7 @@ def data_of(trainer: Any, *, made_early: bool) -> Data:
         trainer: of the run.
         made_early: whether the loaders were made before a checkpoint's state could be put back.
     """
-    combined = trainer.fit_loop._combined_loader
+    combined = combined_loader(trainer.fit_loop)
     loaders = tuple(loader_of(loader) for loader in combined.flattened) if combined is not None else ()
     updates = updates_per_epoch(trainer)
     steps = math.inf if updates is None else updates * max(1, len(trainer.optimizers))
@@ -113,7 +114,7 @@ def torn_folders(trainer: Any) -> list[Finding]:
     plugin = strategy.checkpoint_io
     while hasattr(plugin, "checkpoint_io"):  # Lightning's asynchronous plugin, around another
         plugin = plugin.checkpoint_io
-    sharded = getattr(strategy, "_save_distributed_checkpoint", False) is True
+    sharded = saves_shards(strategy)
     found: list[Finding] = []
     for folder in sorted({str(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)}):
         path = local(folder)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from lightning_tricks.lifecycle.horizon import bounds, time_progress
+from lightning_tricks.lifecycle.lightning_internals import callback_metrics
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -115,6 +116,18 @@ class LRSchedule(Trick):
 
     log_keys = SCHEDULE
     state_form = staticmethod(schedule_form)
+    also_called: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("warmup_steps", "num_warmup_steps", "warmup_updates", "warmup_iters"), "warmup={}"),
+        **dict.fromkeys(("warmup_epochs", "num_warmup_epochs"), "warmup='{}ep'"),
+        **dict.fromkeys(("warmup_ratio", "warmup_fraction", "pct_start"), "warmup='5%' for a share of the run"),
+        **dict.fromkeys(("total_steps", "num_training_steps", "max_steps", "T_max"), "total={}"),
+        **dict.fromkeys(("eta_min", "min_lr", "final_lr", "end_lr"), "final=, the last rate as a share of the first"),
+        **dict.fromkeys(("schedule", "name", "type", "scheduler", "curve"), "decay={}"),
+        **dict.fromkeys(("lr", "base_lr", "max_lr"), "the rate into the optimizer, whose rate is the base"),
+        **dict.fromkeys(
+            ("power", "gamma", "milestones", "patience", "factor"), "it into a decay, as Polynomial(power=2)"
+        ),
+    }
 
     def __init__(
         self,
@@ -181,11 +194,11 @@ class LRSchedule(Trick):
         refuse_weight_averaging(self.spec, run.trainer.callbacks)
         self._conflict.watch(run.trainer.lightning_module)
 
-    def assembled(self, run: TrainingRun) -> None:
+    def on_optimizers_created(self, run: TrainingRun) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
         self._conflict.settle(run.trainer)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take base values, find the length of the run, and write the rate of the next update.
 
         The position is kept from one fit of a Trainer to the next, as Lightning keeps its own.
@@ -273,8 +286,7 @@ class LRSchedule(Trick):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Show a plateau its metric, before a ModelCheckpoint saves: so a resume is exact."""
         if self._plateau is not None and self.live_run is not None and not trainer.sanity_checking:
-            results = trainer.fit_loop.epoch_loop.val_loop._results
-            metrics = {} if results is None else results.metrics(False)["callback"]
+            metrics = callback_metrics(trainer, trainer.fit_loop.epoch_loop.val_loop)
             seen = shown_metric(self._plateau, trainer, metrics)
             if seen is not self._plateau:
                 self._take(replace(seen, of_validation=True, awaited=None))
@@ -288,7 +300,7 @@ class LRSchedule(Trick):
         """Show a plateau a metric of the training; one that the module logs in this very hook comes a moment later."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._plateau is not None and self.live_run is not None and not self._plateau.of_validation:
-            metrics = trainer.fit_loop.epoch_loop._results.metrics(False)["callback"]
+            metrics = callback_metrics(trainer, trainer.fit_loop.epoch_loop)
             seen = shown_metric(self._plateau, trainer, metrics)
             self._take(replace(seen, awaited=trainer.current_epoch))
 
@@ -314,7 +326,7 @@ class LRSchedule(Trick):
             if text is not None:
                 warn(OWNER, text)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._conflict.close()
 
@@ -340,5 +352,5 @@ class LRSchedule(Trick):
 
 def _say_once(run: TrainingRun, text: str) -> None:
     text = text.removeprefix(f"{OWNER}: ")
-    if run.first_to_say(f"{OWNER}: {text}"):
+    if run.common.first_to_say(f"{OWNER}: {text}"):
         warn(OWNER, text)

@@ -55,11 +55,11 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
         ImportError: matplotlib is missing; the message says what to install.
     """
     try:
-        from matplotlib.figure import Figure
+        from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
     rows = [("learning rate", [base_lr * value for value in curve.values()]), *(more or {}).items()]
-    figure = Figure(figsize=(8, 1.6 + 1.6 * len(rows)), layout="constrained")
+    figure = InlineFigure(figsize=(8, 1.6 + 1.6 * len(rows)), layout="constrained")
     all_axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     total = curve.total or 0
     for axes, (name, values) in zip(all_axes, rows, strict=True):

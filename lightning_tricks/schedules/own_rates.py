@@ -9,6 +9,8 @@ from unittest.mock import patch
 
 from torch.optim import Optimizer
 
+from lightning_tricks.numerics.torch_internals import chained_schedulers
+
 _OVERWRITTEN = ("OneCycleLR", "CyclicLR")  # torch's schedulers that forget the rate that was there
 _KEPT = ("lr", "momentum", "betas")
 
@@ -90,5 +92,5 @@ def _all_of(schedulers: Sequence[Any]) -> list[Any]:
     """Return schedulers and those inside them."""
     found = list(schedulers)
     for scheduler in schedulers:
-        found += _all_of(getattr(scheduler, "_schedulers", ()))
+        found += _all_of(chained_schedulers(scheduler))
     return found

@@ -53,6 +53,21 @@ DECAYS: dict[str, Decay] = {
 }
 
 
+# names of other libraries that need more than another name here
+_STABLE = "LRSchedule('one_minus_sqrt', hold='75%'): warm-up, hold, decay"
+_RESTARTS = "'cosine_restarts', or CosineRestarts(first) for a period of your own"
+ELSEWHERE: dict[str, str] = {
+    **dict.fromkeys(("wsd", "warmup_stable_decay", "trapezoidal", "trapezoid"), _STABLE),
+    **dict.fromkeys(("sgdr", "cosine_annealing_warm_restarts", "cosine_with_restarts"), _RESTARTS),
+    **dict.fromkeys(("cosineannealinglr", "cosine_annealing", "cosine_with_warmup", "warmup_cosine"), "'cosine'"),
+    **dict.fromkeys(("reducelronplateau", "reduce_on_plateau", "reduce_lr_on_plateau"), "Plateau('val_loss')"),
+    **dict.fromkeys(("constant_with_warmup", "none"), "'constant'"),
+    **dict.fromkeys(("super_convergence", "1cycle"), "'one_cycle'"),
+    **dict.fromkeys(("transformer", "rsqrt"), "'inverse_sqrt' or 'noam'"),
+    **dict.fromkeys(("poly", "polynomial_decay"), "'polynomial' or Polynomial(power=0.9)"),
+}
+
+
 @dataclass(frozen=True)
 class Phase:
     """One phase of a ``Join``: from ``start`` to ``end`` along a decay.
@@ -161,6 +176,7 @@ def as_decay(owner: str, decay: object, argument: str = "decay") -> Decay:
     """Return the Decay that a name, a Decay or a function means.
 
     Raises:
+        TypeError: it is a class instead of an instance.
         ValueError: no such name; the nearest is named.
 
     >>> as_decay("LRSchedule", "linear")
@@ -168,6 +184,14 @@ def as_decay(owner: str, decay: object, argument: str = "decay") -> Decay:
     """
     if isinstance(decay, Decay):
         return decay
+    if isinstance(decay, type):
+        name = decay.__name__
+        names = [known for known, cls in DECAYS.items() if type(cls) is decay]
+        remedy = f"Pass an instance, {name}(...)" + (f", or its name, {names[0]!r}" if names else "")
+        raise TypeError(message(owner, argument, name, f"{name} is a class", remedy))
+    if isinstance(decay, str) and decay.lower() in ELSEWHERE:
+        rule = f"{argument} has no {decay!r}"
+        raise ValueError(message(owner, argument, decay, rule, f"Write {ELSEWHERE[decay.lower()]}"))
     if not isinstance(decay, str) and callable(decay):
         return Function(decay)
     return DECAYS[require_choice(owner, argument, decay, DECAYS)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ _SLACK = 0.05  # share of max_time in which the clock does not hurry a run whose
 _SMALLEST_TABLE = 4096  # entries: a short run needs one copy to the device only
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """Where the next update is.
 
     Args:

@@ -30,11 +30,13 @@ HEADER: dict[str, Any] = {
 # -- the whole suite on a CPU -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(118)
-def test_the_suite_ends_in_time_and_nothing_in_it_fails(tmp_path: Path, capsys: Any) -> None:
+# 24 seconds are enough for tasks of every part but the first; a minute is enough for several tasks of each
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("seconds", [24, pytest.param(60, marks=pytest.mark.slow)])
+def test_the_suite_ends_in_time_and_nothing_in_it_fails(seconds: int, tmp_path: Path, capsys: Any) -> None:
     began = time.time()
-    code = main(["gpu", "--device", "cpu", "--seconds", "60", "--out", str(tmp_path)])
-    assert time.time() - began < 60 + 2 * KILL + 30, "the rest is for a machine that is busy with other things"
+    code = main(["gpu", "--device", "cpu", "--seconds", str(seconds), "--out", str(tmp_path)])
+    assert time.time() - began < seconds + 2 * KILL + 60, "the rest is for a machine that is busy with other things"
     shown = capsys.readouterr().out
     assert "# GPU suite: summary" in shown
     assert (tmp_path / "summary.md").read_text() in shown

@@ -36,7 +36,7 @@ LATENT = ("UsagePerplexity", "UnusedEntries", "MarginalEntropy", "ConditionalEnt
 
 
 def make(name: str) -> Metric:
-    cls = getattr(lightning_tricks, name)
+    cls = getattr(lightning_tricks.metrics, name)
     if name in (*FEATURES, *LATENT):
         return cls(6)
     return cls(4) if name in (*PREDICTIONS, *NUMBERS) else cls()

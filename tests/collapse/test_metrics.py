@@ -21,7 +21,7 @@ def test_every_metric_is_public() -> None:
         n for n, c in vars(metrics).items() if inspect.isclass(c) and issubclass(c, Metric) and not n.startswith("_")
     }
     assert own - {"Metric"} == set(ALL)
-    assert set(ALL) <= set(lightning_tricks.__all__)
+    assert set(ALL) <= set(lightning_tricks.metrics.__all__)
 
 
 @pytest.mark.parametrize("name", (*ALL, *LATENT))
@@ -174,12 +174,12 @@ def test_fingerprints_survive_their_way_through_float32() -> None:
     [
         (lambda: EffectiveRank(1), "num_features must be a whole number >= 2"),
         (lambda: PredictionSkill(0), "num_classes must be a whole number >= 2"),
-        (lambda: lightning_tricks.Coverage(0), "k must be a whole number >= 1"),
+        (lambda: lightning_tricks.metrics.Coverage(0), "k must be a whole number >= 1"),
         (lambda: RepetitionRate(0), "n must be a whole number >= 1"),
         (lambda: EffectiveRank(4).update(torch.zeros(2, 3)), r"the last dimension must be 4.*EffectiveRank\(3\)"),
         (lambda: PredictionSkill(3).update(torch.zeros(2, 3), torch.zeros(5)), "2 predictions, target 5"),
-        (lambda: lightning_tricks.Alignment().update(torch.zeros(2, 3), torch.zeros(2, 4)), "two views"),
-        (lambda: lightning_tricks.Coverage().compute(), "0 generated samples were given, at least 6"),
+        (lambda: lightning_tricks.metrics.Alignment().update(torch.zeros(2, 3), torch.zeros(2, 4)), "two views"),
+        (lambda: lightning_tricks.metrics.Coverage().compute(), "0 generated samples were given, at least 6"),
     ],
     ids=range(8),
 )
@@ -190,7 +190,7 @@ def test_bad_input_is_named(use: Any, words: str) -> None:
 
 
 def test_samples_of_another_shape_are_refused() -> None:
-    metric = lightning_tricks.Uniformity()
+    metric = lightning_tricks.metrics.Uniformity()
     metric.update(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="2 numbers each, those before had 3"):
         metric.update(torch.zeros(2, 2))

@@ -80,3 +80,12 @@ def test_it_is_not_yet_time_while_there_is_no_association_and_grace_is_left() ->
 )
 def test_the_form_of_rows_in_a_checkpoint_is_checked(sums: Any, fault: bool) -> None:
     assert (rows_form(sums, "sums") is not None) is fault
+
+
+def test_of_several_calls_of_the_module_the_first_that_fits_the_target_counts() -> None:
+    probe, target = PredictionProbe("net", "target", 3), torch.randint(4, (32,))
+    first, second = torch.randn(32, 4), torch.randn(32, 4)
+    for call in (torch.randn(7, 4), first, second):  # seven unlabelled rows, then two views
+        probe._see(call)
+    probe.gather(RUN, (torch.randn(32, 2), target), torch.tensor(0.0), first=True)
+    assert torch.equal(probe.sums["logits"], first)

@@ -39,10 +39,18 @@ def test_labels_that_do_not_explain_few_dimensions_excuse_nothing() -> None:
     features = torch.randn(480, 3) @ torch.randn(3, 64)
     seen = measured(features, torch.randint(10, (480,)))
     assert seen["rank_share"] == pytest.approx(seen["effective_rank"] / 64)
-    along, label = points(10, 64, 0.0)
-    line = torch.randn(10, 1)[label] @ torch.randn(1, 64)  # ten classes on one line are a collapse
-    assert measured(line, label)["rank_share"] < 0.05
-    assert len(along) == 480
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_classes_on_one_line_are_a_collapse_and_classes_in_a_few_directions_are_none(classes: int) -> None:
+    _, label = points(classes, 64, 0.0)
+    line = torch.randn(classes, 1)[label] @ torch.randn(1, 64)
+    assert measured(line, label)["_rank_share"] < 0.05
+    # the means of a network with ReLU lie in few directions, with some spread within the classes
+    means = torch.randn(classes, classes) * torch.linspace(3, 1, classes)
+    few = (means[label] + 0.5 * torch.randn(480, classes)) @ torch.randn(classes, 64)
+    seen = measured(few, label)
+    assert seen["_rank_share"] > 0.5 > 3 * seen["effective_rank"] / 64
 
 
 def test_a_half_that_is_constant_is_no_collapse_of_the_other() -> None:

@@ -43,7 +43,7 @@ class Told:
 def made() -> tuple[CourseProbe, Judge, Told]:
     probe, told = CourseProbe(CourseParts.made(), 3), Told()
     judge = Judge("TrainingDoctor", probe.rules(), probe.grace_factor)
-    probe.started(told, judge, 10)  # type: ignore[arg-type]
+    probe.on_start(told, judge, 10)  # type: ignore[arg-type]
     return probe, judge, told
 
 

@@ -112,6 +112,25 @@ def test_time_may_come_first() -> None:
     assert checks(module, batches)["samples do not leak"].passed is not False
 
 
+class Rows(nn.Module):
+    """A recurrent network over rows ``[batch, time, features]``."""
+
+    def __init__(self, batch_first: bool, both: bool) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 16, batch_first=batch_first, bidirectional=both)
+        self.out = nn.Linear(32 if both else 16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.lstm(x.reshape(len(x), 4, 3))[0][:, -1])
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_recurrent_network_that_takes_the_batch_for_time_leaks(batch_first: bool, both: bool) -> None:
+    found = checks(Task(Rows(batch_first, both), cross_entropy), load(*classes()))["samples do not leak"]
+    assert found.passed is batch_first
+
+
 def test_only_where_the_next_element_is_predicted_is_the_future_asked() -> None:
     assert checks(*language("recurrent"))["no look into the future"].passed
     assert "no look into the future" not in checks(*tagger())

@@ -60,7 +60,7 @@ def test_the_ends_of_the_network_are_its_first_and_last_norms_above_0() -> None:
 
 
 def test_a_rollback_and_the_end_of_a_fit_forget_gradients() -> None:
-    for forget in ("rolled_back", "stopped"):
+    for forget in ("rolled_back", "cleanup"):
         health = GradientHealth()
         health.norms = torch.ones(2)
         getattr(health, forget)(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -22,7 +23,6 @@ from lightning_tricks.diagnosis.loss_curve import (
     finite_mean,
     finite_median,
     largest_early,
-    named,
     overfitting,
     ran_out,
     relapse,
@@ -187,6 +187,11 @@ def test_a_rate_that_is_gone_early_is_told_from_schedules_that_end_or_begin_low(
         assert not any(a and b and c for a, b, c in zip(bad, bad[1:], bad[2:], strict=False))
     assert ran_out(rates(0.1, 0.01, 1e-3, 1e-6, 1e-9), 1000)
     assert ran_out([c._replace(ratio=1e-9, rate=1e-8) for c in rates(0.1, 0.1, 0.1)], 1000), "before the first check"
+    resting = [
+        c._replace(ratio=1e-9, fixed=loss) for c, loss in zip(rates(0.1, 0.1, 0.1), (2.0, 1.8, 1.6), strict=True)
+    ]
+    assert not ran_out(resting, 1000), "most weights rest, as those of experts that are not chosen, and others learn"
+    assert ran_out([c._replace(fixed=2.0) for c in resting], 1000)
     assert not ran_out(rates(*[math.nan] * 5), 1000) and not ran_out(rates(0.1, 1e-9), 0)
 
 
@@ -272,41 +277,5 @@ def test_weights_that_shrink_to_nothing_are_told_from_an_equilibrium() -> None:
     assert not shrinking(2.3, weights(*(0.9**i for i in range(6)))), "not yet by much"
 
 
-def test_a_loss_that_rises_since_the_weights_shrink_is_named_after_them() -> None:
-    checks = [Check(i, 0.1 + i, 0.1 + i, weights=0.85**i) for i in range(6)]
-    assert named("divergence", {}, [0.1], checks, [])[0] == "shrinking weights"
-    assert named("divergence", {}, [0.1], [c._replace(weights=1.0) for c in checks], [])[0] == "divergence"
-
-
-@pytest.mark.parametrize(
-    ("alarm", "values", "cause", "words"),
-    [
-        ("finite", {}, "non-finite values", "first 'net.2.weight'"),
-        ("divergence", {}, "divergence", "the median loss is 9, and the largest of the first ones was 2.5"),
-        ("flow", {"first_gradient": 1e-9, "last_gradient": 0.2}, "vanishing gradients", "1e-09 in the first layer"),
-        ("silence", {"_silent": 1.0}, "no gradients", "no parameter of the optimizer gets a gradient"),
-        ("spike", {}, "loss spikes", "jumped and stays at 9, after 9"),
-        (
-            "blow-up",
-            {},
-            "learning rate too high",
-            "went from 2 to 50 around step 10, and is 9 now; updates were up to 0.5",
-        ),
-        ("blow-up", {"_row": 1.0}, "loss spikes", "first 'net.2.weight'"),
-        ("idle", {}, "weights do not change", "most of the run is still to come"),
-        ("updates", {"batches": 100.0}, "weights do not change", "no optimizer made a step in 100 batches"),
-        ("shrinkage", {}, "shrinking weights", "at 1.0% of their first norm"),
-        ("generalisation", {"loss": 0.1}, "overfitting", "rose from 0.5 to 0.9 while training reached 0.1"),
-    ],
-)
-def test_every_alarm_has_a_name_the_numbers_that_decided_and_advice(
-    alarm: str, values: dict[str, float], cause: str, words: str
-) -> None:
-    checks = [Check(10, 50.0, 9.0, ratio=0.5, weights=0.01), *[Check(20 + i, 9.0, 9.0, weights=0.01) for i in range(5)]]
-    found, evidence, advice = named(
-        alarm, values, [2.0, 2.5, 1.9, 2.0, 2.0], checks, [0.5, 0.9], "first 'net.2.weight'"
-    )
-    assert found == cause
-    assert words in "; ".join(evidence)
-    assert len(advice) == 3
-    assert pytest.approx(1 / 0.6745, rel=1e-3) == loss_curve.MAD_TO_STD
+def test_a_median_deviation_becomes_the_standard_deviation_of_a_normal_distribution() -> None:
+    assert pytest.approx(1 / NormalDist().inv_cdf(0.75), rel=1e-5) == loss_curve.MAD_TO_STD

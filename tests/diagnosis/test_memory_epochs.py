@@ -48,7 +48,7 @@ def test_outside_of_a_run_nothing_is_looked_at_and_after_it_all_is_forgotten() -
     watched.trick.live_run = None
     part = LookAtEpochs(watched, watched)
     part.on_train_batch_end(None, None, None, None, 0)
-    part.stopped(None)  # type: ignore[arg-type]
+    part.cleanup(None)  # type: ignore[arg-type]
     assert watched.looked == ["forgotten"]
 
 

@@ -76,5 +76,5 @@ def test_the_device_of_the_run_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         level = MemoryLevel()
         assert math.isnan(level.read().used), "before the run nothing is read"
         strategy = SimpleNamespace(root_device=torch.device(device))
-        level.started(SimpleNamespace(trainer=SimpleNamespace(strategy=strategy)), None)  # type: ignore[arg-type]
+        level.on_start(SimpleNamespace(trainer=SimpleNamespace(strategy=strategy)), None)  # type: ignore[arg-type]
         assert level.on_device is there and level.read().used == 5.0

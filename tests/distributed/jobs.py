@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
 from lightning_tricks.numerics.shards import Shards
-from tests.problems import Classifier, Memory, digits, sgd, trainer
+from tests.problems import STRICT, Classifier, Memory, digits, sgd, trainer
 
 
 def sharded_norms(p: float, rows: int, size: float, dtype: torch.dtype) -> tuple[list[float], list[float]]:
@@ -360,13 +360,13 @@ def _fitted(what: str, **arguments: Any) -> dict[str, Any]:
             t.fit(module, DataLoader(own, batch_size=96 // world))  # type: ignore[arg-type]
         except Exception as problem:
             error = type(problem).__name__
-    rescues = [trick.watch.response.rescue for trick in tricks if trick.watch.response.rescue is not None]
+    managers = [trick.watch.response.rollbacks for trick in tricks if trick.watch.response.rollbacks is not None]
     return {
         "histories": {type(d).__name__: d.history[0][1] if d.history else {} for d in tricks},
         "weights": [float(p.detach().double().sum()) for p in module.parameters()],
         "seen": module.seen,
         "error": error,
-        "rollbacks": rescues[0].times if rescues else 0,
+        "rollbacks": managers[0].times if managers else 0,
     }
 
 
@@ -408,7 +408,7 @@ def resumed_exactly(folder: str) -> tuple[list[float], list[float], str]:
         whole, path = fit(3, []), os.path.join(folder, "cut.ckpt")
         with contextlib.suppress(InterruptedError):
             fit(3, [PowerCut(5, Path(path))])
-        resumed = fit(77, [], ckpt_path=path, weights_only=True)
+        resumed = fit(77, [], ckpt_path=path, **STRICT)
         try:
             trainer([ExactResume(gradients=True)], strategy="ddp", devices=2).fit(
                 Net(), torch.utils.data.DataLoader(Augmented(), 2)

@@ -51,13 +51,13 @@ def fitted(module: Any, tricks: list[Any], strategy: str = "ddp", rows: Any = No
             error = f"{type(problem).__name__}: {problem}"
     run = tricks[0].run
     watches = [trick.watch for trick in tricks if isinstance(trick, Detector)]
-    rescues = [watch.response.rescue for watch in watches if watch.response.rescue is not None]
+    managers = [watch.response.rollbacks for watch in watches if watch.response.rollbacks is not None]
     return {
         "error": error,
         "seen": getattr(module, "seen", 0),
         "weights": full_weights(module).tolist(),
         "clock": run.clock.state_dict(),
-        "rollbacks": rescues[0].times if rescues else 0,
+        "rollbacks": managers[0].times if managers else 0,
     }
 
 

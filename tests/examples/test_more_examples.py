@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.examples.problems import ROOT, run
+from tests.forked import run_torchrun
 
 pytestmark = pytest.mark.examples
 
@@ -58,12 +59,9 @@ def test_with_two_images_of_each_digit_a_backbone_that_knows_others_is_worth_a_l
 
 def test_two_processes_with_uneven_shares_have_the_norms_of_one(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "examples/distributed.py", "--epochs", "1"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=110, env=environment,
-    )  # fmt: skip
+    command = ("examples/distributed.py", "--epochs", "1")
+    done = run_torchrun(*command, folder=tmp_path, environment=environment, processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("processes: 2") == 2, "one process alone prints"
     ours, lightning = (float(x) for x in re.findall(r"at most (\S+) off", done.stdout))

@@ -14,37 +14,33 @@ from typing import Any
 import pytest
 import torch
 
-import lightning_tricks
 from lightning_tricks import (
     AGC,
     AdaGC,
     CachedMixedPrecision,
     DeadUnits,
     Decay,
-    Exponential,
     FP32Islands,
     GradientAccumulation,
     GradientClip,
     GradientMonitor,
-    Join,
     LossScaleGuard,
     LRFinder,
     LRSchedule,
     MixedGenerations,
     ModeCollapse,
     MultiStep,
-    Phase,
-    Piecewise,
     Plateau,
     PosteriorCollapse,
     PrecisionDoctor,
     PredictionCollapse,
     ProgressMetrics,
     RepresentationCollapse,
-    Step,
     TrickError,
     UsageCollapse,
 )
+from lightning_tricks.config_check import public_classes
+from lightning_tricks.decays import Exponential, Join, Phase, Piecewise, Step
 from lightning_tricks.gradients.rules import ClipRule
 from lightning_tricks.lifecycle.trick import Trick
 from tests.matrix import EXAMPLES, NAMES, REQUIRED
@@ -53,10 +49,8 @@ from tests.problems import Classifier, fit
 EXTRA = ("CachedMixedPrecision", "DurableCheckpointIO", "MixedGenerations", "Phase", "Rollback")
 CLASSES = sorted(
     name
-    for name in lightning_tricks.__all__
-    if inspect.isclass(cls := getattr(lightning_tricks, name))
-    and (issubclass(cls, (Trick, ClipRule, Decay)) or name in EXTRA)
-    and not inspect.isabstract(cls)
+    for name, cls in public_classes().items()
+    if (issubclass(cls, (Trick, ClipRule, Decay)) or name in EXTRA) and not inspect.isabstract(cls)
 )
 
 # what a class needs beside the argument that is tried
@@ -159,7 +153,7 @@ def legal(name: str, argument: inspect.Parameter, kind: str) -> bool:
 CELLS = [
     (name, argument.name, kind)
     for name in CLASSES
-    for argument in inspect.signature(getattr(lightning_tricks, name)).parameters.values()
+    for argument in inspect.signature(public_classes()[name]).parameters.values()
     for kind in VALUES
     if not legal(name, argument, kind)
 ]
@@ -177,7 +171,7 @@ def house_form(text: str, owners: set[str], argument: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_illegal_value_is_refused_at_construction_in_house_form(name: str) -> None:
-    cls, wrong = getattr(lightning_tricks, name), []
+    cls, wrong = public_classes()[name], []
     for _, argument, kind in [cell for cell in CELLS if cell[0] == name]:
         arguments = {**BESIDE.get(name, {}), argument: VALUES[kind]}
         try:
@@ -195,7 +189,7 @@ def test_every_illegal_value_is_refused_at_construction_in_house_form(name: str)
 
 def test_there_are_as_many_cells_as_there_should_be() -> None:
     assert len(CELLS) > 2000
-    known = {(n, a) for n in CLASSES for a in inspect.signature(getattr(lightning_tricks, n)).parameters}
+    known = {(n, a) for n in CLASSES for a in inspect.signature(public_classes()[n]).parameters}
     assert set(ALLOWED) | NAMES <= known, "an exception for an argument that is gone"
 
 

@@ -26,7 +26,7 @@ from lightning_tricks import GradientMonitor, LRSchedule, Rollback, TrainingDoct
 from lightning_tricks.errors import TrickError as OurError
 from tests.faults.problems import Logging, arguments, example, places, put, state_of, taken
 from tests.matrix import EXAMPLES
-from tests.problems import Classifier, fit, loader, trainer, weights
+from tests.problems import STRICT, Classifier, fit, loader, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -246,7 +246,7 @@ def test_a_hostile_pickle_does_not_run(tmp_path: Path, monkeypatch: Any) -> None
     whole["callbacks"][key]["state"]["noise"] = Bomb()
     torch.save(whole, "b.ckpt")
     with pytest.raises(pickle.UnpicklingError):
-        trainer([GradientMonitor()]).fit(Classifier(), loader(16), ckpt_path="b.ckpt", weights_only=True)
+        trainer([GradientMonitor()]).fit(Classifier(), loader(16), ckpt_path="b.ckpt", **STRICT)
     assert not Path("boom").exists()
 
 

@@ -13,11 +13,12 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lightning_tricks import Join, LRSchedule, OneCycle, Phase, Plateau
+from lightning_tricks import LRSchedule, OneCycle, Plateau
+from lightning_tricks.decays import Join, Phase
 from lightning_tricks.schedules.phases import DECAYS
 from lightning_tricks.schedules.plan import whole_curve
 from tests.laws.strategies import law
-from tests.problems import Classifier, fit, loader, sgd, trainer
+from tests.problems import STRICT, Classifier, fit, loader, sgd, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
 
@@ -157,7 +158,7 @@ def test_a_run_that_is_resumed_after_any_update_has_the_same_tail(at: int, warmu
     fit(Classifier(), [LRSchedule(warmup=warmup), Rates(at, path)], n=2 * split[0], batch=2, max_epochs=split[1])
     tail = Rates()
     t = trainer([LRSchedule(warmup=warmup), tail], max_epochs=split[1])
-    t.fit(Classifier(), loader(2 * split[0], 2), ckpt_path=path, weights_only=True)
+    t.fit(Classifier(), loader(2 * split[0], 2), ckpt_path=path, **STRICT)
     assert tail.seen == pytest.approx([formula(k, warmup, 12) for k in range(at, 12)], rel=1e-6, abs=1e-9)
 
 

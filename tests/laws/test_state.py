@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lightning_tricks import ExactResume, TrickError
 from tests.faults.problems import Logging, arguments, example, places, put, state_of
 from tests.laws.strategies import CALLBACKS, law, same
-from tests.problems import fit, loader, trainer, weights
+from tests.problems import STRICT, fit, loader, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -65,7 +65,7 @@ def test_a_state_comes_back_as_it_was_saved_and_goes_on_as_if_never_interrupted(
     whole, module = run(name, at)
     saved = torch.load(CHECKPOINT, weights_only=True)
     state = next(v for k, v in saved["callbacks"].items() if k.startswith(name))
-    part, resumed = run(name, ckpt_path=CHECKPOINT, weights_only=True)
+    part, resumed = run(name, ckpt_path=CHECKPOINT, **STRICT)
     for key in ("version", "configuration", "clock"):
         assert same(part.began[key], state[key]), key
     if name != "ExactResume":  # its state is where the run is, which is put back when the first batch is asked for

@@ -19,7 +19,7 @@ from torch import nn
 from lightning_tricks import GradientClip, LRSchedule
 from tests.laws.strategies import PROFILE, example
 from tests.matrix import OBSERVERS
-from tests.problems import Classifier, loader, trainer, weights
+from tests.problems import STRICT, Classifier, loader, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -161,7 +161,7 @@ class TrainerMachine(RuleBasedStateMachine):
         self.base = self.last = count
         epochs = torch.load(path, weights_only=True)["epoch"] + 1
         self.t.fit_loop.max_epochs = epochs
-        self.t.fit(self.module, loader(8 * BATCHES), loader(8), ckpt_path=path, weights_only=True)
+        self.t.fit(self.module, loader(8 * BATCHES), loader(8), ckpt_path=path, **STRICT)
         self.fitted = True
 
     @rule()

@@ -35,9 +35,9 @@ OBJECTS: dict[str, list[Any]] = {
     ],
     "decay": [
         "linear",
-        lightning_tricks.Polynomial(0.9),
-        lightning_tricks.Exponential(0.5, every="10%"),
-        lightning_tricks.Step("2ep", gamma=0.5),
+        lightning_tricks.decays.Polynomial(0.9),
+        lightning_tricks.decays.Exponential(0.5, every="10%"),
+        lightning_tricks.decays.Step("2ep", gamma=0.5),
         lightning_tricks.Plateau("val_loss", patience=3),
     ],
     "action": ["warn", "stop", "rollback", Rollback(keep=2, lr_factor=0.5)],

@@ -30,7 +30,7 @@ def test_an_error_of_its_own_costs_one_warning_and_switches_it_off() -> None:
     observer = Observer()
     with pytest.warns(TrickWarning, match=r"Observer: ValueError: a b.*switched off.*training goes on") as said:
         assert survives(observer, ValueError("a\nb")) and survives(observer, ValueError("c"))
-    assert len(said) == 1 and observer._off and observer.told == [("stopped", observer.run_or_none)]
+    assert len(said) == 1 and observer._off and observer.told == [("cleanup", observer.run_or_none)]
 
 
 def test_what_the_user_asked_for_ends_the_run() -> None:
@@ -60,5 +60,5 @@ def test_where_warnings_are_errors_it_is_said_and_not_raised(caplog: pytest.LogC
 
 
 def test_hooks_of_observers_are_wrapped_and_those_of_actors_are_not() -> None:
-    assert hasattr(GradientMonitor.on_train_batch_start, "_unguarded")
+    assert hasattr(GradientMonitor.on_train_end, "_unguarded")
     assert not hasattr(GradientClip.on_train_end, "_unguarded")

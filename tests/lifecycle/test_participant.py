@@ -49,7 +49,7 @@ class Part(Stages):
     def __init__(self, name: str, told: list[Any]) -> None:
         self.name, self.told = name, told
 
-    def prepare(self, run: Any) -> None:
+    def before_start(self, run: Any) -> None:
         self.told.append((self.name, run))
 
 
@@ -60,16 +60,16 @@ class Whole(Participant):
     def make_parts(self) -> tuple[Stages, ...]:
         return (Part("first", self.told), Part("second", self.told))
 
-    def prepare(self, run: Any) -> None:
+    def before_start(self, run: Any) -> None:
         self.told.append(("whole", run))
 
 
 def test_a_stage_is_told_to_the_whole_and_then_to_its_parts_in_their_order() -> None:
     whole = Whole()
-    whole.tell("prepare", 7)
+    whole.tell("before_start", 7)
     assert whole.told == [("whole", 7), ("first", 7), ("second", 7)]
     assert whole.parts is whole.parts, "made once"
-    assert all(x.does("prepare") and not x.does("finished") for x in (whole, *whole.parts))
+    assert all(x.does("before_start") and not x.does("finished") for x in (whole, *whole.parts))
 
 
 def test_before_the_first_fit_there_is_no_run() -> None:

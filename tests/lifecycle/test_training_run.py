@@ -78,7 +78,11 @@ def test_what_several_tricks_would_say_is_said_once() -> None:
         pass
 
     run = TrainingRun(owner := Owner())
-    assert [run.first_to_say("a"), run.first_to_say("a"), run.first_to_say("b")] == [True, False, True]
+    assert [run.common.first_to_say("a"), run.common.first_to_say("a"), run.common.first_to_say("b")] == [
+        True,
+        False,
+        True,
+    ]
     assert run.belongs_to(owner)
 
 

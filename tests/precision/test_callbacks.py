@@ -295,14 +295,20 @@ def test_without_a_loss_scale_there_is_nothing_to_guard(caplog: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You passed")
-def test_16_mixed_that_became_bf16_on_a_cpu_is_said_once() -> None:
-    with pytest.warns(TrickWarning, match="On a CPU Lightning turns precision='16-mixed' into it") as told:
-        t = L.Trainer(
-            accelerator="cpu", precision="16-mixed", callbacks=[LossScaleGuard(), PrecisionDoctor()], max_epochs=1,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        t.fit(Classifier(), loader(16))
-    assert len([w for w in told if w.category is TrickWarning]) == 1
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_bf16_run_on_a_cpu_is_told_nothing_that_lightning_does_not_say_itself(precision: str, caplog: Any) -> None:
+    t = L.Trainer(
+        accelerator="cpu", precision=precision, callbacks=[LossScaleGuard(), PrecisionDoctor()], max_epochs=1,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    t.fit(Classifier(), loader(16))  # (warnings are errors)
+    assert not [r for r in caplog.records if "LossScaleGuard" in r.message or "PrecisionDoctor" in r.message]
+
+
+def test_islands_in_a_float32_run_say_that_they_have_nothing_to_do(caplog: Any) -> None:
+    with caplog.at_level("INFO"):
+        fit(Classifier(), [FP32Islands(["net*"])], n=16)
+    assert "FP32Islands: this run computes in 32-true, so that it has nothing to do." in caplog.text
 
 
 def test_polluted_buffers_are_named() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as L
+import lightning.pytorch.plugins
 import pytest
 import pytorch_lightning
 import torch
@@ -135,6 +138,7 @@ def test_bad_arguments_are_named(arguments: Any, words: str) -> None:
 
 def test_a_torch_that_loses_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "cache_is_safe", lambda: False)
+    monkeypatch.setattr(plugins, "lightning_caches", lambda: False)
     with pytest.raises(UnsupportedError, match=r"loses the gradient .*pytorch #112583"):
         CachedMixedPrecision("bf16-mixed", "cpu")
 
@@ -153,7 +157,43 @@ def test_the_probe_sees_a_lost_gradient(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class CachesItself:
+    """The region of the development branch of Lightning, in which autocast has its cache."""
+
+    entered = 0
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        CachesItself.entered += 1
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+
+
+@pytest.fixture
+def lightning_that_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for namespace in (lightning.pytorch.plugins, pytorch_lightning.plugins):
+        monkeypatch.setattr(namespace.MixedPrecision, "forward_context", CachesItself.forward_context)
+    monkeypatch.setattr(CachesItself, "entered", 0)
+
+
+@pytest.mark.usefixtures("lightning_that_caches")
+def test_where_lightning_caches_itself_its_region_is_used_and_old_weights_are_still_forgotten() -> None:
+    assert plugins.lightning_caches()
+    stock, ours = TwoSteps(), TwoSteps()
+    trained(MixedPrecision("bf16-mixed", "cpu"), stock, n=8)
+    before = CachesItself.entered
+    trained(CachedMixedPrecision("bf16-mixed", "cpu"), ours, n=8)
+    assert CachesItself.entered > before, "the region is Lightning's"
+    assert stock.outputs == [16.0, 16.0], "the second output is of the old weights"
+    assert ours.outputs == [16.0, 12.0]
+
+
+@pytest.mark.usefixtures("lightning_that_caches")
+def test_where_lightning_caches_itself_a_bug_of_torch_is_its_own_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "cache_is_safe", lambda: False)
+    assert CachedMixedPrecision("bf16-mixed", "cpu").precision == "bf16-mixed"
+
+
 def test_lightning_still_switches_the_cache_off() -> None:
-    # until lightning>2.6.6 (#21616): then this plugin is no longer needed
-    with MixedPrecision("bf16-mixed", "cpu").forward_context():
-        assert not torch.is_autocast_cache_enabled()
+    # until lightning>2.6.6 (#21616): then only the emptying after a step is needed
+    assert not plugins.lightning_caches()

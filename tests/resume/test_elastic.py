@@ -9,11 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.forked import run_torchrun
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -23,17 +26,29 @@ pytestmark = [
 ]
 
 
-def under_torchrun(folder: Path, processes: int, kills: list[dict[str, int]], window: int, gradients: bool) -> str:
-    """Run both trainings to their end; return what was said."""
-    plan = json.dumps({"kills": kills, "window": window, "gradients": gradients})
+def surroundings() -> dict[str, str]:
+    launchers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "PL_", "GROUP_", "ROLE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
+    # processes of a restart would read the addresses of those that are gone: pytorch#135712
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+def under_forked_torchrun(folder: Path, processes: int, kills: list[dict[str, int]], plan: str) -> str:
+    """Run both trainings to their end, in processes that torchrun's agent forks; return what was said."""
+    done = run_torchrun(
+        "tests.resume.restarts", str(folder), plan, folder=folder, environment=surroundings(), processes=processes,
+        restarts=len(kills),
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    return done.stdout + done.stderr
+
+
+def under_torchrun(folder: Path, processes: int, kills: list[dict[str, int]], plan: str) -> str:
+    """Run both trainings to their end, by torchrun's command; return what was said."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["--max-restarts", str(len(kills)), "-m", "tests.resume.restarts", str(folder), plan]
-    launchers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "PL_", "GROUP_", "ROLE_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
-    # processes of a restart would read the addresses of those that are gone: pytorch#135712
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     torchrun = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, cwd=folder, env=surroundings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     try:
@@ -55,10 +70,15 @@ def outcome(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def check(
-    folder: Path, kills: list[dict[str, int]], processes: int = 2, window: int = 1, gradients: bool = False
+    folder: Path,
+    kills: list[dict[str, int]],
+    processes: int = 2,
+    window: int = 1,
+    gradients: bool = False,
+    launch: Callable[..., str] = under_forked_torchrun,
 ) -> list[str]:
     """Compare the killed training with the undisturbed one; return what was said before each kill."""
-    said = under_torchrun(folder, processes, kills, window, gradients)
+    said = launch(folder, processes, kills, json.dumps({"kills": kills, "window": window, "gradients": gradients}))
     whole, killed = outcome(folder, "whole"), outcome(folder, "killed")
     assert len(whole) == len(killed) == processes, said
     assert len({found["digest"] for found in whole + killed}) == 1, said
@@ -91,7 +111,7 @@ def test_either_process_is_killed_before_the_first_checkpoint_in_a_window_while_
         {"checkpoint": 3},
         {"rank": 0, "batch": 22 + end},
     ]
-    early, within, torn, late = check(tmp_path, kills, window=2)
+    early, within, torn, late = check(tmp_path, kills, window=2, launch=under_torchrun)
     assert (early, within, late) == ("update 1", f"update {6 + middle // 2}", f"update {12 + end // 2}")
     written = re.fullmatch(r"(\d+) bytes", torn)
     assert written and 0 < int(written[1]) < (tmp_path / "killed" / "last.ckpt").stat().st_size

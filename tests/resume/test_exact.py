@@ -31,7 +31,7 @@ from lightning_tricks import (
     UnsupportedError,
     ZClip,
 )
-from tests.problems import digits, weights
+from tests.problems import STRICT, digits, weights
 from tests.resume.problems import BATCHES, Augmented, Net, PowerCut, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -65,7 +65,7 @@ def outcome(
     with pytest.raises(InterruptedError):
         fit(3, [PowerCut(at, path)])
     torch.load(path, weights_only=True)
-    return weights(whole), weights(fit(77, [], ckpt_path=path, weights_only=True))
+    return weights(whole), weights(fit(77, [], ckpt_path=path, **STRICT))
 
 
 def the_same(pair: tuple[torch.Tensor, torch.Tensor]) -> bool:
@@ -137,10 +137,10 @@ def test_several_loaders_of_one_length_are_taken_and_others_refused(length: int,
     with pytest.raises(InterruptedError):
         fit(3, [PowerCut(9, tmp_path / "cut.ckpt")])
     if length == 44:
-        assert torch.equal(weights(whole), weights(fit(77, [], ckpt_path=tmp_path / "cut.ckpt", weights_only=True)))
+        assert torch.equal(weights(whole), weights(fit(77, [], ckpt_path=tmp_path / "cut.ckpt", **STRICT)))
     else:
         with pytest.raises(UnsupportedError, match="a shorter loader begins again in mid-epoch"):
-            fit(77, [], ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
+            fit(77, [], ckpt_path=tmp_path / "cut.ckpt", **STRICT)
 
 
 @pytest.mark.parametrize("at", [2, 6, BATCHES, 13])
@@ -247,7 +247,7 @@ def test_checkpoints_of_modelcheckpoint(how: dict[str, Any], tmp_path: Path) -> 
     whole = fit(3, "a", [])
     with pytest.raises(InterruptedError):
         fit(3, "b", [Boom()])
-    resumed = fit(77, "c", [], ckpt_path=tmp_path / "b" / "last.ckpt", weights_only=True)
+    resumed = fit(77, "c", [], ckpt_path=tmp_path / "b" / "last.ckpt", **STRICT)
     assert torch.equal(weights(whole), weights(resumed))
 
 

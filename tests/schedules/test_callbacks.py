@@ -16,11 +16,11 @@ from lightning_tricks import (
     GradientClip,
     LRSchedule,
     Plateau,
-    Step,
     TrickError,
     TrickWarning,
     UnsupportedError,
 )
+from lightning_tricks.decays import Step
 from lightning_tricks.schedules import written
 from lightning_tricks.schedules.curves import Span
 from tests.gradients.problems import Gan

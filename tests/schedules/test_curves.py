@@ -9,22 +9,8 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from lightning_tricks import (
-    CosineRestarts,
-    Decay,
-    Exponential,
-    Function,
-    Join,
-    Linear,
-    LRSchedule,
-    MultiStep,
-    Noam,
-    OneCycle,
-    Phase,
-    Plateau,
-    Polynomial,
-    Step,
-)
+from lightning_tricks import CosineRestarts, Decay, LRSchedule, MultiStep, Noam, OneCycle, Plateau
+from lightning_tricks.decays import Exponential, Function, Join, Linear, Phase, Polynomial, Step
 from lightning_tricks.schedules.curves import Span
 from lightning_tricks.schedules.phases import DECAYS
 from lightning_tricks.schedules.plan import curve_of
@@ -148,7 +134,8 @@ def tensorflow(name: str, k: int) -> float:
 @pytest.mark.parametrize("name", ["linear_cosine", "cosine_restarts", "piecewise", "exponential", "staircase",
                                   "natural", "inverse", "polynomial"])  # fmt: skip
 def test_values_are_tensorflows_formulas(name: str) -> None:
-    from lightning_tricks import InverseTime, LinearCosine, NaturalExponential, Piecewise
+    from lightning_tricks import InverseTime, LinearCosine, NaturalExponential
+    from lightning_tricks.decays import Piecewise
 
     decay: tuple[Decay, float] = {
         "linear_cosine": (LinearCosine(), 0.0),

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from lightning_tricks import Join, LRSchedule, Phase
+from lightning_tricks import LRSchedule
+from lightning_tricks.decays import Join, Phase
 
 
 def test_the_plot_shows_the_curve() -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_tricks import Exponential, InverseSqrt, InverseTime, LRSchedule, MultiStep, NaturalExponential, Step
+from lightning_tricks import InverseSqrt, InverseTime, LRSchedule, MultiStep, NaturalExponential
+from lightning_tricks.decays import Exponential, Step
 from lightning_tricks.schedules.curves import Span
 
 

@@ -28,7 +28,7 @@ HOOKS = sorted(
     if name.startswith("on_") and "load_checkpoint" not in name and "predict" not in name and "test" not in name
 )
 HOOKS += ["setup", "teardown", "state_dict"]
-SMALL = ("started", "prepare", "configure", "assembled", "gradients_ready", "updated", "opened", "finished", "stopped",
+SMALL = ("on_start", "before_start", "configure", "on_optimizers_created", "gradients_ready", "updated", "before_gradients_read", "finished", "cleanup",
          "trick_state")  # fmt: skip
 OF_PROBES = ("attach", "gather", "ready", "measure", "read", "statistics", "explain", "figure", "before_backward")
 

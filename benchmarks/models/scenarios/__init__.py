@@ -20,6 +20,7 @@ from benchmarks.models.scenarios import (
     everyday_updates,
     everyday_vision,
     finetuning,
+    forum_vision,
     gans,
     generative,
     graphs,
@@ -69,6 +70,8 @@ SCENARIOS: list[Scenario] = [
     *(replace(s, fixed_half="develop") for s in everyday_sequences.SCENARIOS),
     *(replace(s, fixed_half="develop") for s in everyday_unlabelled.SCENARIOS),
     *(replace(s, fixed_half="develop") for s in everyday_second.SCENARIOS),
+    # From threads of forums and documented examples; their names put them into develop.
+    *forum_vision.SCENARIOS,
 ]
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, final
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, sums, unit_sums
 from lightning_tricks.collapse.keys import DEAD_UNITS
@@ -29,6 +28,7 @@ from lightning_tricks.modules.graph import layers_with_parameters_behind
 from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import on_any_rank
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION, tree_leaves
 
 _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Sigmoid: (0.0, 1.0),
@@ -37,7 +37,7 @@ _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Hardtanh: (-1.0, 1.0),
 }
 _REDUCED: tuple[tuple[str, Literal["sum", "max"]], ...] = (("largest/", "max"), ("fired/", "sum"))
-_HARD_ZERO = (nn.ReLU, nn.ReLU6, nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+_HARD_ZERO = (nn.ReLU, nn.ReLU6, nn.Linear, *CONVOLUTION, *BATCH_NORM)
 _SOFT = (nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Softplus)
 
 

@@ -7,7 +7,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, recursive, sums
 from lightning_tricks.collapse.keys import GENERATIONS
@@ -30,6 +29,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.subset import subset
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
@@ -322,7 +322,7 @@ class _Generations(Stages):
     def __init__(self, watch: Watch, probe: GenerationsProbe, every_n_epochs: int) -> None:
         self._watch, self._probe, self._every_n_epochs = watch, probe, every_n_epochs
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Generate two samples, to see what they are."""
         self._probe.look_at_samples(run)
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, generation, sums
 from lightning_tricks.collapse.keys import MODES
@@ -25,6 +24,7 @@ from lightning_tricks.errors import TrickError, message
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64

@@ -6,7 +6,7 @@ from typing import final
 
 from lightning_tricks.collapse.keys import PREDICTION
 from lightning_tricks.collapse.prediction_probe import OPTIONAL_FORMS, PredictionProbe, rows_form
-from lightning_tricks.collapse.prediction_rows import ANY_TARGET
+from lightning_tricks.collapse.prediction_rows import ANY_OUTPUT, ANY_TARGET
 from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.detector import Detector
@@ -42,10 +42,12 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
 
     Args:
         output: the logits or predictions: a key of what ``training_step`` returns, or the name of a module. ``[n, K]``,
-            ``[n, tokens, K]``, ``[n, K, ...]``, or ``[n]`` for one number or two classes.
-        target: a key of what ``training_step`` returns or of the batch; of a batch that is a tuple, with ``"target"``,
-            the tensor whose shape fits: class numbers before floats of the same size. Negative labels (-100), 255 where
-            there are not as many classes, and rows of floats with a NaN are left out.
+            ``[n, tokens, K]``, ``[n, K, ...]``, or ``[n]`` for one number or two classes. With ``"logits"``, and a
+            training step that returns no such key, the module is looked for whose output explains the loss.
+        target: a key of what ``training_step`` returns or of the batch; ``"target"`` also means ``"labels"``,
+            ``"label"``, ``"targets"`` or ``"y"``, or of a batch that is a tuple the tensor whose shape fits: class
+            numbers before floats of the same size. Negative labels (-100), 255 where there are not as many classes, and
+            rows of floats with a NaN are left out.
         every_n_steps: updates between two checks; as in ``RepresentationCollapse``, as the rest.
         action: what to do about an alarm.
         patience: bad checks in a row that make an alarm.
@@ -94,7 +96,7 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
 
     def __init__(
         self,
-        output: str = "logits",
+        output: str = ANY_OUTPUT,
         target: str = ANY_TARGET,
         every_n_steps: int | None = 25,
         action: Action = "warn",

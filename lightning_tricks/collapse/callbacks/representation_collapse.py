@@ -8,7 +8,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_tricks.collapse import causes, figures, structure, sums
 from lightning_tricks.collapse.keys import REPRESENTATION
@@ -28,6 +27,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import local, on_any_rank
 from lightning_tricks.numerics.subset import subset
+from lightning_tricks.numerics.torch_internals import tree_leaves
 
 _NAMES = ("sphere_variance", "rank_share")
 _TREND = 8  # checks
@@ -181,9 +181,9 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
     Two measures, since neither sees both: the variance of directions ``V = 1 - ||mean of unit rows||^2`` (complete
     collapse) and the effective rank of the centred covariance (dimensional collapse, which the std of SimSiam's paper
     misses behind BatchNorm). For embeddings: in the last layer of a good classifier a low rank is healthy. Where the
-    batch holds labels, and features lie at one point per class, the rank that is possible is that of the classes,
-    K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network
-    that looks collapsed at first and rises over eight checks is at its beginning.
+    batch holds labels, and most of the variance lies between classes, the rank that is possible is that of the
+    classes, K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A
+    network that looks collapsed at first and rises over eight checks is at its beginning.
 
     Args:
         layer: name of the module whose output is watched, ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``; or a list

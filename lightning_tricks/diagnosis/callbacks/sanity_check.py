@@ -33,6 +33,8 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import on_any_rank
 
+_COLUMNS = ("check", "result", "what was seen", "fix")
+
 
 @final
 class SanityCheck(Trick):
@@ -69,7 +71,7 @@ class SanityCheck(Trick):
             that cannot be given back.
 
     Logs:
-        The table as text, under ``diagnosis/sanity``.
+        The table, under ``diagnosis/sanity``: as a table or as text, by what the logger takes.
 
     Changes:
         Nothing.
@@ -90,6 +92,7 @@ class SanityCheck(Trick):
     """
 
     observer = True
+    prints: bool = True  # the table on rank 0; the function ``sanity_check`` returns it instead
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class SanityCheck(Trick):
         """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
         return list(self._checks)
 
-    def prepare(self, run: TrainingRun) -> None:
+    def before_start(self, run: TrainingRun) -> None:
         """Run the experiments before any trick looks at the optimizers."""
         trainer = run.trainer
         if trainer.global_step > 0 or self._loaded is not None:
@@ -135,9 +138,10 @@ class SanityCheck(Trick):
         except Exception as error:  # of the user's code: if training has it too, it will be told there
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
-        if trainer.is_global_zero:
+        if self.prints and trainer.is_global_zero:
             Console().print(self._as_table())
-        run.publisher.tell(run.step, "diagnosis/sanity", self._as_markdown())
+        rows = [(c.name, c.mark, c.evidence, c.fix) for c in self._checks]
+        run.publisher.tabulate(run.step, "diagnosis/sanity", _COLUMNS, rows)
         failed = [c for c in self._checks if c.passed is False]
         somewhere = bool(failed)
         if trainer.world_size > 1:
@@ -181,13 +185,9 @@ class SanityCheck(Trick):
 
     def _as_table(self) -> Table:
         table = Table(title="SanityCheck")
-        for column in ("check", "", "what was seen", "fix"):
+        for column in _COLUMNS:
             table.add_column(column)
         style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
         for check in self._checks:
             table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
         return table
-
-    def _as_markdown(self) -> str:
-        rows = [f"| {c.name} | {c.mark} | {c.evidence} | {c.fix} |" for c in self._checks]
-        return "\n".join(["| check | | what was seen | fix |", "| --- | --- | --- | --- |", *rows])

@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.keys import FINDINGS, TRAINING_DOCTOR
 from lightning_tricks.diagnosis.no_updates import NoUpdates
 from lightning_tricks.diagnosis.summary import Summary
 from lightning_tricks.diagnosis.validation_gap import ValidationGap
-from lightning_tricks.errors import require_flag
+from lightning_tricks.errors import TrickError, require_flag
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
@@ -145,7 +145,13 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
         return self.probe.error_parts
 
     def plot(self) -> Any:
-        """Return the figure: loss, predictions on the first batch over time, gradients and updates."""
+        """Return the figure: loss, predictions on the first batch over time, gradients and updates.
+
+        Raises:
+            TrickError: nothing was measured yet.
+        """
+        if self.run_or_none is None or not self.watch.judge.history:
+            raise TrickError("TrainingDoctor.plot(): nothing was measured yet. Call it after Trainer.fit.")
         return self.probe.draw(self.watch.judge.history)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

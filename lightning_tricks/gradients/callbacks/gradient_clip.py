@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -96,6 +95,12 @@ class GradientClip(Trick):
     identity = ("groups",)
     state_form = staticmethod(form.named(_CLIPPER))
     in_dry_run = True
+    also_called: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("max_norm", "clip_val", "gradient_clip_val", "max_grad_norm", "clip_norm", "norm"), "rule={}"),
+        **dict.fromkeys(("max_value", "clip_value"), "rule=ClipValue({})"),
+        **dict.fromkeys(("gradient_clip_algorithm", "algorithm"), "rule=1.0 for norms or rule=ClipValue(1.0)"),
+        "norm_type": "rule=ClipNorm(1.0, norm_type={})",
+    }
     _put_back: tuple[PutBack, ...] = ()
 
     def __init__(
@@ -147,20 +152,20 @@ class GradientClip(Trick):
     def configure(self, run: TrainingRun) -> None:
         """Refuse a second clipper."""
         trainer = run.trainer
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         if trainer.gradient_clip_val:
             self._put_back = _take_over(trainer, self.rule, self.conflict)
         if not defined_by_lightning(trainer.lightning_module, "configure_gradient_clipping"):
             name = type(trainer.lightning_module).__name__
             warn("GradientClip", f"{name}.configure_gradient_clipping is overridden and runs after it. Remove one.")
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Give the Trainer its own threshold back."""
         put_back, self._put_back = self._put_back, ()
         for undo in put_back:
             undo()
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names and take up the state."""
         # Without logging, NaN and inf are still reported now and then.
         self._cadence = Cadence(run.trainer.log_every_n_steps or 50, run.step)
@@ -177,7 +182,6 @@ class GradientClip(Trick):
             elif view.index in known:  # the same Trainer fits again
                 clipper.load(known[view.index].state(), view.device)
 
-    @torch.no_grad()
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Clip: norms of the gradients -> coefficients of the rule -> writer."""
         due = self._cadence.due(page.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -14,13 +15,14 @@ from lightning_tricks.gradients.callbacks.gradient_clip import GradientClip
 from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.gradients.keys import MONITOR
 from lightning_tricks.gradients.layer_curves import LayerCurves, PerLayer
-from lightning_tricks.gradients.noise_scale import NoiseMeter
+from lightning_tricks.gradients.noise_scale import NoiseMeter, NoiseWindow
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, named_parts
 from lightning_tricks.gradients.samples import histogram_samples, moves_and_sizes, update_ratio, weight_samples
 from lightning_tricks.gradients.specs import MonitorSpec
 from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
 from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
@@ -123,6 +125,12 @@ class GradientMonitor(Trick):
         self._noise = NoiseMeter("GradientMonitor")
         self._layers = LayerCurves(self.per_layer, self.guard)
 
+    def make_parts(self) -> tuple[Stages, ...]:
+        """What the noise scale needs in each micro-batch."""
+        if not self.noise_scale:
+            return ()
+        return (_FirstMicroBatch(self._noise.window, lambda step: self._cadence.due(step), lambda: self.live_run),)
+
     @property
     def nonfinite_layers(self) -> dict[str, int]:
         """Parameters whose gradient was NaN or inf -> in how many attempts, up to the last logged step."""
@@ -150,11 +158,11 @@ class GradientMonitor(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Check that what is asked for can be had in this run."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         if self.noise_scale:
             _check_that_noise_can_be_measured(run.trainer)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names, once."""
         trainer = run.trainer
         n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
@@ -182,7 +190,6 @@ class GradientMonitor(Trick):
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Measure; publish at logged steps."""
         due = self._cadence.due(page.step)
@@ -223,7 +230,7 @@ class GradientMonitor(Trick):
         if self._noise.measures:
             norm = total_norm(page.norms(2.0))
             if not page.corrected:  # Lightning divides every loss by the full window, also in a shorter last one
-                norm = norm * run.mean_factor(self._noise.window.batches)
+                norm = norm * run.attempts.mean_factor(self._noise.window.batches)
             value = self._noise.measure(norm, run.trainer.world_size, synced=view.sharded)
             if value is not None:
                 run.publisher.put(page.step, {"grad/noise_scale": value})
@@ -261,25 +268,32 @@ class GradientMonitor(Trick):
         if columns:
             run.publisher.draw(columns[-1][0], "grad/layers", self.plot)
 
-    # -- noise scale: the first micro-batch of a window against the whole window --------------------------------------
+
+class _FirstMicroBatch(Stages):
+    """For the noise scale: compares the first micro-batch of a window with the whole window.
+
+    A part of its own, so that a monitor that measures no noise scale has no hooks in each micro-batch.
+    """
+
+    def __init__(self, window: NoiseWindow, due: Callable[[int], bool], live_run: Callable[[], TrainingRun | None]):
+        self._window, self._due, self._live_run = window, due, live_run
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count samples."""
-        if self.noise_scale and self.live_run is not None:
-            self._noise.window.next_size = int(extract_batch_size(batch))
+        self._window.next_size = int(extract_batch_size(batch))
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """A window begins."""
-        self._noise.window.begin()
+        self._window.begin()
 
     @torch.no_grad()
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Take the norm of the first micro-batch's gradient, in windows that will be logged."""
-        run, window = self.live_run, self._noise.window
-        if self.noise_scale and run is not None:
+        run, window = self._live_run(), self._window
+        if run is not None:
             window.add()
-            if window.batches == 1 and self._cadence.due(run.step):
-                window.first_norm = run.views[0].norm_now() * run.mean_factor(1)
+            if window.batches == 1 and self._due(run.step):
+                window.first_norm = run.views[0].norm_now() * run.attempts.mean_factor(1)
 
 
 def _check_that_noise_can_be_measured(trainer: Any) -> None:

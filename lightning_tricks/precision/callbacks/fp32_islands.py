@@ -84,7 +84,7 @@ class FP32Islands(Trick):
             )
 
     # modules may be made in configure_model, which comes after setup; validation may come before training
-    def assembled(self, run: TrainingRun) -> None:
+    def on_optimizers_created(self, run: TrainingRun) -> None:
         """Make the islands."""
         self._make(run.trainer, run.trainer.lightning_module)
 
@@ -104,13 +104,16 @@ class FP32Islands(Trick):
     def _make(self, trainer: Any, pl_module: Any) -> None:
         if self._islands is not None:
             return
-        refuse_half_weights(precision_of(trainer), self.modules)
+        precision = precision_of(trainer)
+        refuse_half_weights(precision, self.modules)
+        if precision in ("32-true", "64-true"):
+            rank_zero_info(f"FP32Islands: this run computes in {precision}, so that it has nothing to do.")
         chosen = named_islands(pl_module, self.modules, self._found)
         self._islands, self._names = Islands(trainer.strategy.root_device.type), list(chosen)
         for name, module in chosen.items():
             self._islands.add(name, module)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the islands that were found before."""
         if AUTO in self.modules and run.trainer.world_size > 1 and any(v.scaled for v in run.views):
             text = "'auto' with a fused optimizer on several processes cannot decide the same on all of them"

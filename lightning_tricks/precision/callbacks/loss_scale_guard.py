@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_tricks.errors import NonFiniteError, UnsupportedError, message
@@ -33,7 +32,7 @@ from lightning_tricks.precision.scale_policy import (
     describe_fallback,
     on_host,
 )
-from lightning_tricks.precision.trainer_precision import precision_of, switch_precision, warn_of_cpu
+from lightning_tricks.precision.trainer_precision import precision_of, switch_precision
 from lightning_tricks.publishing.publish import Cadence
 
 
@@ -127,11 +126,11 @@ class LossScaleGuard(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Check that the precision to go on in is there; keep the losses for the message."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         if self.on_failure == "bf16":
             _refuse_without_bfloat16(run.trainer.strategy.root_device)
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
         saved = (state or {}).get("counts") or [count.state for count in self._counts]
         if len(saved) != len(run.views):  # other optimizers than in the checkpoint: their streaks say nothing here
@@ -140,11 +139,6 @@ class LossScaleGuard(Trick):
         self._cadence = Cadence(run.trainer.log_every_n_steps, run.step)
         if state is not None and state.get("fallback") and run.loss_scale.active:
             self._switch(run, state["fallback"])
-        warn_of_cpu(run, "LossScaleGuard")
-        if not run.loss_scale.active and self._fallback is None and run.first_to_say("no loss scale"):
-            rank_zero_info(
-                f"LossScaleGuard: precision {precision_of(run.trainer)} has no loss scale; nothing to guard."
-            )
         run.loss_scale.bound(self.min_scale, self.max_scale)
         for view in run.views if run.loss_scale.active else ():  # the first step may be skipped already
             make_skipping_safe(view)

@@ -20,7 +20,7 @@ from lightning_tricks.precision.findings import Finding, Findings, as_table
 from lightning_tricks.precision.keys import DOCTOR, LOSS_SCALE
 from lightning_tricks.precision.skip_explainer import SkipExplainer
 from lightning_tricks.precision.specs import DoctorSpec
-from lightning_tricks.precision.trainer_precision import precision_of, warn_of_cpu
+from lightning_tricks.precision.trainer_precision import precision_of
 from lightning_tricks.precision.watch import Watch, chosen, watchable
 from lightning_tricks.publishing.publish import Cadence
 from lightning_tricks.publishing.worst_series import STATE_FORM as WORST_FORM
@@ -126,10 +126,10 @@ class PrecisionDoctor(Trick):
 
     def configure(self, run: TrainingRun) -> None:
         """Keep the losses of each attempt."""
-        run.watch_loss = True
+        run.attempts.keeps_losses = True
         refuse_compiled(run.trainer.lightning_module, "PrecisionDoctor")
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the modules, take up old findings, look at the optimizers' eps."""
         trainer, precision = run.trainer, precision_of(run.trainer)
         n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
@@ -144,7 +144,6 @@ class PrecisionDoctor(Trick):
             self._findings = Findings([Finding(**f) for f in state["findings"]])
             self._explainer.looks = state["looks"]
             self._worst = self._worst.restored(state["modules"]) if "modules" in state else self._worst
-        warn_of_cpu(run, "PrecisionDoctor")
         if precision == "16-true":
             groups = [group for view in run.views for group in view.optimizer.param_groups]
             for finding in health.small_epses(groups, run.step):
@@ -241,7 +240,7 @@ class PrecisionDoctor(Trick):
         self._explainer.send_late(run, run.step)
         run.publisher.flush()
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Take the hooks away, and show what was found."""
         if self._watch is not None:
             self._watch.detach()

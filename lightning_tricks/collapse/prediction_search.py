@@ -1,0 +1,133 @@
+"""Which module's output are the predictions, in a training step that returns nothing but a loss. torch only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_tricks.collapse import sums
+from lightning_tricks.collapse.prediction_rows import rows_of
+from lightning_tricks.errors import listed
+from lightning_tricks.numerics.shards import local
+
+_CLOSE = 1e-3  # relative: the loss may have been computed in 16 bit
+
+
+class OutputSearch:
+    """Notes what every module returns in watched batches, until the predictions among it are known.
+
+    Args:
+        modules: name -> module, those that hooks can reach.
+        watch: calls a function with each output of a module, and returns the handle of the hook.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], watch: Callable[[nn.Module, Callable[[Any], None]], Any]
+    ) -> None:
+        self._seen: dict[str, Tensor] = {}
+        self._handles = [watch(module, partial(self._note, name)) for name, module in modules.items() if name]
+
+    def _note(self, name: str, output: Any) -> None:
+        tensor = sums.floating_tensor(output)
+        if tensor is not None:
+            self._seen[name] = tensor
+
+    def take(self) -> dict[str, Tensor]:
+        """Return what was noted, one name for each tensor: a module that only passes an output on is left out."""
+        first: dict[tuple[int, torch.Size], str] = {}
+        for name, tensor in self._seen.items():
+            first.setdefault((tensor.data_ptr(), tensor.shape), name)
+        found = {name: self._seen[name] for name in first.values()}
+        self._seen = {}
+        return found
+
+    def end(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._seen = [], {}
+
+
+def candidates(seen: Mapping[str, Tensor], targets: Sequence[Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the outputs that fit the targets in shape and in number of classes, as rows.
+
+    Args:
+        seen: name of a module -> its output.
+        targets: tensors that may be the labels, the likeliest first.
+
+    Example:
+        >>> seen = {"body": torch.zeros(4, 2, 8), "head": torch.zeros(4, 3), "small": torch.zeros(4, 2)}
+        >>> list(candidates(seen, [torch.tensor([0, 1, 2, 1])]))
+        ['head']
+    """
+    found = {}
+    for name, output in seen.items():
+        fit = rows_of(output, list(targets))
+        if fit is None:
+            continue
+        rows = fit[0]
+        labels = rows.get("target")
+        if labels is None or (labels.numel() and int(labels.max()) < rows["logits"].shape[1]):
+            found[name] = rows
+    return found
+
+
+def chosen(fits: Mapping[str, Mapping[str, Tensor]], loss: Tensor | None) -> str | None:
+    """Return the module whose output explains the loss, or the only one that fits class numbers; None where none does.
+
+    Args:
+        fits: name of a module -> rows, as ``candidates`` returns them.
+        loss: of the same batch.
+
+    Example:
+        >>> rows = {"logits": torch.tensor([[2.0, 0.0]]), "target": torch.tensor([0])}
+        >>> wide = {"logits": torch.zeros(1, 9), "target": torch.tensor([0])}
+        >>> chosen({"body": wide, "head": rows}, torch.tensor(0.1269))
+        'head'
+    """
+    if loss is not None and bool(torch.isfinite(loss).all()):
+        value = float(loss)
+        off = {name: min(abs(float(known) - value) for known in _losses(rows)) for name, rows in fits.items()}
+        best = min(off, key=off.__getitem__, default=None)
+        if best is not None and off[best] <= _CLOSE * max(abs(value), _CLOSE):
+            return best
+    plain = [name for name, rows in fits.items() if "target" in rows]
+    return plain[0] if len(plain) == 1 and len(fits) == 1 else None
+
+
+def loss_of(outputs: Any) -> Tensor | None:
+    """Return the loss in what ``training_step`` returned; None where there is none.
+
+    >>> loss_of({"loss": torch.tensor(1.0)}), loss_of(None)
+    (tensor(1.), None)
+    """
+    found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return local(found).detach() if isinstance(found, Tensor) and found.numel() == 1 else None
+
+
+def told(fits: Mapping[str, Mapping[str, Tensor]], seen: Mapping[str, Tensor]) -> str:
+    """Return the modules that a user may name, with the shapes of their outputs.
+
+    >>> told({"head": {}}, {"body": torch.zeros(4, 8), "head": torch.zeros(4, 3)})
+    "output='head' [4, 3]"
+    """
+    names = [name for name in seen if name in fits] or list(seen)
+    return listed([f"output={name!r} {list(seen[name].shape)}" for name in reversed(names)], 5)
+
+
+def _losses(rows: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the usual losses of an output and its target."""
+    if "target" in rows:
+        logits, target = rows["logits"].float(), rows["target"]
+        target = target.masked_fill(target < 0, -100)
+        return [F.cross_entropy(logits, target), F.nll_loss(logits, target)]
+    output, values = rows["output"].float(), rows["values"].float()
+    found = [F.mse_loss(output, values), F.l1_loss(output, values), F.smooth_l1_loss(output, values)]
+    if bool(((values >= 0) & (values <= 1)).all()):
+        found.append(F.binary_cross_entropy_with_logits(output, values))
+    return found

@@ -1,0 +1,125 @@
+"""Predictions that are found in a training step that returns nothing but a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_tricks import PredictionCollapse, TrickError
+from lightning_tricks.collapse.prediction_search import OutputSearch, candidates, chosen, loss_of, told
+from tests.problems import Classifier, fit
+
+
+class OnlyLoss(Classifier):
+    """A hidden layer and two heads, of which the loss knows one."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.head, self.other = nn.Linear(64, 12), nn.Linear(12, 10), nn.Linear(12, 11)
+        self.factor = factor
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        hidden = self.body(x.flatten(1)).relu()
+        self.other(hidden)
+        return self.factor * F.cross_entropy(self.head(hidden), y)
+
+
+def test_the_module_whose_output_explains_the_loss_is_watched(caplog: Any) -> None:
+    found, named = PredictionCollapse(every_n_steps=2), PredictionCollapse("head", every_n_steps=2)
+    modules = [OnlyLoss(), OnlyLoss()]
+    modules[1].load_state_dict(modules[0].state_dict())
+    with caplog.at_level("INFO"):
+        fit(modules[0], [found], max_epochs=4)
+    fit(modules[1], [named], max_epochs=4)
+    assert "PredictionCollapse: watches the output of 'head'; output='head' says so for good." in caplog.text
+    assert found.verdict.values == named.verdict.values and "skill" in found.verdict.values
+    assert not any(m._forward_hooks for m in modules[0].modules())
+
+
+def test_where_none_does_the_candidates_are_listed_at_once() -> None:
+    module = OnlyLoss(factor=2.0)
+    text = r"Pass the one that is meant: output='head' \[8, 10\], output='other' \[8, 11\], output='body' \[8, 12\]\."
+    with pytest.raises(TrickError, match=text):
+        fit(module, [PredictionCollapse(every_n_steps=2)])
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_an_output_with_fewer_classes_than_labels_is_no_candidate() -> None:
+    seen = {"small": torch.zeros(4, 2), "head": torch.zeros(4, 3), "wide": torch.zeros(5, 3)}
+    assert list(candidates(seen, [torch.tensor([0, 1, 2, 0])])) == ["head"]
+
+
+def losses() -> list[tuple[dict[str, Tensor], Tensor]]:
+    torch.manual_seed(0)
+    logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, -100, 1, 0])
+    output, values, labels = torch.randn(6, 2), torch.randn(6, 2), torch.randint(2, (6, 2)).float()
+    classes = {"logits": logits, "target": target}
+    return [
+        (classes, F.cross_entropy(logits, target)),
+        ({"logits": logits.log_softmax(1), "target": target}, F.cross_entropy(logits, target)),
+        ({"output": output, "values": values}, F.mse_loss(output, values)),
+        ({"output": output, "values": values}, F.l1_loss(output, values)),
+        ({"output": output, "values": labels}, F.binary_cross_entropy_with_logits(output, labels)),
+    ]
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_the_usual_losses_are_recognised_and_no_other_output_is_taken(case: int) -> None:
+    rows, loss = losses()[case]
+    decoy = {
+        name: part + 0.5 * torch.randn_like(part) if part.is_floating_point() else part for name, part in rows.items()
+    }
+    assert chosen({"decoy": decoy, "head": rows}, loss) == "head"
+    assert chosen({"decoy": decoy, "head": rows}, loss + 1.0) is None
+
+
+def test_a_loss_that_is_not_finite_explains_nothing() -> None:
+    rows, _ = losses()[0]
+    both = {"a": rows, "b": rows}
+    assert chosen(both, torch.tensor(float("nan"))) is None
+    assert chosen(both, None) is None
+    assert chosen({"a": rows}, None) == "a"  # the only one that fits
+
+
+def test_an_output_that_a_module_only_passes_on_has_the_name_of_the_inner_one() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.Identity())
+
+    def watch(module: nn.Module, seen: Any) -> Any:
+        return module.register_forward_hook(lambda m, args, output: seen(output))
+
+    search = OutputSearch({"": net, "net": net, "net.0": net[0], "net.1": net[1]}, watch)
+    net(torch.zeros(1, 3))
+    assert list(search.take()) == ["net.0"]
+    search.end()
+    net(torch.zeros(1, 3))
+    assert search.take() == {} and not net._forward_hooks
+
+
+def test_a_list_of_candidates_has_shapes_and_an_end() -> None:
+    seen = {f"layer{i}": torch.zeros(2, i) for i in range(1, 8)}
+    assert told({}, seen).startswith("output='layer7' [2, 7], ") and told({}, seen).endswith("and 2 more")
+
+
+def test_a_step_without_a_loss_has_none() -> None:
+    assert loss_of({"logits": torch.zeros(2)}) is None and loss_of(None) is None
+
+
+@pytest.mark.parametrize("key", ["labels", "label", "targets", "y"])
+def test_labels_are_found_under_their_usual_keys(key: str) -> None:
+    class Named(OnlyLoss):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((batch["x"], batch[key]), batch_idx)
+
+    from torch.utils.data import DataLoader
+
+    from tests.problems import digits, trainer
+
+    rows = [{"x": x, key: y} for x, y in digits(32)]
+    detector = PredictionCollapse(every_n_steps=2)
+    trainer([detector], max_epochs=8).fit(Named(), DataLoader(rows, 8))
+    assert "skill" in detector.verdict.values

@@ -1,0 +1,43 @@
+"""The namespace of the metrics."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from torchmetrics import Metric
+
+import lightning_tricks as lt
+from lightning_tricks import metrics
+from lightning_tricks.collapse import latent_metrics
+from lightning_tricks.collapse import metrics as collapse_metrics
+
+
+def test_all_public_metrics_are_there_and_nothing_else() -> None:
+    found = {
+        name
+        for place in (collapse_metrics, latent_metrics)
+        for name, value in vars(place).items()
+        if inspect.isclass(value) and issubclass(value, Metric) and value is not Metric and not name.startswith("_")
+    }
+    assert metrics.__all__ == sorted(found)
+
+
+def test_a_generic_name_is_a_deprecated_alias_outside_of_all() -> None:
+    moved = {"Alignment", "Coverage", "Density", "Precision", "Recall", "Uniformity"}
+    assert set(metrics.__all__) - set(lt.__all__) == moved and not moved & set(dir(lt))
+    for name in moved:
+        with pytest.warns(
+            DeprecationWarning, match=rf"^lightning_tricks\.{name} is lightning_tricks\.metrics\.{name} now"
+        ):
+            assert getattr(lt, name) is getattr(metrics, name)
+
+
+def test_the_modules_that_hold_more_names_are_there_after_the_import() -> None:
+    assert {"functional", "metrics", "decays"} <= set(dir(lt))
+    assert lt.functional.valley and lt.metrics.Recall and lt.decays.Step
+
+
+def test_a_name_that_never_was_there_is_none_of_them() -> None:
+    with pytest.raises(AttributeError, match="module 'lightning_tricks' has no attribute 'Nonsense'"):
+        lt.Nonsense  # noqa: B018
