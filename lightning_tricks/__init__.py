@@ -1,7 +1,5 @@
 """Training tricks for PyTorch Lightning, done right once, measured, and safe to leave switched on."""
 
-from __future__ import annotations
-
 import warnings as _warnings
 
 from lightning_tricks import decays, functional, metrics  # noqa: F401

@@ -204,6 +204,15 @@ def require_flag(owner: str, argument: str, value: object) -> bool:
     return value
 
 
+def is_list(value: object) -> bool:
+    """Whether a value stands for a list: also where a config of another library holds it, as Hydra's do.
+
+    >>> is_list(["head"]), is_list(("head",)), is_list("head")
+    (True, True, False)
+    """
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """Return the one of ``names`` most like ``name``, for a misspelt one; None when nothing is near.
 

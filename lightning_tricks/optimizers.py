@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_tricks.errors import TrickError, message, nearest, require_choice, require_number
+from lightning_tricks.errors import TrickError, is_list, message, nearest, require_choice, require_number
 from lightning_tricks.numerics.torch_internals import NORM
 
 _KINDS: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -66,7 +66,7 @@ class OptimizerChoice:
         require_number(owner, "weight_decay", self.weight_decay, low_included=True, remedy="Use e.g. 0.01, or 0")
         require_number(owner, "momentum", self.momentum, high=1.0, low_included=True, remedy="Use e.g. 0.9")
         betas: Any = self.betas
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        if not is_list(betas) or len(betas) != 2:
             rule = "betas must be two numbers in [0, 1)"
             raise TypeError(message(owner, "betas", betas, rule, "Use e.g. (0.9, 0.95)"))
         for beta in betas:

@@ -19,7 +19,7 @@ _PLAIN = (bool, int, float, str)
 
 
 def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
-    """Give a line for each argument of the Trainer whose value is of a wrong type or is none of its choices.
+    """Give a line for each argument of the Trainer whose value is of a wrong type or not one of its choices.
 
     Only arguments whose every allowed form is a plain value are looked at.
 
@@ -30,7 +30,7 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
         >>> list(trainer_faults({"max_epochs": "ten"}))
         ["max_epochs: 'ten' is not a whole number or null."]
         >>> list(trainer_faults({"precision": "16-mixd"}))
-        ["precision: '16-mixd' is no precision of Lightning. Did you mean '16-mixed'?"]
+        ["precision: '16-mixd' is not a precision of Lightning. Did you mean '16-mixed'?"]
     """
     hints = typing.get_type_hints(Trainer.__init__)
     for name, value in trainer.items():
@@ -40,7 +40,7 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
             if value is not None and str(value) not in choices:
                 near = nearest(str(value), choices)
                 hint = f"Did you mean {near!r}?" if near else f"There are: {', '.join(choices)}."
-                yield f"precision: {value!r} is no precision of Lightning. {hint}"
+                yield f"precision: {value!r} is not a precision of Lightning. {hint}"
         elif forms and forms <= {*_PLAIN, type(None)} and str not in forms and not _fits(value, forms):
             words = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
             allowed = [word for kind, word in words.items() if kind in forms]

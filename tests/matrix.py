@@ -218,8 +218,45 @@ LOOPS = {  # what optimizers, schedulers and data do -> what `LRSchedule` and `L
     "optimizers replaced, parameters replaced, groups swapped": ("followed, by identity", "other_optimizers"),
     "optimizers around another (Lookahead), without `super().__init__()`": ("followed", "other_optimizers"),
     "schedule-free optimizers": ("a word where a validation looks at their training weights", "other_optimizers"),
-    "`StochasticWeightAveraging` beside `LRSchedule`": ("refused by name", "other_optimizers"),
     "every scheduler of torch beside `LRFinder`": ("the run with that rate written by hand", "base_rates"),
+}
+PARTNERS = {  # callbacks and tools of others -> what becomes of them beside ours, and its test in tests/together
+    "`EMAWeightAveraging`": (
+        "its average is that of the clipped and scheduled weights",
+        "test_the_average_of_ema_is_that_of_the_clipped_weights",
+    ),
+    "`StochasticWeightAveraging`": (
+        "beside `LRSchedule` a conflict by name; with `conflict='replace'` it averages, and `LRSchedule` decides the rates",
+        "test_a_schedule_that_replaces_it_decides_the_rates_of_stochastic_averaging",
+    ),
+    "`BackboneFinetuning`": (
+        "what it unfreezes is clipped, and follows `LRSchedule`, which says so unless `conflict='replace'`",
+        "test_a_schedule_decides_the_rate_of_an_unfrozen_backbone_and_says_so",
+    ),
+    "`ModelPruning`": (
+        "masks, clipped gradients and rates are those of Lightning and torch alone",
+        "test_pruned_weights_stay_pruned_and_keep_their_names_in_the_logs",
+    ),
+    "`RichProgressBar`": (
+        "shows its numbers and those of `ProgressMetrics`",
+        "test_the_bar_shows_its_numbers_and_ours",
+    ),
+    "`DeviceStatsMonitor`": (
+        "logs the same values at the same steps",
+        "test_device_statistics_are_logged_beside_ours",
+    ),
+    "`FinetuningScheduler` (finetuning-scheduler)": (
+        "clipped as by Lightning; observers change nothing",
+        "test_a_fine_tuning_schedule_is_clipped_and_watched",
+    ),
+    "configs with `_target_` (Hydra)": (
+        "every callback with every argument, also from lists and dicts of OmegaConf",
+        "test_hydra_makes_every_callback_from_a_target",
+    ),
+    "subclasses of `LightningCLI`": (
+        "class arguments, defaults and links train as code does",
+        "test_a_subclass_of_the_cli_trains_as_code_does",
+    ),
 }
 HELD = {  # what module and data hold beside weights -> what becomes of it on a resume with `ExactResume`
     "counters, lists, deques, dicts, arrays of the module": "saved where they changed",
@@ -285,6 +322,9 @@ def support_page() -> str:
     lines += [f"| {kind} | {what} | {where} |" for kind, (what, where) in GRADIENTS.items()] + [""]
     lines += ["| loop | `LRSchedule`, `LRFinder` | tested in |", "| --- | --- | --- |"]
     lines += [f"| {loop} | {what} | test_{where}.py |" for loop, (what, where) in LOOPS.items()] + [""]
+    lines += ["| beside | what holds | tested in tests/together/test_partners.py |", "| --- | --- | --- |"]
+    lines += [f"| {partner} | {what} | `{test}` |" for partner, (what, test) in PARTNERS.items()] + [""]
+    lines += ["Beside each of these callbacks all observers leave the training bit for bit as it is.", ""]
     lines += ["| held beside the weights | on a resume with `ExactResume` |", "| --- | --- |"]
     lines += [f"| {kind} | {what} |" for kind, what in HELD.items()] + [""]
     lines += [f"`{name}` refuses by name: {', '.join(modes)}." for name, modes in REFUSES.items()] + [""]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONSTRAINTS = [f"requirements/constraints{which}.txt" for which in ("", "-oldest", "-strangers")]
+CONSTRAINTS = [f"requirements/constraints{which}.txt" for which in ("", "-oldest", "-strangers", "-notebooks")]
 
 
 @pytest.fixture

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from lightning_tricks import ConflictError, NonFiniteError, TrickError, UnsupportedError
-from lightning_tricks.errors import message, nearest, require_choice, require_count, require_flag, require_number
+from lightning_tricks.errors import (
+    is_list,
+    message,
+    nearest,
+    require_choice,
+    require_count,
+    require_flag,
+    require_number,
+)
 
 
 def test_all_errors_are_runtime_errors_of_one_family() -> None:
@@ -54,3 +63,17 @@ def test_counts_flags_and_choices() -> None:
 def test_the_nearest_name_is_found_or_none() -> None:
     assert nearest("haed", ["head", "body"]) == "head"
     assert nearest("zzz", ["head", "body"]) is None
+
+
+def test_what_stands_for_a_list_is_one_and_a_string_is_not() -> None:
+    class Config(Sequence[str]):
+        """As OmegaConf's lists are."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, i: Any) -> Any:
+            return ["head"][i]
+
+    assert all(is_list(value) for value in ([], (), Config()))
+    assert not any(is_list(value) for value in ("head", b"head", {"head"}, {"head": 1}, None, 1))

@@ -20,8 +20,8 @@ from lightning_tricks.trainer_check import conflicts, trainer_faults
         ({"max_epochs": "a: ["}, ["max_epochs: 'a: [' is not a whole number or null."]),
         ({"detect_anomaly": 1}, ["detect_anomaly: 1 is not true or false."]),
         ({"gradient_clip_val": "x"}, ["gradient_clip_val: 'x' is not a whole number or a number or null."]),
-        ({"precision": "fp16"}, "precision: 'fp16' is no precision of Lightning. Did you mean"),
-        ({"precision": 8.25}, "precision: 8.25 is no precision of Lightning."),
+        ({"precision": "fp16"}, "precision: 'fp16' is not a precision of Lightning. Did you mean"),
+        ({"precision": 8.25}, "precision: 8.25 is not a precision of Lightning."),
         ({"precision": "?"}, "There are: "),
     ],
 )

@@ -23,16 +23,16 @@ VALIDATION, TRAINING = 128, 2048  # samples that are compared
 def order(exam: Examination) -> list[Check]:
     """Compare the labels of consecutive batches with those from everywhere in the data."""
     look, at, name = exam.first, exam.target_at, "data are shuffled"
-    loaders = [x for x in exam.dry_run.loaders if isinstance(x, DataLoader)]
-    batches = min(WINDOW, max(1, int(min(exam.dry_run.batches_per_epoch, 1e6)) // 3))
+    loaders = [x for x in exam.dry_run.data.loaders if isinstance(x, DataLoader)]
+    batches = min(WINDOW, max(1, int(min(exam.dry_run.data.batches_per_epoch, 1e6)) // 3))
     target = look.target
     single = target is not None and target.numel() == len(target) and look.sequence is None
     if at is None or target is None or not single or len(loaders) != 1 or exam.roles.get(at) != "target":
         return []
-    if exam.dry_run.batches_per_epoch < 2:
+    if exam.dry_run.data.batches_per_epoch < 2:
         return [Check(name, True, "one batch holds all data")]
     exam.dry_run.restart()
-    window = [tensors_of(exam.dry_run.next_batch()) for _ in range(max(2, batches))]
+    window = [tensors_of(exam.dry_run.data.next_batch()) for _ in range(max(2, batches))]
     if all(_alike(window[0], other) for other in window[1:]):
         return [Check(name, None, "every batch is the same")]
     for i, t in enumerate(window[0]):
@@ -41,7 +41,7 @@ def order(exam: Examination) -> list[Check]:
     whole = _spread(loaders[0], at)
     if whole is None:
         return [Check(name, None, "the data cannot be read by position")]
-    window = _last(loaders[0], exam.dry_run.batches_per_epoch, batches) or window[:batches]
+    window = _last(loaders[0], exam.dry_run.data.batches_per_epoch, batches) or window[:batches]
     found = [tensors[at].reshape(-1).to(whole.device) for tensors in window]
     if look.labels is None:
         edges = torch.unique(whole.float().quantile(torch.linspace(0, 1, 6, device=whole.device)[1:-1]))
@@ -119,10 +119,10 @@ def _items(data: Any, positions: list[int]) -> list[Any]:
 def validation(exam: Examination) -> list[Check]:
     """Compare samples of the validation data with those of the training data, by their values."""
     name = "validation data are new"
-    loaders = [x for x in exam.dry_run.loaders if isinstance(x, DataLoader)]
+    loaders = [x for x in exam.dry_run.data.loaders if isinstance(x, DataLoader)]
     exam.dry_run.restart()
     try:
-        with exam.dry_run.validation_loaders() as others:
+        with exam.dry_run.data.validation_loaders() as others:
             if not others:
                 return []
             if len(loaders) != 1:

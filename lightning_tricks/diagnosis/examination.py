@@ -84,7 +84,7 @@ class Examination:
         self.dry_run, self.module, self.optimizers = dry_run, module, optimizers
         hidden = in_compiled_graphs(module)
         self.modules = {n: m for n, m in plain_modules(module).items() if id(m) not in hidden}
-        self.batch = dry_run.next_batch()
+        self.batch = dry_run.data.next_batch()
         self.roles: dict[int, str] = {}
         self.roles = self._found_roles()
         self.first = self.look(self.batch)
@@ -168,7 +168,7 @@ class Examination:
             self.dry_run.update()
         with self.evaluating() if evaluate else nullcontext():
             look = self.look(batch)
-        loss = None if look.loss is None else self.dry_run.mean(look.loss)
+        loss = None if look.loss is None else self.dry_run.steps.mean(look.loss)
         key = None if self.first.at is None else self.first.keys[self.first.at]
         at = next((i for i, k in enumerate(look.keys) if k == key), None)
         return (None if at is None else look.candidates[at]), loss
@@ -204,7 +204,7 @@ class Examination:
             if later is not None:
                 found.update({i: self._role(later, tensors[i], UPDATES_BEFORE_ASKING) for i in unused})
         self.dry_run.restart()
-        self.dry_run.next_batch()  # (the batch that is looked at was the first)
+        self.dry_run.data.next_batch()  # (the batch that is looked at was the first)
         return {position: role for position, role in found.items() if role is not None}
 
     def _role(self, usual: tuple[list[Tensor], list[Tensor]], tensor: Tensor, updates: int = 0) -> str | None:
@@ -215,9 +215,9 @@ class Examination:
                 continue
             outputs, losses = (not alike(a, b) for a, b in zip(usual, answer, strict=True))
             # (on several processes, rows that are all alike on one of them tell nothing there)
-            if self.dry_run.anywhere(outputs):
+            if self.dry_run.steps.anywhere(outputs):
                 return "input"
-            asked, used = True, self.dry_run.anywhere(losses) or used
+            asked, used = True, self.dry_run.steps.anywhere(losses) or used
         return ("target" if used else "unused") if asked else None
 
     def _answer(self, batch: Any, updates: int = 0) -> tuple[list[Tensor], list[Tensor]] | None:

@@ -27,16 +27,16 @@ _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1
 
 def input_matters(exam: Examination) -> list[Check]:
     """Zero the input; where nothing changes, ask again after some updates."""
-    if exam.dry_run.anywhere(not exam.inputs(exam.batch)):
+    if exam.dry_run.steps.anywhere(not exam.inputs(exam.batch)):
         return [Check("inputs matter", None, NO_INPUT)]
     zeroed = exam.with_inputs(lambda t: torch.zeros_like(t) if bool((t != 0).any()) else torch.ones_like(t))
     check, before = _input_matters(exam, zeroed, 0, None)
-    if exam.dry_run.anywhere(check.passed is not True):
+    if exam.dry_run.steps.anywhere(check.passed is not True):
         check, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before)
-    if exam.dry_run.anywhere(check.passed is False):
+    if exam.dry_run.steps.anywhere(check.passed is False):
         # running statistics that have not been gathered yet hide the input from many layers in eval mode
         again, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before, evaluate=False)
-        check = again if exam.dry_run.anywhere(again.passed is True) else check
+        check = again if exam.dry_run.steps.anywhere(again.passed is True) else check
     return [check]
 
 
@@ -48,7 +48,7 @@ def _input_matters(
     outputs = None
     # (without a known target the prediction is a guess, and may come from a part that has no input)
     known = exam.first.target is not None or loss is None
-    if exam.dry_run.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
+    if exam.dry_run.steps.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
         outputs = float((whole.float() - empty.float()).abs().max()) / max(float(whole.abs().max()), 1e-12)
     change = None if loss is None or other is None else abs(loss - other) / max(abs(loss), 1e-12)
     moved = before is None or loss is None or abs(loss - before) > 1e-6 * abs(before)
@@ -64,7 +64,7 @@ def sample_independence(exam: Examination) -> list[Check]:
     name = "samples do not leak"
     inputs = exam.inputs(exam.batch)
     size = max((len(t) for t in inputs), default=0)
-    if exam.dry_run.anywhere(size < 2):
+    if exam.dry_run.steps.anywhere(size < 2):
         return [Check(name, None, "the batch holds one sample" if inputs else NO_INPUT)]
     kept = [_kept(exam, size, position) for position in (0, size - 1)]
     changes = []
@@ -159,7 +159,7 @@ def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
                 handle.remove()
         entries.append(seen[0].detach() if seen and seen[0].ndim else None)
     one, two = entries
-    if exam.dry_run.anywhere(one is None or two is None or len(one) != size) or one is None or two is None:
+    if exam.dry_run.steps.anywhere(one is None or two is None or len(one) != size) or one is None or two is None:
         return False
     known = {id(t) for t in tensors_of(exam.batch)}
     given = [t for t in exam.inputs(exam.batch) if t.shape == one.shape and t.is_floating_point() and id(t) in known]
@@ -174,7 +174,7 @@ def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
 def future(exam: Examination) -> list[Check]:
     """Where each next element of a sequence is predicted, replace later elements and look at earlier outputs."""
     sequence = _sequence(exam)
-    if exam.dry_run.anywhere(sequence is None) or sequence is None:
+    if exam.dry_run.steps.anywhere(sequence is None) or sequence is None:
         return _copied(exam)
     name, length = "no look into the future", sequence.shape[1]
     middle = length // 2
@@ -196,7 +196,7 @@ def future(exam: Examination) -> list[Check]:
         apart = (pair[0] - pair[1]).abs()
         scale = max(float(pair[0].abs().max()), 1e-12)
         change, any_change = float(apart[:, :middle].max()) / scale, float(apart.max()) / scale
-        if exam.dry_run.anywhere(any_change > 1e-6):
+        if exam.dry_run.steps.anywhere(any_change > 1e-6):
             return [sanity.no_future(change)]
     return [Check(name, None, "outputs do not depend on the sequence")]
 
@@ -214,7 +214,7 @@ def _copied(exam: Examination) -> list[Check]:
         alike = [t for t in tensors_of(exam.batch) if t.shape == target.shape and not t.is_floating_point()]
         known = [t for t in alike if bool((t == target)[counts(target)].all())]
         source = next((t for t in known if exam.roles.get(_at(tensors_of(exam.batch), t)) == "input"), None)
-    if exam.dry_run.anywhere(source is None) or source is None:
+    if exam.dry_run.steps.anywhere(source is None) or source is None:
         return []
     n, length = source.shape
     middle = length // 2
@@ -299,7 +299,7 @@ def units(exam: Examination) -> list[Check]:
     try:
         for _ in range(BATCHES_FOR_UNITS):
             clock[:] = [0, 0]
-            batch = exam.dry_run.next_batch()
+            batch = exam.dry_run.data.next_batch()
             exam.look(batch)
             rows += max((len(t) for t in tensors_of(batch) if t.ndim), default=1)
             batches += 1
@@ -333,7 +333,8 @@ def modes(exam: Examination) -> list[Check]:
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
         if isinstance(module, DROPOUT):
-            if reached and module.p > 0:
+            share: Any = module.p
+            if reached and share > 0:
                 evaluating.append(name)
         elif own and module.track_running_stats:
             told = int(module.num_batches_tracked) if module.num_batches_tracked is not None else 0
@@ -348,7 +349,7 @@ def modes(exam: Examination) -> list[Check]:
         for name, m in chosen.items()
     ]
     try:
-        exam.look(exam.dry_run.next_batch(), gradient=True)
+        exam.look(exam.dry_run.data.next_batch(), gradient=True)
     finally:
         for handle in handles:
             handle.remove()

@@ -32,9 +32,9 @@ def gradients(exam: Examination) -> list[Check]:
     look = exam.look(exam.batch, gradient=True)
     for handle in called.handles:
         handle.remove()
-    if dry_run.anywhere(look.loss is None) or look.loss is None:
+    if dry_run.steps.anywhere(look.loss is None) or look.loss is None:
         return [_without_loss(exam)]
-    if dry_run.anywhere(not look.loss.requires_grad):
+    if dry_run.steps.anywhere(not look.loss.requires_grad):
         return [Check("all parameters learn", False, "the loss depends on no parameter", "do not detach it")]
     names = parameter_names(module)
     parameters = list(module.parameters())
@@ -51,8 +51,8 @@ def gradients(exam: Examination) -> list[Check]:
                 if id(p) not in alive and bool(p.grad.to_dense().any()):
                     alive.add(id(p))
 
-    first = dry_run.mean(look.loss)
-    dry_run.backward(look.loss)
+    first = dry_run.steps.mean(look.loss)
+    dry_run.steps.backward(look.loss)
     del look
     note()
     for _ in range(UPDATES_BEFORE_ASKING):
@@ -60,7 +60,7 @@ def gradients(exam: Examination) -> list[Check]:
         note()
     again = exam.look(exam.batch, gradient=True).loss
     if again is not None and again.requires_grad:
-        dry_run.backward(again)
+        dry_run.steps.backward(again)
         note()
     del again
     moved = {id(p) for p in learning if _fingerprint(p) != prints[id(p)]}
@@ -72,15 +72,15 @@ def gradients(exam: Examination) -> list[Check]:
     outside = [p for p in learning if id(p) in alive and id(p) not in held]
     cut = [p for p in missing if id(p) in graphs and not _has_twin(module, p, alive)]
     same = [p for p in trained if id(p) in alive and id(p) in _weights(exam) and units_alike(p)]
-    if dry_run.anywhere(bool(cut)):
+    if dry_run.steps.anywhere(bool(cut)):
         cut = cut if _influence(exam, cut) else []
     hidden = [p for p in missing if id(p) not in graphs and id(p) in untrained and not _has_twin(module, p, alive)]
-    if not cut and dry_run.anywhere(bool(hidden)) and _shapes_prediction(exam, hidden):
+    if not cut and dry_run.steps.anywhere(bool(hidden)) and _shapes_prediction(exam, hidden):
         cut = hidden  # called under no_grad, as a network that was trained before may be
     satisfied = math.isfinite(first) and abs(first) < 1e-6
     left_out = _left_out(exam, outside, held)
-    still = _still(exam, alive) if not exam.dry_run.anywhere(bool(cut)) else []
-    bad = zero if dry_run.anywhere(bool(zero)) and _influence(exam, zero) else []
+    still = _still(exam, alive) if not exam.dry_run.steps.anywhere(bool(cut)) else []
+    bad = zero if dry_run.steps.anywhere(bool(zero)) and _influence(exam, zero) else []
     most = len(zero) > 0.5 * len(trained)
 
     def named(chosen: Any) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ def _without_loss(exam: Examination) -> Check:
     """Judge a step that returned None: for some batches that may be meant, for all of them nothing is trained."""
     name, count = "all parameters learn", 1
     for _ in range(_BATCHES_WITHOUT_LOSS - 1):
-        if exam.dry_run.anywhere(exam.look(exam.dry_run.next_batch()).loss is not None):
+        if exam.dry_run.steps.anywhere(exam.look(exam.dry_run.data.next_batch()).loss is not None):
             return Check(name, None, "training_step returned None")
         count += 1
     return Check(name, False, f"training_step returned None for {count} batches: nothing is trained", "return the loss")
@@ -115,7 +115,7 @@ def _without_loss(exam: Examination) -> Check:
 
 def _still(exam: Examination, alive: set[int]) -> list[Any]:
     """Return the parameters that have gradients and a learning rate of 0, which no schedule will raise."""
-    if exam.dry_run.has_schedules:
+    if exam.dry_run.steps.trainer.lr_scheduler_configs:
         return []
     groups = [g for o in exam.optimizers for g in o.param_groups]
     if all(float(g["lr"]) == 0 for g in groups):  # (a callback may set it)
@@ -131,7 +131,7 @@ def _weights(exam: Examination) -> set[int]:
 
 def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor]) -> bool:
     """Whether the prediction of a loss that is known changes with these parameters: they are not those of a teacher."""
-    if exam.dry_run.anywhere(exam.first.found is None):
+    if exam.dry_run.steps.anywhere(exam.first.found is None):
         return False
     usual, _ = exam.prediction(exam.batch, evaluate=True)
     exam.dry_run.restart()
@@ -142,7 +142,7 @@ def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor]) -> bool:
         other = exam.look(exam.batch).prediction
     exam.dry_run.restart()
     changed = usual is not None and other is not None and not torch.allclose(usual.float(), other.float(), rtol=1e-5)
-    return exam.dry_run.anywhere(changed)
+    return exam.dry_run.steps.anywhere(changed)
 
 
 class _Calls:
@@ -194,7 +194,7 @@ def _influence(exam: Examination, parameters: Sequence[Tensor]) -> bool:
     changed = False
     if usual is not None and other is not None:
         changed = not torch.allclose(usual.float(), other.float(), rtol=1e-6, atol=0.0, equal_nan=True)
-    return exam.dry_run.anywhere(changed)
+    return exam.dry_run.steps.anywhere(changed)
 
 
 def _left_out(exam: Examination, outside: list[Any], held: set[int]) -> set[int]:
@@ -248,10 +248,10 @@ def _kept(exam: Examination) -> bool:
     left = [p.grad for p in marked if p.grad is not None]
     several = len(left) == len(marked) and sum(t.numel() for t in left) > 1
     if not several:
-        return exam.dry_run.anywhere(False)
+        return exam.dry_run.steps.anywhere(False)
     low = min(float(t.min()) for t in left)
     high = max(float(t.max()) for t in left)
-    return exam.dry_run.anywhere(low > 0 and high - low <= 1e-3 * high)
+    return exam.dry_run.steps.anywhere(low > 0 and high - low <= 1e-3 * high)
 
 
 # -- which label goes with which input --------------------------------------------------------------------------------
@@ -263,16 +263,16 @@ def partners(exam: Examination) -> list[Check]:
     at = next((i for i, role in exam.roles.items() if role == "target"), None)
     at = exam.target_at if exam.first.target is not None else at
     asked = at is not None and exam.roles.get(at) == "target" and bool(inputs)
-    if exam.dry_run.anywhere(not asked) or not asked:
+    if exam.dry_run.steps.anywhere(not asked) or not asked:
         return []
     tensors = tensors_of(exam.batch)
     target = tensors[at]  # type: ignore[index]
     size = len(target) if target.ndim else 0
-    if exam.dry_run.anywhere(size < 4 or bool(related(exam, inputs, size))):
+    if exam.dry_run.steps.anywhere(size < 4 or bool(related(exam, inputs, size))):
         return []
     sample = 1  # (the first one is at its place whatever happens to the others)
     differs = (target != target[sample]).flatten(1).any(1) if target.ndim > 1 else target != target[sample]
-    if exam.dry_run.anywhere(not bool(differs.any())):
+    if exam.dry_run.steps.anywhere(not bool(differs.any())):
         return []
     other = int(differs.float().argmax())
     chosen = {id(t) for t in inputs if len(t) == size}
@@ -335,8 +335,8 @@ def _entry(exam: Examination, batch: Any) -> tuple[Any, Any]:
 def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
     """Return why the rows of these inputs may belong together; empty where they are samples."""
     exam.dry_run.restart()
-    first, second = exam.dry_run.next_batch(), exam.dry_run.next_batch()
-    if exam.dry_run.batches_per_epoch == 1 or _the_same(first, second):
+    first, second = exam.dry_run.data.next_batch(), exam.dry_run.data.next_batch()
+    if exam.dry_run.data.batches_per_epoch == 1 or _the_same(first, second):
         return "every batch is the same: the rows of one graph or series"
     for t in inputs:
         edges = not t.is_floating_point() and t.ndim == 2 and _EDGES in t.shape and int(t.max()) < size

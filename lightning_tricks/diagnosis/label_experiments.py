@@ -23,24 +23,24 @@ def labels(exam: Examination) -> list[Check]:
     """Do labels belong to inputs? Nearest neighbours first, a short training where they say nothing."""
     look, at, dry_run = exam.first, exam.target_at, exam.dry_run
     inputs = exam.inputs(exam.batch)
-    if not dry_run.anywhere(look.target is not None):
+    if not dry_run.steps.anywhere(look.target is not None):
         return pairs(exam)
     one_each = look.labels is not None and look.target is not None and look.target.shape == (len(look.target),)
-    if dry_run.anywhere(not (one_each and inputs and at is not None)) or look.logits is None or at is None:
+    if dry_run.steps.anywhere(not (one_each and inputs and at is not None)) or look.logits is None or at is None:
         return []
     tensors = tensors_of(exam.batch)
     size, source_at = len(look.labels), None  # type: ignore[arg-type]
     for i, t in enumerate(tensors):
         if any(t is x for x in inputs) and len(t) == size and t[0].numel() > 1 and source_at is None:
             source_at = i
-    if dry_run.anywhere(source_at is None) or source_at is None:
+    if dry_run.steps.anywhere(source_at is None) or source_at is None:
         return []
     dry_run.restart()
     rows: list[Tensor] = []
     classes: list[Tensor] = []
-    most = min(64, int(min(dry_run.batches_per_epoch, 64)))
+    most = min(64, int(min(dry_run.data.batches_per_epoch, 64)))
     while sum(len(t) for t in classes) < NEIGHBOURS and len(classes) < most:
-        tensors = tensors_of(dry_run.next_batch())
+        tensors = tensors_of(dry_run.data.next_batch())
         target, source = tensors[at].reshape(-1).round().long(), tensors[source_at]
         if len(source) != len(target):
             return []
@@ -50,30 +50,32 @@ def labels(exam: Examination) -> list[Check]:
     x, y = torch.cat(rows)[:NEIGHBOURS], torch.cat(classes)[:NEIGHBOURS]
     name = "labels follow from inputs"
     # (actions of a game may be all the same, and they are not labels of this loss)
-    if not dry_run.anywhere(look.found is None or len(y) < 256 or len(torch.unique(y)) > 1 or look.logits.shape[1] < 3):
+    if not dry_run.steps.anywhere(
+        look.found is None or len(y) < 256 or len(torch.unique(y)) > 1 or look.logits.shape[1] < 3
+    ):
         return [sanity_data.one_label(int(y[0]), len(y), look.logits.shape[1])]
-    if dry_run.anywhere(int((torch.bincount(y) >= 8).sum()) < 2):
+    if dry_run.steps.anywhere(int((torch.bincount(y) >= 8).sum()) < 2):
         return [Check(name, None, "hardly any label but one was seen")]
     discrete = not tensors[source_at].is_floating_point()
     z, share = sanity_data.neighbours_agree(x, y)
-    z = dry_run.mean(torch.tensor(z, device=y.device))
-    if z > 3 or dry_run.anywhere(discrete):
+    z = dry_run.steps.mean(torch.tensor(z, device=y.device))
+    if z > 3 or dry_run.steps.anywhere(discrete):
         return [sanity_data.labels_follow(z, share, 0.0, None)]
-    shape = dry_run.mean(torch.tensor(sanity_data.structure(x), device=y.device))
-    skill = _skill(exam) if shape >= sanity_data.STRUCTURE and not dry_run.anywhere(look.found is None) else None
+    shape = dry_run.steps.mean(torch.tensor(sanity_data.structure(x), device=y.device))
+    skill = _skill(exam) if shape >= sanity_data.STRUCTURE and not dry_run.steps.anywhere(look.found is None) else None
     return [sanity_data.labels_follow(z, share, shape, skill)]
 
 
 def _skill(exam: Examination) -> tuple[float, float] | None:
     """Train for a while on some batches of one pass over the data; return the association on these and on others."""
-    dry_run, batches = exam.dry_run, exam.dry_run.batches_per_epoch
+    dry_run, batches = exam.dry_run, exam.dry_run.data.batches_per_epoch
     apart = min(UNSEEN, int(min(batches, 1e6)) // 4)
     if apart < 1:
         return None
     dry_run.restart()
-    unseen = [dry_run.next_batch() for _ in range(apart)]
-    seen = [dry_run.next_batch() for _ in range(min(SEEN, int(min(batches, 1e6)) - apart))]
-    dry_run.hold(seen)
+    unseen = [dry_run.data.next_batch() for _ in range(apart)]
+    seen = [dry_run.data.next_batch() for _ in range(min(SEEN, int(min(batches, 1e6)) - apart))]
+    dry_run.data.hold(seen)
     for _ in range(UPDATES_ON_SOME):
         dry_run.update()
     with exam.evaluating():
@@ -90,29 +92,29 @@ def pairs(exam: Examination) -> list[Check]:
     tensors = tensors_of(exam.batch)
     wide = [i for i, t in enumerate(tensors) if exam.roles.get(i) == "input" and t.ndim > 1 and t[0].numel() >= 4]
     wide = [i for i in wide if len(tensors[i]) == size and size >= 4]
-    batches = int(min(dry_run.batches_per_epoch, 1e6))
+    batches = int(min(dry_run.data.batches_per_epoch, 1e6))
     known = exam.first.target is not None or exam.first.sequence is not None
-    if dry_run.anywhere(known or len(wide) != 2 or not any(tensors[i].is_floating_point() for i in wide)):
+    if dry_run.steps.anywhere(known or len(wide) != 2 or not any(tensors[i].is_floating_point() for i in wide)):
         return []
     if batches < 8 or exam.first.loss is None:
         return []
     dry_run.restart()
-    read = [dry_run.next_batch() for _ in range(min(SEEN + 2 * UNSEEN, batches))]
+    read = [dry_run.data.next_batch() for _ in range(min(SEEN + 2 * UNSEEN, batches))]
     unseen, seen = read[: len(read) // 3], read[len(read) // 3 :]
     source = next(i for i in wide if tensors[i].is_floating_point())
     rows = torch.cat([tensors_of(batch)[source].flatten(1).float() for batch in read])[:NEIGHBOURS]
-    shape = dry_run.mean(torch.tensor(sanity_data.structure(rows), device=rows.device))
+    shape = dry_run.steps.mean(torch.tensor(sanity_data.structure(rows), device=rows.device))
     at_once = _gain_of_pairs(exam, unseen, wide[1])
     if at_once > 3 or shape < sanity_data.STRUCTURE:
         return [sanity_data.pairs_belong(at_once, shape, None)]
-    dry_run.hold(seen)
+    dry_run.data.hold(seen)
     for _ in range(ROUNDS):  # until pairs are learnt by heart, or those that were never seen are told
         for _ in range(UPDATES_ON_SOME):
             dry_run.update()
         check = sanity_data.pairs_belong(
             at_once, shape, (_gain_of_pairs(exam, seen, wide[1]), _gain_of_pairs(exam, unseen, wide[1]))
         )
-        if dry_run.anywhere(check.passed is not None):
+        if dry_run.steps.anywhere(check.passed is not None):
             break
     return [check]
 
@@ -129,7 +131,7 @@ def _gain_of_pairs(exam: Examination, batches: list[Any], at: int) -> float:
                 set_global_state(state)
                 other = tree_map(lambda t, step=step, moved=moved: t.roll(step, 0) if t is moved else t, batch)
                 loss = exam.look(other).loss
-                losses.append(0.0 if loss is None else exam.dry_run.mean(loss))
+                losses.append(0.0 if loss is None else exam.dry_run.steps.mean(loss))
             gains.append(sum(losses[1:]) / 3 - losses[0])
     return sanity_data.standard_errors(gains)
 
@@ -140,7 +142,7 @@ def _association(exam: Examination, batches: list[Any]) -> float | None:
         if look.logits is not None and look.labels is not None:
             valid = counts(look.labels)
             pairs.append((look.logits[valid].float().softmax(1), look.labels[valid]))
-    if exam.dry_run.anywhere(not pairs):
+    if exam.dry_run.steps.anywhere(not pairs):
         return None
     z = sanity_data.association(torch.cat([p for p, _ in pairs]), torch.cat([y for _, y in pairs]))
-    return exam.dry_run.mean(torch.tensor(z, device=pairs[0][1].device))
+    return exam.dry_run.steps.mean(torch.tensor(z, device=pairs[0][1].device))

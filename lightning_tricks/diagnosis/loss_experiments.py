@@ -17,6 +17,7 @@ from lightning_tricks.diagnosis.recognition import LEFT_OUT, broadcast, reversed
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counted, counts
 from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.optimizer_step.rate_request import scale_rates
 
 UPDATES, UPDATES_AT_OTHER_RATES, UPDATES_TO_RECOVER = 40, 15, 15
 LABEL_BATCHES = 8
@@ -30,14 +31,14 @@ def initial_loss(exam: Examination) -> list[Check]:
     look, dry_run = exam.first, exam.dry_run
     if look.loss is None:
         return [Check("initial loss", None, "training_step returned None")]
-    loss = dry_run.mean(look.loss)
+    loss = dry_run.steps.mean(look.loss)
     if not math.isfinite(loss) and look.labels is None and _nothing_counts(exam):
         return [Check("initial loss", None, f"{loss:.4g}; no label of the first batch counts")]
     if not math.isfinite(loss):
         fix = "look at the first batch and the loss function: NaN, inf, log(0)"
         return [Check("initial loss", False, f"it is {loss}", fix)]
     found = look.found
-    if found is not None and not dry_run.anywhere(exam.first.found is None):
+    if found is not None and not dry_run.steps.anywhere(exam.first.found is None):
         if found.twice:
             return [first_loss.applied_twice(loss, found.twice)]
         if found.factor != 1:
@@ -46,14 +47,14 @@ def initial_loss(exam: Examination) -> list[Check]:
         if found.logits is not None:
             occurrences = _occurrences(exam, found.logits.shape[1])
             check = first_loss.initial_loss(loss, occurrences)
-            if dry_run.anywhere(check.passed is False):
+            if dry_run.steps.anywhere(check.passed is False):
                 check = first_loss.initial_loss(loss, occurrences, recovers=_falls(exam, 0.75))
             return [check]
         if found.kind == "squared error":
             size = float(found.prediction.float().square().mean().sqrt())
             return [first_loss.initial_regression(loss, found.target, size, _falls(exam, 0.99, one=True))]
         return [Check("initial loss", True, f"{loss:.4g}; a {found.kind}")]
-    if dry_run.anywhere(
+    if dry_run.steps.anywhere(
         reversed_risk(float(look.loss.detach()), look.candidates, exam.possible_targets(exam.batch)[0])
     ):
         return [first_loss.risk_reversed(loss)]
@@ -75,7 +76,7 @@ def _occurrences(exam: Examination, classes: int) -> list[float]:
     assert exam.first.labels is not None
     occurrences, at = counted(exam.first.labels, classes), exam.target_at
     for _ in range(LABEL_BATCHES - 1):
-        tensors = tensors_of(exam.dry_run.next_batch())
+        tensors = tensors_of(exam.dry_run.data.next_batch())
         if at is not None and at < len(tensors):
             labels = tensors[at].reshape(-1).round().long()
             occurrences += counted(torch.where(labels < classes, labels, LEFT_OUT), classes)
@@ -86,7 +87,7 @@ def _falls(exam: Examination, share: float, *, one: bool = False) -> bool:
     """Whether some updates, as in training or on one batch, bring the loss below a share of what it was."""
     exam.dry_run.restart()
     if one:
-        exam.dry_run.hold([exam.batch])
+        exam.dry_run.data.hold([exam.batch])
     losses = [loss for loss in (exam.dry_run.update() for _ in range(UPDATES_TO_RECOVER)) if loss is not None]
     exam.dry_run.restart()
     last = losses[-3:]
@@ -152,7 +153,7 @@ def overfit_batch(exam: Examination) -> list[Check]:
 def _constant(exam: Examination) -> float | None:
     """Return the loss of the best answer that is the same for all samples; None where the loss is not a usual one."""
     found = exam.first.found
-    if exam.dry_run.anywhere(found is None or bool(found.twice)) or found is None:
+    if exam.dry_run.steps.anywhere(found is None or bool(found.twice)) or found is None:
         return None
     if found.labels is not None and found.logits is not None:
         share = counted(found.labels, found.logits.shape[1])
@@ -168,14 +169,14 @@ def _constant(exam: Examination) -> float | None:
             "binary cross entropy": nn.functional.binary_cross_entropy,
         }
         value = losses[found.kind](middle.expand_as(target), target)
-    return exam.dry_run.mean(value)
+    return exam.dry_run.steps.mean(value)
 
 
 def _noise(exam: Examination) -> float:
     """Return by how much two looks at the same batch, with other random numbers, differ."""
     exam.dry_run.restart()
     losses = [exam.look(exam.batch).loss for _ in range(3)]
-    values = [exam.dry_run.mean(loss) for loss in losses if loss is not None]
+    values = [exam.dry_run.steps.mean(loss) for loss in losses if loss is not None]
     return max(values) - min(values) if values and all(map(math.isfinite, values)) else 0.0
 
 
@@ -184,8 +185,8 @@ def _trained(
 ) -> Trial:
     dry_run = exam.dry_run
     dry_run.restart()
-    dry_run.hold([exam.batch])
-    dry_run.scale_rates(rate)
+    dry_run.data.hold([exam.batch])
+    scale_rates(dry_run.steps.optimizer, rate)
     trial = Trial(rate, ())
     for _ in range(updates + 1):
         loss = dry_run.update()

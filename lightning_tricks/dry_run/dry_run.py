@@ -7,46 +7,27 @@ the clipping of the run, on batches of a second loader of the user's own class. 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from itertools import cycle, islice
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.isolated import copied, report_damage
-from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
-from lightning_tricks.dry_run.roots import Roots, callback_name, roots_of
+from lightning_tricks.dry_run.loaders import unrepeatable
+from lightning_tricks.dry_run.roots import callback_name, roots_of
+from lightning_tricks.dry_run.second_data import SecondData
 from lightning_tricks.dry_run.snapshot import Snapshot, taken
-from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of, original_step, step_arguments
-from lightning_tricks.dry_run.walk import SHORT
-from lightning_tricks.errors import NotRestorableError, TrickError, UnsupportedError
+from lightning_tricks.dry_run.steps import Steps
+from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of
+from lightning_tricks.errors import NotRestorableError, UnsupportedError
 from lightning_tricks.lifecycle.horizon import window_at, window_lengths
-from lightning_tricks.lifecycle.lightning_internals import (
-    DATA,
-    DRY_RUN,
-    before_batch_transfer,
-    call_callback_hooks,
-    call_module_hook,
-    call_strategy_hook,
-    combined_loader,
-    loader_mode,
-    require,
-    wrapped_optimizers,
-)
+from lightning_tricks.lifecycle.lightning_internals import DATA, DRY_RUN, combined_loader, require
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
-from lightning_tricks.numerics.shards import on_any_rank, reduced
 from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
-from lightning_tricks.optimizer_step.gradient_writer import average
-from lightning_tricks.optimizer_step.rate_request import scale_rates
 
 # Lightning's own callbacks that only watch, save or show: they would write files and draw bars
 _BYSTANDERS = frozenset(
@@ -56,11 +37,6 @@ _BYSTANDERS = frozenset(
         *("SpikeDetection", "GradientAccumulationScheduler"),  # (the last one's windows are asked for by name)
     }
 )
-_MOST_EMPTY = 1000  # batches of None in a row
-
-
-class FailedElsewhereError(TrickError):
-    """Another process failed in its dry run, so this one stops too."""
 
 
 class DryRun:
@@ -84,45 +60,17 @@ class DryRun:
         self._run, self._trainer, self._owner = run, run.trainer, owner
         self._remove = f"remove {owner}{', and ' if instead else ''}{instead}"
         self._module = self._trainer.lightning_module
-        self._refuse()
-        self.optimizer: Any = self._trainer.optimizers[0]
+        _refuse(run.trainer, owner, self._remove)
+        self.steps = Steps(self._trainer, owner)
+        self.data = SecondData(self._trainer, owner)
         self._probe: Any = None
-        self._data: Iterator[Any] = iter(())
-        self._held: Iterator[Any] | None = None
         self._others: list[Any] = []
         self._needs_gradients = False
-
-    def _refuse(self) -> None:
-        trainer, module = self._trainer, self._module
-        reason = None
-        if not module.automatic_optimization:
-            reason = "manual optimization, whose steps only the module can make"
-        elif len(trainer.optimizers) != 1:
-            reason = f"{len(trainer.optimizers)} optimizers"
-        elif isinstance(trainer.optimizers[0], torch.optim.LBFGS):
-            reason = "LBFGS, which has no plain step"
-        elif type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
-            reason = f"{type(trainer.strategy).__name__}, whose state cannot be put back"
-        elif is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
-            reason = "training_step(dataloader_iter), which takes batches that cannot be given back"
-        if reason is not None:
-            raise UnsupportedError(f"{self._owner} does not work with {reason}: {self._remove}.")
-        require(trainer, self._owner, (*DATA, *DRY_RUN))
-        for loader in tree_leaves(combined_loader(trainer.fit_loop).iterables):
-            what = unrepeatable(loader)
-            if what is not None:
-                raise UnsupportedError(
-                    f"{self._owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader "
-                    f"over a dataset with __getitem__, or {self._remove}."
-                )
 
     # -- begin and end ------------------------------------------------------------------------------------------
 
     def __enter__(self) -> DryRun:
         trainer = self._trainer
-        loaders = combined_loader(trainer.fit_loop)
-        self._mode = loader_mode(loaders)
-        self._loaders = tree_map(second_loader, loaders.iterables)
         self._undo = ExitStack()
         self._undo.callback(_put_attributes, trainer, dict(vars(trainer)))
         try:
@@ -145,13 +93,13 @@ class DryRun:
 
         Gradients take memory, and callbacks may write files.
         """
-        choices: list[list[Any]] = [[], others] if self.anywhere(bool(others)) else [[]]
+        choices: list[list[Any]] = [[], others] if self.steps.anywhere(bool(others)) else [[]]
         for needed in choices:
             for self._needs_gradients in (False, True):
                 self._use(needed)
                 try:
                     with self.looking():
-                        self.output(self.next_batch())
+                        self.output(self.data.next_batch())
                 except Exception:
                     continue
                 self.restart()
@@ -206,7 +154,7 @@ class DryRun:
                 bad = [callback for callback in callbacks if callback_name(callback) == found.root]
                 callbacks = [callback for callback in callbacks if callback not in bad]
                 error = None if bad else found
-        if self.anywhere(error is not None) or snapshot is None:
+        if self.steps.anywhere(error is not None) or snapshot is None:
             raise error or NotRestorableError("the module on another process cannot be put back")
         return snapshot, callbacks
 
@@ -216,142 +164,20 @@ class DryRun:
         for callback in self._others:
             if callback not in self._started:
                 callback.on_train_start(trainer, module)
-        call_module_hook(trainer, "on_train_start")
-        call_callback_hooks(trainer, "on_train_epoch_start")
-        call_module_hook(trainer, "on_train_epoch_start")
-        self._data = self._batches()
-        self._held = None
+        self.steps.call_hooks("on_train_start", callbacks=False)
+        self.steps.call_hooks("on_train_epoch_start")
+        self.data.restart()
 
     def restart(self) -> None:
         """Go back to the state, the random numbers and the data with which the dry run began."""
         self._put_back()
         self._begin()
 
-    # -- data ---------------------------------------------------------------------------------------------------
-
-    def _batches(self) -> Iterator[Any]:
-        """Cycle over the data as often as needed; batches of None are left out, as Lightning does."""
-        empty = 0
-        while True:
-            served = False
-            # no further than Lightning goes: a loader may have more batches than its length says, or fail behind them
-            for batch, _, _ in islice(CombinedLoader(self._loaders, self._mode), self._most_batches):
-                served = True
-                empty = empty + 1 if batch is None else 0
-                if batch is not None:
-                    yield batch
-            if not served or empty > _MOST_EMPTY:
-                raise TrickError(f"{self._owner}: the training data are empty.")
-
-    def hold(self, batches: list[Any]) -> None:
-        """Let the batches from now on be these, again and again, until ``restart``."""
-        self._held = cycle(batches)
-
-    @property
-    def _most_batches(self) -> int | None:
-        batches = self.batches_per_epoch
-        return int(batches) if math.isfinite(batches) else None
-
-    @property
-    def loaders(self) -> list[Any]:
-        """The second loaders of the training data: whoever reads their data by position leaves no trace either."""
-        return tree_leaves(self._loaders)
-
-    @contextmanager
-    def validation_loaders(self) -> Iterator[list[Any]]:
-        """Give second loaders of the validation data, those that can be read without a trace; all is put back.
-
-        Raises:
-            NotRestorableError: the data of one cannot be put back; nothing was read.
-        """
-        loaders = [x for x in tree_leaves(self._trainer.val_dataloaders) if isinstance(x, DataLoader)]
-        if len(loaders) == 0 or any(unrepeatable(x) is not None for x in loaders):
-            yield []
-            return
-        roots = Roots(data={f"val_dataloader {i}": loader for i, loader in enumerate(loaders)})
-        with taken(lambda: roots, limits=SHORT):
-            yield [second_loader(loader) for loader in loaders]
-
-    @property
-    def batches_per_epoch(self) -> float:
-        """How many batches one pass over the data has; inf where that is not known."""
-        return float(self._trainer.num_training_batches)
-
-    @property
-    def has_schedules(self) -> bool:
-        """Whether the run changes learning rates by schedulers."""
-        return bool(self._trainer.lr_scheduler_configs)
-
-    def scale_rates(self, factor: float) -> None:
-        """Multiply the learning rates until ``restart``."""
-        scale_rates(self.optimizer, factor)
-
-    def next_batch(self) -> Any:
-        """Return the next batch, on the device."""
-        if self._held is not None:
-            return tree_map(copied, next(self._held))  # (training_step may write to it)
-        batch = next(self._data)
-        batch = self._trainer.precision_plugin.convert_input(batch)
-        batch = before_batch_transfer(self._module, batch)
-        return call_strategy_hook(self._trainer, "batch_to_device", batch, dataloader_idx=0)
-
     # -- steps --------------------------------------------------------------------------------------------------
 
     def update(self) -> float | None:
         """Make one update of as many micro-batches as in training; return their mean loss, None without one."""
-        losses: list[Tensor] = []
-        index, closes = 0, False
-        while not closes:
-            batch = self.next_batch()
-            call_callback_hooks(self._trainer, "on_train_batch_start", batch, index)
-            call_module_hook(self._trainer, "on_train_batch_start", batch, index)
-            closes = (index + 1) % self._trainer.accumulate_grad_batches == 0
-            output = self._micro_batch(batch, index, closes, losses)
-            call_callback_hooks(self._trainer, "on_train_batch_end", output, batch, index)
-            call_module_hook(self._trainer, "on_train_batch_end", output, batch, index)
-            index += 1
-        return self.mean(torch.stack(losses).mean()) if losses else None
-
-    def _micro_batch(self, batch: Any, index: int, closes: bool, losses: list[Tensor]) -> Any:
-        """Do what Lightning's loop for automatic optimization does; return what it hands to on_train_batch_end."""
-        trainer, strategy = self._trainer, self._trainer.strategy
-        result: dict[str, Any] = {}
-
-        def closure() -> Tensor | None:
-            output = self._step(batch, index)
-            loss = loss_of(output)
-            if index == 0:
-                call_callback_hooks(trainer, "on_before_zero_grad", self.optimizer)
-                call_module_hook(trainer, "on_before_zero_grad", self.optimizer)
-                where = (trainer.current_epoch, index, self.optimizer)
-                call_module_hook(trainer, "optimizer_zero_grad", *where)
-            if loss is None:
-                return None
-            losses.append(loss.detach().float())
-            share = loss / trainer.accumulate_grad_batches
-            result.update(output if isinstance(output, dict) else {}, loss=share.detach())
-            strategy.backward(share, self.optimizer)
-            if closes:
-                self._average()
-            return loss.detach()  # type: ignore[no-any-return]
-
-        with self._unsynchronized():
-            if closes:
-                where = (trainer.current_epoch, index, wrapped_optimizers(strategy)[0])
-                call_module_hook(trainer, "optimizer_step", *where, closure)
-            else:
-                closure()
-        return result
-
-    def _unsynchronized(self) -> AbstractContextManager[Any]:
-        """Keep DistributedDataParallel from averaging: the first time, it rearranges its buckets for good."""
-        strategy = self._trainer.strategy
-        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
-
-    def _average(self) -> None:
-        if self._trainer.world_size > 1:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            average(parameters, self._trainer.strategy.root_device)
+        return self.steps.update(self.data.next_batch)
 
     def output(self, batch: Any) -> Any:
         """Return what ``training_step`` returns for a batch, after the hooks of its start. All ranks must call.
@@ -362,55 +188,54 @@ class DryRun:
         batch = tree_map(copied, batch)  # (it may be asked for again, and training_step may write to it)
         for callback in self._others:  # (our own would count it as a part of an update)
             callback.on_train_batch_start(self._trainer, self._module, batch, 0)
-        call_module_hook(self._trainer, "on_train_batch_start", batch, 0)
-        return self._step(batch, 0)
-
-    def _step(self, batch: Any, index: int) -> Any:
-        arguments = step_arguments(original_step(self._module), batch, index)
-        error, output = None, None
-        try:
-            with self._unsynchronized():
-                output = call_strategy_hook(self._trainer, "training_step", *arguments)
-        except Exception as found:
-            error = found
-        if self.anywhere(error is not None):
-            raise error or FailedElsewhereError(f"{self._owner}: training_step failed on another process.")
-        return output
-
-    def anywhere(self, flag: bool) -> bool:
-        """Whether something holds on any process. All ranks must call: whatever is decided has to be equal on them."""
-        several = self._trainer.world_size > 1
-        return on_any_rank([flag], self._trainer.strategy.root_device)[0] if several else flag
-
-    def backward(self, loss: Tensor) -> None:
-        """Run the backward pass of a loss, with gradients cleared before."""
-        self.optimizer.zero_grad()
-        with self._unsynchronized():
-            self._trainer.strategy.backward(loss, self.optimizer)
-        self._average()
+        self.steps.call_hooks("on_train_batch_start", batch, 0, callbacks=False)
+        return self.steps.forward(batch, 0)
 
     def probe(self) -> float | None:
         """Return the loss on one batch that is the same at every call, with the same random numbers."""
         if self._probe is None:
             state = global_state()
-            self._probe = (self.next_batch(), global_state())
+            self._probe = (self.data.next_batch(), global_state())
             set_global_state(state)
-            self._data = self._batches()  # (the probe is the first batch; training sees it too)
+            self.data.rewind()  # (the probe is the first batch; training sees it too)
         batch, same_numbers = self._probe
         state = global_state()
         set_global_state(same_numbers)
         with self.looking():
             loss = loss_of(self.output(batch))
         set_global_state(state)
-        return None if loss is None else self.mean(loss)
+        return None if loss is None else self.steps.mean(loss)
 
-    def weights_finite(self) -> bool:
-        """Whether no parameter holds NaN or inf now."""
-        return all(bool(torch.isfinite(p).all()) for p in self._module.parameters() if p.is_floating_point())
 
-    def mean(self, value: Tensor) -> float:
-        """Return the mean of a 0-d value over all processes: every decision is made from it."""
-        return float(reduced(self._trainer.strategy, value.detach().float().reshape(()), "mean"))
+def _refuse(trainer: Any, owner: str, remove: str) -> None:
+    """Refuse a Trainer whose steps cannot be made without a trace.
+
+    Args:
+        trainer: of the run.
+        owner: who asks.
+        remove: what a user does who goes on without it.
+    """
+    reason, module = None, trainer.lightning_module
+    if not module.automatic_optimization:
+        reason = "manual optimization, whose steps only the module can make"
+    elif len(trainer.optimizers) != 1:
+        reason = f"{len(trainer.optimizers)} optimizers"
+    elif isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+        reason = "LBFGS, which has no plain step"
+    elif type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
+        reason = f"{type(trainer.strategy).__name__}, whose state cannot be put back"
+    elif is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        reason = "training_step(dataloader_iter), which takes batches that cannot be given back"
+    if reason is not None:
+        raise UnsupportedError(f"{owner} does not work with {reason}: {remove}.")
+    require(trainer, owner, (*DATA, *DRY_RUN))
+    for loader in tree_leaves(combined_loader(trainer.fit_loop).iterables):
+        what = unrepeatable(loader)
+        if what is not None:
+            raise UnsupportedError(
+                f"{owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader "
+                f"over a dataset with __getitem__, or {remove}."
+            )
 
 
 def _takes_part(callback: Any) -> bool:

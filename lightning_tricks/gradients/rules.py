@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_tricks.errors import message, nearest, require_number
+from lightning_tricks.errors import is_list, message, nearest, require_number
 from lightning_tricks.modules.selection import fault_of
 from lightning_tricks.numerics.norms import unit_norms
 
@@ -203,8 +203,8 @@ class AGC(ClipRule):
     def __post_init__(self) -> None:
         require_number("AGC", "factor", self.factor, remedy="Use e.g. 0.01")
         require_number("AGC", "eps", self.eps, remedy="Use e.g. 1e-3")
-        patterns: object = self.exclude
-        if not isinstance(patterns, (tuple, list)) or not all(isinstance(x, str) for x in patterns):
+        patterns: Any = self.exclude
+        if not is_list(patterns) or not all(isinstance(x, str) for x in patterns):
             rule = "exclude must be a list of patterns on parameter names"
             raise TypeError(message("AGC", "exclude", self.exclude, rule, "Use e.g. ('^head',)"))
         for pattern in self.exclude:

@@ -18,7 +18,11 @@ from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.attempts import Attempts
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
-from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logs_hyperparameters
+from lightning_tricks.lifecycle.lightning_internals import (
+    batches_that_stepped,
+    logged_by_the_user,
+    logs_hyperparameters,
+)
 from lightning_tricks.lifecycle.run_facts import RunFacts
 from lightning_tricks.lifecycle.shared_parts import SharedParts
 from lightning_tricks.lifecycle.step_hooks import hook_steps
@@ -45,7 +49,7 @@ class TrainingRun:
         self._trainer = weakref.ref(trainer)
         self.tricks: list[Member] = []
         self.clock = StepClock()
-        self.publisher = Publisher(lambda: self.trainer.loggers, lambda: _logged_by_the_user(self.trainer))
+        self.publisher = Publisher(lambda: self.trainer.loggers, lambda: logged_by_the_user(self.trainer))
         self.writer = GradientWriter()
         self.rate = RateRequest()
         self.window = WindowRequest()
@@ -262,12 +266,6 @@ class TrainingRun:
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})
         self.writer.release(view)
-
-
-def _logged_by_the_user(trainer: Any) -> list[str]:
-    """Return the keys that the training script has logged so far; ``trainer.logged_metrics`` would compute values."""
-    connector = getattr(trainer, "_logger_connector", None)
-    return [*getattr(connector, "_logged_metrics", ())]
 
 
 def _hyperparameters(trainer: Any, tricks: Iterable[Member]) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) ->
 
 
 def _refuse_a_second(trick: Trick, trainer: Any) -> None:
-    """Refuse two callbacks of one class that nothing tells apart; they would write the same thing twice."""
+    """Refuse two callbacks of one class that no argument distinguishes; they would write the same thing twice."""
     same = [c for c in trainer.callbacks if type(c) is type(trick) and c.state_key == trick.state_key]
     if len(same) > 1:
         others = [c for c in same if c is not trick]

@@ -29,7 +29,7 @@ def find_rate(spec: FinderSpec, dry_run: DryRun, base: Sequence[float], advance:
     bake_off: dict[float, float] = {}
     for lr in candidates(result.suggestion, None if result.confident else result.lrs[-1]):
         dry_run.restart()  # from the same state on the same data
-        use_rate(dry_run.optimizer, lr, base)
+        use_rate(dry_run.steps.optimizer, lr, base)
         bake_off[lr] = loss_after_training(dry_run, spec.num_steps, spec.probe, advance)
     return result.refined(bake_off)
 
@@ -41,7 +41,7 @@ def swept(spec: FinderSpec, dry_run: DryRun, base: Sequence[float], advance: Cal
     losses: list[float] = []
     ended = False
     for lr in spec.lrs:
-        use_rate(dry_run.optimizer, lr, base)
+        use_rate(dry_run.steps.optimizer, lr, base)
         loss, broken = one_update(dry_run, spec.probe, begun=bool(lrs))
         advance()
         if first is None:  # without a probe, the loss of the first batch was measured before its update
@@ -73,7 +73,7 @@ def one_update(dry_run: DryRun, probe: bool, *, begun: bool) -> tuple[float | No
     except NonFiniteError:  # the run's GradientClip raises
         return None, True
     except Exception:  # a model may refuse to compute with NaN, as torch.distributions does
-        if not begun or dry_run.weights_finite():
+        if not begun or dry_run.steps.weights_finite():
             raise
         return None, True
 

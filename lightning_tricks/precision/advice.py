@@ -76,7 +76,9 @@ class PrecisionAdvice:
     def _repr_html_(self) -> str:
         head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in self.table.splitlines()]
         chosen = f"On {self.device}: Trainer(precision={self.recommended!r})"
-        return note(". ".join([chosen, *self.reasons])) + html_table(head, rows, {self.recommended: "#1a7f37"})
+        return note(" ".join(f"{text.rstrip('.')}." for text in (chosen, *self.reasons))) + html_table(
+            head, rows, {self.recommended: "#1a7f37"}
+        )
 
 
 def _shown_ratio(rows: dict[str, PrecisionRow], row: PrecisionRow, base: str) -> str:

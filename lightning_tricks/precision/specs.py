@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from lightning_tricks.errors import message, require_count
+from lightning_tricks.errors import is_list, message, require_count
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class IslandsSpec:
         object.__setattr__(self, "modules", checked_patterns("FP32Islands", self.modules))
 
 
-def checked_patterns(owner: str, modules: object) -> list[str]:
+def checked_patterns(owner: str, modules: Any) -> list[str]:
     """Return a copy of a list of names or globs, so that a list of the user's is never changed.
 
     Raises:
@@ -60,7 +61,7 @@ def checked_patterns(owner: str, modules: object) -> list[str]:
     ['head']
     """
     remedy = "Use e.g. ['head', 'blocks.*.norm']"
-    if not isinstance(modules, (list, tuple)) or not all(isinstance(m, str) and m for m in modules):
+    if not is_list(modules) or not all(isinstance(m, str) and m for m in modules):
         raise TypeError(message(owner, "modules", modules, "modules must be a list of names or globs", remedy))
     if not modules:
         raise ValueError(message(owner, "modules", modules, "modules must name at least one module", remedy))

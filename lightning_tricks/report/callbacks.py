@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from lightning_tricks.errors import message
+from lightning_tricks.errors import is_list, message
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 
@@ -48,7 +48,7 @@ class ProgressMetrics(Trick):
 
     def __init__(self, keys: list[str] | None = None) -> None:
         if keys is not None:
-            if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+            if not is_list(keys) or not all(isinstance(key, str) for key in keys):
                 rule = "keys must be a list of log keys"
                 raise TypeError(message("ProgressMetrics", "keys", keys, rule, "Use e.g. ['grad/norm', 'schedule/lr']"))
             if not keys:

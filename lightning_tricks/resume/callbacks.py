@@ -106,7 +106,7 @@ class ResumeGuard(Trick):
 
         self._put_back = replaced(loop, LOADER_STATES, look)
 
-    def stopped(self, run: TrainingRun) -> None:
+    def cleanup(self, run: TrainingRun) -> None:
         """Give Lightning its method back."""
         self._end()
 
@@ -115,11 +115,11 @@ class ResumeGuard(Trick):
         if put_back is not None:
             put_back()
 
-    def assembled(self, run: TrainingRun) -> None:
+    def on_optimizers_created(self, run: TrainingRun) -> None:
         """Note whether the loaders are there already: their state will not be put back any more."""
         self._made_early = combined_loader(run.trainer.fit_loop) is not None
 
-    def started(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Look before the first batch, when all callbacks have started."""
         self._findings = []
         self._strict = resumes_weights_only(run.trainer)
@@ -156,7 +156,7 @@ class ResumeGuard(Trick):
             raise TrickError(f"ResumeGuard(mode='raise'): this would break a later resume:{lines(found)}")
         if found:
             warn("ResumeGuard", f"this would break a later resume:{lines(found)}")
-        if _ends_with_zero() and self.run.first_to_say("SIGTERM"):  # every run has it: no reason to end one
+        if _ends_with_zero() and self.run.common.first_to_say("SIGTERM"):  # every run has it: no reason to end one
             rank_zero_info(f"ResumeGuard: {SIGTERM}")
 
     def _look(self, trainer: Any) -> list[Finding]:

@@ -237,6 +237,18 @@ class ExactResume(Trick):
             "training, and cannot be saved. Save it in on_save_checkpoint, and load it in on_load_checkpoint.",
         )
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Keep the state for a checkpoint of ``save_on_exception``, which is saved when this has left the run.
+
+        Several processes are asked only where all of them end at the same batch, as Lightning makes them do after a
+        SIGTERM; after an error of one of them the others would not answer.
+        """
+        run = self.live_run
+        together = trainer.world_size == 1 or type(exception).__name__ == "SIGTERMException"
+        if run is not None and together and position.between_batches(trainer.fit_loop):
+            self._final = self.guarded(self._state_of, run) or {}
+        super().on_exception(trainer, pl_module, exception)
+
     def finished(self, run: TrainingRun) -> None:
         """Keep the state for a checkpoint that is saved after the fit."""
         self._final = self._state_of(run)

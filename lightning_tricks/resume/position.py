@@ -147,6 +147,16 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
     skip_batches(fetcher.iterator, loaders, taken)
 
 
+def between_batches(loop: Any) -> bool:
+    """Whether the fit loop stands between two batches, and not inside of a training step.
+
+    Args:
+        loop: the fit loop.
+    """
+    progress = loop.epoch_loop.batch_progress.current
+    return bool(progress.ready == progress.processed)
+
+
 # -- validation and checkpoints ---------------------------------------------------------------------------------------
 
 

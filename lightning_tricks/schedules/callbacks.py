@@ -24,7 +24,11 @@ from lightning_tricks.schedules.plan import whole_curve
 from lightning_tricks.schedules.plateau_watch import PlateauWatch, shown_metric, shown_what_came_late
 from lightning_tricks.schedules.rate_writer import RateWriter
 from lightning_tricks.schedules.remarks import overrun, shortfall
-from lightning_tricks.schedules.scheduler_conflict import SchedulerConflict, refuse_weight_averaging
+from lightning_tricks.schedules.scheduler_conflict import (
+    SchedulerConflict,
+    refuse_weight_averaging,
+    remark_on_finetuning,
+)
 from lightning_tricks.schedules.spec import OWNER, ScheduleSpec
 from lightning_tricks.schedules.state import (
     current_configuration,
@@ -74,14 +78,17 @@ class LRSchedule(Trick):
         momentum: ``(0.95, 0.85)``: momentum (beta1 of Adam) at the lowest and at the highest rate; None to leave it.
         weight_decay_final: weight decay at the end of the run, reached by a half cosine from each group's own; groups
             that have none keep none. None to leave it.
-        conflict: when the module has a scheduler of its own: ``"error"`` names it, ``"replace"`` takes over.
+        conflict: when the module has a scheduler of its own, or a StochasticWeightAveraging stands beside it:
+            ``"error"`` names it, ``"replace"`` takes over. Rates of BackboneFinetuning are replaced either way, with
+            a warning under ``"error"``.
         overrides: regular expression on parameter names or group names -> a factor on the base rate (``0.1``) or
             another decay for these groups.
 
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range or contradicts another.
-        ConflictError: at fit start, the module returned a scheduler and ``conflict`` is ``"error"``.
+        ConflictError: at fit start, another one writes the rate (the module's scheduler, StochasticWeightAveraging)
+            and ``conflict`` is ``"error"``.
         TrickError: at fit start, the length of the run is not known, or warm-up and hold do not fit in; a pattern
             matches nothing, or only a part of a group; the metric of a plateau is not logged.
 
@@ -192,6 +199,9 @@ class LRSchedule(Trick):
     def configure(self, run: TrainingRun) -> None:
         """Refuse another writer of the rates; note what the module gives its optimizers before a scheduler writes."""
         refuse_weight_averaging(self.spec, run.trainer.callbacks)
+        text = remark_on_finetuning(self.spec, run.trainer.callbacks)
+        if text is not None:
+            _say_once(run, text)
         self._conflict.watch(run.trainer.lightning_module)
 
     def on_optimizers_created(self, run: TrainingRun) -> None:

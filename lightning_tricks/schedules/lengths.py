@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from lightning_tricks.errors import message, require_flag, require_number
+from lightning_tricks.errors import is_list, message, require_flag, require_number
 from lightning_tricks.numerics.duration import Duration
 from lightning_tricks.schedules.curves import Decay, Length, Span, require_length
 
@@ -221,8 +222,8 @@ class Piecewise(Decay):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boundaries", require_points("Piecewise", "boundaries", self.boundaries))
-        given: object = self.values
-        if not isinstance(given, (tuple, list)):
+        given: Any = self.values
+        if not is_list(given):
             text = "values must be a list of multipliers"
             raise TypeError(message("Piecewise", "values", given, text, "Use e.g. (1.0, 0.1)"))
         values = tuple(
@@ -256,8 +257,8 @@ class _Stairs(Decay):
 
 def require_points(owner: str, argument: str, values: Sequence[Length]) -> tuple[Length, ...]:
     """Return points of the run as a tuple; refuse an empty or a falling list."""
-    given: object = values
-    if not isinstance(given, (tuple, list)) or not given:
+    given: Any = values
+    if not is_list(given) or not given:
         text = f"{argument} must be a list of at least one point"
         raise ValueError(message(owner, argument, given, text, "Use e.g. ['50%', '75%']"))
     lengths = [Duration.parse(v, owner=owner, argument=argument) for v in values]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from lightning_tricks.errors import message, require_choice, require_number
+from lightning_tricks.errors import is_list, message, require_choice, require_number
 from lightning_tricks.numerics.duration import Duration
 from lightning_tricks.schedules.curves import (
     Constant,
@@ -116,8 +117,8 @@ class Join(Decay):
     takes_final = False
 
     def __post_init__(self) -> None:
-        phases: object = self.phases
-        if not isinstance(phases, (tuple, list)) or not all(isinstance(phase, Phase) for phase in phases):
+        phases: Any = self.phases
+        if not is_list(phases) or not all(isinstance(phase, Phase) for phase in phases):
             text = "phases must be a list of Phase objects"
             raise TypeError(message("Join", "phases", phases, text, "Use e.g. [Phase('constant', '80%'), ...]"))
         object.__setattr__(self, "phases", tuple(self.phases))

@@ -12,15 +12,33 @@ from lightning_tricks.schedules.spec import OWNER, ScheduleSpec
 
 
 def refuse_weight_averaging(spec: ScheduleSpec, callbacks: Sequence[Any]) -> None:
-    """Refuse Lightning's StochasticWeightAveraging, told by its name, since it exists in both namespaces.
+    """Refuse Lightning's StochasticWeightAveraging, unless the schedule is to replace its rates.
 
     Raises:
         ConflictError: it anneals the rate by a scheduler of its own.
     """
-    for callback in callbacks:
-        if any(cls.__name__ == "StochasticWeightAveraging" for cls in type(callback).__mro__):
-            text = f"{type(callback).__name__} anneals the learning rate too, by a scheduler of its own"
-            raise ConflictError(message(OWNER, "decay", spec.decay, text, "Remove one of the two"))
+    callback = _of_class(callbacks, "StochasticWeightAveraging")
+    if callback is not None and spec.conflict == "error":
+        text = f"{type(callback).__name__} anneals the learning rate too, by a scheduler of its own"
+        remedy = "Remove one of the two, or use conflict='replace': it averages then, and LRSchedule decides the rates"
+        raise ConflictError(message(OWNER, "conflict", spec.conflict, text, remedy))
+
+
+def remark_on_finetuning(spec: ScheduleSpec, callbacks: Sequence[Any]) -> str | None:
+    """Return what to say of Lightning's BackboneFinetuning, whose rates the schedule writes over; None for nothing."""
+    callback = _of_class(callbacks, "BackboneFinetuning")
+    if callback is None or spec.conflict == "replace":
+        return None
+    return (
+        f"{type(callback).__name__} sets the rate of the backbone at every epoch, and LRSchedule writes over it: the "
+        "backbone follows the curve, from the rate with which it was unfrozen. Use overrides= for a factor of its own; "
+        "conflict='replace' says that this is meant."
+    )
+
+
+def _of_class(callbacks: Sequence[Any], name: str) -> Any:
+    """Return the first callback of a class of Lightning, told by its name, since it exists in both namespaces."""
+    return next((c for c in callbacks if any(cls.__name__ == name for cls in type(c).__mro__)), None)
 
 
 class SchedulerConflict:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_tricks.errors import message, require_choice, require_number
+from lightning_tricks.errors import is_list, message, require_choice, require_number
 from lightning_tricks.modules.selection import fault_of
 from lightning_tricks.numerics.duration import Duration
 from lightning_tricks.schedules.curves import Decay
@@ -137,7 +137,7 @@ def _share(argument: str, value: float) -> float:
 def _momentum(values: Any) -> tuple[float, float]:
     """Return the momentum at the lowest and at the highest rate; the higher one belongs to the lowest rate."""
     text, remedy = "momentum must be two numbers", "Use e.g. (0.95, 0.85)"
-    if not isinstance(values, (tuple, list)):
+    if not is_list(values):
         raise TypeError(message(OWNER, "momentum", values, text, remedy))
     if len(values) != 2:
         raise ValueError(message(OWNER, "momentum", values, text, remedy))

@@ -15,10 +15,19 @@ from tests.matrix import EXAMPLES
 from tests.problems import Classifier, trainer
 
 CELLS = [(fault, name) for fault in FAULTS for name in fault.cells]
+PLAYED = [
+    pytest.param(
+        fault,
+        name,
+        id=f"{fault.number}-{fault.what}-{name}",
+        marks=[pytest.mark.slow] if fault.takes_turns(name) else [],
+    )
+    for fault, name in CELLS
+]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize(("fault", "name"), CELLS, ids=[f"{f.number}-{f.what}-{name}" for f, name in CELLS])
+@pytest.mark.parametrize(("fault", "name"), PLAYED)
 def test_it_passes_or_is_refused_by_name_as_the_page_says(fault: Fault, name: str, tmp_path: Path) -> None:
     assert fault.play(name, tmp_path) == ("refused" if name in fault.refused_by else "passed")
 
@@ -29,6 +38,12 @@ def test_the_page_is_of_these_faults() -> None:
     assert {fault.number for fault in FAULTS} == set(range(1, 26))
     assert f"{len(CELLS)} cells" in (committed.parents[1] / "README.md").read_text()
     assert {name for _, name in CELLS} > set(EXAMPLES)
+
+
+def test_every_run_plays_every_fault_and_starts_processes_with_every_callback() -> None:
+    started = {(fault.what, name) for fault, name in CELLS if fault.starts and not fault.takes_turns(name)}
+    assert {what for what, _ in started} == {fault.what for fault in FAULTS if fault.starts}
+    assert {name for _, name in started} == set(EXAMPLES)
 
 
 # -- that the cells can fail ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ class Fake:
         self.optimizer = torch.optim.SGD(
             [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.2)], lr=1.0
         )
+        self.steps = self
         self.restarts, self.used = 0, []  # type: ignore[var-annotated]
 
     def probe(self) -> float:
@@ -88,6 +89,7 @@ def test_a_candidate_that_diverges_or_breaks_the_model_loses_the_bake_off() -> N
     class Losses:
         def __init__(self, losses: list[Any], finite: bool = False) -> None:
             self.losses, self.finite = iter(losses), finite
+            self.steps = self
 
         def update(self) -> Any:
             loss = next(self.losses)

@@ -57,4 +57,4 @@ def test_a_verdict_has_the_colour_of_its_answer(alarmed: bool) -> None:
 def test_advice_shows_what_was_measured_and_the_choice() -> None:
     rows = {"ieee-fp32": PrecisionRow("ieee-fp32", [1.0] * 3, 100, 1.0, 0.0)}
     found = PrecisionAdvice("32-true", ["it is fast"], rows, "cpu")._repr_html_()
-    assert "On cpu: Trainer(precision=&#x27;32-true&#x27;). it is fast" in found and "1000.00" in found
+    assert "On cpu: Trainer(precision=&#x27;32-true&#x27;). it is fast." in found and "1000.00" in found

@@ -625,7 +625,7 @@ def test_groups_that_are_unfrozen_in_mid_run_follow_the_curve_from_their_first_u
             return torch.optim.SGD(self.head.parameters(), lr=1.0)
 
     unfreeze = L.callbacks.BackboneFinetuning(1, backbone_initial_lr=1.0, lambda_func=lambda e: 1.0, should_align=False)
-    schedule = LRSchedule("linear", warmup=0, overrides={"^backbone": 0.1})
+    schedule = LRSchedule("linear", warmup=0, overrides={"^backbone": 0.1}, conflict="replace")
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(12, 4)), 4)
     trainer([unfreeze, schedule], max_epochs=4).fit(Net(), data)
     curve = [1 - i / 12 for i in range(12)]

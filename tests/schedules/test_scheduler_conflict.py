@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import BackboneFinetuning, StochasticWeightAveraging
 
 from lightning_tricks import ConflictError, LRSchedule
 from lightning_tricks.schedules.own_rates import NoScheduler
-from lightning_tricks.schedules.scheduler_conflict import SchedulerConflict, refuse_weight_averaging
+from lightning_tricks.schedules.scheduler_conflict import (
+    SchedulerConflict,
+    refuse_weight_averaging,
+    remark_on_finetuning,
+)
 
 
 class Module:
@@ -55,3 +59,12 @@ def test_weight_averaging_with_a_schedule_of_its_own_is_refused() -> None:
     with pytest.raises(ConflictError, match="StochasticWeightAveraging anneals the learning rate too"):
         refuse_weight_averaging(LRSchedule().spec, [StochasticWeightAveraging(swa_lrs=0.1)])
     refuse_weight_averaging(LRSchedule().spec, [LRSchedule()])
+    refuse_weight_averaging(LRSchedule(conflict="replace").spec, [StochasticWeightAveraging(swa_lrs=0.1)])
+
+
+def test_fine_tuning_with_rates_of_its_own_is_named_unless_they_are_to_be_replaced() -> None:
+    text = remark_on_finetuning(LRSchedule().spec, [LRSchedule(), BackboneFinetuning()])
+    assert text is not None
+    assert text.startswith("BackboneFinetuning sets the rate of the backbone at every epoch, and LRSchedule writes")
+    assert remark_on_finetuning(LRSchedule(conflict="replace").spec, [BackboneFinetuning()]) is None
+    assert remark_on_finetuning(LRSchedule().spec, [LRSchedule()]) is None

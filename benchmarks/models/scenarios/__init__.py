@@ -20,6 +20,10 @@ from benchmarks.models.scenarios import (
     everyday_updates,
     everyday_vision,
     finetuning,
+    forum_generative,
+    forum_sequences,
+    forum_tables,
+    forum_updates,
     forum_vision,
     gans,
     generative,
@@ -72,6 +76,10 @@ SCENARIOS: list[Scenario] = [
     *(replace(s, fixed_half="develop") for s in everyday_second.SCENARIOS),
     # From threads of forums and documented examples; their names put them into develop.
     *forum_vision.SCENARIOS,
+    *forum_sequences.SCENARIOS,
+    *forum_tables.SCENARIOS,
+    *forum_generative.SCENARIOS,
+    *forum_updates.SCENARIOS,
 ]
 
 

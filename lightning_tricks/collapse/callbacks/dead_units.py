@@ -20,7 +20,7 @@ from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.detection.settings import WatchSettings
 from lightning_tricks.detection.watch import Watch, watch_form
-from lightning_tricks.errors import TrickError, message
+from lightning_tricks.errors import TrickError, is_list, message
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -251,9 +251,7 @@ class DeadUnits(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callba
         grace: int | str = "10%",
     ) -> None:
         remedy = "Use e.g. ['encoder.*'], or None for all activation modules"
-        if layers is not None and (
-            not isinstance(layers, (list, tuple)) or not all(isinstance(n, str) and n for n in layers)
-        ):
+        if layers is not None and (not is_list(layers) or not all(isinstance(n, str) and n for n in layers)):
             raise TypeError(message("DeadUnits", "layers", layers, "layers must be a list of names", remedy))
         if layers is not None and not layers:
             raise ValueError(message("DeadUnits", "layers", layers, "layers must name at least one module", remedy))

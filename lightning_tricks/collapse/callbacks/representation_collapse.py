@@ -21,7 +21,7 @@ from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.detection.settings import WatchSettings
 from lightning_tricks.detection.watch import Watch, watch_form
-from lightning_tricks.errors import TrickError, message
+from lightning_tricks.errors import TrickError, is_list, message
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -243,7 +243,7 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
         grace: int | str = "10%",
     ) -> None:
         owner = "RepresentationCollapse"
-        self.layer = [require_name(owner, "layer", name) for name in layer] if _is_list(layer) else layer
+        self.layer = [require_name(owner, "layer", name) for name in layer] if is_list(layer) else layer
         if isinstance(self.layer, list):
             if len(set(self.layer)) < max(2, len(self.layer)):
                 rule = "a list must name two different layers or more, each once"
@@ -262,7 +262,3 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
     def make_parts(self) -> tuple[Stages, ...]:
         """A watch over the features; with the layers in its log keys where there are several detectors."""
         return (Watch(self, FeaturesProbe(self.layer, self.patience), self.settings, label="+".join(self.layers)),)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple))

@@ -1,0 +1,137 @@
+"""Steps of training as Lightning's loop for automatic optimization makes them, outside of that loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.dry_run.training_step import loss_of, original_step, step_arguments
+from lightning_tricks.errors import TrickError
+from lightning_tricks.lifecycle.lightning_internals import (
+    call_callback_hooks,
+    call_module_hook,
+    call_strategy_hook,
+    wrapped_optimizers,
+)
+from lightning_tricks.numerics.shards import on_any_rank, reduced
+from lightning_tricks.optimizer_step.gradient_writer import average
+
+
+class FailedElsewhereError(TrickError):
+    """Another process failed in its dry run, so this one stops too."""
+
+
+class Steps:
+    """Forward, backward and updates with the module's hooks, the strategy and the precision of a Trainer.
+
+    Args:
+        trainer: a Trainer with one optimizer.
+        owner: who asks, for messages.
+    """
+
+    def __init__(self, trainer: Any, owner: str) -> None:
+        self.trainer, self._owner = trainer, owner
+        self.optimizer: Any = trainer.optimizers[0]
+
+    def call_hooks(self, name: str, *arguments: Any, callbacks: bool = True) -> None:
+        """Call a hook of the callbacks and then of the module, as Lightning does."""
+        if callbacks:
+            call_callback_hooks(self.trainer, name, *arguments)
+        call_module_hook(self.trainer, name, *arguments)
+
+    def update(self, next_batch: Callable[[], Any]) -> float | None:
+        """Make one update of as many micro-batches as in training; return their mean loss, None without one."""
+        losses: list[Tensor] = []
+        index, closes = 0, False
+        while not closes:
+            batch = next_batch()
+            self.call_hooks("on_train_batch_start", batch, index)
+            closes = (index + 1) % self.trainer.accumulate_grad_batches == 0
+            output = self._micro_batch(batch, index, closes, losses)
+            self.call_hooks("on_train_batch_end", output, batch, index)
+            index += 1
+        return self.mean(torch.stack(losses).mean()) if losses else None
+
+    def _micro_batch(self, batch: Any, index: int, closes: bool, losses: list[Tensor]) -> Any:
+        """Do what Lightning's loop for automatic optimization does; return what it hands to on_train_batch_end."""
+        trainer, strategy = self.trainer, self.trainer.strategy
+        result: dict[str, Any] = {}
+
+        def closure() -> Tensor | None:
+            output = self.forward(batch, index)
+            loss = loss_of(output)
+            if index == 0:
+                self.call_hooks("on_before_zero_grad", self.optimizer)
+                where = (trainer.current_epoch, index, self.optimizer)
+                self.call_hooks("optimizer_zero_grad", *where, callbacks=False)
+            if loss is None:
+                return None
+            losses.append(loss.detach().float())
+            share = loss / trainer.accumulate_grad_batches
+            result.update(output if isinstance(output, dict) else {}, loss=share.detach())
+            strategy.backward(share, self.optimizer)
+            if closes:
+                self._average()
+            return loss.detach()  # type: ignore[no-any-return]
+
+        with self._unsynchronized():
+            if closes:
+                where = (trainer.current_epoch, index, wrapped_optimizers(strategy)[0])
+                self.call_hooks("optimizer_step", *where, closure, callbacks=False)
+            else:
+                closure()
+        return result
+
+    def forward(self, batch: Any, index: int) -> Any:
+        """Return what ``training_step`` returns. All ranks must call.
+
+        Raises:
+            FailedElsewhereError: it failed on another process.
+        """
+        arguments = step_arguments(original_step(self.trainer.lightning_module), batch, index)
+        error, output = None, None
+        try:
+            with self._unsynchronized():
+                output = call_strategy_hook(self.trainer, "training_step", *arguments)
+        except Exception as found:
+            error = found
+        if self.anywhere(error is not None):
+            raise error or FailedElsewhereError(f"{self._owner}: training_step failed on another process.")
+        return output
+
+    def backward(self, loss: Tensor) -> None:
+        """Run the backward pass of a loss, with gradients cleared before."""
+        self.optimizer.zero_grad()
+        with self._unsynchronized():
+            self.trainer.strategy.backward(loss, self.optimizer)
+        self._average()
+
+    def weights_finite(self) -> bool:
+        """Whether no parameter holds NaN or inf now."""
+        parameters = self.trainer.lightning_module.parameters()
+        return all(bool(torch.isfinite(p).all()) for p in parameters if p.is_floating_point())
+
+    def _unsynchronized(self) -> AbstractContextManager[Any]:
+        """Keep DistributedDataParallel from averaging: the first time, it rearranges its buckets for good."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
+
+    def _average(self) -> None:
+        if self.trainer.world_size > 1:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            average(parameters, self.trainer.strategy.root_device)
+
+    # -- what has to be equal on all processes --------------------------------------------------------------------
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether something holds on any process. All ranks must call: whatever is decided has to be equal on them."""
+        several = self.trainer.world_size > 1
+        return on_any_rank([flag], self.trainer.strategy.root_device)[0] if several else flag
+
+    def mean(self, value: Tensor) -> float:
+        """Return the mean of a 0-d value over all processes: every decision is made from it."""
+        return float(reduced(self.trainer.strategy, value.detach().float().reshape(()), "mean"))

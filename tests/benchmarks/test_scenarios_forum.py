@@ -1,0 +1,94 @@
+"""Scenarios from forum threads: what they are called agrees with scores that no detector has a part in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from benchmarks import collapse
+from benchmarks.models.scenario import Scenario
+from benchmarks.models.scenarios import (
+    SCENARIOS,
+    forum_generative,
+    forum_sequences,
+    forum_tables,
+    forum_updates,
+    forum_vision,
+)
+
+FILES = (forum_vision, forum_sequences, forum_tables, forum_generative, forum_updates)
+FORUM = [scenario for file in FILES for scenario in file.SCENARIOS]
+CHEAP = (
+    "bright spots, weights of classes",
+    "bright spots, weights of classes swapped",
+    "roots of masked errors",
+    "XOR by linear layers alone",
+    "links with negative samples",
+    "Adam in half precision",
+    "Adam in half precision, epsilon 1e-4",
+)
+
+
+def passes(scenario: Scenario, seed: int) -> bool:
+    """Train once, without any detector."""
+    with collapse.quiet():
+        training = scenario.make(seed)
+        collapse.fit(training, [*training.callbacks])
+        assert training.score is not None
+        assert scenario.passes is not None
+        assert training.module.global_step >= training.steps
+        return training.score(training.module) >= scenario.passes
+
+
+def test_there_are_about_as_many_failing_as_healthy_scenarios() -> None:
+    share = sum(s.failing for s in FORUM) / len(FORUM)
+    assert len(FORUM) >= 70
+    assert 0.4 <= share <= 0.6
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
+def test_each_file_has_failing_and_healthy_scenarios(file: ModuleType) -> None:
+    assert {s.failing for s in file.SCENARIOS} == {True, False}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
+def test_a_comment_before_each_scenario_says_what_kind_of_report_it_is_from(file: ModuleType) -> None:
+    lines = Path(str(file.__file__)).read_text().splitlines()
+    entries = [i for i, line in enumerate(lines) if line.startswith(("    failing(", "    healthy("))]
+    assert len(entries) == len(file.SCENARIOS)
+    assert all(lines[i - 1].startswith("    # ") for i in entries)
+
+
+def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> None:
+    names = [s.name for s in SCENARIOS]
+    assert len(set(names)) == len(names)
+    assert {s.name for s in FORUM} <= set(names)
+    assert {s.half for s in FORUM} == {"develop"}
+    assert not any(s.fixed_half for s in FORUM)
+
+
+def test_a_twin_is_healthy_with_the_same_threshold() -> None:
+    named = {s.name: s for s in FORUM}
+    twins = [(s, named[s.rescuable]) for s in FORUM if s.rescuable]
+    assert twins
+    for scenario, twin in twins:
+        assert scenario.failing
+        assert not twin.failing
+        assert twin.passes == scenario.passes
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CHEAP)
+def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:
+    scenario = next(s for s in FORUM if s.name == name)
+    assert passes(scenario, 0) != scenario.failing
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("scenario", FORUM, ids=lambda s: s.name)
+def test_all_scenarios_are_what_they_are_called(scenario: Scenario, seed: int) -> None:
+    assert passes(scenario, seed) != scenario.failing
