@@ -15,6 +15,7 @@ from torch import nn
 from lightning_tricks.diagnosis.callbacks import SanityCheck
 from lightning_tricks.diagnosis.check_table import CheckTable
 from lightning_tricks.errors import TrickError, message
+from lightning_tricks.lifecycle.lightning_internals import trainer_of
 from lightning_tricks.lifecycle.messages import TrickWarning
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.lifecycle.trick import Trick
@@ -163,11 +164,11 @@ def _as_before(module: Any) -> Iterator[None]:
     first = next(iter([*module.parameters(), *module.buffers()]), None)
     device = torch.device("cpu") if first is None else first.device
     modes = {child: child.training for child in module.modules()}
-    trainer = getattr(module, "_trainer", None)
+    trainer = trainer_of(module)
     try:
         yield
     finally:
         module.to(device)
         for child, training in modes.items():
             child.training = training
-        module._trainer = trainer
+        module.trainer = trainer
