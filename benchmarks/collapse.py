@@ -81,11 +81,16 @@ def fit(training: Training, callbacks: list[Any], updates: int | None = None) ->
 
 
 def detectors(training: Training, action: Any, every: int | None = None) -> list[Any]:
-    """Make the detectors of a training; with a check each ``every`` updates, or as their defaults are."""
+    """Make the detectors of a training; with a check each ``every`` updates, or as their defaults are.
+
+    ``DeadUnits()`` is left out where the model has no activation modules: it says so at the start of a fit.
+    """
     paced = {} if every is None else {"every_n_steps": every}
+    kinds = {type(m).__module__ for m in training.module.modules() if not isinstance(m, torch.nn.MultiheadAttention)}
     return [
         getattr(lightning_tricks, name)(**({} if name == "GenerationDrift" else paced), **given, action=action)
         for name, given in training.detectors.items()
+        if name != "DeadUnits" or given or "torch.nn.modules.activation" in kinds
     ]
 
 

@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from lightning_tricks.precision.plugins import cache_is_safe
+from tests import thorough
 from tests.missing import missing
 
 _LOGGERS = [
@@ -61,6 +62,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell modules that are collected whether the slow tests run."""
+    thorough.SLOW = _is_asked_for("slow", config)
+
+
+def _is_asked_for(marker: str, config: pytest.Config) -> bool:
+    return bool(config.getoption(marker, False)) or marker in config.getoption("markexpr", default="").split()
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the files whose packages are not installed: ``pytest -m gpu`` runs on a machine that has few."""
     if collection_path.suffix != ".py" or collection_path.name == "conftest.py":
@@ -84,8 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cache = pytest.mark.skip(reason="this torch loses gradients with a weight cache")
     strangers = pytest.mark.skip(reason="strangers: trains published packages; ./dev strangers installs and runs them")
     marked = {"slow": slow, "strangers": strangers}
-    expression = config.getoption("markexpr", default="").split()
-    unasked = {name: skip for name, skip in marked.items() if not (config.getoption(name, False) or name in expression)}
+    unasked = {name: skip for name, skip in marked.items() if not _is_asked_for(name, config)}
     for item in items:
         for name, skip in unasked.items():
             if item.get_closest_marker(name):

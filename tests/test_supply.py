@@ -111,6 +111,7 @@ def test_the_lock_has_what_the_project_declares(python: str) -> None:
     found = applying(python)
     own = (
         "notebooks",
+        "packaging",
         "partners",
         "ray",
         "strangers",

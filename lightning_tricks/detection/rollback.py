@@ -121,6 +121,7 @@ class RollbackManager:
         self.times += 1
         trainer = run.trainer
         kept = self._states or ([self._first] if self._first else [])
+        # the oldest: later states may have been kept while the failure had begun, and no alarm had seen it
         step, state = kept[0]
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
-from lightning_tricks.detection.alarm import Verdict
+from lightning_tricks.detection.announcer import Announcer
 from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.judge import FORMS, OPTIONAL_FORMS, VERDICT, Judge
 from lightning_tricks.detection.probe import Probe
@@ -55,20 +55,6 @@ def watch_form(*, optional: dict[str, form.Form] | None = None, **more: form.For
     return staticmethod(form.record({**own, **more}, more=True, optional={**OPTIONAL_FORMS, **(optional or {})}))
 
 
-def log_prefix(trick: Trick, run: TrainingRun, topic: str, label: str = "") -> str:
-    """Return what the log keys of a detector begin with; with its identity where there is more than one of the class.
-
-    >>> from lightning_tricks import DeadUnits
-    >>> class Run: tricks = []
-    >>> log_prefix(DeadUnits(), Run(), "collapse")
-    'collapse/dead_units'
-    """
-    several = sum(type(other) is type(trick) for other in run.tricks) > 1
-    words = "".join("_" + c.lower() if c.isupper() else c for c in type(trick).__name__).strip("_")
-    label = label or (str(getattr(trick, trick.identity[0])) if trick.identity else "")
-    return f"{topic}/{words}" + (f".{label}" if several and label else "")
-
-
 @final
 class Watch(Stages):
     """The part of a detector that looks at a run now and then, judges what it sees, and acts.
@@ -84,11 +70,11 @@ class Watch(Stages):
     def __init__(
         self, trick: Trick, probe: Probe, settings: WatchSettings, *, topic: str = "collapse", label: str = ""
     ) -> None:
-        self.trick, self.probe, self.settings, self._topic, self._label = trick, probe, settings, topic, label
+        self.trick, self.probe, self.settings = trick, probe, settings
         self.sampler = Sampler(settings.every_n_steps or UNKNOWN_CADENCE, probe.samples)
         self.judge = Judge(settings.owner, probe.rules(), probe.grace_factor)
-        self.response = Response(trick, settings, self._show)
-        self.shown: Callable[[TrainingRun, Verdict], None] | None = None  # is told of each alarm beside the loggers
+        self.announcer = Announcer(trick, self._figure, topic, label)
+        self.response = Response(trick, settings, self.announcer.announce)
         self._attachment: Attachment | None = None
         self._sent = False  # a vector is on its way to the host
         self._resumed = False  # what was gathered came from a checkpoint
@@ -103,7 +89,12 @@ class Watch(Stages):
         self._detach()
         if self.probe.hooks_modules:
             refuse_compiled(run.trainer.lightning_module, self.settings.owner)
-        attachment = Attachment(self.settings.owner, run, self._if_watched, self.sampler)
+
+        def if_watched(see: Callable[[], None]) -> None:
+            if self.sampler.armed:
+                self.trick.guarded(self._or_gather_again, see)
+
+        attachment = Attachment(self.settings.owner, run, if_watched, self.sampler)
         try:
             self.probe.attach(attachment)
         except TrickError:
@@ -119,10 +110,6 @@ class Watch(Stages):
         if self._attachment is not None:
             self._attachment.detach()
         self._attachment = None
-
-    def _if_watched(self, see: Callable[[], None]) -> None:
-        if self.sampler.armed:
-            self.trick.guarded(self._or_gather_again, see)
 
     def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Learn the length of the run; take up the state."""
@@ -148,7 +135,7 @@ class Watch(Stages):
         """Judge what was sent last; a run that is over can neither be stopped nor rolled back."""
         run.publisher.flush()
         if not self.response.finish(run) and self.judge.history:
-            self._draw(run, self.judge.history[-1][0])
+            self.announcer.draw(run, self.judge.history[-1][0])
 
     def cleanup(self, run: TrainingRun) -> None:
         """Remove the hooks."""
@@ -185,6 +172,7 @@ class Watch(Stages):
         sampler.armed = False
         if self._sent and sampler.stepped is not None:
             self._sent = False
+            # one update later, the vector has arrived by itself; waiting makes all ranks act at the same step
             run.publisher.deliver(wait=True)
             self.response.act(run, self.judge.healthy)
         # where training_step returned None, its modules need not have been called
@@ -209,6 +197,7 @@ class Watch(Stages):
         measured = self._or_gather_again(lambda: self.probe.measure(run))
         if measured is None:
             return
+        # float32: whatever a probe measures in, one vector with one dtype goes to the host
         vector, self._resumed = measured.reshape(-1).float(), False
         self.probe.sums = {}
         elapsed = self.sampler.checked()
@@ -256,7 +245,7 @@ class Watch(Stages):
         self.judged(values)
         judge.remember(values)
         shown = {**{k: v for k, v in values.items() if not k.startswith("_")}, "alarm": float(bool(judge.active))}
-        run.publisher.put(step, {f"{self.prefix(run)}/{name}": value for name, value in shown.items()})
+        run.publisher.put(step, {f"{self.announcer.prefix(run)}/{name}": value for name, value in shown.items()})
 
     def judged(self, values: dict[str, float]) -> None:
         """Let the alarms follow values; keep a new alarm to act on after the next update."""
@@ -281,19 +270,8 @@ class Watch(Stages):
             self.response.act(run, self.judge.healthy)
             run.publisher.flush()
 
-    def prefix(self, run: TrainingRun) -> str:
-        """Return what log keys begin with."""
-        return log_prefix(self.trick, run, self._topic, self._label)
-
-    def _show(self, run: TrainingRun, verdict: Verdict) -> None:
-        run.publisher.tell(verdict.step, f"{self.prefix(run)}/verdict", str(verdict))
-        self._draw(run, verdict.step)
-        if self.shown is not None:
-            self.shown(run, verdict)
-
-    def _draw(self, run: TrainingRun, step: int) -> None:
-        if (draw := self.probe.figure(self.judge.history)) is not None:
-            run.publisher.draw(step, f"{self.prefix(run)}/figure", draw)
+    def _figure(self) -> Callable[[], Any] | None:
+        return self.probe.figure(self.judge.history)
 
     # -- state ----------------------------------------------------------------------------------------------------
 

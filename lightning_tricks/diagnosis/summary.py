@@ -35,7 +35,7 @@ class Summary(Stages):
         if not found:
             inform(told[0])
         if parts is not None:
-            prefix = self._watch.prefix(run)
+            prefix = self._watch.announcer.prefix(run)
             run.publisher.put(run.step, {f"{prefix}/error/{n}": value for n, value in numbers_of(parts).items()})
             told += parts.sentences()
         run.publisher.tell(run.step, "diagnosis/summary", "\n\n".join(told))

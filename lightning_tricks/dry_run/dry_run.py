@@ -76,7 +76,7 @@ class DryRun:
         try:
             self._twins = self._assemble()
             others = [callback for callback in trainer.callbacks if _takes_part(callback)]
-            self._started = trainer.callbacks[: trainer.callbacks.index(self._run.lead)]
+            self._started = trainer.callbacks[: trainer.callbacks.index(self._run.tricks[0])]
             # before the snapshot, which puts back what it has seen each time that the dry run begins again
             self._undo.enter_context(loggers_kept_silent(trainer, others))
             snapshot, others = self._taken(others)

@@ -274,7 +274,9 @@ class Walk:
         if issubclass(kind, types.CellType):
             return self._visit_cell
         if issubclass(kind, functools.partial):
-            return self._visit_partial
+            return lambda place, thing, *rest: self._push_all(
+                place, [("", v) for v in (thing.func, *thing.args, *thing.keywords.values())], *rest
+            )
         return self._visit_object
 
     def _visit_generator(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
@@ -341,16 +343,11 @@ class Walk:
         self._record(place, objects.ObjectRecord(thing, slots))
         if issubclass(type(thing), torch.nn.Module) and isinstance(children_of(thing), dict):
             for name in children_of(thing).get("parametrizations") or ():
-                self._record_property(place, type(thing), name)
+                self._record(Place(place, f".{name}"), _property_record(type(thing), name))
         skipped = next((names for kind, names in _SKIPPED.items() if issubclass(type(thing), kind)), ())
         named = [(f".{n}", v) for n, v in (attributes or {}).items() if n not in skipped]
         held = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in slots]
         self._push_all(place, [*named, *(h for h in held if not objects.is_missing(h[1]))], data, trained)
-
-    def _record_property(self, place: Place, kind: type, name: str) -> None:
-        """A parametrized module has a class of its own, with a property that computes the parameter."""
-        write = functools.partial(setattr, kind, name)
-        self._record(Place(place, f".{name}"), objects.ValueRecord(lambda: vars(kind).get(name), write))
 
     def _visit_function(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         """Variables of its closure, default values and attributes; of a library's function nothing."""
@@ -381,9 +378,6 @@ class Walk:
         write = functools.partial(setattr, cell, "cell_contents")
         self._record(place, objects.ValueRecord(lambda: cell.cell_contents, write))
         self._push_all(place, [("", value)], data, trained)
-
-    def _visit_partial(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        self._push_all(place, [("", v) for v in (thing.func, *thing.args, *thing.keywords.values())], data, trained)
 
     def _visit_array(self, place: Place, array: Any, data: bool, trained: bool) -> None:
         if issubclass(type(array), numpy.memmap) and array.mode not in ("w+", "r+"):
@@ -425,6 +419,11 @@ class Walk:
                 self._record(place, _ScriptedRecord(read, write))
         self._push_all(place, [(f".{name}", child) for name, child in children_of(module).items()], data, trained)
         self._visit_attributes(place, module, data, trained)
+
+
+def _property_record(kind: type, name: str) -> objects.ValueRecord:
+    """A parametrized module has a class of its own, with a property that computes the parameter."""
+    return objects.ValueRecord(lambda: vars(kind).get(name), functools.partial(setattr, kind, name))
 
 
 class _ScriptedRecord:

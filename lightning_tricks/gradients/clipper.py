@@ -64,7 +64,7 @@ class Clipper:
         else:
             coefficients, self._state = self.rule.update(values, self._state)
             ask(writer, self.rule, self.parts, coefficients, page)
-        self._pending.append((values, coefficients))
+        self._pending.append((values, coefficients))  # (tensors of this attempt that nobody writes to again)
         if len(self._pending) >= _SETTLE_AFTER:
             self.settle()
         return values if self.parts.whole else total_norm(norms, kind), coefficients

@@ -48,6 +48,7 @@ class Attempts:
         """Remember the losses of this window, on the device."""
         self._went_backward = True
         if self.keeps_losses:
+            # the graph must not live on: with accumulation that would be one graph per micro-batch
             self._losses.append(loss.detach())
 
     def open(self, view: OptimizerView, step: int, number: int) -> Page | None:
@@ -63,11 +64,13 @@ class Attempts:
         if silent and trainer.lightning_module.automatic_optimization:
             # training_step returned None: with a GradScaler, Lightning neither unscales nor steps
             return None
+        # (the page keeps this list, so ``commit`` begins another one and does not clear it)
         self.page = page = Page(view, step, number, self._losses)
         correction = self._window.correction(trainer)
         if correction is not None:
             factor = torch.full((), correction, dtype=torch.float32, device=view.device)
             page.correct(factor)
+            # noted on the page too: norms that are read before the gradients are written have to be the corrected ones
             self._writer.scale(factor)
         return page
 

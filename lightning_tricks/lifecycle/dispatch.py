@@ -122,6 +122,7 @@ class Dispatch:
             name: [t.guard(getattr(x, name)) for t in tricks for x in (t, *t.parts) if x.does(name)]
             for name in OWN_HOOKS
         }
+        # in the instance's dict, which is looked at before the class: a class may be used by several Trainers
         for trick in tricks:
             self._before.append((trick, {hook: vars(trick).get(hook, _NOTHING) for hook in STEP_HOOKS}))
             vars(trick).update(dict.fromkeys(STEP_HOOKS))
@@ -139,6 +140,7 @@ class Dispatch:
     def remove(self) -> None:
         """Put back the hooks of every trick."""
         for trick, before in self._before:
+            # a hook that was an attribute of the instance (a user's patch) comes back as such
             for hook, value in before.items():
                 if value is _NOTHING:
                     vars(trick).pop(hook, None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.configuration import constructor_arguments
+from lightning_tricks.lifecycle.dispatch import Member
 from lightning_tricks.lifecycle.guard import survives
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
@@ -120,8 +121,9 @@ class Participant(Stages):
     @property
     def live_run(self) -> TrainingRun | None:
         """The run while a fit is under way in which it takes part; else None."""
-        run = self._run
-        return run if run is not None and run.active and run.has(self) else None
+        run, member = self._run, cast(Member, self)
+        # ``in`` compares identities first, without a call: this is asked a dozen times in each step
+        return run if run is not None and run.active and member in run.tricks else None
 
     # -- errors of observers --------------------------------------------------------------------------------------
 

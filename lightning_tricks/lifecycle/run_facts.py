@@ -38,7 +38,7 @@ class RunFacts:
     def begin(self) -> None:
         """Write what is known when training starts."""
         if self._folders:
-            self._facts = {"started": self._began.isoformat(timespec="seconds"), "ended": None}
+            self._facts = {"on_start": self._began.isoformat(timespec="seconds"), "ended": None}
             self._facts |= known({name: (lambda f=f: f(self._trainer)) for name, f in _FACTS.items()})  # type: ignore[misc]
             self._write()
 

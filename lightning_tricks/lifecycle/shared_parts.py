@@ -19,7 +19,7 @@ class SharedParts:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[type, Any] = {}
+        self._parts: dict[type, Any] = {}  # by class and not by name: no two packages can mean different things by one
         self._said: set[str] = set()
 
     def first_to_say(self, what: str) -> bool:

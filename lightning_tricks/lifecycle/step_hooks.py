@@ -25,6 +25,7 @@ def hook_steps(optimizer: Optimizer, before: StepHook, after: StepHook) -> tuple
     >>> for undo in put_back: undo()
     >>> optimizer.step()
     """
+    # torch marks a class's ``step`` as hooked when the first object of it is made (Optimizer._patch_step_function)
     if getattr(type(optimizer).step, "hooked", False):
         handles = optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
         return tuple(handle.remove for handle in handles)

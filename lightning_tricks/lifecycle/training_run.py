@@ -42,7 +42,7 @@ class TrainingRun:
     """
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer = weakref.ref(trainer)
+        self._trainer = weakref.ref(trainer)  # (tricks keep the run, and are themselves kept after training)
         self.tricks: list[Member] = []
         self.clock = StepClock()
         self.publisher = Publisher(lambda: self.trainer.loggers, lambda: _logged_by_the_user(self.trainer))
@@ -75,10 +75,6 @@ class TrainingRun:
             run.tricks.append(trick)
         return run
 
-    def has(self, trick: object) -> bool:
-        """Whether a callback takes part in this run."""
-        return trick in self.tricks
-
     def belongs_to(self, trainer: Any) -> bool:
         """Whether this is the run of that Trainer."""
         return self._trainer() is trainer
@@ -100,11 +96,6 @@ class TrainingRun:
         """The x axis of Lightning's own loggers."""
         return batches_that_stepped(self.trainer)
 
-    @property
-    def lead(self) -> Member:
-        """The trick that does what is done once for all."""
-        return self.tricks[0]
-
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -115,6 +106,7 @@ class TrainingRun:
         trainer = self.trainer
         if self.active or not any(group["params"] for o in trainer.optimizers for group in o.param_groups):
             return
+        # tricks have joined in the order of their ``setup``; a later fit of the Trainer may have another list
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
@@ -126,7 +118,7 @@ class TrainingRun:
             self.derive_position()
         self.clock.start(len(self.views))
         for view in self.views:
-            self._attach(view)
+            self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
         self.attempts.start()
         self.no_dry_runs = None
         self.publisher.guard()
@@ -134,9 +126,6 @@ class TrainingRun:
         self.active = True
         self._facts = RunFacts(trainer)
         self._facts.begin()
-
-    def _attach(self, view: OptimizerView) -> None:
-        self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
 
     def _detach(self, view: OptimizerView) -> None:
         self.writer.release(view)
@@ -158,13 +147,13 @@ class TrainingRun:
         for i, optimizer in enumerate(optimizers):
             same = i < len(old) and old[i].optimizer is optimizer
             self.views.append(old[i] if same else OptimizerView(i, optimizer, names, self.loss_scale))
-        for view in old:
+        for view in old:  # before the new ones are attached: hooks are kept by index, which they share
             if view not in self.views:
                 self._detach(view)
         self.clock.renew(len(self.views))
         for view in self.views:
             if view not in old:
-                self._attach(view)
+                self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
                 self._renewed(view)
 
     def _renewed(self, view: OptimizerView) -> None:
@@ -250,6 +239,7 @@ class TrainingRun:
         if view.stale:
             view.refresh()
             self._renewed(view)
+        # counted here and not in the step: a GradScaler that skips calls no ``optimizer.step``, and so no hook of it
         self.clock.attempt(view.index)
         page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
         if page is not None:
@@ -261,7 +251,7 @@ class TrainingRun:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         view = self.view_of(optimizer)
-        if not self.clock.leave(view.index):
+        if not self.clock.leave(view.index):  # the step of a parent class, inside of the optimizer's own
             return
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))

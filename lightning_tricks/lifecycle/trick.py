@@ -63,7 +63,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             return
         if self.gives_way and _has_a_rival(self, trainer):
             return
-        self._or_leave(lambda: self._join(trainer))
+        or_leave(self, lambda: self._join(trainer))
 
     def _join(self, trainer: Any) -> None:
         _refuse_a_second(self, trainer)
@@ -73,11 +73,12 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
                 raise UnsupportedError(text)
         run = TrainingRun.join(trainer, self)
         self._off, self._kept = False, None
+        # Lightning calls ``setup`` again when the same Trainer fits again; what was measured goes on then
         if run is not self._run:
-            self._leave()
+            _leave(self)
             self._run, self._parts = run, None
             self.reset()
-        self._load_clock(run)
+        _load_clock(self, run)
         self.guarded(self.tell, "configure", run)
 
     @for_all
@@ -85,7 +86,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
         run = self._run
         if run is not None and self in run.tricks:
-            self._or_leave(lambda: self.guarded(self.tell, "on_optimizers_created", run))
+            or_leave(self, lambda: self.guarded(self.tell, "on_optimizers_created", run))
+            # once for all tricks, when each of them knows its arguments
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
 
@@ -94,7 +96,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Attach to the optimizers, restored by now."""
         run = self._run
         if run is not None and self in run.tricks:
-            self._or_leave(lambda: self._start(run))
+            or_leave(self, lambda: self._start(run))
 
     def _start(self, run: TrainingRun) -> None:
         run.start()
@@ -102,33 +104,34 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             if run.common.first_to_say("no optimizer"):
                 warn(type(self).__name__, "no optimizer has parameters: this pack's callbacks do nothing in this run.")
             return
+        # taken away: a second fit of this Trainer must not go back to the checkpoint
         state, self._loaded = self._loaded, None
         self.guarded(_start_with, self, run, state)
 
     @for_all
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
-        self._flush()
+        _flush(self)
 
     @for_all
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look back at the validation: the module has set it up after the callbacks, and not taken it back yet."""
         run = self.live_run
-        if run is not None and run.lead is self:
+        if run is not None and run.tricks[0] is self:
             _warn_of_training_mode(run)
 
     @for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way."""
-        self._flush()
+        _flush(self)
 
     @for_all
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Deliver what is under way, and conclude."""
-        self._flush()
+        _flush(self)
         if self.live_run is not None:
             self.guarded(self.tell, "finished", self.live_run)
-            self._flush()
+            _flush(self)
             if self.live_run.tricks[-1] is self:
                 self.live_run.ended("stopped early" if trainer.should_stop else "finished")
 
@@ -142,37 +145,18 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
                     # ModelCheckpoint(save_on_exception=True) comes last, when all tricks have left the run
                     trick._kept = trick.guarded(trick.state_dict)
         try:
-            self._flush()
+            _flush(self)
         except Exception as error:
             warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
         if self.live_run is not None:
             self.live_run.ended(f"failed: {type(exception).__name__}: {exception}".rstrip(": "))
-        self._leave()
+        _leave(self)
 
     @for_all
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Clean up."""
         if stage == "fit":
-            self._leave()
-
-    def _flush(self) -> None:
-        run = self.live_run
-        if run is not None and run.lead is self:
-            run.publisher.flush()
-
-    def _leave(self) -> None:
-        if self._run is not None:
-            self._run.leave(self)
-
-    def _or_leave(self, do: Callable[[], None]) -> None:
-        """Do something; where it is refused and nobody asked for this callback in code, the run goes on without it."""
-        try:
-            do()
-        except TrickError as error:
-            if not self.gives_way:
-                raise
-            warn("LIGHTNING_TRICKS", f"{error} This run goes on without {type(self).__name__}.")
-            self._leave()
+            _leave(self)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -209,7 +193,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             return {}
         if self._kept is not None and self.live_run is None:
             return self._kept
-        state = self._loaded
+        state = self._loaded  # not used yet, as in a checkpoint that is saved before training starts
         if state is None:
             state = dict(self.trick_state())
             for part in self.parts:
@@ -224,15 +208,11 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """
         found = checked_state(type(self).__name__, state_dict, self.configuration(), self.state_form)
         self._loaded, self._loaded_clock = found.state, found.clock
+        # Lightning restores callbacks after ``setup``; with Trainer.validate, or called by a user, there is no run
         if self._run is not None:
-            self._load_clock(self._run)
+            _load_clock(self, self._run)
         if found.changed:
             self.reconfigured(found.changed)
-
-    def _load_clock(self, run: TrainingRun) -> None:
-        clock, self._loaded_clock = self._loaded_clock, None
-        if clock is not None:
-            run.clock.load_state_dict(clock)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was measured and what Lightning attaches: a callback that is sent must not carry the model."""
@@ -245,6 +225,34 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """A copy begins with nothing measured."""
         self.__dict__.update(state)
         self.reset()
+
+
+def _flush(trick: Trick) -> None:
+    run = trick.live_run
+    if run is not None and run.tricks[0] is trick:
+        run.publisher.flush()
+
+
+def _leave(trick: Trick) -> None:
+    if trick._run is not None:
+        trick._run.leave(trick)
+
+
+def or_leave(trick: Trick, do: Callable[[], None]) -> None:
+    """Do something; where it is refused and nobody asked for this callback in code, the run goes on without it."""
+    try:
+        do()
+    except TrickError as error:
+        if not trick.gives_way:
+            raise
+        warn("LIGHTNING_TRICKS", f"{error} This run goes on without {type(trick).__name__}.")
+        _leave(trick)
+
+
+def _load_clock(trick: Trick, run: TrainingRun) -> None:
+    clock, trick._loaded_clock = trick._loaded_clock, None
+    if clock is not None:
+        run.clock.load_state_dict(clock)
 
 
 def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) -> None:

@@ -41,6 +41,8 @@ def holds_arguments(specification: type) -> Callable[[_Class], _Class]:
     return add
 
 
+# Beside ``lifecycle.configuration.plain``, which keeps lists and dicts: checkpoints of callbacks with a ``spec`` hold
+# those as text, and a resume that compared text with a list would say that an argument had changed.
 def plain_arguments(specification: Any) -> dict[str, str | int | float | bool | None]:
     """Return every argument as a value that a checkpoint holds and that a later version can compare.
 

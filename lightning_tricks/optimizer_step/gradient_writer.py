@@ -64,6 +64,7 @@ class GradientWriter:
 
     def skip_unless_finite(self, total: Tensor) -> None:
         """Let this update not happen when ``total``, a 0-d norm of the gradients, is NaN or inf."""
+        # a sum is NaN or inf if one of them is
         self._order.total = total if self._order.total is None else self._order.total + total
 
     def zero_nonfinite(self, page: Page) -> None:
@@ -86,6 +87,7 @@ class GradientWriter:
         folds = view.folds and narrow and not order.factors and order.limit is None
         if order.total is not None and not self._decided(view, order, order.total):
             return
+        # where the host knows that nothing is clipped, a pass over all gradients is saved
         if order.factor is not None and host.at_hand(order.factor) == 1.0:
             order.factor = None
         if not folds:
@@ -121,7 +123,7 @@ class GradientWriter:
         # without a fused step torch has no skip on the device: the one documented host read
         finite = math.isfinite(float(total) if known is None else known)
         order.total = None
-        if not finite:
+        if not finite:  # zeros would not do: with weight decay and momentum, weights move without a gradient
             for parameter in view.parameters:
                 parameter.grad = None
         return finite

@@ -54,6 +54,7 @@ class LossScale:
         """Return the scale, a 0-d float32 tensor on the device; None without a scaler, or before its first use."""
         if self.scaler is None:
             return None
+        # the private tensor: ``get_scale()`` reads it on the host, which waits for the device
         private = getattr(self.scaler, "_scale", None)
         if isinstance(private, Tensor):
             return private

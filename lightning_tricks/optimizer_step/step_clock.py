@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_tricks.errors import TrickError, shown
 
-_SUM_AFTER = 64
+_SUM_AFTER = 64  # flags of skipped steps that are kept before they are added up: one kernel in place of 64
 
 
 class StepClock:
@@ -47,6 +47,7 @@ class StepClock:
         if self._restored is not None:
             self._attempted = list(self._restored["attempted"])
             self._calls = list(self._restored["applied"])
+            # a checkpoint holds updates, from which skipped steps are taken already
             self._skipped = [None] * len(self._calls)
             self._flags = [[] for _ in self._calls]
             self._restored = None
@@ -84,6 +85,7 @@ class StepClock:
 
     def leave(self, index: int) -> bool:
         """Torch's step post hook fired; return whether the whole step is over, and not only its parent's part."""
+        # not below 0: hooks that were attached in the midst of a step see its end only
         self._depth[index] = max(0, self._depth[index] - 1)
         return self._depth[index] == 0
 

@@ -54,6 +54,7 @@ class WindowRequest:
         if now != self._ours:  # the user's own, which a GradientAccumulationScheduler may have changed
             self._before = now
         wanted = (self._before or 1) * self.factor
+        # Lightning steps where (batch_idx + 1) is a multiple: changed within a window, it would cut that one short
         if now != wanted and batch_idx % wanted == 0:
             trainer.accumulate_grad_batches = self._ours = wanted
         if batch_idx % trainer.accumulate_grad_batches == 0:

@@ -13,7 +13,7 @@ from lightning_tricks.errors import TrickError, in_one_line, require_choice
 from lightning_tricks.lifecycle.lightning_internals import LOADER_STATES, combined_loader, resumes_weights_only
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.lifecycle.trick import Trick, or_leave
 from lightning_tricks.modules.replaced import replaced
 from lightning_tricks.resume import changes, held, trainer_facts
 from lightning_tricks.resume.findings import SIGTERM, Finding, lines
@@ -129,7 +129,7 @@ class ResumeGuard(Trick):
         """Look, once."""
         if self._due and self.live_run is not None:
             self._due = False
-            self._or_leave(lambda: self._tell(trainer))
+            or_leave(self, lambda: self._tell(trainer))
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Look at the first checkpoint, without the weights. Training is under way, so nothing is raised."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import lr_finder
 from benchmarks.__main__ import main
 from benchmarks.lr_finder import (
     DEVELOPED,
@@ -27,12 +28,17 @@ from benchmarks.models.task_families import DEVELOPMENT, FAMILIES, HELD_OUT, opt
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_finders_run_against_the_committed_grid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_the_finders_run_against_the_committed_grid(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first tasks and optimizers of the quick form, and all of it."""
+    monkeypatch.setattr(lr_finder, "pairs", lambda names, quick=False: pairs(names, quick)[:count])
     out = tmp_path / "lr_finder.json"
     assert main(["run", "lr_finder", "--quick", "--out", str(out)]) == 0
     result = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert out.with_suffix(".md").read_text() == markdown(result)
-    assert len(result["rows"]) == 6
+    assert len(result["rows"]) == count
     ours = next(s for s in result["summary"] if s["finder"] == OURS)
     assert ours["median_loss_ratio"] < 1.5
     assert main(["compare", str(out), str(out)]) == 0

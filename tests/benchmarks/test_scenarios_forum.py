@@ -69,16 +69,6 @@ def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> N
     assert not any(s.fixed_half for s in FORUM)
 
 
-def test_a_twin_is_healthy_with_the_same_threshold() -> None:
-    named = {s.name: s for s in FORUM}
-    twins = [(s, named[s.rescuable]) for s in FORUM if s.rescuable]
-    assert twins
-    for scenario, twin in twins:
-        assert scenario.failing
-        assert not twin.failing
-        assert twin.passes == scenario.passes
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHEAP)
 def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:

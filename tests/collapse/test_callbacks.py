@@ -21,8 +21,8 @@ from lightning_tricks import (
 )
 from lightning_tricks.collapse import unit_sums
 from lightning_tricks.collapse.callbacks.generation_drift import GenerationsProbe
+from lightning_tricks.detection.announcer import log_prefix
 from lightning_tricks.detection.judge import Judge
-from lightning_tricks.detection.watch import log_prefix
 from lightning_tricks.functional import coverage, recall, skill
 from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer
 

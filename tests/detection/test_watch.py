@@ -1,19 +1,9 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from lightning_tricks import DeadUnits
-from lightning_tricks.detection.watch import log_prefix, watch_form
+from lightning_tricks.detection.watch import watch_form
 from lightning_tricks.numerics import form
 from tests.problems import Classifier, fit
-
-
-def test_the_key_has_the_identity_only_where_there_are_several_of_a_class() -> None:
-    one, two = DeadUnits(["a"]), DeadUnits(["b"])
-    alone, both = (SimpleNamespace(tricks=tricks) for tricks in ([one], [one, two]))
-    assert log_prefix(one, alone, "collapse") == "collapse/dead_units"  # type: ignore[arg-type]
-    assert log_prefix(one, both, "collapse") == "collapse/dead_units.['a']"  # type: ignore[arg-type]
-    assert log_prefix(one, both, "collapse", "first") == "collapse/dead_units.first"  # type: ignore[arg-type]
 
 
 def test_a_state_has_the_form_that_it_is_checked_against() -> None:

@@ -344,7 +344,7 @@ def detectors(action: Any) -> list[Any]:
 
 
 def _fitted(what: str, **arguments: Any) -> dict[str, Any]:
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Subset
 
     action = "log" if what == "healthy" else what
     module, tricks = Forgetful(-1 if what == "healthy" else 30), detectors(action)
@@ -352,12 +352,12 @@ def _fitted(what: str, **arguments: Any) -> dict[str, Any]:
     t = trainer(tricks, max_epochs=epochs, use_distributed_sampler=False, **arguments)
     world = t.world_size
     rows = digits(1536)
-    own = [rows[i] for i in range(len(rows)) if (i // 48) % world == t.global_rank]
+    own = Subset(rows, [i for i in range(len(rows)) if (i // 48) % world == t.global_rank])
     error = ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            t.fit(module, DataLoader(own, batch_size=96 // world))  # type: ignore[arg-type]
+            t.fit(module, DataLoader(own, batch_size=96 // world))
         except Exception as problem:
             error = type(problem).__name__
     managers = [trick.watch.response.rollbacks for trick in tricks if trick.watch.response.rollbacks is not None]

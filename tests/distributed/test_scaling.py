@@ -18,6 +18,15 @@ pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
 MODELS = ((16, 3), (24, 5))  # width, linear layers
 
 
+def pairs(*others: tuple[str, tuple[int, int]]) -> list[Any]:
+    """Every strategy with every model; those that are not named wait for ``--slow``."""
+    every = [(strategy, model) for strategy in ("ddp", "fsdp2") for model in MODELS]
+    return [
+        pytest.param(*pair, id=f"{pair[0]}-{pair[1]}", marks=[] if pair in others else [pytest.mark.slow])
+        for pair in every
+    ]
+
+
 def sizes(world: int, width: int, layers: int) -> dict[str, int]:
     """The symbols of the page for one of the models: linear layers, ReLU between them, 64 pixels, 10 classes."""
     n = BATCH // world
@@ -72,16 +81,15 @@ def assert_each_and_the_rest(ranks: Any, world: int, strategy: str, model: tuple
         assert found.logged[:2] == tuple(sum(p.logged[i] for p in parts) for i in range(2))
 
 
+# two and four processes, two strategies, two sizes: by default every pair of two of these is there
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("model", MODELS, ids=str)
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(("strategy", "model"), pairs(("ddp", MODELS[0]), ("fsdp2", MODELS[1])))
 def test_two_processes(both_ranks: Any, strategy: str, model: tuple[int, int]) -> None:
     assert_each_and_the_rest(both_ranks, 2, strategy, model)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("model", MODELS, ids=str)
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(("strategy", "model"), pairs(("ddp", MODELS[1]), ("fsdp2", MODELS[0])))
 def test_four_processes(four_ranks: Any, strategy: str, model: tuple[int, int]) -> None:
     assert_each_and_the_rest(four_ranks, 4, strategy, model)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lightning_tricks
 from lightning_tricks.lifecycle.trick import Trick
+from tests import thorough
 from tests.matrix import EXAMPLES
 from tests.problems import Classifier, sgd
 
@@ -30,8 +31,8 @@ PROFILE = settings(derandomize=True, deadline=None, database=None, suppress_heal
 
 
 def law(examples: int) -> Callable[[Any], Any]:
-    """The profile, with a number of examples."""
-    return settings(PROFILE, max_examples=examples)
+    """The profile, with a number of examples; half of them, and not less than two, without ``--slow``."""
+    return settings(PROFILE, max_examples=examples if thorough.SLOW else max(2, examples // 2))
 
 
 def numbers(seed: int, shape: tuple[int, ...], dtype: torch.dtype, size: float, contiguous: bool = True) -> Tensor:

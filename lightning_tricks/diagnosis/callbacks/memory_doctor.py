@@ -88,7 +88,7 @@ class MemoryDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
         probe = MemoryProbe(measures)
         watch = Watch(self, probe, self.settings, topic="diagnosis")
         page = MemoryPage(probe)
-        watch.shown = page.alarmed
+        watch.announcer.listener = page.alarmed
         before = measures.hand, LookAtEnd(watch, probe)  # a check is about the batch in hand
         return *before, watch, measures.level, LookAtEpochs(watch, probe), measures.first_step, page
 

@@ -107,7 +107,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
         probe = CourseProbe(measures, self.patience)
         watch = Watch(self, probe, self.settings, topic="diagnosis")
         report = HealthReport(watch.judge, probe, at_alarms=self.action == "stop" or isinstance(self.action, Rollback))
-        watch.shown = report.alarmed
+        watch.announcer.listener = report.alarmed
         # the clock is looked at before a check, and what else is measured follows the update that the watch notes
         after = [part for part in measures if part is not measures.wait]
         return (

@@ -1,0 +1,3 @@
+"""Whether the slow tests run too: laws try twice as many examples then. ``tests/conftest.py`` sets it."""
+
+SLOW = False
