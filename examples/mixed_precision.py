@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -100,7 +100,8 @@ def main() -> None:
         "and FP32Islands(['auto'])": [LossScaleGuard(), PrecisionDoctor(), islands],
         "LossScaleGuard(on_failure='bf16')": [LossScaleGuard(on_failure="bf16")],
     }
-    table = Table("callbacks", "accuracy", "updates", "how it ended", title="Digits in float16")
+    columns = [Column(name, overflow="fold") for name in ("callbacks", "accuracy", "updates", "how it ended")]
+    table = Table(*columns, title="Digits in float16")
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.add_subplot()
     for (name, callbacks), style in zip(ways.items(), ("-", "--", "-", ":"), strict=True):
@@ -109,7 +110,6 @@ def main() -> None:
         axes.plot(module.scales, style, label=f"{name}: {accuracy:.0%}, {updates} updates")
     axes.set(xlabel="batch", ylabel="loss scale", yscale="symlog", title="Loss scale of four runs in float16")
     axes.legend(fontsize="small")
-    axes.grid(alpha=0.3)
     Console().print(table, f"islands: {', '.join(islands.islands)}")
     RUNS.mkdir(exist_ok=True)
     figure.savefig(RUNS / "mixed_precision.png", dpi=120)

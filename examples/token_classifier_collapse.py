@@ -95,11 +95,16 @@ def main() -> None:
             accelerator="cpu", max_steps=options.updates, enable_model_summary=False, callbacks=[detector], **quiet
         )
         trainer.fit(module, DataLoader(train, batch_size=1, shuffle=True))
-        print(f"{title}: macro-F1 {score(module, held):.2f}; {detector.verdict}")
-        ax.plot(*zip(*((s, max(-0.3, v["skill"])) for s, v in detector.history), strict=True), label=title)
+        skill = {step: max(-0.3, values["skill"]) for step, values in detector.history}
+        (line,) = ax.plot(list(skill), list(skill.values()), label=title)
+        said = "no alarm"
+        if detector.verdict.alarmed:
+            said = f"ALARM at step {detector.verdict.step}"
+            ax.axvline(detector.verdict.step, color=line.get_color(), linestyle=":", label=f"{title}: {said}")
+        print(f"{title}: macro-F1 {score(module, held):.2f}; {said}: {detector.verdict}")
     ax.set(xlabel="update", ylabel="skill (0: no better than chance, 1: certain)", ylim=(-0.35, 1))
     ax.grid(alpha=0.3)
-    ax.legend()
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small")
     RUNS.mkdir(exist_ok=True)
     figure.savefig(RUNS / "token_classifier_collapse.png", dpi=110)
     print(f"picture: {RUNS / 'token_classifier_collapse.png'}")

@@ -1,6 +1,7 @@
 """A digit classifier with LightningCLI: every trick comes from config.yaml, none from this file.
 
-What you have: nothing but this checkout. Run: .venv/bin/python examples/cli/train.py fit --config examples/cli/config.yaml
+What you have: this checkout, and the extra "cli" (jsonargparse), once: .venv/bin/pip install -e ".[cli]"
+Run: .venv/bin/python examples/cli/train.py fit --config examples/cli/config.yaml
 What you get: the accuracy, runs/cli/.../report.html, and runs/cli.png. Other things to try:
   .venv/bin/lightning-tricks check examples/cli/config.yaml
   ... train.py fit --config ... --trainer.callbacks+=PrecisionDoctor

@@ -16,6 +16,8 @@ _COLORS = {
     "center": "tab:brown",
 }
 
+_LABELS = {"minimum": "minimum / 10:"}  # the line is not where the minimum is
+
 
 def draw_sweep(
     lrs: Sequence[float],
@@ -53,7 +55,7 @@ def draw_sweep(
     for name, lr in suggestions.items():
         chosen = lr == suggestion
         style = "-" if chosen else "--"
-        label = f"{name} {lr:.2g}" + (" (suggested)" if chosen else "")
+        label = f"{_LABELS.get(name, name)} {lr:.2g}" + (" (suggested)" if chosen else "")
         axes.axvline(lr, color=_COLORS[name], linestyle=style, linewidth=1.8 if chosen else 1.0, label=label)
     if suggestion is not None and suggestion not in suggestions.values():
         axes.axvline(suggestion, color="black", label=f"bake-off {suggestion:.2g} (suggested)")

@@ -130,7 +130,8 @@ def as_table(findings: Sequence[Finding]) -> Table:
     """Return the findings as a table of rich, those of one kind with the same advice in one row."""
     table = Table(title="PrecisionDoctor")
     for title in ("what", "where", "step", "times", "seen", "what to do"):
-        table.add_column(title, justify="right" if title in ("step", "times") else "left")
+        # (a remedy is code to copy: in a narrow terminal it is broken, and never cut off)
+        table.add_column(title, justify="right" if title in ("step", "times") else "left", overflow="fold")
     for same in grouped(findings):
         first = same[0]
         where = listed([each.module for each in same], 3)

@@ -21,10 +21,23 @@ def test_the_finders_example_finds_a_better_rate(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "lr_finder.png").stat().st_size > 10_000
 
 
+def test_one_damaged_image_loses_lightnings_run_and_not_ours(tmp_path: Path) -> None:
+    printed = run("before_and_after", tmp_path, "--epochs", "6")
+    alone, ours = (
+        (float(accuracy), int(lost))
+        for accuracy, lost in re.findall(r"accuracy ([\d.]+)%, NaN in (\d+) of 132 losses", printed)
+    )
+    assert alone[0] < 15 and alone[1] > 100
+    assert ours[0] > 90 and ours[1] == 6, "one batch of each epoch holds the damaged image"
+    assert (tmp_path / "runs" / "before_and_after.png").stat().st_size > 10_000
+
+
 def test_the_large_batchs_gradient_is_had_in_every_way_but_lightnings(tmp_path: Path) -> None:
     printed = run("large_batch_on_small_memory", tmp_path)
     errors = [float(x) for x in re.findall(r"\d\.\de[-+]\d\d", printed)]
-    assert errors[0] > 0.1
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert errors[0] > 0.1 and f"{errors[0]:.0%} with Lightning".replace("%", " %") in shown
+    assert "below 1e-6 with `GradientAccumulation(10)`" in shown
     assert len(errors) == 5 and max(errors[1:]) <= 1e-6
     assert (tmp_path / "runs" / "large_batch.png").stat().st_size > 10_000
 
@@ -85,6 +98,9 @@ def test_a_collapsed_tagger_is_rescued(tmp_path: Path) -> None:
     printed = run("token_classifier_collapse", tmp_path, "--updates", "400")
     left, rescued = (float(x) for x in re.findall(r"macro-F1 ([\d.]+)", printed))
     assert left < 0.3
+    assert re.search(
+        r"left alone: macro-F1 [\d.]+; ALARM at step \d+: PredictionCollapse: prediction collapse", printed
+    )
     assert rescued > left + 0.2
     assert (tmp_path / "runs" / "token_classifier_collapse.png").stat().st_size > 10_000
 

@@ -186,7 +186,7 @@ class SanityCheck(Trick):
     def _as_table(self) -> Table:
         table = Table(title="SanityCheck")
         for column in _COLUMNS:
-            table.add_column(column)
+            table.add_column(column, overflow="fold")  # (a fix is code to copy, and never cut off)
         style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
         for check in self._checks:
             table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
