@@ -31,7 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     old_new = commands.add_parser("compare", help="put two result files side by side")
     old_new.add_argument("old", type=Path)
     old_new.add_argument("new", type=Path)
-    commands.add_parser("claims", help="write docs/claims.md and the README's table from benchmarks/results")
+    commands.add_parser(
+        "claims", help="write docs/claims.md and the headline tables of docs/benchmarks from benchmarks/results"
+    )
     options, rest = parser.parse_known_args(arguments)
     if options.command == "gpu":
         return int(importlib.import_module("benchmarks.gpu.suite").main(rest))

@@ -1,4 +1,4 @@
-"""``docs/claims.md`` and the README's headline table, made from committed results: what the literature says, what we measured.
+"""``docs/claims.md`` and the headline tables of ``docs/benchmarks``, made from committed results: what the literature says, what we measured.
 
 ``python -m benchmarks claims`` writes both. Nothing in them is typed in by hand but the claims themselves.
 """
@@ -20,7 +20,8 @@ from benchmarks.settings import BASES
 from benchmarks.tricks import METHOD, SHARES, rows_of, verdict
 
 ROOT = Path(__file__).parents[1]
-PAGE, README = ROOT / "docs" / "claims.md", ROOT / "README.md"
+PAGE = ROOT / "docs" / "claims.md"
+HEADLINES = tuple(ROOT / "docs" / "benchmarks" / name for name in ("precision.md", "literature.md"))
 _BLOCK = re.compile(r"(<!-- precision: .*?-->\n).*?(<!-- /precision -->)", re.S)
 _TRICKS = re.compile(r"(<!-- tricks: .*?-->\n).*?(<!-- /tricks -->)", re.S)
 _CONTROLS = ("data_bound",)
@@ -313,7 +314,7 @@ def _tricks(result: dict[str, Any]) -> list[str]:
 
 
 def tricks_table(results: Sequence[dict[str, Any]]) -> str:
-    """Return the README's table of training tricks: of each study the arm that gained most; else that differs most."""
+    """Return the headline table of training tricks: of each study the arm that gained most; else that differs most."""
     parts = []
     for result in results:
         rows = []
@@ -337,7 +338,7 @@ def tricks_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def headline(results: list[dict[str, Any]]) -> str:
-    """Return the README's table."""
+    """Return the headline table of precisions."""
     parts = []
     for result in results:
         bases = [b for b in BASES if any(f"faster_than_{b}" in c for c in _cells(result, "bf16-mixed"))]
@@ -354,14 +355,14 @@ def headline(results: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def with_headline(readme: str, results: list[dict[str, Any]], tricks: Sequence[dict[str, Any]] = ()) -> str:
-    """Return the README with its tables made anew."""
-    readme = _BLOCK.sub(lambda m: f"{m[1]}\n{headline(results)}\n\n{m[2]}", readme)
-    return _TRICKS.sub(lambda m: f"{m[1]}\n{tricks_table(tricks)}\n\n{m[2]}", readme) if tricks else readme
+def with_headline(page: str, results: list[dict[str, Any]], tricks: Sequence[dict[str, Any]] = ()) -> str:
+    """Return a page with its headline tables renewed."""
+    page = _BLOCK.sub(lambda m: f"{m[1]}\n{headline(results)}\n\n{m[2]}", page)
+    return _TRICKS.sub(lambda m: f"{m[1]}\n{tricks_table(tricks)}\n\n{m[2]}", page) if tricks else page
 
 
 def main() -> int:
-    """Write the page and the README's table."""
+    """Write the page and the headline tables."""
     results = newest()
     if not results:
         raise SystemExit(
@@ -369,6 +370,8 @@ def main() -> int:
         )
     tricks = newest_tricks()
     PAGE.write_text(page(results, tricks))
-    README.write_text(with_headline(README.read_text(), results, tricks))
-    print(f"written: {PAGE.relative_to(ROOT)}, {README.relative_to(ROOT)} ({', '.join(r['file'] for r in results)})")
+    for path in HEADLINES:
+        path.write_text(with_headline(path.read_text(), results, tricks))
+    written = ", ".join(str(path.relative_to(ROOT)) for path in (PAGE, *HEADLINES))
+    print(f"written: {written} ({', '.join(r['file'] for r in results)})")
     return 0

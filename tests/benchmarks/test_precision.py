@@ -353,8 +353,8 @@ def test_a_gpus_result_comes_first_and_unfinished_ones_do_not_count(
     assert "2.00 [1.90, 2.10]x" in new
 
 
-def test_the_page_and_the_readme_are_those_of_the_results() -> None:
+def test_the_page_and_the_headline_tables_are_those_of_the_results() -> None:
     assert claims.PAGE.read_text() == claims.page(claims.newest(), claims.newest_tricks())
-    readme = claims.README.read_text()
-    assert readme == claims.with_headline(readme, claims.newest(), claims.newest_tricks())
-    assert "<!-- precision" in readme
+    pages = [path.read_text() for path in claims.HEADLINES]
+    assert pages == [claims.with_headline(page, claims.newest(), claims.newest_tricks()) for page in pages]
+    assert "<!-- precision" in pages[0] and "<!-- tricks" in pages[1]
