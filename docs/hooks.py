@@ -6,7 +6,9 @@ What the site takes from elsewhere in the repository, and where it puts it:
   else a page of this file's making; in both the docstring takes the place of ``<!-- docstring: ... -->``,
 - other public names -> ``tricks/<room>_parts.md``; pure functions -> ``tricks/functional.md``,
 - ``lightning_tricks/<room>/README.md`` -> ``tricks/<room>.md``,
-- ``examples/<name>.py`` -> ``examples/<name>.md``; ``benchmarks/results`` -> ``benchmarks/``; the pages of ``TOP``.
+- ``examples/<name>.py`` -> ``examples/<name>.md``; ``benchmarks/results`` -> ``benchmarks/``; the pages of ``TOP``,
+- ``examples/notebooks/<name>.ipynb`` -> ``examples/notebooks/<name>.md`` with the output that is committed in it,
+- all public names, each below a heading with its signature -> ``api/index.md``.
 
 Links are written for the repository and changed here for the site; a link to source code, which the site does not have,
 becomes its text. Every page is also there as Markdown, beside the
@@ -25,11 +27,13 @@ from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+for folder in (ROOT, ROOT / "docs"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 import lightning_tricks  # noqa: E402
 from lightning_tricks import decays, functional, metrics  # noqa: E402
+from notebook_page import notebook_page  # noqa: E402
 
 PLACES = (lightning_tricks, decays, metrics)  # where public names are
 ROOMS = {  # in the order in which data flow through a training step; other rooms come after them
@@ -41,8 +45,10 @@ ROOMS = {  # in the order in which data flow through a training step; other room
     "diagnosis": "Diagnosis",
     "collapse": "Collapse",
 }
+DETECTING = ("diagnosis", "collapse")  # rooms that are shown with the detectors, and not among the tricks again
 PARTS = {"gradients": "Clip rules", "schedules": "Decays and phases", "precision": "Results", "collapse": "Metrics"}
 ENTRANCE, ELSEWHERE = "entrance", "elsewhere"
+GROUPS = {ENTRANCE: "Ways in", ELSEWHERE: "Actions, verdicts and errors"}
 TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 SECTIONS = {
     "Args": "Arguments",
@@ -64,6 +70,8 @@ CSS = """\
 .md-typeset dd { margin-top: 0.2em; }
 .md-typeset dt { margin-top: 0.9em; }
 .md-typeset img { max-width: min(100%, 36rem); }
+.md-typeset .output { border-left: 2px solid var(--md-default-fg-color--lighter); overflow-x: auto; padding-left: 0.8rem; }
+.md-typeset .output table:not([class]) { font-size: 0.66rem; }
 .md-typeset pre > code { font-size: 0.92em; }
 .md-typeset__table { min-width: 100%; }
 .md-typeset table:not([class]) { display: table; font-size: 0.66rem; }
@@ -331,12 +339,39 @@ def example_page(path: Path) -> str:
     return f"# {path.name}\n\n```py\n{path.read_text(encoding='utf-8')}```\n"
 
 
-def benchmarks_page() -> str:
-    """Return the list of results."""
-    lines = ["# Benchmark results", "", "Each page has its command, its hardware and its baseline.", ""]
-    for path in sorted((ROOT / "benchmarks/results").glob("*.md")):
-        title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        lines.append(f"- [{path.stem}]({path.name}): {title}")
+def results_list() -> str:
+    """Return the list of committed results, with links from the root of the repository."""
+    return "\n".join(f"- [{result_title(path)}]({path})" for path in results("md"))
+
+
+def result_title(path: str) -> str:
+    """Return what a committed result is about, for people: its heading, and what distinguishes it from others.
+
+    >>> result_title("benchmarks/results/overhead-recipe-cpu.md")
+    'Overhead of the callbacks (recipe, cpu)'
+    """
+    title = (ROOT / path).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    stem = Path(path).stem
+    more = re.split(r"[-_]", stem)[1:] if not stem[:4].isdigit() else stem.rsplit("_", 2)[1:]
+    return f"{title} ({', '.join(more)})"
+
+
+def api_page() -> str:
+    """Return every public name below a heading of its own, with signature, meaning and the way to all about it."""
+    lines = [
+        "# API",
+        "",
+        "Every public name. All are imported from `lightning_tricks`; decays also from `lightning_tricks.decays`, metrics from",
+        "`lightning_tricks.metrics`. Pure functions are on [a page of their own](../tricks/functional.md).",
+    ]
+    for group in (ENTRANCE, *rooms(), ELSEWHERE):
+        found = [name for name in names() if room(name) == group]
+        if found:
+            lines += ["", f"## {GROUPS.get(group) or ROOMS.get(group) or group.capitalize()}"]
+        for name in found:
+            page = f"{name}.md" if is_trick(name) else f"{Path(parts_address(group)).name}#{name.lower()}"
+            shown = code(one_line(name, public(name))) if signature(public(name)) else ""
+            lines += ["", f"### {name}", "", f"{summary(public(name))} [All about it](../tricks/{page}).", "", shown]
     return "\n".join(lines) + "\n"
 
 
@@ -359,7 +394,9 @@ def generated() -> dict[str, tuple[str, str]]:
         pages[address(source)] = unsearched + (ROOT / source).read_text(encoding="utf-8"), dirname(source)
     for path in examples():
         pages[f"examples/{path.stem}.md"] = unsearched + example_page(path), "examples"
-    pages["benchmarks/index.md"] = benchmarks_page(), "benchmarks/results"
+    for path in notebooks():
+        pages[f"examples/notebooks/{path.stem}.md"] = notebook_page(path)[0], "examples/notebooks"
+    pages["api/index.md"] = api_page(), "docs/api"
     return pages
 
 
@@ -371,6 +408,11 @@ def parts_address(group: str) -> str:
 def examples() -> list[Path]:
     """Return the examples that can be run by themselves."""
     return sorted(p for p in (ROOT / "examples").glob("*.py") if "__main__" in p.read_text(encoding="utf-8"))
+
+
+def notebooks() -> list[Path]:
+    """Return the notebooks, the quickstart first."""
+    return sorted((ROOT / "examples/notebooks").glob("*.ipynb"), key=lambda path: (path.stem != "quickstart", path.stem))
 
 
 def results(kind: str) -> list[str]:
@@ -399,6 +441,7 @@ def address(path: str) -> str:
         (r"lightning_tricks/(\w+)/README\.md", r"tricks/\1.md"),
         (r"docs/(.+)", r"\1"),
         (r"examples/(\w+)\.py", r"examples/\1.md"),
+        (r"examples/notebooks/(\w+)\.ipynb", r"examples/notebooks/\1.md"),
         (r"benchmarks/results/(.+)", r"benchmarks/\1"),
     )
     return next((re.sub(pattern, to, path) for pattern, to in rules if re.fullmatch(pattern, path)), path)
@@ -478,14 +521,45 @@ def _filled(nav: list[Any]) -> Iterator[Any]:
 def _below(folder: str) -> list[Any]:
     if folder == "tricks/":
         return _tricks_nav()
-    if folder == "detectors/":  # in the order of its first page, others after them
-        page = (ROOT / "docs/detectors/README.md").read_text(encoding="utf-8")
-        found = ["README.md", *re.findall(r"\]\((\w+\.md)\)", page)]
-        found += sorted({p.name for p in (ROOT / "docs/detectors").glob("*.md")} - set(found))
-        return [folder + name for name in found]
+    if folder == "detectors/":
+        return _detectors_nav()
     if folder == "examples/":
         return ["examples.md", *(f"examples/{path.stem}.md" for path in examples())]
-    return ["benchmarks/index.md", *({Path(path).stem: address(path)} for path in results("md"))]
+    if folder == "examples/notebooks/":
+        return [f"examples/notebooks/{path.stem}.md" for path in notebooks() if path.stem != "quickstart"]
+    if folder == "api/":
+        pages = [parts_address(group) for group in (*rooms(), ELSEWHERE) if parts(group)]
+        return ["api/index.md", *pages, {"Functions": "tricks/functional.md"}]
+    return [{result_title(path): address(path)} for path in results("md")]
+
+
+def _detectors_nav() -> list[Any]:
+    """Return each detector once: what it looks like, and its reference; in the order of the first page, others after them."""
+    page = (ROOT / "docs/detectors/README.md").read_text(encoding="utf-8")
+    found = re.findall(r"\]\((\w+\.md)\)", page)
+    found += sorted({p.name for p in (ROOT / "docs/detectors").glob("*.md")} - {*found, "README.md"})
+    nav: list[Any] = ["detectors/README.md"]
+    shown = set()
+    for name in found:
+        trick = detector_of(f"detectors/{name}")
+        guide = {"How to use it": f"detectors/{name}"}
+        nav.append({trick: [guide, {"Reference": f"tricks/{trick}.md"}]} if trick else f"detectors/{name}")
+        shown.add(trick)
+    for group in rooms():
+        if group in DETECTING:
+            others = [f"tricks/{name}.md" for name in tricks() if room(name) == group and name not in shown]
+            nav.append({f"More on {ROOMS[group].lower()}": [{"Overview": f"tricks/{group}.md"}, *others]})
+    return nav
+
+
+def detector_of(page: str) -> str | None:
+    """Return the class that a page of ``docs/detectors`` is about; None for a page about none.
+
+    >>> detector_of("detectors/sanity_check.md")
+    'SanityCheck'
+    """
+    plain = Path(page).stem.replace("_", "")
+    return next((name for name in tricks() if name.lower() == plain), None)
 
 
 def _tricks_nav() -> list[Any]:
@@ -493,17 +567,11 @@ def _tricks_nav() -> list[Any]:
     free = sorted(written - set(tricks()) - {"index"})
     entrance = [f"tricks/{stem}.md" for stem in free] + [f"tricks/{n}.md" for n in tricks() if room(n) == ENTRANCE]
     nav: list[Any] = ["tricks/index.md", *([{"Ways in": entrance}] if entrance else [])]
-    for group in rooms():
+    for group in (each for each in rooms() if each not in DETECTING):
         pages: list[Any] = [{"Overview": f"tricks/{group}.md"}]
         pages += [f"tricks/{name}.md" for name in tricks() if room(name) == group]
-        nav.append(
-            {
-                ROOMS.get(group, group.replace("_", " ").capitalize()): pages
-                + ([parts_address(group)] if parts(group) else [])
-            }
-        )
-    nav += [f"tricks/{name}.md" for name in tricks() if room(name) == ELSEWHERE]
-    return [*nav, parts_address(ELSEWHERE), {"Functions": "tricks/functional.md"}]
+        nav.append({ROOMS.get(group, group.replace("_", " ").capitalize()): pages})
+    return nav + [f"tricks/{name}.md" for name in tricks() if room(name) == ELSEWHERE]
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -515,6 +583,9 @@ def on_files(files: Any, config: Any) -> Any:
         _starts[page] = start
     for picture in results("png"):
         files.append(File.generated(config, address(picture), abs_src_path=str(ROOT / picture)))
+    for path in notebooks():
+        for name, content in notebook_page(path)[1].items():
+            files.append(File.generated(config, f"examples/notebooks/{name}", content=content))
     files.append(File.generated(config, "assets/site.css", content=CSS))
     files.append(File.generated(config, "assets/iframe-worker.js", content=WORKER))
     return files
@@ -531,6 +602,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     if where.startswith("detectors/"):
         text += _see_reference(where)
     text = text.replace("<!-- tricks -->", relinked(tricks_table(), ".", where))
+    text = text.replace("<!-- results -->", relinked(results_list(), ".", where))
     text = re.sub(r"<!-- include: (\S+) -->", lambda found: _included(found[1], where), text)
     _markdown[where] = text
     return text
@@ -543,8 +615,7 @@ def _included(source: str, page: str) -> str:
 
 def _see_reference(where: str) -> str:
     """Return the way from a detector's page to its reference."""
-    plain = Path(where).stem.replace("_", "")
-    name = next((n for n in tricks() if n.lower() == plain), None)
+    name = detector_of(where)
     return f"\n[Every argument, log key and cost of {name}](../tricks/{name}.md)\n" if name else ""
 
 
