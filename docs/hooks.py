@@ -31,9 +31,10 @@ for folder in (ROOT, ROOT / "docs"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+from notebook_page import notebook_page  # noqa: E402
+
 import lightning_tricks  # noqa: E402
 from lightning_tricks import decays, functional, metrics  # noqa: E402
-from notebook_page import notebook_page  # noqa: E402
 
 PLACES = (lightning_tricks, decays, metrics)  # where public names are
 ROOMS = {  # in the order in which data flow through a training step; other rooms come after them
@@ -70,7 +71,9 @@ CSS = """\
 .md-typeset dd { margin-top: 0.2em; }
 .md-typeset dt { margin-top: 0.9em; }
 .md-typeset img { max-width: min(100%, 36rem); }
-.md-typeset .output { border-left: 2px solid var(--md-default-fg-color--lighter); overflow-x: auto; padding-left: 0.8rem; }
+@media (max-width: 40em) { .md-typeset table:not([class]) code { overflow-wrap: anywhere; } }
+.md-typeset .output { border-left: 2px solid var(--md-default-fg-color--lighter); padding-left: 0.8rem; }
+.md-typeset .output { overflow-x: auto; }
 .md-typeset .output table:not([class]) { font-size: 0.66rem; }
 .md-typeset pre > code { font-size: 0.92em; }
 .md-typeset__table { min-width: 100%; }
@@ -352,7 +355,7 @@ def result_title(path: str) -> str:
     """
     title = (ROOT / path).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
     stem = Path(path).stem
-    more = re.split(r"[-_]", stem)[1:] if not stem[:4].isdigit() else stem.rsplit("_", 2)[1:]
+    more = stem.split("-")[1:] if not stem[:4].isdigit() else stem.rsplit("_", 2)[1:]
     return f"{title} ({', '.join(more)})"
 
 
@@ -361,8 +364,8 @@ def api_page() -> str:
     lines = [
         "# API",
         "",
-        "Every public name. All are imported from `lightning_tricks`; decays also from `lightning_tricks.decays`, metrics from",
-        "`lightning_tricks.metrics`. Pure functions are on [a page of their own](../tricks/functional.md).",
+        "Every public name, with the module that it is imported from. Pure functions, from `lightning_tricks.functional`,",
+        "are on [a page of their own](../tricks/functional.md).",
     ]
     for group in (ENTRANCE, *rooms(), ELSEWHERE):
         found = [name for name in names() if room(name) == group]
@@ -371,7 +374,9 @@ def api_page() -> str:
         for name in found:
             page = f"{name}.md" if is_trick(name) else f"{Path(parts_address(group)).name}#{name.lower()}"
             shown = code(one_line(name, public(name))) if signature(public(name)) else ""
-            lines += ["", f"### {name}", "", f"{summary(public(name))} [All about it](../tricks/{page}).", "", shown]
+            home = next(place.__name__ for place in PLACES if name in place.__all__)
+            says = f"{summary(public(name))} From `{home}`; [all about it](../tricks/{page})."
+            lines += ["", f"### {name}", "", says, "", shown]
     return "\n".join(lines) + "\n"
 
 
@@ -412,7 +417,9 @@ def examples() -> list[Path]:
 
 def notebooks() -> list[Path]:
     """Return the notebooks, the quickstart first."""
-    return sorted((ROOT / "examples/notebooks").glob("*.ipynb"), key=lambda path: (path.stem != "quickstart", path.stem))
+    return sorted(
+        (ROOT / "examples/notebooks").glob("*.ipynb"), key=lambda path: (path.stem != "quickstart", path.stem)
+    )
 
 
 def results(kind: str) -> list[str]:
@@ -534,7 +541,7 @@ def _below(folder: str) -> list[Any]:
 
 
 def _detectors_nav() -> list[Any]:
-    """Return each detector once: what it looks like, and its reference; in the order of the first page, others after them."""
+    """Return each detector once: what it looks like, and its reference; in the order of the first page."""
     page = (ROOT / "docs/detectors/README.md").read_text(encoding="utf-8")
     found = re.findall(r"\]\((\w+\.md)\)", page)
     found += sorted({p.name for p in (ROOT / "docs/detectors").glob("*.md")} - {*found, "README.md"})

@@ -36,7 +36,7 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
             parts.append(f"```py\n{source}\n```")
             parts += [_output(output, picture) for output in cell["outputs"]]
     title, *others = parts
-    run = f"Run it yourself: `examples/notebooks/{path.name}` in a checkout; `./dev notebooks {path.stem}` executes it again."
+    run = f"In a checkout it is `examples/notebooks/{path.name}`; `./dev notebooks {path.stem}` executes it again."
     return "\n\n".join([title, run, *filter(None, others)]) + "\n", pictures
 
 

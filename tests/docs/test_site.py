@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import base64
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shutil
@@ -134,6 +136,76 @@ def test_all_other_public_names_and_functions_are_on_a_page(site: Path, pages: d
     assert all(name.lower() in page.ids for name in functional.__all__)
 
 
+def test_every_public_name_has_a_visible_heading_in_the_api(site: Path) -> None:
+    headings = re.findall(r"^### (\w+)$", (site / "api/index.md").read_text(), re.M)
+    assert sorted(headings, key=str.lower) == hooks.names()
+
+
+# -- tabs, notebooks ------------------------------------------------------------------------------------------------
+
+
+def test_the_tabs_are_seven_and_show_every_detector_once(site: Path, pages: dict[Path, Page]) -> None:
+    text = (site / "index.html").read_text()
+    tabs = re.findall(r'md-tabs__link">\s*([^<]+?)\s*<', text)
+    assert tabs == ["Get started", "Tricks", "Detectors", "How-to", "Benchmarks", "API", "Changes"]
+    sections = [[link for link in str(entry).split("'") if link.endswith(".md")] for entry in hooks._tricks_nav()]
+    tricks = [link for section in sections for link in section]
+    detectors = re.findall(r"'([\w/]+\.md)'", str(hooks._detectors_nav()))
+    assert not set(tricks) & set(detectors)
+    assert len(detectors) == len(set(detectors))
+    shown = {Path(link).stem for link in (*tricks, *detectors)}
+    assert set(hooks.tricks()) <= shown
+
+
+def test_notebooks_are_shown_with_the_output_that_is_committed(site: Path, pages: dict[Path, Page]) -> None:
+    assert len(hooks.notebooks()) == 5
+    for path in hooks.notebooks():
+        page = (site / "examples/notebooks" / f"{path.stem}.md").read_text()
+        cells = json.loads(path.read_text())["cells"]
+        drawn = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+        assert page.count("![What the cell draws]") == drawn
+        for cell in cells:
+            assert "".join(cell["source"]).strip() in page
+            for output in cell.get("outputs", []):
+                assert "".join(output.get("text", "")).strip() in page
+        assert "data:image" not in page
+    assert "LRFinder()" in pages[site / "examples/notebooks/quickstart.html"].text
+
+
+def test_pictures_of_a_notebook_become_files_and_colours_of_a_terminal_are_left_out(tmp_path: Path) -> None:
+    png = base64.b64encode(b"picture").decode()
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "text"]},
+        {
+            "cell_type": "code",
+            "source": "draw()",
+            "outputs": [
+                {"output_type": "display_data", "data": {"image/png": png, "text/plain": "Figure"}},
+                {
+                    "output_type": "display_data",
+                    "data": {"text/html": f'<img src="data:image/png;base64,{png}">\n<b>x</b>'},
+                },
+                {"output_type": "stream", "text": ["\x1b[31mred\x1b[0m\n"]},
+                {"output_type": "stream", "text": "\n"},
+            ],
+        },
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    page, pictures = hooks.notebook_page(path)
+    assert pictures == {"a_1.png": b"picture", "a_2.png": b"picture"}
+    assert page.startswith("# Title\ntext\n\nIn a checkout it is `examples/notebooks/a.ipynb`")
+    shown = ["```py\ndraw()\n```", "![What the cell draws](a_1.png)"]
+    shown += ['<div class="output"><img src="a_2.png"> <b>x</b></div>', "```text\nred\n```"]
+    assert page.endswith("\n\n".join(shown) + "\n")
+
+
+def test_results_are_listed_by_titles_for_people() -> None:
+    listed = hooks.results_list().splitlines()
+    assert len(listed) == len(set(re.findall(r"\[(.+?)\]", hooks.results_list()))) == len(hooks.results("md"))
+    assert "- [Learning-rate finders (cpu)](benchmarks/results/lr_finder-cpu.md)" in listed
+
+
 def test_a_callback_that_nobody_has_written_about_has_a_page_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     class Newcomer(Trick):
         """Do something new: and more.
@@ -158,6 +230,7 @@ def test_a_callback_that_nobody_has_written_about_has_a_page_by_itself(monkeypat
 
     Newcomer.__module__ = "lightning_tricks.new.callbacks"
     monkeypatch.setattr(lightning_tricks, "Newcomer", Newcomer, raising=False)
+    monkeypatch.setattr(lightning_tricks, "__all__", [*lightning_tricks.__all__, "Newcomer"])
     assert hooks.is_trick("Newcomer")
     page = hooks.trick_page("Newcomer")
     assert "class_path: lightning_tricks.Newcomer\n      init_args: {layer: ...}" in page
@@ -310,6 +383,14 @@ def test_the_table_of_symptoms_has_a_trick_and_a_place_to_look_for_each() -> Non
     for symptom, look, trick in rows():
         assert symptom and look, symptom
         assert "](tricks/" in trick, symptom
+
+
+def test_what_the_cheat_sheet_says_can_be_made() -> None:
+    text = (DOCS / "cheat_sheet.md").read_text()
+    written = [code for code in re.findall(r"`(lt\.\w+\([^`]*\))`", text) if "(module)" not in code]
+    assert len(written) >= 25
+    for code in written:
+        assert isinstance(eval(code, {"lt": lightning_tricks}), Trick), code
 
 
 def test_what_the_table_of_symptoms_calls_can_be_called() -> None:
