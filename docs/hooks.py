@@ -364,7 +364,7 @@ def api_page() -> str:
     lines = [
         "# API",
         "",
-        "Every public name, with the module that it is imported from. Pure functions, from `lightning_tricks.functional`,",
+        "Every public name, with the module to import it from. Pure functions, from `lightning_tricks.functional`,",
         "are on [a page of their own](../tricks/functional.md).",
     ]
     for group in (ENTRANCE, *rooms(), ELSEWHERE):
