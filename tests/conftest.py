@@ -56,7 +56,7 @@ def _settings() -> dict[str, Any]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests that take more than 30 seconds")
+    parser.addoption("--slow", action="store_true", help="also run what takes long")
     parser.addoption(
         "--strangers", action="store_true", help="also train published packages (./dev strangers has them)"
     )
@@ -83,27 +83,41 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what was left out."""
+    if not _is_asked_for("slow", config):
+        terminalreporter.write_line("left out: the slow tests; --slow runs them too")
     for package, files in config.stash.get(_LEFT_OUT, {}).items():
         terminalreporter.write_line(f"left out, since {package} is not installed: {len(files)} files, as {files[0]}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is slow and what trains packages of others, unless asked for; and what needs autocast's weight cache
-    where CachedMixedPrecision refuses it: tests, doctests, pages of the docs."""
-    slow = pytest.mark.skip(reason="slow: takes more than 30 seconds, and has a small sibling; --slow runs it")
+    """Leave out what is slow and what trains packages of others, unless asked for; and skip what needs autocast's weight
+    cache where CachedMixedPrecision refuses it: tests, doctests, pages of the docs.
+
+    What is left out is deselected, since to skip thousands of tests one by one takes seconds and hides the other skips.
+    Where tests are named one by one, they are skipped, so that the reason can be read.
+    """
+    slow = pytest.mark.skip(reason="slow: takes long, and has a small sibling; --slow runs it")
     cache = pytest.mark.skip(reason="this torch loses gradients with a weight cache")
     strangers = pytest.mark.skip(reason="strangers: trains published packages; ./dev strangers installs and runs them")
     marked = {"slow": slow, "strangers": strangers}
     unasked = {name: skip for name, skip in marked.items() if not _is_asked_for(name, config)}
+    named = any("::" in argument for argument in config.args)
+    left_out = []
     for item in items:
         for name, skip in unasked.items():
             if item.get_closest_marker(name):
                 item.add_marker(skip)
+                left_out.append(item)
+                break
         caching = item.get_closest_marker("cache") or re.search(
             r"\[.*CachedMixedPrecision|\.(CachedMix|cache_is)", item.nodeid
         )
         if caching and not cache_is_safe():
             item.add_marker(cache)
+    if left_out and not named:
+        gone = {id(item) for item in left_out}
+        items[:] = [item for item in items if id(item) not in gone]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)

@@ -67,6 +67,17 @@ def test_a_report_is_written_and_its_path_is_said(tmp_path: Path, capsys: Any) -
     assert "no such folder" in capsys.readouterr().out
 
 
+def test_a_report_compares_two_runs_and_a_watched_one_ends_with_the_run(tmp_path: Path, capsys: Any) -> None:
+    for name, loss in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text(f"step,val/loss\n0,3.0\n1,{loss}\n")
+    page = tmp_path / "page.html"
+    arguments = ["report", str(tmp_path / "a"), "--compare", str(tmp_path / "b"), "--watch", "-o", str(page)]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.split() == [str(page)]
+    assert "This run is better in val/loss: 1 here, 2 there." in page.read_text()
+
+
 def test_demo_and_bench_run_in_a_checkout_and_say_so_elsewhere(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
     called: list[Any] = []
     monkeypatch.setattr(cli.subprocess, "call", lambda command, cwd: called.append(command) or 0)

@@ -73,7 +73,7 @@ class Watch(Stages):
         self.trick, self.probe, self.settings = trick, probe, settings
         self.sampler = Sampler(settings.every_n_steps or UNKNOWN_CADENCE, probe.samples)
         self.judge = Judge(settings.owner, probe.rules(), probe.grace_factor)
-        self.announcer = Announcer(trick, self._figure, topic, label)
+        self.announcer = Announcer(trick, lambda: probe.figure(self.judge.history), topic, label)
         self.response = Response(trick, settings, self.announcer.announce)
         self._attachment: Attachment | None = None
         self._sent = False  # a vector is on its way to the host
@@ -269,9 +269,6 @@ class Watch(Stages):
             self.response.pending = new or self.response.pending
             self.response.act(run, self.judge.healthy)
             run.publisher.flush()
-
-    def _figure(self) -> Callable[[], Any] | None:
-        return self.probe.figure(self.judge.history)
 
     # -- state ----------------------------------------------------------------------------------------------------
 

@@ -45,13 +45,13 @@ INTERNALS = (
     *RESUME,
     *DRY_RUN,
     Internal(f"{_EPOCH}._batches_that_stepped", "the x axis of Lightning's loggers", "global_step"),
+    Internal("trainer._logger_connector._logged_metrics", "the user's loss as first chart", "no chart of it"),
     Internal(f"{_EPOCH}.automatic_optimization._on_before_zero_grad", "hooks as a window begins", "they are left out"),
     Internal(f"{_EPOCH}.automatic_optimization._optimizer_zero_grad", "clearing gradients", "optimizer.zero_grad()"),
     Internal(f"{_EPOCH}.val_loop._results", "a metric that Plateau waits for", "trainer.callback_metrics"),
     Internal("ModelCheckpoint._every_n_train_steps", "when checkpoints are written", "the public attribute, or none"),
     Internal("Timer._duration", "how long a run will be", "the length without the Timer"),
     Internal("LightningModule._log_hyperparams", "whether hyperparameters are logged", "they are not"),
-    Internal("trainer._logger_connector._logged_metrics", "names that were logged, for a suggestion", "no suggestion"),
     Internal("LightningModule._trainer", "the Trainer of a module, if it has one", "none"),
 )
 
@@ -116,6 +116,11 @@ def data_fetcher(loop: Any) -> Any:
 def batches_that_stepped(trainer: Any) -> int:
     """Return the step at which Lightning's own loggers log."""
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+
+
+def logged_by_the_user(trainer: Any) -> list[str]:
+    """Return the keys that the training script has logged so far; ``trainer.logged_metrics`` would compute values."""
+    return [*getattr(getattr(trainer, "_logger_connector", None), "_logged_metrics", ())]
 
 
 def in_window(loop: Any) -> bool:
@@ -225,12 +230,6 @@ def trainer_of(module: Any) -> Any:
 def put_trainer(module: Any, trainer: Any) -> None:
     """Give a module its Trainer, or take it away with None."""
     module._trainer = trainer
-
-
-def logged_metrics(trainer: Any) -> list[str]:
-    """Return the names of what the run has logged so far."""
-    connector = getattr(trainer, "_logger_connector", None)
-    return [*getattr(connector, "_logged_metrics", ())]
 
 
 def saves_shards(strategy: Any) -> bool:

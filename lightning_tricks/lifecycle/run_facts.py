@@ -26,29 +26,32 @@ class RunFacts:
     """Writes the facts of one fit.
 
     Args:
-        trainer: whose loggers say where.
+        run: the ``TrainingRun``; the loggers of its Trainer say where.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-        self._folders = folders_of(trainer)
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self._folders = folders_of(run.trainer)
         self._facts: dict[str, Any] = {}
         self._began = datetime.now(timezone.utc)
 
     def begin(self) -> None:
         """Write what is known when training starts."""
         if self._folders:
-            self._facts = {"on_start": self._began.isoformat(timespec="seconds"), "ended": None}
-            self._facts |= known({name: (lambda f=f: f(self._trainer)) for name, f in _FACTS.items()})  # type: ignore[misc]
+            self._facts = {"started": self._began.isoformat(timespec="seconds"), "ended": None}
+            self._facts |= known({name: (lambda f=f: f(self._run.trainer)) for name, f in _FACTS.items()})  # type: ignore[misc]
             self._write()
 
-    def end(self, outcome: str, more: dict[str, Any] | None = None) -> None:
-        """Write how it ended; the first word about that counts."""
+    def end(self, outcome: str) -> None:
+        """Write how it ended, with what the tricks have found; the first word about that counts."""
         if not self._folders or self._facts.get("ended") is not None:
             return
-        now = datetime.now(timezone.utc)
+        run, now = self._run, datetime.now(timezone.utc)
         self._facts |= {"ended": now.isoformat(timespec="seconds"), "outcome": outcome[:2000]}
-        self._facts |= {"seconds": round((now - self._began).total_seconds(), 1), **(more or {})}
+        self._facts["seconds"] = round((now - self._began).total_seconds(), 1)
+        self._facts |= known({"steps": lambda: run.step, "updates": lambda: _updates(run)})
+        for trick in run.tricks:
+            self._facts |= trick.guarded(trick.facts) or {}
         self._write()
 
     def _write(self) -> None:
@@ -130,6 +133,10 @@ def optimizer_in_words(optimizer: Any) -> str:
 
 def _rounded(value: Any) -> Any:
     return f"{float(value):.4g}" if isinstance(value, (float, torch.Tensor)) else value
+
+
+def _updates(run: Any) -> int:
+    return max(int(run.clock.applied(view.index)) for view in run.views)
 
 
 def _device(trainer: Any) -> str:

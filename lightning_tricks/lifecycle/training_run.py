@@ -18,7 +18,11 @@ from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.attempts import Attempts
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
 from lightning_tricks.lifecycle.keys import RUN
-from lightning_tricks.lifecycle.lightning_internals import batches_that_stepped, logged_metrics, logs_hyperparameters
+from lightning_tricks.lifecycle.lightning_internals import (
+    batches_that_stepped,
+    logged_by_the_user,
+    logs_hyperparameters,
+)
 from lightning_tricks.lifecycle.run_facts import RunFacts
 from lightning_tricks.lifecycle.shared_parts import SharedParts
 from lightning_tricks.lifecycle.step_hooks import hook_steps
@@ -45,7 +49,7 @@ class TrainingRun:
         self._trainer = weakref.ref(trainer)  # (tricks keep the run, and are themselves kept after training)
         self.tricks: list[Member] = []
         self.clock = StepClock()
-        self.publisher = Publisher(lambda: self.trainer.loggers, lambda: _logged_by_the_user(self.trainer))
+        self.publisher = Publisher(lambda: self.trainer.loggers, lambda: logged_by_the_user(self.trainer))
         self.writer = GradientWriter()
         self.rate = RateRequest()
         self.window = WindowRequest()
@@ -57,7 +61,7 @@ class TrainingRun:
         self.active = False
         self.no_dry_runs: str | None = None  # why user code may not run a second time, once that is known
         self._attached: dict[int, tuple[PutBack, ...]] = {}  # by the optimizer's index
-        self._facts: RunFacts | None = None
+        self.facts: RunFacts | None = None
 
     def stop_training(self) -> None:
         """Let Lightning end the run after this batch."""
@@ -124,8 +128,8 @@ class TrainingRun:
         self.publisher.guard()
         self._dispatch.install(self.tricks)
         self.active = True
-        self._facts = RunFacts(trainer)
-        self._facts.begin()
+        self.facts = RunFacts(self)
+        self.facts.begin()
 
     def _detach(self, view: OptimizerView) -> None:
         self.writer.release(view)
@@ -169,15 +173,6 @@ class TrainingRun:
         if self.trainer.loggers:
             self.publisher.introduce(_hyperparameters(self.trainer, self.tricks))
 
-    def ended(self, outcome: str) -> None:
-        """Note how the run has ended, with what the tricks have found; the first word about it counts."""
-        if self._facts is not None:
-            updates = max((self.clock.applied(view.index) for view in self.views), default=0)
-            found: dict[str, Any] = {"steps": self.step, "updates": int(updates)}
-            for trick in self.tricks:
-                found |= trick.guarded(trick.facts) or {}
-            self._facts.end(outcome, found)
-
     def derive_position(self) -> None:
         """Take the number of updates from Lightning's global step: the checkpoint holds none of ours."""
         count = max(1, len(self.views))
@@ -208,7 +203,7 @@ class TrainingRun:
         self.active = False
         self.views = []
         self.attempts.forget()
-        self._facts = None
+        self.facts = None
 
     # -- one batch ----------------------------------------------------------------------------------------------
 
@@ -261,11 +256,6 @@ class TrainingRun:
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})
         self.writer.release(view)
-
-
-def _logged_by_the_user(trainer: Any) -> list[str]:
-    """Return the keys that the training script has logged so far; ``trainer.logged_metrics`` would compute values."""
-    return logged_metrics(trainer)
 
 
 def _hyperparameters(trainer: Any, tricks: Iterable[Member]) -> dict[str, Any]:

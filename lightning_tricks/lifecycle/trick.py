@@ -132,8 +132,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         if self.live_run is not None:
             self.guarded(self.tell, "finished", self.live_run)
             _flush(self)
-            if self.live_run.tricks[-1] is self:
-                self.live_run.ended("stopped early" if trainer.should_stop else "finished")
+            if self.live_run.tricks[-1] is self and self.live_run.facts is not None:
+                self.live_run.facts.end("stopped early" if trainer.should_stop else "finished")
 
     @for_all
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -148,8 +148,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             _flush(self)
         except Exception as error:
             warnings.warn(f"{type(self).__name__}: {error}", RuntimeWarning, stacklevel=2)
-        if self.live_run is not None:
-            self.live_run.ended(f"failed: {type(exception).__name__}: {exception}".rstrip(": "))
+        if self.live_run is not None and self.live_run.facts is not None:
+            self.live_run.facts.end(f"failed: {type(exception).__name__}: {exception}".rstrip(": "))
         _leave(self)
 
     @for_all

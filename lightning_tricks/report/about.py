@@ -42,7 +42,7 @@ def fact_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     found = f"{rate:.3g}" + (", and set" if facts.get("rate_was_set") else ", not set") if rate is not None else ""
     versions = facts.get("versions")
     rows = {
-        "on_start": _when(facts),
+        "started": _when(facts),
         "model": ", ".join(model),
         "data": ", ".join(data),
         "optimizer": "; ".join(map(str, facts.get("optimizers", []))),
@@ -57,7 +57,7 @@ def fact_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _when(facts: dict[str, Any]) -> str:
     try:
-        began = datetime.fromisoformat(str(facts["on_start"]))
+        began = datetime.fromisoformat(str(facts["started"]))
     except (KeyError, ValueError):
         return ""
     seconds = facts.get("seconds")

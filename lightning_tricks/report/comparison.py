@@ -14,7 +14,7 @@ from lightning_tricks.report.results import Measure, is_validation, measures, of
 from lightning_tricks.report.verdict import conclude
 
 _MOST = 40
-_NOT_SETTINGS = ("on_start", "versions")
+_NOT_SETTINGS = ("started", "versions")
 
 
 def comparison(one: Logs, two: Logs, name: str, other: str) -> list[Block]:

@@ -19,7 +19,8 @@ h2 { margin-top: 2.25rem; border-bottom: 1px solid #ddd; padding-bottom: .3rem; 
 .verdict strong { display: block; font-size: 1.25rem; } .verdict span { color: #222; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; }
-td { border-top: 1px solid #eee; overflow-wrap: anywhere; } td:first-child, th { overflow-wrap: normal; }
+td { border-top: 1px solid #eee; } td:first-child { overflow-wrap: anywhere; min-width: 6rem; }
+td:nth-child(2):last-child { overflow-wrap: anywhere; }
 figure { margin: 1.25rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
 @media (max-width: 30rem) { body { font-size: 15px; padding: 0 .6rem; } td, th { padding-right: .5rem; } }
 """

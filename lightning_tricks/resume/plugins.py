@@ -151,10 +151,10 @@ class DurableCheckpointIO(lightning_pytorch.plugins.TorchCheckpointIO, pytorch_l
         found: dict[str, Any]
         if _READS_WEIGHTS_ONLY:
             found = super().load_checkpoint(path, map_location, weights_only)
-        elif weights_only is None or (target := local(path)) is None:
+        elif not weights_only or (target := local(path)) is None:  # (which loads any object, as older Lightning does)
             found = super().load_checkpoint(path, map_location)
         else:
-            found = torch.load(target, map_location=map_location, weights_only=weights_only)
+            found = torch.load(target, map_location=map_location, weights_only=True)
         return found
 
     def _verify(self, file: Path, sidecar: Path | None = None) -> None:

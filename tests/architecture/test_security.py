@@ -22,7 +22,8 @@ from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.modules.selection import LONGEST_PATTERN, check_patterns, fault_of
 from lightning_tricks.optimizer_step.logbook import Page
 from lightning_tricks.publishing.publish import Publisher
-from lightning_tricks.report import page
+from lightning_tricks.report import blocks as page_blocks
+from lightning_tricks.report import rendering
 
 ROOT = Path(__file__).parents[2]
 FILES = [*sorted((ROOT / "lightning_tricks").rglob("*.py")), ROOT / "lightning_tricks_from_environment.py"]
@@ -92,8 +93,8 @@ HOSTILE = ["../../x", "a/b", "/etc/passwd", "con", "..", ".", "", "a\x00b", "a\n
 def test_a_picture_with_any_name_stays_in_the_folder_of_its_report(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    blocks = [page.Picture(name, name, b"png") for name in HOSTILE]
-    text = page.as_markdown("title", blocks, folder / "report.md")
+    blocks = [page_blocks.Picture(name, name, b"png") for name in HOSTILE]
+    text = rendering.as_markdown("title", blocks, folder / "report.md")
     made = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(made) == len(HOSTILE)
     for path in made:
@@ -116,9 +117,14 @@ def test_a_report_of_a_death_has_fixed_names_whatever_the_layers_are_called(name
 
 def test_markdown_and_html_of_a_report_quote_what_came_from_a_log() -> None:
     evil = "<script>alert(1)</script>"
-    blocks = [page.Heading("h"), page.Paragraph(evil), page.Bullets((evil,)), page.Table((evil,), ((evil,),))]
-    assert "<script>" not in page.as_html(evil, blocks)
-    assert "\\<script>" in page.as_markdown(evil, blocks, Path("report.md"))
+    blocks = [
+        page_blocks.Heading("h"),
+        page_blocks.Paragraph(evil),
+        page_blocks.Bullets((evil,)),
+        page_blocks.Table((evil,), ((evil,),)),
+    ]
+    assert "<script>" not in rendering.as_html(evil, blocks)
+    assert "\\<script>" in rendering.as_markdown(evil, blocks, Path("report.md"))
 
 
 # -- patterns -------------------------------------------------------------------------------------------------------------

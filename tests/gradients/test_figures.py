@@ -30,5 +30,6 @@ def test_a_network_of_many_parameters_has_names_that_can_be_read() -> None:
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "lightning_tricks.publishing.inline_figure", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'lightning-tricks\[demo\]'"):
         draw_layers(["a"], [0], [[1.0]])

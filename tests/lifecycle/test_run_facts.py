@@ -40,7 +40,7 @@ def test_the_facts_of_a_run_lie_beside_the_logs_of_every_logger_that_keeps_files
     }
     assert {name: one[name] for name in expected} == expected
     assert one["versions"]["torch"] == torch.__version__
-    assert one["on_start"] <= one["ended"]
+    assert one["started"] <= one["ended"]
 
 
 def test_a_failure_is_told_with_its_words(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lightning_tricks.report.blocks import Bullets, Conclusion, Heading, Paragra
 from lightning_tricks.report.logs import Logs, read_logs
 from lightning_tricks.report.page import not_yet_done, story, watch, write_report
 from tests.problems import Classifier, fit, sgd
-from tests.report.test_rendering import Page
+from tests.report.problems import Page
 
 
 @pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")

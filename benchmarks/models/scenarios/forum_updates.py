@@ -129,7 +129,8 @@ class Averaged(Script):
             self.mean.update_parameters(self.model)
 
     def on_train_end(self) -> None:
-        self.model.load_state_dict(self.mean.module.state_dict())
+        if self.global_step > 150:
+            self.model.load_state_dict(self.mean.module.state_dict())
 
 
 SCENARIOS: list[Scenario] = [
