@@ -30,6 +30,7 @@ def test_low_confidence_and_a_bake_off_are_in_the_picture() -> None:
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "lightning_tricks.publishing.inline_figure", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-tricks\[demo\]'"):
         RESULT.plot()
