@@ -39,6 +39,9 @@ from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.subset import subset
 
+# Of the samples that a check wants: an update of many micro-batches has more, and the test of association compares all
+# pairs of them (4,096 rows take 0.6 s and 64 MB).
+_MOST_TIMES = 2
 _ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
 OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
     "start": form.maybe(form.tensor),
@@ -138,10 +141,14 @@ class PredictionProbe(Probe):
         rows = self._rows(output, targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
-        kept = {name: subset(part, self.samples) for name, part in rows.items()}
-        count = len(next(iter(kept.values())))
-        if self.sums.keys() - {*kept, "part"}:  # of a checkpoint of other targets
+        if self.sums.keys() - {*rows, "part"}:  # of a checkpoint of other targets
             self.sums = {}
+        room = _MOST_TIMES * self.samples - (len(self.sums["part"]) if "part" in self.sums else 0)
+        if room <= 0:
+            self._known.see(batch, self.samples)
+            return 0
+        kept = {name: subset(part, min(self.samples, room)) for name, part in rows.items()}
+        count = len(next(iter(kept.values())))
         part = self._parts.begin(count, first="part" not in self.sums)
         kept["part"] = torch.full((count,), part, device=output.device)
         for name, tensor in kept.items():

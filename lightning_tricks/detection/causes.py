@@ -58,6 +58,7 @@ class Cause(str, Enum):
     VANISHING_GRADIENTS = "vanishing gradients"
     SHRINKING_WEIGHTS = "shrinking weights"
     UNCHANGED_WEIGHTS = "weights do not change"
+    EVALUATION_DIFFERS = "evaluation differs"
     OVERFITTING = "overfitting"
     MEMORY_GROWTH = "growing memory"
 
@@ -153,7 +154,7 @@ _LOST = {
     Cause.PREDICTION_COLLAPSE,
     Cause.SHRINKING_WEIGHTS,
 }
-_MILD = {Cause.OVERFITTING, Cause.LOSS_SPIKES, Cause.MEMORY_GROWTH}
+_MILD = {Cause.EVALUATION_DIFFERS, Cause.OVERFITTING, Cause.LOSS_SPIKES, Cause.MEMORY_GROWTH}
 
 # cause, reasons with their figures, and advice, the most promising first
 Explained = tuple[Cause, tuple[str, ...], tuple[str, ...]]

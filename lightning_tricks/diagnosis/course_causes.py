@@ -181,6 +181,20 @@ def _spike(alarm: CourseAlarm) -> Explained:
     return Cause.LOSS_SPIKES, (reason, *alarm.and_culprit), advice
 
 
+def _evaluation(alarm: CourseAlarm) -> Explained:
+    """What was learned does not show in eval mode, not even on training data."""
+    fixed = next((c.fixed for c in reversed(alarm.checks) if math.isfinite(c.fixed)), math.nan)
+    reason = (
+        f"the loss fell from {alarm.start:.4g} to {alarm.now:.4g} in training mode; in eval mode, on the first batch "
+    )
+    advice = (
+        "let BatchNorm follow its statistics: momentum=0.1 in PyTorch means 0.9 or 0.99 elsewhere",
+        "larger batches, GroupNorm, or no statistics that two kinds of data share",
+        "look at what depends on self.training",
+    )
+    return Cause.EVALUATION_DIFFERS, (reason + f"of training, it is {fixed:.4g}",), advice
+
+
 def _overfitting(alarm: CourseAlarm) -> Explained:
     """Validation gets worse while training gets better."""
     validation = alarm.validation
@@ -197,6 +211,7 @@ def _overfitting(alarm: CourseAlarm) -> Explained:
 
 _EXPLANATIONS: dict[str, Callable[[CourseAlarm], Explained]] = {
     "finite": _nonfinite,
+    "evaluation": _evaluation,
     "bottomless": _bottomless,
     "divergence": _divergence,
     "outlying row": _outlying_row,

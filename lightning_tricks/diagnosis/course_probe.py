@@ -31,7 +31,8 @@ from lightning_tricks.optimizer_step.logbook import Page
 
 # the most serious first
 _SERIOUS = (
-    *("finite", "divergence", "blow-up", "silence", "updates", "shrinkage", "flow", "spike", "idle", "generalisation"),
+    *("finite", "divergence", "blow-up", "silence", "updates", "shrinkage", "flow", "spike", "idle", "evaluation"),
+    "generalisation",
 )
 _ROW_ADVICE = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
 
@@ -124,6 +125,7 @@ class CourseProbe(Probe):
             "flow": patient,
             "shrinkage": patient,
             "idle": patient,
+            "evaluation": patient,
             "updates": at_once,
             "blow-up": at_once,
             "generalisation": patient,

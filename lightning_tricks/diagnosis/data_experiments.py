@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset, WeightedRandomSampler
 
 from lightning_tricks.diagnosis import sanity_data
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
@@ -24,6 +24,9 @@ def order(exam: Examination) -> list[Check]:
     """Compare the labels of consecutive batches with those from everywhere in the data."""
     look, at, name = exam.first, exam.target_at, "data are shuffled"
     loaders = [x for x in exam.dry_run.data.loaders if isinstance(x, DataLoader)]
+    weighted = [counts_of for x in loaders if (counts_of := _weighted(x)) is not None]
+    if weighted:
+        return [sanity_data.weights_of_samples(*weighted[0])]
     batches = min(WINDOW, max(1, int(min(exam.dry_run.data.batches_per_epoch, 1e6)) // 3))
     target = look.target
     single = target is not None and target.numel() == len(target) and look.sequence is None
@@ -52,6 +55,15 @@ def order(exam: Examination) -> list[Check]:
     if not len(whole) or not all(len(t) for t in found):
         return [Check(name, None, "no labels that count were seen")]
     return [sanity_data.shuffled(found, whole)]
+
+
+def _weighted(loader: Any) -> tuple[int, int] | None:
+    """Return how many weights a sampler has, and how many samples there are, where these are not as many."""
+    sampler = loader.sampler
+    if not isinstance(sampler, WeightedRandomSampler) or not hasattr(loader.dataset, "__len__"):
+        return None
+    weights, samples = len(sampler.weights), len(loader.dataset)
+    return None if weights == samples else (weights, samples)
 
 
 def _last(loader: Any, per_epoch: float, batches: int) -> list[list[Tensor]] | None:

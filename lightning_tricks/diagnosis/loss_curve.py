@@ -421,6 +421,28 @@ def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
     return falls and not improved
 
 
+def fails_in_eval_mode(start: float, checks: Sequence[Check], count: int = 6) -> bool:
+    """Whether the loss fell to half, and in eval mode, on the first batch of training, never by a fifth of that.
+
+    So it is where the running statistics of BatchNorm do not follow: a momentum near 0, or batches unlike each other.
+    What was learned and is forgotten later has been better in between.
+
+    Args:
+        start: the loss before training.
+        checks: the checks so far.
+        count: checks with a loss in eval mode that are needed.
+
+    >>> learned = [Check(10 * i, 2.0 * 0.8**i, 2.0 * 0.8**i, fixed=2.1 + 0.1 * i) for i in range(9)]
+    >>> fails_in_eval_mode(2.0, learned), fails_in_eval_mode(2.0, [c._replace(fixed=c.mean) for c in learned])
+    (True, False)
+    """
+    fixed = [c.fixed for c in checks if math.isfinite(c.fixed)]
+    last = [c.median for c in checks[-3:] if math.isfinite(c.median)]
+    if start <= 0 or len(fixed) < count or not last or max(last) > 0.5 * start:
+        return False
+    return start - min(fixed) < 0.2 * (start - max(last))
+
+
 def ran_out(checks: Sequence[Check], total: int) -> bool:
     """Whether the learning rate is gone in the first half of a run: a ten-thousandth of its largest, or of no effect.
 

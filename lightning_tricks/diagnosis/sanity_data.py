@@ -207,6 +207,19 @@ def shuffled(batches: Sequence[Tensor], whole: Tensor) -> Check:
     return Check(name, True, told)
 
 
+def weights_of_samples(weights: int, samples: int) -> Check:
+    """Judge a sampler whose weights are not as many as the samples: it draws the first ones only, or none that exist.
+
+    >>> weights_of_samples(10, 1000).evidence
+    'the sampler has 10 weights for 1,000 samples, so it draws the first 10 of them only'
+    """
+    few = weights < samples
+    drawn = f"so it draws the first {weights:,} of them only" if few else "and draws some that do not exist"
+    seen = f"the sampler has {weights:,} weights for {samples:,} samples, {drawn}"
+    fix = "one weight for each sample: WeightedRandomSampler(weight_of_class[labels], len(labels))"
+    return Check("data are shuffled", False, seen, fix)
+
+
 def _differ(table: Tensor) -> float:
     """Return the p-value of Pearson's chi-square test of homogeneity; rare classes are pooled, as its form demands."""
     table = table[table.sum(1) > 0]
@@ -305,8 +318,10 @@ def validation_is_new(
         seen += f", {coverage:.0%} of all"
     if shared < min(3, n) or share < 0.1:
         return Check(name, True, seen)
-    if repeats > 0.2:
-        return Check(name, None, f"{seen}, but {repeats:.0%} of the training samples occur more than once")
+    # Of a set of S possible inputs, m training samples hold a new sample with a chance of m / S, and repeat themselves
+    # in a share of m / 2S: so many shared samples need no explanation.
+    if repeats > 0.2 or shared / n <= 3 * repeats:
+        return Check(name, None, f"{seen}, but {repeats:.0%} of these occur more than once")
     if share > 0.5 and shared >= min(5, n):
         return Check(name, False, seen, fix)
     return Check(name, None, seen, fix)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from lightning_tricks.errors import message, require_choice, require_count, require_flag, require_number
-from lightning_tricks.gradients.layer_curves import PerLayer
 from lightning_tricks.gradients.rules import ClipRule, as_rule
 from lightning_tricks.modules.selection import check_patterns
 
@@ -25,7 +25,7 @@ class MonitorSpec:
     """
 
     every_n_steps: int | None = None
-    per_layer: PerLayer = "top"
+    per_layer: bool | Literal["top"] = "top"
     groups: dict[str, str] | None = None
     norm_type: float = 2.0
     update_ratio: bool = False

@@ -90,9 +90,9 @@ def require(trainer: Any, owner: str, internals: tuple[Internal, ...]) -> None:
         )
 
 
-def resumes_weights_only(trainer: Any) -> bool:
+def resumes_weights_only() -> bool:
     """Whether a resume reads checkpoints with ``weights_only=True`` unless told otherwise, as since Lightning 2.6."""
-    return "weights_only" in inspect.signature(trainer.fit).parameters
+    return "weights_only" in inspect.signature(lightning_pytorch.Trainer.fit).parameters
 
 
 # -- the loops --------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class ResumeGuard(Trick):
     def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Look before the first batch, when all callbacks have started."""
         self._findings = []
-        self._strict = resumes_weights_only(run.trainer)
+        self._strict = resumes_weights_only()
         self._due = self._due_at_checkpoint = not (run.trainer.fast_dev_run or run.trainer.barebones)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -59,7 +59,7 @@ def writer_of(callback: Any, trainer: Any) -> Writer:
         on_exception=bool(setting(callback, "save_on_exception")),
         weights_only=bool(setting(callback, "save_weights_only")),
         after_validation=validates and within and setting(callback, "save_on_train_epoch_end") is not True,
-        last_always=not resumes_weights_only(trainer),  # (Lightning changed both with one release)
+        last_always=not resumes_weights_only(),  # (Lightning changed both with one release)
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch: pytest
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
+    monkeypatch.delitem(sys.modules, "lightning_tricks.publishing.inline_figure", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"pip install 'lightning-tricks\[demo\]'"):
         figures.draw_units(HISTORY)

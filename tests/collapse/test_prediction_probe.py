@@ -89,3 +89,12 @@ def test_of_several_calls_of_the_module_the_first_that_fits_the_target_counts() 
         probe._see(call)
     probe.gather(RUN, (torch.randn(32, 2), target), torch.tensor(0.0), first=True)
     assert torch.equal(probe.sums["logits"], first)
+
+
+def test_an_update_of_many_micro_batches_gives_no_more_rows_than_a_check_can_use() -> None:
+    probe = PredictionProbe("logits", "target", 3)
+    gathered(probe, batches(40), first=False)
+    assert len(probe.sums["part"]) == len(probe.sums["logits"]) == len(probe.sums["target"]) == 2 * probe.samples
+    assert probe.sums["part"].diff().min() >= 0, "parts are still those of their batches"
+    values = probe.read(probe.measure(RUN).tolist(), Judge("PredictionCollapse", probe.rules(), probe.grace_factor))
+    assert values["_count"] == 2 * probe.samples

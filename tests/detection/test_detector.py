@@ -245,7 +245,7 @@ def test_a_text_and_a_figure_go_to_loggers_that_take_them() -> None:
             batch=160,
             logger=Board(),
         )
-    assert ("collapse/representation_collapse/figure", "Figure") in told
+    assert ("collapse/representation_collapse/figure", "InlineFigure") in told
     assert any(name == "collapse/representation_collapse/verdict" and "complete collapse" in x for name, x in told)
 
 

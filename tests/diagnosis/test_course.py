@@ -166,6 +166,24 @@ def test_manual_optimization_that_makes_no_step_is_named(steps: bool) -> None:
 
 
 @quiet
+@pytest.mark.parametrize("momentum", [1e-5, 0.1, None])
+def test_running_statistics_that_do_not_follow_are_named(momentum: float | None) -> None:
+    class Normalised(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            width = next(m.in_features for m in self.net.modules() if isinstance(m, nn.Linear))
+            norm = nn.BatchNorm1d(width, momentum=momentum)
+            self.net = nn.Sequential(norm, *self.net)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step((100 + 50 * batch[0], *batch[1:]), batch_idx)
+
+    doctor = TrainingDoctor(every_n_steps=5, action="log")
+    fit(Normalised(), [doctor], n=3200, max_epochs=2)
+    assert [v.cause for v in doctor.alarms] == ([Cause.EVALUATION_DIFFERS] if momentum == 1e-5 else [])
+
+
+@quiet
 @pytest.mark.parametrize("gamma", [0.5, 0.999])
 def test_a_schedule_that_is_gone_long_before_the_end_is_named(gamma: float) -> None:
     class Scheduled(Classifier):

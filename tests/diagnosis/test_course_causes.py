@@ -32,6 +32,7 @@ def test_a_loss_that_rises_since_the_weights_shrink_is_named_after_them() -> Non
         ("blow-up", {"_row": 1.0}, "loss spikes", "first 'net.2.weight'"),
         ("idle", {}, "weights do not change", "most of the run is still to come"),
         ("updates", {"batches": 100.0}, "weights do not change", "no optimizer made a step in 100 batches"),
+        ("evaluation", {}, "evaluation differs", "from 2 to 9 in training mode; in eval mode, on the first batch"),
         ("shrinkage", {}, "shrinking weights", "at 1.0% of their first norm"),
         ("generalisation", {"loss": 0.1}, "overfitting", "rose from 0.5 to 0.9 while training reached 0.1"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
 from lightning_tricks import SanityCheck
 from tests.diagnosis.problems import N, Task, checks, classes, cross_entropy, load, mlp
@@ -126,3 +126,34 @@ def test_labels_of_every_pixel_are_not_asked_for_an_order() -> None:
         return F.cross_entropy(self.net(b[0].transpose(1, 2)).transpose(1, 2), b[1])
 
     assert ORDER not in checks(Task(mlp(), step), load(x, y))
+
+
+@pytest.mark.parametrize(("weights", "passed"), [("of classes", False), ("of samples", True)])
+def test_a_sampler_with_the_weights_of_classes_draws_few_samples(weights: str, passed: bool) -> None:
+    x, y = classes()
+    of_class = 1 / torch.bincount(y)
+    chosen = of_class if weights == "of classes" else of_class[y]
+    loader = DataLoader(TensorDataset(x, y), 16, sampler=WeightedRandomSampler(chosen.tolist(), N))
+    found = checks(Task(mlp(), cross_entropy), loader)[ORDER]
+    assert found.passed is passed
+    if not passed:
+        assert f"the sampler has {len(of_class)} weights for {N} samples" in found.evidence
+
+
+def test_pairs_of_few_users_and_films_occur_in_both_parts() -> None:
+    """Of 40 x 40 possible pairs, 1,000 of training hold a new one with a chance of nearly a half."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rated(count: int) -> tuple[Tensor, Tensor]:
+        pairs = torch.randint(40, (count, 2), generator=generator)
+        return pairs.float(), pairs.sum(1) % 4
+
+    assert judged_pairs(load(*rated(1000)), load(*rated(200), shuffle=False)).passed is not False
+    x, y = rated(1000)
+    x = torch.cat([x, torch.arange(1000.0)[:, None]], 1)  # pairs with a time are unique: then it is a copy
+    assert judged_pairs(load(x, y), load(x[:200].clone(), y[:200].clone(), shuffle=False), 3).passed is False
+
+
+def judged_pairs(training: DataLoader[Any], validation: Any, width: int = 2) -> Any:
+    net = torch.nn.Sequential(torch.nn.Linear(width, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    return checks(Validated(net, cross_entropy), training, val_dataloaders=validation)[NEW]

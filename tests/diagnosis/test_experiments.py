@@ -131,6 +131,30 @@ def test_a_recurrent_network_that_takes_the_batch_for_time_leaks(batch_first: bo
     assert found.passed is batch_first
 
 
+class Speller(nn.Module):
+    """An encoder and a decoder, which is given signs that it has to say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(11, 16), nn.Linear(16, 11)
+        self.encoder, self.decoder = nn.GRU(16, 16, batch_first=True), nn.GRU(16, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return self.out(self.decoder(self.embed(given), self.encoder(self.embed(x))[1])[0])
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_decoder_that_is_given_the_answer_is_told_from_teacher_forcing(shifted: bool) -> None:
+    def step(self: Any, b: Any) -> Any:
+        given = F.pad(b[1][:, :-1], (1, 0)) if shifted else b[1]
+        return F.cross_entropy(self.net(b[0], given).transpose(1, 2), b[1])
+
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randint(11, (128, 8), generator=generator) for _ in range(2))
+    found = checks(Task(Speller(), step), load(x, y)).get("no look into the future")
+    assert found is None if shifted else found.passed is False
+
+
 def test_only_where_the_next_element_is_predicted_is_the_future_asked() -> None:
     assert checks(*language("recurrent"))["no look into the future"].passed
     assert "no look into the future" not in checks(*tagger())

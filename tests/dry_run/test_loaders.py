@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_tricks.dry_run.data.loaders import second_loader, unrepeatable
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
 
 
 class Graphs(DataLoader[Any]):

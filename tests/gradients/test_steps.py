@@ -26,7 +26,7 @@ def test_a_step_without_a_page_is_told_once_per_run() -> None:
         said.add(what)
         return first
 
-    run, page = SimpleNamespace(first_to_say=first_to_say), object()
+    run, page = SimpleNamespace(common=SimpleNamespace(first_to_say=first_to_say)), object()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_if_unannounced(run, "GradientClip", page)  # type: ignore[arg-type]

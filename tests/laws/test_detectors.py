@@ -61,7 +61,7 @@ def changed(rows: Tensor, how: str, seed: int, factor: float) -> Tensor:
 
 
 def measured(name: str, rows: Tensor) -> float:
-    cls = getattr(lightning_tricks, name)
+    cls = getattr(lightning_tricks.metrics, name)
     metric = cls() if name == "Uniformity" else cls(rows.shape[1])
     for part in rows.split(7):  # batches of any size
         metric.update(part)

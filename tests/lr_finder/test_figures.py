@@ -19,7 +19,7 @@ def test_the_picture_shows_both_curves_and_marks_every_suggestion() -> None:
     assert list(raw.get_ydata()) == RESULT.losses
     assert list(smooth.get_ydata()) == RESULT.smoothed
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "minimum 0.01 (suggested)" in labels and "valley 0.03" in labels
+    assert "minimum / 10: 0.01 (suggested)" in labels and "valley 0.03" in labels
 
 
 def test_low_confidence_and_a_bake_off_are_in_the_picture() -> None:
@@ -30,6 +30,7 @@ def test_low_confidence_and_a_bake_off_are_in_the_picture() -> None:
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "lightning_tricks.publishing.inline_figure", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-tricks\[demo\]'"):
         RESULT.plot()

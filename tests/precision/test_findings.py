@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 from rich.console import Console
 
@@ -34,6 +36,14 @@ def test_a_table_puts_modules_with_the_same_fault_in_one_row() -> None:
     assert cells[0] == ["forward overflow", "underflow"]
     assert cells[1] == ["head", "block.0, block.1, block.2 and 2 more"]
     assert cells[2] == ["3", "0"]
+
+
+def test_a_narrow_terminal_breaks_a_remedy_and_does_not_cut_it_off() -> None:
+    advice = "Use FP32Islands(['encoder.layers.11.attention']) or precision='bf16-mixed'"
+    console = Console(width=70, record=True, file=io.StringIO())
+    console.print(as_table([Finding("forward overflow", "encoder", "its output was inf", advice, 3)]))
+    lines = [line.split("│")[6].strip() for line in console.export_text().splitlines() if line.startswith("│")]
+    assert "".join(lines).replace(" ", "") == advice.replace(" ", "")
 
 
 def test_the_advice_depends_on_whether_the_run_is_in_float16() -> None:

@@ -36,6 +36,7 @@ def test_joined_phases_are_marked_each() -> None:
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "lightning_tricks.publishing.inline_figure", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-tricks\[demo\]'"):
         LRSchedule().plot(10)

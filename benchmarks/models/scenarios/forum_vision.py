@@ -330,7 +330,7 @@ SCENARIOS: list[Scenario] = [
         s, lambda: segmenter(2), weighted(1.0, 30.0), adam(5e-3), data=SPOTS, score=found)),
     # PyTorch forum: high accuracy in train(), chance in eval(); a momentum of BatchNorm in Keras's meaning
     failing(FAMILY, "running statistics that never arrive", 0.7, lambda s: picture(s, lambda: Residual(1e-5)),
-            "overfitting", "prediction collapse"),
+            "overfitting", "prediction collapse", "evaluation differs"),
     # question on accuracies that jump with BatchNorm: a momentum of 0.99 keeps the last batch only
     healthy(FAMILY, "eval() with the last batch's statistics", 0.8, lambda s: picture(
         s, lambda: Residual(0.99), optimizer=adam(1e-3), batch=64, steps=400)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -14,7 +14,7 @@ from lightning_tricks.errors import TrickError, UnsupportedError, message
 from lightning_tricks.gradients.callbacks.gradient_clip import GradientClip
 from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.gradients.keys import MONITOR
-from lightning_tricks.gradients.layer_curves import LayerCurves, PerLayer
+from lightning_tricks.gradients.layer_curves import LayerCurves
 from lightning_tricks.gradients.noise_scale import NoiseMeter, NoiseWindow
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, named_parts
@@ -104,7 +104,7 @@ class GradientMonitor(Trick):
     def __init__(
         self,
         every_n_steps: int | None = None,
-        per_layer: PerLayer = "top",
+        per_layer: bool | Literal["top"] = "top",
         groups: dict[str, str] | None = None,
         norm_type: float = 2.0,
         update_ratio: bool = False,
