@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import datetime
+import inspect
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -41,7 +44,8 @@ def trainer(*callbacks: Any, check: float | None = 5, validates: bool = True) ->
     ids=["default", "steps", "time", "best"],
 )
 def test_a_checkpoint_callback_is_read(saver: ModelCheckpoint, wanted: Writer) -> None:
-    assert writer_of(saver, trainer()) == wanted
+    before_2_6 = "weights_only" not in inspect.signature(Trainer.fit).parameters
+    assert writer_of(saver, trainer()) == replace(wanted, last_always=before_2_6)
 
 
 @pytest.mark.parametrize(
