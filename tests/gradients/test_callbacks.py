@@ -911,7 +911,8 @@ def test_a_copy_of_a_used_callback_carries_no_model() -> None:
     for trick in tricks:
         twin = copy.deepcopy(trick)
         assert twin.run_or_none is None
-        assert not hasattr(twin, "log") or twin.log.__self__ is twin
+        # (of a class that was given in place of an instance, Lightning has set it on the class)
+        assert "log" not in vars(twin) or twin.log.__self__ is twin
         fit(Classifier(), [twin], n=16)
 
 
