@@ -201,7 +201,9 @@ class TrainerMachine(RuleBasedStateMachine):
     @invariant()
     def the_clock_is_right_and_never_goes_back(self) -> None:
         run = self.clip.run_or_none
-        counted = run.clock.applied_on_host(0) if run is not None and run.clock.state_dict()["applied"] else self.base
+        # (the state also where a resume has restored the clock and found nothing to train)
+        applied = [] if run is None else run.clock.state_dict()["applied"]
+        counted = applied[0] if applied else self.base
         assert counted == self.base + self.module.steps
         assert counted >= self.last
         self.last = counted
@@ -217,24 +219,5 @@ class TrainerMachine(RuleBasedStateMachine):
         assert left <= (RECORDS if self.died else set()), left
 
 
-INVARIANTS = ("no_hook_is_left", "no_thread_and_no_file_is_left", "nothing_of_lightnings_is_replaced",
-              "the_clock_is_right_and_never_goes_back", "the_weights_are_finite")  # fmt: skip
-
-
-def test_a_trainer_is_as_it_was_after_each_of_many_things() -> None:
-    """One fixed course in the default run; the machine, with courses that hypothesis chooses, runs with --slow."""
-    m = TrainerMachine()
-    m.begin()
-    course = [
-        *(m.fit_some_more, lambda: m.stop_in_the_middle(1), lambda: m.die("on_before_backward", 1), m.fit_some_more),
-        *(m.save, m.resume_elsewhere, m.validate, lambda: m.die("on_fit_start", 0), m.fit_some_more),
-        *(lambda: m.die("on_train_end", 0), m.fit_some_more, m.predict, m.start_anew, m.fit_some_more),
-    ]
-    for step in course:
-        step()
-        for name in INVARIANTS:
-            getattr(m, name)()
-
-
-TestTrainerMachine = pytest.mark.slow(TrainerMachine.TestCase)
+TestTrainerMachine = TrainerMachine.TestCase
 TestTrainerMachine.settings = settings(PROFILE, max_examples=7, stateful_step_count=10)
