@@ -95,6 +95,19 @@ class Nothing(nn.Module):
         return x * 0
 
 
+class WithHyperparameters(Classifier):
+    """Saves a hyperparameter of its own, and logs its loss as users do."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss)
+        return loss
+
+
 class Collapsed(Classifier):
     """Everything about it has collapsed: inputs, units, predictions, samples; and it gets worse."""
 

@@ -133,12 +133,7 @@ class PredictionProbe(Probe):
             if first:
                 raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
             return 0  # this training step returned nothing
-        targets = targets_of(batch, outputs, self._target)
-        if len(seen) > 1:
-            # Of pairs that are ranked, of labelled and unlabelled images, of a clean and a perturbed pass: the first
-            # call gets what the labels belong to; a later one may get what they say nothing about, or the opposite.
-            output = next((call for call in seen if rows_of(call, targets) is not None), output)
-        rows = self._rows(output, targets)
+        rows = self._rows(seen or [output], targets_of(batch, outputs, self._target))
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
         if self.sums.keys() - {*rows, "part"}:  # of a checkpoint of other targets
@@ -183,10 +178,12 @@ class PredictionProbe(Probe):
             self._search.end()
         self._search = self._attachment = None
 
-    def _rows(self, output: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
-        found = rows_of(output, targets)
+    def _rows(self, calls: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+        # Of pairs that are ranked, of labelled and unlabelled images, of a clean and a perturbed pass: the first call
+        # gets what the labels belong to; a later one may get what they say nothing about, or the opposite.
+        found = next((fit for call in calls if (fit := rows_of(call, targets)) is not None), None)
         if found is None:
-            rule = f"no target fits logits of shape {tuple(output.shape)}"
+            rule = f"no target fits logits of shape {tuple(calls[0].shape)}"
             remedy = "Return it from training_step as {'loss': ..., 'target': ...}, class numbers of shape [n]"
             raise refused("target", self._target, rule, remedy)
         rows, dense = found

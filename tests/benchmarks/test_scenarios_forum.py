@@ -7,7 +7,6 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import collapse
 from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import (
     SCENARIOS,
@@ -17,6 +16,7 @@ from benchmarks.models.scenarios import (
     forum_updates,
     forum_vision,
 )
+from tests.benchmarks.problems import passes
 
 FILES = (forum_vision, forum_sequences, forum_tables, forum_generative, forum_updates)
 FORUM = [scenario for file in FILES for scenario in file.SCENARIOS]
@@ -29,17 +29,6 @@ CHEAP = (
     "Adam in half precision",
     "Adam in half precision, epsilon 1e-4",
 )
-
-
-def passes(scenario: Scenario, seed: int) -> bool:
-    """Train once, without any detector."""
-    with collapse.quiet():
-        training = scenario.make(seed)
-        collapse.fit(training, [*training.callbacks])
-        assert training.score is not None
-        assert scenario.passes is not None
-        assert training.module.global_step >= training.steps
-        return training.score(training.module) >= scenario.passes
 
 
 def test_there_are_about_as_many_failing_as_healthy_scenarios() -> None:

@@ -11,7 +11,7 @@ from lightning_tricks import GradientClip, GradientMonitor, LRSchedule
 from lightning_tricks.gradients.keys import CLIP, MONITOR
 from lightning_tricks.publishing.dashboard import filled_layout
 from lightning_tricks.publishing.log_keys import LogKeys
-from tests.problems import Classifier, fit
+from tests.problems import WithHyperparameters, fit
 
 
 def test_only_charts_with_a_value_are_laid_out_and_the_users_loss_is_the_first() -> None:
@@ -30,20 +30,9 @@ def test_without_a_loss_of_the_user_no_chart_is_made_for_it() -> None:
     assert filled_layout(LogKeys(()), ["grad/norm_log10"], ["diagnosis/training_doctor/loss"]) == {}
 
 
-class Logging(Classifier):
-    def __init__(self, width: int = 24) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = super().training_step(batch, batch_idx)
-        self.log("train/loss", loss)
-        return loss
-
-
 def fitted(folder: Path, **logger: Any) -> EventAccumulator:
     tricks = [GradientMonitor(), GradientClip(0.5), LRSchedule("cosine")]
-    fit(Logging(), tricks, logger=TensorBoardLogger(folder, "run", "0", **logger))
+    fit(WithHyperparameters(), tricks, logger=TensorBoardLogger(folder, "run", "0", **logger))
     return EventAccumulator(str(folder / "run" / "0"), size_guidance={"tensors": 0}).Reload()
 
 

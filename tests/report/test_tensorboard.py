@@ -27,7 +27,7 @@ from lightning_tricks import (
     PredictionCollapse,
     TrainingDoctor,
 )
-from tests.problems import Classifier, fit
+from tests.problems import WithHyperparameters, fit
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning"),
@@ -40,16 +40,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A run with many tricks, and a TensorBoard that shows it."""
     from tensorboard import program
-
-    class WithHyperparameters(Classifier):
-        def __init__(self, width: int = 24) -> None:
-            super().__init__()
-            self.save_hyperparameters()
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            loss = super().training_step(batch, batch_idx)
-            self.log("train/loss", loss)
-            return loss
 
     folder = tmp_path_factory.mktemp("board")
     torch.manual_seed(0)
