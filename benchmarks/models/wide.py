@@ -83,3 +83,18 @@ def neighbours(train: Tensor, labels: Tensor, test: Tensor, answers: Tensor, k: 
     similar = nn.functional.normalize(test, dim=1) @ nn.functional.normalize(train, dim=1).T
     votes = labels[similar.topk(k, 1).indices]
     return (votes.mode(1).values == answers).float().mean()
+
+
+def rmsprop(lr: float, **more: Any) -> Any:
+    """RMSprop."""
+    return lambda p: torch.optim.RMSprop(p, lr=lr, **more)
+
+
+def adamw(lr: float, **more: Any) -> Any:
+    """AdamW."""
+    return lambda p: torch.optim.AdamW(p, lr=lr, **more)
+
+
+def plain(lr: float, **more: Any) -> Any:
+    """SGD."""
+    return lambda p: torch.optim.SGD(p, lr=lr, **more)

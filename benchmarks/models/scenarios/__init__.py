@@ -38,6 +38,7 @@ from benchmarks.models.scenarios import (
     self_supervised_labels,
     variational,
     wide_classification,
+    wide_regression,
 )
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
@@ -83,6 +84,7 @@ SCENARIOS: list[Scenario] = [
     *forum_updates.SCENARIOS,
     # Written to be like trainings that nobody here has made; their names put them into develop.
     *wide_classification.SCENARIOS,
+    *wide_regression.SCENARIOS,
 ]
 
 
