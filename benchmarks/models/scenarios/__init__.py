@@ -38,7 +38,10 @@ from benchmarks.models.scenarios import (
     self_supervised_labels,
     variational,
     wide_classification,
+    wide_embeddings,
+    wide_generative,
     wide_regression,
+    wide_sequences,
 )
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
@@ -85,6 +88,9 @@ SCENARIOS: list[Scenario] = [
     # Written to be like trainings that nobody here has made; their names put them into develop.
     *wide_classification.SCENARIOS,
     *wide_regression.SCENARIOS,
+    *wide_sequences.SCENARIOS,
+    *wide_generative.SCENARIOS,
+    *wide_embeddings.SCENARIOS,
 ]
 
 
