@@ -37,6 +37,8 @@ from benchmarks.models.scenarios import (
     self_supervised,
     self_supervised_labels,
     variational,
+    wide_adaptation,
+    wide_bugs,
     wide_classification,
     wide_embeddings,
     wide_generative,
@@ -91,6 +93,8 @@ SCENARIOS: list[Scenario] = [
     *wide_sequences.SCENARIOS,
     *wide_generative.SCENARIOS,
     *wide_embeddings.SCENARIOS,
+    *wide_adaptation.SCENARIOS,
+    *wide_bugs.SCENARIOS,
 ]
 
 
