@@ -183,10 +183,11 @@ def dropping() -> nn.Sequential:
 
 
 class Student(Loaded):
-    """Learns from the softened answers of a teacher; the labels are in the batch, unused."""
+    """Learns from the softened answers of a teacher; labels are in the batch, unused; option: arguments swapped."""
 
-    def __init__(self, temperature: float = 3.0) -> None:
+    def __init__(self, temperature: float = 3.0, swapped: bool = False) -> None:
         super().__init__()
+        self.swapped = swapped
         self.student = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.LayerNorm(24), nn.Tanh(), nn.Linear(24, 10))
         self.teacher, self.temperature = good().eval().requires_grad_(False), temperature
 
@@ -195,14 +196,15 @@ class Student(Loaded):
         with torch.no_grad():
             soft = (self.teacher(x) / self.temperature).softmax(1)
         log_probability = (self.student(x) / self.temperature).log_softmax(1)
-        return {"loss": F.kl_div(log_probability, soft, reduction="batchmean") * self.temperature**2}
+        pair = (soft, log_probability) if self.swapped else (log_probability, soft)
+        return {"loss": F.kl_div(*pair, reduction="batchmean") * self.temperature**2}
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.student.parameters(), lr=0.05, momentum=0.9, nesterov=True)
 
 
 class MeanTeacher(Loaded):
-    """Five labels for each class, and agreement with a moving average on all other images; its weight is ramped up."""
+    """Eight labels for each class, and agreement with a moving average on all other images; its weight is ramped up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -412,7 +414,7 @@ def corridor(seed: int, optimizer: Any, copied: int, steps: int = 500) -> Traini
 
 
 SCENARIOS: list[Scenario] = [
-    healthy(FAMILY, "low-rank adapters on turned digits", 0.7, lambda s: going(s, adapted, adamw(5e-3), TURNED, TURNED_TEST)),
+    healthy(FAMILY, "adapters of rank 6 for turned digits", 0.7, lambda s: going(s, adapted, adamw(5e-3), TURNED, TURNED_TEST)),
     healthy(FAMILY, "sixteen layers behind gates of 0", 0.8, lambda s: going(s, ReZero, plain(0.05, momentum=0.9))),
     healthy(FAMILY, "a frozen body, a new head, batches of 8", 0.85, lambda s: going(s, frozen, rmsprop(1e-3), batch=8)),
     failing(FAMILY, "a head that the optimizer does not know", 0.6,
@@ -425,10 +427,18 @@ SCENARIOS: list[Scenario] = [
             twin="a good network goes on, batches of 4"),
     healthy(FAMILY, "one wine at a time, dropout of 0.8", 0.8,
             lambda s: going(s, dropping, adamw(1e-3), *bottles(), batch=1, steps=700)),
+    failing(FAMILY, "single wines, AdamW 0.3", 0.8,
+            lambda s: going(s, dropping, adamw(0.3), *bottles(), batch=1, steps=700), *FAST, *UNLEARNED, "dead units",
+            twin="one wine at a time, dropout of 0.8"),
     healthy(FAMILY, "digits in growing noise", 0.8, lambda s: going(s, fresh, adamw(2e-3), harder=300, steps=350)),
     healthy(FAMILY, "a cosine that starts again every 70 updates", 0.85,
             lambda s: going(s, fresh, plain(0.3), restarts=70, steps=350, batch=48)),
+    failing(FAMILY, "a cosine that starts again every 70 updates, rate 8", 0.85,
+            lambda s: going(s, fresh, plain(8.0), restarts=70, steps=350, batch=48), *FAST, *UNLEARNED, "dead units",
+            twin="a cosine that starts again every 70 updates"),
     healthy(FAMILY, "a student of softened answers, labels unused", 0.85, lambda s: taught(s, Student, TRAIN, 64, 300)),
+    failing(FAMILY, "a student, arguments of the divergence swapped", 0.7, lambda s: taught(
+        s, lambda: Student(swapped=True), TRAIN, 64, 300), "non-finite values", "divergence", "sanity:initial loss", ONE_BATCH),
     healthy(FAMILY, "eight labels for a digit and a mean teacher", 0.7, lambda s: taught(s, MeanTeacher, TRAIN[:1], 64, 350)),
     healthy(FAMILY, "four linear experts, balanced", 0.35, lambda s: experts(s, 0.2)),
     failing(FAMILY, "four linear experts, balance subtracted", 0.3, lambda s: experts(s, -0.5), "router collapse", *UNLEARNED),

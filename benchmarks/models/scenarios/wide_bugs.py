@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import lightning.pytorch as L
@@ -148,10 +149,7 @@ class Normalised(nn.Module):
         super().__init__()
         sizes = (30, 64, 64, 64)
         self.backbone = nn.Sequential(
-            *(
-                nn.Sequential(nn.BatchNorm1d(a), nn.Linear(a, b), nn.ReLU())
-                for a, b in zip(sizes, sizes[1:], strict=False)
-            )
+            *(nn.Sequential(nn.BatchNorm1d(a), nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(sizes))
         )
         self.out = nn.Linear(64, 2)
         if evaluating:

@@ -426,6 +426,8 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "two classes more each 80 updates, nothing kept", 0.5, lambda s: incremental(s, 0),
             "prediction collapse", "sanity:data are shuffled", "labels do not follow from inputs", "loss spikes", onset=0.2),
     healthy(FAMILY, "crosses in noise, 96 % background", 0.4, segmented),
+    failing(FAMILY, "crosses in noise, a rate of 1e-6", 0.4, lambda s: segmented(s, lr=1e-6), *UNLEARNED, "weights do not change",
+            ONE_BATCH, twin="crosses in noise, 96 % background"),
     failing(FAMILY, "crosses in noise, masks in another order", 0.1, lambda s: segmented(s, paired=False), *UNLEARNED, FOLLOW, ONE_BATCH),
     healthy(FAMILY, "twelve topics, most of them absent", 0.6, labelled),
     failing(FAMILY, "twelve topics, AdamW with decay 30", 0.2, lambda s: labelled(s, 0.01, 30.0), "shrinking weights", *UNLEARNED, ONE_BATCH),
