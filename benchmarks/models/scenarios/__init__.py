@@ -28,6 +28,7 @@ from benchmarks.models.scenarios import (
     gans,
     generative,
     graphs,
+    guides_vision,
     language,
     mixtures,
     recurrent,
@@ -80,6 +81,8 @@ SCENARIOS: list[Scenario] = [
     *forum_tables.SCENARIOS,
     *forum_generative.SCENARIOS,
     *forum_updates.SCENARIOS,
+    # From tutorials and documented examples; their names put them into develop.
+    *guides_vision.SCENARIOS,
 ]
 
 
