@@ -28,6 +28,7 @@ from benchmarks.models.scenarios import (
     gans,
     generative,
     graphs,
+    guides_sequences,
     guides_vision,
     language,
     mixtures,
@@ -83,6 +84,7 @@ SCENARIOS: list[Scenario] = [
     *forum_updates.SCENARIOS,
     # From tutorials and documented examples; their names put them into develop.
     *guides_vision.SCENARIOS,
+    *guides_sequences.SCENARIOS,
 ]
 
 
