@@ -29,6 +29,7 @@ from benchmarks.models.scenarios import (
     generative,
     graphs,
     guides_sequences,
+    guides_tables,
     guides_vision,
     language,
     mixtures,
@@ -85,6 +86,7 @@ SCENARIOS: list[Scenario] = [
     # From tutorials and documented examples; their names put them into develop.
     *guides_vision.SCENARIOS,
     *guides_sequences.SCENARIOS,
+    *guides_tables.SCENARIOS,
 ]
 
 
