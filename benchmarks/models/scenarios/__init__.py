@@ -28,8 +28,10 @@ from benchmarks.models.scenarios import (
     gans,
     generative,
     graphs,
+    guides_decisions,
     guides_sequences,
     guides_tables,
+    guides_unlabelled,
     guides_vision,
     language,
     mixtures,
@@ -87,6 +89,8 @@ SCENARIOS: list[Scenario] = [
     *guides_vision.SCENARIOS,
     *guides_sequences.SCENARIOS,
     *guides_tables.SCENARIOS,
+    *guides_unlabelled.SCENARIOS,
+    *guides_decisions.SCENARIOS,
 ]
 
 
