@@ -227,6 +227,7 @@ class PredictionProbe(Probe):
         values["seen_before"] = seen
         if shares:
             values["_pooled"] = self._classes.pooled_skill(values)
+            values["_minority"] = values["_count"] * (1 - max(self._classes.labelled))
         pooled, self._evidence = evidence.update(values["_score"], values["_count"], self._evidence, seen)
         values["association"] = pooled
         asked = prediction_alarms.association(values, values.get("skill", math.nan), **self._evidence_of(judge))

@@ -47,6 +47,7 @@ class Look:
         outputs: of modules with parameters, in the order in which they ended.
         candidates: what may be the prediction: returned tensors, then outputs of modules, the last ones first.
         keys: where each candidate comes from: module and number of the call.
+        tracked: the candidates with their graph, where a gradient was asked for.
         found: the pair from which the loss was computed, where it was recognised.
         at: position of the prediction among the candidates.
         target: of that prediction, in the memory of a tensor of the batch; None where none is known.
@@ -58,6 +59,7 @@ class Look:
     outputs: list[Tensor] = field(default_factory=list)
     candidates: list[Tensor] = field(default_factory=list)
     keys: list[tuple[str, int]] = field(default_factory=list)
+    tracked: list[Tensor] = field(default_factory=list)
     found: Recognised | None = None
     at: int | None = None
     target: Tensor | None = None
@@ -119,6 +121,7 @@ class Examination:
             calls[name] += 1
             distinct.setdefault(id(t), ((name, calls[name]), t))
         look.keys = [key for key, _ in distinct.values()]
+        look.tracked = [t for _, t in distinct.values()] if gradient else []
         look.candidates = [t.detach() for _, t in distinct.values()]
         self._pair(look, batch)
         return look

@@ -18,6 +18,7 @@ from lightning_tricks.diagnosis import (
     loss_experiments,
 )
 from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.output_labels import places, reach
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.errors import (
@@ -54,7 +55,8 @@ class SanityCheck(Trick):
             that is applied twice, a sum, a flipped sign; find outputs and labels that broadcast or belong to other
             samples. Rows "initial loss" and "shapes of outputs and labels".
         overfit_batch: train on one batch, 40 updates; and on some batches, where nearest neighbours cannot tell whether
-            labels belong to their inputs. Rows "overfits one batch" and "labels follow from inputs".
+            labels belong to their inputs; look whether bounded outputs can reach their labels. Rows "overfits one
+            batch", "labels follow from inputs" and "labels are within reach".
         input_matters: zero the inputs; look for parameters that do not learn, dead or saturated units, and trained
             modules in eval mode. Rows "inputs matter", "all parameters learn", "units are alive" and "modules are in
             training mode".
@@ -160,7 +162,7 @@ class SanityCheck(Trick):
         asked: dict[str, Callable[[Examination], list[Check]]] = {}
         if self.initial_loss:
             asked["initial loss"] = loss_experiments.initial_loss
-            asked["shapes of outputs and labels"] = loss_experiments.shapes
+            asked["shapes of outputs and labels"] = lambda exam: loss_experiments.shapes(exam) or places(exam)
         if self.input_matters:
             asked["inputs matter"] = experiments.input_matters
             asked["all parameters learn"] = gradient_flow.gradients
@@ -174,6 +176,7 @@ class SanityCheck(Trick):
         if self.overfit_batch:
             asked["labels follow from inputs"] = label_experiments.labels
             asked["overfits one batch"] = loss_experiments.overfit_batch
+            asked["labels are within reach"] = reach
         trainer, found = self.run.trainer, []
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
