@@ -28,6 +28,11 @@ from benchmarks.models.scenarios import (
     gans,
     generative,
     graphs,
+    guides_decisions,
+    guides_sequences,
+    guides_tables,
+    guides_unlabelled,
+    guides_vision,
     language,
     mixtures,
     recurrent,
@@ -95,6 +100,12 @@ SCENARIOS: list[Scenario] = [
     *wide_embeddings.SCENARIOS,
     *wide_adaptation.SCENARIOS,
     *wide_bugs.SCENARIOS,
+    # From tutorials and documented examples; their names put them into develop.
+    *guides_vision.SCENARIOS,
+    *guides_sequences.SCENARIOS,
+    *guides_tables.SCENARIOS,
+    *guides_unlabelled.SCENARIOS,
+    *guides_decisions.SCENARIOS,
 ]
 
 
