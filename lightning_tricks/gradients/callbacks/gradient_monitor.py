@@ -28,7 +28,8 @@ from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.norms import total_norm
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
-from lightning_tricks.publishing.publish import Cadence, draws_histograms
+from lightning_tricks.publishing.publish import Cadence
+from lightning_tricks.publishing.recipients import draws_histograms
 from lightning_tricks.publishing.worst_series import STATE_FORM as WORST_FORM
 
 if TYPE_CHECKING:
