@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast
 
 from lightning_tricks.errors import TrickError
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.dispatch import Member
 from lightning_tricks.lifecycle.guard import survives
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics import form
+from lightning_tricks.numerics.arguments import constructor_arguments
 from lightning_tricks.publishing.log_keys import LogKey
 
 _T = TypeVar("_T")
@@ -57,7 +57,7 @@ class Participant(Stages):
         warn(type(self).__name__, f"resumed with other arguments ({'; '.join(changed)}). The new ones hold.")
 
     def configuration(self) -> dict[str, Any]:
-        """Return the arguments, as plain values, to compare with those in a checkpoint."""
+        """Return the arguments as plain values, which a checkpoint holds and a resume compares."""
         return constructor_arguments(self)
 
     def facts(self) -> dict[str, Any]:

@@ -206,7 +206,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         Raises:
             ValueError: the state is of an unknown version or not of this form.
         """
-        found = checked_state(type(self).__name__, state_dict, self.configuration(), self.state_form)
+        found = checked_state(self, state_dict, self.state_form)
         self._loaded, self._loaded_clock = found.state, found.clock
         # Lightning restores callbacks after ``setup``; with Trainer.validate, or called by a user, there is no run
         if self._run is not None:

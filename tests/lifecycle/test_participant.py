@@ -1,40 +1,12 @@
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
-import numpy as np
 import pytest
 
-from lightning_tricks import DeadUnits, GradientClip, Rollback, SanityCheck, TrickError
-from lightning_tricks.lifecycle.configuration import plain
+from lightning_tricks import DeadUnits, GradientClip, SanityCheck, TrickError
 from lightning_tricks.lifecycle.participant import Participant
 from lightning_tricks.lifecycle.stages import Stages
-
-
-class Colour(str, Enum):
-    RED = "red"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, None),
-        (True, True),
-        (3, 3),
-        (0.5, 0.5),
-        ("a", "a"),
-        (Colour.RED, "red"),
-        (np.float64(0.5), 0.5),
-        (["a", (1, 2)], ["a", [1, 2]]),
-        ({"a": {1: 2.0}}, {"a": {"1": 2.0}}),
-        (len, "len"),
-        (Rollback(), "Rollback(keep=3, lr_factor=0.2, accumulate_factor=8, max_times=3)"),
-    ],
-)
-def test_arguments_become_plain_values_that_any_checkpoint_may_hold(value: Any, expected: Any) -> None:
-    found = plain(value)
-    assert found == expected and type(found) is type(expected)
 
 
 def test_the_configuration_is_every_argument_by_its_name() -> None:
