@@ -8,7 +8,6 @@ from typing import Literal, final
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from lightning_tricks.diagnosis import (
     data_experiments,
@@ -32,8 +31,7 @@ from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import on_any_rank
-
-_COLUMNS = ("check", "result", "what was seen", "fix")
+from lightning_tricks.publishing.statement import as_console_table, as_table
 
 
 @final
@@ -139,9 +137,9 @@ class SanityCheck(Trick):
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
         if self.prints and trainer.is_global_zero:
-            Console().print(self._as_table())
-        rows = [(c.name, c.mark, c.evidence, c.fix) for c in self._checks]
-        run.publisher.tabulate(run.step, "diagnosis/sanity", _COLUMNS, rows)
+            Console().print(as_console_table("SanityCheck", self._checks))
+        table = as_table(self._checks)
+        run.publisher.tabulate(run.step, "diagnosis/sanity", table.columns, table.rows)
         failed = [c for c in self._checks if c.passed is False]
         somewhere = bool(failed)
         if trainer.world_size > 1:
@@ -182,12 +180,3 @@ class SanityCheck(Trick):
                 found += exam.ask(name, experiment)
                 bar.advance(task)
         return found
-
-    def _as_table(self) -> Table:
-        table = Table(title="SanityCheck")
-        for column in _COLUMNS:
-            table.add_column(column, overflow="fold")  # (a fix is code to copy, and never cut off)
-        style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
-        for check in self._checks:
-            table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
-        return table
