@@ -273,7 +273,7 @@ def measure(modules: list[Module]) -> dict[str, Any]:
         is_package = any(other.name.startswith(module.name + ".") for other in modules)
         package = names[1] if len(names) > 2 or (len(names) == 2 and is_package) else "(top level)"
         packages[package] = packages.get(package, 0) + module.lines
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place, found in classes.items():
         methods, attributes = with_inherited(classes, place)
         own = {"methods": len(found.methods), "attributes": len(found.attributes)}

@@ -138,9 +138,9 @@ class GradientAccumulation(Trick):
     ) -> None:
         self.spec = AccumulationSpec(batches, target_batch_size, weight, on_oom, lr_scaling, split_fn)
         self.window = self.spec.window
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget the last run."""
         self._progress = WindowProgress(self.spec)
         self._effective: float | Tensor | None = None  # samples in the last update over all processes
@@ -165,7 +165,7 @@ class GradientAccumulation(Trick):
 
     # -- a run begins and ends ----------------------------------------------------------------------------------
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Refuse what cannot be exact, and take over the window."""
         refuse_before_setup(self.spec, run.trainer)
         progress = self._progress
@@ -175,7 +175,7 @@ class GradientAccumulation(Trick):
         if progress.fixed is not None:
             steer(run.trainer, progress.fixed)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the state, and put the splitting around the training step."""
         trainer, state = run.trainer, state or {}
         refuse_at_start(self.spec, run)
@@ -190,7 +190,7 @@ class GradientAccumulation(Trick):
         if self.spec.splits or (run.loss_scale.active and trainer.world_size == 1):
             self._wrapper.install(trainer.lightning_module, self._around_step)
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._wrapper.remove()
         steer(run.trainer, 1)
@@ -298,7 +298,7 @@ class GradientAccumulation(Trick):
 
     # -- an update ----------------------------------------------------------------------------------------------
 
-    def before_gradients_read(self, run: TrainingRun, page: Page) -> None:
+    def _before_gradients_read(self, run: TrainingRun, page: Page) -> None:
         """Correct the gradients to the exact mean before anything reads them."""
         now, world, device = self._progress.now, run.trainer.world_size, page.view.device
         self._progress.now = now._replace(over=True)
@@ -319,7 +319,7 @@ class GradientAccumulation(Trick):
             page.correct(factor)
             run.writer.scale(factor)
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Log the window."""
         if self._cadence.due(page.step) and self._effective is not None:
             values = {
@@ -339,7 +339,7 @@ class GradientAccumulation(Trick):
             state_dict = {**state_dict, "configuration": current_configuration(saved, self.window)}
         super().load_state_dict(state_dict)
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Return the unit of weights, the size that fitted, the factor on the rate, and the window that is open."""
         run = self.live_run
         # On several processes each has a weight of its own, and gradients are not kept in a checkpoint.

@@ -316,7 +316,7 @@ class Scripted(Detector, Trick):  # type: ignore[misc]
         self.script = script
         self.take(WatchSettings.checked("Scripted", 1, action, 1, 0))
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         return (Watch(self, ScriptedProbe(self.script), self.settings),)
 
 

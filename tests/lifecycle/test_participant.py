@@ -21,7 +21,7 @@ class Part(Stages):
     def __init__(self, name: str, told: list[Any]) -> None:
         self.name, self.told = name, told
 
-    def before_start(self, run: Any) -> None:
+    def _before_start(self, run: Any) -> None:
         self.told.append((self.name, run))
 
 
@@ -29,19 +29,19 @@ class Whole(Participant):
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         return (Part("first", self.told), Part("second", self.told))
 
-    def before_start(self, run: Any) -> None:
+    def _before_start(self, run: Any) -> None:
         self.told.append(("whole", run))
 
 
 def test_a_stage_is_told_to_the_whole_and_then_to_its_parts_in_their_order() -> None:
     whole = Whole()
-    whole.tell("before_start", 7)
+    whole.tell("_before_start", 7)
     assert whole.told == [("whole", 7), ("first", 7), ("second", 7)]
     assert whole.parts is whole.parts, "made once"
-    assert all(x.does("before_start") and not x.does("finished") for x in (whole, *whole.parts))
+    assert all(x.does("_before_start") and not x.does("_finished") for x in (whole, *whole.parts))
 
 
 def test_before_the_first_fit_there_is_no_run() -> None:

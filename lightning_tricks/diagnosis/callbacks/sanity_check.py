@@ -106,9 +106,9 @@ class SanityCheck(Trick):
         self.input_matters = require_flag(owner, "input_matters", input_matters)
         self.sample_independence = require_flag(owner, "sample_independence", sample_independence)
         self.on_failure = require_choice(owner, "on_failure", on_failure, ("warn", "raise"))
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget the answers."""
         self._checks: list[Check] = []
 
@@ -117,7 +117,7 @@ class SanityCheck(Trick):
         """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
         return list(self._checks)
 
-    def before_start(self, run: TrainingRun) -> None:
+    def _before_start(self, run: TrainingRun) -> None:
         """Run the experiments before any trick looks at the optimizers."""
         trainer = run.trainer
         if trainer.global_step > 0 or self._loaded is not None:

@@ -115,9 +115,9 @@ class GradientMonitor(Trick):
         histograms: bool = False,
     ) -> None:
         self.spec = MonitorSpec(every_n_steps, per_layer, groups, norm_type, update_ratio, noise_scale, histograms)
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was measured."""
         self._nonfinite: dict[str, int] = {}
         self._warned = False
@@ -125,7 +125,7 @@ class GradientMonitor(Trick):
         self._noise = NoiseMeter("GradientMonitor")
         self._layers = LayerCurves(self.spec.per_layer, self.guard)
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """What the noise scale needs in each micro-batch."""
         if not self.spec.noise_scale:
             return ()
@@ -156,13 +156,13 @@ class GradientMonitor(Trick):
         steps, norms = zip(*history.columns, strict=True)
         return draw_layers(history.names, steps, norms)
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Check that what is asked for can be had in this run."""
         run.attempts.keeps_losses = True
         if self.spec.noise_scale:
             _check_that_noise_can_be_measured(run.trainer)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names, once."""
         trainer = run.trainer
         n = trainer.log_every_n_steps if self.spec.every_n_steps is None else self.spec.every_n_steps
@@ -180,19 +180,19 @@ class GradientMonitor(Trick):
             run.views, self.spec.groups, owner="GradientMonitor", strict=strict
         )
 
-    def reconfigured(self, changed: list[str]) -> None:
+    def _reconfigured(self, changed: list[str]) -> None:
         """The checkpoint was written with other arguments; a default that has changed is not one of them."""
         own = [change for change in changed if change != "per_layer: True -> 'top'"]  # (True was the default)
         if own:
-            super().reconfigured(own)
+            super()._reconfigured(own)
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """The averages of the noise scale, and which parameters have curves."""
         return {"noise": self._noise.state(), "layers": self._layers.state()}
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Measure; publish at logged steps."""
         due = self._cadence.due(page.step)
         if page.empty:  # training_step returned None
@@ -252,7 +252,7 @@ class GradientMonitor(Trick):
             self._warned = True
             warn("GradientMonitor", f"{found} GradientClip(nonfinite='skip') leaves such updates out.")
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """Measure by how much the weights have moved."""
         warn_if_unannounced(self.run, "GradientMonitor", page)
         before = self._before.pop(view.index, None)
@@ -261,7 +261,7 @@ class GradientMonitor(Trick):
         moves, sizes = (view.shards.norms(local, 2.0) for local in moves_and_sizes(before, view.parameters))
         self._layers.put_ratios(self.run.publisher, view, page.step, update_ratio(moves, sizes))
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Tell what came after the last logged step; draw the norms of all layers over time."""
         for view in run.views:
             self._report(run, view, run.step)
