@@ -22,7 +22,6 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning
 from lightning_tricks.modules.replaced import PutBack, replaced
 from lightning_tricks.numerics import form, host
-from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.optimizer_step.gradient_writer import make_skipping_safe
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.publishing.publish import Cadence
@@ -34,7 +33,6 @@ _CLIPPER = form.record(
 
 
 @final
-@holds_arguments(ClipSpec)
 class GradientClip(Trick):
     """Clip gradients by a rule, and decide what happens to NaN and inf.
 
@@ -113,7 +111,9 @@ class GradientClip(Trick):
         groups: dict[str, str] | None = None,
         conflict: Literal["error", "replace"] = "error",
     ) -> None:
-        self.spec = ClipSpec(as_rule(rule), per, nonfinite, groups, conflict)
+        spec = ClipSpec(as_rule(rule), per, nonfinite, groups, conflict)
+        self.rule, self.per, self.nonfinite = spec.rule, spec.per, spec.nonfinite
+        self.groups, self.conflict = spec.groups, spec.conflict
         self._reset()
 
     def _reset(self) -> None:
@@ -154,7 +154,7 @@ class GradientClip(Trick):
         trainer = run.trainer
         run.attempts.keeps_losses = True
         if trainer.gradient_clip_val:
-            self._put_back = _take_over(trainer, self.spec.rule, self.spec.conflict)
+            self._put_back = _take_over(trainer, self.rule, self.conflict)
         if not defined_by_lightning(trainer.lightning_module, "configure_gradient_clipping"):
             name = type(trainer.lightning_module).__name__
             warn("GradientClip", f"{name}.configure_gradient_clipping is overridden and runs after it. Remove one.")
@@ -169,14 +169,14 @@ class GradientClip(Trick):
         """Resolve names and take up the state."""
         # Without logging, NaN and inf are still reported now and then.
         self._cadence = Cadence(run.trainer.log_every_n_steps or 50, run.step)
-        if self.spec.nonfinite == "zero" and run.loss_scale.active:
+        if self.nonfinite == "zero" and run.loss_scale.active:
             warn("GradientClip", "nonfinite='zero' does nothing under a GradScaler, which skips such steps itself.")
         known, self._clippers = self._clippers, {}
-        for view in claimed(run.views, self.spec.groups, self.spec.per):
+        for view in claimed(run.views, self.groups, self.per):
             _refuse_two(self, run, view)
-            if self.spec.nonfinite in ("skip", "raise") or run.loss_scale.active:
+            if self.nonfinite in ("skip", "raise") or run.loss_scale.active:
                 make_skipping_safe(view)
-            clipper = self._clippers[view.index] = Clipper(self.spec.rule, self.spec.per, self.spec.groups, view)
+            clipper = self._clippers[view.index] = Clipper(self.rule, self.per, self.groups, view)
             if state is not None:
                 clipper.load(state[str(view.index)], view.device)
             elif view.index in known:  # the same Trainer fits again
@@ -191,12 +191,12 @@ class GradientClip(Trick):
         if not clipper.fits(page.view):  # layers were unfrozen in mid-run: they are clipped too
             self._report(run, clipper, page.step)  # under the old names
             clipper = self._clippers[page.view.index] = clipper.renewed(page.view)
-            if self.spec.nonfinite in ("skip", "raise"):
+            if self.nonfinite in ("skip", "raise"):
                 make_skipping_safe(page.view)
-        zero = nonfinite_policy.zeroes(self.spec.nonfinite, scaled=run.loss_scale.active)
+        zero = nonfinite_policy.zeroes(self.nonfinite, scaled=run.loss_scale.active)
         if zero:  # before the norms are read: the rule shall see what the optimizer gets
             run.writer.zero_nonfinite(page)
-        norms = page.measure(self.spec.rule.norm_kind) if zero else page.norms(self.spec.rule.norm_kind)
+        norms = page.measure(self.rule.norm_kind) if zero else page.norms(self.rule.norm_kind)
         total, coefficients = clipper.clip(page, norms, run.writer)
         if not zero:
             self._heed_nonfinite(run, page, clipper, norms, total)
@@ -218,7 +218,7 @@ class GradientClip(Trick):
         """Do as ``nonfinite=`` says."""
         known, scaled = host.at_hand(total), run.loss_scale.active
         at_once = nonfinite_policy.raises_at_once(
-            self.spec.nonfinite, scaled=scaled, on_host=known is not None, folds=page.view.folds
+            self.nonfinite, scaled=scaled, on_host=known is not None, folds=page.view.folds
         )
         if at_once:
             if not math.isfinite(float(total) if known is None else known):
@@ -226,7 +226,7 @@ class GradientClip(Trick):
                 raise NonFiniteError(nonfinite_policy.error_text(page.step, found))
             return
         clipper.watch.note(page.attempt, norms, page.losses)
-        if nonfinite_policy.skips(self.spec.nonfinite, scaled=scaled):
+        if nonfinite_policy.skips(self.nonfinite, scaled=scaled):
             run.writer.skip_unless_finite(total)
 
     def _report(self, run: TrainingRun, clipper: Clipper, step: int) -> None:
@@ -237,18 +237,18 @@ class GradientClip(Trick):
         scaled = run.loss_scale.active
         if nonfinite_policy.is_ordinary(found, scaled=scaled):
             return
-        if self.spec.nonfinite == "raise":
+        if self.nonfinite == "raise":
             raise NonFiniteError(nonfinite_policy.error_text(step, found))
-        if not self._warned or self.spec.nonfinite == "warn":
+        if not self._warned or self.nonfinite == "warn":
             self._warned = True
-            warn("GradientClip", nonfinite_policy.warning_text(self.spec.nonfinite, step, found, scaled=scaled))
+            warn("GradientClip", nonfinite_policy.warning_text(self.nonfinite, step, found, scaled=scaled))
 
     def _finished(self, run: TrainingRun) -> None:
         """Say whether the threshold does anything."""
         for clipper in self._clippers.values():
             self._report(run, clipper, run.step)
         found = self.clipped_fraction, self.mean_coefficient, self.suggested_threshold
-        rank_zero_info(clip_summary.summary(self.spec.rule, *found))
+        rank_zero_info(clip_summary.summary(self.rule, *found))
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -272,5 +272,5 @@ def _refuse_two(clip: GradientClip, run: TrainingRun, view: OptimizerView) -> No
     """Refuse an optimizer that another ``GradientClip`` of the run clips already."""
     for trick in run.tricks:
         if isinstance(trick, GradientClip) and trick is not clip and view.index in trick._clippers:
-            text = f"optimizer {view.index} has another GradientClip(rule={trick.spec.rule!r})"
-            raise ConflictError(message("GradientClip", "rule", clip.spec.rule, text, "Remove one, or use groups="))
+            text = f"optimizer {view.index} has another GradientClip(rule={trick.rule!r})"
+            raise ConflictError(message("GradientClip", "rule", clip.rule, text, "Remove one, or use groups="))

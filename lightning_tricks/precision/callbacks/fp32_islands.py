@@ -12,7 +12,6 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
-from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.precision.callbacks.precision_doctor import PrecisionDoctor
 from lightning_tricks.precision.islands import AUTO, Islands, named_islands, refuse_half_weights
 from lightning_tricks.precision.specs import IslandsSpec
@@ -20,7 +19,6 @@ from lightning_tricks.precision.trainer_precision import precision_of
 
 
 @final
-@holds_arguments(IslandsSpec)
 class FP32Islands(Trick):
     """Run named modules in float32 inside a mixed-precision run.
 
@@ -63,7 +61,7 @@ class FP32Islands(Trick):
     state_form = staticmethod(form.record({"found": form.many(form.text)}, more=True))
 
     def __init__(self, modules: list[str]) -> None:
-        self.spec = IslandsSpec(modules)
+        self.modules = IslandsSpec(modules).modules
         self._reset()
 
     def _reset(self) -> None:
@@ -79,10 +77,10 @@ class FP32Islands(Trick):
 
     def _configure(self, run: TrainingRun) -> None:
         """``auto`` needs a doctor."""
-        if AUTO in self.spec.modules and not any(isinstance(c, PrecisionDoctor) for c in run.trainer.callbacks):
+        if AUTO in self.modules and not any(isinstance(c, PrecisionDoctor) for c in run.trainer.callbacks):
             text = "'auto' takes the modules that a PrecisionDoctor finds"
             raise TrickError(
-                message("FP32Islands", "modules", self.spec.modules, text, "Add PrecisionDoctor() to callbacks")
+                message("FP32Islands", "modules", self.modules, text, "Add PrecisionDoctor() to callbacks")
             )
 
     # modules may be made in configure_model, which comes after setup; validation may come before training
@@ -107,20 +105,20 @@ class FP32Islands(Trick):
         if self._islands is not None:
             return
         precision = precision_of(trainer)
-        refuse_half_weights(precision, self.spec.modules)
+        refuse_half_weights(precision, self.modules)
         if precision in ("32-true", "64-true"):
             rank_zero_info(f"FP32Islands: this run computes in {precision}, so that it has nothing to do.")
-        chosen = named_islands(pl_module, self.spec.modules, self._found)
+        chosen = named_islands(pl_module, self.modules, self._found)
         self._islands, self._names = Islands(trainer.strategy.root_device.type), list(chosen)
         for name, module in chosen.items():
             self._islands.add(name, module)
 
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the islands that were found before."""
-        if AUTO in self.spec.modules and run.trainer.world_size > 1 and any(v.scaled for v in run.views):
+        if AUTO in self.modules and run.trainer.world_size > 1 and any(v.scaled for v in run.views):
             text = "'auto' with a fused optimizer on several processes cannot decide the same on all of them"
             raise UnsupportedError(
-                message("FP32Islands", "modules", self.spec.modules, text, "Use fused=False, or name them")
+                message("FP32Islands", "modules", self.modules, text, "Use fused=False, or name them")
             )
         if state is not None:
             self._add(run, state["found"])
@@ -132,7 +130,7 @@ class FP32Islands(Trick):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make islands of what the doctor has found."""
         run = self.live_run
-        if run is not None and AUTO in self.spec.modules:
+        if run is not None and AUTO in self.modules:
             doctor = next(t for t in run.tricks if isinstance(t, PrecisionDoctor))
             self._add(run, [n for n in doctor.overflowing if n not in self._found])
 

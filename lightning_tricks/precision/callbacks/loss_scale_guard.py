@@ -12,7 +12,6 @@ from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
-from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.numerics.shards import reduced
 from lightning_tricks.optimizer_step.gradient_writer import make_skipping_safe
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
@@ -38,7 +37,6 @@ from lightning_tricks.publishing.publish import Cadence
 
 
 @final
-@holds_arguments(ScalePolicy)
 class LossScaleGuard(Trick):
     """Keep the loss scale of 16-mixed within bounds, and end or rescue a run in which every update is skipped.
 
@@ -104,11 +102,13 @@ class LossScaleGuard(Trick):
         max_consecutive_skips: int = 20,
         on_failure: Literal["raise", "warn", "bf16", "fp32"] = "raise",
     ) -> None:
-        self.spec = ScalePolicy(min_scale, max_scale, max_consecutive_skips, on_failure)
+        self.min_scale, self.max_scale, self.max_consecutive_skips = min_scale, max_scale, max_consecutive_skips
+        self.on_failure = on_failure
         self._reset()
 
     def _reset(self) -> None:
         """Forget what was measured."""
+        self._policy = ScalePolicy(self.min_scale, self.max_scale, self.max_consecutive_skips, self.on_failure)
         self._counts: list[SkipCount] = []
         self._open: dict[int, Attempt] = {}
         self._told: set[int] = set()  # optimizers of whose present failure a warning has told
@@ -127,19 +127,19 @@ class LossScaleGuard(Trick):
     def _configure(self, run: TrainingRun) -> None:
         """Check that the precision to go on in is there; keep the losses for the message."""
         run.attempts.keeps_losses = True
-        if self.spec.on_failure == "bf16":
+        if self.on_failure == "bf16":
             _refuse_without_bfloat16(run.trainer.strategy.root_device)
 
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
         saved = (state or {}).get("counts") or [count.state for count in self._counts]
         if len(saved) != len(run.views):  # other optimizers than in the checkpoint: their streaks say nothing here
-            saved = [self.spec.init() for _ in run.views]
+            saved = [self._policy.init() for _ in run.views]
         self._counts, self._open = [SkipCount.resumed(s) for s in saved], {}
         self._cadence = Cadence(run.trainer.log_every_n_steps, run.step)
         if state is not None and state.get("fallback") and run.loss_scale.active:
             self._switch(run, state["fallback"])
-        run.loss_scale.bound(self.spec.min_scale, self.spec.max_scale)
+        run.loss_scale.bound(self.min_scale, self.max_scale)
         for view in run.views if run.loss_scale.active else ():  # the first step may be skipped already
             make_skipping_safe(view)
 
@@ -175,11 +175,11 @@ class LossScaleGuard(Trick):
         if run is not None and self._open:
             for index in list(self._open):
                 self._close(run, index)
-            run.loss_scale.bound(self.spec.min_scale, self.spec.max_scale)
+            run.loss_scale.bound(self.min_scale, self.max_scale)
 
     def _close(self, run: TrainingRun, index: int) -> None:
         attempt = self._open.pop(index)
-        self._counts[index] = count = self._counts[index].after(attempt.outcome, self.spec)
+        self._counts[index] = count = self._counts[index].after(attempt.outcome, self._policy)
         if isinstance(attempt.outcome, Tensor):
             self._ask_device(run, index, attempt.step)
         else:
@@ -187,13 +187,13 @@ class LossScaleGuard(Trick):
         if self._cadence.due(attempt.step) and self._fallback is None:
             suffix = f"/optimizer{index}" if len(run.views) > 1 else ""
             run.publisher.put(attempt.step, {f"amp/skipped_steps{suffix}": count.state["skipped"]})
-        if self.spec.failed(self._counts[index].consecutive) and self._counts[index].up_to_date:
+        if self._policy.failed(self._counts[index].consecutive) and self._counts[index].up_to_date:
             self._fail(run, attempt)
 
     def _ask_device(self, run: TrainingRun, index: int, step: int) -> None:
         """Have the device's count copied once it may matter; wait for it only at the limit."""
         count = self._counts[index]
-        if not self.spec.may_matter(count.possible):
+        if not self._policy.may_matter(count.possible):
             return
 
         def on_arrival(values: list[float]) -> None:
@@ -201,7 +201,7 @@ class LossScaleGuard(Trick):
             self._forgive_if_over(index)
 
         run.publisher.put_private(step, count.state["consecutive"].reshape(1), on_arrival)
-        if self.spec.failed(count.possible):  # the limit may be exceeded: here the host has to wait for the answer
+        if self._policy.failed(count.possible):  # the limit may be exceeded: here the host has to wait for the answer
             run.publisher.flush()
 
     def _forgive_if_over(self, index: int) -> None:
@@ -216,14 +216,14 @@ class LossScaleGuard(Trick):
         if self._fallback is not None:
             text = f"LossScaleGuard: also in {self._fallback} the loss stays NaN or inf. {text}"
             raise NonFiniteError(f"{text} Go back to a checkpoint and look for a division by 0 or log(0).")
-        if self.spec.on_failure == "raise":
+        if self.on_failure == "raise":
             raise NonFiniteError(f"LossScaleGuard: {text} LossScaleGuard(on_failure='bf16') would go on in bf16-mixed.")
-        if self.spec.on_failure == "warn":
+        if self.on_failure == "warn":
             if attempt.view.index not in self._told:
                 self._told.add(attempt.view.index)
                 warn("LossScaleGuard", text)
             return
-        self._switch(run, self.spec.on_failure)
+        self._switch(run, self.on_failure)
         self._counts = [count.forgiven() for count in self._counts]
         polluted = nonfinite_buffers(run.trainer.lightning_module)
         warn("LossScaleGuard", describe_fallback(text, polluted, precision_of(run.trainer)))

@@ -14,7 +14,6 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.modules.names import refuse_compiled
 from lightning_tricks.numerics import form
-from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.precision import health
 from lightning_tricks.precision.findings import Finding, Findings, as_table
@@ -34,7 +33,6 @@ _FINDING = form.record(
 
 
 @final
-@holds_arguments(DoctorSpec)
 class PrecisionDoctor(Trick):
     """Look at activations and gradients module by module, and explain skipped updates.
 
@@ -96,7 +94,8 @@ class PrecisionDoctor(Trick):
     )
 
     def __init__(self, every_n_steps: int | None = None, modules: list[str] | None = None) -> None:
-        self.spec = DoctorSpec(every_n_steps, modules)
+        spec = DoctorSpec(every_n_steps, modules)
+        self.every_n_steps, self.modules = spec.every_n_steps, spec.modules
         self._reset()
 
     def _reset(self) -> None:
@@ -133,12 +132,12 @@ class PrecisionDoctor(Trick):
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the modules, take up old findings, look at the optimizers' eps."""
         trainer, precision = run.trainer, precision_of(run.trainer)
-        n = trainer.log_every_n_steps if self.spec.every_n_steps is None else self.spec.every_n_steps
+        n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
         self._cadence = Cadence(n, run.step)
         self._half = precision in ("16-mixed", "16-true")
         self._due, self._shown = None, False
         self._explainer.start(watchable(trainer.lightning_module), len(run.views))
-        modules = chosen(trainer.lightning_module, self.spec.modules, owner="PrecisionDoctor")
+        modules = chosen(trainer.lightning_module, self.modules, owner="PrecisionDoctor")
         # Without float16, underflow is told for the scale with which a GradScaler would start.
         self._watch = Watch(modules, 1.0 if self._half else _INITIAL_SCALE, self.guard)
         if state is not None:
@@ -199,7 +198,7 @@ class PrecisionDoctor(Trick):
         if not watch.names:
             return
         measured = watch.collect(run.views[0].device)
-        if self.spec.modules is not None:
+        if self.modules is not None:
             for kind, positions, values in health.shares(measured, watch.called, watch.flowed):
                 run.publisher.put_many(step, [f"amp/{kind}/{watch.names[i]}" for i in positions], values)
         used = torch.ones(1) if scale is None else scale.reshape(1)
@@ -226,7 +225,7 @@ class PrecisionDoctor(Trick):
             found |= {"amp/underflow": max(shares)} if shares else {}
             outputs = [row["largest_output"] for row in table.values()]
             self._worst = self._worst.after(list(table), outputs)
-        if self._half and self.spec.modules is None:
+        if self._half and self.modules is None:
             found |= {f"amp/headroom/{name}": table[name]["headroom"] for name in self._worst.shown}
         return found if table else {}
 
