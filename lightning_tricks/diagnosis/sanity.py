@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_tricks.errors import listed
+from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
 _OUT_OF_REACH = 0.4  # of the outputs
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Stated):
     """The result of one experiment.
 
     Args:
@@ -33,7 +34,22 @@ class Check:
     @property
     def mark(self) -> str:
         """``pass``, ``FAIL`` or ``?``."""
-        return {True: "pass", False: "FAIL", None: "?"}[self.passed]
+        return self.statement.outcome.mark
+
+    @property
+    def statement(self) -> Statement:
+        """What was seen and what to do, in the form that it shares with verdicts and findings."""
+        outcome = {True: Outcome.GOOD, False: Outcome.BAD, None: Outcome.UNKNOWN}[self.passed]
+        return Statement(outcome, self.name, self.evidence, self.fix)
+
+    def __str__(self) -> str:
+        """Say it in one line.
+
+        >>> print(Check("inputs matter", False, "the loss changes by 0", "follow the input"))
+        FAIL  inputs matter: the loss changes by 0. Fix: follow the input.
+        """
+        remedy = f" Fix: {self.fix}." if self.fix else ""
+        return f"{self.mark}  {self.name}: {self.evidence}.{remedy}"
 
 
 def input_matters(outputs: float | None, loss: float | None, updates: int = 0, *, moved: bool = True) -> Check:

@@ -8,7 +8,6 @@ from typing import Literal, final
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from lightning_tricks.diagnosis import (
     data_experiments,
@@ -33,8 +32,7 @@ from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import on_any_rank
-
-_COLUMNS = ("check", "result", "what was seen", "fix")
+from lightning_tricks.publishing.statement import as_console_table, as_table
 
 
 @final
@@ -110,9 +108,9 @@ class SanityCheck(Trick):
         self.input_matters = require_flag(owner, "input_matters", input_matters)
         self.sample_independence = require_flag(owner, "sample_independence", sample_independence)
         self.on_failure = require_choice(owner, "on_failure", on_failure, ("warn", "raise"))
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget the answers."""
         self._checks: list[Check] = []
 
@@ -121,7 +119,7 @@ class SanityCheck(Trick):
         """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
         return list(self._checks)
 
-    def before_start(self, run: TrainingRun) -> None:
+    def _before_start(self, run: TrainingRun) -> None:
         """Run the experiments before any trick looks at the optimizers."""
         trainer = run.trainer
         if trainer.global_step > 0 or self._loaded is not None:
@@ -141,9 +139,9 @@ class SanityCheck(Trick):
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
         if self.prints and trainer.is_global_zero:
-            Console().print(self._as_table())
-        rows = [(c.name, c.mark, c.evidence, c.fix) for c in self._checks]
-        run.publisher.tabulate(run.step, "diagnosis/sanity", _COLUMNS, rows)
+            Console().print(as_console_table("SanityCheck", self._checks))
+        table = as_table(self._checks)
+        run.publisher.tabulate(run.step, "diagnosis/sanity", table.columns, table.rows)
         failed = [c for c in self._checks if c.passed is False]
         somewhere = bool(failed)
         if trainer.world_size > 1:
@@ -185,12 +183,3 @@ class SanityCheck(Trick):
                 found += exam.ask(name, experiment)
                 bar.advance(task)
         return found
-
-    def _as_table(self) -> Table:
-        table = Table(title="SanityCheck")
-        for column in _COLUMNS:
-            table.add_column(column, overflow="fold")  # (a fix is code to copy, and never cut off)
-        style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
-        for check in self._checks:
-            table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
-        return table
