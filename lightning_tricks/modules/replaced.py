@@ -87,6 +87,8 @@ def replaced(owner: Any, name: str, value: Any) -> PutBack:
         >>> loop.run(), put_back(), loop.run(), vars(loop)
         (2, None, 1, {})
     """
+    # The instance's own dict, past ``nn.Module.__setattr__``: putting back must not leave an entry that was not there
+    # before.
     before = vars(owner).get(name, _NOTHING)
     mine = Replacement(owner, name, value, before) if isinstance(value, FunctionType) else value
     vars(owner)[name] = mine

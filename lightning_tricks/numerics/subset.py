@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-_NEAR = 32
+_NEAR = 32  # candidates on either side of the golden part; usual totals have many coprime numbers there
 
 
 def spread(total: int, most: int, device: torch.device | None = None) -> Tensor:

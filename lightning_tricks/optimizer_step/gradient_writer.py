@@ -163,6 +163,7 @@ def clear(parameters: Sequence[Tensor]) -> None:
 
 def average(parameters: Sequence[Tensor], device: torch.device) -> None:
     """Replace gradients by their means over all processes; one that is missing counts as 0 where another has it."""
+    # Ranks that disagree on the number of gradients would wait for one another for ever in the all-reduce.
     anywhere = shards.on_any_rank([p.grad is not None for p in parameters], device)
     present = [p for p, there in zip(parameters, anywhere, strict=True) if there]
     for p in present:
@@ -178,6 +179,7 @@ def add(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Non
         if gradient is None:
             continue
         if p.grad is None:
+            # (no copy: gradients that were taken away belong to nobody else)
             p.grad = gradient
         else:
             p.grad.add_(gradient)
@@ -227,6 +229,9 @@ def _write(page: Page, order: _Order) -> None:
         if scale is None:
             foreach_clamp_(values, order.limit)
         else:
+            # Gradients of a fused optimizer still carry the loss scale here (16-mixed). Scaling the bound saves a pass
+            # over them; torch's multi-tensor clamp takes no 0-d tensor, and reading the scale would wait for the
+            # device.
             bound = order.limit * scale.to(page.view.device)
             for gradient in values:
                 gradient.clamp_(min=-bound, max=bound)

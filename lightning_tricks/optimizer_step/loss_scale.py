@@ -106,10 +106,12 @@ class LossScale:
         """Make the scaler skip an unfused optimizer's step when ``found`` is set; False if it cannot be told."""
         if self.scaler is None or not _private_works():
             return False
+        # Filled by ``unscale_``, which Lightning calls before the hook unless the optimizer is fused.
         known = _state_of(self.scaler, optimizer)["found_inf_per_device"]
         if not known:
             return False
         device = next(iter(known))
+        # (the scaler adds up the flags of all devices: to set one is enough)
         known[device] = torch.maximum(known[device], found.to(device=device, dtype=torch.float32))
         return True
 
@@ -124,6 +126,7 @@ def _mark_checked(scaler: GradScaler, optimizer: Optimizer, found: Tensor) -> No
 
     state = _state_of(scaler, optimizer)
     state["found_inf_per_device"] = {found.device: found.to(torch.float32)}
+    # At this stage ``scaler.step`` neither unscales nor searches for non-finite values again.
     state["stage"] = OptState.UNSCALED
 
 
