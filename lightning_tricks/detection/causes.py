@@ -68,6 +68,7 @@ class Cause(str, Enum):
     def __repr__(self) -> str:
         return f"Cause.{self.name}"
 
+    # (versions of Python differ in what they show of an enum of strings in an f-string)
     def __format__(self, spec: str) -> str:
         return format(self.value, spec)
 

@@ -178,5 +178,6 @@ class Judge:
             raise ValueError("an alarm without a beginning")
         self.states = {**self.states, **known}
         self.progress, self.verdict = state["progress"], Verdict.from_dict(state["verdict"])
+        # (before ``raised`` was added, a state held the present verdict only)
         raised = [Raised(Verdict.from_dict(r["verdict"]), r["checks"]) for r in state.get("raised", [])]
         self.raised = raised or ([Raised(self.verdict)] if self.verdict.alarmed else [])

@@ -23,6 +23,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.optimizer_step.rate_request import is_schedule_free
 
 _STATE_ERRORS = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError)
+# By the names of classes: to import these strategies, optional packages would have to be there.
 _REFUSED = {
     "DeepSpeedStrategy": "its engine keeps gradients and schedule to itself. Set them in the DeepSpeed config",
     "FSDPStrategy": "FSDP1 keeps flat shards without names. Use ModelParallelStrategy (FSDP2)",
@@ -72,6 +73,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
                 text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
                 raise UnsupportedError(text)
         run = TrainingRun.join(trainer, self)
+        # An observer that failed in an earlier fit of this Trainer gets another chance.
         self._off, self._kept = False, None
         # Lightning calls ``setup`` again when the same Trainer fits again; what was measured goes on then
         if run is not self._run:
