@@ -109,6 +109,7 @@ class SplitStep:
             TrickError: it cannot be split further.
         """
         size = self._count(batch)
+        # What the failed attempt held may be in reference cycles, and ``empty_cache`` gives back only what is free.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -183,6 +184,7 @@ def _run_parts(
         losses.append(loss.detach().float().reshape(()))
         counted.append(share)
         sizes.append(count(piece) if isinstance(output, Mapping) and len(pieces) > 1 else 0)
+        # Without its loss: the graph of a part has to be gone before the next one needs the memory.
         outputs.append({**output, "loss": None} if isinstance(output, Mapping) else {})
     if not losses:
         return _Done(None, logged, shares)
@@ -200,6 +202,8 @@ def _backward(run: TrainingRun, loss: Tensor, factor: float | Tensor) -> None:
         trained = [p for p in run.trainer.lightning_module.parameters() if p.requires_grad]
         handles = gradient_writer.leave_out(trained, factor != 0)
     try:
+        # ``training_step`` runs under autocast, in which torch advises against a backward pass; Lightning's is outside
+        # too.
         with torch.autocast(loss.device.type, enabled=False):
             part = loss * factor
             (part if scaler is None else scaler.scale(part)).backward()  # type: ignore[no-untyped-call]

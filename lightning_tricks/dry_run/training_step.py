@@ -153,6 +153,7 @@ def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[floa
     for part, share in zip(calls, shares, strict=True):
         seen: dict[str, int] = {}
         for call in part:
+            # A key may be logged more than once in a step; its n-th calls in all parts belong together.
             seen[call.name] = seen.get(call.name, 0) + 1
             merged.setdefault((call.name, seen[call.name]), []).append((call, share))
     for rows in merged.values():

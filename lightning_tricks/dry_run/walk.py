@@ -509,6 +509,7 @@ def hidden_state(kind: type) -> type | None:
         names = (declared,) if isinstance(declared, str) else tuple(declared)
         shown = len([n for n in names if n not in ("__dict__", "__weakref__")])
         shown += ("__dict__" in cls.__dict__) + ("__weakref__" in cls.__dict__)
+        # (8 bytes: a pointer for each slot)
         if cls.__basicsize__ - cls.__base__.__basicsize__ > 8 * shown:
             return cls
     return None

@@ -228,6 +228,7 @@ class LRSchedule(Trick):
         state = state or {}
         writer.groups = restored_groups(state, len(run.views))
         writer.clock.elapsed = restored_time(state, writer.clock.elapsed)
+        # (where the user gave the length, the clock has no say)
         writer.clock.read = None if self.spec.total is not None else time_progress(trainer)
         self._plateau = None if self._plateau is None else self._plateau.restored(state)
         self._horizon = self._horizon.restored(state, len(run.views))
@@ -350,6 +351,7 @@ class LRSchedule(Trick):
     def _trick_state(self) -> dict[str, Any]:
         """Return base values and length, and what a plateau has seen."""
         if self._plateau is not None and self.live_run is not None:
+            # (a checkpoint may be written before the metric of its epoch is logged, which is no mistake yet)
             self._take(shown_what_came_late(self._plateau, self.live_run.trainer, strict=False))
         return {
             "base": saved_groups(self._writer.groups),

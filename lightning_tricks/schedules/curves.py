@@ -235,6 +235,7 @@ def warmup_factor(update: int, length: int, start: float, shape: str) -> float:
         >>> [warmup_factor(k, 4, 0.0, "linear") for k in range(4)]
         [0.25, 0.5, 0.75, 1.0]
     """
+    # (+ 1: the first update would otherwise be made with a rate of 0)
     x = (update + 1) / length
     if shape == "constant":
         return start

@@ -93,6 +93,7 @@ def curve_of(
     """
     lengths = (Duration(0, "st"),) * 2 if decay.owns_warmup else (spec.warmup, spec.hold)
     warmup, hold = (_in_updates(length, total, per_epoch, timed) for length in lengths)
+    # (updates that were made while the length was unknown were made at the height of the curve, and count as hold)
     hold = max(hold, held - warmup)
     if total is None and decay.needs_length:
         raise ValueError(f"{type(decay).__name__} needs the length of the run. Pass total=.")
@@ -160,6 +161,7 @@ def curves_for(
     try:
         if total is not None and not forecast.timed and (forecast.trial or guessed or stretch):
             given = () if spec.decay.owns_warmup else (spec.warmup, spec.hold)
+            # (+ 1: at least one update of decay)
             total = max(total, sum(length.updates(total, per_epoch) for length in given) + 1)
         return tuple(curve_of(spec, d, total, per_epoch, timed=forecast.timed, held=held) for d in spec.decays)
     except (TrickError, ValueError) as error:

@@ -47,6 +47,8 @@ def position_of(
     exact = _hurried(track.course.position(applied, attempted), track.course, time)
     if not isinstance(exact, Tensor):
         return Position(exact, exact)
+    # (momentum and weight decay are numbers of the host: they count the skipped steps that it knew at the last logged
+    # one)
     counted = track.course.position(max(0, attempted - skipped), attempted)
     return Position(exact, float(_hurried(counted, track.course, time)))
 

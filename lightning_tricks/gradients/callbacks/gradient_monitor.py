@@ -258,6 +258,7 @@ class GradientMonitor(Trick):
         before = self._before.pop(view.index, None)
         if before is None or page is None:
             return
+        # (collectives where parameters are sharded; logged steps are the same on all ranks)
         moves, sizes = (view.shards.norms(local, 2.0) for local in moves_and_sizes(before, view.parameters))
         self._layers.put_ratios(self.run.publisher, view, page.step, update_ratio(moves, sizes))
 
@@ -295,6 +296,8 @@ class _FirstMicroBatch(Stages):
         if run is not None:
             window.add()
             if window.batches == 1 and self._due(run.step):
+                # What lies in ``.grad`` belongs to a loss that was divided by the length of the window; the factor
+                # undoes that.
                 window.first_norm = run.views[0].norm_now() * run.attempts.mean_factor(1)
 
 
