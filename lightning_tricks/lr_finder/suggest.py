@@ -93,6 +93,7 @@ def lowest(losses: Sequence[float]) -> int:
 
 
 def _fell(losses: Sequence[float], first: float) -> bool:
+    # (a fall within rounding is none)
     return bool(losses) and first - min(losses) > 1e-6 * max(abs(first), 1e-3)
 
 

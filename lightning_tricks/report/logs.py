@@ -92,8 +92,10 @@ def _find(folder: Path) -> Path:
 
 
 def _read_events(folder: Path, logs: Logs) -> None:
+    # (imported where there are such files: the package is optional)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # (0 keeps all of them; by default TensorBoard draws a sample of 10,000)
     sizes = {"scalars": 0, "tensors": 200, "images": 1}
     events = EventAccumulator(str(folder), size_guidance=sizes).Reload()
     tags = events.Tags()

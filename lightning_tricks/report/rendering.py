@@ -38,6 +38,7 @@ def as_html(title: str, blocks: Sequence[Block], renew: int | None = None) -> st
     True
     """
     parts = [_html(block) for block in blocks]
+    # Names and texts from logs may come from anybody: nothing that they smuggle in can be loaded or run.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     again = f'<meta http-equiv="refresh" content="{renew}">' if renew else ""
     head = (

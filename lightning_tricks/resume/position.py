@@ -167,6 +167,7 @@ def make_up_for_validation(trainer: Any, found: Found) -> None:
         return
     found["validation"] = False  # two places ask, depending on where in the epoch the checkpoint was saved
     validation, first = trainer.fit_loop.epoch_loop.val_loop, first_loop_iteration(trainer)
+    # (a loop that restarts would pass over the batches that the checkpoint says are done)
     trainer.validating, validation.restarting = True, False
     validation.run()
     trainer.training = True
