@@ -29,12 +29,14 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
         (['GradientMonitor', 'GradientClip'], ["there is no 'PrecisionDocter'. Did you mean 'PrecisionDoctor'?"])
     """
     try:
+        # Parsed and never evaluated: a variable of the environment must not be able to run code.
         parsed = ast.parse(f"[{text}]", mode="eval").body
     except (SyntaxError, ValueError):
         return [], [f"{text!r} cannot be read. {_FORM}."]
     found: list[Any] = []
     problems: list[str] = []
     if not isinstance(parsed, ast.List):
+        # (a text such as ``] + [`` closes the brackets itself)
         return [], [f"{text!r} cannot be read. {_FORM}."]
     for item in parsed.elts:
         try:
@@ -43,6 +45,8 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
             problems.append(str(error))
     for trick in found:
         trick.gives_way = True
+        # Lightning adds these callbacks to the list that the user passed, so that a second Trainer finds those of the
+        # first one there. The serial number tells them apart: see ``Trick.state_key``.
         trick.serial = type(trick).newest = type(trick).newest + 1
     return found, problems
 

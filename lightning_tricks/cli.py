@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"Did you mean {near!r}?" if near else f"There are: {', '.join(names)}."
         print(f"lightning-tricks: there is no command {given[0]!r}. {hint}")
         return 2
+    # (before the parser, which does not know their arguments)
     if given[:1] in (["demo"], ["bench"]):
         return _in_checkout(given[0], given[1:])
     options = parser.parse_args(given)

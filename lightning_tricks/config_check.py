@@ -24,8 +24,8 @@ from lightning_tricks.trainer_check import conflicts, trainer_faults
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _SECTIONS = ("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "ckpt_path", "weights_only")
 _ENTRIES = ("class_path", "init_args", "dict_kwargs")
-_LARGEST = 1_000_000
-_FOREIGN = object()
+_LARGEST = 1_000_000  # bytes: YAML takes seconds for each megabyte
+_FOREIGN = object()  # stands for what is not ours, or is wrong
 
 
 @dataclass
@@ -87,6 +87,7 @@ def check(content: Mapping[str, Any]) -> Findings:
             found = _callbacks(findings, f"{prefix}trainer.callbacks", trainer.get("callbacks"))
             findings.problems += [f"{prefix}trainer.{fault}" for fault in conflicts(found, trainer, part)]
     for where, entry in _entries(content, ""):
+        # (callbacks were checked above, where it is known that they are callbacks)
         if ".callbacks" not in f".{where}":
             _entry(findings, where, entry, callback=False)
     findings.unchecked = sorted(set(findings.unchecked))
@@ -179,6 +180,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     if len(findings.problems) > before or foreign:
         return _FOREIGN
     try:
+        # (made for the checks of its constructor, which only keeps what it is given)
         return cls(**values)
     except (TypeError, ValueError) as error:
         findings.problems.append(f"{where}: {error}")

@@ -130,7 +130,7 @@ class TricksMixin:
         return None
 
     def _clipped_by_lightning(self) -> bool:
-        # until lightning>2.6.6: with a fused optimizer, mixed precision refuses gradient_clip_val
+        # until lightning>2.6.6 (#21435): with a fused optimizer, mixed precision refuses gradient_clip_val
         trainer = trainer_of(self)
         return bool(trainer is not None and trainer.gradient_clip_val)
 

@@ -70,8 +70,10 @@ def _executed(script: Path) -> int:
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:
+        # (Python ends with 1 where ``sys.exit`` was given a text)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
+        # (128 + SIGINT, as shells count)
         return 130
     except Exception:
         traceback.print_exc()
@@ -88,6 +90,7 @@ def _as_started(script: Path, arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        # (the list itself is filled again, since other modules hold it)
         sys.argv, sys.path[:] = argv, path
 
 

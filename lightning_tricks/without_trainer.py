@@ -133,6 +133,7 @@ def _before_the_first_update(owner: str, trick: Trick, module: Any, train_loader
             enable_model_summary=False,
             num_sanity_val_steps=0,
             limit_val_batches=0 if val_loader is None else 1.0,
+            # (further processes would keep what they find to themselves)
             devices=1,
         )
         if isinstance(train_loader, tuple(n.LightningDataModule for n in namespaces)):
