@@ -87,6 +87,7 @@ def draw_samples(generated: Sequence[Sequence[float]], real: Sequence[Sequence[f
     """Return generated samples over real ones in the first two dimensions, and the measures over time."""
     figure, (left, right) = _new(2)
     for rows, color, name in ((real, "tab:gray", "real"), (generated, "tab:red", "generated")):
+        # (the last number, so that samples of a single one can be drawn too)
         left.scatter([r[0] for r in rows], [r[-1] for r in rows], s=6, alpha=0.5, color=color, label=name)
     left.set_title("samples", fontsize="medium")
     left.legend(fontsize="small")

@@ -668,6 +668,7 @@ class _Samples(Metric):
 
     def _kept(self, kind: str, least: int) -> Tensor:
         found = getattr(self, kind)
+        # (torchmetrics makes one tensor of a list when it gathers the processes)
         parts = found if isinstance(found, list) else [found]
         width = max(1, int(self.width))
         samples = torch.cat(parts).reshape(-1, width) if parts else torch.zeros(0, width)

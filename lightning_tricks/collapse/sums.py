@@ -73,6 +73,7 @@ def sketch(width: int, size: int, device: torch.device) -> Tensor:
     >>> sketch(1000, 64, torch.device("cpu")).shape
     torch.Size([1000, 64])
     """
+    # A generator of its own, on the CPU: the same projection on all devices and processes, and the run's numbers stay.
     generator = torch.Generator().manual_seed(0)
     matrix: Tensor = torch.randn(width, size, generator=generator) / float(size) ** 0.5
     return matrix.to(device, non_blocking=True)

@@ -161,5 +161,6 @@ def write(report: Mapping[str, Any], folder: Path) -> Path:
     for name, text in ((JSON_NAME, json.dumps(plain(report), indent=1)), (TEXT_NAME, as_text(report))):
         part = folder / f"{name}.part"
         part.write_text(text + "\n", encoding="utf-8")
+        # (whoever reads it finds the old file or the new one, also when the process is killed meanwhile)
         os.replace(part, folder / name)
     return folder / TEXT_NAME

@@ -113,6 +113,7 @@ class Course:
         if len(sizes) != len(self.sizes):  # (layers were frozen or thawed)
             self.sizes = list(sizes)
         shares = sorted(now / first for now, first in zip(sizes, self.sizes, strict=True) if first > 0)
+        # (the 80th percentile: four weights in five have shrunk at least as far)
         return shares[int(0.8 * (len(shares) - 1))] if shares else math.nan
 
     def follow_spikes(self, losses: Sequence[float], *, curves: bool = True) -> None:
@@ -236,6 +237,7 @@ class Course:
             best = min(self.validation[: MOST_POINTS // 2], key=lambda v: v if math.isfinite(v) else math.inf)
             self.validation = [best, *self.validation[MOST_POINTS // 2 :]]
         over = loss_curve.overfitting(self.checks[-1].mean, self.validation, self.start)
+        # (a hundredth is within the noise of a small validation set)
         if over and score and score[0] >= max(self.scores) - 0.01:
             # more and more sure of the few that are wrong, and no worse
             evidence = (

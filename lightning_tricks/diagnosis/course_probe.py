@@ -169,6 +169,7 @@ class CourseProbe(Probe):
 
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         """Curves, and advice, which is not an alarm."""
+        # (vectors arrive in the order in which they were sent)
         return self.follow(reading_of(self._layouts.pop(0), vector), judge)
 
     def follow(self, reading: CourseReading, judge: Judge) -> dict[str, float]:

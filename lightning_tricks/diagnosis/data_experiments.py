@@ -47,6 +47,7 @@ def order(exam: Examination) -> list[Check]:
     window = _last(loaders[0], exam.dry_run.data.batches_per_epoch, batches) or window[:batches]
     found = [tensors[at].reshape(-1).to(whole.device) for tensors in window]
     if look.labels is None:
+        # (numbers are compared in five classes that are equally frequent)
         edges = torch.unique(whole.float().quantile(torch.linspace(0, 1, 6, device=whole.device)[1:-1]))
         found, whole = [sanity_data.in_classes(t, edges) for t in found], sanity_data.in_classes(whole, edges)
     else:

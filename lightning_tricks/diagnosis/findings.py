@@ -17,6 +17,7 @@ from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
 LEAST_CONFIDENCE = 0.6  # of a finding that is shown
+# update over weight; about 1e-3 is usual (Stanford's lecture notes CS231n)
 SMALLEST_RATIO, LARGEST_RATIO = 1e-4, 1e-2
 _LEAST_WAIT = 10.0  # seconds; a run that waited for less is not worth a change
 _AS_TEXT = re.compile(r"([^()]+) \(step (-?\d+), confidence (\d+)%\): (.*)\. Next: (.*?)\.?", re.S)

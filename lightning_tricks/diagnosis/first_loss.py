@@ -32,6 +32,7 @@ def initial_loss(loss: float, counts: Sequence[float], *, recovers: bool | None 
     seen = f"{loss:.3f}; knowing nothing of {classes} classes gives {uniform:.3f}"
     bias = ""
     if prior < 0.9 * uniform:
+        # (1e-4: a class that was not seen would have a bias of -inf)
         shown = ", ".join(f"{math.log(max(p, 1e-4)):.2f}" for p in shares[:8]) + (", ..." if classes > 8 else "")
         bias = f"; an output bias of log frequencies [{shown}] would start at {prior:.3f}"
     if not math.isfinite(loss):

@@ -185,6 +185,7 @@ def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor]) -> bool:
     exam.dry_run.restart()
     with torch.no_grad():
         for p in parameters:
+            # (0.01, so that parameters that are all 0 change as well)
             p.mul_(1.5).add_(0.01)
     with exam.evaluating():
         other = exam.look(exam.batch).prediction
@@ -216,6 +217,7 @@ def _calls(exam: Examination) -> tuple[_Calls, set[int]]:
 
 def _fingerprint(parameter: Tensor) -> tuple[float, float]:
     values = parameter.detach().double()
+    # (two numbers, because copies of all parameters would double their memory)
     return float(values.sum()), float(values.abs().sum())
 
 
@@ -257,6 +259,7 @@ def _left_out(exam: Examination, outside: list[Any], held: set[int]) -> set[int]
     found: set[int] = set()
     for name, module in exam.modules.items():
         ids = {id(p) for p in module.parameters() if p.requires_grad}
+        # (one entry of a list of layers is not left out on purpose)
         if not name or name.rpartition(".")[2].isdigit() or ids & held or ids & last:
             continue
         found |= ids

@@ -110,6 +110,8 @@ class UnitsProbe(Probe):
         """Count what the hooks have added."""
         if self._outputs is None and self._calls:
             samples = {tuple(t.shape[1:]) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim > 1}
+            # What has the shape of a tensor of the batch reconstructs it: black and white pixels belong at the ends of
+            # the range.
             made = {name for name, found in self._graph.items() if any(tuple(t.shape[1:]) in samples for t in found)}
             kept = [name for name in self._graph if name in made or name not in self._behind]
             self._outputs, self._graph, self._behind = kept, {}, set()

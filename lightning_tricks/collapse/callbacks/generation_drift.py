@@ -110,6 +110,7 @@ class GenerationsProbe(Probe):
             self.real = None
         kept = [] if self.real is None else [self.real]
         self.real = torch.cat([*kept, rows.clone()])[: self.num_samples]
+        # (with manual optimization ``training_step`` makes updates, and cannot be called once more)
         if self._batch is None and automatic:
             self._batch = batch
 
@@ -131,6 +132,7 @@ class GenerationsProbe(Probe):
         values = self.compare(run, self.generate(run, len(self.real)), self.real)
         self._names = list(values)
         device, vector = run.trainer.strategy.root_device, torch.tensor(list(values.values()), dtype=torch.float64)
+        # (Apple's GPUs have no float64)
         found = averaged(run, vector.to(device, torch.float32 if device.type == "mps" else vector.dtype))
         numbers: list[float] = found.tolist()
         return numbers
