@@ -111,6 +111,7 @@ def resident_bytes(statm: str = "/proc/self/statm") -> float:
         statm: of Linux; its second number counts pages.
     """
     try:
+        # (the second field counts the pages that are in memory)
         return float(Path(statm).read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError, AttributeError):
         pass
@@ -118,6 +119,7 @@ def resident_bytes(statm: str = "/proc/self/statm") -> float:
         import resource
     except ImportError:  # Windows
         return math.nan
+    # (kilobytes, but on macOS bytes)
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 

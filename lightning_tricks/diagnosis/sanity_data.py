@@ -59,6 +59,7 @@ def structure(inputs: Tensor, seed: int = 0) -> float:
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-12)
     _, _, axes = torch.linalg.svd(x, full_matrices=False)
     x = x @ axes.T
+    # (a generator of its own: the run's numbers stay, and all processes shuffle alike)
     generator = torch.Generator().manual_seed(seed)
     orders = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device).argsort(0)
     mixed = x.gather(0, orders)
@@ -105,6 +106,7 @@ def standard_errors(values: Sequence[float]) -> float:
     x = torch.tensor(values, dtype=torch.float64)
     freedom = len(values) - 1
     t = float(x.mean() / (x.std() / len(values) ** 0.5).clamp(min=1e-12))
+    # Wallace's approximation of a normal number with the same probability, 1959.
     z = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
     return math.copysign(z, t) if t else 0.0
 
@@ -236,6 +238,7 @@ def _differ(table: Tensor) -> float:
     expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / table.sum()
     statistic = float(((table - expected).square() / expected).sum())
     freedom = torch.tensor((table.shape[0] - 1) * (table.shape[1] - 1) / 2, dtype=torch.float64)
+    # (the chance that a chi-square number with so many degrees of freedom is larger)
     return float(torch.special.gammaincc(freedom, torch.tensor(statistic / 2, dtype=torch.float64)))
 
 
