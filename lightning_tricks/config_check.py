@@ -128,6 +128,7 @@ def _callbacks(findings: Findings, where: str, given: Any) -> list[Any]:
     rows = given if isinstance(given, list) else [] if given is None else [given]
     for i, row in enumerate(rows):
         place = f"{where}[{i}]" if isinstance(given, list) else where
+        # (jsonargparse takes a class path alone for one without arguments)
         if isinstance(row, str):
             row = {"class_path": row}
         if isinstance(row, Mapping) and "class_path" in row:
@@ -155,6 +156,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     path = str(entry["class_path"])
     cls = _ours(path)
     if cls is None:
+        # (a short name may be one of Lightning's own callbacks: only one that is near to ours is a mistake)
         if path.split(".")[0] == "lightning_tricks" or (callback and "." not in path):
             near = nearest(path.rsplit(".", 1)[-1], public_classes())
             hint = f" Did you mean 'lightning_tricks.{near}'?" if near else ""
@@ -166,6 +168,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     before = len(findings.problems)
     findings.checked += 1
     _names(findings, f"{where}.", entry, _ENTRIES, "a class_path entry")
+    # (``init_args:`` without anything below is None in YAML)
     given = entry.get("init_args") or {}
     if not isinstance(given, Mapping):
         findings.problems.append(f"{where}.init_args: {given!r} is not a mapping of arguments to values.")
@@ -176,6 +179,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
     for name in missing:
         findings.problems.append(f"{where}.init_args: {cls.__name__} needs {name}.")
+    # (without an argument that is not ours the constructor would complain of what is not wrong)
     foreign = any(v is _FOREIGN for v in values.values())
     if len(findings.problems) > before or foreign:
         return _FOREIGN
@@ -193,6 +197,7 @@ def _value(findings: Findings, where: str, value: Any, parameters: Mapping[str, 
         return _entry(findings, where, value, callback=False)
     name = where.rsplit(".", 1)[-1]
     hint = str(parameters[name].annotation) if name in parameters else ""
+    # (YAML has no tuples)
     if isinstance(value, list) and "tuple[" in hint:
         return tuple(value)
     if isinstance(value, str) and "." in value and ("Callable" in hint or "Action" in hint):

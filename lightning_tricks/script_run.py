@@ -70,7 +70,7 @@ def _executed(script: Path) -> int:
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:
-        # (Python ends with 1 where ``sys.exit`` was given a text)
+        # (Python ends with 1 where ``sys.exit`` was given a string)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         # (128 + SIGINT, as shells count)
@@ -120,5 +120,6 @@ def _observed(folder: Path, seen: list[Path]) -> Iterator[None]:
 
 def _is_readable(logger: Any) -> bool:
     """Whether a report can be made of what a logger writes: CSV files and TensorBoard's."""
+    # (by name: each of Lightning's two namespaces has these)
     names = {cls.__name__ for cls in type(logger).__mro__}
     return bool(names & {"CSVLogger", "TensorBoardLogger"}) and getattr(logger, "log_dir", None) is not None

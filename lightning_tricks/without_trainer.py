@@ -151,6 +151,7 @@ def _silence() -> Iterator[list[warnings.WarningMessage]]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
+        # (caught, since they are the reason to show where nothing was found)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             yield said
@@ -164,6 +165,7 @@ def _as_before(module: Any) -> Iterator[None]:
     """Put back what a fit changes on a module: its device, its training modes and its Trainer."""
     first = next(iter([*module.parameters(), *module.buffers()]), None)
     device = torch.device("cpu") if first is None else first.device
+    # (of each module: parts may be in evaluation mode on purpose)
     modes = {child: child.training for child in module.modules()}
     trainer = trainer_of(module)
     try:

@@ -111,7 +111,6 @@ def resident_bytes(statm: str = "/proc/self/statm") -> float:
         statm: of Linux; its second number counts pages.
     """
     try:
-        # (the second field counts the pages that are in memory)
         return float(Path(statm).read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError, AttributeError):
         pass

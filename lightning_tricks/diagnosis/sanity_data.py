@@ -106,7 +106,6 @@ def standard_errors(values: Sequence[float]) -> float:
     x = torch.tensor(values, dtype=torch.float64)
     freedom = len(values) - 1
     t = float(x.mean() / (x.std() / len(values) ** 0.5).clamp(min=1e-12))
-    # Wallace's approximation of a normal number with the same probability, 1959.
     z = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
     return math.copysign(z, t) if t else 0.0
 

@@ -214,7 +214,7 @@ class AdaGC(ClipRule):
         usable = counts(norms) & moving
         coefficients = torch.where(usable, torch.where(warming, shared, own), torch.ones_like(norms))
         clipped = coefficients * norms
-        # In the warm-up gamma is the smallest norm so far: a moving average would start from the large first norms.
+        # (the smallest: a moving average would start from the large first norms)
         average = self.beta * gamma + (1 - self.beta) * clipped
         smallest = torch.minimum(gamma, clipped)
         moved = torch.where(warming | ~known, smallest, average)

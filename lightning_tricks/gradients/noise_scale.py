@@ -77,7 +77,6 @@ class NoiseScale:
     def value(self, state: State) -> Tensor:
         """Return the noise scale, 0-d; NaN before the first estimate."""
         means = Ema(self.decay).mean(state)
-        # A ratio of means and not a mean of ratios: single estimates of the signal are noisy, and may even be negative.
         return means[1] / means[0]
 
 

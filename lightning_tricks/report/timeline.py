@@ -37,9 +37,11 @@ def timeline(logs: Logs, happened: Sequence[Event]) -> list[Block]:
         found += [meanings, Table(("step", "event", "what"), tuple(shown))]
     for tag, texts in logs.texts.items():
         if tag.startswith(("collapse/", "diagnosis/")) and tag not in ("diagnosis/sanity", "diagnosis/summary"):
+            # (a detector writes at each alarm: the latest are enough)
             found += [Paragraph(f"Step {step}: {text}") for step, text in texts[-5:]]
     return found
 
 
 def _merged(event: Event) -> str:
+    # (their texts hold numbers, which differ from step to step)
     return "" if event.kind in ("clip", "skip", "non-finite") else event.text

@@ -45,6 +45,7 @@ def state_of(loop: Any, *, held: Found, began: Found | None, validated: int) -> 
         "generators": generator_states(loaders, loop.trainer.lightning_module),
         "held": held,
         "began": began,
+        # (a float: of data without a length it is inf)
         "batches": float(loop.max_batches),
         "seeds": seeds(loaders),
         "validation": validation_is_due(loop, validated),
@@ -191,5 +192,6 @@ def hold_back(checkpoint: Any, resumed_at: int, hooks: LoopHooks) -> None:
         if trainer.global_step != resumed_at:
             usual(trainer, *rest, **more)
 
+    # (by name: each of Lightning's two namespaces has one)
     if any(cls.__name__ == "ModelCheckpoint" for cls in type(checkpoint).__mro__):
         hooks.replace(checkpoint, "on_train_batch_end", on_train_batch_end)

@@ -29,7 +29,7 @@ class Course:
     """How one optimizer moves along its curve: ``position = place + speed * (applied updates - updates)``.
 
     Args:
-        planned: attempts that it will have made when the run ends; None where the curve shall not follow them.
+        planned: attempts that it will have made when the run ends; None where the curve does not follow them.
         total: the position at which its curve ends; None where the end is not known.
         end: the position from which on the curve stays where it ends. It is reached although some attempts are skipped.
         place: the position when ``updates`` were made.

@@ -264,6 +264,7 @@ def require_points(owner: str, argument: str, values: Sequence[Length]) -> tuple
         text = f"{argument} must be a list of at least one point"
         raise ValueError(message(owner, argument, given, text, "Use e.g. ['50%', '75%']"))
     lengths = [Duration.parse(v, owner=owner, argument=argument) for v in values]
+    # (points in different units can only be compared once the length of the run is known)
     by_unit = {unit: [d.amount for d in lengths if d.unit == unit] for unit in {d.unit for d in lengths}}
     if any(amounts != sorted(set(amounts)) for amounts in by_unit.values()):
         raise ValueError(message(owner, argument, values, f"{argument} must rise", "Sort them, each once"))

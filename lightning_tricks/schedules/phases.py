@@ -168,6 +168,7 @@ class _Joined(Decay):
         phase, size = self.laid[at]
         decay = phase.decay
         assert isinstance(decay, Decay)
+        # (a phase may have no update, and decays divide by the length)
         size = max(1, size)
         value = decay.resolve(Span(length=size, per_epoch=self.per_epoch)).multiplier(min(update, size), size)
         return value if isinstance(decay, Function) else phase.end + (phase.start - phase.end) * value

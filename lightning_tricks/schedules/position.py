@@ -87,6 +87,7 @@ def table_size(curve: Curve, course: Course, attempted: int, have: int) -> int:
     end = needed if curve.total is None else curve.total + 1
     if have >= min(needed, end):
         return have
+    # (twice what is needed, so that tables are rarely lengthened)
     size = max(_SMALLEST_TABLE, 2 * needed)
     return size if curve.total is None else min(size, curve.total + 1)
 
@@ -121,6 +122,7 @@ class MultiplierTables:
         if not isinstance(position, Tensor):
             return curve.value(position)
         known, table = self._tables.get((index, number), (None, None))
+        # (by identity: a curve that is drawn again is another object)
         usable = known is curve and table is not None and table.device == position.device
         have = len(table) if usable and table is not None else 0
         size = table_size(curve, track.course, attempted, have)

@@ -104,6 +104,7 @@ def _put_momentum(group: dict[str, Any], value: float) -> None:
     if "momentum" in group:
         group["momentum"] = value
     else:
+        # (the momentum of Adam and its relatives is beta1)
         group["betas"] = (value, *group["betas"][1:])
 
 

@@ -198,7 +198,7 @@ class GradientClip(Trick):
         zero = nonfinite_policy.zeroes(self.nonfinite, scaled=run.loss_scale.active)
         if zero:  # before the norms are read: the rule shall see what the optimizer gets
             run.writer.zero_nonfinite(page)
-        # (measured anew: the logbook may hold norms from before the elements were zeroed)
+        # (measured again: the logbook may hold norms from before the elements were zeroed)
         norms = page.measure(self.rule.norm_kind) if zero else page.norms(self.rule.norm_kind)
         total, coefficients = clipper.clip(page, norms, run.writer)
         if not zero:

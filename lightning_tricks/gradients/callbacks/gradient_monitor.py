@@ -129,6 +129,7 @@ class GradientMonitor(Trick):
         """What the noise scale needs in each micro-batch."""
         if not self.spec.noise_scale:
             return ()
+        # (functions, since cadence and run are there from the start of a fit only)
         return (_FirstMicroBatch(self._noise.window, lambda step: self._cadence.due(step), lambda: self.live_run),)
 
     @property
@@ -158,6 +159,7 @@ class GradientMonitor(Trick):
 
     def _configure(self, run: TrainingRun) -> None:
         """Check that what is asked for can be had in this run."""
+        # (a report of NaN tells whether the loss was finite, or the backward pass is to blame)
         run.attempts.keeps_losses = True
         if self.spec.noise_scale:
             _check_that_noise_can_be_measured(run.trainer)
