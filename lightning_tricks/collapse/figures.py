@@ -34,6 +34,7 @@ def draw_spectrum(eigenvalues: Sequence[float], history: History, layer: str) ->
     """Return the spectrum of the covariance, and variance and rank over time."""
     figure, (left, right) = _new(2)
     top = max([*eigenvalues, 1e-12])
+    # (0 has no logarithm)
     left.plot(range(1, len(eigenvalues) + 1), [max(v / top, 1e-9) for v in eigenvalues], color="tab:blue")
     left.set(yscale="log", ylim=(1e-7, 2), xlabel="dimension", ylabel="variance / largest")
     left.set_title(f"spectrum of {layer}", fontsize="medium")
@@ -139,5 +140,6 @@ def draw_posterior(kl: Sequence[float], history: History, module: str) -> Figure
     left.set(xlabel="dimension, largest first", ylabel="KL divergence [nats]")
     left.set_title(f"posterior of {module}", fontsize="medium")
     _lines(right, history, ("kl", "active_units", "largest_mean_variance"), "0 carries nothing")
+    # (symlog: 0 is what matters here)
     right.set_yscale("symlog", linthresh=0.1)
     return figure

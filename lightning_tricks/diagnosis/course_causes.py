@@ -133,6 +133,7 @@ def _shrinkage(alarm: CourseAlarm) -> Explained:
 def _idle(alarm: CourseAlarm) -> Explained:
     """The learning rate is gone long before the end."""
     rates = [c.rate for c in alarm.checks if math.isfinite(c.rate)] or [math.nan]
+    # (the rate never fell: it was too low from the start)
     if rates[-1] >= 0.5 * max(rates):
         ratio = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
         reason = (

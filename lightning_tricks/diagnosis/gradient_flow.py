@@ -284,6 +284,7 @@ def _gives_prediction(exam: Examination, owners: set[int]) -> set[int]:
     prediction = look.prediction
     if prediction is None:
         return set()
+    # (by address: what was noted of the prediction is detached, and so another tensor)
     given = [m for m, t in ended if t.data_ptr() == prediction.data_ptr()]
     return {id(p) for m in given for p in m.parameters()}
 
@@ -293,12 +294,14 @@ def _kept(exam: Examination) -> bool:
     with torch.no_grad():
         marked = [p for o in exam.optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
         marked = [p for p in marked if p.grad.layout == torch.strided]
+        # (marked, so that what is kept shows in the gradients of the next update)
         for p in marked:
             p.grad.fill_(_MARK)
     exam.dry_run.update()
     left = [p.grad for p in marked if p.grad is not None]
     several = len(left) == len(marked) and sum(t.numel() for t in left) > 1
     if not several:
+        # (the other processes ask too)
         return exam.dry_run.steps.anywhere(False)
     low = min(float(t.min()) for t in left)
     high = max(float(t.max()) for t in left)

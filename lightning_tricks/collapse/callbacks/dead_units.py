@@ -98,6 +98,7 @@ class UnitsProbe(Probe):
             return
         unit_sums.add_units(self.sums, name, tensor, low, high)
         self._calls += 1
+        # (the units of images are their channels, which come second)
         self._rows = max(self._rows, tensor.numel() // tensor.shape[1 if tensor.ndim > 3 else -1])
 
     def before_backward(self, loss: Tensor) -> None:
@@ -129,6 +130,7 @@ class UnitsProbe(Probe):
         missing = on_any_rank([name not in seen for name in self._kinds], run.trainer.strategy.root_device)
         common = [name for name, somewhere in zip(self._kinds, missing, strict=True) if not somewhere]
         if common:
+            # (in the same order on all ranks: the reductions follow it)
             held = sorted((common.index(_layer(key)), key) for key in self.sums if _layer(key) in common)
             self.sums = {key: self.sums[key] for _, key in held}
         return bool(common)

@@ -207,6 +207,7 @@ class GenerationsProbe(Probe):
 
     def state(self) -> dict[str, Any]:
         """The real data, and the best so far."""
+        # (only what loads with ``weights_only=True``)
         tensors = self._batch is None or all(isinstance(t, (Tensor, int, float, str)) for t in tree_leaves(self._batch))
         return {
             "real": self.real,
@@ -224,6 +225,7 @@ class GenerationsProbe(Probe):
         if self._batch is not None:
             self._batch = strategy.batch_to_device(self._batch)
         self._best_loss, self._best_diversity = state["best"]
+        # (a checkpoint of an older version has no first loss)
         self._first_loss = state.get("first_loss", self._best_loss)
 
 
