@@ -18,7 +18,7 @@ from lightning_tricks.recipes import Recipe, Tricks, as_recipe
 class TricksMixin:
     """Give a LightningModule callbacks, and an optimizer if it has none: ``class Net(TricksMixin, LightningModule)``.
 
-    Callbacks of a type that the Trainer already has are left out, which is said once: Lightning itself would take the
+    Callbacks of a type that the Trainer already has are left out, with one warning: Lightning itself would take the
     module's and drop the Trainer's. The optimizer is that of the recipe, AdamW without one: no weight decay on biases
     and norms, fused where the device has it; its rate is the module's ``lr`` or ``learning_rate`` (attribute or
     hyperparameter) if there is one. A ``configure_optimizers`` of the module or of a base class stays.

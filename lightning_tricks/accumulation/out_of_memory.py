@@ -70,6 +70,7 @@ class SplitStep:
         """
         module = run.trainer.lightning_module
         parameters = list(module.parameters())
+        # (1e-9: the limit may be a quotient, and 8 / (8 / 3) must not become four parts)
         parts = 1 if self.limit is None else max(1, math.ceil(self._count(batch) / self.limit - 1e-9))
         told = None
         while True:
@@ -79,6 +80,7 @@ class SplitStep:
                 self._attempt_state.succeeded()
                 break
             told = error
+            # (parts that still fitted have left gradients behind)
             gradient_writer.take(parameters)
             self._attempt_state.put_back(error)
             parts = self._more(batch, parts, error)

@@ -98,7 +98,7 @@ class Cause(str, Enum):
 
 
 class Hint(str, Enum):
-    """What is worth a look and no alarm; equal to its text, as in ``finding.kind == "plateau"``.
+    """What is worth a look, but not an alarm; equal to its text, as in ``finding.kind == "plateau"``.
 
     Example:
         >>> Hint.PLATEAU == "plateau", Hint.SMALL_UPDATES.rate.name

@@ -125,7 +125,7 @@ class Watch(Stages):
             self._load(run, state)
 
     def _rolled_back(self, run: TrainingRun) -> None:
-        """Begin again, with the same grace: the run is where it was."""
+        """Start again, with the same grace time: the run is back where it was."""
         self.probe.sums = {}
         self.sampler.rolled_back()
         self.judge.rolled_back()

@@ -110,7 +110,7 @@ def pairs(exam: Examination) -> list[Check]:
     if at_once > 3 or shape < sanity_data.STRUCTURE:
         return [sanity_data.pairs_belong(at_once, shape, None)]
     dry_run.data.hold(seen)
-    for _ in range(ROUNDS):  # until pairs are learnt by heart, or those that were never seen are told
+    for _ in range(ROUNDS):  # until seen pairs are memorised, or unseen ones recognised
         for _ in range(UPDATES_ON_SOME):
             dry_run.update()
         check = sanity_data.pairs_belong(

@@ -44,7 +44,7 @@ class MemoryPage(Stages):
         self._folder = Path(run.trainer.log_dir or run.trainer.default_root_dir)
 
     def alarmed(self, run: TrainingRun, verdict: Verdict) -> None:
-        """Write it at an alarm; in the folder there is one of the first process."""
+        """Write it at an alarm; the files are those of the first process."""
         self._write(run, f"alarm: {verdict}", of_all=False)
 
     def failed(self, run: TrainingRun, error: BaseException) -> None:

@@ -152,7 +152,7 @@ class MemoryProbe(Probe):
         return any(growth.certain for growth in looks.growths)
 
     def _note(self, run: TrainingRun, growths: list[Growth]) -> None:
-        """Tell of what grows without being an alarm, once of each."""
+        """Report what grows without being an alarm, each once."""
         for growth in growths:
             known = self.growths.get(growth.holder)
             self.growths[growth.holder] = growth

@@ -237,7 +237,7 @@ class ArrayRecord:
 
 
 class ChecksumRecord:
-    """A large array of data that is not copied: a change of it is not undone, but told.
+    """A large array of data that is not copied: a change of it is not undone, but reported.
 
     Args:
         owner: contiguous, of plain numbers.

@@ -181,8 +181,8 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make everything as it was, whatever single objects make of it. May be called more than once."""
-        # the bytes of these are known; where those of another are not, a version that has moved on shall be seen
+        """Make everything as it was, even if single objects refuse. May be called more than once."""
+        # the bytes of these are known; where those of another are not, a version that has moved on has to be noticed
         known = {storage_id(r.storage) for _, r in self._storages if self._watches or r.saved is not None}
         for place, restore in self._restores(known):
             try:

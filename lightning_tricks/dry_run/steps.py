@@ -118,7 +118,7 @@ class Steps:
         return all(bool(torch.isfinite(p).all()) for p in parameters if p.is_floating_point())
 
     def _unsynchronized(self) -> AbstractContextManager[Any]:
-        """Keep DistributedDataParallel from averaging: the first time, it rearranges its buckets for good."""
+        """Keep DistributedDataParallel from averaging: the first time, it rearranges its buckets permanently."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 

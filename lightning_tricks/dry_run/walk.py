@@ -131,7 +131,7 @@ class Limits:
     data_read: int = 2**32
 
 
-# of a look in the midst of training, of which there may be many
+# of a look in the middle of training, of which there may be many
 SHORT = Limits(objects=100_000, seconds=5.0, items=2_000, data_seconds=0.5, data_copied=2**22, data_read=2**24)
 
 
@@ -509,7 +509,6 @@ def hidden_state(kind: type) -> type | None:
         names = (declared,) if isinstance(declared, str) else tuple(declared)
         shown = len([n for n in names if n not in ("__dict__", "__weakref__")])
         shown += ("__dict__" in cls.__dict__) + ("__weakref__" in cls.__dict__)
-        # (8 bytes: a pointer for each slot)
         if cls.__basicsize__ - cls.__base__.__basicsize__ > 8 * shown:
             return cls
     return None

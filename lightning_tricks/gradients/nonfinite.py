@@ -96,7 +96,7 @@ class NonFiniteWatch:
         return read_report(self.names, vector.tolist(), attempts)
 
     def send(self, publisher: Publisher, step: int, tell: Callable[[NonFinite], None]) -> Tensor | None:
-        """Send the report along with a logged step; ``tell`` hears of it on the host if something was not finite.
+        """Send the report along with a logged step; ``tell`` is called on the host if something was not finite.
 
         Returns:
             Number of attempts with a bad gradient, 0-d on the device; None when there were no attempts.

@@ -112,7 +112,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     @for_all
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Deliver what is under way."""
+        """Deliver what is still on its way to the loggers."""
         _flush(self)
 
     @for_all
@@ -124,12 +124,12 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     @for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Deliver what is under way."""
+        """Deliver what is still on its way to the loggers."""
         _flush(self)
 
     @for_all
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Deliver what is under way, and conclude."""
+        """Deliver what is still on its way to the loggers, and conclude."""
         _flush(self)
         if self.live_run is not None:
             self.guarded(self.tell, "_finished", self.live_run)

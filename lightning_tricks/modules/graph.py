@@ -1,4 +1,4 @@
-"""What lies behind a layer in the graph of a loss. torch only."""
+"""What follows a layer in the graph of a loss. torch only."""
 
 from __future__ import annotations
 

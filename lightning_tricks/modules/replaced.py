@@ -1,7 +1,7 @@
 """What is put into other people's objects for a time: attributes that are replaced, and hooks.
 
-A copy of such an object takes none of it along. Modules are copied and pickled in the midst of a run: a checkpoint of a
-module that stands in ``hparams`` pickles it, a teacher is a deep copy of its student.
+A copy of such an object takes none of it along. Modules are copied and pickled in the middle of a run: a checkpoint
+pickles a module that stands in ``hparams``, a teacher is a deep copy of its student.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a state from a checkpoint must look like: said once, and checked before anything of it is used.
+"""What a state from a checkpoint must look like: described in one place, and checked before any of it is used.
 
 A checkpoint is what somebody sent: keys may be missing, a number may be a string or NaN. A form is a function of a
 value and of where it was found; it returns what is wrong, as a sentence, or None.

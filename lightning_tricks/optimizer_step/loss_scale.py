@@ -1,4 +1,4 @@
-"""One face over no scaler, a GradScaler, and a GradScaler with a fused optimizer. Never reads on the host.
+"""One interface to no scaler, a GradScaler, and a GradScaler with a fused optimizer. Never reads on the host.
 
 Every private attribute of torch's GradScaler that the pack touches is in this file, behind ``_private_works``: a probe
 that runs the mechanism once on one number. Where a torch version changed it, the public path is taken instead, which is
@@ -89,7 +89,7 @@ class LossScale:
         Args:
             optimizer: one whose gradients are still scaled (fused).
             found: 0-d bool or float tensor, whether a gradient is NaN or inf.
-            divisor: what the fused step shall divide the unscaled gradients by (1 / clip coefficient), or None.
+            divisor: what the fused step is to divide the unscaled gradients by (1 / clip coefficient), or None.
         """
         scale = self.scale()
         if self.scaler is None or scale is None:

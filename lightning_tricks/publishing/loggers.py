@@ -1,7 +1,7 @@
 """A logger that cannot write does not end a run: its system errors are told once, and training goes on.
 
 Lightning lets them through: a disk that is full of logs ends the training (tests/faults show it). Only ``OSError`` is
-kept back, which is the world's fault; whatever else a logger raises is a mistake in somebody's code and comes out.
+kept back, whose cause lies outside of the program; whatever else a logger raises is a bug, and comes out.
 """
 
 from __future__ import annotations

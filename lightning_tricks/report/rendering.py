@@ -98,6 +98,7 @@ def as_markdown(title: str, blocks: Sequence[Block], path: Path) -> str:
 
 
 def _plain(text: str) -> str:
+    # (a string may hold what Markdown takes for markup)
     return re.sub(r"([\\`*_<\[\]])", r"\\\1", " ".join(text.split()))
 
 

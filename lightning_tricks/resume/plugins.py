@@ -1,7 +1,7 @@
 """DurableCheckpointIO: checkpoints that are whole or not there, whenever the process is killed.
 
 Lightning writes into the folder for temporary files and moves the result. Where that folder is on another filesystem,
-moving is copying, over the old checkpoint: a kill in the midst of it leaves neither the old nor the new one.
+moving is copying, over the old checkpoint: a kill in the middle of it leaves neither the old nor the new one.
 """
 
 from __future__ import annotations

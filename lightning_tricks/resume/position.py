@@ -176,7 +176,7 @@ def make_up_for_validation(trainer: Any, found: Found) -> None:
 
 
 def hold_back(checkpoint: Any, resumed_at: int, hooks: LoopHooks) -> None:
-    """Let a ModelCheckpoint not save before the first update.
+    """Keep a ModelCheckpoint from saving before the first update.
 
     Lightning 2.6.6's has forgotten that it saved at this step, and where updates are due only every n-th batch, it
     would write over the good checkpoint one of the middle of a window.

@@ -75,6 +75,7 @@ class Decay(ABC):
 
     def lr_fraction(self, update: int, length: int) -> float:
         """Return 1 where the rate is highest, 0 where it is lowest: an inverse momentum follows it."""
+        # (a user's function may leave [0, 1])
         return min(1.0, max(0.0, self.multiplier(update, length)))
 
     def parts(self, length: int) -> list[tuple[str, int]]:

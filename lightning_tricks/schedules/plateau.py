@@ -83,6 +83,5 @@ class Plateau(Decay):
     def improves(self, value: float, best: float | None) -> bool:
         """Whether ``value`` is better than ``best`` by more than the threshold."""
         if self.mode == "min":
-            # (relative to the best value, as torch's default ``threshold_mode="rel"``)
             return value < (math.inf if best is None else best * (1.0 - self.threshold))
         return value > (-math.inf if best is None else best * (1.0 + self.threshold))

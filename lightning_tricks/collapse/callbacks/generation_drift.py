@@ -163,7 +163,7 @@ class GenerationsProbe(Probe):
         return values
 
     def _loss_on_real(self, run: TrainingRun) -> Any:
-        """Return the loss on the first batch; None where the module cannot be asked, which is said once."""
+        """Return the loss on the first batch; None, with one warning, where the module cannot be asked."""
         try:
             return loss_of(step_again(run, self._batch, 0, evaluate=True, together=True))
         except Exception as error:

@@ -154,7 +154,7 @@ class FeaturesProbe(Probe):
         return values
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
-        """Variance and rank; features that are NaN or inf are worth nothing."""
+        """Variance and rank; NaN and inf count as the worst value."""
         found = {}
         for layer, _ in self._sizes:
             finite = values[self._entry("finite", layer)] > 0

@@ -196,7 +196,7 @@ class GradientClip(Trick):
             if self.nonfinite in ("skip", "raise"):
                 make_skipping_safe(page.view)
         zero = nonfinite_policy.zeroes(self.nonfinite, scaled=run.loss_scale.active)
-        if zero:  # before the norms are read: the rule shall see what the optimizer gets
+        if zero:  # before the norms are read: the rule has to see what the optimizer gets
             run.writer.zero_nonfinite(page)
         # (measured again: the logbook may hold norms from before the elements were zeroed)
         norms = page.measure(self.rule.norm_kind) if zero else page.norms(self.rule.norm_kind)
