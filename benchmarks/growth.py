@@ -1,4 +1,4 @@
-"""Whether a long training grows: objects, memory, hooks, states, logs and calls are counted at marks on the way.
+"""Whether a long training grows: objects, tensors, hooks, states, logs and calls are counted at marks on the way.
 
 Nothing here reads a clock: a loaded machine gives the same counts.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import gc
 import io
 import sys
-import tracemalloc
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,7 @@ def callbacks(every: int) -> list[Any]:
         lt.GradientAccumulation(2),
         lt.LossScaleGuard(),
         lt.PrecisionDoctor(**watching),
+        lt.FP32Islands(["head"]),
         lt.TrainingDoctor(reference_batch=True, **watching),
         lt.MemoryDoctor(**watching),
         lt.DeadUnits(**watching),
@@ -199,15 +199,15 @@ class Marks(L.Callback):
                 logger.experiment.flush()
         states = saved_bytes(trainer)
         gc.collect()
-        objects = Counter(type(thing).__name__ for thing in gc.get_objects())
-        traced = sum(
-            s.size for s in tracemalloc.take_snapshot().filter_traces((tracemalloc.Filter(True, f"{_OURS}/*"),))
-            .statistics("filename")
-        ) if tracemalloc.is_tracing() else 0  # fmt: skip
+        things = gc.get_objects()
+        objects = Counter(type(thing).__name__ for thing in things)
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in things if type(t) is Tensor}
+        containers = sum(sys.getsizeof(thing) for thing in things if type(thing) in (dict, list, set, tuple, deque))
         return {
             "batch": self._seen,
             "objects": dict(objects),
-            "traced": traced,
+            "tensor_bytes": sum(storages.values()),
+            "container_bytes": containers,
             "hooks": hook_handles(module, trainer.optimizers),
             "states": states,
             "logs": log_bytes(self._folder),
@@ -240,14 +240,12 @@ def long_run(
             log_every_n_steps=every, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
         )  # fmt: skip
-        tracemalloc.start(1)
         try:
             trainer.fit(
                 Everything(), DataLoader(learnable(epoch * batch), batch, shuffle=True),
                 DataLoader(learnable(4 * batch, 1), batch),
             )  # fmt: skip
         finally:
-            tracemalloc.stop()
             sys.setprofile(None)
     return marks.rows
 
