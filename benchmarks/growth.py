@@ -173,10 +173,13 @@ class Marks(L.Callback):
         at: numbers of batches of the whole run.
         window: batches; a multiple of all cadences, so that each mark sees the same events.
         folder: of the logs.
+        tell: is given each mark when its calls are counted.
     """
 
-    def __init__(self, at: Sequence[int], window: int, folder: Path) -> None:
-        self._at, self._window, self._folder = set(at), window, folder
+    def __init__(
+        self, at: Sequence[int], window: int, folder: Path, tell: Callable[[dict[str, Any]], Any] = lambda row: None
+    ) -> None:
+        self._at, self._window, self._folder, self._tell = set(at), window, folder, tell
         self._seen, self._left, self._calls = 0, 0, Calls()
         self.rows: list[dict[str, Any]] = []
 
@@ -190,6 +193,7 @@ class Marks(L.Callback):
             if not self._left:
                 self._calls.__exit__()
                 self.rows[-1] |= {"calls": self._calls.total, "calls_ours": self._calls.ours}
+                self._tell(self.rows[-1])
         self._seen += 1
 
     def _look(self, trainer: Any, module: Any) -> dict[str, Any]:
@@ -215,7 +219,15 @@ class Marks(L.Callback):
 
 
 def long_run(
-    folder: Path, at: Sequence[int], *, every: int, epoch: int, tricks: Sequence[Any], window: int = 0, batch: int = 16
+    folder: Path,
+    at: Sequence[int],
+    *,
+    every: int,
+    epoch: int,
+    tricks: Sequence[Any],
+    window: int = 0,
+    batch: int = 8,
+    tell: Callable[[dict[str, Any]], Any] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """Train until after the last mark, under 16-mixed with a real GradScaler, with TensorBoard and CSV; return the marks.
 
@@ -227,9 +239,10 @@ def long_run(
         tricks: callbacks.
         window: batches in which calls are counted; by default those of two logged updates.
         batch: samples.
+        tell: is given each mark on the way.
     """
     window = window or 4 * every
-    marks = Marks(at, window, folder)
+    marks = Marks(at, window, folder, tell)
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=10**9)  # type: ignore[attr-defined]
     with warnings.catch_warnings(), loggers_silent():
         warnings.simplefilter("ignore")

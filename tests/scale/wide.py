@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import lightning_tricks as lt
 from tests.distributed.counting import held_bytes
-from tests.problems import Memory, digits, sgd, trainer
+from tests.problems import Memory, sgd, trainer
 
 EVERY, BATCH, BATCHES, PIXELS = 4, 8, 9, 64
 
 DETECTORS: dict[str, Callable[[], Any]] = {
     "DeadUnits": lambda: lt.DeadUnits(["wide"], every_n_steps=EVERY),
     "GenerationDrift": lambda: lt.GenerationDrift(num_samples=64),
-    "ModeCollapse": lambda: lt.ModeCollapse("wide", every_n_steps=EVERY),
+    "ModeCollapse": lambda: lt.ModeCollapse("generator", every_n_steps=EVERY),
     "PosteriorCollapse": lambda: lt.PosteriorCollapse("wide", "wide", every_n_steps=EVERY),
     "PredictionCollapse": lambda: lt.PredictionCollapse("wide", every_n_steps=EVERY),
     "RepresentationCollapse": lambda: lt.RepresentationCollapse("wide", every_n_steps=EVERY),
@@ -47,16 +47,31 @@ class WideClassifier(L.LightningModule):
     def __init__(self, width: int) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.wide, self.width = nn.Linear(PIXELS, PIXELS), Repeated(width), width
+        self.first, self.wide, self.generator = nn.Linear(PIXELS, PIXELS), Repeated(width), nn.Identity()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self.wide(self.first(batch[0])), batch[1])
+        self.generator(self.sample(len(batch[0])))
+        return nn.functional.cross_entropy(self.wide(self.first(batch[0][:, :PIXELS])), batch[1])
 
     def sample(self, count: int) -> Tensor:
         return torch.rand(count, PIXELS).repeat(1, self.wide.times)
 
     def configure_optimizers(self) -> Any:
         return sgd(self.parameters())
+
+
+class Samples(Dataset[Any]):
+    """Labelled points, written as often as the layer writes its input."""
+
+    def __init__(self, width: int) -> None:
+        self.times = -(-width // PIXELS)
+        self.x, self.y = torch.rand(BATCH * BATCHES, PIXELS), torch.arange(BATCH * BATCHES) % 10
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.x[i].repeat(self.times), self.y[i]
 
 
 class Largest(TorchDispatchMode):
@@ -90,5 +105,5 @@ def measured(name: str | None, width: int) -> tuple[int, int, int, dict[str, flo
     with warnings.catch_warnings(), largest:
         warnings.simplefilter("ignore")
         t = trainer([*tricks, held], max_epochs=2, logger=logger, log_every_n_steps=EVERY)
-        t.fit(WideClassifier(width), DataLoader(digits(BATCH * BATCHES), BATCH))
+        t.fit(WideClassifier(width), DataLoader(Samples(width), BATCH))
     return held.most, largest.nbytes, largest.operations, {k: v for _, row in logger.rows for k, v in row.items()}
