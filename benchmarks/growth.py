@@ -125,7 +125,7 @@ class Calls:
             self.ours += 1
             if self._names:
                 what = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
-                self.by_name[f"{code.co_filename[len(_OURS) + 1:]}:{what}"] += 1
+                self.by_name[f"{code.co_filename[len(_OURS) + 1 :]}:{what}"] += 1
 
     def __enter__(self) -> Calls:
         sys.setprofile(self._count)

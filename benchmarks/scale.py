@@ -18,6 +18,7 @@ from benchmarks.results import FOLDER, out_path, save, table
 EVERY, EPOCH = 20, 2000  # updates between two logs (two batches make one); batches of an epoch
 LAYERS, GROUPS = (100, 1000), (10, 100, 1000)
 PARTS = ("steps", "layers", "groups")
+TOGETHER = [name for name in width.CALLBACKS if name not in ("LRFinder", "SanityCheck")]
 
 
 def steps(batches: int, marks: int) -> list[dict[str, Any]]:
@@ -38,13 +39,16 @@ def _summed(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "objects": sum(row["objects"].values()), "states": sum(row["states"].values())}
 
 
-def sizes(layers: Sequence[int], groups: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Fit each callback on networks of these many layers, over which as many parameter groups are divided."""
+def sizes(layers: Sequence[int], groups: Sequence[int]) -> list[dict[str, Any]]:
+    """Fit without callbacks and with all of them, on networks of these many layers and parameter groups."""
     rows = []
-    for name in names:
+    for name, makers in (("bare Trainer", []), (f"{len(TOGETHER)} callbacks", TOGETHER)):
         with tempfile.TemporaryDirectory() as folder:
-            counts = [width.added(name, n, Path(folder), k) for n, k in zip(layers, groups, strict=True)]
-        rows.append({"callback": name, "counts": counts})
+            counts = [
+                width.counted([width.CALLBACKS[maker]() for maker in makers], n, Path(folder), k)
+                for n, k in zip(layers, groups, strict=True)
+            ]
+        rows.append({"callbacks": name, "counts": counts})
     return rows
 
 
@@ -59,13 +63,16 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _part(part: str, result: dict[str, Any]) -> list[str]:
+    return (steps_table(result[part]["rows"]) if part == "steps" else part_table(part, result)).splitlines()
+
+
+def part_table(part: str, result: dict[str, Any]) -> str:
+    """Return the table of many layers or groups."""
     rows = result[part]["rows"]
-    if part == "steps":
-        return steps_table(rows).splitlines()
     numbers = result[part]["sizes"]
-    header = ["callback", *(f"{what}, {n:,} {part}" for what in width.PARTS[:3] for n in numbers)]
-    body = [[row["callback"], *(f"{c[what]:,}" for what in width.PARTS[:3] for c in row["counts"])] for row in rows]
-    return table(header, body).splitlines()
+    header = ["", *(f"{what}, {n:,} {part}" for what in width.PARTS[:3] for n in numbers)]
+    body = [[row["callbacks"], *(f"{c[what]:,}" for what in width.PARTS[:3] for c in row["counts"])] for row in rows]
+    return table(header, body)
 
 
 def steps_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -84,7 +91,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batches", type=int, default=100_000)
     parser.add_argument("--marks", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", help="of layers or groups")
-    parser.add_argument("--only", nargs="+", choices=list(width.CALLBACKS), default=list(width.CALLBACKS))
     parser.add_argument("--out", type=out_path, default=FOLDER / "scale-cpu.json")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -99,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
             other = [max(8, n // 2) if part == "groups" else 1 for n in numbers]
             found |= {"command": f"{command} --sizes {' '.join(map(str, numbers))}", "sizes": list(numbers)}
             pair = (numbers, other) if part == "layers" else (other, numbers)
-            found |= {"rows": sizes(*pair, options.only)}
+            found |= {"rows": sizes(*pair)}
         # (another part may have been written by another process meanwhile)
         result = json.loads(options.out.read_text()) if options.out.exists() else {"table": "scale"}
         result[part] = found

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import itertools
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,7 @@ def counted(tricks: Sequence[Any], layers: int, folder: Path, groups: int = 1, n
             )  # fmt: skip
             trainer.fit(module, DataLoader(learnable(4 * _BATCHES), 4))
     rows = [0, *stations.rows[1:], calls.total]
-    steps = [b - a for a, b in zip(rows, rows[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(rows)]
     found = {"start": steps[0], "quiet": steps[1 + _QUIET], "logged": steps[1 + _LOGGED], "end": steps[-1]}
     return {**found, "names": dict(calls.by_name.most_common(200))} if names else found
 

@@ -92,7 +92,7 @@ def hashed(rows: Tensor, size: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     found = rows.new_zeros(len(rows), size)
-    for part in rows.split(_COLUMNS, dim=1):  # (so that no second copy of all rows is made)
+    for part in torch.split(rows, _COLUMNS, dim=1):  # (so that no second copy of all rows is made)
         places = torch.randint(size, (part.shape[1],), generator=generator)
         signs = torch.randint(2, (part.shape[1],), generator=generator) * 2 - 1
         found.index_add_(1, places.to(rows.device), part * signs.to(part))
@@ -120,7 +120,7 @@ def narrowed(rows: Tensor) -> Tensor:
 
 
 def most_rows(width: int, least: int, numbers: int) -> int:
-    """Return how many rows of a width are kept, so that they hold at most so many numbers; but not fewer than ``least``.
+    """Return how many rows of a width are kept, so that they hold at most so many numbers; at least ``least``.
 
     >>> most_rows(100, 32, 2**24), most_rows(1_000_000, 32, 2**24)
     (167772, 32)

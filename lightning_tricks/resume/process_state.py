@@ -42,7 +42,7 @@ _STORED = form.record({"ranks": form.many(_RANK)}, optional={"others": form.many
 
 
 def _state(value: Any, where: str) -> str | None:
-    """Either all processes are in ``ranks``, as in older checkpoints; or the first is, and ``others`` are differences."""
+    """All processes are in ``ranks``, as in older checkpoints; or the first one is, and ``others`` are differences."""
     if (fault := _STORED(value, where)) is not None or "others" not in value:
         return fault
     if len(value["ranks"]) != 1:
@@ -92,8 +92,10 @@ def num_processes(state: dict[str, Any]) -> int:
 def of_rank(state: dict[str, Any], rank: int) -> dict[str, Any]:
     """Return what a checkpoint holds of one process.
 
-    >>> of_rank({"ranks": [{"a": 1}], "others": [{"changed": [[[["a"]], 2]]}]}, 1), of_rank({"ranks": [{}, {"b": 1}]}, 1)
-    ({'a': 2}, {'b': 1})
+    >>> of_rank({"ranks": [{"a": 1}], "others": [{"changed": [[[["a"]], 2]]}]}, 1)
+    {'a': 2}
+    >>> of_rank({"ranks": [{}, {"b": 1}]}, 1)
+    {'b': 1}
     """
     if rank < len(state["ranks"]):
         return dict(state["ranks"][rank])

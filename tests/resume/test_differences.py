@@ -15,7 +15,9 @@ from lightning_tricks.resume.differences import difference, digest, digests, lea
 from lightning_tricks.resume.state import random_state
 from tests.laws.strategies import law
 
-PLAIN = st.one_of(st.integers(0, 3), st.floats(allow_nan=True), st.sampled_from(["", "a", "1"]), st.none(), st.booleans())
+PLAIN = st.one_of(
+    st.integers(0, 3), st.floats(allow_nan=True), st.sampled_from(["", "a", "1"]), st.none(), st.booleans()
+)
 NESTED = st.recursive(
     st.one_of(PLAIN, st.lists(PLAIN, max_size=2)),
     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),

@@ -50,7 +50,13 @@ class Unreduced(DDPStrategy):
 @contextmanager
 def processes(world: int) -> Iterator[None]:
     """Be the first of so many."""
-    variables = {"RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": min(world, _NODE)}
+    variables = {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "GROUP_RANK": 0,
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": min(world, _NODE),
+    }
     variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1, "TORCHELASTIC_RUN_ID": "fake"}
     with patch.dict(os.environ, {name: str(value) for name, value in variables.items()}):
         dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
@@ -73,7 +79,9 @@ def counted(tricks: list[Any], world: int, width: int, layers: int) -> tuple[Cos
                     log_every_n_steps=EVERY, **nodes)  # fmt: skip
         with tally.everywhere():
             t.fit(Classifier(sgd, net=network(width, layers)), loader)
-    between = [tuple(a - b for a, b in zip(after, before, strict=True)) for before, after in itertools.pairwise(steps.rows)]
+    between = [
+        tuple(a - b for a, b in zip(after, before, strict=True)) for before, after in itertools.pairwise(steps.rows)
+    ]
     quiet = {between[i] for i in QUIET}
     assert len(quiet) == 1, f"updates that are not logged cost {quiet}"
     return Cost(quiet.pop(), between[LOGGED], steps.held), tally

@@ -69,7 +69,11 @@ def test_the_state_of_exact_resume_grows_by_some_bytes_a_process(world: int) -> 
 
 
 def test_a_process_that_is_seeded_otherwise_gives_its_own_numbers_only() -> None:
-    first = {"now": random_state(), "began": {"random": random_state()}, "held": {"module": {"table": torch.ones(9999)}}}
+    first = {
+        "now": random_state(),
+        "began": {"random": random_state()},
+        "held": {"module": {"table": torch.ones(9999)}},
+    }
     torch.manual_seed(1)
     other = {**first, "now": random_state(), "began": {"random": random_state()}}
     given = difference(digests(first), other)

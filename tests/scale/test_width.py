@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import width
+from benchmarks import scale, width
 from tests.together.problems import CALLBACKS
 
-# beside a schedule of their own, or before the first step only
-TOGETHER = [name for name in width.CALLBACKS if name not in ("LRFinder", "SanityCheck")]
+# LRFinder and SanityCheck act before the first step only
+TOGETHER = scale.TOGETHER
 LINEAR = 1.25  # of the calls for each layer of a small network; a square would give ten times as many
 
 
