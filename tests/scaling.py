@@ -227,8 +227,9 @@ def _growth() -> list[str]:
     lines += [
         "every 20 updates, under `16-mixed` with a GradScaler, TensorBoard and CSV. Counts, on one thread of a CPU"
     ]
-    lines += [f"(`{result['steps']['command']}`):", ""]
-    lines += scale.steps_table(rows[:: max(1, len(rows) // 5)]).splitlines()
+    stopped = result["steps"].get("stopped")
+    lines += [f"(`{result['steps']['command']}`{', which was stopped there' if stopped else ''}):", ""]
+    lines += scale.steps_table([*rows[: -1 : max(1, len(rows) // 5)], rows[-1]]).splitlines()
     lines += [
         "",
         "- Objects, bytes of containers and states grow by the curves of the detectors, which are thinned out when",
@@ -237,7 +238,9 @@ def _growth() -> list[str]:
         "  they have 4,096 points (2,000 events of a key, 1,024 checks of `TrainingDoctor`): by the size of a point"
     ]
     lines += ["  at a check until then, and not at all after it. The test plays that with bounds of 16 points."]
-    lines += ["- Calls grow with the checks that `TrainingDoctor` looks back on, up to 1,024; then they stay."]
+    lines += [
+        "- Calls grow with the checks that `TrainingDoctor` looks back on, up to 1,024; then every second old one goes."
+    ]
     lines += ["- Logs grow by the same at each logged step.", "", "## What grows with layers and parameter groups", ""]
     lines += [
         "Calls of Python and C functions until the first batch, at an update that is not logged, and at one that is:"
@@ -245,7 +248,11 @@ def _growth() -> list[str]:
     for part in ("layers", "groups"):
         if part in result:
             lines += ["", *scale.part_table(part, result).splitlines()]
-    lines += ["", "- All of them follow the number of layers or groups, and not its square."]
+    lines += [
+        "",
+        "- What is added follows the number of layers or groups, and not its square. (torch itself looks at all groups",
+    ]
+    lines += ["  when another one is added: a million calls at 1,000 groups.)"]
     lines += ["- Most of the begin are the looks through all that the model holds, before it is run dry or resumed."]
     return lines
 
