@@ -323,7 +323,7 @@ def _times(
                 seconds[lane.name] += times[lane.name]
                 count = len(times[lane.name])
                 for key in ("device_seconds", "thread_seconds", "joules"):  # the GPU's own clock, beside the wall's
-                    if found := getattr(lane, key)[-count:] if count else []:
+                    if found := getattr(lane.readings, key)[-count:] if count else []:
                         cells[lane.name].setdefault(key, []).extend(found)
                 _note_lane(cells[lane.name], lane, scalers[lane.name], device)
         finally:
@@ -352,13 +352,13 @@ def launch_bound(busy: float | None, caught_up: float | None) -> bool | None:
 
 
 def _note_lane(cell: dict[str, Any], lane: Lane, scaler: Any, device: torch.device) -> None:
-    cell["host_share"] = lane.host_share
+    cell["host_share"] = lane.readings.host_share
     if device.type == "cuda":
         if "kernel_seconds" not in cell:
             cell["kernel_seconds"] = lane.kernel_seconds()
         kernels = cell["kernel_seconds"]
-        cell["busy"] = None if kernels is None else kernels / statistics.median(lane.device_seconds)
-        cell["launch_bound"] = launch_bound(cell["busy"], lane.caught_up)
+        cell["busy"] = None if kernels is None else kernels / statistics.median(lane.readings.device_seconds)
+        cell["launch_bound"] = launch_bound(cell["busy"], lane.readings.caught_up)
     if cell["precision"] == "16-mixed" and scaler is not None:
         # fewer than 2,000 steps, after which a scale may grow: each halving was a skipped step
         cell["loss_scale"] = scale = float(scaler.get_scale())

@@ -125,11 +125,21 @@ def run(job: tuple[str, int, bool]) -> dict[str, Any]:
     name, seed, defaults = job
     scenario = named(name)
     begun = time.perf_counter()
-    training = scenario.make(seed)
-    verdicts: list[Verdict] = []
-    made = detectors(training, verdicts.append, pace(training, defaults))
-    recorder = Recorder()
-    fit(training, [*made, *training.callbacks, recorder])
+    refused: dict[str, str] = {}
+    while True:
+        training = scenario.make(seed)
+        verdicts: list[Verdict] = []
+        made = detectors(training, verdicts.append, pace(training, defaults))
+        made = [d for d in made if type(d).__name__ not in refused]
+        recorder = Recorder()
+        try:
+            fit(training, [*made, *training.callbacks, recorder])
+            break
+        except TrickError as error:  # a user would take that detector out, or mend its arguments
+            name_of_it = str(error).partition("(")[0].partition(":")[0]
+            if name_of_it not in {type(d).__name__ for d in made}:
+                raise
+            refused[name_of_it] = str(error)
     steps = max(len(recorder.losses), 1)
     # a run with several micro-batches per update is counted in updates
     peers = {n: rule(recorder) for n, rule in PEERS.items()}
@@ -146,6 +156,7 @@ def run(job: tuple[str, int, bool]) -> dict[str, Any]:
         "alarms": [[v.detector, v.step, str(v.cause), v.cause in scenario.causes] for v in verdicts],
         "sanity_failed": sanity_failed(scenario, seed),
         "findings": [f.kind for d in made if isinstance(d, TrainingDoctor) for f in d.findings],
+        "refused": refused,
         "peers": {n: None if s is None else s * training.steps / steps for n, s in peers.items()},
         "score": score,
         "passes": scenario.passes,
@@ -225,6 +236,9 @@ def main(arguments: Sequence[str]) -> int:
     save(result, path, text)
     print(text)
     print(path)
+    for row in rows:
+        for detector, text in row["refused"].items():
+            print(f"{row['scenario']}: {detector} refused: {text}")
     if not options.quick:
         return 0
     wrong = sum(map(judged_wrongly, rows))

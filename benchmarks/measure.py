@@ -14,10 +14,37 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+
+@dataclass
+class Readings:
+    """What was measured of a lane beside the seconds of its blocks, one entry for each block.
+
+    Args:
+        host_share: of the last block's time, the share that the host took to launch it.
+        device_seconds: per step, in the GPU's own time.
+        thread_seconds: per step, of the lane's thread.
+        joules: per step.
+        finished: for each step, whether the GPU had finished the step before at its end.
+    """
+
+    host_share: float = 0.0
+    device_seconds: list[float] = field(default_factory=list)
+    thread_seconds: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
+    finished: list[bool] = field(default_factory=list)
+
+    @property
+    def caught_up(self) -> float | None:
+        """Share of steps at whose end the GPU had finished the step before; None without a GPU.
+
+        Near 1, the GPU waits for the host; near 0, the host runs ahead. A host read in every step looks like the former.
+        """
+        return sum(self.finished) / len(self.finished) if self.finished else None
 
 
 class Lane:
@@ -43,14 +70,8 @@ class Lane:
         self._train, self._batches, self._threads = train, batches, threads
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._steps = 0
-        self._started = 0.0
         self._seconds = 0.0
-        self.host_share = 0.0
-        self.device_seconds: list[float] = []
-        self.thread_seconds: list[float] = []
-        self.joules: list[float] = []
-        self._ends: list[bool] = []
-        self._last: Any = None
+        self.readings = Readings()
         self._stop = False
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"lane {name}", daemon=True)
@@ -65,14 +86,6 @@ class Lane:
         if self.error is not None:
             raise self.error
         return self._seconds / steps
-
-    @property
-    def caught_up(self) -> float | None:
-        """Share of steps at whose end the GPU had finished the step before; None without a GPU.
-
-        Near 1, the GPU waits for the host; near 0, the host runs ahead. A host read in every step looks like the former.
-        """
-        return sum(self._ends) / len(self._ends) if self._ends else None
 
     def kernel_seconds(self, steps: int = 3) -> float | None:
         """Return how long kernels run in a step, from a profile; None without a GPU, or where it cannot be taken."""
@@ -106,28 +119,29 @@ class Lane:
     def __iter__(self) -> Iterator[Any]:
         left = served = 0
         begin: Any = None
-        used = 0.0
+        last: Any = None  # the mark at the end of the step before
+        started = used = 0.0
         while True:
             if served and (now := _event()) is not None:
-                if self._last is not None and left:
-                    self._ends.append(self._last.query())
-                self._last = now
+                if last is not None and left:
+                    self.readings.finished.append(last.query())
+                last = now
             if left == 0:
                 if served:
-                    launched = time.perf_counter() - self._started
-                    self.thread_seconds.append((time.thread_time() - used) / self._steps)
+                    launched = time.perf_counter() - started
+                    self.readings.thread_seconds.append((time.thread_time() - used) / self._steps)
                     end = _event()
                     _synchronize()
-                    self._seconds = time.perf_counter() - self._started
-                    self.host_share = launched / self._seconds
+                    self._seconds = time.perf_counter() - started
+                    self.readings.host_share = launched / self._seconds
                     if begin is not None and end is not None:
-                        self.device_seconds.append(1e-3 * begin.elapsed_time(end) / self._steps)
+                        self.readings.device_seconds.append(1e-3 * begin.elapsed_time(end) / self._steps)
                     self._done.release()
                 self._go.acquire()
                 if self._stop:
                     return
-                left, used, self._last = self._steps, time.thread_time(), None
-                self._started = time.perf_counter()
+                left, used, last = self._steps, time.thread_time(), None
+                started = time.perf_counter()
                 begin = _event()
             left -= 1
             served += 1
@@ -187,7 +201,7 @@ def interleave(
         tick: called after each round.
         seed: of the order.
         enough: asked before every round; True ends the measurement.
-        meter: a counter of energy in joules, read around every block; its difference goes to ``lane.joules``.
+        meter: a counter of energy in joules, read around every block; its difference goes to ``lane.readings.joules``.
     """
     order = random.Random(seed)
     for lane in lanes if warmup else ():
@@ -202,7 +216,7 @@ def interleave(
             seconds[lane.name].append(lane.block(count))
             after = meter()
             if before is not None and after is not None:
-                lane.joules.append((after - before) / count)
+                lane.readings.joules.append((after - before) / count)
         tick()
     return seconds
 

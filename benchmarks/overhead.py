@@ -197,7 +197,7 @@ def measure_times(
             for lane in lanes:
                 count = len(seconds[lane.name]) - len(measured)
                 for clock in ("thread_seconds", "device_seconds"):
-                    if values := getattr(lane, clock)[-count:] if count else []:
+                    if values := getattr(lane.readings, clock)[-count:] if count else []:
                         clocks[lane.name].setdefault(clock, []).extend(values)
             measured += [session] * (len(seconds[lanes[0].name]) - len(measured) if lanes else 0)
         finally:

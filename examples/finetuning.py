@@ -67,7 +67,8 @@ def train(data: list[TensorDataset], epochs: int, seed: int, known: Net | None =
     module, slower = Net(), {"^backbone": 0.1} if known else None
     if known is not None:
         module.backbone.load_state_dict(known.backbone.state_dict())
-    schedule = LRSchedule(Plateau("val/loss", patience=3), warmup="2ep", overrides=slower)
+    # conflict: BackboneFinetuning sets rates too; the schedule's are meant.
+    schedule = LRSchedule(Plateau("val/loss", patience=3), warmup="2ep", overrides=slower, conflict="replace")
     stop = L.callbacks.EarlyStopping("val/loss", patience=10)
     tricks = [L.callbacks.BackboneFinetuning(unfreeze), schedule, stop, PredictionCollapse("head")]
     trainer = L.Trainer(accelerator="cpu", max_epochs=epochs, num_sanity_val_steps=0, callbacks=tricks, **QUIET)

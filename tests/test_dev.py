@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONSTRAINTS = [f"requirements/constraints{which}.txt" for which in ("", "-oldest", "-strangers", "-notebooks")]
+CONSTRAINTS = [
+    f"requirements/constraints{which}.txt"
+    for which in ("", "-oldest", "-strangers", "-notebooks", "-trackers", "-partners")
+]
 
 
 @pytest.fixture
@@ -166,3 +169,37 @@ def test_no_packages_of_others_on_a_python_that_they_do_not_share(dev: Any, monk
     monkeypatch.setattr(dev.sys, "version_info", (3, 10, 0))
     with pytest.raises(dev.Plain, match="no common versions for this Python"):
         dev.main(["strangers"])
+
+
+@pytest.mark.parametrize("name", ["trackers", "partners", "ray", "packaging"])
+def test_what_needs_packages_of_others_runs_in_an_environment_of_its_own(dev: Any, monkeypatch: Any, name: str) -> None:
+    monkeypatch.setattr(dev.sys, "version_info", (3, 12, 1))
+    calls = Commands()
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    assert dev.main([name, "-x"]) == 0
+    assert calls.seen[0][-1].endswith(".venv-" + name)
+    assert calls.seen[1][-2:] == ["-e", ".[" + ",".join(sorted(["test", name])) + "]"]
+    assert calls.seen[2][-3:] == ["-m", name, "-x"]
+
+
+def test_versions_that_are_named_get_an_environment_of_their_own_under_both_names_of_the_trainer(
+    dev: Any, monkeypatch: Any
+) -> None:
+    calls = Commands()
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    assert dev.main(["test", "-x", "--with", "lightning==2.5.6", "torch==2.6.0", "-k", "clip"]) == 0
+    install = calls.seen[1]
+    assert ".venv-with-" in calls.seen[0][-1]
+    assert {"lightning==2.5.6", "pytorch-lightning==2.5.6", "torch==2.6.0"} <= set(install)
+    merged = Path(install[install.index("-c") + 1]).read_text()
+    names = {line.split("==")[0] for line in merged.splitlines()}
+    assert not {"torch", "lightning", "pytorch-lightning", "sympy", "torchmetrics"} & names, (
+        "a pin of ours would contradict"
+    )
+    assert "pytest" in names
+    assert calls.seen[2][-3:] == ["-x", "-k", "clip"]
+
+
+def test_with_without_a_version_says_what_to_write(dev: Any) -> None:
+    with pytest.raises(dev.Plain, match="--with needs versions"):
+        dev.main(["test", "--with", "-x"])

@@ -10,7 +10,7 @@ How each number is counted:
 - *pure* is the code of functions at module level and of methods of frozen dataclasses, divided by the code of all
   functions and methods; the share of functions at module level alone is printed beside it,
 - attributes of a class are the names that its body assigns or annotates, and those that its methods assign on ``self``;
-  inherited ones come from base classes in the same package only,
+  inherited ones come from base classes in the same package only, and members of an enumeration are values,
 - a *circle* is a set of modules that import one another, including imports for type checking and inside functions.
 """
 
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_FILE = 250  # lines; the convention is 60 to 250
+MOST_METHODS, MOST_ATTRIBUTES = 20, 15  # of a class itself
 SHOWN = 10  # rows of each list of the largest
 _NOT_CODE = {
     tokenize.COMMENT,
@@ -175,7 +176,9 @@ def _is_frozen(node: ast.ClassDef) -> bool:
 
 def _class(module: str, node: ast.ClassDef, origins: Mapping[str, str]) -> Class:
     methods = [member for member in node.body if isinstance(member, _Function)]
-    attributes = {name for member in node.body for name in _assigned(member) if name.isidentifier()}
+    is_enumeration = any(ast.unparse(base).split(".")[-1].endswith(("Enum", "Flag")) for base in node.bases)
+    body = [] if is_enumeration else node.body
+    attributes = {name for member in body for name in _assigned(member) if name.isidentifier()}
     for method in methods:
         if method.args.args:
             own = method.args.args[0].arg + "."
@@ -270,7 +273,7 @@ def measure(modules: list[Module]) -> dict[str, Any]:
         is_package = any(other.name.startswith(module.name + ".") for other in modules)
         package = names[1] if len(names) > 2 or (len(names) == 2 and is_package) else "(top level)"
         packages[package] = packages.get(package, 0) + module.lines
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place, found in classes.items():
         methods, attributes = with_inherited(classes, place)
         own = {"methods": len(found.methods), "attributes": len(found.attributes)}
@@ -288,6 +291,9 @@ def measure(modules: list[Module]) -> dict[str, Any]:
         "comments_per_100_code_lines": 100 * sum(m.comments for m in modules) / max(1, code),
         "comment_lines_per_100_code_lines": 100 * sum(m.comment_lines for m in modules) / max(1, code),
         "classes": sorted(rows, key=lambda r: (-r["all_methods"] - r["all_attributes"], r["class"])),
+        "classes_over_limit": [
+            row["class"] for row in rows if row["methods"] > MOST_METHODS or row["attributes"] > MOST_ATTRIBUTES
+        ],
         "largest_files": files[:SHOWN],
         "largest_functions": [asdict(f) for f in sorted(functions, key=lambda f: (-f.lines, f.place))[:SHOWN]],
         "files_over_limit": sum(size > LONGEST_FILE for _, size in files),
@@ -309,6 +315,8 @@ def report(numbers: Mapping[str, Any]) -> str:
         f"(with a line to themselves: {numbers['comment_lines_per_100_code_lines']:.1f})",
         f"files of more than {LONGEST_FILE} lines: {numbers['files_over_limit']}",
         f"import circles: {numbers['import_circles'] or 'none'}",
+        f"classes of more than {MOST_METHODS} methods or {MOST_ATTRIBUTES} attributes of their own: "
+        f"{', '.join(numbers['classes_over_limit']) or 'none'}",
         "",
         "methods and attributes, with inherited ones (own ones):",
     ]

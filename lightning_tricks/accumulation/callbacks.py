@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -18,12 +19,13 @@ from lightning_tricks.accumulation.lightning_loop import (
     steps_after,
     weight_of_all,
 )
-from lightning_tricks.accumulation.open_window import OPEN_WINDOW, MicroBatch, OpenWindow, Units
+from lightning_tricks.accumulation.open_window import OPEN_WINDOW, MicroBatch
 from lightning_tricks.accumulation.out_of_memory import SplitStep, run_apart
+from lightning_tricks.accumulation.progress import WindowProgress
 from lightning_tricks.accumulation.reading import BatchReader
 from lightning_tricks.accumulation.refusals import refuse_at_start, refuse_before_setup
-from lightning_tricks.accumulation.spec import AccumulationSpec, current_configuration, rate_factor
-from lightning_tricks.accumulation.window import Fixed, Target
+from lightning_tricks.accumulation.spec import AccumulationSpec, current_configuration
+from lightning_tricks.accumulation.weights import Weight
 from lightning_tricks.accumulation.window_gradients import WindowGradients, trained
 from lightning_tricks.dry_run.training_step import StepWrapper
 from lightning_tricks.lifecycle.training_run import TrainingRun
@@ -136,19 +138,13 @@ class GradientAccumulation(Trick):
     ) -> None:
         self.spec = AccumulationSpec(batches, target_batch_size, weight, on_oom, lr_scaling, split_fn)
         self.window = self.spec.window
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget the last run."""
-        self._window = self.window  # a longer one once somebody has asked for it
-        self._now = OpenWindow()
-        self._batch: MicroBatch | None = None
-        self._left_open: dict[str, Any] | None = None
-        self._units = Units()
-        self._rate_factor = 1.0
-        self._effective: float | Tensor | None = None
+        self._progress = WindowProgress(self.spec)
+        self._effective: float | Tensor | None = None  # samples in the last update over all processes
         self._gradients = WindowGradients()
-        self._pending: list[Tensor | None] | None = None  # of a backward pass that is over already
         self._wrapper = StepWrapper()
         self._reader = BatchReader(self.spec)
         reader, own = self._reader, self.spec.split_fn is not None
@@ -169,113 +165,101 @@ class GradientAccumulation(Trick):
 
     # -- a run begins and ends ----------------------------------------------------------------------------------
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Refuse what cannot be exact, and take over the window."""
         refuse_before_setup(self.spec, run.trainer)
-        run.attempts.own_mean_factor = lambda: self._now.correction(self._units.known())
+        progress = self._progress
+        run.attempts.own_mean_factor = lambda: progress.correction()
         # A rollback may ask for a longer window, to average over more samples.
-        run.window.claim(lambda factor: setattr(self, "_window", self.window.enlarged(factor)))
-        if isinstance(self._window, Fixed):
-            steer(run.trainer, self._window.batches)
+        run.window.claim(progress.enlarge)
+        if progress.fixed is not None:
+            steer(run.trainer, progress.fixed)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the state, and put the splitting around the training step."""
         trainer, state = run.trainer, state or {}
         refuse_at_start(self.spec, run)
-        units = self._units
-        self._units = Units(state.get("reference", units.reference), state.get("micro_size", units.micro_size))
+        self._progress.start(state)
         self._splitter.limit = state.get("limit", self._splitter.limit)
         if "rate_factor" in state and not run.rate.claimed:
             run.rate.restore(state["rate_factor"], "accumulation")  # the rates in the checkpoint have it already
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
-        self._now, self._pending = OpenWindow(), None
-        self._left_open = state.get("open")
+        self._gradients.drop_apart()
         if self.spec.splits:
             reduce_in_backward(trainer, False)
         if self.spec.splits or (run.loss_scale.active and trainer.world_size == 1):
             self._wrapper.install(trainer.lightning_module, self._around_step)
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._wrapper.remove()
         steer(run.trainer, 1)
         if self.spec.splits:
             reduce_in_backward(run.trainer, True)
         run.attempts.own_mean_factor = None
-        self._batch, self._pending = None, None
+        self._progress.end()
+        self._gradients.drop_apart()
         self._gradients.forget()
         self._gradients.count_again()
 
     def updates_in_epoch(self, batches: float, done: int) -> int | None:
         """Return the updates of an epoch, for the forecast; None when not known."""
         size = None
-        if isinstance(self._window, Target) and self.spec.weight == "samples":
+        if self._progress.by_size and self.spec.weight == "samples":
             trainer = self.run.trainer
             own = getattr(trainer.train_dataloader, "batch_size", None)
-            size = self._units.micro_size if own is None else own * trainer.world_size
-        return self._window.updates(batches, size, done)
+            size = self._progress.units.micro_size if own is None else own * trainer.world_size
+        return self._progress.window.updates(batches, size, done)
 
     # -- a micro-batch ------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Give up a window that an epoch has left open (``on_train_batch_start`` returned -1): Lightning does too."""
-        self._now = self._now._replace(over=self._now.over or self._now.batches > 0)
+        self._progress.end_epoch()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Weigh the micro-batch, and say whether the optimizer steps after it."""
-        run, fixed = self.live_run, self._window.batches if isinstance(self._window, Fixed) else None
+        run, progress = self.live_run, self._progress
         if run is None:
             return
         self._gradients.count_again()
-        left_open, self._left_open = self._left_open, None
-        if left_open is not None and any(p.grad is not None for p in trained(pl_module)):
-            self._now = OpenWindow.from_state(left_open)  # resumed in its middle: ExactResume restored the gradients
-        if self._now.over:
-            self._now = OpenWindow()
+        # (ExactResume may have restored the gradients of a window that was open)
+        progress.resume(lambda: any(p.grad is not None for p in trained(pl_module)))
+        if progress.now.over:
+            progress.begin()
             self._gradients.forget()
-            clears_itself = batch_idx == 0 or (fixed is not None and batch_idx % fixed == 0)
+            clears_itself = batch_idx == 0 or (progress.fixed is not None and batch_idx % progress.fixed == 0)
             begin_window(trainer, batch_idx, clears_itself=clears_itself)
-        elif self._now.backwards and self._gradients.thrown_away(run):
-            self._now = OpenWindow(self._now.planned)
+        elif progress.now.backwards and self._gradients.thrown_away(run):
+            progress.lose_gradients(under_way=False)
         weight = self._reader.weigh(batch)
-        whole = weight_of_all(trainer, weight) if isinstance(self._window, Target) else 0.0
-        self._batch = MicroBatch(weight, self._reader.samples(batch, weight), whole)
-        self._now = self._now.joined_by(self._batch)
-        if self._units.reference is None:  # the same unit on all processes
-            first = float(trainer.strategy.broadcast(float(weight)))
-            self._units = self._units.taken_from(first, whole, trainer.world_size)
-        if self._now.batches == 1:
-            self._plan(run)
-        if fixed is None:
-            closes = self._window.closes(self._now.batches, self._now.size, _applied(run))
-            steer(trainer, steps_after(batch_idx, closes))
-
-    def _plan(self, run: TrainingRun) -> None:
-        """Plan a window that begins, and ask for the learning rate that belongs to its size."""
-        size = self._units.micro_size or 1.0
-        self._now = self._now._replace(planned=self._window.planned(size, _applied(run)))
-        self._rate_factor = rate_factor(self.spec.lr_scaling, self._window, self._now.planned, size)
-        if self.spec.scales_rate:
-            run.rate.ask(self._rate_factor, [view.optimizer for view in run.views], "accumulation")
+        whole = weight_of_all(trainer, weight) if progress.by_size else 0.0
+        micro_batch = MicroBatch(weight, self._reader.samples(batch, weight), whole)
+        first = partial(_of_rank_0, trainer, weight)
+        progress.join(micro_batch, first=first, world=trainer.world_size)
+        if progress.now.batches == 1:
+            progress.plan(_applied(run))
+            if self.spec.scales_rate:
+                run.rate.ask(progress.rate_factor, [view.optimizer for view in run.views], "accumulation")
+        if progress.fixed is None:
+            steer(trainer, steps_after(batch_idx, progress.closes(_applied(run))))
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Nothing is accumulated. (Lightning clears gradients after the forward pass of the first micro-batch.)"""
-        self._now = self._now.cleared()
+        self._progress.now = self._progress.now.cleared()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Weight the loss."""
-        run, batch = self.live_run, self._batch
+        run, progress, batch = self.live_run, self._progress, self._progress.batch
         if run is None or batch is None:
             return
-        if self._now.backwards and self._gradients.thrown_away(run):
-            self._now = OpenWindow(self._now.planned).joined_by(batch)
-        self._now = self._now.after_backward(batch)
-        if self._pending is not None:  # the backward pass is over: its gradients join those of the window
-            gradient_writer.add(trained(pl_module), self._pending)
-            self._pending = None
-            return
+        if progress.now.backwards and self._gradients.thrown_away(run):
+            progress.lose_gradients(under_way=True)
+        progress.now = progress.now.after_backward(batch)
+        if self._gradients.join_apart(pl_module):
+            return  # the backward pass is over already
         # Lightning has divided the loss by the number of batches that it accumulates.
-        factor = self._now.loss_factor(batch.weight, self._units.known()) * trainer.accumulate_grad_batches
+        factor = progress.loss_factor(batch.weight) * trainer.accumulate_grad_batches
         if isinstance(factor, Tensor) or factor == 0.0:
             self._gradients.leave_out(pl_module, factor)
         if isinstance(factor, Tensor) or factor != 1.0:
@@ -286,7 +270,7 @@ class GradientAccumulation(Trick):
         """Let gradients count again; remember which were written."""
         self._gradients.count_again()
         run = self.live_run
-        if run is not None and self._now.backwards:
+        if run is not None and self._progress.now.backwards:
             self._gradients.note(run)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -298,26 +282,26 @@ class GradientAccumulation(Trick):
 
     def _around_step(self, step: Callable[..., Any], batch: Any, *rest: Any) -> Any:
         """Run a training step, in smaller parts when memory runs out; replace a loss that is missing."""
-        run = self.live_run
-        if run is None or not torch.is_grad_enabled() or (self.spec.splits and self._batch is None):
+        run, progress = self.live_run, self._progress
+        if run is None or not torch.is_grad_enabled() or (self.spec.splits and progress.batch is None):
             return step(batch, *rest)
-        if self.spec.splits and self._batch is not None:
-            factor = self._now.loss_factor(self._batch.weight, self._units.known())
-            output, self._pending = run_apart(self._splitter, run, step, batch, rest, factor)
+        if self.spec.splits and progress.batch is not None:
+            factor = progress.loss_factor(progress.batch.weight)
+            output, self._gradients.apart = run_apart(self._splitter, run, step, batch, rest, factor)
         else:
             output = step(batch, *rest)
         # There are gradients to step with, and Lightning would throw them away.
-        if output is None and self._now.backwards and run.loss_scale.active and run.trainer.world_size == 1:
-            self._batch = None
+        if output is None and progress.now.backwards and run.loss_scale.active and run.trainer.world_size == 1:
+            progress.batch = None
             return loss_of_nothing(run.trainer)
         return output
 
     # -- an update ----------------------------------------------------------------------------------------------
 
-    def before_gradients_read(self, run: TrainingRun, page: Page) -> None:
+    def _before_gradients_read(self, run: TrainingRun, page: Page) -> None:
         """Correct the gradients to the exact mean before anything reads them."""
-        now, world, device = self._now, run.trainer.world_size, page.view.device
-        self._now = now._replace(over=True)
+        now, world, device = self._progress.now, run.trainer.world_size, page.view.device
+        self._progress.now = now._replace(over=True)
         self._gradients.forget()
         if self.spec.splits and world > 1:
             gradient_writer.average(page.view.parameters, device)
@@ -329,18 +313,21 @@ class GradientAccumulation(Trick):
             pair = torch.stack([as_scalar(weight, device), as_scalar(size, device)])
             weight, size = reduced(run.trainer.strategy, pair, "sum").unbind()
         self._effective = size
-        correction = now.correction(self._units.known(), world=world, weight=weight)
+        correction = self._progress.correction(world=world, weight=weight)
         if isinstance(correction, Tensor) or correction != 1.0:
             factor = as_scalar(correction, device)
             page.correct(factor)
             run.writer.scale(factor)
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Log the window."""
         if self._cadence.due(page.step) and self._effective is not None:
-            values = {"accumulation/window": float(self._now.batches), "accumulation/batch_size": self._effective}
+            values = {
+                "accumulation/window": float(self._progress.now.batches),
+                "accumulation/batch_size": self._effective,
+            }
             if self.spec.scales_rate:
-                values["accumulation/lr_factor"] = self._rate_factor
+                values["accumulation/lr_factor"] = self._progress.rate_factor
             run.publisher.put(page.step, values)
 
     # -- state --------------------------------------------------------------------------------------------------
@@ -352,18 +339,17 @@ class GradientAccumulation(Trick):
             state_dict = {**state_dict, "configuration": current_configuration(saved, self.window)}
         super().load_state_dict(state_dict)
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Return the unit of weights, the size that fitted, the factor on the rate, and the window that is open."""
-        run, now = self.live_run, self._now
+        run = self.live_run
         # On several processes each has a weight of its own, and gradients are not kept in a checkpoint.
-        is_open = run is not None and not now.over and now.backwards and run.trainer.world_size == 1
-        return {
-            "open": now.state_dict() if is_open else None,
-            "reference": self._units.reference,
-            "micro_size": self._units.micro_size,
-            "limit": self._splitter.limit,
-            "rate_factor": self._rate_factor,
-        }
+        alone = run is not None and run.trainer.world_size == 1
+        return {**self._progress.state_dict(with_open_window=alone), "limit": self._splitter.limit}
+
+
+def _of_rank_0(trainer: Any, weight: Weight) -> float:
+    """Return the weight that the process of rank 0 has."""
+    return float(trainer.strategy.broadcast(float(weight)))
 
 
 def _applied(run: TrainingRun) -> int:

@@ -16,6 +16,7 @@ class WindowGradients:
     """Watches what the backward passes of a window have written into ``p.grad``."""
 
     def __init__(self) -> None:
+        self.apart: list[Tensor | None] | None = None  # of a backward pass that is over before Lightning asks for it
         self._last_write: tuple[Tensor, int] | None = None  # a gradient, and its version after the last backward pass
         self._handles: list[RemovableHandle] = []
 
@@ -27,6 +28,17 @@ class WindowGradients:
     def forget(self) -> None:
         """Forget what was written: the window is over."""
         self._last_write = None
+
+    def join_apart(self, module: Any) -> bool:
+        """Add gradients that were kept apart to those of the window; return whether there were any."""
+        apart, self.apart = self.apart, None
+        if apart is not None:
+            gradient_writer.add(trained(module), apart)
+        return apart is not None
+
+    def drop_apart(self) -> None:
+        """Forget gradients that were kept apart: a run begins or ends."""
+        self.apart = None
 
     def thrown_away(self, run: TrainingRun) -> bool:
         """Whether the gradients are gone, since somebody has called ``zero_grad`` in the middle of a window.

@@ -76,7 +76,9 @@ def statistics(
     if targets.kind == "numbers":
         return {**found, "lost": skill}
     related = max(values["_score"], values["association"]) > _SIGNIFICANT
-    found |= {"worse": worth(moved if related else skill), "lost": values.get("_pooled", moved)}
+    # few labels of other classes than the frequent one say little about how much worse than the best constant it is
+    error = 1 / math.sqrt(max(values.get("_minority", math.inf), 1.0))
+    found |= {"worse": worth((moved if related else skill) + error), "lost": values.get("_pooled", moved)}
     if targets.dense and not math.isnan(values["balanced_skill"]):
         found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
     return found

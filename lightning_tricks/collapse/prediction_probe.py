@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lightning_tricks.collapse import figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
+from lightning_tricks.collapse.first_batch import FirstBatch
 from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.pooling import Part
 from lightning_tricks.collapse.prediction_causes import of_prediction
@@ -24,7 +26,7 @@ from lightning_tricks.collapse.prediction_rows import (
     rows_of,
     targets_of,
 )
-from lightning_tricks.collapse.prediction_search import OutputSearch, candidates, chosen, loss_of, told
+from lightning_tricks.collapse.prediction_search import OutputSearch, loss_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
 from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.detection.alarm import Alarm
@@ -88,13 +90,10 @@ class PredictionProbe(Probe):
         self._known = KnownSamples()
         self._targets = Targets()
         self._evidence = Evidence().init()
-        self._opening: Tensor | None = None  # what was measured of the very first batch, until the host has read it
-        self._opening_sent = False
-        self._at_start: dict[str, float] = {}
+        self._first_batch = FirstBatch()
         self._highest = 0.0  # loss
         self._classes = ClassCurve()
         self._search: OutputSearch | None = None  # while the predictions are not known
-        self._attachment: Attachment | None = None
 
     def rules(self) -> dict[str, Alarm]:
         """Never learned, in five ways, and lost."""
@@ -111,7 +110,7 @@ class PredictionProbe(Probe):
         if self._output in modules:
             to.watch(to.module(self._output, "output"), self._see)
         elif self._output == ANY_OUTPUT:  # training_step may return it; else it is looked for in the first batch
-            hidden, self._attachment = to.hidden(), to
+            hidden = to.hidden()
             self._search = OutputSearch({name: m for name, m in modules.items() if id(m) not in hidden}, to.watch)
 
     def _see(self, output: Any) -> None:
@@ -128,8 +127,9 @@ class PredictionProbe(Probe):
         seen, self._logits = self._logits, []
         output = seen[0] if seen else output_of(outputs, self._output)
         if self._search is not None and (output is not None or loss_of(outputs) is not None):
-            output = self._found_output(batch, outputs) if output is None else output
-            self._end_search()
+            output = self._found_output(self._search, batch, outputs) if output is None else output
+            self._search.end()
+            self._search = None
         if output is None:
             if first:
                 raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
@@ -153,10 +153,10 @@ class PredictionProbe(Probe):
             self.keep(name, tensor)
         self._known.see(batch, self.samples)
         if first:
-            self._opening = self._measured(kept, lambda own: own)
+            self._first_batch.note(self._measured(kept, lambda own: own))
         return count
 
-    def _found_output(self, batch: Any, outputs: Any) -> Tensor | None:
+    def _found_output(self, search: OutputSearch, batch: Any, outputs: Any) -> Tensor:
         """Find the module whose output are the predictions, and watch it from now on.
 
         Reads losses on the host, in the first batch only.
@@ -164,22 +164,10 @@ class PredictionProbe(Probe):
         Raises:
             TrickError: no output explains the loss; the message has the candidates.
         """
-        if self._search is None or self._attachment is None:
-            return None
-        seen = self._search.take()
-        fits = candidates(seen, targets_of(batch, outputs, self._target))
-        name = chosen(fits, loss_of(outputs))
-        if name is None:
-            rule = "training_step returns no such key, and no module's output explains the loss alone"
-            raise refused("output", self._output, rule, f"Pass the one that is meant: {told(fits, seen)}")
+        name, output = search.find(self._output, targets_of(batch, outputs, self._target), loss_of(outputs))
         inform(f"PredictionCollapse: watches the output of {name!r}; output={name!r} says so for good.")
-        self._attachment.watch(self._attachment.module(name, "output"), self._see)
-        return seen[name]
-
-    def _end_search(self) -> None:
-        if self._search is not None:
-            self._search.end()
-        self._search = self._attachment = None
+        search.watch(name, self._see)
+        return output
 
     def _rows(self, calls: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
         # Of pairs that are ranked, of labelled and unlabelled images, of a clean and a perturbed pass: the first call
@@ -206,8 +194,7 @@ class PredictionProbe(Probe):
         vector = self._measured(self.sums, lambda own: over_all(run, own))
         known = over_all(run, {"known": self._known.take(vector.device)})["known"]
         vector = torch.cat([(known[0] / known[1].clamp(min=1)).reshape(1).to(vector), vector])
-        self._opening_sent = self._opening is not None
-        return vector if self._opening is None else torch.cat([vector, averaged(run, self._opening)])
+        return self._first_batch.appended_to(vector, average=partial(averaged, run))
 
     def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
         self._targets = self._targets.shaped(rows)
@@ -218,10 +205,9 @@ class PredictionProbe(Probe):
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         """Skill and the rest."""
         seen, *vector = vector
-        if self._opening_sent:
-            half = len(vector) // 2
-            self._at_start, _, self._targets = read_rows(vector[half:], self._targets)
-            vector, self._opening, self._opening_sent = vector[:half], None, False
+        vector, of_first_batch = self._first_batch.taken_from(vector)
+        if of_first_batch is not None:
+            self._first_batch.values, _, self._targets = read_rows(of_first_batch, self._targets)
         values, shares, self._targets = read_rows(vector, self._targets)
         self._classes.add(shares, self._sampler.every)
         loss = values.get("cross_entropy", values.get("squared_error", 0.0))
@@ -230,6 +216,7 @@ class PredictionProbe(Probe):
         values["seen_before"] = seen
         if shares:
             values["_pooled"] = self._classes.pooled_skill(values)
+            values["_minority"] = values["_count"] * (1 - max(self._classes.labelled))
         pooled, self._evidence = evidence.update(values["_score"], values["_count"], self._evidence, seen)
         values["association"] = pooled
         asked = prediction_alarms.association(values, values.get("skill", math.nan), **self._evidence_of(judge))
@@ -250,7 +237,7 @@ class PredictionProbe(Probe):
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what kind of failure."""
         peak = judge.states["lost"]["peak"] or 0.0
-        return of_prediction(active, values, peak, {**self._at_start, "highest": self._highest})
+        return of_prediction(active, values, peak, {**self._first_batch.values, "highest": self._highest})
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Classes over time."""
@@ -268,9 +255,8 @@ class PredictionProbe(Probe):
     def state(self) -> dict[str, Any]:
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
         return {
-            "start": None if self._opening is None else self._opening.detach().clone(),
+            **self._first_batch.state(),
             **self._known.state(),
-            "at_start": dict(self._at_start),
             "kind": self._targets.kind,
             "logits": self._targets.logits,
             "highest": self._highest,
@@ -286,10 +272,9 @@ class PredictionProbe(Probe):
         """
         if "target" in self.sums and int(self.sums["target"].max()) >= self.sums["logits"].shape[1]:
             raise ValueError("a label in the checkpoint is none of the classes")  # (a GPU would end the process)
-        device, opening = run.trainer.strategy.root_device, state.get("start")
-        self._opening = None if opening is None else opening.to(device)
+        device = run.trainer.strategy.root_device
+        self._first_batch.load(state, device)
         self._known.load(state, device)
-        self._at_start = dict(state.get("at_start", {}))
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
         self._highest = state.get("highest", 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_tricks.collapse import sums
-from lightning_tricks.collapse.prediction_rows import rows_of
+from lightning_tricks.collapse.prediction_rows import refused, rows_of
 from lightning_tricks.errors import listed
 from lightning_tricks.numerics.shards import local
 
@@ -29,6 +29,7 @@ class OutputSearch:
     def __init__(
         self, modules: Mapping[str, nn.Module], watch: Callable[[nn.Module, Callable[[Any], None]], Any]
     ) -> None:
+        self._modules, self._watch = modules, watch
         self._seen: dict[str, Tensor] = {}
         self._handles = [watch(module, partial(self._note, name)) for name, module in modules.items() if name]
 
@@ -46,8 +47,31 @@ class OutputSearch:
         self._seen = {}
         return found
 
+    def find(self, argument: str, targets: Sequence[Tensor], loss: Tensor | None) -> tuple[str, Tensor]:
+        """Return the module whose output are the predictions, and that output. Reads losses on the host.
+
+        Args:
+            argument: what the user gave as ``output``, for the message.
+            targets: tensors that may be the labels, the likeliest first.
+            loss: of the batch.
+
+        Raises:
+            TrickError: no output explains the loss; the message has the candidates.
+        """
+        seen = self.take()
+        fits = candidates(seen, targets)
+        name = chosen(fits, loss)
+        if name is None:
+            rule = "training_step returns no such key, and no module's output explains the loss alone"
+            raise refused("output", argument, rule, f"Pass the one that is meant: {told(fits, seen)}")
+        return name, seen[name]
+
+    def watch(self, name: str, seen: Callable[[Any], None]) -> None:
+        """Call ``seen`` with each output of a module from now on, also when the search is over."""
+        self._watch(self._modules[name], seen)
+
     def end(self) -> None:
-        """Remove the hooks."""
+        """Remove the hooks of the search."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._seen = [], {}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_tricks.collapse import pairs, sums
+from lightning_tricks.collapse.pair_numbers import NUMBERS, measured_pairs
 from lightning_tricks.collapse.pooling import Part, pooled_skill
 from lightning_tricks.detection.judge import keep_bounded
 
@@ -59,17 +60,17 @@ def measured_rows(rows: Mapping[str, Tensor], logits: bool, add: Callable[[sums.
     if "output" not in rows:
         return sums.measured_classes(rows["logits"].float(), rows["target"], part, add)
     output, values = rows["output"].float(), rows["values"].float()
-    vector = pairs.measured_pairs(output, values, part, add, logits)
+    vector = measured_pairs(output, values, part, add, logits)
     if output.shape[1] > 1:
         return vector
-    certain = (vector[pairs.NUMBERS.index("beyond")] == 0) & (not logits)
+    certain = (vector[NUMBERS.index("beyond")] == 0) & (not logits)
     return torch.cat([vector, sums.measured_classes(*pairs.two_classes(output, values, certain), part, add)])
 
 
 def read_rows(vector: list[float], targets: Targets) -> tuple[dict[str, float], list[float], Targets]:
     """Return the values by name, shares of predicted and of labelled classes, and what is known of the targets now."""
     if targets.paired:
-        numbers, vector = dict(zip(pairs.NUMBERS, vector, strict=False)), vector[len(pairs.NUMBERS) :]
+        numbers, vector = dict(zip(NUMBERS, vector, strict=False)), vector[len(NUMBERS) :]
         kind = max(targets.kind, pairs.kind_of(numbers, two_classes=bool(vector)), key=KINDS.index)
         targets = replace(targets, kind=kind, logits=targets.logits or numbers["beyond"] > 0)
         if kind != "classes":

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lightning_tricks.detection.causes import Cause
-from lightning_tricks.publishing.html import note
+from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
 State = dict[str, Any]
 
@@ -23,7 +23,7 @@ _NOTICEABLE = 1e-4  # of the limit
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Stated):
     """What a detector says about a run.
 
     Args:
@@ -56,8 +56,13 @@ class Verdict:
         seen = f"{self.cause} since step {self.since_step} (seen at step {self.step})"
         return f"{self.detector}: {seen}: {'; '.join(self.reasons)}. Try: {'; '.join(self.advice)}."
 
-    def _repr_html_(self) -> str:
-        return note(str(self), "#b42318" if self.alarmed else "#1a7f37")
+    @property
+    def statement(self) -> Statement:
+        """What was seen and what to try, in the form that it shares with findings and answers of checks."""
+        if not self.alarmed:
+            return Statement(Outcome.GOOD, self.detector, "no alarm", step=self.step)
+        title, seen, remedy = f"{self.detector}: {self.cause}", "; ".join(self.reasons), "; ".join(self.advice)
+        return Statement(Outcome.BAD, title, seen, remedy, self.since_step)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON and checkpoints."""

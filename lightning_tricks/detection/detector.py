@@ -65,6 +65,6 @@ class Detector:
         """Return a function that draws what was seen; None where there is nothing to see."""
         return self.watch.probe.figure(self.history)
 
-    def settled(self, run: TrainingRun) -> bool:
+    def _settled(self, run: TrainingRun) -> bool:
         """Whether it has looked at a first batch: only there it is seen whether an argument names what there is."""
         return run.attempts.began and not self.watch.sampler.first

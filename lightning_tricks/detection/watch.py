@@ -81,7 +81,7 @@ class Watch(Stages):
 
     # -- life -----------------------------------------------------------------------------------------------------
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Attach before the first forward pass: a compiled module takes no hook later."""
         self._attach(run, final=False)
 
@@ -111,7 +111,7 @@ class Watch(Stages):
             self._attachment.detach()
         self._attachment = None
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Learn the length of the run; take up the state."""
         if self._attachment is None:
             self._attach(run, final=True)
@@ -123,7 +123,7 @@ class Watch(Stages):
         if state is not None:
             self._load(run, state)
 
-    def rolled_back(self, run: TrainingRun) -> None:
+    def _rolled_back(self, run: TrainingRun) -> None:
         """Begin again, with the same grace: the run is where it was."""
         self.probe.sums = {}
         self.sampler.rolled_back()
@@ -131,13 +131,13 @@ class Watch(Stages):
         self.probe.rolled_back()
         self.response.pending, self._sent = None, False
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Judge what was sent last; a run that is over can neither be stopped nor rolled back."""
         run.publisher.flush()
         if not self.response.finish(run) and self.judge.history:
             self.announcer.draw(run, self.judge.history[-1][0])
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Remove the hooks."""
         self._detach()
 
@@ -157,7 +157,7 @@ class Watch(Stages):
         if pl_module.automatic_optimization:
             self.sampler.armed = False
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """An update comes: note its step and its number (of the first optimizer)."""
         if page.view.index == 0:
             self.sampler.update_comes(page.step, page.attempt)
@@ -272,7 +272,7 @@ class Watch(Stages):
 
     # -- state ----------------------------------------------------------------------------------------------------
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Alarms with their baselines, what was gathered since the last check, and the states to go back to."""
         run = self.trick.run_or_none
         if run is not None:

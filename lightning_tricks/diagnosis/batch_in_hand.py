@@ -32,11 +32,11 @@ class BatchInHand(Stages):
         """Know what the step returned."""
         self.outputs = outputs
 
-    def shipped(self, run: TrainingRun) -> None:
+    def _shipped(self, run: TrainingRun) -> None:
         """The step is over: keep nothing of it alive."""
         self.let_go()
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """The fit is over, perhaps within a step."""
         self.let_go()
 

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lightning_tricks.diagnosis.sanity import Check
-from lightning_tricks.publishing.html import table
-
-_COLORS = {"pass": "#1a7f37", "FAIL": "#b42318", "?": "#8a6100"}
+from lightning_tricks.publishing.statement import as_html, as_table, as_text
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,11 @@ class CheckTable:
         return len(self.checks)
 
     def __str__(self) -> str:
-        width = max((len(check.name) for check in self.checks), default=0)
-        lines = []
-        for check in self.checks:
-            lines.append(f"{check.mark:<4}  {check.name:<{width}}  {check.evidence}".rstrip())
-            lines += [f"      -> {check.fix}"] if check.fix else []
-        return "\n".join(lines)
+        return as_text(self.checks)
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        rows = [f"| {c.name} | {c.mark} | {c.evidence} | {c.fix} |" for c in self.checks]
-        return "\n".join(["| check | | what was seen | fix |", "| --- | --- | --- | --- |", *rows])
+        return as_table(self.checks).markdown()
 
     def _repr_html_(self) -> str:
-        rows = [(check.name, check.mark, check.evidence, check.fix) for check in self.checks]
-        return table(("check", "", "what was seen", "fix"), rows, _COLORS)
+        return as_html(self.checks)

@@ -176,7 +176,8 @@ class Course:
             "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
             "flow": lost,
-            "idle": loss_curve.ran_out(self.checks, total) and not findings.solved(self.checks, start),
+            "idle": (loss_curve.ran_out(self.checks, total) or loss_curve.never_moves(start, self.checks, total))
+            and not findings.solved(self.checks, start),
             "evaluation": curves and loss_curve.fails_in_eval_mode(start, self.checks),
             "shrinkage": curves and loss_curve.shrinking(start, self.checks),
             "blow-up": curves and loss_curve.blow_up(self.early, self.checks) is not None,

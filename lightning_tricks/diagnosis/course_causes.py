@@ -133,6 +133,12 @@ def _shrinkage(alarm: CourseAlarm) -> Explained:
 def _idle(alarm: CourseAlarm) -> Explained:
     """The learning rate is gone long before the end."""
     rates = [c.rate for c in alarm.checks if math.isfinite(c.rate)] or [math.nan]
+    if rates[-1] >= 0.5 * max(rates):
+        ratio = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
+        reason = (
+            f"an update changes the weights by at most {ratio:.1g} of their size, at a learning rate of {rates[-1]:.2g}"
+        )
+        return Cause.UNCHANGED_WEIGHTS, (reason,), ("raise the learning rate: LRFinder() finds one",)
     advice = (
         "see at which interval the scheduler is called: {'interval': 'epoch'} or 'step', and for how many steps",
         "plan it in shares of the run: LRSchedule()",

@@ -38,7 +38,7 @@ class Culprit(Stages):
         self._run: TrainingRun | None = None
         self._manual = False
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up what was found before."""
         self._run, self._manual = run, not run.trainer.lightning_module.automatic_optimization
         if state is not None:
@@ -85,15 +85,15 @@ class Culprit(Stages):
         module = first_broken_module(run, batch, self._index)
         return "; ".join(text for text in (f"{where} is the first", rows, module) if text)
 
-    def rolled_back(self, run: TrainingRun) -> None:
+    def _rolled_back(self, run: TrainingRun) -> None:
         """The weights are good again."""
         self.text = self.row = ""
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Let go of the batches."""
         self.batch = self._previous = None
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """What was found."""
         return {"culprit": self.text}
 

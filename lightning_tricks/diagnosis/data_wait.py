@@ -24,7 +24,7 @@ class DataWait(Stages):
         self._waited = self._seconds = 0.0  # since the last check
         self._ended = 0.0
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Begin to look at the clock."""
         self.go_on()
 
@@ -40,7 +40,7 @@ class DataWait(Stages):
         """The step is over; a check may come, which counts for nothing."""
         self._seconds += time.perf_counter() - self._ended
 
-    def shipped(self, run: TrainingRun) -> None:
+    def _shipped(self, run: TrainingRun) -> None:
         """From here on data is waited for."""
         self.go_on()
 

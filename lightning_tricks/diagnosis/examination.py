@@ -1,7 +1,8 @@
 """A module under examination: looks at it in a dry run, and what each tensor of its batch is for.
 
-The experiments of SanityCheck are in ``experiments.py``, ``loss_experiments.py``, ``gradient_flow.py`` and
-``data_experiments.py``; what they mean is in ``sanity.py``, ``first_loss.py``, ``one_batch.py`` and ``sanity_data.py``.
+The experiments of SanityCheck are in ``experiments.py``, ``loss_experiments.py``, ``gradient_flow.py``,
+``partners.py``, ``label_experiments.py`` and ``data_experiments.py``; what they mean is in ``sanity.py``,
+``first_loss.py``, ``one_batch.py`` and ``sanity_data.py``.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Look:
         outputs: of modules with parameters, in the order in which they ended.
         candidates: what may be the prediction: returned tensors, then outputs of modules, the last ones first.
         keys: where each candidate comes from: module and number of the call.
+        tracked: the candidates with their graph, where a gradient was asked for.
         found: the pair from which the loss was computed, where it was recognised.
         at: position of the prediction among the candidates.
         target: of that prediction, in the memory of a tensor of the batch; None where none is known.
@@ -58,6 +60,7 @@ class Look:
     outputs: list[Tensor] = field(default_factory=list)
     candidates: list[Tensor] = field(default_factory=list)
     keys: list[tuple[str, int]] = field(default_factory=list)
+    tracked: list[Tensor] = field(default_factory=list)
     found: Recognised | None = None
     at: int | None = None
     target: Tensor | None = None
@@ -119,6 +122,7 @@ class Examination:
             calls[name] += 1
             distinct.setdefault(id(t), ((name, calls[name]), t))
         look.keys = [key for key, _ in distinct.values()]
+        look.tracked = [t for _, t in distinct.values()] if gradient else []
         look.candidates = [t.detach() for _, t in distinct.values()]
         self._pair(look, batch)
         return look

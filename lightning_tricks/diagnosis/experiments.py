@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
-from lightning_tricks.diagnosis.gradient_flow import related
+from lightning_tricks.diagnosis.partners import related
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.modules.replaced import Hook

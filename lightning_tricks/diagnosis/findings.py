@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from lightning_tricks.detection.causes import Cause, Hint, Rate, kind_of
 from lightning_tricks.diagnosis.loss_curve import Check
+from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
 LEAST_CONFIDENCE = 0.6  # of a finding that is shown
 SMALLEST_RATIO, LARGEST_RATIO = 1e-4, 1e-2
@@ -23,7 +24,7 @@ _FULL_RATE = 0.5  # share of the highest rate below which the schedule explains 
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Stated):
     """Something that was noticed.
 
     Args:
@@ -47,6 +48,12 @@ class Finding:
     def __str__(self) -> str:
         head = f"{self.kind} (step {self.step}, confidence {self.confidence:.0%})"
         return f"{head}: {self.evidence}. Next: {self.next_step}."
+
+    @property
+    def statement(self) -> Statement:
+        """What was seen and what to try, in the form that it shares with verdicts and answers of checks."""
+        outcome = Outcome.BAD if isinstance(self.kind, Cause) else Outcome.WARNING
+        return Statement(outcome, self.kind.value, self.evidence, self.next_step, self.step)
 
     @classmethod
     def from_text(cls, text: str) -> Finding | None:

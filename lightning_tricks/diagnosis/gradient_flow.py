@@ -1,32 +1,31 @@
-"""The experiments of SanityCheck with backward passes: which parameters learn, which label goes with which input."""
+"""The experiment of SanityCheck that finds which parameters learn, and which are kept from it."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_tricks.diagnosis import sanity
-from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
+from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
 from lightning_tricks.diagnosis.sanity import Check, Gradients
 from lightning_tricks.diagnosis.weights import as_initialised, units_alike
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.modules.trace import floating
-from lightning_tricks.numerics.torch_internals import CONVOLUTION, tree_map
+from lightning_tricks.numerics.torch_internals import CONVOLUTION
 
-_EDGES = 2  # rows of a list of edges
 _BATCHES_WITHOUT_LOSS = 8
 _MARK = 1e8  # no gradient is that large in every element
 
 
 def gradients(exam: Examination) -> list[Check]:
     """Make some updates: which parameters get a gradient, and from whom are they kept?"""
-    dry_run, module = exam.dry_run, exam.module
+    dry_run = exam.dry_run
     dry_run.restart()
     called, graphs = _calls(exam)
     look = exam.look(exam.batch, gradient=True)
@@ -36,63 +35,91 @@ def gradients(exam: Examination) -> list[Check]:
         return [_without_loss(exam)]
     if dry_run.steps.anywhere(not look.loss.requires_grad):
         return [Check("all parameters learn", False, "the loss depends on no parameter", "do not detach it")]
-    names = parameter_names(module)
-    parameters = list(module.parameters())
-    learning = [p for p in parameters if p.requires_grad]
-    prints = {id(p): _fingerprint(p) for p in learning}
+    learning = _Learning([p for p in exam.module.parameters() if p.requires_grad])
     untrained = {id(p) for m in exam.modules.values() if as_initialised(m) for p in m.parameters(recurse=False)}
-    present: set[int] = set()
-    alive: set[int] = set()
-
-    def note() -> None:
-        for p in learning:
-            if p.grad is not None:
-                present.add(id(p))
-                if id(p) not in alive and bool(p.grad.to_dense().any()):
-                    alive.add(id(p))
-
     first = dry_run.steps.mean(look.loss)
     dry_run.steps.backward(look.loss)
-    del look
-    note()
+    del look  # (a graph less while the updates are made)
+    learning.note()
+    _make_updates(exam, learning)
+    satisfied = math.isfinite(first) and abs(first) < 1e-6
+    return [sanity.gradients_arrive(_flow(exam, learning, graphs, untrained, satisfied=satisfied))]
+
+
+class _Learning:
+    """Which parameters have had a gradient, which of them one that is not 0, and which have moved.
+
+    Args:
+        parameters: that require gradients; they are told apart by ``id``.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.present: set[int] = set()
+        self.alive: set[int] = set()
+        self._prints = {id(p): _fingerprint(p) for p in parameters}
+
+    def note(self) -> None:
+        """A backward pass is over."""
+        for p in self.parameters:
+            if p.grad is not None:
+                self.present.add(id(p))
+                if id(p) not in self.alive and bool(p.grad.to_dense().any()):
+                    self.alive.add(id(p))
+
+    def moved(self) -> set[int]:
+        """Return the ids of the parameters whose values are others than at the beginning."""
+        return {id(p) for p in self.parameters if _fingerprint(p) != self._prints[id(p)]}
+
+
+def _make_updates(exam: Examination, learning: _Learning) -> None:
+    """Make some updates on the first batch, and one backward pass more."""
     for _ in range(UPDATES_BEFORE_ASKING):
-        dry_run.update()
-        note()
+        exam.dry_run.update()
+        learning.note()
     again = exam.look(exam.batch, gradient=True).loss
     if again is not None and again.requires_grad:
-        dry_run.steps.backward(again)
-        note()
-    del again
-    moved = {id(p) for p in learning if _fingerprint(p) != prints[id(p)]}
+        exam.dry_run.steps.backward(again)
+        learning.note()
+
+
+def _flow(
+    exam: Examination, learning: _Learning, graphs: set[int], untrained: set[int], *, satisfied: bool
+) -> Gradients:
+    """Return which parameters learn, and from which gradients are kept, by their names.
+
+    Args:
+        exam: after the updates.
+        learning: what the parameters did in them.
+        graphs: ids of parameters of modules whose outputs are parts of a graph.
+        untrained: ids of parameters that are as they were initialised.
+        satisfied: whether the loss was 0 at the beginning, where gradients are.
+    """
+    anywhere, alive, moved = exam.dry_run.steps.anywhere, learning.alive, learning.moved()
     kept = _kept(exam)
     held = exam.held()
-    trained = [p for p in learning if id(p) in held]
-    missing = [p for p in trained if id(p) not in present and id(p) not in moved]
-    zero = [p for p in trained if id(p) in present and id(p) not in alive]
-    outside = [p for p in learning if id(p) in alive and id(p) not in held]
-    cut = [p for p in missing if id(p) in graphs and not _has_twin(module, p, alive)]
-    same = [p for p in trained if id(p) in alive and id(p) in _weights(exam) and units_alike(p)]
-    if dry_run.steps.anywhere(bool(cut)):
-        cut = cut if _influence(exam, cut) else []
-    hidden = [p for p in missing if id(p) not in graphs and id(p) in untrained and not _has_twin(module, p, alive)]
-    if not cut and dry_run.steps.anywhere(bool(hidden)) and _shapes_prediction(exam, hidden):
-        cut = hidden  # called under no_grad, as a network that was trained before may be
-    satisfied = math.isfinite(first) and abs(first) < 1e-6
+    trained = [p for p in learning.parameters if id(p) in held]
+    outside = [p for p in learning.parameters if id(p) in alive and id(p) not in held]
+    missing = [p for p in trained if id(p) not in learning.present and id(p) not in moved]
+    zero = [p for p in trained if id(p) in learning.present and id(p) not in alive]
+    weights = _weights(exam)
+    # (asked before anything restarts the dry run: the weights are those after the updates)
+    same = [p for p in trained if id(p) in alive and id(p) in weights and units_alike(p)]
+    cut = _cut(exam, missing, alive, graphs, untrained)
     left_out = _left_out(exam, outside, held)
-    still = _still(exam, alive) if not exam.dry_run.steps.anywhere(bool(cut)) else []
-    bad = zero if dry_run.steps.anywhere(bool(zero)) and _influence(exam, zero) else []
-    most = len(zero) > 0.5 * len(trained)
+    still = _still(exam, alive) if not anywhere(bool(cut)) else []
+    shaping = bool(zero) if anywhere(bool(zero)) and _influence(exam, zero) else False
+    names = parameter_names(exam.module)
 
-    def named(chosen: Any) -> tuple[str, ...]:
+    def named(chosen: Iterable[Tensor]) -> tuple[str, ...]:
         return tuple(names[id(p)] for p in chosen)
 
-    unused = [p for p in missing if all(p is not q for q in cut)]
-    found = Gradients(
+    return Gradients(
         detached=named(cut),
-        unused=named(unused),
+        unused=named(p for p in missing if all(p is not q for q in cut)),
         zero=() if satisfied else named(zero),
-        all_zero=most or bool(bad),
-        frozen=named(p for p in parameters if not p.requires_grad),
+        all_zero=len(zero) > 0.5 * len(trained) or shaping,
+        frozen=named(p for p in exam.module.parameters() if not p.requires_grad),
         forgotten=named(p for p in outside if id(p) not in left_out),
         left_out=named(p for p in outside if id(p) in left_out),
         kept=kept,
@@ -100,7 +127,28 @@ def gradients(exam: Examination) -> list[Check]:
         still=named(still),
         same=named(same),
     )
-    return [sanity.gradients_arrive(found)]
+
+
+def _cut(
+    exam: Examination, missing: list[nn.Parameter], alive: set[int], graphs: set[int], untrained: set[int]
+) -> list[nn.Parameter]:
+    """Return the parameters without gradients that shape the loss: something detaches what they compute.
+
+    Args:
+        exam: of the training step.
+        missing: parameters that get no gradient.
+        alive: ids of those that get one.
+        graphs: ids of parameters of modules whose outputs are parts of a graph.
+        untrained: ids of parameters that are as they were initialised.
+    """
+    anywhere, module = exam.dry_run.steps.anywhere, exam.module
+    cut = [p for p in missing if id(p) in graphs and not _has_twin(module, p, alive)]
+    if anywhere(bool(cut)):
+        cut = cut if _influence(exam, cut) else []
+    hidden = [p for p in missing if id(p) not in graphs and id(p) in untrained and not _has_twin(module, p, alive)]
+    if not cut and anywhere(bool(hidden)) and _shapes_prediction(exam, hidden):
+        cut = hidden  # called under no_grad, as a network that was trained before may be
+    return cut
 
 
 def _without_loss(exam: Examination) -> Check:
@@ -252,100 +300,3 @@ def _kept(exam: Examination) -> bool:
     low = min(float(t.min()) for t in left)
     high = max(float(t.max()) for t in left)
     return exam.dry_run.steps.anywhere(low > 0 and high - low <= 1e-3 * high)
-
-
-# -- which label goes with which input --------------------------------------------------------------------------------
-
-
-def partners(exam: Examination) -> list[Check]:
-    """Change one sample's input, then its label: the gradients that change must be those of the same rows."""
-    inputs = exam.inputs(exam.batch)
-    at = next((i for i, role in exam.roles.items() if role == "target"), None)
-    at = exam.target_at if exam.first.target is not None else at
-    asked = at is not None and exam.roles.get(at) == "target" and bool(inputs)
-    if exam.dry_run.steps.anywhere(not asked) or not asked:
-        return []
-    tensors = tensors_of(exam.batch)
-    target = tensors[at]  # type: ignore[index]
-    size = len(target) if target.ndim else 0
-    if exam.dry_run.steps.anywhere(size < 4 or bool(related(exam, inputs, size))):
-        return []
-    sample = 1  # (the first one is at its place whatever happens to the others)
-    differs = (target != target[sample]).flatten(1).any(1) if target.ndim > 1 else target != target[sample]
-    if exam.dry_run.steps.anywhere(not bool(differs.any())):
-        return []
-    other = int(differs.float().argmax())
-    chosen = {id(t) for t in inputs if len(t) == size}
-
-    def moved(t: Tensor) -> Tensor:
-        t = t.clone()
-        t[sample] = t[other]
-        return t
-
-    with_label = tree_map(lambda t: moved(t) if t is target else t, exam.batch)
-    with_input = tree_map(lambda t: moved(t) if id(t) in chosen else t, exam.batch)
-    values, slopes = zip(*[_entry(exam, batch) for batch in (exam.batch, with_input, with_label)], strict=True)
-    if any(v is None for v in (*values, *slopes)) or len({v.shape for v in values}) > 1:
-        return []
-    by_input = _rows(values[0] - values[1])
-    by_label = _rows(slopes[0] - slopes[2])
-    if len(by_input) > len(values[0]) // 2:
-        return []
-    check = sanity.wrong_partner(by_input, by_label, sample)
-    return [] if check is None else [check]
-
-
-def _rows(change: Tensor) -> list[int]:
-    size = change.abs().flatten(1).amax(1)
-    return [int(i) for i in (size > 1e-3 * size.max()).nonzero().flatten()] if float(size.max()) > 0 else []
-
-
-def _entry(exam: Examination, batch: Any) -> tuple[Any, Any]:
-    """Return what goes into the first layer, or comes out of the first embedding, and the loss's gradient by it."""
-    exam.dry_run.restart()
-    entries: list[Tensor] = []
-
-    def before(args: Any) -> None:
-        for t in floating(list(args))[:1]:
-            if not entries and t.is_leaf and not t.requires_grad and t.ndim > 1:
-                entries.append(t.requires_grad_())
-
-    def after(output: Tensor) -> None:
-        if not entries:
-            entries.append(output if output.requires_grad else output.requires_grad_())
-
-    handles = []
-    for m in exam.modules.values():
-        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)):
-            handles.append(m.register_forward_hook(Hook(lambda _, args, out: after(out))))
-        elif any(True for _ in m.parameters(recurse=False)):
-            handles.append(m.register_forward_pre_hook(Hook(lambda _, args: before(args))))
-    try:
-        with exam.evaluating():
-            loss = exam.look(batch, gradient=True).loss
-    finally:
-        for handle in handles:
-            handle.remove()
-    if loss is None or not loss.requires_grad or not entries:
-        return None, None
-    (slope,) = torch.autograd.grad(loss, entries[:1], allow_unused=True)
-    return entries[0].detach(), None if slope is None else slope.detach()
-
-
-def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
-    """Return why the rows of these inputs may belong together; empty where they are samples."""
-    exam.dry_run.restart()
-    first, second = exam.dry_run.data.next_batch(), exam.dry_run.data.next_batch()
-    if exam.dry_run.data.batches_per_epoch == 1 or _the_same(first, second):
-        return "every batch is the same: the rows of one graph or series"
-    for t in inputs:
-        edges = not t.is_floating_point() and t.ndim == 2 and _EDGES in t.shape and int(t.max()) < size
-        matrix = t.shape == (size, size) and len(inputs) > 1 and bool((t >= 0).all())
-        if matrix or (edges and len(t) != size) or t.layout != torch.strided:
-            return "the batch holds what relates its rows to each other, as a graph"
-    return ""
-
-
-def _the_same(left: Any, right: Any) -> bool:
-    pairs = list(zip(*[tensors_of(b) for b in (left, right)], strict=False))
-    return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)

@@ -60,7 +60,7 @@ class GradientHealth(Stages):
         self._matrices = [p for p in page.view.parameters if p.ndim > 1 and p.grad is not None][:_MATRICES]
         self._before = _sampled(self._matrices, copy=True)
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """See how far the weights went."""
         if view.index == 0 and self._before:  # (tested before any context is entered: most updates have no check)
             self._measure_move()
@@ -92,11 +92,11 @@ class GradientHealth(Stages):
         self.norms, self._ratios, self._sizes = None, None, None
         return slices
 
-    def rolled_back(self, run: TrainingRun) -> None:
+    def _rolled_back(self, run: TrainingRun) -> None:
         """Gradients of other weights are of no use."""
         self.norms, self._before, self._ratios, self._sizes = None, [], None, None
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Let go of what belongs to the fit."""
         self.norms, self._before = None, []
 

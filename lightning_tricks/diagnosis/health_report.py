@@ -32,7 +32,7 @@ class HealthReport(Stages):
         self._judge, self._probe, self._at_alarms = judge, probe, at_alarms
         self._folder: Path | None = None
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the folder, on all processes."""
         self._folder = Path(run.trainer.log_dir or run.trainer.default_root_dir)
 

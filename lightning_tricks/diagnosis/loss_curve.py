@@ -15,6 +15,7 @@ _BEFORE_RISE = 12  # checks that a relapse is compared with
 _RESOLUTION = 2**-24  # of float32, half of the distance to the next number
 _SAME_LOSS = 1e-4  # of it: weights that move within float32's resolution change a loss by less
 _GONE = 1e-4  # of the largest learning rate
+_NO_EFFECT = 0.01  # of the weights, by all updates of a run together
 _SHRUNK = 0.3  # of the norm that the weights began with
 
 
@@ -468,6 +469,33 @@ def ran_out(checks: Sequence[Check], total: int) -> bool:
     moved = len(fixed) == 2 and abs(fixed[1] - fixed[0]) > _SAME_LOSS * abs(fixed[0])
     lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates) and not moved
     return lost or rates[-1] < _GONE * max(rates)
+
+
+def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 8) -> bool:
+    """Whether all updates of a run together would change the weights by less than a hundredth, and nothing is learned.
+
+    Nothing: the loss on the first batch stays within 1 %, or where that is not known the loss within 2 %. A warm-up,
+    in which the rate rises, says nothing yet.
+
+    Args:
+        start: the loss before training.
+        checks: the checks so far.
+        total: updates of the whole run.
+        count: checks that are needed.
+
+    >>> still = [Check(10 * i + 10, 0.69, 0.69, rate=1e-8, ratio=1e-7, fixed=0.69) for i in range(9)]
+    >>> never_moves(0.69, still, 1000), never_moves(0.69, [c._replace(ratio=1e-4) for c in still], 1000)
+    (True, False)
+    """
+    known = [c for c in checks if math.isfinite(c.ratio) and math.isfinite(c.rate) and math.isfinite(c.median)]
+    if len(known) < count or not total or known[-1].rate > min(c.rate for c in known[-count:]):
+        return False
+    if max(c.ratio for c in known) * total > _NO_EFFECT:
+        return False
+    fixed = [c.fixed for c in known if math.isfinite(c.fixed)]
+    if len(fixed) > 1:
+        return abs(fixed[-1] - fixed[0]) <= 0.01 * abs(fixed[0])
+    return abs(known[-1].median - start) <= 0.02 * abs(start)
 
 
 def wasting_away(checks: Sequence[Check], count: int = 3) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_tricks.diagnosis import first_loss, one_batch, sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
-from lightning_tricks.diagnosis.gradient_flow import partners
 from lightning_tricks.diagnosis.one_batch import Trial
+from lightning_tricks.diagnosis.partners import partners
 from lightning_tricks.diagnosis.recognition import LEFT_OUT, broadcast, reversed_risk
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counted, counts

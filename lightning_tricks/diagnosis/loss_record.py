@@ -27,7 +27,7 @@ class LossRecord(Stages):
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the losses since the last check before the checkpoint."""
         if state is not None:
             self.losses = [torch.tensor(x) for x in state["losses"]]
@@ -42,10 +42,10 @@ class LossRecord(Stages):
         losses, self.losses = self.losses, []
         return Slices((torch.stack([x.to(device, torch.float32).reshape(()) for x in losses]),))
 
-    def rolled_back(self, run: TrainingRun) -> None:
+    def _rolled_back(self, run: TrainingRun) -> None:
         """Losses of other weights are of no use."""
         self.losses = []
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """The losses, as numbers."""
         return {"losses": [float(x) for x in self.losses]}

@@ -28,7 +28,7 @@ class LookAtEpochs(Stages):
         if self._probe.suspects and batch_idx == 0 and run is not None:
             self._probe.look_again(run)
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """The fit is over: let go of what was measured in it."""
         self._probe.forget()
 
@@ -44,7 +44,7 @@ class LookAtEnd(Stages):
     def __init__(self, watch: Watch, probe: MemoryProbe) -> None:
         self._watch, self._probe = watch, probe
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Look once more: what was to be cleared at the end of an epoch would be by now."""
         run.publisher.flush()
         judge, certain = self._watch.judge, self._probe.last_look(run)

@@ -36,16 +36,16 @@ class MemoryLevel(Stages):
         self.largest = BatchSize()  # of the checks of this fit
         self.on_device = False
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the device."""
         self._reader = MemoryReader(run.trainer.strategy.root_device)
         self.on_device = self._reader.read().on_device
 
-    def renewed(self, run: TrainingRun, view: OptimizerView) -> None:
+    def _renewed(self, run: TrainingRun, view: OptimizerView) -> None:
         """Other parameters have other gradients and another state: memory may rise."""
         self.points = []
 
-    def rolled_back(self, run: TrainingRun) -> None:
+    def _rolled_back(self, run: TrainingRun) -> None:
         """Weights were copied back: memory may have another level."""
         self.points = []
 

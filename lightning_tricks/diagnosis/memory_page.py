@@ -38,7 +38,7 @@ class MemoryPage(Stages):
         self.report: MemoryReport | None = None  # the last one
         self._folder: Path | None = None
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the folder, on all processes."""
         self._folder = Path(run.trainer.log_dir or run.trainer.default_root_dir)
 

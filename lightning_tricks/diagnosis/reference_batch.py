@@ -67,7 +67,7 @@ class ReferenceBatch(Stages):
 
     # -- to have one ------------------------------------------------------------------------------------------------
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Know the run, and how it computes."""
         self._run = run
         self._coarse = "16" in str(getattr(run.trainer.precision_plugin, "precision", ""))
@@ -168,7 +168,7 @@ class ReferenceBatch(Stages):
         keep_bounded(self.predictions)
         return {"fixed_batch_loss": reading.loss} if reading.there and not reading.failed else {}
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Let go of the batch."""
         self._batch, self._tries, self._expected, self._actual = None, 0, None, None
 

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_tricks.errors import listed
+from lightning_tricks.publishing.statement import Outcome, Stated, Statement
+
+_OUT_OF_REACH = 0.4  # of the outputs
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Stated):
     """The result of one experiment.
 
     Args:
@@ -31,7 +34,22 @@ class Check:
     @property
     def mark(self) -> str:
         """``pass``, ``FAIL`` or ``?``."""
-        return {True: "pass", False: "FAIL", None: "?"}[self.passed]
+        return self.statement.outcome.mark
+
+    @property
+    def statement(self) -> Statement:
+        """What was seen and what to do, in the form that it shares with verdicts and findings."""
+        outcome = {True: Outcome.GOOD, False: Outcome.BAD, None: Outcome.UNKNOWN}[self.passed]
+        return Statement(outcome, self.name, self.evidence, self.fix)
+
+    def __str__(self) -> str:
+        """Say it in one line.
+
+        >>> print(Check("inputs matter", False, "the loss changes by 0", "follow the input"))
+        FAIL  inputs matter: the loss changes by 0. Fix: follow the input.
+        """
+        remedy = f" Fix: {self.fix}." if self.fix else ""
+        return f"{self.mark}  {self.name}: {self.evidence}.{remedy}"
 
 
 def input_matters(outputs: float | None, loss: float | None, updates: int = 0, *, moved: bool = True) -> Check:
@@ -53,6 +71,9 @@ def input_matters(outputs: float | None, loss: float | None, updates: int = 0, *
     if not what:
         return Check(name, None, "no output of a module was seen")
     if (outputs is not None and outputs > 1e-5) and (loss is None or loss > 1e-6):
+        return Check(name, True, seen)
+    # (an offset in the outputs, as of prices in millions, makes their change look small)
+    if (outputs is not None and outputs > 1e-6) and (loss is not None and loss > 1e-3):
         return Check(name, True, seen)
     if outputs is None and loss is not None and loss > 1e-6:
         return Check(name, True, seen)
@@ -152,6 +173,36 @@ def wrong_partner(by_input: Sequence[int], by_label: Sequence[int], sample: int)
     )
     fix = "look at the order of both: repeat for repeat_interleave, view for permute, a shuffle of one of them"
     return Check("shapes of outputs and labels", False, seen, fix)
+
+
+def label_in_several_places(spread: int, asked: int) -> Check | None:
+    """Report labels that are compared with outputs of several places.
+
+    Args:
+        spread: labels of one place whose change reached the gradients of several places.
+        asked: how many were changed.
+
+    >>> label_in_several_places(0, 3) is None, label_in_several_places(3, 3).passed
+    (True, False)
+    """
+    if 2 * spread <= asked:
+        return None
+    seen = f"the label of one place is compared with outputs of several places, for {spread} of {asked} labels"
+    fix = "bring the classes to dimension 1 by movedim(-1, 1) or permute, not by view or reshape"
+    return Check("shapes of outputs and labels", False, seen, fix)
+
+
+def within_reach(share: float, activation: str) -> Check:
+    """Judge the share of outputs that are at an end of their range while the loss asks for more.
+
+    >>> within_reach(0.9, "sigmoid").passed, within_reach(0.0, "relu").passed
+    (False, True)
+    """
+    seen = f"after updates on one batch {share:.0%} of the outputs are at an end of what {activation} can give"
+    if share <= _OUT_OF_REACH:
+        return Check("labels are within reach", True, f"{seen}, and have to go on")
+    fix = f"leave the last {activation} out, or bring the labels into its range"
+    return Check("labels are within reach", False, f"{seen}, and the loss asks for more", fix)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Summary(Stages):
     def __init__(self, watch: Watch, probe: CourseProbe) -> None:
         self._watch, self._probe = watch, probe
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Tell the loggers; where nothing is wrong, the user as well."""
         updates, course = run.clock.attempted(0) if run.views else 0, self._probe.course
         if not updates or not course.checks:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lightning_tricks.errors import shown
 from lightning_tricks.numerics import form
+from lightning_tricks.numerics.arguments import changed_arguments
 
 VERSION = 1
 ADVICE = "Remove this callback's state from the checkpoint, or start from scratch."
@@ -32,18 +33,18 @@ def saved_state(configuration: dict[str, Any], clock: dict[str, Any], state: dic
     return {"version": VERSION, "configuration": configuration, "clock": clock, "state": state}
 
 
-def checked_state(owner: str, saved: object, configuration: Mapping[str, Any], state_form: form.Form) -> CheckedState:
+def checked_state(callback: object, saved: object, state_form: form.Form) -> CheckedState:
     """Return a checkpoint's state, checked before anything of it is used.
 
     Args:
-        owner: the callback's class, for messages.
+        callback: keeps each of its arguments in an attribute of the same name.
         saved: what ``saved_state`` returned, or whatever the checkpoint holds instead.
-        configuration: the present arguments.
         state_form: of what the callback itself saves.
 
     Raises:
         ValueError: the state is of an unknown version or not of this form.
     """
+    owner = type(callback).__name__
     if not isinstance(saved, Mapping):
         raise ValueError(f"{owner}: the checkpoint's state must be a dict, not {shown(saved)}. {ADVICE}")
     state, clock, version = saved.get("state"), saved.get("clock"), saved.get("version")
@@ -60,7 +61,7 @@ def checked_state(owner: str, saved: object, configuration: Mapping[str, Any], s
     fault = fault or state_form(state, "state")
     if fault is not None:
         raise ValueError(f"{owner}: the checkpoint's {fault}. {ADVICE}")
-    changed = [f"{k}: {shown(old[k])} -> {shown(v)}" for k, v in configuration.items() if k in old and old[k] != v]
+    changed = [f"{k}: {shown(before)} -> {shown(now)}" for k, (before, now) in changed_arguments(callback, old).items()]
     return CheckedState(dict(state), dict(clock), changed)
 
 

@@ -29,7 +29,7 @@ STEP_HOOKS = (
 )
 # (gradients are written once every callback of the user's before the last trick has changed them)
 _LAST = "on_before_optimizer_step"
-OWN_HOOKS = ("before_gradients_read", "gradients_ready", "updated", "shipped")  # of the pack, between Lightning's
+OWN_HOOKS = ("_before_gradients_read", "_gradients_ready", "_updated", "_shipped")  # of the pack, between Lightning's
 _NOTHING = object()
 _Call = Callable[..., Any]
 
@@ -173,7 +173,7 @@ class Dispatch:
         with torch.no_grad():
             page = self._run.open(optimizer)
             if page is not None:
-                self.tell("gradients_ready", self._run, page)
+                self.tell("_gradients_ready", self._run, page)
             for call in self._calls["on_before_optimizer_step"]:
                 call(trainer, module, optimizer)
             self._run.attempts.commit()
@@ -182,7 +182,7 @@ class Dispatch:
         for call in self._calls["on_train_batch_end"]:
             call(trainer, module, outputs, batch, batch_idx)
         self._run.publisher.ship()
-        self.tell("shipped", self._run)
+        self.tell("_shipped", self._run)
 
 
 def _calls_at(trick: Member, hook: str) -> list[_Call]:

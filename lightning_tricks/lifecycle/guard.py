@@ -118,7 +118,7 @@ def survives(observer: Any, error: Exception) -> bool:
     """
     meant = isinstance(error, RunEndsError) or getattr(error, FROM_USER, False)
     run = observer.run_or_none
-    begun = run is not None and observer.settled(run)
+    begun = run is not None and observer._settled(run)
     refused = isinstance(error, TrickError) and not isinstance(error, NotRestorableError)
     if meant or (refused and not begun):
         return False
@@ -127,7 +127,7 @@ def survives(observer: Any, error: Exception) -> bool:
         _tell(type(observer).__name__, error)
         if run is not None:
             with suppress(Exception):
-                observer.tell("cleanup", run)
+                observer.tell("_cleanup", run)
     return True
 
 

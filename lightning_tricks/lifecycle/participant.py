@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast
 
 from lightning_tricks.errors import TrickError
-from lightning_tricks.lifecycle.configuration import constructor_arguments
 from lightning_tricks.lifecycle.dispatch import Member
 from lightning_tricks.lifecycle.guard import survives
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics import form
+from lightning_tricks.numerics.arguments import constructor_arguments
 from lightning_tricks.publishing.log_keys import LogKey
 
 _T = TypeVar("_T")
@@ -32,7 +32,7 @@ class Participant(Stages):
     """
 
     identity: ClassVar[tuple[str, ...]] = ()
-    state_form: Any = staticmethod(form.anything)  # what ``trick_state`` of it and of its parts returns looks like
+    state_form: Any = staticmethod(form.anything)  # what ``_trick_state`` of it and of its parts returns looks like
     in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
     observer: ClassVar[bool] = False  # whether it only watches
     also_called: ClassVar[dict[str, str]] = {}  # the name of an argument in other tools -> how it is written here
@@ -44,20 +44,20 @@ class Participant(Stages):
 
     # -- what a callback may override -----------------------------------------------------------------------------
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """Return the parts that do the work, made of the arguments; called for each new run."""
         return ()
 
-    def settled(self, run: TrainingRun) -> bool:
+    def _settled(self, run: TrainingRun) -> bool:
         """Whether it has seen all that it may refuse by name; from then on no error of its own ends a run."""
         return run.attempts.began
 
-    def reconfigured(self, changed: list[str]) -> None:
+    def _reconfigured(self, changed: list[str]) -> None:
         """The checkpoint was written with other arguments; say what that means."""
         warn(type(self).__name__, f"resumed with other arguments ({'; '.join(changed)}). The new ones hold.")
 
     def configuration(self) -> dict[str, Any]:
-        """Return the arguments, as plain values, to compare with those in a checkpoint."""
+        """Return the arguments as plain values, which a checkpoint holds and a resume compares."""
         return constructor_arguments(self)
 
     def facts(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Participant(Stages):
     def parts(self) -> tuple[Stages, ...]:
         """The parts of this run."""
         if self._parts is None:
-            self._parts = self.make_parts()
+            self._parts = self._make_parts()
         return self._parts
 
     def part(self, kind: type[_T]) -> _T:

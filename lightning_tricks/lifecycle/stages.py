@@ -15,46 +15,46 @@ class Stages:
     arguments: the dispatch calls them after those of the callback that the part belongs to.
     """
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Fit begins: check the settings of the Trainer and the module. Optimizers do not exist yet."""
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """A new Trainer begins: forget what was measured in another one."""
 
-    def on_optimizers_created(self, run: TrainingRun) -> None:
+    def _on_optimizers_created(self, run: TrainingRun) -> None:
         """Optimizers and schedulers are made; a checkpoint may be restored after this."""
 
-    def before_start(self, run: TrainingRun) -> None:
+    def _before_start(self, run: TrainingRun) -> None:
         """Optimizers are there and restored, and no trick has looked at them yet."""
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
-        """Optimizers are there and restored. ``state`` is what ``trick_state`` gave, after a resume; else None."""
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """Optimizers are there and restored. ``state`` is what ``_trick_state`` gave, after a resume; else None."""
 
-    def renewed(self, run: TrainingRun, view: OptimizerView) -> None:
+    def _renewed(self, run: TrainingRun, view: OptimizerView) -> None:
         """An optimizer was replaced, or has other parameters or groups than before."""
 
-    def before_gradients_read(self, run: TrainingRun, page: Page) -> None:
+    def _before_gradients_read(self, run: TrainingRun, page: Page) -> None:
         """Gradients of an attempt are complete; say how they have to be corrected before any trick reads them."""
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Gradients of an attempt are complete. Read them from ``page``, change them through ``run.writer``."""
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """The optimizer's step is over. ``page`` is None for a step that Lightning did not announce."""
 
-    def shipped(self, run: TrainingRun) -> None:
+    def _shipped(self, run: TrainingRun) -> None:
         """A batch is over, and what was measured in it is on its way; still inside of ``on_train_batch_end``."""
 
-    def rolled_back(self, run: TrainingRun) -> None:
+    def _rolled_back(self, run: TrainingRun) -> None:
         """A detector put back the weights and optimizers of an earlier step; training goes on from there."""
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Training reached its end without an exception."""
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """The fit is over, also by an exception: put back what was changed. Must not raise."""
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Return what a resumed run needs: dict, list, str, int, float, bool, None and tensors only."""
         return {}
 

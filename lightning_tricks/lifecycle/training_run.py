@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.attempts import Attempts
 from lightning_tricks.lifecycle.dispatch import Dispatch, Member
+from lightning_tricks.lifecycle.followed_optimizers import FollowedOptimizers
 from lightning_tricks.lifecycle.keys import RUN
 from lightning_tricks.lifecycle.lightning_internals import (
     batches_that_stepped,
@@ -25,8 +26,6 @@ from lightning_tricks.lifecycle.lightning_internals import (
 )
 from lightning_tricks.lifecycle.run_facts import RunFacts
 from lightning_tricks.lifecycle.shared_parts import SharedParts
-from lightning_tricks.lifecycle.step_hooks import hook_steps
-from lightning_tricks.modules.replaced import PutBack
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
@@ -57,10 +56,9 @@ class TrainingRun:
         self.common = SharedParts()
         self._dispatch = Dispatch(self)
         self.loss_scale = LossScale(None)
-        self.views: list[OptimizerView] = []
+        self._optimizers = FollowedOptimizers(self._before_step, self._after_step)
         self.active = False
         self.no_dry_runs: str | None = None  # why user code may not run a second time, once that is known
-        self._attached: dict[int, tuple[PutBack, ...]] = {}  # by the optimizer's index
         self.facts: RunFacts | None = None
 
     def stop_training(self) -> None:
@@ -100,6 +98,11 @@ class TrainingRun:
         """The x axis of Lightning's own loggers."""
         return batches_that_stepped(self.trainer)
 
+    @property
+    def views(self) -> list[OptimizerView]:
+        """The optimizers as the tricks see them, in the Trainer's order; empty where the run is inactive."""
+        return self._optimizers.views
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -114,15 +117,12 @@ class TrainingRun:
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
-            trick.guarded(trick.tell, "before_start", self)
+            trick.guarded(trick.tell, "_before_start", self)
         self.loss_scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
-        names = parameter_names(trainer.lightning_module)
-        self.views = [OptimizerView(i, o, names, self.loss_scale) for i, o in enumerate(trainer.optimizers)]
+        self._optimizers.exchange(trainer.optimizers, parameter_names(trainer.lightning_module), self.loss_scale)
         if self.clock.fresh and trainer.global_step > 0:
             self.derive_position()
         self.clock.start(len(self.views))
-        for view in self.views:
-            self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
         self.attempts.start()
         self.no_dry_runs = None
         self.publisher.guard()
@@ -131,38 +131,25 @@ class TrainingRun:
         self.facts = RunFacts(self)
         self.facts.begin()
 
-    def _detach(self, view: OptimizerView) -> None:
-        self.writer.release(view)
-        for put_back in self._attached.pop(view.index, ()):
-            put_back()
-
     def follow(self) -> None:
         """Look whether the Trainer's optimizers are still the same; a new one is followed from now on.
 
         Told by the objects: ``trainer.strategy.setup_optimizers`` makes others in the midst of a run.
         """
         optimizers = self.trainer.optimizers
-        if len(optimizers) == len(self.views) and all(
-            view.optimizer is optimizer for view, optimizer in zip(self.views, optimizers, strict=True)
-        ):
+        if self._optimizers.are(optimizers):
             return
-        old, names = self.views, parameter_names(self.trainer.lightning_module)
-        self.views = []
-        for i, optimizer in enumerate(optimizers):
-            same = i < len(old) and old[i].optimizer is optimizer
-            self.views.append(old[i] if same else OptimizerView(i, optimizer, names, self.loss_scale))
-        for view in old:  # before the new ones are attached: hooks are kept by index, which they share
-            if view not in self.views:
-                self._detach(view)
+        names = parameter_names(self.trainer.lightning_module)
+        gone, new = self._optimizers.exchange(optimizers, names, self.loss_scale)
+        for view in gone:
+            self.writer.release(view)
         self.clock.renew(len(self.views))
-        for view in self.views:
-            if view not in old:
-                self._attached[view.index] = hook_steps(view.optimizer, self._before_step, self._after_step)
-                self._renewed(view)
+        for view in new:
+            self._renewed(view)
 
     def _renewed(self, view: OptimizerView) -> None:
         for trick in self.tricks:
-            trick.guarded(trick.tell, "renewed", self, view)
+            trick.guarded(trick.tell, "_renewed", self, view)
 
     def introduce(self) -> None:
         """Give the loggers the module's own hyperparameters, the names of the tricks, and what differs from defaults.
@@ -186,22 +173,21 @@ class TrainingRun:
             if self.active and self._trainer() is not None:
                 self._dispatch.install(self.tricks)
             with suppress(TrickError):  # the Trainer of a fit that failed without notifying its callbacks may be gone
-                trick.guarded(trick.tell, "cleanup", self)
+                trick.guarded(trick.tell, "_cleanup", self)
         if not self.tricks:
             self.close()
 
     def close(self) -> None:
         """Remove every hook and attribute that the run put anywhere."""
         self._dispatch.remove()
-        for view in self.views:
-            self._detach(view)
+        for view in self._optimizers.close():
+            self.writer.release(view)
         self.writer.close()
         self.publisher.drop()
         self.rate.close()
         self.window.close(self._trainer())
         self.common.close()
         self.active = False
-        self.views = []
         self.attempts.forget()
         self.facts = None
 
@@ -218,14 +204,14 @@ class TrainingRun:
         """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""
         self.attempts.forget()
         for trick in self.tricks:
-            trick.guarded(trick.tell, "rolled_back", self)
+            trick.guarded(trick.tell, "_rolled_back", self)
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
-        found = next((view for view in self.views if view.optimizer is optimizer), None)
+        found = self._optimizers.view_of(optimizer)
         if found is None:  # it was replaced after the batch began
             self.follow()
-            found = next((view for view in self.views if view.optimizer is optimizer), self.views[0])
+            found = self._optimizers.view_of(optimizer) or self.views[0]
         return found
 
     def open(self, optimizer: Optimizer) -> Page | None:
@@ -238,7 +224,7 @@ class TrainingRun:
         self.clock.attempt(view.index)
         page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
         if page is not None:
-            self._dispatch.tell("before_gradients_read", self, page)
+            self._dispatch.tell("_before_gradients_read", self, page)
         return page
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -251,7 +237,7 @@ class TrainingRun:
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
         page = self.attempts.close(view)
-        self._dispatch.tell("updated", view, page)
+        self._dispatch.tell("_updated", view, page)
         if page is not None and self.publisher.holds(page.step):
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})

@@ -1,6 +1,6 @@
 """Trick: the base of every callback of the pack.
 
-A trick overrides the stages of ``lifecycle.stages`` or has parts that do (``make_parts``); Lightning's hooks, clean-up
+A trick overrides the stages of ``lifecycle.stages`` or has parts that do (``_make_parts``); Lightning's hooks, clean-up
 and state are here, once.
 """
 
@@ -77,16 +77,16 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         if run is not self._run:
             _leave(self)
             self._run, self._parts = run, None
-            self.reset()
+            self._reset()
         _load_clock(self, run)
-        self.guarded(self.tell, "configure", run)
+        self.guarded(self.tell, "_configure", run)
 
     @for_all
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
         run = self._run
         if run is not None and self in run.tricks:
-            or_leave(self, lambda: self.guarded(self.tell, "on_optimizers_created", run))
+            or_leave(self, lambda: self.guarded(self.tell, "_on_optimizers_created", run))
             # once for all tricks, when each of them knows its arguments
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
@@ -130,7 +130,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Deliver what is under way, and conclude."""
         _flush(self)
         if self.live_run is not None:
-            self.guarded(self.tell, "finished", self.live_run)
+            self.guarded(self.tell, "_finished", self.live_run)
             _flush(self)
             if self.live_run.tricks[-1] is self and self.live_run.facts is not None:
                 self.live_run.facts.end("stopped early" if trainer.should_stop else "finished")
@@ -195,9 +195,9 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             return self._kept
         state = self._loaded  # not used yet, as in a checkpoint that is saved before training starts
         if state is None:
-            state = dict(self.trick_state())
+            state = dict(self._trick_state())
             for part in self.parts:
-                state.update(part.trick_state())
+                state.update(part._trick_state())
         return saved_state(self.configuration(), self._run.clock.state_dict(), state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -206,13 +206,13 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         Raises:
             ValueError: the state is of an unknown version or not of this form.
         """
-        found = checked_state(type(self).__name__, state_dict, self.configuration(), self.state_form)
+        found = checked_state(self, state_dict, self.state_form)
         self._loaded, self._loaded_clock = found.state, found.clock
         # Lightning restores callbacks after ``setup``; with Trainer.validate, or called by a user, there is no run
         if self._run is not None:
             _load_clock(self, self._run)
         if found.changed:
-            self.reconfigured(found.changed)
+            self._reconfigured(found.changed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was measured and what Lightning attaches: a callback that is sent must not carry the model."""
@@ -224,7 +224,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy begins with nothing measured."""
         self.__dict__.update(state)
-        self.reset()
+        self._reset()
 
 
 def _flush(trick: Trick) -> None:
@@ -258,7 +258,7 @@ def _load_clock(trick: Trick, run: TrainingRun) -> None:
 def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) -> None:
     """Start; a state that does not fit is refused by name."""
     try:
-        trick.tell("on_start", run, state)
+        trick.tell("_on_start", run, state)
     except _STATE_ERRORS as error:
         if state is None:
             raise

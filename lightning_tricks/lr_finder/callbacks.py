@@ -99,9 +99,9 @@ class LRFinder(Trick):
         mode: Literal["exponential", "linear"] = "exponential",
     ) -> None:
         self.spec = FinderSpec(min_lr, max_lr, num_steps, suggestion, probe, refine, apply, on_low_confidence, mode)
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget the last run."""
         self._result: Result | None = None
         self._suggested: float | None = None
@@ -129,7 +129,7 @@ class LRFinder(Trick):
 
     # -- before the first update --------------------------------------------------------------------------------
 
-    def before_start(self, run: TrainingRun) -> None:
+    def _before_start(self, run: TrainingRun) -> None:
         """Sweep, judge, and set the rate before any trick looks at it."""
         trainer = run.trainer
         if self._loaded is not None:
@@ -196,15 +196,15 @@ class LRFinder(Trick):
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Keep what an earlier part of the run has found, for the next checkpoint."""
         if state is not None:
             self._suggested, self._applied = state["suggestion"], state["applied"]
 
-    def reconfigured(self, changed: list[str]) -> None:
+    def _reconfigured(self, changed: list[str]) -> None:
         """Say nothing: a resumed run keeps the rates of its checkpoint, whatever the arguments are."""
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Return the suggestion, and whether it was applied."""
         return {"suggestion": self._suggested, "applied": self._applied}
 

@@ -31,6 +31,7 @@ from lightning_tricks.precision.recommendation import (
 )
 from lightning_tricks.publishing.html import note
 from lightning_tricks.publishing.html import table as html_table
+from lightning_tricks.publishing.statement import Outcome
 
 _ROUNDS = 3  # each precision in each round, in random order: a clock that drifts hits all of them
 _OWNER = "advise_precision"
@@ -77,7 +78,7 @@ class PrecisionAdvice:
         head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in self.table.splitlines()]
         chosen = f"On {self.device}: Trainer(precision={self.recommended!r})"
         return note(" ".join(f"{text.rstrip('.')}." for text in (chosen, *self.reasons))) + html_table(
-            head, rows, {self.recommended: "#1a7f37"}
+            head, rows, {self.recommended: Outcome.GOOD.color}
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 
 from lightning_tricks.errors import listed
+from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
 # the most serious kinds first: tables and reports follow this order
 _KINDS = {
@@ -25,7 +26,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Stated):
     """Something that 16-bit arithmetic does to this run.
 
     Args:
@@ -60,15 +61,24 @@ class Finding:
         """Whether it is worth a warning at once."""
         return self.kind not in ("loss scale too large", "unexplained skip", "little headroom", "underflow")
 
+    @property
+    def statement(self) -> Statement:
+        """What was seen and what to do, in the form that it shares with verdicts and answers of checks."""
+        outcome = Outcome.GOOD if self.ordinary else Outcome.BAD if self.serious else Outcome.WARNING
+        return Statement(outcome, self._what, self.text, self.advice, self.step)
+
+    @property
+    def _what(self) -> str:
+        return f"{self.kind} in {self.module}" if self.module else self.kind
+
     def __str__(self) -> str:
         """Say it in one line.
 
         >>> print(Finding("forward overflow", "mlp", "its output reached inf", "Use FP32Islands(['mlp'])", 7))
         forward overflow in mlp (step 7): its output reached inf. Use FP32Islands(['mlp']).
         """
-        where = f" in {self.module}" if self.module else ""
         often = f", {self.times} times" if self.times > 1 else ""
-        return f"{self.kind}{where} (step {self.step}{often}): {self.text}. {self.advice}."
+        return f"{self._what} (step {self.step}{often}): {self.text}. {self.advice}."
 
 
 class Findings:

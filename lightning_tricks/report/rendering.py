@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_tricks.publishing.statement import Outcome
 from lightning_tricks.report.blocks import Block, Bullets, Conclusion, Heading, Paragraph, Table
 
-_COLORS = {"good": "#1a7f37", "running": "#0969da", "unknown": "#57606a", "warning": "#9a6700", "bad": "#cf222e"}
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1.5rem auto; padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } h1 { font-size: 1.5rem; }
@@ -51,7 +51,7 @@ def as_html(title: str, blocks: Sequence[Block], renew: int | None = None) -> st
 
 def _html(block: Block) -> str:
     if isinstance(block, Conclusion):
-        color = _COLORS[block.level]
+        color = Outcome(block.level).color
         title, text = html.escape(block.title), html.escape(block.text)
         return f'<p class="verdict" style="color: {color}"><strong>{title}</strong><span>{text}</span></p>'
     if isinstance(block, Heading):

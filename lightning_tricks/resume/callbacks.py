@@ -74,9 +74,9 @@ class ResumeGuard(Trick):
 
     def __init__(self, mode: Literal["warn", "raise"] = "warn") -> None:
         self.mode = require_choice("ResumeGuard", "mode", mode, ("warn", "raise"))
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was found."""
         self._findings: list[Finding] = []
         self._made_early = False
@@ -93,7 +93,7 @@ class ResumeGuard(Trick):
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Look at the data as they are before their first batch."""
         loop = run.trainer.fit_loop
         usual = getattr(loop, LOADER_STATES)
@@ -106,7 +106,7 @@ class ResumeGuard(Trick):
 
         self._put_back = replaced(loop, LOADER_STATES, look)
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Give Lightning its method back."""
         self._end()
 
@@ -115,11 +115,11 @@ class ResumeGuard(Trick):
         if put_back is not None:
             put_back()
 
-    def on_optimizers_created(self, run: TrainingRun) -> None:
+    def _on_optimizers_created(self, run: TrainingRun) -> None:
         """Note whether the loaders are there already: their state will not be put back any more."""
         self._made_early = combined_loader(run.trainer.fit_loop) is not None
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Look before the first batch, when all callbacks have started."""
         self._findings = []
         self._strict = resumes_weights_only()

@@ -83,9 +83,9 @@ class ExactResume(Trick):
 
     def __init__(self, gradients: bool = False) -> None:
         self.gradients = require_flag(_OWNER, "gradients", gradients)
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was measured."""
         self._beginning = Beginning()
         self._hooks = LoopHooks(self.guarded)
@@ -102,7 +102,7 @@ class ExactResume(Trick):
 
     # -- a run begins -------------------------------------------------------------------------------------------------
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Put functions where Lightning makes the iterator of an epoch, and where it continues one after a resume."""
         trainer, loop = run.trainer, run.trainer.fit_loop
         if self.gradients and trainer.world_size > 1:
@@ -120,7 +120,7 @@ class ExactResume(Trick):
 
         self._hooks.replace(loop.epoch_loop, "on_run_start", on_run_start)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up what the checkpoint holds for this process."""
         trainer = run.trainer
         if type(data_fetcher(trainer.fit_loop)).__name__ == "_DataLoaderIterDataFetcher":
@@ -211,7 +211,7 @@ class ExactResume(Trick):
 
     # -- state --------------------------------------------------------------------------------------------------------
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Random states of every process, on the one that writes checkpoints; called on all of them."""
         run = self.live_run
         state = self._final if run is None else self._state_of(run)
@@ -238,10 +238,10 @@ class ExactResume(Trick):
             "training, and cannot be saved. Save it in on_save_checkpoint, and load it in on_load_checkpoint.",
         )
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Keep the state for a checkpoint that is saved after the fit."""
         self._final = self._state_of(run)
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Give Lightning its methods back."""
         self._hooks.end()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_tricks.publishing.statement import Outcome, Stated, Statement
+
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Stated):
     """Something that would break a resume.
 
     Args:
@@ -21,6 +23,11 @@ class Finding:
 
     what: str
     fix: str
+
+    @property
+    def statement(self) -> Statement:
+        """What is wrong and what to do, in the form that it shares with verdicts and answers of checks."""
+        return Statement(Outcome.WARNING, self.what, remedy=self.fix)
 
     def __str__(self) -> str:
         return f"{self.what.rstrip('.')}. {self.fix.rstrip('.')}."

@@ -165,9 +165,9 @@ class LRSchedule(Trick):
             "overrides": overrides,
         }
         self.spec = ScheduleSpec(**given)
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget the last run."""
         self._horizon = HorizonState()
         self._writer = RateWriter(self.spec)
@@ -196,7 +196,7 @@ class LRSchedule(Trick):
 
     # -- a run begins -------------------------------------------------------------------------------------------
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Refuse another writer of the rates; note what the module gives its optimizers before a scheduler writes."""
         refuse_weight_averaging(self.spec, run.trainer.callbacks)
         text = remark_on_finetuning(self.spec, run.trainer.callbacks)
@@ -204,11 +204,11 @@ class LRSchedule(Trick):
             _say_once(run, text)
         self._conflict.watch(run.trainer.lightning_module)
 
-    def on_optimizers_created(self, run: TrainingRun) -> None:
+    def _on_optimizers_created(self, run: TrainingRun) -> None:
         """Settle a conflict with the module's own scheduler before a checkpoint restores it."""
         self._conflict.settle(run.trainer)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take base values, find the length of the run, and write the rate of the next update.
 
         The position is kept from one fit of a Trainer to the next, as Lightning keeps its own.
@@ -241,7 +241,7 @@ class LRSchedule(Trick):
         run.rate.claim(lambda: self._write(run, run.views), writer.base_rates)
         self._write(run, run.views)
 
-    def renewed(self, run: TrainingRun, view: OptimizerView) -> None:
+    def _renewed(self, run: TrainingRun, view: OptimizerView) -> None:
         """An optimizer was rebuilt, or its groups: new groups start from the rate that they came with."""
         self._conflict.settle(run.trainer)
         self._horizon = self._horizon.with_room(view.index + 1)
@@ -274,14 +274,14 @@ class LRSchedule(Trick):
             if text is not None:
                 _say_once(run, text)
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Log what this attempt uses."""
         if self._cadence.due(page.step):
             suffix = f"/optimizer{page.view.index}" if len(run.views) > 1 else ""
             run.publisher.put(page.step, logged_values(self.spec, page.view.optimizer.param_groups, suffix))
             self._writer.send_skipped(run, page)
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """Write the values of the next update at once: LearningRateMonitor shows what will be used."""
         self._write(self.run, [view])
 
@@ -322,7 +322,7 @@ class LRSchedule(Trick):
 
     # -- the end, and state -------------------------------------------------------------------------------------
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Say how far the curve got, if not to its end."""
         if self._plateau is not None:
             self._take(shown_what_came_late(self._plateau, run.trainer, strict=True))
@@ -336,7 +336,7 @@ class LRSchedule(Trick):
             if text is not None:
                 warn(OWNER, text)
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Put back what was changed."""
         self._conflict.close()
 
@@ -347,7 +347,7 @@ class LRSchedule(Trick):
             state_dict = {**state_dict, "configuration": current_configuration(saved)}
         super().load_state_dict(state_dict)
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Return base values and length, and what a plateau has seen."""
         if self._plateau is not None and self.live_run is not None:
             self._take(shown_what_came_late(self._plateau, self.live_run.trainer, strict=False))

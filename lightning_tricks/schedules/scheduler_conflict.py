@@ -27,7 +27,7 @@ def refuse_weight_averaging(spec: ScheduleSpec, callbacks: Sequence[Any]) -> Non
 def remark_on_finetuning(spec: ScheduleSpec, callbacks: Sequence[Any]) -> str | None:
     """Return what to say of Lightning's BackboneFinetuning, whose rates the schedule writes over; None for nothing."""
     callback = _of_class(callbacks, "BackboneFinetuning")
-    if callback is None or spec.conflict == "replace":
+    if callback is None or spec.conflict == "replace" or spec.overrides:  # overrides say how the groups are to differ
         return None
     return (
         f"{type(callback).__name__} sets the rate of the backbone at every epoch, and LRSchedule writes over it: the "

@@ -60,3 +60,17 @@ def test_frozen_parameters_have_no_gradients() -> None:
     net = nn.Linear(2, 2)
     net.bias.requires_grad_(False)
     assert trained(net) == [net.weight]
+
+
+def test_gradients_of_a_backward_pass_that_is_over_join_the_window_once() -> None:
+    net = nn.Linear(2, 2)
+    gradients = written(net)
+    before = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    assert not gradients.join_apart(net)
+    gradients.apart = [torch.ones_like(p) for p in net.parameters()]
+    assert gradients.join_apart(net)
+    assert not gradients.join_apart(net)
+    assert all(torch.equal(p.grad, b + 1) for p, b in zip(net.parameters(), before, strict=True) if p.grad is not None)
+    gradients.apart = [torch.ones_like(p) for p in net.parameters()]
+    gradients.drop_apart()
+    assert not gradients.join_apart(net)

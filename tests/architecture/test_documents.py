@@ -157,7 +157,7 @@ def own_methods() -> list[str]:
     """Return the stages of a run, told by what they receive."""
     found = []
     for name, member in vars(Stages).items():
-        if inspect.isfunction(member) and not name.startswith("_") and name not in HOOKS:
+        if inspect.isfunction(member) and not name.startswith("__") and name not in HOOKS:
             signature = inspect.signature(member)
             received = [*signature.parameters][1:2]
             if signature.return_annotation == "None" and received in ([], ["run"], ["view"]):

@@ -17,6 +17,7 @@ import yaml
 
 import lightning_tricks
 from lightning_tricks.lifecycle.trick import Trick
+from tools.measure_code import MOST_ATTRIBUTES, MOST_METHODS, measure, read_package
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lightning_tricks"
@@ -96,6 +97,15 @@ def test_every_file_has_its_test_file_at_the_same_path() -> None:
     assert not [
         p for p in FILES if not p.stem.startswith("__") and p.stem not in ("keys", "all_keys") and not tested(p)
     ]
+
+
+@pytest.mark.parametrize("folder", ["lightning_tricks", "benchmarks", "tools", "examples"])
+def test_no_class_has_more_than_20_methods_or_15_attributes_of_its_own(folder: str) -> None:
+    """A larger one has parts with subjects and names of their own. Members of an enumeration are values, no state."""
+    assert (MOST_METHODS, MOST_ATTRIBUTES) == (20, 15)
+    modules = read_package(ROOT / folder)
+    assert sum(len(module.classes) for module in modules) > 0
+    assert measure(modules)["classes_over_limit"] == []
 
 
 def test_public_names_are_sorted_and_exact() -> None:

@@ -97,9 +97,9 @@ def test_a_lane_knows_whether_the_gpu_keeps_up_with_the_host(
     lane = Lane("x", lambda batches: [None for _ in batches], [0], 1)
     lane.block(3)
     lane.block(3)
-    assert lane.caught_up == wanted
-    assert lane.device_seconds == pytest.approx([0.002, 0.002]), "6 ms for 3 steps"
-    assert len(lane.thread_seconds) == 2
+    assert lane.readings.caught_up == wanted
+    assert lane.readings.device_seconds == pytest.approx([0.002, 0.002]), "6 ms for 3 steps"
+    assert len(lane.readings.thread_seconds) == 2
     lane.stop()
 
 

@@ -41,6 +41,13 @@ def test_each_failure_is_below_the_limit_of_its_alarm(given: dict[str, float], w
     assert below(statistics(values(**given), Targets(), MANY)) == wanted
 
 
+def test_few_labels_of_rare_classes_say_little_about_how_bad_predictions_are() -> None:
+    rare = {"skill": -0.5, "moved_skill": -0.5}
+    assert "worse" not in below(statistics(values(**rare, _minority=6.0), Targets(), MANY))
+    assert "worse" in below(statistics(values(**rare, _minority=100.0), Targets(), MANY))
+    assert "worse" in below(statistics(values(skill=-3.0, moved_skill=-3.0, _minority=6.0), Targets(), MANY))
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_worse_than_any_limit(loss: float) -> None:
     found = statistics(values(cross_entropy=loss), Targets(), MANY)

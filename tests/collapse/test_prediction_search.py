@@ -123,3 +123,19 @@ def test_labels_are_found_under_their_usual_keys(key: str) -> None:
     detector = PredictionCollapse(every_n_steps=2)
     trainer([detector], max_epochs=8).fit(Named(), DataLoader(rows, 8))
     assert "skill" in detector.verdict.values
+
+
+def test_a_module_that_was_found_is_watched_on_when_the_search_is_over() -> None:
+    net, outputs = nn.Linear(3, 2), []
+
+    def watch(module: nn.Module, seen: Any) -> Any:
+        return module.register_forward_hook(lambda m, args, output: seen(output))
+
+    search = OutputSearch({"head": net}, watch)
+    logits, target = net(torch.ones(4, 3)).detach(), torch.tensor([0, 1, 1, 0])
+    name, output = search.find("*", [target], F.cross_entropy(logits, target))
+    assert name == "head" and torch.equal(output, logits)
+    search.watch(name, outputs.append)
+    search.end()
+    net(torch.ones(1, 3))
+    assert len(outputs) == 1 and search.take() == {}

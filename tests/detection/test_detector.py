@@ -263,16 +263,16 @@ def test_the_same_on_a_gpu_where_values_arrive_late(monkeypatch: pytest.MonkeyPa
         def synchronize(self) -> None:
             pass
 
-    from lightning_tricks.publishing import publish
+    from lightning_tricks.publishing.transfer import Transfer
 
-    real = publish._send
+    real = Transfer.send
 
     def send(parcel: Any) -> None:
         real(parcel)
         if parcel.host is not None:
             parcel.arrived = Late()
 
-    monkeypatch.setattr(publish, "_send", send)
+    monkeypatch.setattr(Transfer, "send", send)
     module = Collapsed(lambda p: sgd(p, lr=1e-4))
     detector = RepresentationCollapse("net", **QUICK, action="stop")
     with pytest.warns(TrickWarning):
@@ -316,7 +316,7 @@ class Scripted(Detector, Trick):  # type: ignore[misc]
         self.script = script
         self.take(WatchSettings.checked("Scripted", 1, action, 1, 0))
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         return (Watch(self, ScriptedProbe(self.script), self.settings),)
 
 

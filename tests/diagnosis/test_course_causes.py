@@ -53,3 +53,12 @@ def test_a_loss_without_a_least_value_is_not_a_matter_of_the_rate_alone() -> Non
     checks = [Check(10 * i, -(10.0**i), -(10.0**i)) for i in range(9)]
     cause, evidence, advice = explain(CourseAlarm("divergence", {}, [1.0], checks, []))
     assert cause == "divergence" and "falls without bound: it began at 1" in evidence[0] and "bound" in advice[0]
+
+
+def test_a_rate_that_was_never_large_enough_is_told_from_one_that_is_gone() -> None:
+    still = [Check(10 * i, 0.7, 0.7, rate=2e-8, ratio=4e-7) for i in range(9)]
+    cause, evidence, advice = explain(CourseAlarm("idle", {}, [0.7], still, []))
+    assert (cause, advice) == ("weights do not change", ("raise the learning rate: LRFinder() finds one",))
+    assert evidence == ("an update changes the weights by at most 4e-07 of their size, at a learning rate of 2e-08",)
+    gone = [*still, Check(90, 0.7, 0.7, rate=1e-15, ratio=4e-7)]
+    assert "most of the run is still to come" in explain(CourseAlarm("idle", {}, [0.7], gone, []))[1][0]

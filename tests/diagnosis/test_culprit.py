@@ -19,7 +19,7 @@ def run_of(module: nn.Module, *, automatic: bool = True, world_size: int = 1, sh
 
 def after(losses: list[float], batches: list[torch.Tensor], **kind: Any) -> Culprit:
     culprit = Culprit()
-    culprit.on_start(run_of(nn.Linear(1, 1), **kind), None)
+    culprit._on_start(run_of(nn.Linear(1, 1), **kind), None)
     for i, (loss, batch) in enumerate(zip(losses, batches, strict=True)):
         culprit.on_train_batch_start(None, None, batch, i)
         culprit.on_before_backward(None, None, torch.tensor(loss))
@@ -55,7 +55,7 @@ def test_a_batch_that_is_not_finite_is_the_culprit_and_stays_it() -> None:
 def test_broken_weights_name_the_batch_before() -> None:
     module = nn.Linear(1, 1)
     culprit = Culprit()
-    culprit.on_start(run_of(module), None)
+    culprit._on_start(run_of(module), None)
     for i, (loss, batch) in enumerate([(1.0, SOUND), (1.5, GIANT), (math.nan, SOUND)]):
         culprit.on_train_batch_start(None, None, batch, i)
         if i == 2:
@@ -81,11 +81,11 @@ def test_what_is_giant_follows_the_usual_losses_once_there_was_one() -> None:
 
 def test_its_text_is_its_state_and_a_rollback_forgets_it() -> None:
     first, second = after([1.0, 101.0], [SOUND, GIANT]), Culprit()
-    second.on_start(run_of(nn.Linear(1, 1)), first.trick_state())
+    second._on_start(run_of(nn.Linear(1, 1)), first._trick_state())
     assert second.text == first.text != ""
-    second.rolled_back(None)  # type: ignore[arg-type]
-    assert second.trick_state() == {"culprit": ""}
-    first.cleanup(None)  # type: ignore[arg-type]
+    second._rolled_back(None)  # type: ignore[arg-type]
+    assert second._trick_state() == {"culprit": ""}
+    first._cleanup(None)  # type: ignore[arg-type]
     assert first.batch is None
 
 

@@ -16,12 +16,12 @@ class Clock:
         self.now += step
         wait.on_train_batch_end(None, None, None, None, 0)
         self.now += check
-        wait.shipped(None)  # type: ignore[arg-type]
+        wait._shipped(None)  # type: ignore[arg-type]
 
 
 def test_what_goes_by_between_two_batches_is_waiting_and_a_check_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, wait = Clock(monkeypatch), DataWait()
-    wait.on_start(None, None)  # type: ignore[arg-type]
+    wait._on_start(None, None)  # type: ignore[arg-type]
     clock.step(wait, waiting=1.0, step=3.0, check=50.0)
     clock.step(wait, waiting=2.0, step=4.0)
     assert wait.measure().known == (3.0, 10.0)
@@ -30,7 +30,7 @@ def test_what_goes_by_between_two_batches_is_waiting_and_a_check_is_not(monkeypa
 
 def test_a_validation_is_not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, wait = Clock(monkeypatch), DataWait()
-    wait.on_start(None, None)  # type: ignore[arg-type]
+    wait._on_start(None, None)  # type: ignore[arg-type]
     clock.now += 100.0
     wait.go_on()
     clock.step(wait, waiting=1.0, step=1.0)

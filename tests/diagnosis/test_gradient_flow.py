@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_tricks import SanityCheck, TrickError
-from tests.diagnosis.problems import Task, checks, classes, cross_entropy, load, mlp, repeated
+from tests.diagnosis.problems import Task, checks, classes, cross_entropy, load, mlp
 from tests.problems import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -139,11 +139,6 @@ def test_no_gradients_at_a_loss_of_0_are_success() -> None:
 def test_a_parameter_behind_a_step_that_has_no_gradient_is_a_fault() -> None:
     found = learn(Parts(lambda self, b: F.cross_entropy(self.head(self.backbone(b[0]).sign() + 0 * b[0][:, :8]), b[1])))
     assert found.passed is False
-
-
-def test_labels_in_the_order_of_their_copies_pass() -> None:
-    assert "shapes of outputs and labels" not in checks(*repeated(right=True))
-    assert checks(*repeated(right=False))["shapes of outputs and labels"].passed is False
 
 
 def test_gradients_that_are_cleared_every_other_time_are_meant() -> None:

@@ -23,7 +23,7 @@ def stepped(net: nn.Module, rate: Any) -> tuple[GradientHealth, Any]:
         for p in parameters:
             if p.grad is not None:
                 p -= 0.5 * p.grad
-    health.updated(view, None)  # type: ignore[arg-type]
+    health._updated(view, None)  # type: ignore[arg-type]
     assert health.norms is not None
     slices = health.measure(health.norms, rate)
     (numbers,) = numbers_of(layout_of([slices]), torch.cat(slices.shared).tolist())
@@ -60,7 +60,7 @@ def test_the_ends_of_the_network_are_its_first_and_last_norms_above_0() -> None:
 
 
 def test_a_rollback_and_the_end_of_a_fit_forget_gradients() -> None:
-    for forget in ("rolled_back", "cleanup"):
+    for forget in ("_rolled_back", "_cleanup"):
         health = GradientHealth()
         health.norms = torch.ones(2)
         getattr(health, forget)(None)

@@ -63,7 +63,7 @@ def run_in(folder: Path, *, rank: int = 0) -> Any:
 def report(folder: Path, *, at_alarms: bool, rank: int = 0) -> tuple[HealthReport, Any]:
     run, probe = run_in(folder, rank=rank), CourseProbe(CourseParts.made(), 3)
     written = HealthReport(Judge("TrainingDoctor", {}, lambda name: 1.0), probe, at_alarms=at_alarms)
-    written.on_start(run, None)
+    written._on_start(run, None)
     return written, run
 
 

@@ -23,6 +23,7 @@ from lightning_tricks.diagnosis.loss_curve import (
     finite_mean,
     finite_median,
     largest_early,
+    never_moves,
     overfitting,
     ran_out,
     relapse,
@@ -279,3 +280,17 @@ def test_weights_that_shrink_to_nothing_are_told_from_an_equilibrium() -> None:
 
 def test_a_median_deviation_becomes_the_standard_deviation_of_a_normal_distribution() -> None:
     assert pytest.approx(1 / NormalDist().inv_cdf(0.75), rel=1e-5) == loss_curve.MAD_TO_STD
+
+
+def test_weights_that_a_whole_run_changes_by_less_than_a_hundredth_never_move() -> None:
+    still = [Check(10 * i + 10, 0.7, 0.7, rate=2e-8, ratio=4e-7, fixed=0.7) for i in range(8)]
+    assert never_moves(0.7, still, 1000)
+    assert not never_moves(0.7, still[:7], 1000), "too early"
+    assert not never_moves(0.7, still, 0), "nobody knows how long it will train"
+    assert not never_moves(0.7, still, 10**6), "a long run moves them after all"
+    assert not never_moves(0.7, [c._replace(fixed=0.7 - 0.01 * i) for i, c in enumerate(still)], 1000), "it learns"
+    warm = [c._replace(rate=1e-8 * (i + 1)) for i, c in enumerate(still)]
+    assert not never_moves(0.7, warm, 1000), "the rate rises"
+    unknown = [c._replace(fixed=math.nan) for c in still]
+    assert never_moves(0.7, unknown, 1000)
+    assert not never_moves(0.7, [*unknown[:-1], unknown[-1]._replace(median=0.6)], 1000)

@@ -20,7 +20,7 @@ def test_losses_are_kept_until_they_are_measured_and_only_so_many() -> None:
 def test_its_state_is_taken_up_and_a_rollback_forgets_it() -> None:
     first, second = LossRecord(), LossRecord()
     first.on_before_backward(None, None, torch.tensor(0.25))
-    second.on_start(None, first.trick_state())  # type: ignore[arg-type]
-    assert second.trick_state() == {"losses": [0.25]}
-    second.rolled_back(None)  # type: ignore[arg-type]
+    second._on_start(None, first._trick_state())  # type: ignore[arg-type]
+    assert second._trick_state() == {"losses": [0.25]}
+    second._rolled_back(None)  # type: ignore[arg-type]
     assert second.losses == []

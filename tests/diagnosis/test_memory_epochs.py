@@ -48,7 +48,7 @@ def test_outside_of_a_run_nothing_is_looked_at_and_after_it_all_is_forgotten() -
     watched.trick.live_run = None
     part = LookAtEpochs(watched, watched)
     part.on_train_batch_end(None, None, None, None, 0)
-    part.cleanup(None)  # type: ignore[arg-type]
+    part._cleanup(None)  # type: ignore[arg-type]
     assert watched.looked == ["forgotten"]
 
 
@@ -57,7 +57,7 @@ def test_what_is_certain_at_the_end_is_judged_where_it_is_not_known_yet(certain:
     watched: Any = Watched(certain=certain, alarmed=alarmed)
     publisher = SimpleNamespace(flush=lambda: None)
     run: Any = SimpleNamespace(publisher=publisher, trainer=SimpleNamespace(world_size=1), step=9)
-    LookAtEnd(watched, watched).finished(run)
+    LookAtEnd(watched, watched)._finished(run)
     new = certain and not alarmed
     assert watched.values == ([{"resident": 5.0, "_certain": 1.0}] if new else [])
     assert watched.judge.step == (9 if new else 4)

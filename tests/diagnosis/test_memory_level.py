@@ -54,11 +54,11 @@ def test_memory_that_will_be_full_grows_for_certain() -> None:
     assert level.growth(Prospect(model=0.0, free=math.inf, left=1e6)).certain is False  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("event", ["renewed", "rolled_back"])
+@pytest.mark.parametrize("event", ["_renewed", "_rolled_back"])
 def test_other_parameters_and_a_rollback_begin_the_curve_again(event: str) -> None:
     level = MemoryLevel()
     level.add(moment(1), Reading(resident=1e9), SIZE)
-    arguments: list[Any] = [None, None] if event == "renewed" else [None]
+    arguments: list[Any] = [None, None] if event == "_renewed" else [None]
     getattr(level, event)(*arguments)
     assert level.points == [] and level.largest == SIZE
 
@@ -76,5 +76,5 @@ def test_the_device_of_the_run_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         level = MemoryLevel()
         assert math.isnan(level.read().used), "before the run nothing is read"
         strategy = SimpleNamespace(root_device=torch.device(device))
-        level.on_start(SimpleNamespace(trainer=SimpleNamespace(strategy=strategy)), None)  # type: ignore[arg-type]
+        level._on_start(SimpleNamespace(trainer=SimpleNamespace(strategy=strategy)), None)  # type: ignore[arg-type]
         assert level.on_device is there and level.read().used == 5.0

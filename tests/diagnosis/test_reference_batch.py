@@ -52,7 +52,7 @@ def test_a_reading_is_followed_and_a_failure_ends_that() -> None:
     reference._run = SimpleNamespace()  # type: ignore[assignment]
     reference.on_train_batch_start(None, None, "batch", 0)  # (it would fail if it were tried)
     assert reference._batch is None
-    reference.cleanup(None)  # type: ignore[arg-type]
+    reference._cleanup(None)  # type: ignore[arg-type]
     assert reference._tries == 0, "the next fit may have one"
 
 

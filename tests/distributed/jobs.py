@@ -469,4 +469,4 @@ def state_of_differently_seeded(seeds: list[int], folder: str) -> tuple[dict[str
     own = process_state.digests({"now": random_state()})
     saved = torch.load(Path(folder) / "all.ckpt", weights_only=True)["callbacks"][exact.state_key]["state"]
     found = process_state.digests({"now": process_state.of_rank(saved, rank)["now"]})
-    return exact.trick_state(), found == own
+    return exact._trick_state(), found == own

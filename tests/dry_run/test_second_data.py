@@ -24,7 +24,7 @@ class Try(Trick):
     def __init__(self, function: Any) -> None:
         self.function = function
 
-    def before_start(self, run: TrainingRun) -> None:
+    def _before_start(self, run: TrainingRun) -> None:
         with DryRun(run, "Try") as dry_run:
             self.found = self.function(dry_run.data)
 

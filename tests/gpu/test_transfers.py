@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_tricks.publishing import publish
 from lightning_tricks.publishing.publish import Publisher
+from lightning_tricks.publishing.transfer import device_of
 from tests.gpu.devices import everywhere, only_cuda
 from tests.problems import Memory
 
@@ -100,4 +100,4 @@ def test_parcels_are_handed_over_in_order(device: str) -> None:
 @everywhere
 def test_the_device_of_a_parcel_is_never_the_hosts_when_another_is_there(device: str) -> None:
     tensors = [torch.zeros(1), torch.zeros(1, device=device)]
-    assert publish.device_of(tensors).type == device
+    assert device_of(tensors).type == device

@@ -779,7 +779,7 @@ def test_parameters_replaced_at_equal_count_are_clipped(how: str, rule: Any) -> 
     module = Swapped(how)
     clip = GradientClip(rule, per="layer") if isinstance(rule, ClipNorm) else GradientClip(rule)
     fit(module, [clip], n=24, max_epochs=2)
-    state = clip.trick_state()["0"]
+    state = clip._trick_state()["0"]
     if isinstance(rule, ClipNorm):
         assert all(norm <= 0.05 * (1 + 1e-4) for row in module.norms for norm in row)
         assert max(module.norms[-1]) == pytest.approx(0.05, rel=1e-3)

@@ -172,7 +172,7 @@ def test_a_run_that_resumes_in_float64_has_float32_statistics(tmp_path: Any) -> 
         trick = GradientClip(rule)
         again = trainer([trick], max_epochs=2)
         again.fit(Module(Scaled(torch.float64, 1e50), by(1e-51)), DataLoader(signals(), batch_size=4), ckpt_path=path)
-        state = trick.trick_state()["0"]
+        state = trick._trick_state()["0"]
         assert state["statistics"]["updates"].max() == 12
         tensors = [t for part in ("statistics", "rule_state") for t in state[part].values() if isinstance(t, Tensor)]
         assert {t.dtype for t in tensors} <= {torch.float32, torch.int64}

@@ -151,7 +151,7 @@ def test_a_run_with_updates_that_are_skipped_is_the_run_on_the_other_batches(
         trainer([clip]).fit(module, DataLoader(Subset(digits(48), rows), batch_size=4))
         clock = clip.run.clock
         assert (clock.attempted(0), clock.applied_on_host(0)) == (len(batches), len(batches) - len(spoilt))
-        return flat(module.parameters()), clip.trick_state().get("0", {}).get("rule_state")
+        return flat(module.parameters()), clip._trick_state().get("0", {}).get("rule_state")
 
     whole = outcome(list(range(12)), bad)
     without = outcome([b for b in range(12) if b not in bad], set())

@@ -11,9 +11,14 @@ CLOCK = {"version": 1, "attempted": [3], "applied": [2]}
 FORM = form.record({"n": form.whole})
 
 
+class Owner:
+    def __init__(self, a: int = 2, b: str = "x", new: int = 7) -> None:
+        self.a, self.b, self.new = a, b, new
+
+
 def test_what_was_saved_comes_back_with_the_arguments_that_differ() -> None:
     saved = saved_state({"a": 1, "b": "x", "gone": 0}, CLOCK, {"n": 5})
-    found = checked_state("Owner", saved, {"a": 2, "b": "x", "new": 7}, FORM)
+    found = checked_state(Owner(), saved, FORM)
     assert (found.state, found.clock, found.changed) == ({"n": 5}, CLOCK, ["a: 1 -> 2"])
 
 
@@ -31,12 +36,12 @@ def test_what_was_saved_comes_back_with_the_arguments_that_differ() -> None:
 )
 def test_a_state_of_another_form_is_refused_before_it_is_used(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=f"Owner: the checkpoint's.*{text}"):
-        checked_state("Owner", {**saved_state({}, CLOCK, {"n": 5}), **change}, {}, FORM)
+        checked_state(Owner(), {**saved_state({}, CLOCK, {"n": 5}), **change}, FORM)
 
 
 def test_what_is_no_dict_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be a dict, not \[1\].*or start from scratch\."):
-        checked_state("Owner", [1], {}, FORM)
+        checked_state(Owner(), [1], FORM)
 
 
 def test_an_older_key_is_found_only_where_the_present_one_is_missing() -> None:

@@ -19,7 +19,7 @@ class Observer:
     def __init__(self, begun: bool = True) -> None:
         self.run_or_none, self.begun, self.told = Run(), begun, []  # type: ignore[var-annotated]
 
-    def settled(self, run: Any) -> bool:
+    def _settled(self, run: Any) -> bool:
         return self.begun
 
     def tell(self, *arguments: Any) -> None:
@@ -30,7 +30,7 @@ def test_an_error_of_its_own_costs_one_warning_and_switches_it_off() -> None:
     observer = Observer()
     with pytest.warns(TrickWarning, match=r"Observer: ValueError: a b.*switched off.*training goes on") as said:
         assert survives(observer, ValueError("a\nb")) and survives(observer, ValueError("c"))
-    assert len(said) == 1 and observer._off and observer.told == [("cleanup", observer.run_or_none)]
+    assert len(said) == 1 and observer._off and observer.told == [("_cleanup", observer.run_or_none)]
 
 
 def test_what_the_user_asked_for_ends_the_run() -> None:

@@ -1,40 +1,12 @@
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
-import numpy as np
 import pytest
 
-from lightning_tricks import DeadUnits, GradientClip, Rollback, SanityCheck, TrickError
-from lightning_tricks.lifecycle.configuration import plain
+from lightning_tricks import DeadUnits, GradientClip, SanityCheck, TrickError
 from lightning_tricks.lifecycle.participant import Participant
 from lightning_tricks.lifecycle.stages import Stages
-
-
-class Colour(str, Enum):
-    RED = "red"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, None),
-        (True, True),
-        (3, 3),
-        (0.5, 0.5),
-        ("a", "a"),
-        (Colour.RED, "red"),
-        (np.float64(0.5), 0.5),
-        (["a", (1, 2)], ["a", [1, 2]]),
-        ({"a": {1: 2.0}}, {"a": {"1": 2.0}}),
-        (len, "len"),
-        (Rollback(), "Rollback(keep=3, lr_factor=0.2, accumulate_factor=8, max_times=3)"),
-    ],
-)
-def test_arguments_become_plain_values_that_any_checkpoint_may_hold(value: Any, expected: Any) -> None:
-    found = plain(value)
-    assert found == expected and type(found) is type(expected)
 
 
 def test_the_configuration_is_every_argument_by_its_name() -> None:
@@ -49,7 +21,7 @@ class Part(Stages):
     def __init__(self, name: str, told: list[Any]) -> None:
         self.name, self.told = name, told
 
-    def before_start(self, run: Any) -> None:
+    def _before_start(self, run: Any) -> None:
         self.told.append((self.name, run))
 
 
@@ -57,19 +29,19 @@ class Whole(Participant):
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         return (Part("first", self.told), Part("second", self.told))
 
-    def before_start(self, run: Any) -> None:
+    def _before_start(self, run: Any) -> None:
         self.told.append(("whole", run))
 
 
 def test_a_stage_is_told_to_the_whole_and_then_to_its_parts_in_their_order() -> None:
     whole = Whole()
-    whole.tell("before_start", 7)
+    whole.tell("_before_start", 7)
     assert whole.told == [("whole", 7), ("first", 7), ("second", 7)]
     assert whole.parts is whole.parts, "made once"
-    assert all(x.does("before_start") and not x.does("finished") for x in (whole, *whole.parts))
+    assert all(x.does("_before_start") and not x.does("_finished") for x in (whole, *whole.parts))
 
 
 def test_before_the_first_fit_there_is_no_run() -> None:

@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 
+from lightning_tricks.publishing.statement import Outcome
 from lightning_tricks.report import rendering
 from lightning_tricks.report.blocks import Block, Bullets, Conclusion, Heading, Level, Paragraph, Picture, Table
 
@@ -24,4 +25,5 @@ def test_every_kind_of_block_is_written_down(block: Block) -> None:
 
 def test_there_are_no_other_kinds_and_every_level_has_a_colour() -> None:
     assert {type(block) for block in EXAMPLES} == set(get_args(Block))
-    assert set(rendering._COLORS) == set(get_args(Level))
+    assert {outcome.value for outcome in Outcome} == set(get_args(Level))
+    assert len({outcome.color for outcome in Outcome}) == len(Outcome)

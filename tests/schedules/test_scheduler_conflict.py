@@ -67,4 +67,5 @@ def test_fine_tuning_with_rates_of_its_own_is_named_unless_they_are_to_be_replac
     assert text is not None
     assert text.startswith("BackboneFinetuning sets the rate of the backbone at every epoch, and LRSchedule writes")
     assert remark_on_finetuning(LRSchedule(conflict="replace").spec, [BackboneFinetuning()]) is None
+    assert remark_on_finetuning(LRSchedule(overrides={"^backbone": 0.1}).spec, [BackboneFinetuning()]) is None
     assert remark_on_finetuning(LRSchedule().spec, [LRSchedule()]) is None

@@ -91,7 +91,7 @@ def test_a_run_with_an_old_state_goes_on_with_the_rates_of_an_uninterrupted_run(
         ({"warmup_shape": "cosine"}, "warmup_shape: 'linear' -> 'cosine'"),
         ({"warmup_start": 0.5}, "warmup_start: 0.0 -> 0.5"),
         ({"total": 100}, "total: None -> '100st'"),
-        ({"momentum": (0.9, 0.8)}, r"momentum: None -> '\(0.9, 0.8\)'"),
+        ({"momentum": (0.9, 0.8)}, r"momentum: None -> \[0.9, 0.8\]"),
     ],
 )
 def test_other_arguments_than_those_of_an_old_state_are_told_under_todays_names(

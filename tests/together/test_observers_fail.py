@@ -28,8 +28,8 @@ HOOKS = sorted(
     if name.startswith("on_") and "load_checkpoint" not in name and "predict" not in name and "test" not in name
 )
 HOOKS += ["setup", "teardown", "state_dict"]
-SMALL = ("on_start", "before_start", "configure", "on_optimizers_created", "gradients_ready", "updated", "before_gradients_read", "finished", "cleanup",
-         "trick_state")  # fmt: skip
+SMALL = ("_on_start", "_before_start", "_configure", "_on_optimizers_created", "_gradients_ready", "_updated", "_before_gradients_read", "_finished", "_cleanup",
+         "_trick_state")  # fmt: skip
 OF_PROBES = ("attach", "gather", "ready", "measure", "read", "statistics", "explain", "figure", "before_backward")
 
 
@@ -117,12 +117,12 @@ def test_an_exception_in_any_method_of_its_own(name: str, method: str, monkeypat
 def test_an_exception_in_any_method_of_its_probe(name: str, method: str) -> None:
     cls = getattr(lightning_tricks, name)
 
-    def make_parts(self: Any) -> Any:
-        parts = cls.make_parts(self)
+    def _make_parts(self: Any) -> Any:
+        parts = cls._make_parts(self)
         setattr(next(part for part in parts if isinstance(part, Watch)).probe, method, boom)
         return parts
 
-    made = type(name, (cls,), {"make_parts": make_parts})(**EXAMPLES[name])
+    made = type(name, (cls,), {"_make_parts": _make_parts})(**EXAMPLES[name])
     assert_the_run_goes_on(made, first=len(method) % 2 == 0)
 
 
@@ -211,11 +211,11 @@ def test_a_refusal_after_the_first_batch_is_an_error_of_its_own() -> None:
 
 def test_an_actor_fails_as_ever(monkeypatch: Any) -> None:
     with pytest.raises(Boom):
-        training([type("GradientClip", (GradientClip,), {"gradients_ready": boom})(0.5)])
+        training([type("GradientClip", (GradientClip,), {"_gradients_ready": boom})(0.5)])
 
 
 def test_implicit_callbacks_are_guarded_too(monkeypatch: Any) -> None:
-    monkeypatch.setattr(GradientMonitor, "gradients_ready", boom)
+    monkeypatch.setattr(GradientMonitor, "_gradients_ready", boom)
     with monkeypatch.context() as patch:
         patch.setenv("LIGHTNING_TRICKS", "GradientMonitor")
         _, module, said = training([])

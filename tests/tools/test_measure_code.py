@@ -115,6 +115,26 @@ def test_code_is_pure_at_module_level_and_in_frozen_dataclasses(numbers: dict[st
     assert numbers["module_level_share"] == pytest.approx(module / (module + frozen + classes))
 
 
+def test_a_class_over_the_limits_is_named_and_members_of_an_enumeration_are_no_attributes(tmp_path: Path) -> None:
+    def numbers_of(text: str) -> list[str]:
+        (tmp_path / "large").mkdir(exist_ok=True)
+        (tmp_path / "large" / "file.py").write_text(text)
+        found: list[str] = measure(read_package(tmp_path / "large"))["classes_over_limit"]
+        return found
+
+    def methods(n: int) -> str:
+        return "class Many:\n" + "".join(f"    def f{i}(self): pass\n" for i in range(n))
+
+    def attributes(n: int, base: str) -> str:
+        return f"import enum\nclass Many({base}):\n" + "".join(f"    a{i} = {i}\n" for i in range(n))
+
+    assert numbers_of(methods(20)) == [] and numbers_of(methods(21)) == ["large.file.Many"]
+    assert numbers_of(attributes(15, "object")) == [] and numbers_of(attributes(16, "object")) == ["large.file.Many"]
+    assert numbers_of(attributes(16, "str, enum.Enum")) == []
+    held = "    def __init__(self):\n" + "".join(f"        self.b{i} = {i}\n" for i in range(16))
+    assert numbers_of(attributes(1, "enum.Enum") + held) == ["large.file.Many"]
+
+
 def test_nested_functions_count_as_functions_and_their_code_as_that_of_the_outer_one(numbers: dict[str, Any]) -> None:
     assert numbers["functions_per_1000_lines"] == pytest.approx(1000 * 7 / numbers["lines"])
     assert numbers["functions_per_1000_code_lines"] == pytest.approx(1000 * 7 / 30)

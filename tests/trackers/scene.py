@@ -135,7 +135,7 @@ def main(name: str, folder: Path) -> None:
     class Speaks(Trick):
         """Sends a text."""
 
-        def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
             run.publisher.tell(2, TEXT, "**two** words")
             ways.update({kind: way_of(logger, kind) for kind in WAYS})  # Aim's would open a closed run again
 

@@ -28,6 +28,11 @@ from benchmarks.models.scenarios import (
     gans,
     generative,
     graphs,
+    guides_decisions,
+    guides_sequences,
+    guides_tables,
+    guides_unlabelled,
+    guides_vision,
     language,
     mixtures,
     recurrent,
@@ -37,6 +42,13 @@ from benchmarks.models.scenarios import (
     self_supervised,
     self_supervised_labels,
     variational,
+    wide_adaptation,
+    wide_bugs,
+    wide_classification,
+    wide_embeddings,
+    wide_generative,
+    wide_regression,
+    wide_sequences,
 )
 
 # The older scenarios: thresholds were tuned on the first ones, and the others have never been read for that.
@@ -80,6 +92,20 @@ SCENARIOS: list[Scenario] = [
     *forum_tables.SCENARIOS,
     *forum_generative.SCENARIOS,
     *forum_updates.SCENARIOS,
+    # Written to be like trainings that nobody here has made; their names put them into develop.
+    *wide_classification.SCENARIOS,
+    *wide_regression.SCENARIOS,
+    *wide_sequences.SCENARIOS,
+    *wide_generative.SCENARIOS,
+    *wide_embeddings.SCENARIOS,
+    *wide_adaptation.SCENARIOS,
+    *wide_bugs.SCENARIOS,
+    # From tutorials and documented examples; their names put them into develop.
+    *guides_vision.SCENARIOS,
+    *guides_sequences.SCENARIOS,
+    *guides_tables.SCENARIOS,
+    *guides_unlabelled.SCENARIOS,
+    *guides_decisions.SCENARIOS,
 ]
 
 

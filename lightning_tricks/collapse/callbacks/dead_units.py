@@ -257,9 +257,9 @@ class DeadUnits(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callba
             raise ValueError(message("DeadUnits", "layers", layers, "layers must name at least one module", remedy))
         self.layers = None if layers is None else list(layers)
         self.take(WatchSettings.checked("DeadUnits", every_n_steps, action, patience, grace))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over the units."""
         return (Watch(self, UnitsProbe(self.layers, self.patience), self.settings),)
 

@@ -293,9 +293,9 @@ class GenerationDrift(Detector, Trick):  # type: ignore[misc]  # (Lightning has 
         if not isinstance(self.action, str) and not callable(self.action):
             text = "generations cannot be put back"
             raise UnsupportedError(message(owner, "action", action, text, "Use 'stop', 'warn' or 'raise'"))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch, and the part that lets it look between epochs."""
         probe = GenerationsProbe(self.sample, self.num_samples)
         watch = Watch(self, probe, self.settings)
@@ -322,7 +322,7 @@ class _Generations(Stages):
     def __init__(self, watch: Watch, probe: GenerationsProbe, every_n_epochs: int) -> None:
         self._watch, self._probe, self._every_n_epochs = watch, probe, every_n_epochs
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Generate two samples, to see what they are."""
         self._probe.look_at_samples(run)
 

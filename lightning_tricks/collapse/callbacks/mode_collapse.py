@@ -181,8 +181,8 @@ class ModeCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
     ) -> None:
         self.generator = require_name("ModeCollapse", "generator", generator)
         self.take(WatchSettings.checked("ModeCollapse", every_n_steps, action, patience, grace))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over the samples of the generator."""
         return (Watch(self, ModesProbe(self.generator, self.patience), self.settings),)

@@ -210,8 +210,8 @@ class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning ha
         self.mean = require_name("PosteriorCollapse", "mean", mean)
         self.log_variance = require_name("PosteriorCollapse", "log_variance", log_variance)
         self.take(WatchSettings.checked("PosteriorCollapse", every_n_steps, action, patience, grace))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over the posterior."""
         return (Watch(self, PosteriorProbe(self.mean, self.log_variance, self.patience), self.settings),)

@@ -106,8 +106,8 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         self.output = require_name("PredictionCollapse", "output", output)
         self.target = require_name("PredictionCollapse", "target", target)
         self.take(WatchSettings.checked("PredictionCollapse", every_n_steps, action, patience, grace))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over predictions and targets."""
         return (Watch(self, PredictionProbe(self.output, self.target, self.patience), self.settings),)

@@ -253,13 +253,13 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
         else:
             require_name(owner, "layer", layer)
         self.take(WatchSettings.checked(owner, every_n_steps, action, patience, grace))
-        self.reset()
+        self._reset()
 
     @property
     def layers(self) -> list[str]:
         """The names of all layers."""
         return list(self.layer) if isinstance(self.layer, list) else [self.layer]
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over the features; with the layers in its log keys where there are several detectors."""
         return (Watch(self, FeaturesProbe(self.layer, self.patience), self.settings, label="+".join(self.layers)),)

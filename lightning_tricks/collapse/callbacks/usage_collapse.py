@@ -98,8 +98,8 @@ class UsageCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Ca
         self.assignments = require_name("UsageCollapse", "assignments", assignments)
         self.kind = require_choice("UsageCollapse", "kind", kind, KINDS)
         self.take(WatchSettings.checked("UsageCollapse", every_n_steps, action, patience, grace))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over the entries that are chosen."""
         return (Watch(self, UsageProbe(self.assignments, self.kind, self.patience), self.settings),)

@@ -80,9 +80,9 @@ class MemoryDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
 
     def __init__(self, every_n_steps: int | None = None, action: Action = "warn") -> None:
         self.take(WatchSettings.checked("MemoryDoctor", every_n_steps, action, patience=1, grace=0))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over the memory, what measures that, and what writes where it is."""
         measures = MemoryParts.made()
         probe = MemoryProbe(measures)

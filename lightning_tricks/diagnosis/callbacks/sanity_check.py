@@ -8,7 +8,6 @@ from typing import Literal, final
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from lightning_tricks.diagnosis import (
     data_experiments,
@@ -18,6 +17,7 @@ from lightning_tricks.diagnosis import (
     loss_experiments,
 )
 from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.output_labels import places, reach
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.errors import (
@@ -32,8 +32,7 @@ from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import on_any_rank
-
-_COLUMNS = ("check", "result", "what was seen", "fix")
+from lightning_tricks.publishing.statement import as_console_table, as_table
 
 
 @final
@@ -54,7 +53,8 @@ class SanityCheck(Trick):
             that is applied twice, a sum, a flipped sign; find outputs and labels that broadcast or belong to other
             samples. Rows "initial loss" and "shapes of outputs and labels".
         overfit_batch: train on one batch, 40 updates; and on some batches, where nearest neighbours cannot tell whether
-            labels belong to their inputs. Rows "overfits one batch" and "labels follow from inputs".
+            labels belong to their inputs; look whether bounded outputs can reach their labels. Rows "overfits one
+            batch", "labels follow from inputs" and "labels are within reach".
         input_matters: zero the inputs; look for parameters that do not learn, dead or saturated units, and trained
             modules in eval mode. Rows "inputs matter", "all parameters learn", "units are alive" and "modules are in
             training mode".
@@ -108,9 +108,9 @@ class SanityCheck(Trick):
         self.input_matters = require_flag(owner, "input_matters", input_matters)
         self.sample_independence = require_flag(owner, "sample_independence", sample_independence)
         self.on_failure = require_choice(owner, "on_failure", on_failure, ("warn", "raise"))
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget the answers."""
         self._checks: list[Check] = []
 
@@ -119,7 +119,7 @@ class SanityCheck(Trick):
         """The answers, in the order of the experiments; empty before a fit and in a resumed run."""
         return list(self._checks)
 
-    def before_start(self, run: TrainingRun) -> None:
+    def _before_start(self, run: TrainingRun) -> None:
         """Run the experiments before any trick looks at the optimizers."""
         trainer = run.trainer
         if trainer.global_step > 0 or self._loaded is not None:
@@ -139,9 +139,9 @@ class SanityCheck(Trick):
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
         if self.prints and trainer.is_global_zero:
-            Console().print(self._as_table())
-        rows = [(c.name, c.mark, c.evidence, c.fix) for c in self._checks]
-        run.publisher.tabulate(run.step, "diagnosis/sanity", _COLUMNS, rows)
+            Console().print(as_console_table("SanityCheck", self._checks))
+        table = as_table(self._checks)
+        run.publisher.tabulate(run.step, "diagnosis/sanity", table.columns, table.rows)
         failed = [c for c in self._checks if c.passed is False]
         somewhere = bool(failed)
         if trainer.world_size > 1:
@@ -160,7 +160,7 @@ class SanityCheck(Trick):
         asked: dict[str, Callable[[Examination], list[Check]]] = {}
         if self.initial_loss:
             asked["initial loss"] = loss_experiments.initial_loss
-            asked["shapes of outputs and labels"] = loss_experiments.shapes
+            asked["shapes of outputs and labels"] = lambda exam: loss_experiments.shapes(exam) or places(exam)
         if self.input_matters:
             asked["inputs matter"] = experiments.input_matters
             asked["all parameters learn"] = gradient_flow.gradients
@@ -174,6 +174,7 @@ class SanityCheck(Trick):
         if self.overfit_batch:
             asked["labels follow from inputs"] = label_experiments.labels
             asked["overfits one batch"] = loss_experiments.overfit_batch
+            asked["labels are within reach"] = reach
         trainer, found = self.run.trainer, []
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
@@ -182,12 +183,3 @@ class SanityCheck(Trick):
                 found += exam.ask(name, experiment)
                 bar.advance(task)
         return found
-
-    def _as_table(self) -> Table:
-        table = Table(title="SanityCheck")
-        for column in _COLUMNS:
-            table.add_column(column, overflow="fold")  # (a fix is code to copy, and never cut off)
-        style = {"pass": "green", "FAIL": "bold red", "?": "yellow"}
-        for check in self._checks:
-            table.add_row(check.name, f"[{style[check.mark]}]{check.mark}[/]", check.evidence, check.fix)
-        return table

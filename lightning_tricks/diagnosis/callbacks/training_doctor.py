@@ -99,9 +99,9 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     ) -> None:
         self.reference_batch = require_flag("TrainingDoctor", "reference_batch", reference_batch)
         self.take(WatchSettings.checked("TrainingDoctor", every_n_steps, action, _PATIENCE, _GRACE))
-        self.reset()
+        self._reset()
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """A watch over the course of the training, what measures that, and what is written of it."""
         measures = CourseParts.made(reference_asked_for=self.reference_batch)
         probe = CourseProbe(measures, self.patience)

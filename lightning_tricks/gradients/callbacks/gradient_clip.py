@@ -114,9 +114,9 @@ class GradientClip(Trick):
         spec = ClipSpec(as_rule(rule), per, nonfinite, groups, conflict)
         self.rule, self.per, self.nonfinite = spec.rule, spec.per, spec.nonfinite
         self.groups, self.conflict = spec.groups, spec.conflict
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was measured."""
         self._clippers: dict[int, Clipper] = {}
         self._warned = False
@@ -149,7 +149,7 @@ class GradientClip(Trick):
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Refuse a second clipper."""
         trainer = run.trainer
         run.attempts.keeps_losses = True
@@ -159,13 +159,13 @@ class GradientClip(Trick):
             name = type(trainer.lightning_module).__name__
             warn("GradientClip", f"{name}.configure_gradient_clipping is overridden and runs after it. Remove one.")
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Give the Trainer its own threshold back."""
         put_back, self._put_back = self._put_back, ()
         for undo in put_back:
             undo()
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names and take up the state."""
         # Without logging, NaN and inf are still reported now and then.
         self._cadence = Cadence(run.trainer.log_every_n_steps or 50, run.step)
@@ -182,7 +182,7 @@ class GradientClip(Trick):
             elif view.index in known:  # the same Trainer fits again
                 clipper.load(known[view.index].state(), view.device)
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Clip: norms of the gradients -> coefficients of the rule -> writer."""
         due = self._cadence.due(page.step)
         clipper = self._clippers.get(page.view.index)
@@ -207,7 +207,7 @@ class GradientClip(Trick):
         if due:  # also where nothing is logged: NaN and inf must be reported
             self._report(run, clipper, page.step)
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """Warn of a step that Lightning did not announce: its gradients were not clipped."""
         if view.index in self._clippers:
             warn_if_unannounced(self.run, "GradientClip", page)
@@ -243,7 +243,7 @@ class GradientClip(Trick):
             self._warned = True
             warn("GradientClip", nonfinite_policy.warning_text(self.nonfinite, step, found, scaled=scaled))
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Say whether the threshold does anything."""
         for clipper in self._clippers.values():
             self._report(run, clipper, run.step)
@@ -252,7 +252,7 @@ class GradientClip(Trick):
 
     # -- state --------------------------------------------------------------------------------------------------------
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Each optimizer's rule and statistics, on the CPU."""
         return {str(index): clipper.state() for index, clipper in self._clippers.items()}
 

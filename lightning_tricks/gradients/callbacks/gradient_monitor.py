@@ -26,9 +26,11 @@ from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
+from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.numerics.norms import total_norm
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
-from lightning_tricks.publishing.publish import Cadence, draws_histograms
+from lightning_tricks.publishing.publish import Cadence
+from lightning_tricks.publishing.recipients import draws_histograms
 from lightning_tricks.publishing.worst_series import STATE_FORM as WORST_FORM
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 
 @final
+@holds_arguments(MonitorSpec)
 class GradientMonitor(Trick):
     """Measure gradient norms at every update and log them, without waiting for the device.
 
@@ -111,23 +114,20 @@ class GradientMonitor(Trick):
         noise_scale: bool = False,
         histograms: bool = False,
     ) -> None:
-        spec = MonitorSpec(every_n_steps, per_layer, groups, norm_type, update_ratio, noise_scale, histograms)
-        self.every_n_steps, self.per_layer, self.groups = spec.every_n_steps, spec.per_layer, spec.groups
-        self.norm_type, self.update_ratio = spec.norm_type, spec.update_ratio
-        self.noise_scale, self.histograms = spec.noise_scale, spec.histograms
-        self.reset()
+        self.spec = MonitorSpec(every_n_steps, per_layer, groups, norm_type, update_ratio, noise_scale, histograms)
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was measured."""
         self._nonfinite: dict[str, int] = {}
         self._warned = False
         self._before: dict[int, list[Tensor]] = {}  # samples of the weights, until the step that is under way is over
         self._noise = NoiseMeter("GradientMonitor")
-        self._layers = LayerCurves(self.per_layer, self.guard)
+        self._layers = LayerCurves(self.spec.per_layer, self.guard)
 
-    def make_parts(self) -> tuple[Stages, ...]:
+    def _make_parts(self) -> tuple[Stages, ...]:
         """What the noise scale needs in each micro-batch."""
-        if not self.noise_scale:
+        if not self.spec.noise_scale:
             return ()
         return (_FirstMicroBatch(self._noise.window, lambda step: self._cadence.due(step), lambda: self.live_run),)
 
@@ -156,46 +156,48 @@ class GradientMonitor(Trick):
         steps, norms = zip(*history.columns, strict=True)
         return draw_layers(history.names, steps, norms)
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Check that what is asked for can be had in this run."""
         run.attempts.keeps_losses = True
-        if self.noise_scale:
+        if self.spec.noise_scale:
             _check_that_noise_can_be_measured(run.trainer)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names, once."""
         trainer = run.trainer
-        n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
+        n = trainer.log_every_n_steps if self.spec.every_n_steps is None else self.spec.every_n_steps
         self._cadence = Cadence(n, run.step)
-        if self.histograms and not any(draws_histograms(logger) for logger in trainer.loggers):
+        if self.spec.histograms and not any(draws_histograms(logger) for logger in trainer.loggers):
             warn("GradientMonitor", "histograms=True, but no logger draws histograms. Add a TensorBoardLogger.")
         self._resolve(run, strict=True)  # (later, a pattern may match nothing: layers come and go)
         self._layers.start(len(run.views), (state or {}).get("layers"))
-        if self.noise_scale and run.views:
+        if self.spec.noise_scale and run.views:
             self._noise.start((state or {}).get("noise"), run.views[0].device)
 
     def _resolve(self, run: TrainingRun, *, strict: bool) -> None:
         self._watches = [NonFiniteWatch(view.names) for view in run.views]
-        self._parts_of: dict[int, Parts] = named_parts(run.views, self.groups, owner="GradientMonitor", strict=strict)
+        self._parts_of: dict[int, Parts] = named_parts(
+            run.views, self.spec.groups, owner="GradientMonitor", strict=strict
+        )
 
-    def reconfigured(self, changed: list[str]) -> None:
+    def _reconfigured(self, changed: list[str]) -> None:
         """The checkpoint was written with other arguments; a default that has changed is not one of them."""
         own = [change for change in changed if change != "per_layer: True -> 'top'"]  # (True was the default)
         if own:
-            super().reconfigured(own)
+            super()._reconfigured(own)
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """The averages of the noise scale, and which parameters have curves."""
         return {"noise": self._noise.state(), "layers": self._layers.state()}
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Measure; publish at logged steps."""
         due = self._cadence.due(page.step)
         if page.empty:  # training_step returned None
             return
-        norms = page.norms(self.norm_type)
+        norms = page.norms(self.spec.norm_type)
         if self._watches[page.view.index].names != page.view.names:  # layers were unfrozen in mid-run
             for view in run.views:  # under the old names, which the counts so far belong to
                 self._report(run, view, page.step)
@@ -207,24 +209,24 @@ class GradientMonitor(Trick):
 
     def _publish_norms(self, run: TrainingRun, page: Page, norms: Tensor) -> None:
         view, put, step, ending = page.view, run.publisher, page.step, key_ending(run, page.view)
-        total = total_norm(norms, self.norm_type)
+        total = total_norm(norms, self.spec.norm_type)
         put.put(step, {f"grad/norm{ending}": total, f"grad/norm_log10{ending}": total.log10()})
         # logger=False: only for EarlyStopping and ModelCheckpoint, since the publisher gives it to the loggers
         run.trainer.lightning_module.log(
             f"grad/norm{ending}", total, logger=False, on_step=True, on_epoch=False, batch_size=1
         )
-        if self.per_layer or self.update_ratio:
+        if self.spec.per_layer or self.spec.update_ratio:
             self._layers.put_norms(put, view, step, norms)
         if view.index in self._parts_of:
-            names_of_groups, values = self._parts_of[view.index].named_norms(norms, self.norm_type)
+            names_of_groups, values = self._parts_of[view.index].named_norms(norms, self.spec.norm_type)
             put.put_many(step, [f"grad/group/{name}" for name in names_of_groups], values)
         self._report(run, view, step)
 
     def _publish_extras(self, run: TrainingRun, page: Page) -> None:
         view = page.view
-        if self.update_ratio:
+        if self.spec.update_ratio:
             self._before[view.index] = weight_samples(view.parameters)
-        if self.histograms and any(draws_histograms(logger) for logger in run.trainer.loggers):
+        if self.spec.histograms and any(draws_histograms(logger) for logger in run.trainer.loggers):
             for name, sample in histogram_samples(page):
                 run.publisher.put_histogram(page.step, f"grad/histogram/{name}", sample)
         if self._noise.measures:
@@ -250,7 +252,7 @@ class GradientMonitor(Trick):
             self._warned = True
             warn("GradientMonitor", f"{found} GradientClip(nonfinite='skip') leaves such updates out.")
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """Measure by how much the weights have moved."""
         warn_if_unannounced(self.run, "GradientMonitor", page)
         before = self._before.pop(view.index, None)
@@ -259,7 +261,7 @@ class GradientMonitor(Trick):
         moves, sizes = (view.shards.norms(local, 2.0) for local in moves_and_sizes(before, view.parameters))
         self._layers.put_ratios(self.run.publisher, view, page.step, update_ratio(moves, sizes))
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Tell what came after the last logged step; draw the norms of all layers over time."""
         for view in run.views:
             self._report(run, view, run.step)

@@ -62,9 +62,9 @@ class FP32Islands(Trick):
 
     def __init__(self, modules: list[str]) -> None:
         self.modules = IslandsSpec(modules).modules
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was found."""
         self._islands: Islands | None = None
         self._names: list[str] = []
@@ -75,7 +75,7 @@ class FP32Islands(Trick):
         """The modules that are islands, or were in the last run."""
         return list(self._names)
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """``auto`` needs a doctor."""
         if AUTO in self.modules and not any(isinstance(c, PrecisionDoctor) for c in run.trainer.callbacks):
             text = "'auto' takes the modules that a PrecisionDoctor finds"
@@ -84,7 +84,7 @@ class FP32Islands(Trick):
             )
 
     # modules may be made in configure_model, which comes after setup; validation may come before training
-    def on_optimizers_created(self, run: TrainingRun) -> None:
+    def _on_optimizers_created(self, run: TrainingRun) -> None:
         """Make the islands."""
         self._make(run.trainer, run.trainer.lightning_module)
 
@@ -113,7 +113,7 @@ class FP32Islands(Trick):
         for name, module in chosen.items():
             self._islands.add(name, module)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the islands that were found before."""
         if AUTO in self.modules and run.trainer.world_size > 1 and any(v.scaled for v in run.views):
             text = "'auto' with a fused optimizer on several processes cannot decide the same on all of them"
@@ -123,7 +123,7 @@ class FP32Islands(Trick):
         if state is not None:
             self._add(run, state["found"])
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """What was found."""
         return {"found": list(self._found)}
 

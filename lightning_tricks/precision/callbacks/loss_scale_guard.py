@@ -104,9 +104,9 @@ class LossScaleGuard(Trick):
     ) -> None:
         self.min_scale, self.max_scale, self.max_consecutive_skips = min_scale, max_scale, max_consecutive_skips
         self.on_failure = on_failure
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was measured."""
         self._policy = ScalePolicy(self.min_scale, self.max_scale, self.max_consecutive_skips, self.on_failure)
         self._counts: list[SkipCount] = []
@@ -124,13 +124,13 @@ class LossScaleGuard(Trick):
         """The precision that the guard changed to, ``"bf16"`` or ``"fp32"``; None when it did not."""
         return self._fallback
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Check that the precision to go on in is there; keep the losses for the message."""
         run.attempts.keeps_losses = True
         if self.on_failure == "bf16":
             _refuse_without_bfloat16(run.trainer.strategy.root_device)
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
         saved = (state or {}).get("counts") or [count.state for count in self._counts]
         if len(saved) != len(run.views):  # other optimizers than in the checkpoint: their streaks say nothing here
@@ -143,13 +143,13 @@ class LossScaleGuard(Trick):
         for view in run.views if run.loss_scale.active else ():  # the first step may be skipped already
             make_skipping_safe(view)
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """Counts as plain numbers, and the precision in use."""
         return {"counts": [on_host(count.state) for count in self._counts], "fallback": self._fallback}
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """An attempt begins."""
         index = page.view.index
         if index in self._open:  # manual optimization stepped twice within one batch
@@ -164,7 +164,7 @@ class LossScaleGuard(Trick):
         if self._cadence.due(page.step) and (scale := run.loss_scale.scale()) is not None:
             run.publisher.put(page.step, {"amp/scale": scale})
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """The optimizer's step ran: on the host, or on a device that may have skipped it."""
         if view.index in self._open and self.run.loss_scale.active:
             self._open[view.index].stepped()

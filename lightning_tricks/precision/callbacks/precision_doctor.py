@@ -96,9 +96,9 @@ class PrecisionDoctor(Trick):
     def __init__(self, every_n_steps: int | None = None, modules: list[str] | None = None) -> None:
         spec = DoctorSpec(every_n_steps, modules)
         self.every_n_steps, self.modules = spec.every_n_steps, spec.modules
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget what was measured."""
         self._findings = Findings()
         self._table: dict[str, dict[str, float]] = {}
@@ -124,12 +124,12 @@ class PrecisionDoctor(Trick):
         """The last measurement: module -> ``largest_output``, ``largest_gradient``, ``headroom``, ``underflow``."""
         return {name: dict(row) for name, row in self._table.items()}
 
-    def configure(self, run: TrainingRun) -> None:
+    def _configure(self, run: TrainingRun) -> None:
         """Keep the losses of each attempt."""
         run.attempts.keeps_losses = True
         refuse_compiled(run.trainer.lightning_module, "PrecisionDoctor")
 
-    def on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the modules, take up old findings, look at the optimizers' eps."""
         trainer, precision = run.trainer, precision_of(run.trainer)
         n = trainer.log_every_n_steps if self.every_n_steps is None else self.every_n_steps
@@ -149,7 +149,7 @@ class PrecisionDoctor(Trick):
             for finding in health.small_epses(groups, run.step):
                 self._note(finding)
 
-    def trick_state(self) -> dict[str, Any]:
+    def _trick_state(self) -> dict[str, Any]:
         """The findings, and which modules have curves, as plain values."""
         findings = [vars(f).copy() for f in self._findings]
         return {"findings": findings, "looks": self._explainer.looks, "modules": self._worst.state()}
@@ -164,7 +164,7 @@ class PrecisionDoctor(Trick):
                 self._watch.attach()
             self._explainer.begin_batch(run, batch, batch_idx)
 
-    def gradients_ready(self, run: TrainingRun, page: Page) -> None:
+    def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Note an attempt; at a logged step also the loss scale, which the scaler may change after it."""
         if run.loss_scale.active:
             self._explainer.open(page)
@@ -173,7 +173,7 @@ class PrecisionDoctor(Trick):
             # a copy: the scaler writes into its tensor after the step
             self._due = page.step, None if scale is None else scale.clone()
 
-    def updated(self, view: OptimizerView, page: Page | None) -> None:
+    def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """The optimizer's step ran: on the host, or on a device that may have skipped it."""
         self._explainer.stepped(view)
 
@@ -235,12 +235,12 @@ class PrecisionDoctor(Trick):
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def finished(self, run: TrainingRun) -> None:
+    def _finished(self, run: TrainingRun) -> None:
         """Deliver what came after the last logged step."""
         self._explainer.send_late(run, run.step)
         run.publisher.flush()
 
-    def cleanup(self, run: TrainingRun) -> None:
+    def _cleanup(self, run: TrainingRun) -> None:
         """Take the hooks away, and show what was found."""
         if self._watch is not None:
             self._watch.detach()

@@ -1,0 +1,178 @@
+"""The experiments of SanityCheck on outputs and labels: is a label compared with one place, and is it within reach?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tricks.diagnosis import sanity
+from lightning_tricks.diagnosis.examination import Examination, Look
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.modules.labels import counts
+from lightning_tricks.numerics.torch_internals import tree_map
+
+_ASKED = 3  # places whose label is changed
+_FELT = 1e-3  # of the largest change of a gradient
+_UPDATES = 40  # on one batch, until outputs are where the loss wants them
+_FEWEST = 8  # labels from which a share says something
+# what an activation can give at least and at most, by the name of its backward function
+_RANGES = {"SigmoidBackward": (0.0, 1.0), "TanhBackward": (-1.0, 1.0), "ReluBackward": (0.0, float("inf"))}
+
+
+# -- one label, one place ---------------------------------------------------------------------------------------------
+
+
+def places(exam: Examination) -> list[Check]:
+    """Change the label of one place: the gradients that change must be those of the classes of one place.
+
+    ``view`` where ``permute`` is needed hands the scores of a class at several places to the loss as those of several
+    classes at one place; shapes and the first loss are as they should be.
+    """
+    prediction, target = exam.first.prediction, exam.first.target
+    asked = prediction is not None and target is not None and target.ndim > 1 and not target.is_floating_point()
+    if exam.dry_run.steps.anywhere(not asked) or prediction is None or target is None or exam.target_at is None:
+        return []
+    classes = prediction.numel() // target.numel()
+    chosen = _changes(target)
+    if exam.dry_run.steps.anywhere(len(chosen) < _ASKED or classes < 2):
+        return []
+    usual, spread = _slope(exam, exam.batch), 0
+    for place, label in chosen:
+        other = _slope(exam, _relabelled(exam, target, place, label))
+        if usual is None or other is None or usual.shape != other.shape:
+            return []
+        spread += _in_several_places(usual - other, classes)
+    check = sanity.label_in_several_places(spread, len(chosen))
+    return [] if check is None else [check]
+
+
+def _changes(target: Tensor) -> list[tuple[int, int]]:
+    """Return some places of flattened labels, each with another label that occurs; none where all are the same."""
+    labels = target.reshape(-1)
+    valid = counts(labels).nonzero().flatten()
+    known = torch.unique(labels[valid])
+    if len(known) < 2 or len(valid) < 2 * _ASKED:
+        return []
+    found = []
+    for i in range(1, _ASKED + 1):
+        place = int(valid[i * len(valid) // (_ASKED + 1)])
+        found.append((place, int(known[known != labels[place]][-1])))
+    return found
+
+
+def _relabelled(exam: Examination, target: Tensor, place: int, label: int) -> Any:
+    memory = target.data_ptr()
+
+    def changed(t: Tensor) -> Tensor:
+        if t.data_ptr() != memory or t.shape != target.shape:
+            return t
+        t = t.clone()
+        t.view(-1)[place] = label
+        return t
+
+    return tree_map(changed, exam.batch)
+
+
+def _in_several_places(change: Tensor, classes: int) -> bool:
+    """Whether the gradients that one label changes are of several places, and of no more elements than classes.
+
+    >>> one, two = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)
+    >>> one[0, 1, 2] = one[0, 1, 3] = two[0, 0, 2] = two[0, 1, 1] = 1.0
+    >>> _in_several_places(one, 4), _in_several_places(two, 4)
+    (False, True)
+    """
+    size = change.abs()
+    felt = (size > _FELT * size.max()).nonzero()
+    return 2 <= len(felt) <= classes and int((felt != felt[:1]).any(0).sum()) > 1
+
+
+def _slope(exam: Examination, batch: Any) -> Tensor | None:
+    """Return the gradient of the loss by the prediction, from the state with which the dry run began."""
+    exam.dry_run.restart()
+    return _gradient(exam, exam.look(batch, gradient=True))[1]
+
+
+def _gradient(exam: Examination, look: Look) -> tuple[Tensor | None, Tensor | None]:
+    """Return the prediction of a look, and the gradient of the loss by it."""
+    key = None if exam.first.at is None else exam.first.keys[exam.first.at]
+    output = next((t for k, t in zip(look.keys, look.tracked, strict=True) if k == key), None)
+    return output, _by(look, output)
+
+
+def _by(look: Look, output: Tensor | None) -> Tensor | None:
+    if output is None or not output.requires_grad or look.loss is None or not look.loss.requires_grad:
+        return None
+    (slope,) = torch.autograd.grad(look.loss.sum(), [output], allow_unused=True, retain_graph=True)
+    return slope
+
+
+# -- labels within reach ----------------------------------------------------------------------------------------------
+
+
+def reach(exam: Examination) -> list[Check]:
+    """Train on one batch, where outputs are bounded: at an end of their range the loss must not ask for more.
+
+    As of pixels against a sigmoid, or of negative numbers against a ReLU. Labels at the end of their own range are not
+    looked at: black pixels are reached as nearly as one likes.
+    """
+    exam.dry_run.restart()
+    look = exam.look(exam.batch, gradient=True)
+    found = _bounded(exam, look)
+    if exam.dry_run.steps.anywhere(found is None) or found is None:
+        return []
+    key, name = found
+    exam.dry_run.restart()
+    exam.dry_run.data.hold([exam.batch])
+    for _ in range(_UPDATES):
+        exam.dry_run.update()
+    look = exam.look(exam.batch, gradient=True)
+    output = next((t for k, t in zip(look.keys, look.tracked, strict=True) if k == key), None)
+    slope, target = _by(look, output), _compared(exam, output)
+    if output is None or slope is None or target is None:
+        return []
+    share = _beyond(output.detach(), slope, target, _RANGES[name])
+    share = exam.dry_run.steps.mean(torch.tensor(share, device=output.device))
+    return [sanity.within_reach(share, name.removesuffix("Backward").lower())]
+
+
+def _bounded(exam: Examination, look: Look) -> tuple[tuple[str, int], str] | None:
+    """Return where the output of a bounded activation comes from that is compared with numbers, and its kind."""
+    for key, output in zip(look.keys, look.tracked, strict=True):
+        kind = "" if output.grad_fn is None else output.grad_fn.name().rstrip("0123456789")
+        if kind in _RANGES and _compared(exam, output) is not None and _by(look, output) is not None:
+            return key, kind
+    return None
+
+
+def _compared(exam: Examination, output: Tensor | None) -> Tensor | None:
+    """Return the numbers of the batch that an output may be compared with; None where there are only 0 and 1."""
+    targets, known = exam.possible_targets(exam.batch)
+    if output is None or not known:
+        return None
+    for t in targets:
+        alike = t.is_floating_point() and t.ndim > 0 and t.numel() == output.numel() and len(t) == len(output)
+        if alike and int(_inside(t).sum()) >= _FEWEST:
+            return t
+    return None
+
+
+def _inside(target: Tensor) -> Tensor:
+    """Return which labels are not at an end of their own range."""
+    return (target > target.min()) & (target < target.max())
+
+
+def _beyond(output: Tensor, slope: Tensor, target: Tensor, bounds: tuple[float, float]) -> float:
+    """Return the share of outputs that are at an end of what is possible, and that the loss wants further out.
+
+    >>> output, target = torch.tensor([1.0, 1.0, 0.5, 1.0]), torch.tensor([7.0, 8.0, 0.0, 9.0])
+    >>> _beyond(output, torch.tensor([-1.0, -1.0, 0.1, -1.0]), target, (0.0, 1.0))
+    1.0
+    """
+    low, high = bounds
+    near = 0.02 * (high - low) if high < float("inf") else 0.0
+    value, pull = output.reshape(target.shape), slope.reshape(target.shape)
+    strong = 0.1 * float(pull.abs().max())
+    outside = ((value >= high - near) & (pull < -strong)) | ((value <= low + near) & (pull > strong))
+    return float(outside[_inside(target)].float().mean())

@@ -1,0 +1,111 @@
+"""Which label goes with which input: an experiment of SanityCheck with backward passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_tricks.diagnosis import sanity
+from lightning_tricks.diagnosis.examination import Examination, tensors_of
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.torch_internals import tree_map
+
+_EDGES = 2  # rows of a list of edges
+
+
+def partners(exam: Examination) -> list[Check]:
+    """Change one sample's input, then its label: the gradients that change must be those of the same rows."""
+    inputs = exam.inputs(exam.batch)
+    at = next((i for i, role in exam.roles.items() if role == "target"), None)
+    at = exam.target_at if exam.first.target is not None else at
+    asked = at is not None and exam.roles.get(at) == "target" and bool(inputs)
+    if exam.dry_run.steps.anywhere(not asked) or not asked:
+        return []
+    tensors = tensors_of(exam.batch)
+    target = tensors[at]  # type: ignore[index]
+    size = len(target) if target.ndim else 0
+    if exam.dry_run.steps.anywhere(size < 4 or bool(related(exam, inputs, size))):
+        return []
+    sample = 1  # (the first one is at its place whatever happens to the others)
+    differs = (target != target[sample]).flatten(1).any(1) if target.ndim > 1 else target != target[sample]
+    if exam.dry_run.steps.anywhere(not bool(differs.any())):
+        return []
+    other = int(differs.float().argmax())
+    chosen = {id(t) for t in inputs if len(t) == size}
+
+    def moved(t: Tensor) -> Tensor:
+        t = t.clone()
+        t[sample] = t[other]
+        return t
+
+    with_label = tree_map(lambda t: moved(t) if t is target else t, exam.batch)
+    with_input = tree_map(lambda t: moved(t) if id(t) in chosen else t, exam.batch)
+    values, slopes = zip(*[_entry(exam, batch) for batch in (exam.batch, with_input, with_label)], strict=True)
+    if any(v is None for v in (*values, *slopes)) or len({v.shape for v in values}) > 1:
+        return []
+    by_input = _rows(values[0] - values[1])
+    by_label = _rows(slopes[0] - slopes[2])
+    if len(by_input) > len(values[0]) // 2:
+        return []
+    check = sanity.wrong_partner(by_input, by_label, sample)
+    return [] if check is None else [check]
+
+
+def _rows(change: Tensor) -> list[int]:
+    size = change.abs().flatten(1).amax(1)
+    return [int(i) for i in (size > 1e-3 * size.max()).nonzero().flatten()] if float(size.max()) > 0 else []
+
+
+def _entry(exam: Examination, batch: Any) -> tuple[Any, Any]:
+    """Return what goes into the first layer, or comes out of the first embedding, and the loss's gradient by it."""
+    exam.dry_run.restart()
+    entries: list[Tensor] = []
+
+    def before(args: Any) -> None:
+        for t in floating(list(args))[:1]:
+            if not entries and t.is_leaf and not t.requires_grad and t.ndim > 1:
+                entries.append(t.requires_grad_())
+
+    def after(output: Tensor) -> None:
+        if not entries:
+            entries.append(output if output.requires_grad else output.requires_grad_())
+
+    handles = []
+    for m in exam.modules.values():
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)):
+            handles.append(m.register_forward_hook(Hook(lambda _, args, out: after(out))))
+        elif any(True for _ in m.parameters(recurse=False)):
+            handles.append(m.register_forward_pre_hook(Hook(lambda _, args: before(args))))
+    try:
+        with exam.evaluating():
+            loss = exam.look(batch, gradient=True).loss
+    finally:
+        for handle in handles:
+            handle.remove()
+    if loss is None or not loss.requires_grad or not entries:
+        return None, None
+    (slope,) = torch.autograd.grad(loss, entries[:1], allow_unused=True)
+    return entries[0].detach(), None if slope is None else slope.detach()
+
+
+def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
+    """Return why the rows of these inputs may belong together; empty where they are samples."""
+    exam.dry_run.restart()
+    first, second = exam.dry_run.data.next_batch(), exam.dry_run.data.next_batch()
+    if exam.dry_run.data.batches_per_epoch == 1 or _the_same(first, second):
+        return "every batch is the same: the rows of one graph or series"
+    for t in inputs:
+        edges = not t.is_floating_point() and t.ndim == 2 and _EDGES in t.shape and int(t.max()) < size
+        matrix = t.shape == (size, size) and len(inputs) > 1 and bool((t >= 0).all())
+        if matrix or (edges and len(t) != size) or t.layout != torch.strided:
+            return "the batch holds what relates its rows to each other, as a graph"
+    return ""
+
+
+def _the_same(left: Any, right: Any) -> bool:
+    pairs = list(zip(*[tensors_of(b) for b in (left, right)], strict=False))
+    return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
