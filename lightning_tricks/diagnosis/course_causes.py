@@ -217,10 +217,7 @@ def _overfitting(alarm: CourseAlarm) -> Explained:
     reason = f"validation loss rose from {best:.4g} to {now:.4g} while training reached {train:.4g}"
     if now <= 1.05 * best:
         reason = f"validation loss was never better than {best:.4g} while training fell to {train:.4g}"
-        advice = (
-            "encode and scale validation data as those of training: the same mapping, the same statistics",
-            *advice,
-        )
+        advice = ("encode and scale validation data as those of training", *advice[1:])
     return Cause.OVERFITTING, (reason,), advice
 
 
