@@ -31,13 +31,13 @@ def test_every_callback_has_an_example() -> None:
 
 @pytest.mark.timeout(300)
 def test_calls_with_all_callbacks_follow_the_number_of_layers(tmp_path: Path) -> None:
-    sizes = (10, 30, 100)
+    sizes = (6, 18, 54)
     assert_linear([calls(TOGETHER, n, 1, tmp_path) for n in sizes], sizes)
 
 
 @pytest.mark.timeout(300)
 def test_calls_with_all_callbacks_follow_the_number_of_parameter_groups(tmp_path: Path) -> None:
-    sizes = (5, 15, 50)
+    sizes = (3, 9, 27)
     assert_linear([calls(TOGETHER, 26, k, tmp_path) for k in sizes], sizes)
 
 
