@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,7 +27,11 @@ _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1
 
 
 def input_matters(exam: Examination) -> list[Check]:
-    """Zero the input; where nothing changes, ask again after some updates."""
+    """Zero the input; where nothing changes, ask again after some updates.
+
+    Without a known target the loss alone is asked. Where modules see the input and the loss does not, a term of it may
+    have a weight that is still 0; and what comes from an environment has a batch that holds nothing.
+    """
     if exam.dry_run.steps.anywhere(not exam.inputs(exam.batch)):
         return [Check("inputs matter", None, NO_INPUT)]
     zeroed = exam.with_inputs(lambda t: torch.zeros_like(t) if bool((t != 0).any()) else torch.ones_like(t))
@@ -37,7 +42,25 @@ def input_matters(exam: Examination) -> list[Check]:
         # running statistics that have not been gathered yet hide the input from many layers in eval mode
         again, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before, evaluate=False)
         check = again if exam.dry_run.steps.anywhere(again.passed is True) else check
+    if exam.dry_run.steps.anywhere(check.passed is False) and exam.first.target is None:
+        reached = "input" in exam.roles.values()
+        empty = all(_says_nothing(t) for t in tensors_of(exam.batch))
+        if exam.dry_run.steps.anywhere(reached or empty):
+            seen = "the batch holds nothing that could" if empty else "the loss does not depend yet on what modules see"
+            return [Check("inputs matter", None, f"{check.evidence}; {seen}")]
     return [check]
+
+
+def _says_nothing(tensor: Tensor) -> bool:
+    """Whether a tensor of a batch is one number throughout, or counts: what a data set without data gives.
+
+    >>> _says_nothing(torch.zeros(3)), _says_nothing(torch.arange(3)), _says_nothing(torch.tensor([3.0, 1.0, 2.0]))
+    (True, True, False)
+    """
+    values = tensor.reshape(-1)
+    if values.numel() < 2 or bool((values == values[0]).all()):
+        return True
+    return not values.is_floating_point() and bool((values.diff() == 1).all())
 
 
 def _input_matters(
@@ -51,6 +74,8 @@ def _input_matters(
     if exam.dry_run.steps.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
         outputs = float((whole.float() - empty.float()).abs().max()) / max(float(whole.abs().max()), 1e-12)
     change = None if loss is None or other is None else abs(loss - other) / max(abs(loss), 1e-12)
+    # (nothing but padding, for which there is no mean: a change it is)
+    change = math.inf if change is not None and math.isnan(change) and math.isfinite(loss or 0.0) else change
     moved = before is None or loss is None or abs(loss - before) > 1e-6 * abs(before)
     return sanity.input_matters(outputs, change, updates, moved=moved), loss
 
@@ -78,6 +103,7 @@ def sample_independence(exam: Examination) -> list[Check]:
             found.append(_leak([t for t in seen if t is not None], size))
         changes.append(max(found))
     norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
+    moved = _by_place_in_batch(exam, inputs, size) if changes[0] <= sanity.LEAK else 0.0
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
@@ -85,7 +111,28 @@ def sample_independence(exam: Examination) -> list[Check]:
         reason = "the step itself mixes the samples, before they reach the model"
     if not reason and any(not m.track_running_stats for m in norms.values()):
         reason = "a BatchNorm without running statistics looks at the batch always"
+    if not reason and exam.dry_run.steps.anywhere(moved > sanity.LEAK):
+        return [sanity.depends_on_place(moved)]
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
+
+
+def _by_place_in_batch(exam: Examination, inputs: list[Tensor], size: int) -> float:
+    """Return by how much outputs change with the place of a sample in the batch, over their size, in eval mode.
+
+    0 where they are random in eval mode too: noise belongs to a place.
+    """
+    rolled = {id(t) for t in inputs if len(t) == size}
+    other = tree_map(lambda t: t.roll(1, 0) if id(t) in rolled else t, exam.batch)
+    usual = exam.prediction(exam.batch, evaluate=True)[0]
+    again = exam.prediction(exam.batch, evaluate=True, shifted=True)[0]
+    moved = exam.prediction(other, evaluate=True)[0]
+    if usual is None or again is None or moved is None or not usual.shape == again.shape == moved.shape:
+        return 0.0
+    axis = next((a for a in (0, 1) if a < usual.ndim and usual.shape[a] == size), None)
+    scale = max(float(usual.float().abs().max()), 1e-12)
+    if axis is None or float((usual.float() - again.float()).abs().max()) > 1e-6 * scale:
+        return 0.0
+    return float((moved.float().roll(-1, axis) - usual.float()).abs().max()) / scale
 
 
 def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:
@@ -199,7 +246,8 @@ def future(exam: Examination) -> list[Check]:
         scale = max(float(pair[0].abs().max()), 1e-12)
         change, any_change = float(apart[:, :middle].max()) / scale, float(apart.max()) / scale
         if exam.dry_run.steps.anywhere(any_change > 1e-6):
-            return [sanity.no_future(change)]
+            full = str(exam.dry_run.steps.trainer.precision).startswith(("32", "64"))
+            return [sanity.no_future(change, sanity.RESOLUTION if full else sanity.LEAK)]
     return [Check(name, None, "outputs do not depend on the sequence")]
 
 
