@@ -152,6 +152,8 @@ class Course:
     def stays(self) -> bool:
         """Whether a rise above the usual losses stays, and comes neither from the rate's schedule nor from the data."""
         now, rise = self.checks[-1], self._since_rise()
+        if self.start < 0 and abs(now.median) <= 0.2 * abs(self.start):
+            return False  # what a loss below 0 is made of has vanished, as the advantages of a policy that does well
         high = now.median > self.limit and not self.harder()
         if not high and not loss_curve.relapse(self.start, self.checks):
             return False

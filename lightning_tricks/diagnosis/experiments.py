@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.partners import related
+from lightning_tricks.diagnosis.recognition import alike, other_values
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.modules.replaced import Hook
@@ -19,6 +20,7 @@ from lightning_tricks.numerics.torch_internals import BATCH_NORM, DROPOUT, tree_
 from lightning_tricks.numerics.units import dead_share, saturated_share
 
 BATCHES_FOR_UNITS = 8
+MOST_INPUTS = 4  # of a batch that are asked one by one
 NO_INPUT = "no tensor of the batch was found that is an input and not a label"
 _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1.0), (nn.Tanh, -1.0, 1.0))
 
@@ -48,7 +50,33 @@ def input_matters(exam: Examination) -> list[Check]:
         if exam.dry_run.steps.anywhere(reached or empty):
             seen = "the batch holds nothing that could" if empty else "the loss does not depend yet on what modules see"
             return [Check("inputs matter", None, f"{check.evidence}; {seen}")]
-    return [check]
+    if exam.dry_run.steps.anywhere(check.passed is not True or exam.first.found is None):
+        return [check]
+    lost = _lost_inputs(exam)
+    return [sanity.input_lost(lost)] if lost else [check]
+
+
+def _lost_inputs(exam: Examination) -> list[str]:
+    """Return the inputs that modules see and the prediction does not depend on, one by one, after some updates.
+
+    As the source of a translation whose decoder gets no state. Asked only where the loss is known to be that of the
+    prediction and its target, so that no other term can depend on them.
+    """
+    tensors = tensors_of(exam.batch)
+    asked = [i for i, role in exam.roles.items() if role == "input"]
+    if not 1 < len(asked) <= MOST_INPUTS:
+        return []
+    usual, _ = exam.prediction(exam.batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
+    lost = []
+    for i in asked:
+        same = True
+        for other in other_values(tensors[i]):
+            batch = tree_map(lambda t, i=i, new=other: new if t is tensors[i] else t, exam.batch)
+            moved, _ = exam.prediction(batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
+            same &= usual is not None and moved is not None and alike([usual], [moved])
+        if not exam.dry_run.steps.anywhere(not same):
+            lost.append(f"tensor {i} of the batch, {tuple(tensors[i].shape)}")
+    return lost
 
 
 def _says_nothing(tensor: Tensor) -> bool:
@@ -74,8 +102,11 @@ def _input_matters(
     if exam.dry_run.steps.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
         outputs = float((whole.float() - empty.float()).abs().max()) / max(float(whole.abs().max()), 1e-12)
     change = None if loss is None or other is None else abs(loss - other) / max(abs(loss), 1e-12)
-    # (nothing but padding, for which there is no mean: a change it is)
-    change = math.inf if change is not None and math.isnan(change) and math.isfinite(loss or 0.0) else change
+    # (nothing but padding, for which there is no mean: NaN is a change too)
+    if change is not None and math.isnan(change) and math.isfinite(loss or 0.0):
+        change = math.inf
+    if outputs is not None and math.isnan(outputs) and whole is not None and bool(whole.isfinite().all()):
+        outputs = math.inf
     moved = before is None or loss is None or abs(loss - before) > 1e-6 * abs(before)
     return sanity.input_matters(outputs, change, updates, moved=moved), loss
 

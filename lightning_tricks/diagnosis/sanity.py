@@ -85,6 +85,17 @@ def input_matters(outputs: float | None, loss: float | None, updates: int = 0, *
     return Check(name, False, seen, fix)
 
 
+def input_lost(names: Sequence[str]) -> Check:
+    """Report inputs that modules see and the prediction does not depend on.
+
+    >>> input_lost(["tensor 0 of the batch, (16, 9)"]).passed
+    False
+    """
+    seen = f"modules see {listed(names, 6)}, and the prediction does not change with it"
+    fix = "follow that input: a state that is not handed on, an output that is not used, a mask that hides all of it"
+    return Check("inputs matter", False, seen, fix)
+
+
 def independence(in_eval: float, in_training: float, batch_norm: Sequence[str], *, by_design: str = "") -> Check:
     """Judge how much the output of one sample changes when the others are replaced, over its size.
 

@@ -269,3 +269,45 @@ def test_a_softmax_over_the_queries_looks_ahead_however_little() -> None:
 
     found = [checks(Task(Attention(axis), step), load(signs))["no look into the future"] for axis in (-2, -1)]
     assert [f.passed for f in found] == [False, True]
+
+
+class Translator(nn.Module):
+    """An encoder and a decoder that starts from its state, or from zeros."""
+
+    def __init__(self, from_zeros: bool) -> None:
+        super().__init__()
+        self.from_zeros = from_zeros
+        self.source, self.target = nn.Embedding(11, 16), nn.Embedding(11, 16)
+        self.encoder, self.decoder = (nn.GRU(16, 16, batch_first=True) for _ in range(2))
+        self.out = nn.Linear(16, 11)
+
+    def forward(self, source: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        state = self.encoder(self.source(source))[1]
+        hidden = self.decoder(self.target(before), torch.zeros_like(state) if self.from_zeros else state)[0]
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize("from_zeros", [True, False])
+def test_an_input_that_modules_see_must_reach_the_prediction(from_zeros: bool) -> None:
+    source, target = torch.randint(11, (2, 96, 8), generator=torch.Generator().manual_seed(0))
+
+    def step(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.net(b[0], b[1][:, :-1]).flatten(0, 1), b[2][:, 1:].flatten())
+
+    found = checks(Task(Translator(from_zeros), step), load(source, target, target.clone()))["inputs matter"]
+    assert found.passed is not from_zeros
+    assert not from_zeros or "tensor 0 of the batch, (16, 8)" in found.evidence
+
+
+def test_inputs_of_a_gate_that_begins_at_0_reach_it_after_some_updates() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.more, self.gate = mlp(), mlp(), nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+            return self.body(x) + self.gate * self.more(z)
+
+    x, y = classes()
+    found = checks(Task(Gated(), lambda self, b: F.cross_entropy(self.net(b[0], b[1]), b[2])), load(x, x.roll(1, 1), y))
+    assert found["inputs matter"].passed is True
