@@ -63,7 +63,8 @@ def _lost_inputs(exam: Examination) -> list[str]:
     prediction and its target, so that no other term can depend on them.
     """
     tensors = tensors_of(exam.batch)
-    asked = [i for i, role in exam.roles.items() if role == "input"]
+    # (labels are seen too where they make the inputs, as of attacks on the model)
+    asked = [i for i, role in exam.roles.items() if role == "input" and i != exam.target_at]
     if not 1 < len(asked) <= MOST_INPUTS:
         return []
     usual, _ = exam.prediction(exam.batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
@@ -150,7 +151,8 @@ def sample_independence(exam: Examination) -> list[Check]:
 def _by_place_in_batch(exam: Examination, inputs: list[Tensor], size: int) -> float:
     """Return by how much outputs change with the place of a sample in the batch, over their size, in eval mode.
 
-    0 where they are random in eval mode too: noise belongs to a place.
+    0 where they are random in eval mode too: noise belongs to a place. 0 as well where the step itself makes the
+    difference, before the model sees the samples: random crops belong to a place too, also with a seed of their own.
     """
     rolled = {id(t) for t in inputs if len(t) == size}
     other = tree_map(lambda t: t.roll(1, 0) if id(t) in rolled else t, exam.batch)
@@ -163,7 +165,30 @@ def _by_place_in_batch(exam: Examination, inputs: list[Tensor], size: int) -> fl
     scale = max(float(usual.float().abs().max()), 1e-12)
     if axis is None or float((usual.float() - again.float()).abs().max()) > 1e-6 * scale:
         return 0.0
-    return float((moved.float().roll(-1, axis) - usual.float()).abs().max()) / scale
+    change = float((moved.float().roll(-1, axis) - usual.float()).abs().max()) / scale
+    return change if change <= sanity.LEAK or _entry_follows(exam, other, size) else 0.0
+
+
+def _entry_follows(exam: Examination, rolled: Any, size: int) -> bool:
+    """Whether what goes into the first module that sees the samples is in the order of the batch, here and rolled."""
+    seen: list[list[Tensor]] = []
+    for batch in (exam.batch, rolled):
+        entries: list[Tensor] = []
+        exam.dry_run.restart()
+        handles = [
+            m.register_forward_pre_hook(Hook(lambda _, args, e=entries: e.extend(t.clone() for t in tensors_of(args))))
+            for n, m in exam.modules.items()
+            if n and any(True for _ in m.parameters(recurse=False))
+        ]
+        try:
+            with exam.evaluating():
+                exam.look(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        seen.append([t for t in entries if t.ndim and len(t) == size])
+    pairs = [(a, b) for a, b in zip(*seen, strict=False) if a.shape == b.shape and not torch.equal(a, b)]
+    return bool(pairs) and torch.equal(pairs[0][1].roll(-1, 0), pairs[0][0])
 
 
 def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:

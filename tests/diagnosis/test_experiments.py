@@ -311,3 +311,24 @@ def test_inputs_of_a_gate_that_begins_at_0_reach_it_after_some_updates() -> None
     x, y = classes()
     found = checks(Task(Gated(), lambda self, b: F.cross_entropy(self.net(b[0], b[1]), b[2])), load(x, x.roll(1, 1), y))
     assert found["inputs matter"].passed is True
+
+
+def test_crops_of_a_seed_of_their_own_are_made_by_the_step_and_belong_to_a_place() -> None:
+    def step(self: Any, b: Any) -> Any:
+        keep = torch.rand(len(b[0]), 12, generator=torch.Generator().manual_seed(3)) > 0.3
+        return F.cross_entropy(self.net(b[0] * keep), b[1])
+
+    assert checks(Task(mlp(), step), load(*classes()))["samples do not leak"].passed is True
+
+
+def test_labels_that_make_the_inputs_need_not_reach_the_prediction_by_themselves() -> None:
+    def step(self: Any, b: Any) -> Any:
+        x = b[0].clone().requires_grad_()
+        if self.training:
+            with torch.enable_grad():
+                (slope,) = torch.autograd.grad(F.cross_entropy(self.net(x), b[1]), x)
+            x = (x + 0.1 * slope.sign()).detach()
+        return F.cross_entropy(self.net(x), b[1])
+
+    x, y = classes()
+    assert checks(Task(mlp(), step), load(x, y))["inputs matter"].passed is True
