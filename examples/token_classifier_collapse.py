@@ -85,7 +85,7 @@ def main() -> None:
         logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.WARNING)
     rows, kinds = letters()
     held, train = (rows[:400], kinds[:400]), TensorDataset(rows[400:], kinds[400:])
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.8), layout="constrained")
     ax = figure.subplots()
     for title, action in (("left alone", "log"), ("with Rollback()", Rollback())):
         L.seed_everything(2, verbose=False)
@@ -102,11 +102,11 @@ def main() -> None:
             said = f"ALARM at step {detector.verdict.step}"
             ax.axvline(detector.verdict.step, color=line.get_color(), linestyle=":", label=f"{title}: {said}")
         print(f"{title}: macro-F1 {score(module, held):.2f}; {said}: {detector.verdict}")
-    ax.set(xlabel="update", ylabel="skill (0: no better than chance, 1: certain)", ylim=(-0.35, 1))
+    ax.set(xlabel="update", ylabel="skill (0: chance, 1: certain)", ylim=(-0.35, 1))
     ax.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=2, fontsize="small")
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "token_classifier_collapse.png", dpi=110)
+    figure.savefig(RUNS / "token_classifier_collapse.png", dpi=180)
     print(f"picture: {RUNS / 'token_classifier_collapse.png'}")
 
 
