@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -105,6 +106,7 @@ def main() -> None:
     axes[0].set(title="distinct 4-grams / real", xlabel="generation", ylim=(0, None))
     axes[1].set(title="loss on real text", xlabel="generation")
     for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     RUNS.mkdir(exist_ok=True)
