@@ -53,9 +53,9 @@ def draw_training(
             losses.plot(*zip(*points, strict=True), marker=_marker(points), label=label)
     if validation and steps:
         places = [steps[-1] * (i + 1) / len(validation) for i in range(len(validation))]
-        points = [(place, value) for place, value in zip(places, validation, strict=True) if math.isfinite(value)]
-        if points:
-            losses.plot(*zip(*points, strict=True), marker=_marker(points), label="validation")
+        held = [(place, value) for place, value in zip(places, validation, strict=True) if math.isfinite(value)]
+        if held:
+            losses.plot(*zip(*held, strict=True), marker=_marker(held), label="validation")
     for finding, style in zip(findings, cycle(_STYLES), strict=False):
         label = f"{finding.kind} (step {finding.step})"
         losses.axvline(finding.step, color="tab:red", linewidth=1.0, linestyle=style, label=label)
