@@ -71,7 +71,6 @@ CSS = """\
 .md-typeset dd { margin-top: 0.2em; }
 .md-typeset dt { margin-top: 0.9em; }
 .md-typeset img { max-width: min(100%, 36rem); }
-@media (max-width: 40em) { .md-typeset table:not([class]) code { overflow-wrap: anywhere; } }
 .md-typeset .output { border-left: 2px solid var(--md-default-fg-color--lighter); padding-left: 0.8rem; }
 .md-typeset .output { overflow-x: auto; }
 .md-typeset .output table:not([class]) { font-size: 0.66rem; }
@@ -80,6 +79,7 @@ CSS = """\
 .md-typeset table:not([class]) { display: table; font-size: 0.66rem; }
 .md-typeset table:not([class]) td, .md-typeset table:not([class]) th { min-width: 3rem; padding: 0.6em 0.8em; }
 .md-typeset table:not([class]) code { overflow-wrap: break-word; word-break: normal; white-space: normal; }
+@media (max-width: 40em) { .md-typeset table:not([class]) code { overflow-wrap: anywhere; } }
 """
 WORKER = """\
 // Pages that are read from a disk may not start a Worker; the search then runs in a hidden frame.

@@ -69,7 +69,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.WARNING)
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(5.4, 6.4), layout="constrained")
     axes = figure.subplots(2, 2)
     settings = (("generator's rate 8e-3, no penalty", 8e-3, 0.0, 0.5), ("rate 1e-3, R1 penalty", 1e-3, 1.0, 0.0))
     for row, (title, rate, penalty, beta) in zip(axes, settings, strict=True):
@@ -90,7 +90,8 @@ def main() -> None:
             made, real = module.generator(torch.randn(500, 8)), circle(500)
         row[0].scatter(*real.T, s=6, color="tab:gray", alpha=0.5, label="real")
         row[0].scatter(*made.T, s=6, color="tab:red", alpha=0.5, label="generated")
-        row[0].set(title=title, xlim=(-3, 3), ylim=(-3, 3))
+        row[0].set_title(title.replace(", ", ",\n"), fontsize="medium")
+        row[0].set(xlim=(-3, 3), ylim=(-3, 3))
         for name in ("recall", "coverage", "pairwise_distance_ratio"):
             points = [(step, values[name]) for step, values in detector.history]
             row[1].plot(*zip(*points, strict=True), label=name.replace("_", " "))
@@ -99,9 +100,9 @@ def main() -> None:
         row[1].set(xlabel="step", ylim=(0, 1.6))
         row[1].grid(alpha=0.3)
         for ax in row:
-            ax.legend(fontsize="small", loc="upper right")
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), fontsize="small", frameon=False)
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "gan_mode_collapse.png", dpi=110)
+    figure.savefig(RUNS / "gan_mode_collapse.png", dpi=180)
     print(f"picture: {RUNS / 'gan_mode_collapse.png'}")
 
 

@@ -94,18 +94,18 @@ def main() -> None:
         ),
     }
     table = Table("way", "updates", "largest relative error of a gradient", title=f"against batches of {10 * micro}")
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
     for name, found in ways.items():
         errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, large, strict=True)]
         table.add_row(name, str(len(found)), f"{max(errors):.1e}")
         axes.plot(range(1, len(errors) + 1), [max(e, 1e-9) for e in errors], marker="o", label=name)
     axes.set(xlabel="update", ylabel="relative error of the gradient", yscale="log", xticks=range(1, len(large) + 1))
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", fontsize="small", frameon=False)
     axes.grid(alpha=0.3)
     Console(width=100).print(table)
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "large_batch.png", dpi=120)
+    figure.savefig(RUNS / "large_batch.png", dpi=180)
     Console().print(f"picture  {RUNS / 'large_batch.png'}", highlight=False, soft_wrap=True)
 
 

@@ -92,7 +92,7 @@ def main() -> None:
     console.print(table)
     console.print(f"accuracy with {options.lr:g}: {without:.1%}; with the rate found: {found:.1%}", highlight=False)
     RUNS.mkdir(exist_ok=True)
-    result.plot().savefig(RUNS / "lr_finder.png", dpi=120)
+    result.plot().savefig(RUNS / "lr_finder.png", dpi=180)
     console.print(f"picture  {RUNS / 'lr_finder.png'}", highlight=False, soft_wrap=True)
 
 

@@ -102,17 +102,17 @@ def main() -> None:
     }
     columns = [Column(name, overflow="fold") for name in ("callbacks", "accuracy", "updates", "how it ended")]
     table = Table(*columns, title="Digits in float16")
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for (name, callbacks), style in zip(ways.items(), ("-", "--", "-", ":"), strict=True):
         module, accuracy, updates, ended = train(callbacks, epochs)
         table.add_row(name, f"{accuracy:.1%}", str(updates), ended)
         axes.plot(module.scales, style, label=f"{name}: {accuracy:.0%}, {updates} updates")
     axes.set(xlabel="batch", ylabel="loss scale", yscale="symlog", title="Loss scale of four runs in float16")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", fontsize="small", frameon=False)
     Console().print(table, f"islands: {', '.join(islands.islands)}")
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "mixed_precision.png", dpi=120)
+    figure.savefig(RUNS / "mixed_precision.png", dpi=180)
     Console().print(f"picture  {RUNS / 'mixed_precision.png'}", highlight=False, soft_wrap=True)
 
 

@@ -42,10 +42,10 @@ def show(
     console = Console()
     console.print(table)
     pictures = [draw(scalars, folder / "demo.png"), folder / "schedule.png"]
-    schedule.plot(updates, base_lr=max(value for _, value in scalars["schedule/lr"])).savefig(pictures[1], dpi=120)
+    schedule.plot(updates, base_lr=max(value for _, value in scalars["schedule/lr"])).savefig(pictures[1], dpi=180)
     if finder is not None and finder.result is not None:
         pictures.append(folder / "lr_finder.png")
-        finder.result.plot().savefig(pictures[-1], dpi=120)
+        finder.result.plot().savefig(pictures[-1], dpi=180)
     for picture in pictures:
         console.print(f"picture  {picture.relative_to(root)}", soft_wrap=True, highlight=False)
     console.print(
@@ -64,7 +64,7 @@ def read_scalars(folder: Path) -> Scalars:
 
 def draw(scalars: Scalars, path: Path) -> Path:
     """Draw loss, learning rate, and gradient norm before and after the clip into a PNG; return its path."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure = Figure(figsize=(5.4, 7.2), layout="constrained")  # legible on a telephone, 400 pixels wide
     loss, rate, norm = figure.subplots(3, 1, sharex=True)
     loss.plot(*columns(scalars, "train/loss"), color="tab:blue", linewidth=1, label="training loss")
     loss.set(yscale="log", ylabel="loss")
@@ -73,13 +73,13 @@ def draw(scalars: Scalars, path: Path) -> Path:
     steps, before = columns(scalars, "grad/norm")
     _, coefficients = columns(scalars, "grad/clip_coefficient")
     after = [n * c for n, c in zip(before, coefficients, strict=True)]
-    norm.plot(steps, before, color="tab:red", linewidth=1, alpha=0.6, label="global gradient norm before the clip")
+    norm.plot(steps, before, color="tab:red", linewidth=1, alpha=0.6, label="gradient norm before the clip")
     norm.plot(steps, after, color="tab:green", linewidth=1, label="after the clip")
     norm.set(yscale="log", ylabel="norm", xlabel="step")
-    for axes, corner in ((loss, "upper right"), (rate, "upper right"), (norm, "lower left")):
+    for axes in (loss, rate, norm):
         axes.grid(alpha=0.3)
-        axes.legend(loc=corner, fontsize="small")
-    figure.savefig(path, dpi=120)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize="small", frameon=False)
+    figure.savefig(path, dpi=180)
     return path
 
 

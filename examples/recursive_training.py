@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -78,7 +79,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.WARNING)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
     for mode in ("replace", "fraction"):
         L.seed_everything(0, verbose=False)
@@ -102,13 +103,14 @@ def main() -> None:
             if detector.verdict.alarmed:
                 at = [step for step, _ in detector.history].index(detector.verdict.step)
                 ax.axvline(at, color="tab:red", linestyle=":", label="alarm")
-    axes[0].set(title="distinct 4-grams, over those of real text", xlabel="generation", ylim=(0, None))
+    axes[0].set(title="distinct 4-grams / real", xlabel="generation", ylim=(0, None))
     axes[1].set(title="loss on real text", xlabel="generation")
     for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
-        ax.legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "recursive_training.png", dpi=110)
+    figure.savefig(RUNS / "recursive_training.png", dpi=180)
     print(f"picture: {RUNS / 'recursive_training.png'}")
 
 

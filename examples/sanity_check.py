@@ -72,24 +72,26 @@ def main() -> None:
         print(f"checked in {time.perf_counter() - begun:.1f} s")
         results[mistake] = {c.name: c.mark for c in check.checks}
     names = list(results["none"])
-    figure = Figure(figsize=(11, 2.8), layout="constrained")
+    figure = Figure(figsize=(5.4, 5.2), layout="constrained")  # legible on a telephone, 400 pixels wide
     ax = figure.subplots()
     ax.axis("off")
-    cells = [[results[m].get(n, "") for n in names] for m in MISTAKES]
+    cells = [[results[m].get(n, "") for m in MISTAKES] for n in names]
     colors = [[COLORS.get(c, "white") for c in row] for row in cells]
     table = ax.table(
         cells,
         cellColours=colors,
-        rowLabels=MISTAKES,
-        colLabels=[textwrap.fill(n, 14) for n in names],
+        rowLabels=[textwrap.fill(n, 18) for n in names],
+        colLabels=[textwrap.fill(m, 9) for m in MISTAKES],
         cellLoc="center",
         loc="center",
     )
     table.auto_set_font_size(False)
-    table.set_fontsize(8)
-    table.scale(1, 2.4)
+    table.set_fontsize(9)
+    table.scale(1, 2.6)
+    for column in range(len(MISTAKES)):
+        table[0, column].set_height(1.6 * table[0, column].get_height())
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "sanity_check.png", dpi=120)
+    figure.savefig(RUNS / "sanity_check.png", dpi=180)
     print(f"picture: {RUNS / 'sanity_check.png'}")
 
 

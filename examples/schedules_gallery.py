@@ -7,6 +7,7 @@ What you get: runs/schedules.png.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,18 @@ def main() -> None:
     parser.add_argument("--total", type=int, default=200, help="updates of the run")
     parser.add_argument("--out", type=Path, default=RUNS / "schedules.png")
     options = parser.parse_args()
-    figure = Figure(figsize=(14, 9), layout="constrained")
-    all_axes = figure.subplots(4, 6, sharex=True, sharey=True).flatten()
+    figure = Figure(figsize=(5.4, 11.0), layout="constrained")  # legible on a telephone, 400 pixels wide
+    all_axes = figure.subplots(8, 3, sharex=True, sharey=True).flatten()
     curves = {name: LRSchedule(**arguments).values(options.total) for name, arguments in GALLERY.items()}
     curves["plateau, of a loss that stalls"] = plateau(options.total)
     for axes, (name, values) in zip(all_axes, curves.items(), strict=True):
         axes.plot(values, color="tab:blue")
-        axes.set_title(name, fontsize="medium")
+        axes.set_title(textwrap.fill(name, 20), fontsize="small")
         axes.grid(alpha=0.3)
     figure.supxlabel("update")
     figure.supylabel("multiplier of the base learning rate")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=110)
+    figure.savefig(options.out, dpi=150)
     print(f"picture  {options.out}")
 
 

@@ -75,7 +75,7 @@ def main() -> None:
         logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.WARNING)
     bunch = load_digits()
     images, labels = torch.tensor(bunch.data / 16.0, dtype=torch.float32), torch.tensor(bunch.target)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for ax, stop in zip(axes, (True, False), strict=True):
         L.seed_everything(0, verbose=False)
@@ -101,9 +101,9 @@ def main() -> None:
             ax.axvline(detector.verdict.step, color="tab:red", label=f"alarm: {detector.verdict.cause}")
         ax.set(title=title, xlabel="step", ylim=(0, 1.05))
         ax.grid(alpha=0.3)
-        ax.legend(fontsize="small", loc="center right")
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "simsiam_collapse.png", dpi=110)
+    figure.savefig(RUNS / "simsiam_collapse.png", dpi=180)
     print(f"picture: {RUNS / 'simsiam_collapse.png'}")
 
 

@@ -1,4 +1,4 @@
-"""The command ``lightning-tricks``.
+"""Run a script watched, find a learning rate, check a config, draw a schedule, report on a run.
 
 lightning-tricks list                           every name, with one line
 lightning-tricks explain GradientClip           what a name, a recipe or a log key means
@@ -61,6 +61,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        # argparse counts the arguments of a script among those that have to be there
+        message = message.replace("script, arguments", "script")
         self.exit(2, f"{self.prog}: {message}. {self.prog} --help shows how.\n")
 
 
@@ -153,8 +155,6 @@ def _doctor(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(error)
         return 2
-    if not folders:
-        print(f"{options.script}: no Trainer.fit of Lightning was seen, so that there is nothing to write about.")
     for folder in folders:
         try:
             print(write_report(folder)[0])
@@ -171,7 +171,7 @@ def _lr_find(options: argparse.Namespace) -> int:
     try:
         result = find_rate(options.target, {name: getattr(options, name) for name in names})
         if options.output is not None:
-            result.plot().savefig(options.output, dpi=120)
+            result.plot().savefig(options.output, dpi=180)
     except (ImportError, OSError, TypeError, ValueError, TrickError) as error:
         print(error)
         return 2
@@ -225,7 +225,7 @@ def _schedule(options: argparse.Namespace) -> int:
             final=options.final,
         )
         figure = schedule.plot(options.updates, base_lr=options.lr)
-        figure.savefig(options.output, dpi=120)
+        figure.savefig(options.output, dpi=180)
     except ImportError:
         print("a picture needs matplotlib. Install it: pip install matplotlib.")
         return 2

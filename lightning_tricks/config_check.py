@@ -51,6 +51,8 @@ def check_file(path: Path) -> Findings:
     """
     if not path.is_file():
         raise ValueError("no such file. Pass the path of a YAML config.")
+    if path.suffix == ".py":
+        raise ValueError("a Python file. Pass a YAML config; lightning-tricks doctor runs a script.")
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"larger than {_LARGEST} bytes. Pass the config, not data.")
     try:

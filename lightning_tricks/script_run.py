@@ -24,15 +24,19 @@ class LogFolders(lightning_pytorch.Callback, pytorch_lightning.Callback):  # typ
 
     Args:
         folder: where such a logger writes.
-        seen: the folders of all runs so far; extended in place.
+        seen: the folders of all runs so far, None for one that keeps no logs; extended in place.
     """
 
-    def __init__(self, folder: Path, seen: list[Path]) -> None:
+    def __init__(self, folder: Path, seen: list[Path | None]) -> None:
         self._folder, self._seen = folder, seen
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """A fit begins."""
-        if stage != "fit" or trainer.fast_dev_run:
+        if stage != "fit":
+            return
+        if trainer.fast_dev_run:
+            print("fast_dev_run keeps no logs, so that there is nothing to write about.")
+            self._seen.append(None)
             return
         readable = [logger for logger in trainer.loggers if _is_readable(logger)]
         if not readable:
@@ -56,14 +60,18 @@ def run_script(script: Path, arguments: Sequence[str], folder: Path) -> tuple[in
         The exit code of the script, and the folders in which its runs were logged.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, it is not a Python file, or it came to its end without a ``Trainer.fit``.
     """
     if not script.is_file():
         raise ValueError(f"{script}: there is no such file. Pass the script that trains.")
-    seen: list[Path] = []
+    if script.suffix not in (".py", ""):
+        raise ValueError(f"{script}: not a Python file. Pass the script that trains, e.g. train.py.")
+    seen: list[Path | None] = []
     with _as_started(script, arguments), _observed(folder, seen):
         code = _executed(script)
-    return code, [path for path in seen if path.is_dir()]
+    if not seen and code == 0:
+        raise ValueError(f"{script}: no Trainer.fit of Lightning was seen, so that there is nothing to write about.")
+    return code, [path for path in seen if path is not None and path.is_dir()]
 
 
 def _executed(script: Path) -> int:
@@ -95,7 +103,7 @@ def _as_started(script: Path, arguments: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _observed(folder: Path, seen: list[Path]) -> Iterator[None]:
+def _observed(folder: Path, seen: list[Path | None]) -> Iterator[None]:
     """Let every Trainer have the observers; also those of processes that the script starts, by the variable."""
     entry_point: Any = importlib.import_module("lightning_tricks_from_environment")
     given, real = os.environ.get(VARIABLE), entry_point.callbacks

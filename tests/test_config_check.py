@@ -116,3 +116,9 @@ def test_what_is_no_config_is_told(content: str, words: str, tmp_path: Path) -> 
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(ValueError, match=words):
         check_file(tmp_path / "c.yaml")
+
+
+def test_a_script_is_sent_to_the_command_that_runs_it(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+    with pytest.raises(ValueError, match="a Python file. Pass a YAML config; lightning-tricks doctor runs a script."):
+        check_file(tmp_path / "train.py")

@@ -87,7 +87,7 @@ def test_what_the_variable_names_already_is_kept(script: Path, tmp_path: Path, m
 
 def test_a_trial_of_the_loop_has_no_page(script: Path, tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["doctor", str(script), "fast"]) == 0
-    assert "no Trainer.fit of Lightning was seen" in capsys.readouterr().out
+    assert "fast_dev_run keeps no logs" in capsys.readouterr().out
 
 
 def test_the_command_ends_in_a_page(script: Path, tmp_path: Path, capsys: Any) -> None:
@@ -108,6 +108,22 @@ def test_a_page_that_cannot_be_written_is_told(script: Path, capsys: Any, monkey
 def test_a_script_that_is_not_there_is_told(capsys: Any) -> None:
     assert cli.main(["doctor", "nowhere.py"]) == 2
     assert capsys.readouterr().out == "nowhere.py: there is no such file. Pass the script that trains.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("plain.py", "print('hello')", "plain.py: no Trainer.fit of Lightning was seen"),
+        ("data.txt", "x", "data.txt: not a Python file. Pass the script that trains, e.g. train.py."),
+    ],
+)
+def test_what_does_not_train_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, name: str, text: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    assert cli.main(["doctor", name]) == 2
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith(words)
 
 
 def test_all_that_watch_are_observers_of_this_package() -> None:

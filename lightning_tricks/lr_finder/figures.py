@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ _COLORS = {
     "center": "tab:brown",
 }
 
+_LONGEST_LINE = 64  # characters of a title
 _LABELS = {"minimum": "minimum / 10:"}  # the line is not where the minimum is
 
 
@@ -47,7 +49,8 @@ def draw_sweep(
         from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
-    figure = InlineFigure(figsize=(8, 4), layout="constrained")
+    # legible on a telephone, 400 pixels wide
+    figure = InlineFigure(figsize=(5.4, 4.2), dpi=180, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(lrs, losses, color="tab:blue", alpha=0.35, linewidth=1, label="loss")
     axes.plot(lrs, smoothed, color="tab:blue", label="smoothed")
@@ -64,7 +67,8 @@ def draw_sweep(
     low, high = min(finite + list(losses)), max(first_loss, sorted(finite)[int(0.9 * (len(finite) - 1))])
     margin = 0.1 * (high - low) + 1e-12
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - margin, high + 3 * margin))
-    axes.set_title(title, fontsize="small")
-    axes.legend(loc="lower left", fontsize="small")
+    axes.set_title(textwrap.fill(title, _LONGEST_LINE), fontsize="small")
+    # below the axes: it would lie over a curve that falls late or rises early
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small", frameon=False)
     axes.grid(alpha=0.3)
     return figure

@@ -94,8 +94,8 @@ class ErrorParts:
             f"best at {self.best:.4g} and ended at {self.last:.4g}."
         )
         found.append(
-            f"Label noise: at most {self.best:.4g}, {self.noise_at_most:.0%} of it; a network that is better on fresh "
-            "samples than the noise of their labels does not exist."
+            f"Label noise: at most {self.best:.4g}, {self.noise_at_most:.0%} of it; no network has a lower loss on "
+            "fresh samples than the noise of their labels allows."
         )
         if max(self.bias, self.variance) > _LARGE:
             found.append(f"{_BIAS if self.bias >= self.variance else _VARIANCE}.")

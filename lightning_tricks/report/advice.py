@@ -34,7 +34,9 @@ def advice(scalars: Mapping[str, Series], remedies: Sequence[str] = (), *, healt
     # "Lower the learning rate" is in "Lower the learning rate: LRFinder()"
     found = [a for a in told if not any(b != a and b.startswith(a.rstrip(".")) for b in told)]
     improvements = (_clipped, _schedule, _validation, _falling) if healthy else ()
-    for rule in (_skipped, _nonfinite, *improvements):
+    # a detector that advises to skip such updates knows more of them than their number
+    counted = () if any("nonfinite='skip'" in a for a in told) else (_nonfinite,)
+    for rule in (_skipped, *counted, *improvements):
         found += rule(scalars)
     if found:
         return found

@@ -79,7 +79,8 @@ def _last_change(folder: Path) -> float:
 
 def _find(folder: Path) -> Path:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder. Pass the folder of a run, e.g. lightning_logs/version_0.")
+        wrong = "not a folder" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder}: {wrong}. Pass the folder of a run, e.g. lightning_logs/version_0.")
     runs = sorted({p.parent for pattern in ("events.out.tfevents.*", "metrics.csv") for p in folder.rglob(pattern)})
     if folder in runs:
         return folder

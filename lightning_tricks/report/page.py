@@ -24,9 +24,10 @@ from lightning_tricks.report.pictures import pictures
 from lightning_tricks.report.rendering import as_html, as_markdown
 from lightning_tricks.report.results import results
 from lightning_tricks.report.timeline import timeline
-from lightning_tricks.report.verdict import conclude, noticed, texts_of
+from lightning_tricks.report.verdict import conclude, is_under_way, noticed, texts_of
 
 _HIDDEN = ("grad/norm/", "grad/update_ratio/", "amp/headroom/", "amp/underflow/")
+_LOOKING = ("DeadUnits", "PrecisionDoctor", "SanityCheck", "TrainingDoctor")
 
 
 def write_report(
@@ -41,11 +42,13 @@ def write_report(
         renew: seconds after which a browser loads the page again; None for never.
 
     Raises:
-        ValueError: there is no run in the folder, or several; the output has another ending.
+        ValueError: there is no run in the folder, or several; the output has another ending, or no folder.
         ImportError: matplotlib or TensorBoard is missing.
     """
     if output is not None and output.suffix not in (".html", ".md"):
         raise ValueError(f"{output}: a report is .html or .md. Choose one of these endings.")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise ValueError(f"{output}: there is no folder {output.parent}. Make it first.")
     logs = read_logs(run)
     blocks = story(logs, None if compare is None else read_logs(compare))
     outputs = [logs.folder / "report.html", logs.folder / "report.md"] if output is None else [output]
@@ -83,8 +86,7 @@ def watch(
 
 
 def _under_way(run: Path) -> bool:
-    logs = read_logs(run)
-    return conclude(logs, ()).level == "running"
+    return is_under_way(read_logs(run))
 
 
 def name_of(logs: Logs) -> str:
@@ -137,11 +139,15 @@ def not_yet_done(step: str, tricks: Sequence[str]) -> str:
     'lower the learning rate'
     >>> not_yet_done("clip gradients: GradientClip(1.0)", ["GradientClip"])
     'clip gradients at a lower threshold'
+    >>> not_yet_done("find the module: PrecisionDoctor()", ["PrecisionDoctor"])
+    ''
     """
     words, _, call = step.partition(": ")
     name = re.match(r"(\w+)\(.*\)$", call)
     if name is None or name[1] not in tricks:
         return step
+    if name[1] in _LOOKING:  # (what it found is in the report)
+        return ""
     return f"{words} at a lower threshold" if name[1] == "GradientClip" else words
 
 

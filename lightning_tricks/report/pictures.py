@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ def pictures(logs: Logs, happened: Sequence[Event]) -> list[Block]:
 
     def add(name: str, caption: str, series: dict[str, Points], label: str, **how: bool) -> None:
         marked = happened if name == "loss" else ()
-        if any(series.values()):
+        if _any_finite(series):
             drawn = figures.draw_lines(series, label, marked, **how)
             found.append(Picture(name, caption, figures.png(drawn)))
 
@@ -43,7 +44,9 @@ def pictures(logs: Logs, happened: Sequence[Event]) -> list[Block]:
     add("rate", "The learning rate of each parameter group.", rates, "learning rate", linear=True)
     caption = "The global gradient norm. Single peaks are unusual batches; a steady rise is a warning."
     add("norm", caption, norms, "global gradient norm", smooth=True)
-    if layers or "grad/layers" in logs.images:  # (the picture has every parameter; there are curves of a few only)
+    if _any_finite(layers) or (
+        not layers and "grad/layers" in logs.images
+    ):  # (the picture has every parameter; there are curves of a few only)
         caption = "The gradient norm of each parameter; dark is small. Dark rows at the top are vanishing gradients."
         drawn = logs.images.get("grad/layers") or figures.png(figures.draw_layer_norms(layers))
         found.append(Picture("layers", caption, drawn))
@@ -56,6 +59,10 @@ def pictures(logs: Logs, happened: Sequence[Event]) -> list[Block]:
         if tag != "grad/layers":
             found.append(Picture(tag, _CAPTIONS.get(tag) or f"Drawn while training: {_readable(tag)}.", image))
     return found if len(found) > 1 else []
+
+
+def _any_finite(series: dict[str, Points]) -> bool:
+    return any(math.isfinite(value) for points in series.values() for _, value in points)
 
 
 def _readable(tag: str) -> str:

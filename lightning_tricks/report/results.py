@@ -71,5 +71,7 @@ def measures(logs: Logs) -> tuple[list[Measure], list[Measure]]:
 def results(logs: Logs) -> list[Block]:
     """Return the table of results: with validation the best values, and the last values of training."""
     validation, training = measures(logs)
-    rows = [(m.name, f"{m.best:.4g}", f"{m.step:,}", f"{m.last:.4g}") for m in (*validation, *training)[:_MOST]]
+    rows = [(m.name, f"{m.best:.4g}", f"{m.step:,}", f"{m.last:.4g}") for m in (*validation, *training)]
+    lost = [name for name, points in of_the_user(logs).items() if best_of(name, points) is None]
+    rows = [*((name, "NaN or inf at all steps", "", "") for name in lost), *rows][:_MOST]
     return [Heading("Results"), Table(("measure", "best", "at step", "at the end"), tuple(rows))] if rows else []

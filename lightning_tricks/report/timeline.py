@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import groupby
 
+from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.publishing.events import Event
 from lightning_tricks.report.blocks import Block, Bullets, Heading, Paragraph, Table
 from lightning_tricks.report.logs import Logs
+from lightning_tricks.report.verdict import causes_in
 
 _MEANING = {
     "clip": "the gradient norm exceeded the threshold and was clipped",
@@ -35,11 +37,19 @@ def timeline(logs: Logs, happened: Sequence[Event]) -> list[Block]:
     else:
         shown = rows if len(rows) <= _MOST_ROWS else [*rows[: _MOST_ROWS - 1], ("...", "", f"{len(rows)} rows in all")]
         found += [meanings, Table(("step", "event", "what"), tuple(shown))]
+    alarmed = {cause for texts in logs.texts.values() for _, text in texts for cause in causes_in(text)}
     for tag, texts in logs.texts.items():
         if tag.startswith(("collapse/", "diagnosis/")) and tag not in ("diagnosis/sanity", "diagnosis/summary"):
+            told = [(step, text) for step, text in texts if not _is_finding_of(text, alarmed)]
             # (a detector writes at each alarm: the latest are enough)
-            found += [Paragraph(f"Step {step}: {text}") for step, text in texts[-5:]]
+            found += [Paragraph(f"Step {step}: {text}") for step, text in told[-5:]]
     return found
+
+
+def _is_finding_of(text: str, alarmed: Set[str]) -> bool:
+    """Whether a text is a finding that a detector raised an alarm about, with the same words."""
+    finding = Finding.from_text(text)
+    return finding is not None and str(finding.kind) in alarmed
 
 
 def _merged(event: Event) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from lightning_tricks.detection.causes import Cause
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.publishing.events import Event
+from lightning_tricks.publishing.log_keys import is_own_loss
 from lightning_tricks.report.blocks import Conclusion
 from lightning_tricks.report.logs import Logs
 
@@ -60,8 +61,34 @@ def sentence_of(verdict: str) -> str:
     return f"{found[1]} reported {found[2]} since step {found[3]}: {found[5].rstrip('.')}."
 
 
+def causes_in(text: str) -> list[str]:
+    """Return the causes of the verdicts in a text.
+
+    >>> causes_in("DeadUnits: dead units since step 8 (seen at step 20): 90% are dead. Try: a lower rate.")
+    ['dead units']
+    """
+    return [found[2] for found in _VERDICT.finditer(text)]
+
+
+def is_under_way(logs: Logs, now: datetime | None = None) -> bool:
+    """Whether a run has not ended and its logs grew in the last minutes.
+
+    Args:
+        logs: of the run.
+        now: the time at which it is asked; None for the present.
+    """
+    age = (now or datetime.now(timezone.utc)).timestamp() - logs.changed
+    return bool(logs.facts) and logs.facts.get("ended") is None and age < _SILENT
+
+
+def _lost(logs: Logs) -> bool:
+    """Whether a loss of the training script ended as NaN or inf."""
+    losses = [points for key, points in logs.scalars.items() if is_own_loss(key) and points]
+    return any(not math.isfinite(points[-1][1]) for points in losses)
+
+
 def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None) -> Conclusion:
-    """Return how a run went: failed, with alarms, under way, without a known end, or well.
+    """Return how a run went: failed, without a finite loss, with alarms, under way, without a known end, or well.
 
     Args:
         logs: of the run.
@@ -78,17 +105,19 @@ def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None)
         culprit = (logs.health or {}).get("culprit")
         text = f"It ended with an error after {length}: {why}. {seen}"
         return Conclusion("bad", "The run failed", text + (f" Where it came from: {culprit}" if culprit else ""))
-    if alarms or verdicts:
+    lost = _lost(logs)
+    if alarms or verdicts or lost:
         stopped = outcome == "stopped early"
-        title = "An alarm stopped the run" if stopped else "The run needs attention: a detector raised an alarm"
-        first = "" if seen else f"{alarms[0].text[:1].upper()}{alarms[0].text[1:]} at step {alarms[0].step}."
+        title = _title(stopped=stopped, lost=lost, alarmed=bool(alarms or verdicts))
+        first = f"{alarms[0].text[:1].upper()}{alarms[0].text[1:]} at step {alarms[0].step}." if alarms else ""
         rollbacks = sum(event.kind == "rollback" for event in happened)
         healed = f" Weights were put back to an earlier state {rollbacks} times." if rollbacks else ""
-        ended = "It was stopped" if stopped else "It ran to its end" if outcome else "It ran"
-        return Conclusion("bad" if stopped else "warning", title, f"{seen or first}{healed} {ended} after {length}.")
+        under_way = "It is still under way," if is_under_way(logs, now) else "Its logs end"
+        ended = "It was stopped" if stopped else "It ran to its end" if outcome else under_way
+        text = f"{seen or first}{healed} {ended} after {length}.".strip()
+        return Conclusion("bad" if stopped or lost else "warning", title, text)
     if logs.facts and logs.facts.get("ended") is None:
-        age = ((now or datetime.now(timezone.utc)).timestamp()) - logs.changed
-        if age < _SILENT:
+        if is_under_way(logs, now):
             return Conclusion("running", "The run is under way", f"No alarm so far, after {length}.")
         text = f"The logs end after {length}, and nothing was written about an end: the process may have been killed."
         return Conclusion("unknown", "The run did not finish", text)
@@ -97,6 +126,12 @@ def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None)
     if outcome == "finished":
         return Conclusion("good", "The run finished normally", f"It took {length}; no alarm was raised.")
     return Conclusion("good", "No alarm was raised", f"There is no sign that the run failed. It took {length}.")
+
+
+def _title(*, stopped: bool, lost: bool, alarmed: bool) -> str:
+    if stopped and alarmed:
+        return "An alarm stopped the run"
+    return "The run failed: its loss is NaN or inf" if lost else "The run needs attention: a detector raised an alarm"
 
 
 def _length(logs: Logs) -> str:

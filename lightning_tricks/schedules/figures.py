@@ -59,7 +59,7 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
     except ImportError as error:
         raise ImportError("plot() needs matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
     rows = [("learning rate", [base_lr * value for value in curve.values()]), *(more or {}).items()]
-    figure = InlineFigure(figsize=(8, 1.6 + 1.6 * len(rows)), layout="constrained")
+    figure = InlineFigure(figsize=(5.4, 1.7 + 1.6 * len(rows)), dpi=180, layout="constrained")
     all_axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     total = curve.total or 0
     for axes, (name, values) in zip(all_axes, rows, strict=True):
@@ -74,6 +74,7 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
         # (1e-9: matplotlib warns of limits that are equal, as those of a constant would be)
         axes.set_ylim(0 if axes is all_axes[0] else low - 0.1 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
         axes.grid(alpha=0.3)
-    all_axes[0].legend(loc="upper right")
+    # above the axes: a schedule may be anywhere below it
+    all_axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize="small", frameon=False)
     all_axes[-1].set_xlabel("update")
     return figure

@@ -49,6 +49,8 @@ def test_nan_is_told_where_no_loss_scale_explains_it() -> None:
     without = {k: v for k, v in CLEAN.items() if not k.startswith("amp/")}
     (text,) = advice({**without, "grad/nonfinite": [(5, 3.0)]})
     assert text.startswith("3 attempts had NaN or inf")
+    skip = "Skip such updates: GradientClip(1.0, nonfinite='skip')."
+    assert advice({**without, "grad/nonfinite": [(5, 3.0)]}, [skip], healthy=False) == [skip]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -165,6 +165,15 @@ def test_advice_names_no_callback_that_was_in_use(tmp_path: Path) -> None:
     steps = next(b for b in shown if isinstance(b, Bullets)).items
     assert steps == ("Clip at a lower threshold.", "Lower it: LRFinder().")
     assert not_yet_done("shuffle the data", ["LRFinder"]) == "shuffle the data"
+    assert not_yet_done("find the module: PrecisionDoctor()", ["PrecisionDoctor"]) == ""
+
+
+def test_a_page_needs_a_folder_that_is_there_and_a_run_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x.html: there is no folder .*nowhere. Make it first."):
+        write_report(tmp_path, tmp_path / "nowhere" / "x.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file: not a folder. Pass the folder of a run"):
+        write_report(tmp_path / "file")
 
 
 def test_a_failed_run_is_not_advised_to_train_longer() -> None:

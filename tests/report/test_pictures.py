@@ -19,6 +19,12 @@ def test_there_are_pictures_of_what_was_logged_and_of_nothing_else() -> None:
     assert pictures(Logs(Path("run")), []) == []
 
 
+def test_there_is_no_picture_of_values_that_are_all_nan() -> None:
+    lost = [(i, math.nan) for i in range(50)]
+    curves = {"train/loss": lost, "grad/norm": lost, "grad/norm/a": lost, "val/accuracy": [(9, 0.1)]}
+    assert names(Logs(Path("run"), curves, images={"grad/layers": b"white"})) == ["metrics"]
+
+
 def test_the_heat_map_that_the_run_drew_comes_before_one_of_the_few_curves() -> None:
     curves = {"grad/norm/a": [(0, 1.0), (1, math.nan)]}
     logs = Logs(Path("run"), curves, images={"grad/layers": b"of every parameter", "lr_finder": b"range test"})

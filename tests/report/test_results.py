@@ -27,7 +27,11 @@ def test_the_best_value_of_each_validation_measure_comes_first_with_its_step() -
 
 
 def test_a_measure_that_was_never_finite_has_no_best_value() -> None:
-    assert best_of("val/loss", [(0, math.nan), (1, math.inf)]) is None
+    lost = [(0, math.nan), (1, math.inf)]
+    assert best_of("val/loss", lost) is None
+    table = results(Logs(Path("run"), {"train/acc": [(0, 0.5)], "val/loss": lost}))[1]
+    assert isinstance(table, Table)
+    assert table.rows == (("val/loss", "NaN or inf at all steps", "", ""), ("train/acc", "0.5", "0", "0.5"))
 
 
 def test_values_per_step_are_left_out_beside_those_per_epoch() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from lightning_tricks.publishing.events import Event
 from lightning_tricks.report.logs import Logs
-from lightning_tricks.report.verdict import conclude, duration
+from lightning_tricks.report.verdict import causes_in, conclude, duration, is_under_way
 
 ALARM = [Event(40, "alarm", "dead units")]
 NOW = datetime(2026, 11, 27, 12, tzinfo=timezone.utc)
@@ -58,6 +59,32 @@ def test_a_verdict_in_the_log_is_told_as_a_sentence() -> None:
     run = logs("stopped early")
     run.texts["collapse/x/verdict"] = [(9, "X: dead units since step 3 (seen at step 9): 90% are dead. Try: y.")]
     assert conclude(run, []).text.startswith("X reported dead units since step 3: 90% are dead. It was stopped after")
+
+
+@pytest.mark.parametrize("alarms", [[], ALARM])
+def test_a_run_whose_loss_ended_as_nan_failed_whether_or_not_a_detector_said_so(alarms: list[Event]) -> None:
+    run = logs("finished")
+    run.scalars["val_loss"] = [(49, 1.0), (99, math.nan)]
+    conclusion = conclude(run, alarms)
+    assert (conclusion.level, conclusion.title) == ("bad", "The run failed: its loss is NaN or inf")
+    assert conclusion.text.endswith("It ran to its end after 100 steps and 60 minutes.")
+    run.scalars["val_loss"] = [(49, math.nan), (99, 1.0)]
+    assert conclude(run, []).level == "good"
+
+
+def test_an_alarm_does_not_end_a_run() -> None:
+    unfinished = logs(None)
+    unfinished.changed = NOW.timestamp() - 10.0
+    assert "Dead units at step 40. It is still under way, after" in conclude(unfinished, ALARM, NOW).text
+    assert is_under_way(unfinished, NOW)
+    unfinished.changed = NOW.timestamp() - 3600.0
+    assert not is_under_way(unfinished, NOW) and "Its logs end after" in conclude(unfinished, ALARM, NOW).text
+    assert not is_under_way(logs("finished"), NOW) and not is_under_way(Logs(Path("run")), NOW)
+
+
+def test_the_causes_in_a_text_are_those_of_its_verdicts() -> None:
+    text = "X: dead units since step 3 (seen at step 9): 90%. Try: y.\nY: plateau since step 1 (seen at step 2): flat."
+    assert causes_in(text) == ["dead units", "plateau"] and causes_in("nothing") == []
 
 
 def test_durations_are_in_words() -> None:
