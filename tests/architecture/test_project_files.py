@@ -67,9 +67,10 @@ def test_the_workflow_runs_what_a_developer_runs_on_every_python_and_system() ->
     assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13", "3.14"]
     assert {row["os"] for row in matrix["include"]} == {"macos-latest", "windows-latest"}
     assert f'requires-python = ">={matrix["python"][0]}"' in project()
-    for job in workflow["jobs"].values():
-        commands = [step["run"] for step in job["steps"] if "run" in step]
-        assert commands == [".ci/run"]
+    commands = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in workflow["jobs"].items()}
+    assert commands["test"] == commands["thorough"] == [".ci/run"]
+    assert "pipx run twine check --strict dist/*" in commands["packaging"]
+    assert any(command.startswith("./dev packaging") for command in commands["packaging"])
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.name == "nt" or os.access(ROOT / ".ci" / "run", os.X_OK)
     for name in workflow["jobs"]["thorough"]["steps"][-1]["env"]:

@@ -34,6 +34,7 @@ from tests.problems import Classifier, Memory, digits, sgd, trainer
 from tests.together.problems import example
 
 UPDATES, EVERY, BATCH = 8, 4, 32
+MODELS = ((16, 3), (24, 5))  # width, linear layers
 QUIET, LOGGED = (5, 6), 7  # numbers of batches; the fourth and the eighth are logged
 
 # name -> position of the tensor or object that this rank gives
@@ -45,6 +46,14 @@ COLLECTIVES = {
 }
 FUNCTIONAL = ("all_reduce", "all_gather_tensor", "reduce_scatter_tensor", "broadcast", "all_to_all_single",
               "all_reduce_coalesced", "all_gather_into_tensor_coalesced", "reduce_scatter_tensor_coalesced")  # fmt: skip
+
+
+def sizes(world: int, width: int, layers: int) -> dict[str, int]:
+    """The symbols of the page for one of the models: linear layers, ReLU between them, 64 pixels, 10 classes."""
+    n = BATCH // world
+    return {"L": 2 * layers, "W": layers, "A": layers - 1, "U": width * (layers - 1), "d": 10, "K": 10, "S": 64,
+            "N": EXAMPLES["GenerationDrift"]["num_samples"], "n": n, "B": n * (4 * 64 + 8), "u": EVERY - 1,
+            "R": world}  # fmt: skip
 
 
 def _bytes(thing: Any) -> int:

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 
 from tests.distributed import counting
-from tests.distributed.counting import BATCH, EVERY, Cost
-from tests.matrix import EXAMPLES, REFUSED_UNDER_FSDP2
+from tests.distributed.counting import MODELS, Cost, sizes
+from tests.matrix import REFUSED_UNDER_FSDP2
 from tests.scaling import SCALES, SYMBOLS, Scale, scaling_page, value
 from tests.together.problems import CALLBACKS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
-
-MODELS = ((16, 3), (24, 5))  # width, linear layers
 
 
 def pairs(*others: tuple[str, tuple[int, int]]) -> list[Any]:
@@ -25,14 +23,6 @@ def pairs(*others: tuple[str, tuple[int, int]]) -> list[Any]:
         pytest.param(*pair, id=f"{pair[0]}-{pair[1]}", marks=[] if pair in others else [pytest.mark.slow])
         for pair in every
     ]
-
-
-def sizes(world: int, width: int, layers: int) -> dict[str, int]:
-    """The symbols of the page for one of the models: linear layers, ReLU between them, 64 pixels, 10 classes."""
-    n = BATCH // world
-    return {"L": 2 * layers, "W": layers, "A": layers - 1, "U": width * (layers - 1), "d": 10, "K": 10, "S": 64,
-            "N": EXAMPLES["GenerationDrift"]["num_samples"], "n": n, "B": n * (4 * 64 + 8), "u": EVERY - 1,
-            "R": world}  # fmt: skip
 
 
 def expected(scale: Scale, strategy: str, world: int, model: tuple[int, int]) -> Cost:

@@ -12,8 +12,7 @@ import torch
 from lightning_tricks.resume import process_state
 from lightning_tricks.resume.differences import difference, digests
 from lightning_tricks.resume.state import random_state
-from tests.distributed.counting import EVERY, made
-from tests.distributed.test_scaling import MODELS, sizes
+from tests.distributed.counting import EVERY, MODELS, made, sizes
 from tests.matrix import UNDER
 from tests.scale.ranks import BATCH, counted, processes
 from tests.scaling import SCALES, value
