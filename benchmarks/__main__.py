@@ -16,6 +16,7 @@ TABLES = {
     "collapse": "failing trainings and healthy ones that look like them: found, named, rescued, against other tools",
     "tricks": "what the training tricks of the literature bring: one-cycle, dropout, warm-up, clipping and others",
     "dry_run": "what a snapshot for a dry run costs, in seconds and bytes",
+    "scale": "what grows with steps, layers and parameter groups: calls, objects, bytes",
     "lr_finder": "how good the suggested learning rate is, against Lightning's finder and a grid",
 }
 

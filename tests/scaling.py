@@ -5,24 +5,31 @@ Formulas are Python expressions in the symbols below; the tests evaluate them an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from benchmarks import scale
+from benchmarks.results import FOLDER
 
 SYMBOLS = {
     "L": "parameter tensors",
     "W": "of these, matrices; at most 16 count",
     "A": "activation layers that `DeadUnits` watches",
     "U": "units in them, all together",
-    "d": "width of the layer that `RepresentationCollapse` watches, at most 128; `PosteriorCollapse`: both outputs together",
+    "d": "width of the layer that `RepresentationCollapse` watches, as it is held at most 65,536 (of more, 4,096 are kept), "
+    "as it is sent at most 128; `PosteriorCollapse`: both outputs together",
     "K": "classes; for `UsageCollapse` entries",
     "S": "numbers in a sample, for `ModeCollapse` at most 64",
     "N": "`num_samples` of `GenerationDrift`",
-    "n": "rows that a batch gives on one process; n·u is at most 1,023, and for `ModeCollapse` n·(2·u + 1) at most 512",
+    "n": "rows that a batch gives on one process; n·u is at most 1,023 (of logits and latents at most 67 and 17 million numbers, "
+    "but 128 and 32 rows), and for `ModeCollapse` n·(2·u + 1) at most 512",
     "B": "bytes of one batch on one process",
     "u": "updates since the last logged step or check; 64 at most are held",
     "R": "processes",
 }
 
+EMPTY = 3  # bytes of an empty dict in a pickled list, rounded up
 NORMS = "8 * L"  # float64: sums of squares
 
 
@@ -55,7 +62,8 @@ SCALES: dict[str, Scale] = {
     "ExactResume": Scale(
         "15048",
         single="15048 + 65536 + 2048",  # (of the data set there, with its targets: not more than 64 kB each)
-        once="at a checkpoint one gather of some 15 kB, and of what has changed, from every process to every one",
+        once="at a checkpoint one broadcast of some 1 kB, and one gather, on the first process alone, of what differs "
+        "from it: some bytes where all are seeded alike, at most 15 kB and what has changed",
     ),
     "FP32Islands": Scale(),
     "GenerationDrift": Scale("4 * N * S + B", once="after a generation sampling, a forward pass, three all-reduces"),
@@ -127,7 +135,10 @@ def scaling_page() -> str:
     """The page ``docs/scaling.md``."""
     lines = ["# What it costs at scale", ""]
     lines += ["Made from `tests/scaling.py`. Bytes and counts of all but the last column are"]
-    lines += ["compared with what is counted at 1, 2 and 4 processes, on models of two sizes.", ""]
+    lines += [
+        "compared with what is counted at 1, 2 and 4 processes, on models of two sizes; the collectives under DDP also"
+    ]
+    lines += ["at 2 to 1,024 processes, of which torch's `fake` group plays all but the first.", ""]
     lines += ["Everything is per process. A collective is shown as the bytes that one process gives, in brackets."]
     lines += ["A detector's figures are those of one detector. The symbols:", ""]
     lines += ["| symbol | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in SYMBOLS.items()), ""]
@@ -141,7 +152,7 @@ def scaling_page() -> str:
         cells = [f"`{name}`", shown(s.held), _listed(s.update), _listed(s.logged), "".join(sharded) or "none",
                  str(s.reads), s.once]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [*_notes(), *_examples(), *_advice()]
+    lines += [*_notes(), *_examples(), *_growth(), *_advice()]
     return "\n".join(lines) + "\n"
 
 
@@ -155,11 +166,17 @@ def _notes() -> list[str]:
         "- The first collective of a detector's check asks whether every process has seen something. The host waits for",
         "  its answer: one host read at a check, on several processes only.",
         "- No collective has a barrier before it. Lightning's own `strategy.reduce` has one; it is not used.",
-        "- None of these numbers grows with R, but for `ExactResume`: its gather brings R times 15 kB to every process.",
+        "- None of these numbers grows with R, but for `ExactResume`: its gather brings to the first process what the",
+        "  others have that it has not, which is nothing where all are seeded alike, and at most R times 15 kB.",
         "  The time of a collective grows with R all the same, about as its logarithm.",
         "- Beside tensors, a detector keeps a history of at most 4,096 checks on the host, a few hundred bytes each.",
         "- A rollback keeps up to three copies of weights and optimizer state in the host's memory (`keep=`).",
     ]
+
+
+def _exact_resume(processes: int) -> int:
+    """Bytes of its state where all are seeded alike: of one process, and an empty dict for each other one."""
+    return value(SCALES["ExactResume"].held, LARGE) + EMPTY * processes
 
 
 def _examples() -> list[str]:
@@ -177,14 +194,66 @@ def _examples() -> list[str]:
         sharded = f"{_readable(plain[0] + more[0])} per update, {_readable(plain[1] + more[1])} more at a check"
         cells = [_readable(value(s.held, size)), *map(_readable, plain), sharded]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    gathered, states = size["R"] * value(SCALES["ExactResume"].held, size), 3 * 12 * size["P"]
-    lines += ["", f"- A checkpoint with `ExactResume` gathers {_readable(gathered)} on every process, and writes it."]
+    alike, other, states = (
+        _exact_resume(size["R"]),
+        size["R"] * value(SCALES["ExactResume"].held, size),
+        3 * 12 * size["P"],
+    )
+    lines += [
+        "",
+        f"- A checkpoint with `ExactResume` holds {_readable(alike)} of it where all processes are seeded alike",
+    ]
+    lines += [
+        f"  (`seed_everything(seed)`), and at most {_readable(other)} where each has numbers of its own. The first"
+    ]
+    lines += ["  process gathers and writes it; no other process receives anything."]
     lines += [f"- DDP itself gives {_readable(4 * size['P'])} of gradients at every update: the 8 bytes of"]
     lines += ["  `GradientAccumulation` cost what a small message costs, which is its latency."]
     lines += [
         f"- Three states to roll back to, with Adam in float32, 12 bytes a parameter: {_readable(states)} of host"
     ]
     lines += ["  memory for each process, under DDP."]
+    return lines
+
+
+def _growth() -> list[str]:
+    """What was counted in a long training and on large networks, from ``benchmarks/results/scale-cpu.json``."""
+    result = json.loads((FOLDER / "scale-cpu.json").read_text())
+    rows = result["steps"]["rows"]
+    lines = ["", "## What grows with the steps", ""]
+    lines += [
+        f"README's list and all other callbacks, {rows[-1]['batch']:,} batches of two an update, a log and a check"
+    ]
+    lines += [
+        "every 20 updates, under `16-mixed` with a GradScaler, TensorBoard and CSV. Counts, on one thread of a CPU"
+    ]
+    stopped = result["steps"].get("stopped")
+    lines += [f"(`{result['steps']['command']}`{', which was stopped there' if stopped else ''}):", ""]
+    lines += scale.steps_table([*rows[: -1 : max(1, len(rows) // 5)], rows[-1]]).splitlines()
+    lines += [
+        "",
+        "- Objects, bytes of containers and states grow by the curves of the detectors, which are thinned out when",
+    ]
+    lines += [
+        "  they have 4,096 points (2,000 events of a key, 1,024 checks of `TrainingDoctor`): by the size of a point"
+    ]
+    lines += ["  at a check until then, and not at all after it. The test plays that with bounds of 16 points."]
+    lines += [
+        "- Calls grow with the checks that `TrainingDoctor` looks back on, up to 1,024; then every second old one goes."
+    ]
+    lines += ["- Logs grow by the same at each logged step.", "", "## What grows with layers and parameter groups", ""]
+    lines += [
+        "Calls of Python and C functions until the first batch, at an update that is not logged, and at one that is:"
+    ]
+    for part in ("layers", "groups"):
+        if part in result:
+            lines += ["", *scale.part_table(part, result).splitlines()]
+    lines += [
+        "",
+        "- What is added follows the number of layers or groups, and not its square. (torch itself looks at all groups",
+    ]
+    lines += ["  when another one is added: a million calls at 1,000 groups.)"]
+    lines += ["- Most of the begin are the looks through all that the model holds, before it is run dry or resumed."]
     return lines
 
 
@@ -199,7 +268,7 @@ def _advice() -> list[str]:
         "",
         "| switch off | since |",
         "| --- | --- |",
-        "| `ExactResume` | it gathers an object from every process at every checkpoint: the only cost that grows with R |",
+        "| `ExactResume` with a seed for each process | 15 kB of each process in every checkpoint; seeded alike, nothing |",
         "| `ResumeGuard` beside it | its first look asks for that state once more; run it on two processes before |",
         "| `SanityCheck`, `LRFinder` | 20 to 360 updates that train nothing, on all GPUs; run them on one before |",
         "| `action='rollback'` | copies of weights and optimizer state in every host's memory; use `'stop'` and resume |",
@@ -220,4 +289,4 @@ def _advice() -> list[str]:
 if __name__ == "__main__":
     from pathlib import Path
 
-    (Path(__file__).parents[2] / "docs" / "scaling.md").write_text(scaling_page())
+    (Path(__file__).parents[1] / "docs" / "scaling.md").write_text(scaling_page())

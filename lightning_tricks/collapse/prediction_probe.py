@@ -44,6 +44,7 @@ from lightning_tricks.numerics.subset import subset
 # Of the samples that a check wants: an update of many micro-batches has more, and the test of association compares all
 # pairs of them (4,096 rows take 0.6 s and 64 MB).
 _MOST_TIMES = 2
+_FEWEST_ROWS, _MOST_NUMBERS = 128, 2**26  # of logits that are kept until a check
 _ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
 OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
     "start": form.maybe(form.tensor),
@@ -138,7 +139,9 @@ class PredictionProbe(Probe):
             self._check_classes(rows["logits"], rows["target"])
         if self.sums.keys() - {*rows, "part"}:  # of a checkpoint of other targets
             self.sums = {}
-        room = _MOST_TIMES * self.samples - (len(self.sums["part"]) if "part" in self.sums else 0)
+        width = rows["logits"].shape[1] if "logits" in rows else 1
+        most = min(_MOST_TIMES * self.samples, sums.most_rows(width, _FEWEST_ROWS, _MOST_NUMBERS))
+        room = most - (len(self.sums["part"]) if "part" in self.sums else 0)
         if room <= 0:
             self._known.see(batch, self.samples)
             return 0

@@ -23,6 +23,9 @@ from lightning_tricks.numerics.torch_internals import tree_leaves
 Sums = dict[str, Tensor]
 
 SKETCH = 128
+WIDEST = 65_536  # numbers of a row that are kept, and projected by a matrix
+_KEPT = 4096  # of a wider one
+_COLUMNS = 16_384
 CLASSES_SHOWN = 32
 _ROUNDING = 1e-6  # of float32
 
@@ -78,13 +81,51 @@ def sketch(width: int, size: int, device: torch.device) -> Tensor:
     return matrix.to(device, non_blocking=True)
 
 
+def hashed(rows: Tensor, size: int) -> Tensor:
+    """Return rows ``[n, size]`` in which each number is added to one place, with a sign; the same ones at every call.
+
+    Scalar products are kept on average, as by ``sketch``, whose matrix would have more numbers than the rows.
+    Reference: Charikar et al., "Finding Frequent Items in Data Streams", 2002; Weinberger et al., arXiv:0902.2206.
+
+    >>> hashed(torch.ones(2, 100), 16).shape
+    torch.Size([2, 16])
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = rows.new_zeros(len(rows), size)
+    for part in torch.split(rows, _COLUMNS, dim=1):  # (so that no second copy of all rows is made)
+        places = torch.randint(size, (part.shape[1],), generator=generator)
+        signs = torch.randint(2, (part.shape[1],), generator=generator) * 2 - 1
+        found.index_add_(1, places.to(rows.device), part * signs.to(part))
+    return found
+
+
 def projected(rows: Tensor, size: int) -> Tensor:
-    """Return rows of at most ``size`` numbers, wider ones through ``sketch``.
+    """Return rows of at most ``size`` numbers, wider ones through ``sketch``, very wide ones through ``hashed``.
 
     >>> projected(torch.zeros(2, 5), 3).shape
     torch.Size([2, 3])
     """
-    return rows if rows.shape[1] <= size else rows @ sketch(rows.shape[1], size, rows.device)
+    if rows.shape[1] <= size:
+        return rows
+    return rows @ sketch(rows.shape[1], size, rows.device) if rows.shape[1] <= WIDEST else hashed(rows, size)
+
+
+def narrowed(rows: Tensor) -> Tensor:
+    """Return rows as they are kept for a check: those of more than ``WIDEST`` numbers through ``hashed``.
+
+    >>> narrowed(torch.zeros(2, 5)).shape, narrowed(torch.zeros(2, WIDEST + 1)).shape
+    (torch.Size([2, 5]), torch.Size([2, 4096]))
+    """
+    return rows if rows.shape[1] <= WIDEST else hashed(rows, _KEPT)
+
+
+def most_rows(width: int, least: int, numbers: int) -> int:
+    """Return how many rows of a width are kept, so that they hold at most so many numbers; at least ``least``.
+
+    >>> most_rows(100, 32, 2**24), most_rows(1_000_000, 32, 2**24)
+    (167772, 32)
+    """
+    return max(least, numbers // max(1, width))
 
 
 # -- representation ---------------------------------------------------------------------------------------------------

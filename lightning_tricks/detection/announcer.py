@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from lightning_tricks.detection.alarm import Verdict
@@ -21,9 +22,14 @@ def log_prefix(trick: Trick, run: TrainingRun, topic: str, label: str = "") -> s
     'collapse/dead_units'
     """
     several = sum(type(other) is type(trick) for other in run.tricks) > 1
-    words = "".join("_" + c.lower() if c.isupper() else c for c in type(trick).__name__).strip("_")
+    words = _in_words(type(trick).__name__)
     label = label or (str(getattr(trick, trick.identity[0])) if trick.identity else "")
     return f"{topic}/{words}" + (f".{label}" if several and label else "")
+
+
+@cache  # (asked for at every check)
+def _in_words(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).strip("_")
 
 
 class Announcer:

@@ -151,6 +151,8 @@ class Course:
     def stays(self) -> bool:
         """Whether a rise above the usual losses stays, and comes neither from the rate's schedule nor from the data."""
         now, rise = self.checks[-1], self._since_rise()
+        if self.start < 0 and abs(now.median) <= 0.2 * abs(self.start):
+            return False  # what a loss below 0 is made of has vanished, as the advantages of a policy that does well
         high = now.median > self.limit and not self.harder()
         if not high and not loss_curve.relapse(self.start, self.checks):
             return False
@@ -161,13 +163,16 @@ class Course:
         restarted = bool(rates) and now.rate > 1.5 * min(rates) and raised <= self.patience
         return not restarted and not loss_curve.falling(self.checks, loss_curve.finite_median(self.usual))
 
-    def statistics(self, values: Mapping[str, float], *, curves: bool = True, total: int = 0) -> dict[str, float]:
+    def statistics(
+        self, values: Mapping[str, float], *, curves: bool = True, total: int = 0, base: float = math.nan
+    ) -> dict[str, float]:
         """Return what the alarms follow: each is low where something is wrong.
 
         Args:
             values: of the check; ``_finite``, ``_vanishing`` and ``_silent`` are used.
             curves: whether the losses are of one thing, so that their curve says something.
             total: updates of the whole run; 0 where they are not known.
+            base: the learning rate that schedulers multiply; NaN where there is none.
         """
         start, now = self.start, self.checks[-1]
         lost = values["_vanishing"] and not loss_curve.has_learned(start, self.checks)
@@ -176,8 +181,12 @@ class Course:
             "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
             "flow": lost,
-            "idle": (loss_curve.ran_out(self.checks, total) or loss_curve.never_moves(start, self.checks, total))
-            and not findings.solved(self.checks, start),
+            "idle": not findings.solved(self.checks, start)
+            and (
+                loss_curve.ran_out(self.checks, total)
+                or loss_curve.never_moves(start, self.checks, total)
+                or loss_curve.never_warms_up(self.checks, base, total)
+            ),
             "evaluation": curves and loss_curve.fails_in_eval_mode(start, self.checks),
             "shrinkage": curves and loss_curve.shrinking(start, self.checks),
             "blow-up": curves and loss_curve.blow_up(self.early, self.checks) is not None,
@@ -235,7 +244,10 @@ class Course:
         if len(self.validation) > MOST_POINTS:  # (the best one must stay)
             best = min(self.validation[: MOST_POINTS // 2], key=lambda v: v if math.isfinite(v) else math.inf)
             self.validation = [best, *self.validation[MOST_POINTS // 2 :]]
-        over = loss_curve.overfitting(self.checks[-1].mean, self.validation, self.start)
+        train = self.checks[-1].mean
+        apart = loss_curve.never_generalises(train, self.validation, self.start)
+        learns = bool(self.scores) and max(self.scores) > self.scores[0] + 0.02
+        over = loss_curve.overfitting(train, self.validation, self.start) or (apart and not learns)
         if over and score and score[0] >= max(self.scores) - 0.01:
             # more and more sure of the few that are wrong, and no worse
             evidence = (

@@ -133,6 +133,9 @@ def _shrinkage(alarm: CourseAlarm) -> Explained:
 def _idle(alarm: CourseAlarm) -> Explained:
     """The learning rate is gone long before the end."""
     rates = [c.rate for c in alarm.checks if math.isfinite(c.rate)] or [math.nan]
+    if len(rates) > 1 and rates[-1] > rates[-2]:
+        reason = f"the learning rate still rises at step {alarm.checks[-1].step}, and is {rates[-1]:.2g}"
+        return Cause.UNCHANGED_WEIGHTS, (reason,), ("shorten the warm-up: LRSchedule(warmup='5%')",)
     if rates[-1] >= 0.5 * max(rates):
         ratio = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
         reason = (
@@ -212,6 +215,9 @@ def _overfitting(alarm: CourseAlarm) -> Explained:
         "a smaller model",
     )
     reason = f"validation loss rose from {best:.4g} to {now:.4g} while training reached {train:.4g}"
+    if now <= 1.05 * best:
+        reason = f"validation loss was never better than {best:.4g} while training fell to {train:.4g}"
+        advice = ("encode and scale validation data as those of training", *advice[1:])
     return Cause.OVERFITTING, (reason,), advice
 
 

@@ -220,7 +220,13 @@ class CourseProbe(Probe):
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """The margins of what the course of the training says."""
-        return self.course.statistics(values, curves=not self.manual, total=total_of(judge))
+        return self.course.statistics(values, curves=not self.manual, total=total_of(judge), base=self._base_rate())
+
+    def _base_rate(self) -> float:
+        """Return the rate that schedulers multiply, of the first parameter group; NaN without any."""
+        group = self._run.views[0].optimizer.param_groups[0] if self._run is not None and self._run.views else {}
+        rate = group.get("initial_lr", math.nan)
+        return rate if isinstance(rate, float) else math.nan  # (a tensor on a device is not waited for)
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Name the most serious alarm, and note it as a finding."""

@@ -157,7 +157,9 @@ class Examination:
                     look.at, look.target = i, target
                     return
 
-    def prediction(self, batch: Any, *, evaluate: bool, updates: int = 0) -> tuple[Tensor | None, float | None]:
+    def prediction(
+        self, batch: Any, *, evaluate: bool, updates: int = 0, shifted: bool = False
+    ) -> tuple[Tensor | None, float | None]:
         """Return the prediction and the loss, from the state, and with the numbers, with which the dry run began.
 
         A module may have a memory, so that one look changes the next.
@@ -166,8 +168,12 @@ class Examination:
             batch: what is looked at.
             evaluate: in eval mode.
             updates: made before it.
+            shifted: with other random numbers.
         """
         self.dry_run.restart()
+        if shifted:
+            for device in {t.device for t in tensors_of(batch)}:
+                torch.rand(7, device=device)
         for _ in range(updates):
             self.dry_run.update()
         with self.evaluating() if evaluate else nullcontext():

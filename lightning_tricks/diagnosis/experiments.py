@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.partners import related
+from lightning_tricks.diagnosis.recognition import alike, other_values
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.modules.replaced import Hook
@@ -18,6 +20,7 @@ from lightning_tricks.numerics.torch_internals import BATCH_NORM, DROPOUT, tree_
 from lightning_tricks.numerics.units import dead_share, saturated_share
 
 BATCHES_FOR_UNITS = 8
+MOST_INPUTS = 4  # of a batch that are asked one by one
 NO_INPUT = "no tensor of the batch was found that is an input and not a label"
 _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1.0), (nn.Tanh, -1.0, 1.0))
 
@@ -26,7 +29,11 @@ _RANGES: tuple[tuple[type[nn.Module], float, float], ...] = ((nn.Sigmoid, 0.0, 1
 
 
 def input_matters(exam: Examination) -> list[Check]:
-    """Zero the input; where nothing changes, ask again after some updates."""
+    """Zero the input; where nothing changes, ask again after some updates.
+
+    Without a known target the loss alone is asked. Where modules see the input and the loss does not, a term of it may
+    have a weight that is still 0; and what comes from an environment has a batch that holds nothing.
+    """
     if exam.dry_run.steps.anywhere(not exam.inputs(exam.batch)):
         return [Check("inputs matter", None, NO_INPUT)]
     zeroed = exam.with_inputs(lambda t: torch.zeros_like(t) if bool((t != 0).any()) else torch.ones_like(t))
@@ -37,7 +44,52 @@ def input_matters(exam: Examination) -> list[Check]:
         # running statistics that have not been gathered yet hide the input from many layers in eval mode
         again, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before, evaluate=False)
         check = again if exam.dry_run.steps.anywhere(again.passed is True) else check
-    return [check]
+    if exam.dry_run.steps.anywhere(check.passed is False) and exam.first.target is None:
+        reached = "input" in exam.roles.values()
+        empty = all(_says_nothing(t) for t in tensors_of(exam.batch))
+        if exam.dry_run.steps.anywhere(reached or empty):
+            seen = "the batch holds nothing that could" if empty else "the loss does not depend yet on what modules see"
+            return [Check("inputs matter", None, f"{check.evidence}; {seen}")]
+    if exam.dry_run.steps.anywhere(check.passed is not True or exam.first.found is None):
+        return [check]
+    lost = _lost_inputs(exam)
+    return [sanity.input_lost(lost)] if lost else [check]
+
+
+def _lost_inputs(exam: Examination) -> list[str]:
+    """Return the inputs that modules see and the prediction does not depend on, one by one, after some updates.
+
+    As the source of a translation whose decoder gets no state. Asked only where the loss is known to be that of the
+    prediction and its target, so that no other term can depend on them.
+    """
+    tensors = tensors_of(exam.batch)
+    # (labels are seen too where they make the inputs, as of attacks on the model)
+    asked = [i for i, role in exam.roles.items() if role == "input" and i != exam.target_at]
+    if not 1 < len(asked) <= MOST_INPUTS:
+        return []
+    usual, _ = exam.prediction(exam.batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
+    lost = []
+    for i in asked:
+        same = True
+        for other in other_values(tensors[i]):
+            batch = tree_map(lambda t, i=i, new=other: new if t is tensors[i] else t, exam.batch)
+            moved, _ = exam.prediction(batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
+            same &= usual is not None and moved is not None and alike([usual], [moved])
+        if not exam.dry_run.steps.anywhere(not same):
+            lost.append(f"tensor {i} of the batch, {tuple(tensors[i].shape)}")
+    return lost
+
+
+def _says_nothing(tensor: Tensor) -> bool:
+    """Whether a tensor of a batch is one number throughout, or counts: what a data set without data gives.
+
+    >>> _says_nothing(torch.zeros(3)), _says_nothing(torch.arange(3)), _says_nothing(torch.tensor([3.0, 1.0, 2.0]))
+    (True, True, False)
+    """
+    values = tensor.reshape(-1)
+    if values.numel() < 2 or bool((values == values[0]).all()):
+        return True
+    return not values.is_floating_point() and bool((values.diff() == 1).all())
 
 
 def _input_matters(
@@ -51,6 +103,11 @@ def _input_matters(
     if exam.dry_run.steps.anywhere(known) and whole is not None and empty is not None and whole.shape == empty.shape:
         outputs = float((whole.float() - empty.float()).abs().max()) / max(float(whole.abs().max()), 1e-12)
     change = None if loss is None or other is None else abs(loss - other) / max(abs(loss), 1e-12)
+    # (nothing but padding, for which there is no mean: NaN is a change too)
+    if change is not None and math.isnan(change) and math.isfinite(loss or 0.0):
+        change = math.inf
+    if outputs is not None and math.isnan(outputs) and whole is not None and bool(whole.isfinite().all()):
+        outputs = math.inf
     moved = before is None or loss is None or abs(loss - before) > 1e-6 * abs(before)
     return sanity.input_matters(outputs, change, updates, moved=moved), loss
 
@@ -78,6 +135,7 @@ def sample_independence(exam: Examination) -> list[Check]:
             found.append(_leak([t for t in seen if t is not None], size))
         changes.append(max(found))
     norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
+    moved = _by_place_in_batch(exam, inputs, size) if changes[0] <= sanity.LEAK else 0.0
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
@@ -85,7 +143,52 @@ def sample_independence(exam: Examination) -> list[Check]:
         reason = "the step itself mixes the samples, before they reach the model"
     if not reason and any(not m.track_running_stats for m in norms.values()):
         reason = "a BatchNorm without running statistics looks at the batch always"
+    if not reason and exam.dry_run.steps.anywhere(moved > sanity.LEAK):
+        return [sanity.depends_on_place(moved)]
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
+
+
+def _by_place_in_batch(exam: Examination, inputs: list[Tensor], size: int) -> float:
+    """Return by how much outputs change with the place of a sample in the batch, over their size, in eval mode.
+
+    0 where they are random in eval mode too: noise belongs to a place. 0 as well where the step itself makes the
+    difference, before the model sees the samples: random crops belong to a place too, also with a seed of their own.
+    """
+    rolled = {id(t) for t in inputs if len(t) == size}
+    other = tree_map(lambda t: t.roll(1, 0) if id(t) in rolled else t, exam.batch)
+    usual = exam.prediction(exam.batch, evaluate=True)[0]
+    again = exam.prediction(exam.batch, evaluate=True, shifted=True)[0]
+    moved = exam.prediction(other, evaluate=True)[0]
+    if usual is None or again is None or moved is None or not usual.shape == again.shape == moved.shape:
+        return 0.0
+    axis = next((a for a in (0, 1) if a < usual.ndim and usual.shape[a] == size), None)
+    scale = max(float(usual.float().abs().max()), 1e-12)
+    if axis is None or float((usual.float() - again.float()).abs().max()) > 1e-6 * scale:
+        return 0.0
+    change = float((moved.float().roll(-1, axis) - usual.float()).abs().max()) / scale
+    return change if change <= sanity.LEAK or _entry_follows(exam, other, size) else 0.0
+
+
+def _entry_follows(exam: Examination, rolled: Any, size: int) -> bool:
+    """Whether what goes into the first module that sees the samples is in the order of the batch, here and rolled."""
+    seen: list[list[Tensor]] = []
+    for batch in (exam.batch, rolled):
+        entries: list[Tensor] = []
+        exam.dry_run.restart()
+        handles = [
+            m.register_forward_pre_hook(Hook(lambda _, args, e=entries: e.extend(t.clone() for t in tensors_of(args))))
+            for n, m in exam.modules.items()
+            if n and any(True for _ in m.parameters(recurse=False))
+        ]
+        try:
+            with exam.evaluating():
+                exam.look(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        seen.append([t for t in entries if t.ndim and len(t) == size])
+    pairs = [(a, b) for a, b in zip(*seen, strict=False) if a.shape == b.shape and not torch.equal(a, b)]
+    return bool(pairs) and torch.equal(pairs[0][1].roll(-1, 0), pairs[0][0])
 
 
 def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:
@@ -197,7 +300,8 @@ def future(exam: Examination) -> list[Check]:
         scale = max(float(pair[0].abs().max()), 1e-12)
         change, any_change = float(apart[:, :middle].max()) / scale, float(apart.max()) / scale
         if exam.dry_run.steps.anywhere(any_change > 1e-6):
-            return [sanity.no_future(change)]
+            full = str(exam.dry_run.steps.trainer.precision).startswith(("32", "64"))
+            return [sanity.no_future(change, sanity.RESOLUTION if full else sanity.LEAK)]
     return [Check(name, None, "outputs do not depend on the sequence")]
 
 

@@ -124,6 +124,8 @@ def plateau(checks: Sequence[Check], total: int) -> Finding | None:
         return None
     level = statistics.median(c.median for c in recent)
     lost = level - min(smooth) > 0.1 * gained and level - min(smooth) > 3 * _noise(recent)
+    if min(smooth) < 0:  # (a loss below 0 may be made of advantages, which vanish where a policy does well)
+        lost = lost and abs(level) > 0.2 * abs(min(smooth))
     updates = known[-1].step - recent[0].step
     evidence = f"the loss moved by {abs(fell) / gained:.1%} of its gain in the last {updates} steps"
     if lost:

@@ -135,6 +135,10 @@ def divergence(early: Sequence[float], checks: Sequence[Check]) -> float:
         return math.inf
     now, before, start = known[-1].median, [c.median for c in known[:-1]], beginning(early)
     top, size = largest_early(early), _size(start, before)
+    if (
+        start < 0
+    ):  # (a loss below 0 that goes to 0, as of advantages that vanish, is worse than at the beginning above 0)
+        top = max(top, 0.0)
     noise = known[-1].spread / math.sqrt(known[-1].losses) if known[-1].losses > 1 else 0.0
     if bottomless(start, known):
         return -1.0
@@ -469,6 +473,46 @@ def ran_out(checks: Sequence[Check], total: int) -> bool:
     moved = len(fixed) == 2 and abs(fixed[1] - fixed[0]) > _SAME_LOSS * abs(fixed[0])
     lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates) and not moved
     return lost or rates[-1] < _GONE * max(rates)
+
+
+def never_warms_up(checks: Sequence[Check], base: float, total: int, count: int = 5) -> bool:
+    """Whether a run is at 40 % and its rate, which rises steadily, at under a twentieth of what a warm-up leads to.
+
+    Args:
+        checks: the checks so far.
+        base: the rate that schedulers multiply, ``initial_lr``; NaN where there is none.
+        total: updates of the whole run.
+        count: checks in a row at which the rate has risen.
+
+    >>> slow = [Check(10 * i + 10, 4.0, 4.0, rate=1e-6 * (i + 1)) for i in range(45)]
+    >>> never_warms_up(slow, 1e-2, 1000), never_warms_up(slow, 1e-4, 1000), never_warms_up(slow[:20], 1e-2, 1000)
+    (True, False, False)
+    """
+    rates = [c.rate for c in checks if math.isfinite(c.rate)]
+    if len(rates) <= count or not total or checks[-1].step < 0.4 * total or not rates[-1] < 0.05 * base:
+        return False
+    return all(b > a for a, b in pairwise(rates[-count - 1 :])) and rates[-1] >= max(rates)
+
+
+def never_generalises(train: float, validation: Sequence[float], start: float, count: int = 4) -> bool:
+    """Whether training is at 30 % of its beginning or below, and no validation was ever better than that beginning.
+
+    As with inputs that are encoded differently for the two. A validation loss of other units would be better or far
+    away; so it must lie within twenty times the beginning, and not improve by itself.
+
+    Args:
+        train: loss of training now.
+        validation: all losses of validation, in order.
+        start: the loss before training.
+        count: validations that are needed.
+
+    >>> never_generalises(0.1, [1.0, 1.1, 1.3, 1.4], 1.0), never_generalises(0.1, [1.0, 0.9, 0.95, 1.0], 1.0)
+    (True, False)
+    """
+    known = [v for v in validation if math.isfinite(v)]
+    if len(known) < count or start <= 0 or not train < 0.3 * start:
+        return False
+    return min(known) >= 0.95 * start and max(known) <= 20 * start and min(known) >= 0.95 * known[0]
 
 
 def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 8) -> bool:

@@ -256,6 +256,22 @@ def _of_classes(prediction: Tensor, target: Tensor, squashed: bool) -> Iterator[
             likelihood = nn.functional.nll_loss(again.clamp(min=1e-12).log(), labels, ignore_index=LEFT_OUT)
             yield candidate(likelihood, again, "softmax over the batch")
     yield candidate(_entropy(logits, labels), logits)
+    for padding in _paddings(target, labels):  # ignore_index=...
+        kept = torch.where(labels == padding, LEFT_OUT, labels)
+        if bool((kept >= 0).any()):
+            value, count = float(_entropy(logits, kept)), int((kept >= 0).sum())
+            yield _Candidate("cross entropy", prediction, target, value, (count, *terms), "", logits, kept)
+
+
+def _paddings(target: Tensor, labels: Tensor) -> list[int]:
+    """Return what may stand for padding in sequences: 0, and what they end with; none where labels are one for each.
+
+    >>> _paddings(torch.tensor([[3, 4, 9]]), torch.tensor([3, 4, 9])), _paddings(torch.tensor([3]), torch.tensor([3]))
+    ([0, 9], [])
+    """
+    if target.ndim < 2 or target.shape[-1] < 2:
+        return []
+    return [0] if int(labels[-1]) < 1 else [0, int(labels[-1])]
 
 
 def _entropy(logits: Tensor, labels: Tensor) -> Tensor:

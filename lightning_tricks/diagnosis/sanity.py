@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from lightning_tricks.errors import listed
 from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
+LEAK = 1e-3  # of the size of the outputs
 _OUT_OF_REACH = 0.4  # of the outputs
+RESOLUTION = 1e-5  # of outputs of 32 bits: numbers that do not depend on others differ by less
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,17 @@ def input_matters(outputs: float | None, loss: float | None, updates: int = 0, *
     return Check(name, False, seen, fix)
 
 
+def input_lost(names: Sequence[str]) -> Check:
+    """Report inputs that modules see and the prediction does not depend on.
+
+    >>> input_lost(["tensor 0 of the batch, (16, 9)"]).passed
+    False
+    """
+    seen = f"modules see {listed(names, 6)}, and the prediction does not change with it"
+    fix = "follow that input: a state that is not handed on, an output that is not used, a mask that hides all of it"
+    return Check("inputs matter", False, seen, fix)
+
+
 def independence(in_eval: float, in_training: float, batch_norm: Sequence[str], *, by_design: str = "") -> Check:
     """Judge how much the output of one sample changes when the others are replaced, over its size.
 
@@ -96,7 +109,7 @@ def independence(in_eval: float, in_training: float, batch_norm: Sequence[str], 
     'in eval mode 0; in training 0.2, through BatchNorm (body.1), which is meant to'
     """
     name = "samples do not leak"
-    if in_eval > 1e-3:
+    if in_eval > LEAK:
         seen = f"a sample's output changes by {in_eval:.2g} of its size when the others are replaced, in eval mode"
         fix = "look for reshape or view that mixes the batch, softmax or mean over dimension 0, batch_first"
         return Check(name, None, f"{seen}; {by_design}") if by_design else Check(name, False, seen, fix)
@@ -109,14 +122,29 @@ def independence(in_eval: float, in_training: float, batch_norm: Sequence[str], 
     return Check(name, True, seen)
 
 
-def no_future(change: float) -> Check:
+def depends_on_place(change: float) -> Check:
+    """Report outputs that change with the place of their sample in the batch, over their size.
+
+    >>> depends_on_place(0.1).passed
+    False
+    """
+    seen = f"a sample's output changes by {change:.2g} of its size with its place in the batch, in eval mode"
+    fix = "look for a positional encoding or a buffer along dimension 0 that is meant for dimension 1: batch_first"
+    return Check("samples do not leak", False, seen, fix)
+
+
+def no_future(change: float, resolution: float = RESOLUTION) -> Check:
     """Judge how much outputs change at places before those whose inputs were replaced, over their size.
+
+    Args:
+        change: of the outputs.
+        resolution: of their numbers.
 
     >>> no_future(0.0).passed, no_future(0.2).passed
     (True, False)
     """
     seen = f"outputs change by {change:.2g} of their size when later elements of the sequence are replaced"
-    if change <= 1e-3:
+    if change <= resolution:
         return Check("no look into the future", True, seen)
     fix = "a causal mask (is_causal=True), a unidirectional network, padding on the left only"
     return Check("no look into the future", False, seen, fix)

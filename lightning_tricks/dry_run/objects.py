@@ -63,6 +63,24 @@ class DictRecord:
         return kept and _same(values, self._values) and _same(keys, self._keys)
 
 
+class EmptyRecord:
+    """A dict or set that is empty, and has no attributes."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def restore(self) -> None:
+        """Empty it."""
+        if self.owner:
+            self.owner.clear()
+
+    def intact(self) -> bool:
+        """Whether it is still empty."""
+        return not self.owner
+
+
 class ItemsRecord:
     """The items of a list, deque or set of any kind."""
 

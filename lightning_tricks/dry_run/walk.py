@@ -30,7 +30,7 @@ import types
 import uuid
 import weakref
 import zoneinfo
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -79,6 +79,8 @@ _OF_A_RUN = frozenset({"Trainer", "Fabric", "_Loop", "Strategy", "Accelerator", 
 _OURS = "lightning_tricks"  # hooks of ours on the user's modules take notes in a dry run, which have to stay
 _ITEMS = (list, deque, set)
 _DATA = (Dataset, DataLoader, Sampler)
+_OF_MODULES = frozenset(f".{name}" for name in vars(torch.nn.Module()))  # hooks and parts, most of them empty
+_DICTS = (dict, OrderedDict, set)
 _SKIPPED = {DataLoader: ("_iterator", "_DataLoader__multiprocessing_context")}
 
 
@@ -115,8 +117,8 @@ class Limits:
     """How far a walk goes. Beyond it, a model is refused, and data are held as they are.
 
     Args:
-        objects: that are looked at, in the model and again in data.
-        seconds: that the model may take, and again data.
+        objects: that are looked at, in the model and again in data; empty dicts of modules do not count.
+        seconds: of this thread's work that the model may take, and again data; waiting for other programs is none.
         items: of a container in data that is still walked.
         data_seconds: that data may take.
         data_copied: bytes of arrays of data that are copied, the smallest first.
@@ -124,7 +126,7 @@ class Limits:
     """
 
     objects: int = 500_000
-    seconds: float = 10.0
+    seconds: float = 30.0
     items: int = 20_000
     data_seconds: float = 10.0
     data_copied: int = 2**28
@@ -132,7 +134,7 @@ class Limits:
 
 
 # of a look in the midst of training, of which there may be many
-SHORT = Limits(objects=100_000, seconds=5.0, items=2_000, data_seconds=0.5, data_copied=2**22, data_read=2**24)
+SHORT = Limits(objects=300_000, seconds=20.0, items=2_000, data_seconds=0.5, data_copied=2**22, data_read=2**24)
 
 
 class Obstacle(NamedTuple):
@@ -215,14 +217,14 @@ class Walk:
 
     def _all_of(self, waiting: Sized, following: Callable[[], Any], seconds: float) -> bool:
         """Visit what waits, and what that holds; return False where a limit was reached before."""
-        end, count = time.monotonic() + seconds, 0
+        end, count = time.thread_time() + seconds, 0
         while waiting:
             place, thing, data, trained = following()
             if id(thing) in self._seen:
                 continue
             self._seen[id(thing)] = thing
             count += 1
-            if count > self.limits.objects or (count % 512 == 0 and time.monotonic() > end):
+            if count > self.limits.objects or (count % 512 == 0 and time.thread_time() > end):
                 return False
             kind = type(thing)
             try:
@@ -316,7 +318,12 @@ class Walk:
 
     def _push_all(self, place: Place, named: list[tuple[str, Any]], data: bool, trained: bool) -> None:
         for name, value in reversed(named):  # (the last one is walked first)
-            if type(value) not in _VALUES and id(value) not in self._seen:
+            if type(value) in _VALUES or id(value) in self._seen:
+                continue
+            if name in _OF_MODULES and type(value) in _DICTS and not value:
+                self._seen[id(value)] = value  # (some ten of each module: nothing of them has to wait for its turn)
+                self._record(Place(place, name), objects.EmptyRecord(value))
+            else:
                 self._push(Place(place, name), value, data, trained)
 
     def _visit_container(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
@@ -345,7 +352,8 @@ class Walk:
             for name in children_of(thing).get("parametrizations") or ():
                 self._record(Place(place, f".{name}"), _property_record(type(thing), name))
         skipped = next((names for kind, names in _SKIPPED.items() if issubclass(type(thing), kind)), ())
-        named = [(f".{n}", v) for n, v in (attributes or {}).items() if n not in skipped]
+        known = (attributes or {}).items()
+        named = [(f".{n}", v) for n, v in known if type(v) not in _VALUES and n not in skipped]
         held = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in slots]
         self._push_all(place, [*named, *(h for h in held if not objects.is_missing(h[1]))], data, trained)
 
@@ -453,13 +461,16 @@ def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[s
         >>> list(held_generators({"module": module}, {}))
         ['module.noise']
     """
-    walk = Walk()
-    for name, root in data.items():
-        walk.add(name, root, data=True)
-    for name, root in model.items():
-        walk.add(name, root)
-    walk.run()
-    return {str(place): r.owner for place, r in walk.records if isinstance(r, objects.GeneratorRecord)}
+    found: dict[str, Any] = {}
+    for roots, is_data in ((model, False), (data, True)):  # (one after the other: a large model hides none of the data)
+        walk = Walk()
+        for name, root in roots.items():
+            walk.add(name, root, data=is_data)
+        walk.run()
+        known = {id(owner) for owner in found.values()}
+        records = [(place, r.owner) for place, r in walk.records if isinstance(r, objects.GeneratorRecord)]
+        found.update({str(place): owner for place, owner in records if id(owner) not in known})
+    return found
 
 
 def _items(container: Any) -> Iterator[tuple[str, Any]]:

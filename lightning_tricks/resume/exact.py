@@ -61,9 +61,10 @@ class ExactResume(Trick):
         What changed and cannot be saved (lists of objects, iterators in progress) is named at the first checkpoint.
 
     State:
-        About 12 kB per process, and what has changed, up to 16 MiB a value; in mid-window with ``gradients=True`` also
-        one gradient of each parameter. A resume on another number of processes goes on with other numbers and other
-        data, with a warning.
+        About 12 kB, and what has changed, up to 16 MiB a value; in mid-window with ``gradients=True`` also one gradient
+        of each parameter. Of each further process only what differs from the first one: some bytes where all are
+        seeded alike, 12 kB where they are not. The first process holds and writes it. A resume on another number of
+        processes goes on with other numbers and other data, with a warning.
 
     Cost:
         One reading of the random states at the beginning of an epoch and at a checkpoint. On a resume with workers,
@@ -134,16 +135,16 @@ class ExactResume(Trick):
                 "Set it to False, or draw none there.",
             )
         if state:
-            self._take_up(run, state["ranks"])
+            self._take_up(run, state)
         elif trainer.global_step > 0 and self._epoch_began is not None and trainer.fit_loop.restarting:
             warn(_OWNER, "the checkpoint holds no random state: this run continues with new random numbers.")
 
-    def _take_up(self, run: TrainingRun, ranks: list[dict[str, Any]]) -> None:
+    def _take_up(self, run: TrainingRun, state: dict[str, Any]) -> None:
         trainer, loop = run.trainer, run.trainer.fit_loop
-        if (text := process_state.other_world(len(ranks), trainer.world_size)) is not None:
+        if (text := process_state.other_world(process_state.num_processes(state), trainer.world_size)) is not None:
             warn(_OWNER, text)
             return
-        self._resuming = found = ranks[trainer.global_rank]
+        self._resuming = found = process_state.of_rank(state, trainer.global_rank)
         if (text := process_state.other_epoch(found["batches"], loop.max_batches)) is not None:
             warn(_OWNER, text)
         position.check_numbers(loop, found)
@@ -211,7 +212,7 @@ class ExactResume(Trick):
     # -- state --------------------------------------------------------------------------------------------------------
 
     def _trick_state(self) -> dict[str, Any]:
-        """Random states of every process; called on all of them."""
+        """Random states of every process, on the one that writes checkpoints; called on all of them."""
         run = self.live_run
         state = self._final if run is None else self._state_of(run)
         if state:
@@ -226,7 +227,7 @@ class ExactResume(Trick):
         own = position.state_of(loop, held=values, began=self._epoch_began, validated=self._validated)
         own["in_window"] = within
         own["gradients"] = gradients(trainer.lightning_module) if within and self.gradients else {}
-        return {"ranks": process_state.gathered(own, trainer.world_size)}
+        return process_state.gathered(own, trainer.world_size)
 
     def _warn_of_lost(self, run: TrainingRun, lost: list[str]) -> None:
         if not lost or not run.common.first_to_say("not exact"):

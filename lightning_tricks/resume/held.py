@@ -72,10 +72,12 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
     spare = [_READ]
     known = set() if module is None else {id(t) for t in module.state_dict(keep_vars=True).values()}
     for place, record in walk.records:
+        if isinstance(record, (objects.DictRecord, objects.EmptyRecord)) and not _is_looked_at(place.name):
+            continue
         where = str(place)
         if isinstance(record, objects.ObjectRecord) and not isinstance(record.owner, Tensor):
             _add(found, where, record.owner, _attributes(record.owner), known, spare)
-        elif isinstance(record, objects.DictRecord) and _is_looked_at(place.name):
+        elif isinstance(record, objects.DictRecord):
             _add(found, where, record.owner, dict(record.owner), known, spare)
         elif isinstance(record, objects.ItemsRecord):
             found.digests[where] = hash(tuple(map(id, record.owner)))  # (of plain items, the owner's value tells more)

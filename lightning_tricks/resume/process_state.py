@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lightning_tricks.numerics import form
+from lightning_tricks.resume.differences import Difference, difference, digests, merged
 
 _NUMBERS = form.named(form.anything)
 _HELD = form.named(_NUMBERS)
@@ -35,20 +36,70 @@ _RANK = _and_held(
         more=True,
     )
 )
-STATE = form.either_empty_or(form.record({"ranks": form.many(_RANK)}))
+_CHANGED = form.many(form.anything, 2)
+_DIFFERENCE = form.record({}, optional={"gone": form.many(form.many(form.text)), "changed": form.many(_CHANGED)})
+_STORED = form.record({"ranks": form.many(_RANK)}, optional={"others": form.many(_DIFFERENCE)})
 
 
-def gathered(own: dict[str, Any], world: int) -> list[Any]:
-    """Return the states of all processes, in the order of their ranks. All of them must call.
+def _state(value: Any, where: str) -> str | None:
+    """All processes are in ``ranks``, as in older checkpoints; or the first one is, and ``others`` are differences."""
+    if (fault := _STORED(value, where)) is not None or "others" not in value:
+        return fault
+    if len(value["ranks"]) != 1:
+        return f"{where}['ranks'] must be a list of 1 beside 'others', not of {len(value['ranks'])}"
+    for i, changes in enumerate(value["others"]):
+        place = f"{where}['others'][{i}]"
+        try:
+            whole = merged(value["ranks"][0], changes)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            return f"{place} cannot be put together with {where}['ranks'][0]"
+        if (fault := _RANK(whole, place)) is not None:
+            return fault
+    return None
+
+
+STATE = form.either_empty_or(_state)
+
+
+def gathered(own: dict[str, Any], world: int) -> dict[str, Any]:
+    """Return what a checkpoint holds of all processes: on the first one, which writes it; nothing on the others.
+
+    What another process has as the first one does is neither sent nor written: seeded alike, that is all of it. So the
+    checkpoint grows by some bytes a process, and no process but the first receives anything. All of them must call.
 
     >>> gathered({"batches": 3.0}, world=1)
-    [{'batches': 3.0}]
+    {'ranks': [{'batches': 3.0}]}
     """
     if world == 1:
-        return [own]
-    ranks: list[Any] = [None] * world
-    torch.distributed.all_gather_object(ranks, own)
-    return ranks
+        return {"ranks": [own]}
+    first = torch.distributed.get_rank() == 0
+    common: list[Any] = [digests(own) if first else None]
+    torch.distributed.broadcast_object_list(common, src=0)
+    others: list[Difference] | None = [{} for _ in range(world)] if first else None
+    torch.distributed.gather_object(difference(common[0], own), others, dst=0)
+    return {} if others is None else {"ranks": [own], "others": others[1:]}
+
+
+def num_processes(state: dict[str, Any]) -> int:
+    """Return of how many processes a checkpoint is.
+
+    >>> num_processes({"ranks": [{}], "others": [{}, {}]}), num_processes({"ranks": [{}, {}]})
+    (3, 2)
+    """
+    return len(state["ranks"]) + len(state.get("others", ()))
+
+
+def of_rank(state: dict[str, Any], rank: int) -> dict[str, Any]:
+    """Return what a checkpoint holds of one process.
+
+    >>> of_rank({"ranks": [{"a": 1}], "others": [{"changed": [[[["a"]], 2]]}]}, 1)
+    {'a': 2}
+    >>> of_rank({"ranks": [{}, {"b": 1}]}, 1)
+    {'b': 1}
+    """
+    if rank < len(state["ranks"]):
+        return dict(state["ranks"][rank])
+    return merged(state["ranks"][0], state["others"][rank - len(state["ranks"])])
 
 
 def other_world(saved: int, now: int) -> str | None:

@@ -109,6 +109,20 @@ def test_lost_modes_are_noticed_and_measured_as_the_functions_do(modes: int, ala
     assert values["coverage"] == pytest.approx(float(coverage(made, real)), abs=1e-6)
 
 
+@pytest.mark.parametrize(("far", "alarmed"), [(True, True), (False, False)])
+def test_samples_far_from_all_real_ones_reach_far_and_are_noticed_all_the_same(far: bool, alarmed: bool) -> None:
+    class Far(Toy):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            made = 80 * torch.randn(len(batch[0]), 2) if far else ring(len(batch[0]), 8)
+            return self.generator(self.weight + made).mean()
+
+    detector = ModeCollapse("generator", every_n_steps=1, patience=2, grace=0, action="log")
+    trainer([detector], max_epochs=2).fit(Far(8), rings())
+    values = detector.history[-1][1]
+    assert detector.verdict.alarmed is alarmed
+    assert values["recall"] > 0.5, "which does not show it"
+
+
 @pytest.mark.parametrize(
     ("act", "kind", "bias", "alarmed"),
     [

@@ -179,3 +179,156 @@ def test_statistics_of_an_earlier_training_may_be_kept() -> None:
     found = checks(Task(net, cross_entropy), load(*classes()))["modules are in training mode"]
     assert found.passed is None
     assert "an earlier training: net.1" in found.evidence
+
+
+class Places(nn.Module):
+    """A class for each sequence, with an embedding of places along one of the dimensions; option: noise in eval mode."""
+
+    def __init__(self, dimension: int, noise: float = 0.0) -> None:
+        super().__init__()
+        self.dimension, self.noise = dimension, noise
+        self.embed, self.place, self.head = nn.Embedding(11, 16), nn.Embedding(32, 16), nn.Linear(16, 4)
+
+    def forward(self, signs: torch.Tensor) -> torch.Tensor:
+        place = self.place(torch.arange(signs.shape[self.dimension]))
+        h = self.embed(signs) + (place[:, None] if self.dimension == 0 else place)
+        logits = self.head(h.tanh().mean(1))
+        return logits + self.noise * torch.randn_like(logits)
+
+
+@pytest.mark.parametrize(("dimension", "noise", "passed"), [(0, 0.0, False), (1, 0.0, True), (1, 0.5, True)])
+def test_an_output_must_not_depend_on_the_place_of_its_sample_in_the_batch(
+    dimension: int, noise: float, passed: bool
+) -> None:
+    signs = torch.randint(11, (96, 12), generator=torch.Generator().manual_seed(0))
+    found = checks(Task(Places(dimension, noise), cross_entropy), load(signs, signs[:, 0] % 4))["samples do not leak"]
+    assert found.passed is passed
+    assert passed or "with its place in the batch" in found.evidence
+
+
+class Played(Task):
+    """Learns from an environment, whose states come from no batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        policy = torch.distributions.Categorical(logits=self.net(torch.eye(12)[torch.randint(12, (8,))]))
+        action = policy.sample()
+        return -(policy.log_prob(action) * (action == 0)).mean()
+
+
+@pytest.mark.parametrize("batch", [torch.zeros(64), torch.arange(64), torch.ones(64, 3)])
+def test_a_batch_that_holds_nothing_need_not_matter(batch: torch.Tensor) -> None:
+    found = checks(Played(mlp(), cross_entropy), load(batch, shuffle=False))["inputs matter"]
+    assert found.passed is None and "the batch holds nothing that could" in found.evidence
+
+
+def test_random_numbers_in_place_of_the_batch_fail() -> None:
+    step = lambda self, b: self.net(torch.randn(8, 12)).square().mean()  # noqa: E731
+    assert checks(Task(mlp(), step), load(torch.randn(64, 12)))["inputs matter"].passed is False
+
+
+def test_a_term_whose_weight_is_still_0_may_matter_later() -> None:
+    few, labels = classes()
+
+    def step(self: Any, b: Any) -> Any:
+        supervised = F.cross_entropy(self.net(few[:16]), labels[:16])
+        return supervised + 0.0 * self.net(b[0] + 0.1 * torch.randn_like(b[0])).softmax(1).square().sum()
+
+    found = checks(Task(mlp(), step), load(few))["inputs matter"]
+    assert found.passed is None and "does not depend yet" in found.evidence
+
+
+def test_nothing_but_padding_that_gives_nan_is_a_change() -> None:
+    signs = torch.randint(1, 11, (96, 12), generator=torch.Generator().manual_seed(0))
+
+    def step(self: Any, b: Any) -> Any:
+        logits = self.net(b[0][:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), b[0][:, 1:].flatten(), ignore_index=0)
+
+    assert checks(Task(Signs(False), step), load(signs))["inputs matter"].passed is True
+
+
+def test_a_softmax_over_the_queries_looks_ahead_however_little() -> None:
+    class Attention(nn.Module):
+        def __init__(self, axis: int) -> None:
+            super().__init__()
+            self.axis = axis
+            self.embed, self.out = nn.Embedding(11, 16), nn.Linear(16, 11)
+            self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.embed(x)
+            scores = self.q(h) @ self.k(h).transpose(1, 2) / 64
+            hidden = torch.triu(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool), 1)
+            weights = scores.masked_fill(hidden, -torch.inf).softmax(self.axis)
+            return self.out(h + 0.05 * weights @ self.v(h))
+
+    signs = torch.randint(11, (96, 12), generator=torch.Generator().manual_seed(0))
+
+    def step(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.net(b[0][:, :-1]).flatten(0, 1), b[0][:, 1:].flatten())
+
+    found = [checks(Task(Attention(axis), step), load(signs))["no look into the future"] for axis in (-2, -1)]
+    assert [f.passed for f in found] == [False, True]
+
+
+class Translator(nn.Module):
+    """An encoder and a decoder that starts from its state, or from zeros."""
+
+    def __init__(self, from_zeros: bool) -> None:
+        super().__init__()
+        self.from_zeros = from_zeros
+        self.source, self.target = nn.Embedding(11, 16), nn.Embedding(11, 16)
+        self.encoder, self.decoder = (nn.GRU(16, 16, batch_first=True) for _ in range(2))
+        self.out = nn.Linear(16, 11)
+
+    def forward(self, source: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        state = self.encoder(self.source(source))[1]
+        hidden = self.decoder(self.target(before), torch.zeros_like(state) if self.from_zeros else state)[0]
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize("from_zeros", [True, False])
+def test_an_input_that_modules_see_must_reach_the_prediction(from_zeros: bool) -> None:
+    source, target = torch.randint(11, (2, 96, 8), generator=torch.Generator().manual_seed(0))
+
+    def step(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.net(b[0], b[1][:, :-1]).flatten(0, 1), b[2][:, 1:].flatten())
+
+    found = checks(Task(Translator(from_zeros), step), load(source, target, target.clone()))["inputs matter"]
+    assert found.passed is not from_zeros
+    assert not from_zeros or "tensor 0 of the batch, (16, 8)" in found.evidence
+
+
+def test_inputs_of_a_gate_that_begins_at_0_reach_it_after_some_updates() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.more, self.gate = mlp(), mlp(), nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+            return self.body(x) + self.gate * self.more(z)
+
+    x, y = classes()
+    found = checks(Task(Gated(), lambda self, b: F.cross_entropy(self.net(b[0], b[1]), b[2])), load(x, x.roll(1, 1), y))
+    assert found["inputs matter"].passed is True
+
+
+def test_crops_of_a_seed_of_their_own_are_made_by_the_step_and_belong_to_a_place() -> None:
+    def step(self: Any, b: Any) -> Any:
+        keep = torch.rand(len(b[0]), 12, generator=torch.Generator().manual_seed(3)) > 0.3
+        return F.cross_entropy(self.net(b[0] * keep), b[1])
+
+    assert checks(Task(mlp(), step), load(*classes()))["samples do not leak"].passed is True
+
+
+def test_labels_that_make_the_inputs_need_not_reach_the_prediction_by_themselves() -> None:
+    def step(self: Any, b: Any) -> Any:
+        x = b[0].clone().requires_grad_()
+        if self.training:
+            with torch.enable_grad():
+                (slope,) = torch.autograd.grad(F.cross_entropy(self.net(x), b[1]), x)
+            x = (x + 0.1 * slope.sign()).detach()
+        return F.cross_entropy(self.net(x), b[1])
+
+    x, y = classes()
+    assert checks(Task(mlp(), step), load(x, y))["inputs matter"].passed is True

@@ -124,3 +124,12 @@ def test_a_solved_task() -> None:
     assert solved(curve(0.5, 0.05, 0.05, 0.05), 2.3)
     assert not solved(curve(0.5, 0.4), 2.3) and not solved([], 2.3)
     assert not solved(curve(-1.0, -2.0), -0.1), "a loss below 0 has no floor that is known"
+
+
+def test_a_loss_below_0_that_has_come_to_0_is_no_lost_plateau() -> None:
+    course = [-0.2, -0.9, -1.0, -0.8, -0.5, -0.3, -0.1, *[0.0] * 9]
+    found = plateau([Check(50 * i, m, m, rate=0.1) for i, m in enumerate(course)], 1000)
+    assert found is None or found.confidence == 0.5
+    lost = [2.0, 0.9, -0.9, -1.0, -1.0, -0.9, -0.9, *[0.8] * 9]
+    again = plateau([Check(50 * i, m, m, rate=0.1) for i, m in enumerate(lost)], 1000)
+    assert again is not None and again.confidence == 0.65

@@ -23,7 +23,9 @@ from lightning_tricks.diagnosis.loss_curve import (
     finite_mean,
     finite_median,
     largest_early,
+    never_generalises,
     never_moves,
+    never_warms_up,
     overfitting,
     ran_out,
     relapse,
@@ -294,3 +296,35 @@ def test_weights_that_a_whole_run_changes_by_less_than_a_hundredth_never_move() 
     unknown = [c._replace(fixed=math.nan) for c in still]
     assert never_moves(0.7, unknown, 1000)
     assert not never_moves(0.7, [*unknown[:-1], unknown[-1]._replace(median=0.6)], 1000)
+
+
+def test_a_warm_up_that_is_longer_than_the_run_never_ends() -> None:
+    def rising(n: int, step: float = 1e-6) -> list[Check]:
+        return [Check(10 * i + 10, 4.0, 4.0, rate=step * (i + 1)) for i in range(n)]
+
+    assert never_warms_up(rising(45), 1e-2, 1000)
+    assert not never_warms_up(rising(39), 1e-2, 1000), "the first 40 % of a run"
+    assert not never_warms_up(rising(45, 1e-4), 1e-2, 1000), "it gets there"
+    assert not never_warms_up(rising(45), math.nan, 1000) and not never_warms_up(rising(45), 1e-2, 0)
+    falling = [*rising(45), Check(460, 4.0, 4.0, rate=1e-7)]
+    assert not never_warms_up(falling, 1e-2, 1000), "a decay"
+
+
+def test_validation_that_was_never_better_than_before_training_is_of_other_data() -> None:
+    assert never_generalises(0.2, [1.0, 1.2, 1.5, 1.6], 1.0)
+    assert not never_generalises(0.2, [1.0, 1.2, 1.5], 1.0), "too few"
+    assert not never_generalises(0.5, [1.0, 1.2, 1.5, 1.6], 1.0), "training has not learned much either"
+    assert not never_generalises(0.2, [1.6, 1.4, 1.2, 1.0], 1.0), "it gets better"
+    assert not never_generalises(0.2, [64.0, 65.0, 66.0, 70.0], 1.0), "another unit"
+    assert not never_generalises(0.2, [0.5, 0.6, 0.7, 0.9], 1.0), "it had learned"
+    assert not never_generalises(-3.0, [1.0, 1.2, 1.5, 1.6], -1.0) and not never_generalises(math.nan, [1.0] * 4, 1.0)
+
+
+def test_a_loss_below_0_that_goes_to_0_has_not_diverged_and_one_that_goes_beyond_has() -> None:
+    early = [-2.7, -2.6, -2.5, -2.8, -2.4, -2.2, -2.0, -1.9, -1.8, -1.8]
+
+    def course(*medians: float) -> list[Check]:
+        return [Check(10 * i, m, m, ratio=0.06, losses=10) for i, m in enumerate(medians)]
+
+    assert divergence(early, course(-2.2, -1.6, -0.9, -0.3, 0.0)) >= 0
+    assert divergence(early, course(-2.2, -1.6, 0.5, 3.0, 9.0)) < 0

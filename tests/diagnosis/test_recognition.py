@@ -107,3 +107,19 @@ def test_the_next_token_is_recognised_as_a_target() -> None:
 def test_labels_that_are_no_class_make_no_pair() -> None:
     assert class_pair(torch.zeros(3, 2), torch.tensor([0, 1, 2])) is None
     assert class_pair(torch.zeros(3, 2), torch.tensor([-100, -1, -100])) is None
+
+
+@pytest.mark.parametrize("padding", [0, 7])
+def test_padding_that_the_loss_leaves_out_is_found_by_the_value_of_the_loss(padding: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(1, 7, (8, 5), generator=g)
+    labels[:, 3:] = padding
+    labels[0] = padding
+    logits = torch.randn(8, 5, 8, generator=g)
+    for reduction in ("mean", "sum"):
+        loss = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=padding, reduction=reduction)
+        found = recognised(float(loss), [logits], [labels])
+        assert found is not None and found.kind == "cross entropy" and found.labels is not None
+        assert found.factor == (1.0 if reduction == "mean" else 21.0)
+        assert int((found.labels >= 0).sum()) == 21
+    assert recognised(float(loss) / 3, [logits], [labels]) is None

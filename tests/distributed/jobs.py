@@ -449,3 +449,24 @@ def chosen(kind: str, form: str) -> dict[str, Any]:
     t = trainer([detector], strategy="ddp", devices=2, use_distributed_sampler=False)
     t.fit(module, DataLoader(TensorDataset(torch.rand(128, 1)), batch_size=64))
     return {"values": detector.history[0][1], "numbers": module.numbers}
+
+
+def state_of_differently_seeded(seeds: list[int], folder: str) -> tuple[dict[str, Any], bool]:
+    """Train with a seed for each process; return what ExactResume saves here, and if a resume finds this one's numbers."""
+    import lightning.pytorch as L
+
+    from lightning_tricks import ExactResume
+    from lightning_tricks.resume import process_state
+    from lightning_tricks.resume.state import random_state
+
+    rank, exact = int(os.environ["RANK"]), ExactResume()
+    L.seed_everything(seeds[rank], verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        t = trainer([exact], strategy="ddp", devices=len(seeds))
+        t.fit(Classifier(), torch.utils.data.DataLoader(digits(32), 4, shuffle=True))
+        t.save_checkpoint(Path(folder) / "all.ckpt")
+    own = process_state.digests({"now": random_state()})
+    saved = torch.load(Path(folder) / "all.ckpt", weights_only=True)["callbacks"][exact.state_key]["state"]
+    found = process_state.digests({"now": process_state.of_rank(saved, rank)["now"]})
+    return exact._trick_state(), found == own

@@ -5,10 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tests.examples.problems import ROOT, run
@@ -129,3 +132,26 @@ def test_a_study_goes_on_and_keeps_why_a_trial_ended(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "hyperparameter_search.png").stat().st_size > 10_000
     storage.remove_session()
     storage.engine.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("storage", ["study.db", "study.journal"])
+def test_two_processes_share_a_study_and_end_with_it(storage: str, tmp_path: Path) -> None:
+    where = tmp_path / storage
+    url = f"sqlite:///{where}"
+    shared = JournalStorage(JournalFileBackend(str(where))) if storage.endswith("journal") else url
+    optuna.create_study(storage=shared, study_name="random", direction="maximize")
+
+    def work(worker: int) -> str:
+        more = ("--sampler", "random", "--trials", "6", "--storage", str(where), "--worker", str(worker))
+        return run("hyperparameter_search", tmp_path / str(worker), *more, timeout=300)
+
+    with ThreadPoolExecutor(2) as pool:
+        printed = list(pool.map(work, range(2)))
+    trials = optuna.load_study(study_name="random", storage=shared).trials
+    done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert 6 <= len(done) <= 7, "the two may finish their last ones at once"
+    assert [t.number for t in trials] == list(range(len(trials)))
+    assert len({t.params["lr"] for t in trials}) == len(trials), "each process draws numbers of its own"
+    assert all(re.search(r"\d trials, \d of them from before", text) for text in printed)

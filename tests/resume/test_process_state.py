@@ -51,6 +51,33 @@ def test_what_is_of_another_form_is_named(wrong: dict[str, Any], words: str) -> 
     assert words in str(process_state.STATE({"ranks": [{**RANK, **wrong}]}, "state"))
 
 
+def test_the_first_process_may_stand_for_others_that_differ_in_parts() -> None:
+    state = {"ranks": [RANK], "others": [{}, {"gone": [["held"]], "changed": [[[["seeds"]], [None, 4]]]}]}
+    assert process_state.STATE(state, "state") is None
+    assert process_state.num_processes(state) == 3
+    assert process_state.of_rank(state, 1)["seeds"] == process_state.of_rank(state, 0)["seeds"] == [None, 3]
+    assert process_state.of_rank(state, 2)["seeds"] == [None, 4]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"ranks": [RANK, RANK], "others": [{}]}, "['ranks'] must be a list of 1 beside 'others', not of 2"),
+        ({"ranks": [RANK], "others": [3]}, "['others'][0] must be a dict"),
+        ({"ranks": [RANK], "others": [{"gone": [[1]]}]}, "['gone'][0][0] must be a string"),
+        ({"ranks": [RANK], "others": [{"changed": [[1]]}]}, "['changed'][0] must be a list of 2"),
+        ({"ranks": [RANK], "others": [{}, {"changed": [[[[]], 1]]}]}, "['others'][1] cannot be put together with"),
+        ({"ranks": [RANK], "others": [{"changed": [[[["now", "torch", "x"]], 1]]}]}, "cannot be put together with"),
+        ({"ranks": [RANK], "others": [{"changed": [[3, 1]]}]}, "cannot be put together with"),
+        ({"ranks": [RANK], "others": [{"gone": [["seeds"]]}]}, "['others'][0]['seeds'] is missing"),
+        ({"ranks": [RANK], "others": [{"changed": [[[["validation"]], 3]]}]}, "['validation'] must be True or False"),
+    ],
+    ids=str,
+)
+def test_differences_that_make_no_state_are_named(wrong: dict[str, Any], words: str) -> None:
+    assert words in str(process_state.STATE(wrong, "state"))
+
+
 def test_differences_to_the_run_that_saved_it_are_told() -> None:
     assert process_state.other_world(2, 1) == (
         "the checkpoint is of 2 processes, this run has 1: its data and random numbers cannot be the same. It goes on "

@@ -50,8 +50,11 @@ class ModesProbe(Probe):
         self._compared: tuple[Tensor, Tensor] | None = None  # generated and real samples of the last check
 
     def rules(self) -> dict[str, Alarm]:
-        """Recall, after both conditions were made one."""
-        return {"recall": Alarm(below=0.25, gain=0.05, growth=1.5, trend=_TREND, patience=self._patience)}
+        """Recall, after both conditions were made one; and whether any sample lies among those of the other kind."""
+        return {
+            "recall": Alarm(below=0.25, gain=0.05, growth=1.5, trend=_TREND, patience=self._patience),
+            "apart": Alarm(below=0.2, gain=0.05, growth=1.5, trend=_TREND, patience=_TREND),
+        }
 
     def grace_factor(self, alarm: str) -> float:
         """Mode coverage develops slowly: double the grace period."""
@@ -106,7 +109,11 @@ class ModesProbe(Probe):
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """Recall; half of it where samples also lie closer together than real ones."""
         near = values["pairwise_distance_ratio"] < 0.9
-        return {"recall": values["recall"] * (0.5 if near else 1.0)}
+        # recall alone is blind to samples that lie far apart from all real ones, and so reach far
+        return {
+            "recall": values["recall"] * (0.5 if near else 1.0),
+            "apart": max(values["coverage"], values["precision"]),
+        }
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say how much is covered."""

@@ -28,6 +28,7 @@ from lightning_tricks.numerics.subset import subset
 
 _CLEARLY_ACTIVE = 0.1  # variance of a posterior mean over the data; a fall of the KL is then a matter of its weight
 _FALLEN = 1.0  # nats
+_FEWEST_ROWS, _MOST_NUMBERS = 32, 2**24  # that are kept of each output until a check
 
 
 class PosteriorProbe(Probe):
@@ -73,7 +74,8 @@ class PosteriorProbe(Probe):
 
     def _see(self, argument: str, output: Any) -> None:
         rows = posterior.latent_rows(self._tensor(argument, output))
-        self._outputs[argument].append(subset(rows, self.samples).float().clone())
+        most = min(self.samples, sums.most_rows(rows.shape[1], _FEWEST_ROWS, _MOST_NUMBERS))
+        self._outputs[argument].append(subset(rows, most).float().clone())
 
     def _see_both(self, output: Any) -> None:
         tensor = self._tensor("mean", output)
@@ -100,10 +102,13 @@ class PosteriorProbe(Probe):
         if mean.shape != log_variance.shape:
             rule = f"rows {tuple(log_variance.shape)} do not fit a mean of {tuple(mean.shape)}"
             raise self._refused("log_variance", rule, "Name two layers of one width that are called equally often")
-        kept = [subset(rows, self.samples) for rows in (mean, log_variance)]
-        self.keep("mean", kept[0])
-        self.keep("log_variance", kept[1])
-        return len(kept[0])
+        count = min(len(mean), self.samples)
+        most = sums.most_rows(mean.shape[1], _FEWEST_ROWS, _MOST_NUMBERS)
+        room = min(count, most - len(self.sums["mean"])) if "mean" in self.sums else min(count, most)
+        if room > 0:
+            self.keep("mean", subset(mean, room))
+            self.keep("log_variance", subset(log_variance, room))
+        return count
 
     def measure(self, run: TrainingRun) -> Tensor:
         """Moments over all processes, counted from the mean over all."""
@@ -176,8 +181,9 @@ class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning ha
         As ``RepresentationCollapse``.
 
     Cost:
-        At a check sums of at most 1,023 rows and one copy of at most 263 numbers; at the batches before it a copy of
-        their rows. On several processes three all-reduces at a check. Else the test of a flag.
+        At a check sums of at most 1,023 rows (of less, but 32, where they have more than 16 million numbers) and one
+        copy of at most 263 numbers; at the batches before it a copy of their rows. On several processes three
+        all-reduces at a check. Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import PosteriorCollapse

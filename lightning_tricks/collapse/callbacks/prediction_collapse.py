@@ -78,8 +78,8 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
 
     Cost:
         At a check softmax and counts of 512 rows and one copy of some 90 numbers; on several processes two or three
-        all-reduces more than for other detectors; at the batches before it a copy of
-        their rows of logits (at most 1,023 are held). Else the test of a flag.
+        all-reduces more than for other detectors; at the batches before it a copy of their rows of logits (at most
+        1,023 are held; with more than 65,536 classes at most 67 million numbers, or 128 rows). Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import PredictionCollapse

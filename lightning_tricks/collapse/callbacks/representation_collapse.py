@@ -83,7 +83,7 @@ class FeaturesProbe(Probe):
         if tensor is None or tensor.ndim < 2 or (tensor.shape[-1] < 2 and tensor.ndim < 4):
             found = type(output).__name__ if tensor is None else tuple(tensor.shape)
             raise self._refused(f"the output of {layer} ({found}) holds no features [n, d]", "Name an inner layer")
-        rows = sums.feature_rows(tensor, self.samples)
+        rows = sums.narrowed(sums.feature_rows(tensor, self.samples))
         self.keep(self._entry("rows", layer), rows)
         count = len(tensor) if tensor.ndim > 3 else tensor.shape[:-1].numel()
         self._calls.append((layer, len(tensor), count))
@@ -217,9 +217,10 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
         checkpoint is then up to ``keep`` times larger.
 
     Cost:
-        At a check sums of 512 rows, of at most 128 dimensions (wider ones through a fixed random projection), one copy
-        to the host, eigenvalues of 128 x 128 there; on several processes three all-reduces and a host read. At the
-        batches before it a copy of their rows. Else the test of a flag.
+        At a check sums of 512 rows, of at most 128 dimensions (wider ones through a fixed random projection; of more
+        than 65,536 numbers, 4,096 sums with random signs are kept), one copy to the host, eigenvalues of 128 x 128
+        there; on several processes three all-reduces and a host read. At the batches before it a copy of their rows.
+        Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import RepresentationCollapse
