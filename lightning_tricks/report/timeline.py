@@ -46,7 +46,7 @@ def timeline(logs: Logs, happened: Sequence[Event]) -> list[Block]:
 
 
 def _is_finding_of(text: str, alarmed: Set[str]) -> bool:
-    """Whether a text is a finding that a detector raised an alarm about, with the same words."""
+    """Whether a message is a finding that a detector raised an alarm about, with the same words."""
     finding = Finding.from_text(text)
     return finding is not None and str(finding.kind) in alarmed
 

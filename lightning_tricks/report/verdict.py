@@ -61,7 +61,7 @@ def sentence_of(verdict: str) -> str:
 
 
 def causes_in(text: str) -> list[str]:
-    """Return the causes of the verdicts in a text.
+    """Return the causes of the verdicts in a message.
 
     >>> causes_in("DeadUnits: dead units since step 8 (seen at step 20): 90% are dead. Try: a lower rate.")
     ['dead units']
