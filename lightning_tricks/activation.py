@@ -17,7 +17,7 @@ _FORM = "Write names, with arguments if need be: GradientMonitor,GradientClip(0.
 def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
     """Return the callbacks that a string names, and what is wrong with the rest of it.
 
-    Callbacks stand back for one of the same class in the script, and for a run that cannot have them.
+    A callback yields to one of the same class in the script, and stays out of a run that cannot have it.
 
     Args:
         text: names of callbacks or recipes with commas between them; arguments in parentheses:
@@ -29,12 +29,14 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
         (['GradientMonitor', 'GradientClip'], ["there is no 'PrecisionDocter'. Did you mean 'PrecisionDoctor'?"])
     """
     try:
+        # Parsed and never evaluated: a variable of the environment must not be able to run code.
         parsed = ast.parse(f"[{text}]", mode="eval").body
     except (SyntaxError, ValueError):
         return [], [f"{text!r} cannot be read. {_FORM}."]
     found: list[Any] = []
     problems: list[str] = []
     if not isinstance(parsed, ast.List):
+        # (a string such as ``] + [`` closes the brackets itself)
         return [], [f"{text!r} cannot be read. {_FORM}."]
     for item in parsed.elts:
         try:
@@ -43,6 +45,8 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
             problems.append(str(error))
     for trick in found:
         trick.gives_way = True
+        # Lightning adds these callbacks to the list that the user passed, so that a second Trainer finds those of the
+        # first one there. The serial number tells them apart: see ``Trick.state_key``.
         trick.serial = type(trick).newest = type(trick).newest + 1
     return found, problems
 
@@ -63,6 +67,7 @@ def _one(item: ast.expr) -> list[Any]:
 
 def _arguments(call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments of a call, by position and by name."""
+    # (``**`` and ``*`` would have to be evaluated)
     if any(keyword.arg is None for keyword in call.keywords) or any(isinstance(a, ast.Starred) for a in call.args):
         raise ValueError(f"{ast.unparse(call)!r} cannot be read. {_FORM}.")
     return [_value(a) for a in call.args], {str(k.arg): _value(k.value) for k in call.keywords}
@@ -75,6 +80,7 @@ def _value(node: ast.expr) -> Any:
             return ast.literal_eval(node)
         except ValueError:
             raise ValueError(f"{ast.unparse(node)!r} cannot be read. {_FORM}.") from None
+    # (all of them only keep their arguments: to call one runs no code of the environment)
     known = {cls.__name__: cls for cls in (*ClipRule.__subclasses__(), *_decays(), Rollback)}
     if not isinstance(node.func, ast.Name) or node.func.id not in known:
         name = ast.unparse(node.func)

@@ -30,7 +30,7 @@ DECAY_NAMES = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do one command; return its exit code: 0 for good, 1 for findings, 2 for wrong use.
+    """Run one command; return its exit code: 0 for success, 1 for findings, 2 for wrong use.
 
     Example:
         >>> main(["check", "no_such_file.yaml"])
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"Did you mean {near!r}?" if near else f"There are: {', '.join(names)}."
         print(f"lightning-tricks: there is no command {given[0]!r}. {hint}")
         return 2
+    # (before the parser, which does not know their arguments)
     if given[:1] in (["demo"], ["bench"]):
         return _in_checkout(given[0], given[1:])
     options = parser.parse_args(given)
@@ -120,6 +121,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     return parser, list(commands.choices)
 
 
+# Each command imports what it needs by itself: torch and Lightning take seconds, and a help text needs neither.
 def _version() -> str:
     from lightning_tricks import __version__
 

@@ -24,8 +24,8 @@ from lightning_tricks.trainer_check import conflicts, trainer_faults
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _SECTIONS = ("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "ckpt_path", "weights_only")
 _ENTRIES = ("class_path", "init_args", "dict_kwargs")
-_LARGEST = 1_000_000
-_FOREIGN = object()
+_LARGEST = 1_000_000  # bytes: YAML takes seconds for each megabyte
+_FOREIGN = object()  # stands for what is not ours, or is wrong
 
 
 @dataclass
@@ -89,6 +89,7 @@ def check(content: Mapping[str, Any]) -> Findings:
             found = _callbacks(findings, f"{prefix}trainer.callbacks", trainer.get("callbacks"))
             findings.problems += [f"{prefix}trainer.{fault}" for fault in conflicts(found, trainer, part)]
     for where, entry in _entries(content, ""):
+        # (callbacks were checked above, where it is known that they are callbacks)
         if ".callbacks" not in f".{where}":
             _entry(findings, where, entry, callback=False)
     findings.unchecked = sorted(set(findings.unchecked))
@@ -129,6 +130,7 @@ def _callbacks(findings: Findings, where: str, given: Any) -> list[Any]:
     rows = given if isinstance(given, list) else [] if given is None else [given]
     for i, row in enumerate(rows):
         place = f"{where}[{i}]" if isinstance(given, list) else where
+        # (jsonargparse takes a class path alone for one without arguments)
         if isinstance(row, str):
             row = {"class_path": row}
         if isinstance(row, Mapping) and "class_path" in row:
@@ -156,6 +158,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     path = str(entry["class_path"])
     cls = _ours(path)
     if cls is None:
+        # (a short name may be one of Lightning's own callbacks: only one that is near to ours is a mistake)
         if path.split(".")[0] == "lightning_tricks" or (callback and "." not in path):
             near = nearest(path.rsplit(".", 1)[-1], public_classes())
             hint = f" Did you mean 'lightning_tricks.{near}'?" if near else ""
@@ -167,6 +170,7 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     before = len(findings.problems)
     findings.checked += 1
     _names(findings, f"{where}.", entry, _ENTRIES, "a class_path entry")
+    # (``init_args:`` without anything below is None in YAML)
     given = entry.get("init_args") or {}
     if not isinstance(given, Mapping):
         findings.problems.append(f"{where}.init_args: {given!r} is not a mapping of arguments to values.")
@@ -177,10 +181,12 @@ def _entry(findings: Findings, where: str, entry: Mapping[str, Any], *, callback
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
     for name in missing:
         findings.problems.append(f"{where}.init_args: {cls.__name__} needs {name}.")
+    # (without an argument that is not ours the constructor would complain of what is not wrong)
     foreign = any(v is _FOREIGN for v in values.values())
     if len(findings.problems) > before or foreign:
         return _FOREIGN
     try:
+        # (made for the checks of its constructor, which only keeps what it is given)
         return cls(**values)
     except (TypeError, ValueError) as error:
         findings.problems.append(f"{where}: {error}")
@@ -193,6 +199,7 @@ def _value(findings: Findings, where: str, value: Any, parameters: Mapping[str, 
         return _entry(findings, where, value, callback=False)
     name = where.rsplit(".", 1)[-1]
     hint = str(parameters[name].annotation) if name in parameters else ""
+    # (YAML has no tuples)
     if isinstance(value, list) and "tuple[" in hint:
         return tuple(value)
     if isinstance(value, str) and "." in value and ("Callable" in hint or "Action" in hint):

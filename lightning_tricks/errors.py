@@ -74,6 +74,7 @@ def shown(value: object) -> str:
     (True, '[0, 0, 0, 0, 0, 0, ...]')
     """
     try:
+        # (the whole text of a large list would take long to make, only to be cut)
         huge = isinstance(value, (str, bytes, list, tuple, dict, set)) and len(value) > 1000
         text = " ".join((reprlib.repr if huge else repr)(value).split())
     except Exception:  # of a class of the user's
@@ -89,6 +90,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True
+    # Lightning's own test wants to read "CUDA" too, and so misses ROCm, Apple's GPUs and a cuBLAS that got no memory.
     signs = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 

@@ -18,7 +18,7 @@ from lightning_tricks.recipes import Recipe, Tricks, as_recipe
 class TricksMixin:
     """Give a LightningModule callbacks, and an optimizer if it has none: ``class Net(TricksMixin, LightningModule)``.
 
-    Callbacks of a type that the Trainer already has are left out, which is said once: Lightning itself would take the
+    Callbacks of a type that the Trainer already has are left out, with one warning: Lightning itself would take the
     module's and drop the Trainer's. The optimizer is that of the recipe, AdamW without one: no weight decay on biases
     and norms, fused where the device has it; its rate is the module's ``lr`` or ``learning_rate`` (attribute or
     hyperparameter) if there is one. A ``configure_optimizers`` of the module or of a base class stays.
@@ -82,6 +82,7 @@ class TricksMixin:
         mine = [trick for trick in self._able() if not any(isinstance(c, type(trick)) for c in present)]
         foreign = [c for c in present if not any(c is trick for trick in self.recipe)]
         hidden = sorted({type(t).__name__ for t in self.recipe for c in foreign if isinstance(c, type(t))})
+        # (Lightning asks for the callbacks at each fit, validate and test)
         if hidden and not self.__dict__.get("_told"):
             self._told = True
             text = f"the Trainer has a {' and a '.join(hidden)} of its own; the module's is left out."
@@ -113,6 +114,7 @@ class TricksMixin:
 
     def _able(self) -> list[Any]:
         """Return the tricks without those of a recipe's own that cannot look into a module compiled as a whole."""
+        # (what the user chose is left to the user)
         if not self.recipe.choices or not compiled_as_a_whole(self):
             return list(self.recipe)
         blind = [t for t in self.recipe if isinstance(t, PrecisionDoctor)]
@@ -124,13 +126,14 @@ class TricksMixin:
     def _rate(self) -> float | None:
         hyperparameters: Mapping[str, Any] = getattr(self, "hparams", {})
         for name in ("lr", "learning_rate"):
+            # (``__dict__``: ``getattr`` would also find methods, submodules and properties)
             for value in (self.__dict__.get(name), hyperparameters.get(name)):
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     return float(value)
         return None
 
     def _clipped_by_lightning(self) -> bool:
-        # until lightning>2.6.6: with a fused optimizer, mixed precision refuses gradient_clip_val
+        # until lightning>2.6.6 (#21435): with a fused optimizer, mixed precision refuses gradient_clip_val
         trainer = trainer_of(self)
         return bool(trainer is not None and trainer.gradient_clip_val)
 

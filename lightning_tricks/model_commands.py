@@ -88,6 +88,7 @@ def _imported(place: str) -> Any:
             raise ValueError(f"{place}: it cannot be imported. {_FORM}.")
         module = importlib.util.module_from_spec(specification)
         sys.modules[path.stem] = module  # (a DataLoader's processes look its classes up there)
+        # (as ``python file.py`` does: the file may import its neighbours)
         sys.path.insert(0, str(path.resolve().parent))
         specification.loader.exec_module(module)
         return module

@@ -144,6 +144,7 @@ def has_fused_step(kind: tuple[torch.device, torch.dtype]) -> bool:
     (True, False)
     """
     probe = torch.zeros(1, device=kind[0], dtype=kind[1], requires_grad=True)
+    # (``abs``, which is real for complex numbers too)
     torch.autograd.backward(probe.abs().sum())
     try:
         torch.optim.SGD([probe], fused=True).step()
@@ -212,6 +213,7 @@ def layers(module: nn.Module) -> list[list[str]]:
     place = 0
     for name in names:
         inside = next((i + 1 for i, start in enumerate(starts) if name.startswith(start)), None)
+        # (before the first block, in one, or behind: the head)
         place = len(starts) + 1 if inside is None and place else place if inside is None else inside
         found.setdefault(place, []).append(name)
     return [found[key] for key in sorted(found)]

@@ -305,6 +305,7 @@ def recipe(kind: str, **overrides: Any) -> Recipe:
     settings = overrides.pop("optimizer", None)
     if settings is not None:
         optimizer = optimizer.changed(_settings("recipe", "optimizer", settings))
+    # (callbacks are classes, whose names are capitalised)
     whole = {name: value for name, value in overrides.items() if name[:1].isupper()}
     choices, replaced = _with_all(choices, whole)
     for name, value in overrides.items():
@@ -338,6 +339,7 @@ def as_recipe(tricks: Tricks) -> Recipe:
         if kind is not None:
             return recipe(kind, **settings)
         for name in settings:
+            # (a misspelt ``recipe`` would pass for the name of a callback)
             if str(name)[:1].islower() and nearest(str(name), ["recipe", "optimizer"]) == "recipe":
                 rule = "a key must be 'recipe', 'optimizer' or the name of a callback"
                 raise ValueError(message("tricks", str(name), settings[name], rule, "Did you mean 'recipe'?"))

@@ -78,8 +78,10 @@ def _executed(script: Path) -> int:
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:
+        # (Python ends with 1 where ``sys.exit`` was given a string)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
+        # (128 + SIGINT, as shells count)
         return 130
     except Exception:
         traceback.print_exc()
@@ -96,6 +98,7 @@ def _as_started(script: Path, arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        # (the list itself is filled again, since other modules hold it)
         sys.argv, sys.path[:] = argv, path
 
 
@@ -125,5 +128,6 @@ def _observed(folder: Path, seen: list[Path | None]) -> Iterator[None]:
 
 def _is_readable(logger: Any) -> bool:
     """Whether a report can be made of what a logger writes: CSV files and TensorBoard's."""
+    # (by name: each of Lightning's two namespaces has these)
     names = {cls.__name__ for cls in type(logger).__mro__}
     return bool(names & {"CSVLogger", "TensorBoardLogger"}) and getattr(logger, "log_dir", None) is not None

@@ -91,6 +91,7 @@ def _fits(value: Any, forms: set[Any]) -> bool:
             value = yaml.safe_load(value)
         except yaml.YAMLError:
             return False
+    # (a bool is an int for Python, and not for LightningCLI)
     if isinstance(value, bool) or value is None:
         return type(value) in forms
     return type(value) in forms or (isinstance(value, int) and float in forms)

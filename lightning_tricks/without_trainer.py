@@ -133,6 +133,7 @@ def _before_the_first_update(owner: str, trick: Trick, module: Any, train_loader
             enable_model_summary=False,
             num_sanity_val_steps=0,
             limit_val_batches=0 if val_loader is None else 1.0,
+            # (further processes would keep what they find to themselves)
             devices=1,
         )
         if isinstance(train_loader, tuple(n.LightningDataModule for n in namespaces)):
@@ -150,6 +151,7 @@ def _silence() -> Iterator[list[warnings.WarningMessage]]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
+        # (caught, since they are the reason to show where nothing was found)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             yield said
@@ -163,6 +165,7 @@ def _as_before(module: Any) -> Iterator[None]:
     """Put back what a fit changes on a module: its device, its training modes and its Trainer."""
     first = next(iter([*module.parameters(), *module.buffers()]), None)
     device = torch.device("cpu") if first is None else first.device
+    # (of each module: parts may be in evaluation mode on purpose)
     modes = {child: child.training for child in module.modules()}
     trainer = trainer_of(module)
     try:

@@ -253,9 +253,7 @@ def _growth() -> list[str]:
         "- What is added follows the number of layers or groups, and not its square. (torch itself looks at all groups",
     ]
     lines += ["  when another one is added: a million calls at 1,000 groups.)"]
-    lines += [
-        "- Most of the time at the beginning goes into looking through all that the model holds, before a dry run or a resume."
-    ]
+    lines += ["- Most of the begin are the looks through all that the model holds, before it is run dry or resumed."]
     return lines
 
 

@@ -32,6 +32,7 @@ class AttemptState:
         except NotRestorableError as error:  # no reason to end a run in which memory may never run out
             self._obstacle = error.what
             return
+        # The first attempt that succeeds shows which large storages a step writes to; later ones copy these beforehand.
         if self._written is None:
             self._snapshot.note_checksums()
 

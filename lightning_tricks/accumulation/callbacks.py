@@ -228,6 +228,8 @@ class GradientAccumulation(Trick):
         if progress.now.over:
             progress.begin()
             self._gradients.forget()
+            # (Lightning clears gradients where ``batch_idx`` is a multiple of the number of batches that it
+            # accumulates)
             clears_itself = batch_idx == 0 or (progress.fixed is not None and batch_idx % progress.fixed == 0)
             begin_window(trainer, batch_idx, clears_itself=clears_itself)
         elif progress.now.backwards and self._gradients.thrown_away(run):
@@ -235,6 +237,7 @@ class GradientAccumulation(Trick):
         weight = self._reader.weigh(batch)
         whole = weight_of_all(trainer, weight) if progress.by_size else 0.0
         micro_batch = MicroBatch(weight, self._reader.samples(batch, weight), whole)
+        # (a collective: ``join`` calls it for the first micro-batch of the run only, and then on all ranks)
         first = partial(_of_rank_0, trainer, weight)
         progress.join(micro_batch, first=first, world=trainer.world_size)
         if progress.now.batches == 1:
@@ -283,6 +286,7 @@ class GradientAccumulation(Trick):
     def _around_step(self, step: Callable[..., Any], batch: Any, *rest: Any) -> Any:
         """Run a training step, in smaller parts when memory runs out; replace a loss that is missing."""
         run, progress = self.live_run, self._progress
+        # (without gradients this is a look that another callback takes, and no micro-batch)
         if run is None or not torch.is_grad_enabled() or (self.spec.splits and progress.batch is None):
             return step(batch, *rest)
         if self.spec.splits and progress.batch is not None:
@@ -291,6 +295,7 @@ class GradientAccumulation(Trick):
         else:
             output = step(batch, *rest)
         # There are gradients to step with, and Lightning would throw them away.
+        # (on several processes Lightning itself refuses a step without a loss, #19918)
         if output is None and progress.now.backwards and run.loss_scale.active and run.trainer.world_size == 1:
             progress.batch = None
             return loss_of_nothing(run.trainer)
@@ -310,6 +315,7 @@ class GradientAccumulation(Trick):
             return
         weight, size = now.weight, now.samples
         if world > 1:
+            # (one all-reduce for both)
             pair = torch.stack([as_scalar(weight, device), as_scalar(size, device)])
             weight, size = reduced(run.trainer.strategy, pair, "sum").unbind()
         self._effective = size

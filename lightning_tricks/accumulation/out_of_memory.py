@@ -70,6 +70,7 @@ class SplitStep:
         """
         module = run.trainer.lightning_module
         parameters = list(module.parameters())
+        # (1e-9: the limit may be a quotient, and 8 / (8 / 3) must not become four parts)
         parts = 1 if self.limit is None else max(1, math.ceil(self._count(batch) / self.limit - 1e-9))
         told = None
         while True:
@@ -79,6 +80,7 @@ class SplitStep:
                 self._attempt_state.succeeded()
                 break
             told = error
+            # (parts that still fitted have left gradients behind)
             gradient_writer.take(parameters)
             self._attempt_state.put_back(error)
             parts = self._more(batch, parts, error)
@@ -109,6 +111,7 @@ class SplitStep:
             TrickError: it cannot be split further.
         """
         size = self._count(batch)
+        # What the failed attempt held may be in reference cycles, and ``empty_cache`` gives back only what is free.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -183,6 +186,7 @@ def _run_parts(
         losses.append(loss.detach().float().reshape(()))
         counted.append(share)
         sizes.append(count(piece) if isinstance(output, Mapping) and len(pieces) > 1 else 0)
+        # Without its loss: the graph of a part has to be gone before the next one needs the memory.
         outputs.append({**output, "loss": None} if isinstance(output, Mapping) else {})
     if not losses:
         return _Done(None, logged, shares)
@@ -200,6 +204,8 @@ def _backward(run: TrainingRun, loss: Tensor, factor: float | Tensor) -> None:
         trained = [p for p in run.trainer.lightning_module.parameters() if p.requires_grad]
         handles = gradient_writer.leave_out(trained, factor != 0)
     try:
+        # ``training_step`` runs under autocast, in which torch advises against a backward pass; Lightning's is outside
+        # too.
         with torch.autocast(loss.device.type, enabled=False):
             part = loss * factor
             (part if scaler is None else scaler.scale(part)).backward()  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from lightning_tricks.accumulation.window import Target, Window, as_window
 from lightning_tricks.errors import message, require_choice
 
 OWNER = "GradientAccumulation"
+# linear: Goyal et al., arXiv:1706.02677, for SGD; sqrt: Malladi et al., arXiv:2205.10287, for Adam
 SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda ratio: 1.0, "linear": float, "sqrt": math.sqrt}
 
 

@@ -139,6 +139,7 @@ def _cut(value: Any, start: int, stop: int, length: int, dim: int, records: bool
         return _cut(inner, start, stop, length, dim, records)
 
     if isinstance(value, Tensor):
+        # (a view: where memory is short, no part of the batch is copied)
         return value.narrow(dim, start, stop - start) if value.ndim > dim and value.shape[dim] == length else value
     if dim == 0 and (own := _own_cut(value, start, stop, length)) is not None:
         return own

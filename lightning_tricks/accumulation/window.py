@@ -38,6 +38,7 @@ class Window(ABC):
         left, updates, size = int(batches), 0, micro_size or 1.0
         for change in (*(start - done for start in self.changes() if start > done), math.inf):
             window = self.planned(size, done + updates)
+            # (-(-a // b) is a / b, rounded up)
             whole = min(-(-left // window), change - updates)  # windows of one length at a time, however many they are
             left, updates = left - int(whole) * window, updates + int(whole)
             if left <= 0:
@@ -102,6 +103,7 @@ class ByUpdate(Window):
 
     def enlarged(self, factor: int) -> Window:
         """Return the longer window."""
+        # (before the first key there is 1, and it grows as well)
         return ByUpdate({start: factor * batches for start, batches in {0: 1, **self.schedule}.items()})
 
 

@@ -22,6 +22,7 @@ class WindowGradients:
 
     def note(self, run: TrainingRun) -> None:
         """Remember, after a backward pass, what was written."""
+        # (one gradient stands for all: ``zero_grad`` treats them alike)
         written = next((p.grad for view in run.views for p in view.parameters if p.grad is not None), None)
         self._last_write = None if written is None else (written, version_of(written))
 
@@ -54,6 +55,7 @@ class WindowGradients:
         written, version = self._last_write
         if first is None or (first is written and version_of(written) == version):
             return first is None
+        # A host read, and only after somebody wrote to them: ``zero_grad(set_to_none=False)`` leaves tensors of zeros.
         return not any(gradient_writer.holds_something(g) for g in (first, *gradients))
 
     def leave_out(self, module: Any, factor: float | Tensor) -> None:

@@ -42,6 +42,7 @@ def permutation_test(similarity: Tensor, part: Tensor, keep: Tensor) -> tuple[Te
     a = torch.where(together, similarity, 0.0)
     rows, columns = a.sum(1) / count, a.sum(0) / count
     centred = (a - rows[:, None] - columns + (inside @ rows / count)[:, None]) * inside
+    # (what centring leaves of equal values is rounding; divided by its own size, it would be a large score)
     rounding = 16 * torch.finfo(a.dtype).eps * a.abs().amax()
     centred = torch.where(centred.abs() > rounding, centred, 0.0)
     return centred.diagonal().sum(), (centred.square() / (count - 1).clamp(min=1)[:, None]).sum()
@@ -101,6 +102,7 @@ def fingerprints(samples: Tensor) -> Tensor:
     """
     flat = samples.detach().reshape(len(samples), -1)
     shown = flat.index_select(1, spread(flat.shape[1], _PLACES, flat.device)).float()
+    # (each place has a weight of its own: samples with the same numbers at other places differ)
     weights = torch.linspace(1.0, 2.0, shown.shape[1], device=shown.device).sin()
     return (shown * weights).sum(1)
 

@@ -207,6 +207,7 @@ def of_usage(kind: str, active: Sequence[str], values: Mapping[str, float], modu
         found = f"{module} gives all inputs the same probabilities: conditional entropy "
         found += f"{values['conditional_entropy']:.3f}, entropy of their mean {values['marginal_entropy']:.3f} nats"
         return cause, (found,), advice
+    # (2: the entropy of a single action is 0)
     random = values.get("conditional_entropy", math.inf) / math.log(max(2.0, values["entries"]))
     if kind == "policy" and "variety" not in active and random > _RANDOM:
         found = (

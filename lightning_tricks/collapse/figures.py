@@ -34,6 +34,7 @@ def draw_spectrum(eigenvalues: Sequence[float], history: History, layer: str) ->
     """Return the spectrum of the covariance, and variance and rank over time."""
     figure, (left, right) = _new(2)
     top = max([*eigenvalues, 1e-12])
+    # (0 has no logarithm)
     left.plot(range(1, len(eigenvalues) + 1), [max(v / top, 1e-9) for v in eigenvalues], color="tab:blue")
     left.set(yscale="log", ylim=(1e-7, 2), xlabel="dimension", ylabel="variance / largest")
     left.set_title(f"spectrum of {layer}", fontsize="medium")
@@ -87,6 +88,7 @@ def draw_samples(generated: Sequence[Sequence[float]], real: Sequence[Sequence[f
     """Return generated samples over real ones in the first two dimensions, and the measures over time."""
     figure, (left, right) = _new(2)
     for rows, color, name in ((real, "tab:gray", "real"), (generated, "tab:red", "generated")):
+        # (the last number, so that samples of a single one can be drawn too)
         left.scatter([r[0] for r in rows], [r[-1] for r in rows], s=6, alpha=0.5, color=color, label=name)
     left.set_title("samples", fontsize="medium")
     left.legend(fontsize="small")
@@ -138,5 +140,6 @@ def draw_posterior(kl: Sequence[float], history: History, module: str) -> Figure
     left.set(xlabel="dimension, largest first", ylabel="KL divergence [nats]")
     left.set_title(f"posterior of {module}", fontsize="medium")
     _lines(right, history, ("kl", "active_units", "largest_mean_variance"), "0 carries nothing")
+    # (symlog: 0 is what matters here)
     right.set_yscale("symlog", linthresh=0.1)
     return figure

@@ -46,6 +46,7 @@ class FirstBatch:
         """Return the vector of a check, and what was measured of the first batch; None where that was not sent."""
         if not self._sent:
             return vector, None
+        # (both were measured in the same way, and are of one length)
         half = len(vector) // 2
         self._measured, self._sent = None, False
         return vector[:half], vector[half:]

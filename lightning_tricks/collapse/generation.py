@@ -20,6 +20,7 @@ def distances(one: Tensor, two: Tensor) -> Tensor:
     >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[5.]], dtype=torch.float64)
     """
+    # (as a matrix product, the distance of near samples would be the difference of large numbers)
     return torch.cdist(rows(one), rows(two), compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -154,6 +155,7 @@ def vendi_score(features: Tensor) -> Tensor:
         return torch.zeros((), dtype=torch.float64, device=features.device)
     # the Gram matrix and the second-moment matrix have the same eigenvalues: take the smaller one
     matrix = unit @ unit.T if n <= d else unit.T @ unit
+    # (rounded: equal samples have a score of 1, and not of 1 and the errors of the eigenvalues)
     return entropy(torch.linalg.eigvalsh(matrix / n).clamp(min=0.0)).exp().round(decimals=9)
 
 

@@ -34,6 +34,7 @@ class _Assignments(_Sums):
         if not assignments.is_floating_point():
             counted = usage.counted_entries(assignments.detach(), self.num_entries).double()
             self.votes += counted
+            # (a choice is a probability of 1)
             self.probability += counted
             self.count += counted.sum()
             return

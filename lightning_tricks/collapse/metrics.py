@@ -20,6 +20,7 @@ from lightning_tricks.modules.labels import counts
 class _Sums(Metric):
     """Adds up what the function of a subclass needs. Values are of all samples since ``reset``."""
 
+    # (for torchmetrics: what is summed has no gradients, and the value of a batch needs no second pass over all)
     is_differentiable = False
     full_state_update = False
 
@@ -314,6 +315,7 @@ class _Predictions(_Sums):
         keep = counts(label, self.ignore_index)  # by weights and not by index, which would wait for a GPU
         weight = keep.to(torch.float64)
         label = torch.where(keep, label, 0)
+        # (zeroed, since NaN times a weight of 0 is NaN)
         log_probability = torch.where(keep[:, None], flat, 0.0).log_softmax(1)
         share, guess = log_probability.exp(), flat.argmax(1)
         self.labels.index_add_(0, label, weight)
@@ -668,6 +670,7 @@ class _Samples(Metric):
 
     def _kept(self, kind: str, least: int) -> Tensor:
         found = getattr(self, kind)
+        # (torchmetrics makes one tensor of a list when it gathers the processes)
         parts = found if isinstance(found, list) else [found]
         width = max(1, int(self.width))
         samples = torch.cat(parts).reshape(-1, width) if parts else torch.zeros(0, width)

@@ -33,6 +33,7 @@ def kl_terms(mean: Tensor, log_variance: Tensor) -> Tensor:
     >>> kl_terms(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]))
     tensor([0.5000, 0.0000])
     """
+    # (expm1: near the prior, exp(v) - 1 is the difference of nearly equal numbers)
     return (mean.square() + torch.expm1(log_variance) - log_variance) / 2
 
 

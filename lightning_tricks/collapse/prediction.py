@@ -85,6 +85,7 @@ def balanced_skill(hits: Tensor, labels: Tensor) -> Tensor:
     classes = there.sum().to(labels.dtype)
     recalls = torch.where(there, hits / labels.clamp(min=1), 0.0).sum() / classes.clamp(min=1)
     chance = 1 / classes.clamp(min=1)
+    # (with two classes or more this is at least 0.5; the bound keeps a single one from dividing by 0)
     return torch.where(classes > 1, (recalls - chance) / (1 - chance).clamp(min=0.5), torch.nan)
 
 

@@ -10,7 +10,7 @@ from lightning_tricks.collapse.prediction_values import Targets
 from lightning_tricks.detection.alarm import Alarm
 
 _SIGNIFICANT = 2.0  # standard errors
-_LITTLE = 0.02  # skill that samples learnt by heart give soon
+_LITTLE = 0.02  # skill that memorised samples soon give
 _FOLLOWED = 0.05  # squared correlation of predictions that are not constant
 _NO_SPREAD = 3e-4  # of the limit of the variance of classes
 _SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e-4 of the targets', 1 % of their std

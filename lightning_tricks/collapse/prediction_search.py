@@ -96,6 +96,7 @@ def candidates(seen: Mapping[str, Tensor], targets: Sequence[Tensor]) -> dict[st
             continue
         rows = fit[0]
         labels = rows.get("target")
+        # (class numbers beyond the outputs belong to another head)
         if labels is None or (labels.numel() and int(labels.max()) < rows["logits"].shape[1]):
             found[name] = rows
     return found
@@ -141,6 +142,7 @@ def told(fits: Mapping[str, Mapping[str, Tensor]], seen: Mapping[str, Tensor]) -
     "output='head' [4, 3]"
     """
     names = [name for name in seen if name in fits] or list(seen)
+    # (the last ones first: predictions come out at the end)
     return listed([f"output={name!r} {list(seen[name].shape)}" for name in reversed(names)], 5)
 
 
@@ -149,6 +151,7 @@ def _losses(rows: Mapping[str, Tensor]) -> list[Tensor]:
     if "target" in rows:
         logits, target = rows["logits"].float(), rows["target"]
         target = target.masked_fill(target < 0, -100)
+        # (a module may return log-probabilities)
         return [F.cross_entropy(logits, target), F.nll_loss(logits, target)]
     output, values = rows["output"].float(), rows["values"].float()
     found = [F.mse_loss(output, values), F.l1_loss(output, values), F.smooth_l1_loss(output, values)]

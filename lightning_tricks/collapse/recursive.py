@@ -123,6 +123,7 @@ class MixedGenerations(Dataset[Any]):
         return self.mode == "accumulate" and index < self._sizes[0]
 
     def _reals_before(self, index: int) -> int:
+        # (1e-9: 0.29 * 100 is a little less than 29)
         return min(self._sizes[0], int(index * self.fraction + 1e-9))
 
     def __getitem__(self, index: int) -> Any:

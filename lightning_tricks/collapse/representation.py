@@ -190,6 +190,7 @@ def uniformity(features: Tensor, block: int = 1024) -> Tensor:
     for part in torch.split(unit, block):
         distances = (part.square().sum(1, keepdim=True) + unit.square().sum(1) - 2 * part @ unit.T).clamp(min=0.0)
         total += (-2 * distances).exp().sum()
+    # (without the n pairs of a row with itself, which add exp(0) each)
     return ((total - n) / (n * (n - 1))).log()
 
 

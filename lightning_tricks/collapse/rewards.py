@@ -23,6 +23,7 @@ def reward_in(place: Mapping[Any, Any]) -> Tensor | None:
     tensor(1.5000)
     """
     for name, value in place.items():
+        # (the loss of a reward model is not a reward)
         named = isinstance(name, str) and _NAMED.search(name) and "loss" not in name.lower()
         if named and isinstance(value, Tensor) and value.numel() and not value.is_complex():
             return value.detach().float().mean()

@@ -76,6 +76,7 @@ def sketch(width: int, size: int, device: torch.device) -> Tensor:
     >>> sketch(1000, 64, torch.device("cpu")).shape
     torch.Size([1000, 64])
     """
+    # A generator of its own, on the CPU: the same projection on all devices and processes, and the run's numbers stay.
     generator = torch.Generator().manual_seed(0)
     matrix: Tensor = torch.randn(width, size, generator=generator) / float(size) ** 0.5
     return matrix.to(device, non_blocking=True)
@@ -199,8 +200,7 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
     Args:
         vector: of ``measured_features``.
         known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for
-        classes
-            and for halves, and hidden values say what of the variance of directions each half has.
+            classes and for halves, and hidden values say what of the variance of directions each half has.
 
     >>> sums = {}
     >>> add_features(sums, torch.eye(4).repeat(50, 1), torch.zeros(4))
@@ -227,9 +227,8 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
     if known:
         halves = structure.half_rank_share(covariance, least) if finite else 0.0
         share = values["rank_share"]
-        if (
-            1 < possible < min(size, count - 1)
-        ):  # classes on a line have a rank of 1 of few: that is collapsed all the same
+        # (classes on a line have a rank of 1 of few: that is collapsed all the same)
+        if 1 < possible < min(size, count - 1):
             share = min(share, (rank - 1) / (possible - 1))
         values |= {"_sphere_variance": max(variance, *first[:2]), "_rank_share": max(share, halves)}
     return values, eigenvalues.tolist()
@@ -253,6 +252,7 @@ def add_predictions(sums: Sums, logits: Tensor, target: Tensor) -> None:
     """
     classes = logits.shape[1]
     valid = counts(target)
+    # (what is left out gets any class, and the weight 0)
     weight, label = valid.float(), target.clamp(min=0, max=classes - 1)
     log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)  # (0 x NaN is NaN)
     p = log_p.exp()

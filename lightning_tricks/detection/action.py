@@ -111,6 +111,7 @@ def carry_out(
     Raises:
         AlarmError: the action is ``"raise"``, or there were as many rollbacks as are allowed.
     """
+    # (``warn`` puts the detector's name in front of the text itself)
     owner, text = verdict.detector, str(verdict).split(": ", 1)[-1]
     if action == "raise":
         raise AlarmError(verdict)

@@ -95,6 +95,8 @@ def steepness(values: Sequence[float]) -> float:
     slope = sum(x * y for x, y in zip(places, values, strict=True)) / size
     rest = sum((y - mean - slope * x) ** 2 for x, y in zip(places, values, strict=True))
     error = math.sqrt(rest / (n - 2) / size)
+    # Where all points lie on a line, rounding leaves a tiny error that would make any slope look certain by chance
+    # alone.
     return slope / error if error > 1e-12 * max(1.0, abs(mean)) else math.copysign(math.inf, slope) if slope else 0.0
 
 
@@ -141,6 +143,7 @@ class Alarm:
             peak = state["peak"]
             usable = peak is not None and peak >= self.least_peak
             limits.append(self.of_peak * peak if usable else -math.inf)
+        # The lower bound decides: a check is bad only when the value is below both.
         return min(limits, default=-math.inf)
 
     def rising(self, value: float, state: State) -> bool:
@@ -169,10 +172,12 @@ class Alarm:
             return False, state
         peak = value if state["peak"] is None else max(value, state["peak"])
         new: State = {**state, "peak": peak}
+        # (once there is an alarm, it lasts until the value is good, also while it rises)
         bad = value < self.limit(new) and (state["alarmed"] or not self.rising(value, state))
         new["last"] = [*state["last"], value][-max(1, self.trend) :]
         if state["alarmed"]:
             limit = self.limit(new)
+            # (the limit may be negative, and the value has to be above it all the same)
             if value >= limit + (self.recovery - 1) * abs(limit):
                 new.update(alarmed=False, streak=0, first=None, since=None)
             return False, new

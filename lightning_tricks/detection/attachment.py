@@ -77,6 +77,7 @@ class Attachment:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             self._if_watched(lambda: seen(output))
 
+        # (``no_grad``: what is computed of the output must not join the graph of the user's loss)
         handle = module.register_forward_hook(Hook(torch.no_grad()(hook)))
         self.keep(handle)
         return handle

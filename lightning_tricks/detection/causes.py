@@ -68,6 +68,7 @@ class Cause(str, Enum):
     def __repr__(self) -> str:
         return f"Cause.{self.name}"
 
+    # (versions of Python differ in what they show of an enum of strings in an f-string)
     def __format__(self, spec: str) -> str:
         return format(self.value, spec)
 
@@ -97,7 +98,7 @@ class Cause(str, Enum):
 
 
 class Hint(str, Enum):
-    """What is worth a look and no alarm; equal to its text, as in ``finding.kind == "plateau"``.
+    """What is worth a look, but not an alarm; equal to its text, as in ``finding.kind == "plateau"``.
 
     Example:
         >>> Hint.PLATEAU == "plateau", Hint.SMALL_UPDATES.rate.name

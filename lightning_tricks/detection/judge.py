@@ -152,7 +152,7 @@ class Judge:
         keep_bounded(self.history)
 
     def rolled_back(self) -> None:
-        """Begin again, with the same grace: the run is where it was. The same cause may come again, and is told."""
+        """Start again with the same grace: the run is back where it was. The same cause may recur, and is reported."""
         self.states = {name: alarm.init() for name, alarm in self.rules.items()}
         self.progress, self.verdict = 0.0, Verdict(self.detector)
 
@@ -178,5 +178,6 @@ class Judge:
             raise ValueError("an alarm without a beginning")
         self.states = {**self.states, **known}
         self.progress, self.verdict = state["progress"], Verdict.from_dict(state["verdict"])
+        # (before ``raised`` was added, a state held the present verdict only)
         raised = [Raised(Verdict.from_dict(r["verdict"]), r["checks"]) for r in state.get("raised", [])]
         self.raised = raised or ([Raised(self.verdict)] if self.verdict.alarmed else [])

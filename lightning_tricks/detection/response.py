@@ -46,6 +46,7 @@ class Response:
 
     def act(self, run: TrainingRun, healthy: bool) -> None:
         """Do what the user wants done about an alarm; keep a state when all is well."""
+        # Taken first: the action may raise, and the same alarm must not be acted on once more after a resume.
         verdict, self.pending = self.pending, None
         if verdict is not None:
             self._show(run, verdict)
@@ -68,6 +69,7 @@ class Response:
         rollbacks = self.rollbacks
         return {
             "pending": None if self.pending is None else self.pending.as_dict(),
+            # (the key that earlier versions wrote)
             "rescue": rollbacks.state_dict() if rollbacks is not None and rollbacks.owner is self._trick else None,
         }
 

@@ -100,6 +100,7 @@ class RollbackManager:
         """
         self._healthy[owner.state_key] = healthy
         now = run.clock.attempted(0)
+        # The copy waits for the device. It is made only where all is well, and at most once per ``distance`` updates.
         if all(self._healthy.values()) and (not self._states or now - self._states[-1][0] >= self.distance):
             self._states = [*self._states, (now, self._taken(run))][-self.config.keep :]
             self._first = None
@@ -125,6 +126,7 @@ class RollbackManager:
         step, state = kept[0]
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
+        # (the later ones may hold the beginning of the failure)
         self._states = self._states[:1]
         self._healthy = dict.fromkeys(self._healthy, False)  # (until each has looked again)
         done = [f"Went back to the state after {step} updates", *self._remedy(run, verdict.cause)]
@@ -144,6 +146,7 @@ class RollbackManager:
         lower = self.config.lr_factor < 1 and (again or cause.remedy is not Remedy.OTHER_DATA)
         done = []
         if larger:
+            # Set and not multiplied: with each rollback the window would otherwise grow by the factor again.
             self.accumulate_factor = self.config.accumulate_factor
             run.window.ask(self.accumulate_factor)
             done.append(f"updates from {self.accumulate_factor} times as many batches")
@@ -163,6 +166,7 @@ class RollbackManager:
             "accumulate_factor": self.accumulate_factor,
             "states": [{"step": step, "state": state} for step, state in self._states],
             "first": None if self._first is None else {"step": self._first[0], "state": self._first[1]},
+            # (earlier versions used this key, and their checkpoints load)
             "content": dict(self._healthy),
         }
 

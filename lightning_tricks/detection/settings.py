@@ -12,8 +12,8 @@ from lightning_tricks.lifecycle.horizon import UnknownHorizonError, forecast_upd
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.duration import Duration
 
-LONGEST_GRACE = 1000
-UNKNOWN_GRACE = 200
+LONGEST_GRACE = 1000  # updates; a share of a very long run would silence a detector for days
+UNKNOWN_GRACE = 200  # updates, where the length of the run is not known
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def _put_plain_state(optimizer: Optimizer, saved: dict[int, dict[str, Any]]) -> 
         if values is None:
             optimizer.state.pop(p, None)
             continue
+        # (such as a momentum buffer that the first update after the snapshot made)
         for name in held.keys() - values.keys():
             del held[name]
         for name, value in values.items():
@@ -80,6 +81,7 @@ def _put_plain_state(optimizer: Optimizer, saved: dict[int, dict[str, Any]]) -> 
             if isinstance(value, Tensor) and isinstance(mine, Tensor) and mine.shape == value.shape:
                 mine.copy_(value)
             elif isinstance(value, Tensor):
+                # torch keeps Adam's 0-d step counter on the host, unless the optimizer is fused or capturable.
                 held[name] = (
                     value.to(p.device, copy=True) if value.ndim or _steps_on_device(optimizer) else value.clone()
                 )

@@ -119,12 +119,13 @@ class Watch(Stages):
         self.sampler.start(every, run.clock.attempted(0) if run.views else 0)
         self.judge.grace = grace_in_updates(run, self.settings)
         self.probe.on_start(run, self.judge, every)
+        # (states to go back to are at least two checks apart)
         self.response.start(run, 2 * every)
         if state is not None:
             self._load(run, state)
 
     def _rolled_back(self, run: TrainingRun) -> None:
-        """Begin again, with the same grace: the run is where it was."""
+        """Start again, with the same grace time: the run is back where it was."""
         self.probe.sums = {}
         self.sampler.rolled_back()
         self.judge.rolled_back()
@@ -276,6 +277,7 @@ class Watch(Stages):
         """Alarms with their baselines, what was gathered since the last check, and the states to go back to."""
         run = self.trick.run_or_none
         if run is not None:
+            # What is on its way belongs to the state: a resumed run would not measure it again.
             run.publisher.flush()
         sampler = self.sampler
         return {

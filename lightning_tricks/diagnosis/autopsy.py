@@ -31,6 +31,7 @@ def nonfinite_names(module: nn.Module) -> list[str]:
     ['bias']
     """
     named = [*module.named_parameters(), *module.named_buffers()]
+    # (this process's part alone: a collective would wait for others, which may be gone)
     return [n for n, t in named if t.is_floating_point() and not bool(torch.isfinite(local(t.detach())).all())]
 
 
@@ -44,6 +45,7 @@ def batch_statistics(batch: Any) -> list[dict[str, Any]]:
     for place, leaf in tree_flatten_with_path(batch)[0]:
         if not isinstance(leaf, Tensor):
             continue
+        # (float64: sums of float16 would overflow)
         values = leaf.detach().double()
         finite = values[torch.isfinite(values)]
         row: dict[str, Any] = {
@@ -80,6 +82,7 @@ def outlying_rows(batch: Any, factor: float = 1e3) -> str:
             rows = f"row {bad[0]}" if len(bad) == 1 else f"{len(bad)} of {len(sizes)} rows, first row {bad[0]},"
             return f"{rows} of {where} hold{'s' if len(bad) == 1 else ''} NaN or inf"
         top, usual = float(sizes.max()), float(sizes.median())
+        # (of two rows nobody can say which one is unusual)
         if len(sizes) > 2 and usual > 0 and top > factor * usual:
             row = int(sizes.argmax())
             return f"row {row} of {where} holds values up to {top:.3g}, {top / usual:.1g} times those of the others"
@@ -161,5 +164,6 @@ def write(report: Mapping[str, Any], folder: Path) -> Path:
     for name, text in ((JSON_NAME, json.dumps(plain(report), indent=1)), (TEXT_NAME, as_text(report))):
         part = folder / f"{name}.part"
         part.write_text(text + "\n", encoding="utf-8")
+        # (whoever reads it finds the old file or the new one, also when the process is killed meanwhile)
         os.replace(part, folder / name)
     return folder / TEXT_NAME

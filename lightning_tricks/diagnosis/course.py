@@ -113,6 +113,7 @@ class Course:
         if len(sizes) != len(self.sizes):  # (layers were frozen or thawed)
             self.sizes = list(sizes)
         shares = sorted(now / first for now, first in zip(sizes, self.sizes, strict=True) if first > 0)
+        # (the 80th percentile: four weights in five have shrunk at least as far)
         return shares[int(0.8 * (len(shares) - 1))] if shares else math.nan
 
     def follow_spikes(self, losses: Sequence[float], *, curves: bool = True) -> None:
@@ -248,6 +249,7 @@ class Course:
         apart = loss_curve.never_generalises(train, self.validation, self.start)
         learns = bool(self.scores) and max(self.scores) > self.scores[0] + 0.02
         over = loss_curve.overfitting(train, self.validation, self.start) or (apart and not learns)
+        # (a hundredth is within the noise of a small validation set)
         if over and score and score[0] >= max(self.scores) - 0.01:
             # more and more sure of the few that are wrong, and no worse
             evidence = (

@@ -136,6 +136,7 @@ def _idle(alarm: CourseAlarm) -> Explained:
     if len(rates) > 1 and rates[-1] > rates[-2]:
         reason = f"the learning rate still rises at step {alarm.checks[-1].step}, and is {rates[-1]:.2g}"
         return Cause.UNCHANGED_WEIGHTS, (reason,), ("shorten the warm-up: LRSchedule(warmup='5%')",)
+    # (the rate never fell: it was too low from the start)
     if rates[-1] >= 0.5 * max(rates):
         ratio = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
         reason = (

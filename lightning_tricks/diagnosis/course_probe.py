@@ -1,4 +1,4 @@
-"""CourseProbe: what TrainingDoctor looks at, put together of five parts, and what their numbers mean."""
+"""CourseProbe: what TrainingDoctor looks at, composed of five parts, and what their numbers mean."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class CourseProbe(Probe):
         }
 
     def grace_factor(self, alarm: str) -> float:
-        """What is NaN needs no grace, nor a rate that is gone, which never ends it; a plateau must have time to end."""
+        """NaN needs no grace, nor does a rate that is gone, with which it never ends; a plateau needs time to end."""
         return {"finite": 0.0, "idle": 0.0, "updates": 0.0, "flow": 2.0}.get(alarm, 1.0)
 
     # -- on the device --------------------------------------------------------------------------------------------
@@ -169,6 +169,7 @@ class CourseProbe(Probe):
 
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         """Curves, and advice, which is not an alarm."""
+        # (vectors arrive in the order in which they were sent)
         return self.follow(reading_of(self._layouts.pop(0), vector), judge)
 
     def follow(self, reading: CourseReading, judge: Judge) -> dict[str, float]:

@@ -27,6 +27,7 @@ def order(exam: Examination) -> list[Check]:
     weighted = [counts_of for x in loaders if (counts_of := _weighted(x)) is not None]
     if weighted:
         return [sanity_data.weights_of_samples(*weighted[0])]
+    # (a window of most of the data is like the rest in any order)
     batches = min(WINDOW, max(1, int(min(exam.dry_run.data.batches_per_epoch, 1e6)) // 3))
     target = look.target
     single = target is not None and target.numel() == len(target) and look.sequence is None
@@ -47,6 +48,7 @@ def order(exam: Examination) -> list[Check]:
     window = _last(loaders[0], exam.dry_run.data.batches_per_epoch, batches) or window[:batches]
     found = [tensors[at].reshape(-1).to(whole.device) for tensors in window]
     if look.labels is None:
+        # (numbers are compared in five classes that are equally frequent)
         edges = torch.unique(whole.float().quantile(torch.linspace(0, 1, 6, device=whole.device)[1:-1]))
         found, whole = [sanity_data.in_classes(t, edges) for t in found], sanity_data.in_classes(whole, edges)
     else:
@@ -120,6 +122,7 @@ def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
 
 
 def _items(data: Any, positions: list[int]) -> list[Any]:
+    # (asked as torch's fetcher asks)
     if hasattr(data, "__getitems__") and data.__getitems__:
         return list(data.__getitems__(positions))
     return [data[i] for i in positions]
@@ -190,6 +193,7 @@ def _aligned(training: Any, other: Any, chosen: list[int]) -> tuple[list[bytes],
     (base, places), (other_base, other_places) = _base(training.dataset), _base(other.dataset)
     if training.batch_sampler is None or other.batch_sampler is None:
         return None
+    # (the same data may be two objects, of which one augments)
     if base is not other_base and len(base) != len(other_base):
         return None
     wanted = [int(i) for i in torch.linspace(0, len(other_places) - 1, min(64, len(other_places))).tolist()]

@@ -1,4 +1,4 @@
-"""How much of the time of a training goes by in waiting for data."""
+"""How much of the time of a training is spent waiting for data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DataWait(Stages):
         self.go_on()
 
     def go_on(self) -> None:
-        """What went by until now was no waiting for data, as a validation."""
+        """The time until now, as that of a validation, was not spent waiting for data."""
         self._ended = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

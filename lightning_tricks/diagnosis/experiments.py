@@ -285,9 +285,11 @@ def future(exam: Examination) -> list[Check]:
 
     def later(t: Tensor) -> Tensor:
         mask = before.view(1, -1, *([1] * (t.ndim - 2)))
+        # (from another sample and another place: many samples have the same element at one place)
         return torch.where(mask, t, t.roll(1, 0).roll(1, 1))
 
     batch = tree_map(lambda t: later(t) if t is sequence else t, exam.batch)
+    # (a head that begins at zero hides the sequence until it has been updated)
     for updates in (0, UPDATES_BEFORE_ASKING):
         whole, _ = exam.prediction(exam.batch, evaluate=True, updates=updates)
         other, _ = exam.prediction(batch, evaluate=True, updates=updates)
@@ -350,6 +352,7 @@ def _sequence(exam: Examination) -> Tensor | None:
         if t.shape == target.shape and t.dtype == target.dtype:
             valid = counts(target[:, :-1]) if not t.is_floating_point() else torch.ones_like(t[:, 1:], dtype=torch.bool)
             same = (t[:, 1:] == target[:, :-1])[valid]
+            # (a few elements may have been masked)
             if len(same) and float(same.float().mean()) > 0.99:
                 return t
     return None

@@ -17,6 +17,7 @@ from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
 LEAST_CONFIDENCE = 0.6  # of a finding that is shown
+# update over weight; about 1e-3 is usual (Stanford's lecture notes CS231n)
 SMALLEST_RATIO, LARGEST_RATIO = 1e-4, 1e-2
 _LEAST_WAIT = 10.0  # seconds; a run that waited for less is not worth a change
 _AS_TEXT = re.compile(r"([^()]+) \(step (-?\d+), confidence (\d+)%\): (.*)\. Next: (.*?)\.?", re.S)
@@ -82,6 +83,7 @@ def ranked(findings: Iterable[Finding]) -> list[Finding]:
     """
     kept: list[Finding] = []
     against = {Rate.LOWER: Rate.HIGHER, Rate.HIGHER: Rate.LOWER}
+    # (alarms before advice)
     for finding in sorted(findings, key=lambda f: (isinstance(f.kind, Hint), -f.confidence, f.step)):
         contradicts = any(k.kind.rate is against.get(finding.kind.rate) for k in kept)
         if finding.confidence >= LEAST_CONFIDENCE and not contradicts:
@@ -116,6 +118,7 @@ def plateau(checks: Sequence[Check], total: int) -> Finding | None:
     before = [c for c in known if c.step < recent[0].step]
     if len(recent) < 6 or len(before) < 3:
         return None
+    # (means of three: a single lucky check is not a level)
     smooth = [statistics.fmean(c.median for c in known[i : i + 3]) for i in range(len(known) - 2)]
     gained = max(c.median for c in before[:3]) - min(smooth)
     half = len(recent) // 2
@@ -150,6 +153,7 @@ def oscillation(checks: Sequence[Check], least: int = 10) -> Finding | None:
     size = statistics.fmean(abs(c.mean) for c in recent)
     swing = statistics.median(abs(m) for m in moves)
     rates = [c.rate for c in recent if math.isfinite(c.rate)]
+    # (where the rate goes up and down on purpose, so does the loss)
     cyclic = any(b.rate > a.rate for a, b in pairwise(recent)) and max(rates, default=0.0) > 1.2 * min(
         rates, default=0.0
     )
@@ -204,6 +208,7 @@ def forgetting(checks: Sequence[Check], start: float) -> Finding | None:
     fixed = [c.fixed for c in checks if math.isfinite(c.fixed)]
     if len(fixed) < 5 or start <= 0 or min(fixed) > 0.3 * start or min(c.median for c in checks[-3:]) > 0.5 * start:
         return None
+    # (all of the last three: a single look may be bad by chance)
     if min(fixed[-3:]) <= 1.2 * start:
         return None
     evidence = (

@@ -1,4 +1,4 @@
-"""What the first loss means: is it that of knowing nothing, of a squashing too much, of a sum? No Lightning."""
+"""What the first loss means: is it that of chance, of outputs squashed twice, of a sum? No Lightning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HUGE = 1e3  # targets over outputs
 
 
 def initial_loss(loss: float, counts: Sequence[float], *, recovers: bool | None = None) -> Check:
-    """Compare the first cross entropy with that of not knowing anything, ``ln C``; offer the bias that labels imply.
+    """Compare the first cross entropy with that of chance, ``ln C``; offer the bias that labels imply.
 
     Args:
         loss: mean cross entropy before the first update, in nats.
@@ -32,6 +32,7 @@ def initial_loss(loss: float, counts: Sequence[float], *, recovers: bool | None 
     seen = f"{loss:.3f}; knowing nothing of {classes} classes gives {uniform:.3f}"
     bias = ""
     if prior < 0.9 * uniform:
+        # (1e-4: a class that was not seen would have a bias of -inf)
         shown = ", ".join(f"{math.log(max(p, 1e-4)):.2f}" for p in shares[:8]) + (", ..." if classes > 8 else "")
         bias = f"; an output bias of log frequencies [{shown}] would start at {prior:.3f}"
     if not math.isfinite(loss):

@@ -46,6 +46,7 @@ class FirstStep(Stages):
         """Look at what the graph of the loss has saved; with manual optimization, of the largest of several losses."""
         if self._notes is None or loss.grad_fn is None:
             return
+        # (weights are saved for the backward pass too, and are not activations)
         without = storages([*pl_module.parameters(), *pl_module.buffers()])
         graph = graph_below(loss.grad_fn, without=without)
         if graph.nbytes > self._graph.nbytes:

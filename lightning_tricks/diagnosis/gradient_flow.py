@@ -185,6 +185,7 @@ def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor]) -> bool:
     exam.dry_run.restart()
     with torch.no_grad():
         for p in parameters:
+            # (0.01, so that parameters that are all 0 change as well)
             p.mul_(1.5).add_(0.01)
     with exam.evaluating():
         other = exam.look(exam.batch).prediction
@@ -216,6 +217,7 @@ def _calls(exam: Examination) -> tuple[_Calls, set[int]]:
 
 def _fingerprint(parameter: Tensor) -> tuple[float, float]:
     values = parameter.detach().double()
+    # (two numbers, because copies of all parameters would double their memory)
     return float(values.sum()), float(values.abs().sum())
 
 
@@ -257,6 +259,7 @@ def _left_out(exam: Examination, outside: list[Any], held: set[int]) -> set[int]
     found: set[int] = set()
     for name, module in exam.modules.items():
         ids = {id(p) for p in module.parameters() if p.requires_grad}
+        # (one entry of a list of layers is not left out on purpose)
         if not name or name.rpartition(".")[2].isdigit() or ids & held or ids & last:
             continue
         found |= ids
@@ -281,6 +284,7 @@ def _gives_prediction(exam: Examination, owners: set[int]) -> set[int]:
     prediction = look.prediction
     if prediction is None:
         return set()
+    # (by address: what was noted of the prediction is detached, and so another tensor)
     given = [m for m, t in ended if t.data_ptr() == prediction.data_ptr()]
     return {id(p) for m in given for p in m.parameters()}
 
@@ -290,12 +294,14 @@ def _kept(exam: Examination) -> bool:
     with torch.no_grad():
         marked = [p for o in exam.optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
         marked = [p for p in marked if p.grad.layout == torch.strided]
+        # (marked, so that what is kept shows in the gradients of the next update)
         for p in marked:
             p.grad.fill_(_MARK)
     exam.dry_run.update()
     left = [p.grad for p in marked if p.grad is not None]
     several = len(left) == len(marked) and sum(t.numel() for t in left) > 1
     if not several:
+        # (the other processes ask too)
         return exam.dry_run.steps.anywhere(False)
     low = min(float(t.min()) for t in left)
     high = max(float(t.max()) for t in left)

@@ -34,6 +34,7 @@ class HealthReport(Stages):
 
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the folder, on all processes."""
+        # (``log_dir`` is a broadcast: after a failure, the other processes may not be there to take part)
         self._folder = Path(run.trainer.log_dir or run.trainer.default_root_dir)
 
     def alarmed(self, run: TrainingRun, verdict: Verdict) -> None:

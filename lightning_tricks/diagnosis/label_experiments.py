@@ -23,6 +23,7 @@ def labels(exam: Examination) -> list[Check]:
     """Do labels belong to inputs? Nearest neighbours first, a short training where they say nothing."""
     look, at, dry_run = exam.first, exam.target_at, exam.dry_run
     inputs = exam.inputs(exam.batch)
+    # (``anywhere``, here and below: all processes have to take the same turns)
     if not dry_run.steps.anywhere(look.target is not None):
         return pairs(exam)
     one_each = look.labels is not None and look.target is not None and look.target.shape == (len(look.target),)
@@ -31,6 +32,7 @@ def labels(exam: Examination) -> list[Check]:
     tensors = tensors_of(exam.batch)
     size, source_at = len(look.labels), None  # type: ignore[arg-type]
     for i, t in enumerate(tensors):
+        # (a single number is nothing to find neighbours by)
         if any(t is x for x in inputs) and len(t) == size and t[0].numel() > 1 and source_at is None:
             source_at = i
     if dry_run.steps.anywhere(source_at is None) or source_at is None:
@@ -108,7 +110,7 @@ def pairs(exam: Examination) -> list[Check]:
     if at_once > 3 or shape < sanity_data.STRUCTURE:
         return [sanity_data.pairs_belong(at_once, shape, None)]
     dry_run.data.hold(seen)
-    for _ in range(ROUNDS):  # until pairs are learnt by heart, or those that were never seen are told
+    for _ in range(ROUNDS):  # until seen pairs are memorised, or unseen ones recognised
         for _ in range(UPDATES_ON_SOME):
             dry_run.update()
         check = sanity_data.pairs_belong(
@@ -128,6 +130,7 @@ def _gain_of_pairs(exam: Examination, batches: list[Any], at: int) -> float:
             moved = tensors_of(batch)[at]
             losses: list[float] = []
             for step in (0, 1, 2, 3):
+                # (the same random numbers each time, so that only the pairs differ)
                 set_global_state(state)
                 other = tree_map(lambda t, step=step, moved=moved: t.roll(step, 0) if t is moved else t, batch)
                 loss = exam.look(other).loss

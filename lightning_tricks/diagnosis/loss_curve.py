@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-MAD_TO_STD = 1.4826
+MAD_TO_STD = 1.4826  # the standard deviation of normal noise over its median absolute deviation
 FEWEST_LOSSES = 24  # before the curve of a run says anything, but that it is not finite
 _LARGE_UPDATE = 0.03  # of the weights; ten times what is usual
 _BEFORE_RISE = 12  # checks that a relapse is compared with
@@ -271,6 +271,7 @@ def _scatter(medians: Sequence[float]) -> float:
     """
     changes = [b - a for a, b in pairwise(medians)]
     usual = statistics.median(changes) if changes else 0.0
+    # (the difference of two checks has twice the variance of one)
     return MAD_TO_STD * statistics.median(abs(c - usual) for c in changes) / math.sqrt(2) if changes else 0.0
 
 

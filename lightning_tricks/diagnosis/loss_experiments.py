@@ -90,6 +90,7 @@ def _falls(exam: Examination, share: float, *, one: bool = False) -> bool:
         exam.dry_run.data.hold([exam.batch])
     losses = [loss for loss in (exam.dry_run.update() for _ in range(UPDATES_TO_RECOVER)) if loss is not None]
     exam.dry_run.restart()
+    # (the median of three, since batches differ)
     last = losses[-3:]
     return bool(last) and all(map(math.isfinite, losses)) and sorted(last)[len(last) // 2] < share * losses[0]
 
@@ -119,6 +120,7 @@ def shapes(exam: Examination) -> list[Check]:
     _, other = exam.prediction(batch(torch.zeros_like), evaluate=False)
     if usual is None or rolled is None or other is None:
         return []
+    # (2e-6: the sum is taken in another order)
     invariant = abs(rolled - usual) <= 2e-6 * abs(usual) and abs(other - usual) > 1e-4 * abs(usual)
     found = sanity.pairing(invariant, (tuple(prediction.shape), tuple(target.shape)))
     return [] if found is None else [found]
@@ -161,6 +163,7 @@ def _constant(exam: Examination) -> float | None:
         value = -(share * share.clamp(min=1e-12).log()).sum()
     else:
         target = found.target.float()
+        # (each error has another best constant)
         middle = target.median() if found.kind == "absolute error" else target.mean(0, keepdim=True)
         losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "squared error": nn.functional.mse_loss,

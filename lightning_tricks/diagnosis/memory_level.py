@@ -67,6 +67,7 @@ class MemoryLevel(Stages):
         if math.isfinite(used):
             self.points.append((moment, used))
             if len(self.points) > _MOST_POINTS:
+                # (the first one stays, and the newest stay close together)
                 del self.points[1 : _MOST_POINTS // 2 : 2]
         return used
 

@@ -65,6 +65,7 @@ class MemoryLooks:
         """
         alive = [tensor for reference in self._followed if (tensor := reference()) is not None]
         census = census_of(run, {id(tensor) for tensor in alive})
+        # (or this name would keep the tensors that are looked for alive)
         del alive
         self.add(census, moment, prospect, step, ended=ended)
 

@@ -40,10 +40,11 @@ class MemoryPage(Stages):
 
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Find the folder, on all processes."""
+        # (``log_dir`` broadcasts, so that no process may ask for it alone, as after an error)
         self._folder = Path(run.trainer.log_dir or run.trainer.default_root_dir)
 
     def alarmed(self, run: TrainingRun, verdict: Verdict) -> None:
-        """Write it at an alarm; in the folder there is one of the first process."""
+        """Write it at an alarm; the files are those of the first process."""
         self._write(run, f"alarm: {verdict}", of_all=False)
 
     def failed(self, run: TrainingRun, error: BaseException) -> None:
@@ -86,6 +87,7 @@ class MemoryPage(Stages):
         activations, on_device = parts.first_step.by_module(), parts.level.on_device
         size = parts.first_step.batch if parts.hand.batch is None else batch_size(parts.hand.batch)
         model = model_bytes(module, optimizers)
+        # (buffers have a row of their own)
         own = {f"module.{name}" for name, _ in module.named_buffers()}
         kept = kept_of(census_of(run, set()).holdings, on_device=on_device)
         unused = reading.reserved - reading.allocated if on_device else 0.0

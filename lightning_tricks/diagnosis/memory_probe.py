@@ -117,6 +117,7 @@ class MemoryProbe(Probe):
         self._note(run, growths)
         numbers = numbers_of(reading, used, self.parts.looks.census.tensors, level.rate, growths)
         device = run.trainer.strategy.root_device
+        # (what one platform does not tell is NaN, and the largest of NaN and a number is NaN)
         return reduced(run.trainer.strategy, torch.nan_to_num(numbers).to(device), "max")
 
     @property
@@ -151,7 +152,7 @@ class MemoryProbe(Probe):
         return any(growth.certain for growth in looks.growths)
 
     def _note(self, run: TrainingRun, growths: list[Growth]) -> None:
-        """Tell of what grows without being an alarm, once of each."""
+        """Report what grows without being an alarm, each once."""
         for growth in growths:
             known = self.growths.get(growth.holder)
             self.growths[growth.holder] = growth

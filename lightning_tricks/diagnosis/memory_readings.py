@@ -118,6 +118,7 @@ def resident_bytes(statm: str = "/proc/self/statm") -> float:
         import resource
     except ImportError:  # Windows
         return math.nan
+    # (kilobytes, but on macOS bytes)
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 

@@ -112,6 +112,7 @@ def remedies(table: MemoryTable) -> list[Remedy]:
     for name, nbytes in sorted(table.kept.items(), key=lambda row: -row[1])[:3]:
         text = "detach it (`.detach()`, `.item()`), move it to the CPU, or clear it"
         found.append(Remedy(f"free what {name} keeps: {text}", nbytes, "all of it"))
+    # (less than that is what an allocator keeps in reserve)
     if table.reserved_unused > 0.05 * (table.model + table.active):
         what = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True in the environment, against fragments"
         found.append(Remedy(what, table.reserved_unused, "reserved by the allocator and not in use"))
@@ -181,6 +182,7 @@ class MemoryReport:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON; NaN and inf as None."""
         plain = asdict(self) | {"parts": self.table.parts()}
+        # (through text, since a reader of JSON can replace NaN and inf, and a writer cannot)
         found: dict[str, Any] = json.loads(json.dumps(plain, default=str), parse_constant=lambda _: None)
         return found
 

@@ -14,6 +14,7 @@ from lightning_tricks.modules.batches import samples_of
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.torch_internals import storage_id, tree_flatten_with_path, tree_leaves
 
+# tensors of the size of the weights that an optimizer makes in its first step
 _STATES = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "RMSprop": 1, "Adagrad": 1}
 IN_FUNCTIONS = "functions between modules"
 

@@ -49,6 +49,7 @@ def partners(exam: Examination) -> list[Check]:
         return []
     by_input = _rows(values[0] - values[1])
     by_label = _rows(slopes[0] - slopes[2])
+    # (rows that most samples reach are not samples themselves)
     if len(by_input) > len(values[0]) // 2:
         return []
     check = sanity.wrong_partner(by_input, by_label, sample)
@@ -99,6 +100,7 @@ def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
     if exam.dry_run.data.batches_per_epoch == 1 or _the_same(first, second):
         return "every batch is the same: the rows of one graph or series"
     for t in inputs:
+        # (numbers below the size may be indices of rows)
         edges = not t.is_floating_point() and t.ndim == 2 and _EDGES in t.shape and int(t.max()) < size
         matrix = t.shape == (size, size) and len(inputs) > 1 and bool((t >= 0).all())
         if matrix or (edges and len(t) != size) or t.layout != torch.strided:

@@ -76,16 +76,19 @@ def recognised(loss: float, predictions: Sequence[Tensor], targets: Sequence[Ten
     """
     if not math.isfinite(loss):
         return None
+    # (outputs that are the sigmoid of another one: a loss that takes logits must not get them)
     squashed = {id(p) for p in predictions for q in predictions if _is_sigmoid_of(p, q)}
     pairs = [(p, t) for p in predictions for t in targets]
     candidates = [c for p, t in pairs for c in _candidates(p, t, id(p) in squashed) if math.isfinite(c.value)]
     plain, twice = [c for c in candidates if not c.twice], [c for c in candidates if c.twice]
+    # (a loss that both explain is taken for the right one)
     for group in (plain, twice):
         for candidate in group:
             if _close(loss, candidate.value):
                 return _found(candidate, 1.0)
     for candidate in plain:
         for factor in (-1.0, *map(float, candidate.terms)):
+            # (near 0 every factor would fit)
             if candidate.value > 1e-4 and _close(loss, factor * candidate.value):
                 return _found(candidate, factor)
     return None
@@ -141,6 +144,7 @@ def reversed_risk(loss: float, predictions: Sequence[Tensor], targets: Sequence[
         events = [t for t in single if bool(((t == 0) | (t == 1)).all()) and bool(t.any())]
         for event in events:
             for time in [t for t in single if t is not event and len(torch.unique(t)) > 2]:
+                # (the sum, or a mean over samples or events)
                 shares = (1.0, float(len(time)), float(event.sum()))
                 right, wrong = (float(partial_likelihood(risk, time, event, longer=x)) for x in (True, False))
                 if any(_close(loss, right / n) for n in shares):
@@ -162,6 +166,7 @@ def partial_likelihood(risk: Tensor, time: Tensor, event: Tensor, *, longer: boo
     >>> partial_likelihood(torch.zeros(2), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]))
     tensor(0.6931)
     """
+    # (sorted so that those at risk with a sample are all that come before it)
     order = time.argsort(descending=longer)
     z = risk.detach().float().reshape(-1)[order]
     return ((z.logcumsumexp(0) - z) * event[order]).sum()

@@ -272,6 +272,7 @@ def gradients_arrive(found: Gradients) -> Check:
     """
     name = "all parameters learn"
     told = f"; frozen: {listed(found.frozen, 6)}" if found.frozen else ""
+    # (the first that applies is told: what is surely wrong before what may be meant)
     if found.kept:
         fix = "optimizer_zero_grad must clear them, or leave it out: Lightning does it"
         return Check(name, False, f"gradients are never cleared between updates{told}", fix)

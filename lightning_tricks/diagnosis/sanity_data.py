@@ -59,6 +59,7 @@ def structure(inputs: Tensor, seed: int = 0) -> float:
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-12)
     _, _, axes = torch.linalg.svd(x, full_matrices=False)
     x = x @ axes.T
+    # (a generator of its own: the run's numbers stay, and all processes shuffle alike)
     generator = torch.Generator().manual_seed(seed)
     orders = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device).argsort(0)
     mixed = x.gather(0, orders)
@@ -236,6 +237,7 @@ def _differ(table: Tensor) -> float:
     expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / table.sum()
     statistic = float(((table - expected).square() / expected).sum())
     freedom = torch.tensor((table.shape[0] - 1) * (table.shape[1] - 1) / 2, dtype=torch.float64)
+    # (the chance that a chi-square number with so many degrees of freedom is larger)
     return float(torch.special.gammaincc(freedom, torch.tensor(statistic / 2, dtype=torch.float64)))
 
 

@@ -33,6 +33,7 @@ class Summary(Stages):
         found, parts = course.findings(), self._probe.error_parts
         told = told_of(found, updates)
         if not found:
+            # (findings were reported when they were noticed)
             inform(told[0])
         if parts is not None:
             prefix = self._watch.announcer.prefix(run)

@@ -72,6 +72,7 @@ class DryRun:
     def __enter__(self) -> DryRun:
         trainer = self._trainer
         self._undo = ExitStack()
+        # (put on the stack first, so that it is undone last: after whatever else writes to the Trainer)
         self._undo.callback(_put_attributes, trainer, dict(vars(trainer)))
         try:
             self._twins = self._assemble()
@@ -84,6 +85,7 @@ class DryRun:
             self._snapshot = self._undo.enter_context(snapshot)
             self._choose(others)
         except BaseException:
+            # (``__exit__`` is not called where ``__enter__`` raises)
             self._undo.close()
             raise
         return self
@@ -127,8 +129,10 @@ class DryRun:
         """Let fresh copies of the tricks that shape gradients take part; their hooks are there before the snapshot."""
         trainer, module = self._trainer, self._module
         before = {name: vars(trainer)[name] for name in ("callbacks", "accumulate_grad_batches")}
+        # (a copy begins with nothing measured: see ``Trick.__getstate__``)
         twins = [copy.copy(t) for t in self._run.tricks if isinstance(t, Trick) and t.in_dry_run]
         steered = any(hasattr(twin, "updates_in_epoch") for twin in twins)
+        # GradientAccumulation refuses a Trainer that accumulates too, and sets the window itself.
         window = 1 if steered else window_at(window_lengths(trainer), 0)
         vars(trainer).update(callbacks=twins, accumulate_grad_batches=window)
         try:
@@ -241,6 +245,7 @@ def _refuse(trainer: Any, owner: str, remove: str) -> None:
 def _takes_part(callback: Any) -> bool:
     if isinstance(callback, Trick):
         return False
+    # (a script may have a class of its own with one of these names)
     names = {cls.__name__ for cls in type(callback).__mro__ if cls.__module__.split(".")[0] != "__main__"}
     return not names & _BYSTANDERS
 

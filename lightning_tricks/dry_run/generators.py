@@ -62,6 +62,8 @@ def set_state(generator: Any, state: Any) -> None:
     else:
         bits = getattr(generator, "bit_generator", generator)
         bits.state = _to_numpy({k: v for k, v in state.items() if k != _SPAWNED})
+        # ``Generator.spawn`` counts its children in the seed sequence, which the state of the bit generator does not
+        # hold.
         seed, spawned = getattr(bits, "seed_seq", None), state.get(_SPAWNED, 0)
         if seed is not None and seed.n_children_spawned != spawned:
             known = {name: getattr(seed, name) for name in ("entropy", "spawn_key", "pool_size")}
@@ -78,6 +80,7 @@ def global_state() -> State:
         >>> (torch.rand(1), random.random(), numpy.random.rand()) == first
         True
     """
+    # (to ask a GPU that nobody uses would initialise it, which takes memory and time)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return {
         "python": _from_python(random.getstate()),
@@ -117,6 +120,7 @@ def places_of(owners: Iterable[Any]) -> dict[str, Any]:
         if id(thing) in seen or not hasattr(thing, "__dict__"):
             return
         seen.add(id(thing))
+        # (sorted, so that places are the same in the process that resumes)
         for name, value in sorted(vars(thing).items()):
             if is_generator(value):
                 if id(value) not in seen:

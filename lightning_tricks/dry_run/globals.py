@@ -69,6 +69,7 @@ class Globals:
             functions = list(_functions(value))
             for function in functions:
                 self._walk.add(place, function, data=data)
+            # (what has ``__get__`` is computed or bound at each access, and holds nothing of the class)
             if not functions and not name.startswith("__") and not hasattr(type(value), "__get__"):
                 self._walk.add(place, value, data=data)
 
@@ -116,6 +117,7 @@ def _functions(value: Any) -> Iterator[Any]:
         inside = [value.__func__]
     for found in inside:
         while found is not None:
+            # (the class of ``lru_cache`` objects has no public name)
             if isinstance(found, (types.FunctionType, type(functools.lru_cache(_is_local)))):
                 yield found
             found = getattr(found, "__wrapped__", None)

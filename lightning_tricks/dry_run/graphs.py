@@ -89,4 +89,5 @@ def _note_saved(graph: Graph, node: Any, without: Collection[int]) -> None:
 
 @lru_cache(maxsize=1000)
 def _saved_names(kind: type) -> tuple[str, ...]:
+    # torch shows a saved tensor as ``_saved_x``, which runs unpack hooks, and as ``_raw_saved_x``, which does not.
     return tuple(name for name in dir(kind) if name.startswith("_raw_saved"))

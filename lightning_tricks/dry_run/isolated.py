@@ -125,6 +125,7 @@ def step_again(
         except Exception:
             if gradients:
                 raise
+            # ``training_step`` may need a graph itself, as for a gradient penalty: the second try has one.
             snapshot.restore()
             output = look(True)
         kept = tree_map(copied, output)  # (it may share memory with what is put back)

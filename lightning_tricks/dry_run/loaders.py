@@ -37,6 +37,8 @@ def second_loader(loader: Any) -> Any:
     """
     if not isinstance(loader, DataLoader):
         return loader
+    # Past the constructor, which a subclass may have changed, and past DataLoader's ``__setattr__``, which lets nobody
+    # change a loader after that.
     twin = object.__new__(type(loader))
     vars(twin).update(vars(loader))
     vars(twin).update(_IN_THIS_PROCESS)

@@ -119,6 +119,7 @@ class ObjectRecord:
     def restore(self) -> None:
         """Give it its class and attributes back."""
         if type(self.owner) is not self._kind:
+            # (parametrizations and lazy modules change the class of a module)
             object.__setattr__(self.owner, "__class__", self._kind)
         if self._attributes is not None and self._contents is not None:
             if attributes_of(self.owner) is not self._attributes:
@@ -215,6 +216,7 @@ class CacheRecord:
 
     def intact(self) -> bool:
         """Whether nothing was computed since."""
+        # (0 misses: somebody has emptied it, and it computes again)
         return bool(self.owner.cache_info().misses in (self._misses, 0))
 
 
@@ -230,6 +232,7 @@ class ArrayRecord:
     def restore(self) -> None:
         """Write the elements back into the array's own memory."""
         if self.owner.shape != self._shape:
+            # (numpy counts references before it resizes, and the snapshot itself holds one)
             self.owner.resize(self._shape, refcheck=False)
         if not self.intact():
             self._make_writeable(True)
@@ -252,7 +255,7 @@ class ArrayRecord:
 
 
 class ChecksumRecord:
-    """A large array of data that is not copied: a change of it is not undone, but told.
+    """A large array of data that is not copied: a change of it is not undone, but reported.
 
     Args:
         owner: contiguous, of plain numbers.
@@ -350,11 +353,13 @@ class ProtocolRecord:
 
     @staticmethod
     def _now(owner: Any) -> Any:
+        # (pickling gives a function, its arguments, and the state)
         return owner.__reduce_ex__(4)[2]
 
     def restore(self) -> None:
         """Set it, if it has changed."""
         if not self.intact():
+            # (copied once more: the object may keep what it is given and write into it)
             self.owner.__setstate__(copy.deepcopy(self._state))
 
     def intact(self) -> bool:
@@ -382,6 +387,7 @@ def slots_of(kind: type) -> list[tuple[str, Any]]:
     for cls in kind.__mro__:
         declared = cls.__dict__.get("__slots__", ())
         for name in (declared,) if isinstance(declared, str) else tuple(declared):
+            # (Python mangles the names of such slots)
             private = name.startswith("__") and not name.endswith("__")
             descriptor = cls.__dict__.get(f"_{cls.__name__.lstrip('_')}{name}" if private else name)
             if hasattr(descriptor, "__set__") and hasattr(descriptor, "__delete__"):
@@ -421,6 +427,7 @@ def equal_states(one: Any, other: Any) -> bool:
             return all(equal_states(one[name], other[name]) for name in one.dtype.names)
         if one.dtype.kind == "T":  # (strings of any length: the array holds addresses)
             return bool((one == other).all())
+        # (bit for bit: NaN equals itself, and -0.0 differs from 0.0)
         return one.tobytes() == other.tobytes()
     return one is other or bool(one == other)
 

@@ -28,6 +28,7 @@ from lightning_tricks.errors import NotRestorableError, in_one_line
 from lightning_tricks.numerics.torch_internals import storage_id
 
 SMALL = 2**20  # bytes: what is not larger is copied at once
+# The hooks of every module in the process, as ``register_module_forward_hook`` sets them.
 _HOOKS_OF_ALL = {n: v for n, v in vars(torch.nn.modules.module).items() if re.fullmatch("_global.*hooks", n)}
 _FALLBACK_MEMORY = 8 * 2**30
 
@@ -113,11 +114,13 @@ class Snapshot:
         for found in walk.tensors:
             storage = tensors.storage_of(found.record.tensor)
             if storage is not None and storage.nbytes():
+                # (large copies go to the host: what is free on the device belongs to the run)
                 record = StorageRecord(storage, on_host=storage.nbytes() > SMALL)
                 grouped.setdefault(storage_id(storage), (record, []))[1].append(found)
         copied: list[tuple[Place, StorageRecord]] = []
         arrays, left = _affordable(walk.arrays, walk.limits)
         for record, founds in grouped.values():
+            # Whatever an update writes is copied at once: at its first write it would be the same copy, only later.
             place, learns = founds[0].place, steps and any(f.trained for f in founds)
             if record.size <= SMALL or learns or storage_id(record.storage) in also:
                 copied.append((place, record))
@@ -178,8 +181,8 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make everything as it was, whatever single objects make of it. May be called more than once."""
-        # the bytes of these are known; where those of another are not, a version that has moved on shall be seen
+        """Make everything as it was, even if single objects refuse. May be called more than once."""
+        # the bytes of these are known; where those of another are not, a version that has moved on has to be noticed
         known = {storage_id(r.storage) for _, r in self._storages if self._watches or r.saved is not None}
         for place, restore in self._restores(known):
             try:
@@ -195,6 +198,7 @@ class Snapshot:
             yield found.place, found.record.restore
         for place, storage in self._storages:
             yield place, storage.restore
+        # Versions come last, because putting back memory and flags may count as writing.
         for found in self._tensors:
             memory = tensors.storage_of(found.record.tensor)
             if memory is None or not memory.nbytes() or storage_id(memory) in known:
@@ -258,7 +262,7 @@ def _spare_memory() -> int:
     """Return half of the host's free memory, divided among the processes that run on it."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+    except (AttributeError, ValueError, OSError):  # (only Linux tells the number of free pages)
         free = 2 * _FALLBACK_MEMORY
     return max(free // 2, 2**28) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 

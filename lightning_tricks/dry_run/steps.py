@@ -64,6 +64,7 @@ class Steps:
         def closure() -> Tensor | None:
             output = self.forward(batch, index)
             loss = loss_of(output)
+            # At this place: Lightning clears gradients after the forward pass of a window's first micro-batch.
             if index == 0:
                 self.call_hooks("on_before_zero_grad", self.optimizer)
                 where = (trainer.current_epoch, index, self.optimizer)
@@ -74,6 +75,7 @@ class Steps:
             share = loss / trainer.accumulate_grad_batches
             result.update(output if isinstance(output, dict) else {}, loss=share.detach())
             strategy.backward(share, self.optimizer)
+            # (before the optimizer's hooks, which have to see the mean over all processes)
             if closes:
                 self._average()
             return loss.detach()  # type: ignore[no-any-return]
@@ -116,7 +118,7 @@ class Steps:
         return all(bool(torch.isfinite(p).all()) for p in parameters if p.is_floating_point())
 
     def _unsynchronized(self) -> AbstractContextManager[Any]:
-        """Keep DistributedDataParallel from averaging: the first time, it rearranges its buckets for good."""
+        """Keep DistributedDataParallel from averaging: the first time, it rearranges its buckets permanently."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 
@@ -134,4 +136,5 @@ class Steps:
 
     def mean(self, value: Tensor) -> float:
         """Return the mean of a 0-d value over all processes: every decision is made from it."""
+        # (a host read: a dry run may wait for the device)
         return float(reduced(self.trainer.strategy, value.detach().float().reshape(()), "mean"))

@@ -62,6 +62,7 @@ class StorageRecord:
     def restore(self) -> None:
         """Put the bytes back where they were copied."""
         if self.saved is not None:
+            # (sharded modules free a storage by giving it a size of 0)
             if self.storage.nbytes() != self.size:
                 self.storage.resize_(self.size)
             self.storage.copy_(self.saved)
@@ -104,6 +105,7 @@ class TensorRecord:
             if type(tensor) is not self._kind:
                 tensor.__class__ = self._kind  # (a lazy parameter that was materialized)
             if self._alias is not None and not same_memory(tensor, self._alias):
+                # (this keeps the tensor object, which optimizers and graphs hold)
                 tensor.data = self._alias
             if self._leaf and (tensor.grad_fn is not None or not tensor.is_leaf):
                 self._make_leaf()
@@ -190,6 +192,7 @@ class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._copy(getattr(tensor, name))
             return
         storage = storage_of(tensor)
+        # (popped: only the first write meets the old bytes)
         record = None if storage is None else self._watched.pop(storage_id(storage), None)
         if record is not None:
             record.copy()

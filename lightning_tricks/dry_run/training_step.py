@@ -147,12 +147,13 @@ def replay(module: Any, calls: Sequence[Sequence[Logged]], shares: Sequence[floa
     """Log what several parts of one batch have kept back as the whole batch would have.
 
     Of each value by its ``reduce_fx``: a sum stays the sum of the parts, a maximum their largest, and a mean is
-    weighted by the parts' shares. Parts of which nothing counts have no mean, no largest and no least.
+    weighted by the parts' shares. Parts in which nothing counts have no mean, largest or smallest value.
     """
     merged: dict[tuple[str, int], list[tuple[Logged, float | Tensor]]] = {}
     for part, share in zip(calls, shares, strict=True):
         seen: dict[str, int] = {}
         for call in part:
+            # A key may be logged more than once in a step; its n-th calls in all parts belong together.
             seen[call.name] = seen.get(call.name, 0) + 1
             merged.setdefault((call.name, seen[call.name]), []).append((call, share))
     for rows in merged.values():

@@ -133,7 +133,7 @@ class Limits:
     data_read: int = 2**32
 
 
-# of a look in the midst of training, of which there may be many
+# of a look in the middle of training, of which there may be many
 SHORT = Limits(objects=300_000, seconds=20.0, items=2_000, data_seconds=0.5, data_copied=2**22, data_read=2**24)
 
 

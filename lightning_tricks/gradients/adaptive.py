@@ -64,6 +64,7 @@ class AutoClip(ClipRule):
         memory, norms = Percentile(self.window), norms.float()
         state = memory.update(norms, state)
         threshold = memory.percentile(self.percentile, state)
+        # (eps=0: an absolute eps would count for more than gradients of 1e-20)
         coefficients = clip_coefficients(norms, threshold, eps=0.0)
         return torch.where(torch.isnan(threshold), torch.ones_like(coefficients), coefficients), state
 
@@ -127,14 +128,17 @@ class ZClip(ClipRule):
         """Clip spikes among ``norms`` and learn from what is left of them."""
         seen, mean, std, norms = state["count"], state["mean"], state["std"], norms.float()
         ready = seen >= self.warmup
+        # The paper adds an absolute 1e-6, beside which small gradients would have no spikes.
         score = (norms - mean) / (std + 1e-6 * mean)
         spike = ready & (score > self.z)
+        # The further out a spike is, the nearer to the mean it is clipped (the paper's adaptive threshold).
         threshold = torch.where(spike, mean + self.z * std / (score / self.z), torch.full_like(norms, torch.inf))
         learnt = torch.minimum(norms, threshold)
         if self.max_norm is not None:
             threshold = threshold.clamp(max=self.max_norm)
         warming = Welford().update(norms, state)
         moved = self.alpha * mean + (1 - self.alpha) * learnt
+        # The paper's average of the variance, as a standard deviation: squares would leave the range of float32.
         spread = torch.hypot(math.sqrt(self.alpha) * std, math.sqrt(1 - self.alpha) * (learnt - moved))
         use = ready & counts(norms)
         new = {
@@ -210,6 +214,7 @@ class AdaGC(ClipRule):
         usable = counts(norms) & moving
         coefficients = torch.where(usable, torch.where(warming, shared, own), torch.ones_like(norms))
         clipped = coefficients * norms
+        # (the smallest: a moving average would start from the large first norms)
         average = self.beta * gamma + (1 - self.beta) * clipped
         smallest = torch.minimum(gamma, clipped)
         moved = torch.where(warming | ~known, smallest, average)

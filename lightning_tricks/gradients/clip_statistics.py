@@ -53,6 +53,7 @@ class ClipStatistics:
             "updates": state["updates"] + usable.sum(dim=0),
             "clipped": state["clipped"] + clipped.sum(dim=0),
             "coefficients": state["coefficients"] + torch.where(clipped, coefficients, 0.0).sum(dim=0),
+            # (no more than one round of the ring: two values for one place would be written in any order)
             "ring": state["ring"].index_copy(0, index[-self.window :], values[-self.window :]),
             "position": (start + n) % self.window,
         }

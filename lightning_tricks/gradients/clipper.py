@@ -89,6 +89,7 @@ class Clipper:
         """Take the updates since the last time into the statistics, all at once."""
         if self._pending:
             size = len(self.parts.names)
+            # (those of the whole model are 0-d)
             norms, coefficients = (torch.stack(column).reshape(-1, size) for column in zip(*self._pending, strict=True))
             self._statistics = _STATISTICS.update(norms, coefficients, self._statistics)
             self._pending = []
@@ -127,6 +128,7 @@ class Clipper:
             TrickError: the same rule and parts, but tensors of other shapes: the checkpoint is damaged.
         """
         if state["parts"] == list(self.parts.names):
+            # (norms and how much of them was clipped stay of use under another rule)
             self._statistics = _resumed_statistics(moved(state["statistics"], device), self._statistics)
             if state["rule"] == repr(self.rule):
                 rule_state = self.rule.upgraded(moved(state["rule_state"], device))

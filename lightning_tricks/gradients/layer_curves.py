@@ -45,6 +45,7 @@ class LayerCurves:
 
     def put_norms(self, publisher: Publisher, view: OptimizerView, step: int, norms: Tensor) -> None:
         """Send the norms ``[P]`` of an optimizer's parameters."""
+        # (a copy: layers may be unfrozen before the numbers arrive)
         names = list(view.names)
 
         def on_arrival(numbers: list[float]) -> dict[str, float]:

@@ -73,6 +73,7 @@ class NonFiniteWatch:
         row, counts = summed_up(self._norms, self._losses)
         self._rows.append(row)
         self._counts = counts if self._counts is None else self._counts + counts
+        # (the attempts are kept: the report goes with their numbers)
         self._norms, self._losses = [], []
 
     def report(self) -> tuple[Tensor, tuple[int, ...]]:
@@ -95,7 +96,7 @@ class NonFiniteWatch:
         return read_report(self.names, vector.tolist(), attempts)
 
     def send(self, publisher: Publisher, step: int, tell: Callable[[NonFinite], None]) -> Tensor | None:
-        """Send the report along with a logged step; ``tell`` hears of it on the host if something was not finite.
+        """Send the report along with a logged step; ``tell`` is called on the host if something was not finite.
 
         Returns:
             Number of attempts with a bad gradient, 0-d on the device; None when there were no attempts.
@@ -125,6 +126,7 @@ def summed_up(norms: Sequence[Tensor], losses: Sequence[Sequence[Tensor]]) -> tu
             [1.]]), tensor([0., 1.]))
     """
     bad = nonfinite(torch.stack(list(norms)))
+    # (all of one dtype: they go to the host in one copy)
     return torch.stack([bad.any(dim=1).float(), _finite(losses, bad.device)]), bad.sum(dim=0).float()
 
 
@@ -157,4 +159,5 @@ def _finite(losses: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
         return known
     owner = torch.tensor([i for i, own in enumerate(losses) for _ in own]).to(device, non_blocking=True)
     bad = (~torch.isfinite(torch.stack(flat))).to(device=device, dtype=torch.float32)
+    # (summed up on the device, and at most 1: several losses of one attempt may be bad)
     return known - torch.zeros_like(known).index_add(0, owner, bad).clamp(max=1.0)

@@ -18,7 +18,7 @@ def zeroes(policy: str, *, scaled: bool) -> bool:
 
 
 def skips(policy: str, *, scaled: bool) -> bool:
-    """Whether an update whose gradient is not finite shall not happen.
+    """Whether an update whose gradient is not finite is left out.
 
     >>> [skips(policy, scaled=False) for policy in ("skip", "zero", "warn", "raise")]
     [True, True, False, True]

@@ -105,6 +105,7 @@ def place(
         for title, pattern in groups.items():
             everywhere = list(dict.fromkeys([*names, *(n for view in views for n in view.module_names)]))
             matching(everywhere, pattern, owner=owner, argument=f"groups[{title!r}]")
+    # (not strict: patterns that match nothing were refused above, by more names)
     placed = assign(names, groups, owner=owner, strict=False)
     out = {}
     for view in views:

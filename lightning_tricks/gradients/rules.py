@@ -40,7 +40,7 @@ def clip_coefficients(norms: Tensor, threshold: Tensor | float, eps: float = 1e-
         >>> clip_coefficients(torch.tensor([0.5, 4.0, float("nan")]), 1.0)
         tensor([1.0000, 0.2500, 1.0000])
     """
-    # A norm of 0 has coefficient 1 too. In place: each tensor that is made costs as much as its arithmetic, every step
+    # A norm of 0 has coefficient 1 too. In place: each tensor that is made costs as much as its arithmetic, each step
     divisor = torch.nan_to_num(norms, nan=0.0, posinf=0.0).add_(eps)
     ratio = threshold / divisor if isinstance(threshold, Tensor) else divisor.reciprocal_().mul_(threshold)
     return ratio.clamp_(max=1.0)
@@ -52,7 +52,7 @@ def adaptive_coefficient(
     """Return AGC's coefficient of each output unit, shaped to broadcast against ``gradient``.
 
     ``c_i = min(1, factor * max(||w_i||, eps) / ||g_i||)``. The floor ``eps`` lets weights that start at zero
-    train; without it their coefficient is 0 for ever.
+    train; without it their coefficient is 0 forever.
 
     Args:
         gradient: any shape, multiplied by the loss scale ``scale``.
@@ -72,6 +72,7 @@ def adaptive_coefficient(
     """
     allowed = factor * unit_norms(parameter).clamp(min=eps)
     norms = unit_norms(gradient) / scale
+    # (eps=0.0: the floor is on the side of the weights)
     return clip_coefficients(norms, allowed, eps=0.0)
 
 

@@ -76,6 +76,8 @@ def find_older_key(states: Iterable[Any], key: str) -> str | None:
     "A{'gives_way': True, 'serial': 1}"
     """
     states = list(states)
+    # Lightning's state key is the class's name and the identity arguments, printed as a dict; ``serial`` is its last
+    # entry.
     stem = key.removesuffix("}")
     found = [k for k in states if isinstance(k, str) and k.startswith(f"{stem}, 'serial'")]
     return found[-1] if found and key not in states else None

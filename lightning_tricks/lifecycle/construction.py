@@ -37,6 +37,7 @@ def remembers_arguments(init: Callable[..., None]) -> Callable[..., None]:
             if name not in signature.parameters:
                 raise TypeError(_unknown(type(self), name, value))
         bound = signature.bind(self, *arguments, **named).arguments
+        # (without ``self``)
         self._given = dict(list(bound.items())[1:])
         init(self, *arguments, **named)
 

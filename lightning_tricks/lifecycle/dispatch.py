@@ -114,6 +114,7 @@ class Dispatch:
         for hook in STEP_HOOKS:
             receiver = tricks[-1 if hook == _LAST else 0]
             self._calls[hook] = [
+                # (Lightning itself profiles the hook of the callback that it calls)
                 _profiled(call, t, hook, None if t is receiver else self._run.trainer.profiler)
                 for t in tricks
                 for call in _calls_at(t, hook)
@@ -131,6 +132,7 @@ class Dispatch:
             "on_before_backward": self._before_backward,
             "on_train_batch_end": self._batch_end,
         }
+        # Where nobody needs them these stay None, and Lightning passes over them without a profiler context.
         for hook in ("on_before_zero_grad", "on_after_backward"):
             if self._calls[hook]:
                 received[hook] = partial(self._pass_on, self._calls[hook])
@@ -181,6 +183,7 @@ class Dispatch:
     def _batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         for call in self._calls["on_train_batch_end"]:
             call(trainer, module, outputs, batch, batch_idx)
+        # Only now have all tricks put in their values: there is one copy to the host per batch.
         self._run.publisher.ship()
         self.tell("_shipped", self._run)
 

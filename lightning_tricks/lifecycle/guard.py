@@ -40,6 +40,7 @@ class GuardsHooks(type):
         if not abstract:
             for hook in _HOOKS:
                 if getattr(cls, hook) is not getattr(lightning_pytorch.Callback, hook):
+                    # (``__setattr__`` below puts the guard around it)
                     setattr(cls, hook, getattr(cls, hook))
 
     @property
@@ -81,6 +82,7 @@ def _guarded_hook(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
                 if not survives(self, error):
                     raise
         if name == "state_dict":
+            # (Lightning leaves an empty state out of the checkpoint)
             return {}
         if self._reached != name:  # what the first or last callback does for all of them is still done, once
             shared = next((m for c in type(self).__mro__ if _is_for_all(m := vars(c).get(name))), None)

@@ -93,6 +93,8 @@ def forecast_updates(trainer: Any, behind: Standing | None = None, per_epoch: in
         UnknownHorizonError: nothing bounds the run, or only ``max_time`` does.
     """
     behind = Standing() if behind is None else behind
+    # With manual optimization ``global_step``, which ``max_steps`` bounds, adds up the steps of all optimizers
+    # (#17958).
     optimizers = 1 if trainer.lightning_module.automatic_optimization else max(1, len(trainer.optimizers))
     bounds = []
     if trainer.max_steps is not None and trainer.max_steps >= 0:
@@ -189,6 +191,7 @@ class Stepping:
         """
         if self.first is None:
             return self.attempts + math.ceil(end - batch)
+        # (an error of rounding must not add a whole step)
         return max(self.attempts, math.ceil(self.before + (end - self.last) * self.rate(batch) - 1e-9))
 
 
@@ -231,6 +234,8 @@ class Pace:
         self.in_epoch += 1
         looks = begins or self.batches >= self.look_at
         if looks:
+            # At each of the first batches, then at distances that grow with the run: forecasts get better ever more
+            # slowly.
             self.look_at = self.batches + max(1, (self.batches - 64) // 4)
         return looks
 
@@ -311,6 +316,7 @@ def updates_in_epoch(trainer: Any, epoch: int, done: int) -> int | None:
         if own is not None:
             found: int | None = own(batches, done)
             return found
+    # Rounded up: Lightning steps at the last batch of an epoch, however short that window is (#19987).
     return math.ceil(batches / window_at(window_lengths(trainer), epoch)) if math.isfinite(batches) else None
 
 
@@ -339,6 +345,7 @@ def window_lengths(trainer: Any) -> dict[int, int]:
     Lightning's GradientAccumulationScheduler is known by its ``scheduling``, in either namespace.
     """
     for callback in trainer.callbacks:
+        # GradientAccumulationScheduler, told by its attributes because there is one in each of Lightning's namespaces.
         scheduling = getattr(callback, "scheduling", None)
         if isinstance(scheduling, Mapping) and hasattr(callback, "get_accumulate_grad_batches"):
             return {int(epoch): int(batches) for epoch, batches in scheduling.items()}

@@ -177,6 +177,7 @@ def callback_metrics(trainer: Any, loop: Any) -> Any:
     """Return what a loop has logged for callbacks, also what the Trainer has not taken over yet."""
     if not hasattr(loop, "_results"):
         return trainer.callback_metrics
+    # (False asks for the values over an epoch instead of those of the last step)
     results = loop._results
     return {} if results is None else results.metrics(False)["callback"]
 
@@ -229,6 +230,7 @@ def trainer_of(module: Any) -> Any:
 
 def put_trainer(module: Any, trainer: Any) -> None:
     """Give a module its Trainer, or take it away with None."""
+    # (past the property's setter, which would write to every submodule as well)
     module._trainer = trainer
 
 

@@ -58,6 +58,8 @@ class RunFacts:
         for folder in self._folders:
             with suppress(OSError):  # a full disk ends no training
                 folder.mkdir(parents=True, exist_ok=True)
+                # Renamed when complete: whoever reads it while training runs, or after a kill, finds the old file or
+                # the new one.
                 unfinished = folder / f".{NAME}.part"
                 unfinished.write_text(json.dumps(self._facts, indent=1, default=str), encoding="utf-8")
                 unfinished.replace(folder / NAME)
@@ -101,6 +103,7 @@ def _commit_in(git: Path) -> str | None:
     head = (git / "HEAD").read_text(encoding="utf-8").strip()
     if not head.startswith("ref: "):
         return head
+    # (a worktree has a HEAD of its own, and its branches in the folder of the repository)
     common = git / (git / "commondir").read_text(encoding="utf-8").strip() if (git / "commondir").is_file() else git
     name = head.removeprefix("ref: ")
     if (common / name).is_file():
@@ -136,6 +139,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _updates(run: Any) -> int:
+    # (a host read where only the device knows; the run is over)
     return max(int(run.clock.applied(view.index)) for view in run.views)
 
 

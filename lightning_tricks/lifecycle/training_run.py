@@ -134,7 +134,7 @@ class TrainingRun:
     def follow(self) -> None:
         """Look whether the Trainer's optimizers are still the same; a new one is followed from now on.
 
-        Told by the objects: ``trainer.strategy.setup_optimizers`` makes others in the midst of a run.
+        Told by the objects: ``trainer.strategy.setup_optimizers`` makes others in the middle of a run.
         """
         optimizers = self.trainer.optimizers
         if self._optimizers.are(optimizers):

@@ -23,6 +23,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.optimizer_step.rate_request import is_schedule_free
 
 _STATE_ERRORS = (KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError)
+# By the names of classes: to import these strategies, optional packages would have to be there.
 _REFUSED = {
     "DeepSpeedStrategy": "its engine keeps gradients and schedule to itself. Set them in the DeepSpeed config",
     "FSDPStrategy": "FSDP1 keeps flat shards without names. Use ModelParallelStrategy (FSDP2)",
@@ -72,6 +73,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
                 text = f"{type(self).__name__}: {cls.__name__} is not supported: {_REFUSED[cls.__name__]}."
                 raise UnsupportedError(text)
         run = TrainingRun.join(trainer, self)
+        # An observer that failed in an earlier fit of this Trainer gets another chance.
         self._off, self._kept = False, None
         # Lightning calls ``setup`` again when the same Trainer fits again; what was measured goes on then
         if run is not self._run:
@@ -110,7 +112,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     @for_all
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Deliver what is under way."""
+        """Deliver what is still on its way to the loggers."""
         _flush(self)
 
     @for_all
@@ -122,12 +124,12 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     @for_all
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Deliver what is under way."""
+        """Deliver what is still on its way to the loggers."""
         _flush(self)
 
     @for_all
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Deliver what is under way, and conclude."""
+        """Deliver what is still on its way to the loggers, and conclude."""
         _flush(self)
         if self.live_run is not None:
             self.guarded(self.tell, "_finished", self.live_run)

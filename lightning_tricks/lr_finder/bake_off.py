@@ -15,6 +15,8 @@ def candidates(suggestion: float, last: float | None = None) -> list[float]:
     ([0.001, 0.003, 0.01, 0.03], [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
     """
     around = [factor * suggestion for factor in CANDIDATES]
+    # Each further rate is ten times the last but one: 1, 3, 10, 30 times the suggestion. (1e-9: a rate at the limit
+    # counts)
     while last is not None and around[-2] * 10.0 <= last / 3.0 * (1.0 + 1e-9):
         around.append(around[-2] * 10.0)
     return around

@@ -44,6 +44,7 @@ def use_rate(optimizer: Optimizer, lr: float, base: Sequence[float]) -> None:
         lr: of the reference group.
         base: the rate of each group before, at least one of them > 0.
     """
+    # (a group may have a rate of 0, to keep it frozen)
     reference = next(rate for rate in base if rate)
     for group, rate in zip(optimizer.param_groups, base, strict=True):
         if isinstance(group["lr"], Tensor):

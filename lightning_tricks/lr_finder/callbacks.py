@@ -132,6 +132,7 @@ class LRFinder(Trick):
     def _before_start(self, run: TrainingRun) -> None:
         """Sweep, judge, and set the rate before any trick looks at it."""
         trainer = run.trainer
+        # (a resumed run goes on at the rates in its checkpoint)
         if self._loaded is not None:
             return
         if trainer.global_step > 0:

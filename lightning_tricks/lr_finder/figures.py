@@ -63,6 +63,7 @@ def draw_sweep(
     if suggestion is not None and suggestion not in suggestions.values():
         axes.axvline(suggestion, color="black", label=f"bake-off {suggestion:.2g} (suggested)")
     finite = [*smoothed, first_loss]
+    # (the highest tenth is the divergence, beside which the fall would look flat)
     low, high = min(finite + list(losses)), max(first_loss, sorted(finite)[int(0.9 * (len(finite) - 1))])
     margin = 0.1 * (high - low) + 1e-12
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - margin, high + 3 * margin))

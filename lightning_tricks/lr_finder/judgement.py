@@ -51,6 +51,8 @@ def judge(
         reasons.append(f"only {len(lrs)} points, fewer than {FEWEST_POINTS}")
     if suggestion is None:
         return [*reasons, "the loss never fell"]
+    # (the first seventh is about one of the eight decades of the default sweep, where rates are too small to do
+    # anything)
     drop, early = first - min(smooth), losses[: max(5, len(losses) // 7)]
     noise = statistics.pstdev(early)
     if drop < 3.0 * noise:  # (a fixed batch has no noise at rates that do nothing; the batches of the updates have)

@@ -115,6 +115,7 @@ def judged_result(
         ended: whether the sweep stopped because the loss diverged.
     """
     first = math.nan if first is None else first
+    # (rules compare a rate with its neighbours)
     found = {name: of(lrs, smooth, first) for name, of in RULES.items()} if len(lrs) > 2 else {}
     suggestions = {name: lr for name, lr in found.items() if lr is not None}
     chosen, turned = suggestions.get(rule), has_turned(smooth, first, ended)

@@ -22,6 +22,7 @@ def steepest(lrs: Sequence[float], losses: Sequence[float], first: float) -> flo
     0.1
     """
     end = lowest(losses)
+    # (a slope needs a neighbour on each side)
     if end < 2 or not _fell(losses, first):
         return None
     slopes = [_slope(lrs, losses, i) for i in range(1, end)]
@@ -41,6 +42,7 @@ def valley(lrs: Sequence[float], losses: Sequence[float], first: float) -> float
     if not _fell(losses, first):
         return None
     drop = first - losses[end]
+    # (there is one: the lowest loss at the latest)
     begin = next(i for i, loss in enumerate(losses) if loss < first - 0.05 * drop)
     return math.sqrt(lrs[min(begin, end)] * lrs[end])
 
@@ -93,6 +95,7 @@ def lowest(losses: Sequence[float]) -> int:
 
 
 def _fell(losses: Sequence[float], first: float) -> bool:
+    # (a fall within rounding is none)
     return bool(losses) and first - min(losses) > 1e-6 * max(abs(first), 1e-3)
 
 

@@ -30,6 +30,8 @@ def smoothed(losses: Sequence[float], beta: float) -> list[float]:
     out, mean = [], 0.0
     for i, loss in enumerate(losses, start=1):
         mean = beta * mean + (1.0 - beta) * loss
+        # Lightning's finder corrects by one power too many, which halves its first value. Rounded, so that equal losses
+        # stay equal, and the last bits do not decide where the minimum is.
         out.append(round(mean / (1.0 - beta**i), 12))
     return out
 
@@ -48,5 +50,6 @@ def diverged(first: float, losses: Sequence[float]) -> bool:
         return False
     if not math.isfinite(losses[-1]):
         return True
+    # Lightning ends a sweep at four times the best loss; a negative loss is beyond that from the beginning.
     gained = first - min(losses)
     return losses[-1] > first + max(gained, 0.25 * abs(first), 1e-12)

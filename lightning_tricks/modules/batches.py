@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-_SAYS_IT = ("num_graphs", "batch_size")
-_CHANNELS = (1, 3, 4)
+_SAYS_IT = ("num_graphs", "batch_size")  # of a batch of graphs; of a TensorDict and of many others
+_CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
 _PLAIN = (str, bytes, int, float)  # (a list of tokens may be long)
 
 

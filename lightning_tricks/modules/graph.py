@@ -1,4 +1,4 @@
-"""What lies behind a layer in the graph of a loss. torch only."""
+"""What follows a layer in the graph of a loss. torch only."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def layers_with_parameters_behind(loss: Tensor, nodes: Mapping[str, Sequence[Any
         >>> layers_with_parameters_behind(output.sum(), {"hidden": [hidden.grad_fn], "output": [output.grad_fn]})
         {'hidden'}
     """
+    # One bit per layer: joining sets of layers at each of thousands of nodes is then one operation on whole numbers.
     bits = {name: 1 << i for i, name in enumerate(nodes)}
     own: dict[Any, int] = {}
     for name, found in nodes.items():
@@ -35,6 +36,7 @@ def layers_with_parameters_behind(loss: Tensor, nodes: Mapping[str, Sequence[Any
                 own[node] = own.get(node, 0) | bits[name]
     reached: dict[Any, int] = {}
     behind = 0
+    # A stack instead of recursion: the graph of a recurrent network is deeper than Python allows calls to nest.
     stack: list[tuple[Any, bool]] = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
     while stack:
         node, done = stack.pop()

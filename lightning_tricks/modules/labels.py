@@ -18,7 +18,9 @@ def matched(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
     """
     logits, target = logits.detach(), target.detach()
     if (target.ndim and logits.shape == target.shape) or logits.shape == (*target.shape, 1):
+        # Floating-point targets with several columns are a regression or several labels at once, and not classes.
         if not target.is_floating_point() or target.ndim < 2 or target.shape[-1] == 1:
+            # One logit z for two classes is a softmax over (0, z): its second entry is sigmoid(z).
             one = logits.reshape(-1)
             return torch.stack([torch.zeros_like(one), one], 1), target.reshape(-1).round().long()
         return None
@@ -49,5 +51,6 @@ def counted(target: Tensor, classes: int) -> Tensor:
     tensor([1., 0., 2.])
     """
     valid = counts(target)
+    # (negative labels are clamped to a valid index, where they add 0)
     zeros = torch.zeros(classes, device=target.device)
     return zeros.scatter_add(0, target.clamp(0, classes - 1).reshape(-1), valid.float().reshape(-1))

@@ -44,6 +44,8 @@ def plain_modules(root: nn.Module) -> dict[str, nn.Module]:
     """
     found: dict[str, nn.Module] = {}
     for name, module in root.named_modules():
+        # ``named_modules`` yields a wrapper before what it wraps. The wrapper gets the name, because its hooks are
+        # outside the compiled graph.
         found.setdefault(plain_name(name), module)
     return found
 

@@ -1,7 +1,7 @@
 """What is put into other people's objects for a time: attributes that are replaced, and hooks.
 
-A copy of such an object takes none of it along. Modules are copied and pickled in the midst of a run: a checkpoint of a
-module that stands in ``hparams`` pickles it, a teacher is a deep copy of its student.
+A copy of such an object takes none of it along. Modules are copied and pickled in the middle of a run: a checkpoint
+pickles a module that stands in ``hparams``, a teacher is a deep copy of its student.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ def replaced(owner: Any, name: str, value: Any) -> PutBack:
         >>> loop.run(), put_back(), loop.run(), vars(loop)
         (2, None, 1, {})
     """
+    # The instance's own dict, past ``nn.Module.__setattr__``: putting back must not leave an entry that was not there
+    # before.
     before = vars(owner).get(name, _NOTHING)
     mine = Replacement(owner, name, value, before) if isinstance(value, FunctionType) else value
     vars(owner)[name] = mine

@@ -11,6 +11,7 @@ from lightning_tricks.errors import TrickError, message, nearest
 
 LONGEST_PATTERN = 1000
 
+# added by torch.compile, by Fabric's wrapper of a module, and by FSDP1
 _WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|_forward_module|_fsdp_wrapped_module)(?=\.|$)")
 
 

@@ -33,12 +33,15 @@ class Duration:
             ValueError: it is negative, over 100 %, a fraction of an update, or in none of the known forms.
         """
         remedy = "Use e.g. 500, '500st' (updates), '2ep' (epochs) or '5%' (of the run)"
+        # (bool is a subclass of int: True would be a length of one update)
         if isinstance(value, bool) or not isinstance(value, (int, str)):
             raise TypeError(message(owner, argument, value, f"{argument} must be a whole number or a string", remedy))
         if isinstance(value, int):
             if value < 0:
                 raise ValueError(message(owner, argument, value, f"{argument} must be >= 0", remedy))
             return cls(float(value), "st")
+        # A number without a unit may arrive as a string, from a command line for example. The empty group stands for
+        # the unit.
         found = _FORM.fullmatch(value) or re.fullmatch(r"\s*(\d+)\s*()", value)
         if found is None:
             raise ValueError(message(owner, argument, value, f"{argument} is in no known form", remedy))

@@ -69,6 +69,7 @@ class ErrorParts:
     @property
     def solved(self) -> bool:
         """Whether training, and validation where there is one, are below 5 % of the loss before training."""
+        # (without validation ``last`` is NaN, which is not above any number)
         return self.bias <= _SOLVED and not self.last / self.start > _SOLVED
 
     def sentences(self) -> list[str]:
@@ -98,6 +99,8 @@ class ErrorParts:
         )
         if max(self.bias, self.variance) > _LARGE:
             found.append(f"{_BIAS if self.bias >= self.variance else _VARIANCE}.")
+        # Wrong labels can be memorised but not predicted: training goes on falling while validation stays high. Only
+        # then is label noise worth mentioning.
         memorised = self.noise_at_most > 0.3 and self.train < 0.5 * self.best
         return [*found, f"{_NOISE}."] if memorised else found
 

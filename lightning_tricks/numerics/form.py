@@ -1,4 +1,4 @@
-"""What a state from a checkpoint must look like: said once, and checked before anything of it is used.
+"""What a state from a checkpoint must look like: described in one place, and checked before any of it is used.
 
 A checkpoint is what somebody sent: keys may be missing, a number may be a string or NaN. A form is a function of a
 value and of where it was found; it returns what is wrong, as a sentence, or None.
@@ -16,8 +16,8 @@ from lightning_tricks.errors import shown
 
 Form = Callable[[Any, str], "str | None"]
 
-_LARGEST = 2**53  # larger whole numbers are not counts
-_LONGEST = 1_000_000  # entries of a list
+_LARGEST = 2**53  # beyond it float64 does not hold every whole number; no count of a training is that large
+_LONGEST = 1_000_000  # entries of a list: a damaged or hostile file must not keep the check busy
 
 
 def _where(where: str, key: object) -> str:
@@ -48,6 +48,7 @@ def whole(value: Any, where: str) -> str | None:
     >>> whole(True, "updates")
     'updates must be a whole number >= 0, not True'
     """
+    # (isinstance would accept True, and a subclass of int whose class a checkpoint would need)
     good = type(value) is int and 0 <= value < _LARGEST
     return None if good else _not(where, "a whole number >= 0", value)
 
@@ -64,7 +65,7 @@ def number(value: Any, where: str) -> str | None:
 
 
 def measured(value: Any, where: str) -> str | None:
-    """A number that may be NaN or inf: somebody's loss was."""
+    """A number that may be NaN or inf, as a loss may be."""
     return None if type(value) in (int, float) else _not(where, "a number", value)
 
 

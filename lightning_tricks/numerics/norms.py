@@ -109,11 +109,14 @@ def lowest_safe(norm_type: float, dtype: torch.dtype) -> float:
     if norm_type == torch.inf:
         return 0.0
     limits = torch.finfo(dtype)
+    # A power below smallest_normal loses digits. If all N = _MOST_ELEMENTS elements do, less than N * smallest_normal
+    # is missing from their sum, which is eps of the sum that this bound asks for.
     return float((limits.smallest_normal / limits.eps * _MOST_ELEMENTS) ** (1.0 / norm_type))
 
 
 def _real(tensor: Tensor, norm_type: float) -> Tensor:
     """Return real numbers that have the p-norm of a complex tensor; for p = 2 they share its memory."""
+    # (``view_as_real`` refuses a tensor whose conjugation is only marked, hence ``resolve_conj``)
     return torch.view_as_real(tensor.resolve_conj()) if norm_type == 2.0 else tensor.abs()
 
 
@@ -147,6 +150,8 @@ class NormPlan:
         self._rest = rest
         self._complex = [i for i, t in enumerate(tensors) if t.is_complex()]
         self._double = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
+        # Norms are read stack by stack, then the rest. The inverse permutation brings them back into the order of
+        # ``tensors``.
         self._places = torch.empty(len(read), dtype=torch.int64)
         self._places[torch.tensor(read, dtype=torch.int64)] = torch.arange(len(read))
 
@@ -229,6 +234,7 @@ def group_norms(norms: Tensor, group_of: Tensor, num_groups: int, norm_type: flo
     largest = norms.new_zeros(num_groups).scatter_reduce(0, group_of, norms, "amax")
     if norm_type == torch.inf:
         return largest
+    # Dividing by a largest norm of 0 would give NaN, and so would inf / inf, which hides that the norm overflowed.
     usable = largest.isfinite() & (largest > 0)
     unit = torch.where(usable, largest, torch.ones_like(largest))
     powers = (norms / unit[group_of]).pow(norm_type)

@@ -107,8 +107,10 @@ class Welford:
         usable = counts(values)
         count = state["count"] + usable
         difference = torch.where(usable, values - state["mean"], torch.zeros_like(values))
+        # (before the first usable value, this keeps 0 / 0 out of the mean)
         n = count.clamp(min=1)
         mean = state["mean"] + difference / n
+        # (hypot neither overflows nor vanishes where the sum of the squares would)
         std = torch.hypot(state["std"] * ((n - 1) / n).sqrt(), difference * ((n - 1).sqrt() / n))
         return {"version": 1, "count": count, "mean": mean, "std": torch.where(usable, std, state["std"])}
 
@@ -141,6 +143,7 @@ class Percentile:
         usable = counts(values)
         position = (state["seen"] % self.window).unsqueeze(-1)
         ring: Tensor = state["ring"]
+        # An unusable value writes back what already stands there: whether to write is decided without a host read.
         new = torch.where(usable, values, ring.gather(-1, position).squeeze(-1))
         ring.scatter_(-1, position, new.unsqueeze(-1))
         return {"version": 1, "ring": ring, "seen": state["seen"] + usable}

@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_PIECE = 25 * 2**20
+_PIECE = 25 * 2**20  # bytes; the size of DDP's buckets (bucket_cap_mb=25)
 
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a DTensor, of which this rank may hold a part only."""
+    # (told by its attributes: builds of torch without distributed packages have no DTensor to import)
     return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
 
 
@@ -44,6 +45,8 @@ class Shards:
             for dim, placement in enumerate(tensor.placements):  # type: ignore[attr-defined]
                 if placement.is_shard() and mesh.size(dim) > 1:
                     group = mesh.get_group(dim)
+                    # A tensor that is split over two dimensions of a mesh is in two groups; their reductions follow one
+                    # another.
                     members.setdefault(id(group), (group, []))[1].append(i)
         self._members = list(members.values())
         self._size = len(tensors)
@@ -63,6 +66,7 @@ class Shards:
         if not self._members:
             return local_norms
         largest_only = norm_type == torch.inf
+        # (a copy, because all_reduce writes in place and the norms belong to the caller)
         wide = local_norms.to(torch.float64, copy=True)
         powers = wide if largest_only else wide.pow(norm_type)
         for group, indices in self._members:
@@ -109,6 +113,7 @@ def average(gradients: Sequence[Tensor]) -> None:
         piece.append(gradient)
         size += gradient.nbytes
         last = i + 1 == len(gradients)
+        # (``cat`` would promote mixed dtypes, and the mean would be rounded when it is copied back)
         if last or size > _PIECE or gradients[i + 1].dtype != gradient.dtype:
             flat = torch.cat([g.reshape(-1) for g in piece])
             dist.all_reduce(flat)
@@ -122,4 +127,5 @@ def on_any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
     """Return which flags are set on at least one process. All ranks must call."""
     mask = torch.tensor(flags, dtype=torch.int32, device=device)
     dist.all_reduce(mask, op=dist.ReduceOp.MAX)
+    # One host read: which collectives follow depends on the answer, so that all ranks need it before they go on.
     return [bool(flag) for flag in mask.tolist()]

@@ -21,6 +21,8 @@ def moved(state: State, device: torch.device) -> State:
     out: State = {}
     for name, value in state.items():
         if isinstance(value, Tensor):
+            # A copy even on the same device: rules such as Percentile write into their state, and the caller keeps the
+            # original.
             out[name] = value.detach().to(device, copy=True)
         else:
             out[name] = moved(value, device) if isinstance(value, dict) else value
@@ -40,6 +42,7 @@ def _alike(one: Any, two: Any) -> bool:
         return type(one) is type(two)
     if one.shape != two.shape or one.dtype != two.dtype:
         return False
+    # (host reads, once per load of a checkpoint)
     return not any(bool(odd(one).any() & ~odd(two).any()) for odd in (torch.isnan, torch.isinf))
 
 

@@ -1,4 +1,4 @@
-"""A part of many rows that stands for all of them: fixed, the same on every process, and blind to no period.
+"""A part of many rows that stands for all of them: fixed, the same on every process, whatever period they have.
 
 Every k-th row of ``[n, T]`` that lies flat is the same position of every sequence whenever k and T have a common
 divisor. Here the i-th row is ``i * a mod N`` with ``a`` coprime to ``N``: of every period that divides ``N`` all
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-_NEAR = 32
+_NEAR = 32  # candidates on either side of the golden part; usual totals have many coprime numbers there
 
 
 def spread(total: int, most: int, device: torch.device | None = None) -> Tensor:

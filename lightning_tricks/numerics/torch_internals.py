@@ -68,9 +68,11 @@ def require_torch(absent: Sequence[Internal]) -> None:
         )
 
 
+# (an instance of DataLoader, because ``_iterator`` is set by its constructor and not by the class)
 ABSENT = missing(INTERNALS, {"torch": torch, "torch.utils.data.DataLoader": DataLoader([0])})  # type: ignore[arg-type]
 require_torch(ABSENT)
 
+# Imported after the check: a torch that lacks them is refused with a message instead of an ImportError.
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass  # noqa: E402
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map  # noqa: E402
 
@@ -157,6 +159,7 @@ def set_version(tensor: Tensor, version: int) -> None:
     put: Any = getattr(torch._C._autograd, "_unsafe_set_version_counter", None)
     if put is None:
         return
+    # (a tensor that was made in inference mode has no version counter)
     with suppress(RuntimeError):
         try:
             put((tensor,), (version,))
@@ -263,6 +266,7 @@ def can_skip(iterator: Any) -> bool:
 
 def skip_one(iterator: Any) -> None:
     """Advance the iterator of a DataLoader by one batch without loading it."""
+    # The sampler still draws its indices, which leaves its generator where loading the batch would have left it.
     iterator._next_index()
     iterator._num_yielded += 1
 

@@ -63,12 +63,12 @@ class GradientWriter:
         self._order.limit = limit if self._order.limit is None else min(limit, self._order.limit)
 
     def skip_unless_finite(self, total: Tensor) -> None:
-        """Let this update not happen when ``total``, a 0-d norm of the gradients, is NaN or inf."""
+        """Leave this update out when ``total``, a 0-d norm of the gradients, is NaN or inf."""
         # a sum is NaN or inf if one of them is
         self._order.total = total if self._order.total is None else self._order.total + total
 
     def zero_nonfinite(self, page: Page) -> None:
-        """Replace NaN and inf elements by 0, at once: what is measured afterwards shall see it."""
+        """Replace NaN and inf elements by 0, at once: what is measured afterwards has to see it."""
         for gradient in page.writable():
             gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -110,7 +110,7 @@ class GradientWriter:
     def _decided(view: OptimizerView, order: _Order, total: Tensor) -> bool:
         """Decide about a skip where the host knows or must ask; return whether there is still an update to make.
 
-        When the fused step shall decide, on the device, ``order.total`` stays; otherwise it is taken out.
+        Where the fused step is to decide, on the device, ``order.total`` stays; otherwise it is taken out.
         """
         if view.scaled:
             return True
@@ -163,6 +163,7 @@ def clear(parameters: Sequence[Tensor]) -> None:
 
 def average(parameters: Sequence[Tensor], device: torch.device) -> None:
     """Replace gradients by their means over all processes; one that is missing counts as 0 where another has it."""
+    # Ranks that disagree on the number of gradients would wait for one another forever in the all-reduce.
     anywhere = shards.on_any_rank([p.grad is not None for p in parameters], device)
     present = [p for p, there in zip(parameters, anywhere, strict=True) if there]
     for p in present:
@@ -178,6 +179,7 @@ def add(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Non
         if gradient is None:
             continue
         if p.grad is None:
+            # (no copy: gradients that were taken away belong to nobody else)
             p.grad = gradient
         else:
             p.grad.add_(gradient)
@@ -227,6 +229,9 @@ def _write(page: Page, order: _Order) -> None:
         if scale is None:
             foreach_clamp_(values, order.limit)
         else:
+            # Gradients of a fused optimizer still carry the loss scale here (16-mixed). Scaling the bound saves a pass
+            # over them; torch's multi-tensor clamp takes no 0-d tensor, and reading the scale would wait for the
+            # device.
             bound = order.limit * scale.to(page.view.device)
             for gradient in values:
                 gradient.clamp_(min=-bound, max=bound)

@@ -20,6 +20,7 @@ from lightning_tricks.numerics.torch_internals import sparse_values
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 
 _grad, _is_sparse = attrgetter("grad"), attrgetter("is_sparse")
+# The others ignore grad_scale without a word (RMSprop, NAdam) or stop with an assertion (Adafactor).
 _FOLDING_STEPS = ("Adam.step", "AdamW.step", "SGD.step", "Adagrad.step")
 
 

@@ -1,4 +1,4 @@
-"""One face over no scaler, a GradScaler, and a GradScaler with a fused optimizer. Never reads on the host.
+"""One interface to no scaler, a GradScaler, and a GradScaler with a fused optimizer. Never reads on the host.
 
 Every private attribute of torch's GradScaler that the pack touches is in this file, behind ``_private_works``: a probe
 that runs the mechanism once on one number. Where a torch version changed it, the public path is taken instead, which is
@@ -89,7 +89,7 @@ class LossScale:
         Args:
             optimizer: one whose gradients are still scaled (fused).
             found: 0-d bool or float tensor, whether a gradient is NaN or inf.
-            divisor: what the fused step shall divide the unscaled gradients by (1 / clip coefficient), or None.
+            divisor: what the fused step is to divide the unscaled gradients by (1 / clip coefficient), or None.
         """
         scale = self.scale()
         if self.scaler is None or scale is None:
@@ -106,10 +106,12 @@ class LossScale:
         """Make the scaler skip an unfused optimizer's step when ``found`` is set; False if it cannot be told."""
         if self.scaler is None or not _private_works():
             return False
+        # Filled by ``unscale_``, which Lightning calls before the hook unless the optimizer is fused.
         known = _state_of(self.scaler, optimizer)["found_inf_per_device"]
         if not known:
             return False
         device = next(iter(known))
+        # (the scaler adds up the flags of all devices: to set one is enough)
         known[device] = torch.maximum(known[device], found.to(device=device, dtype=torch.float32))
         return True
 
@@ -124,6 +126,7 @@ def _mark_checked(scaler: GradScaler, optimizer: Optimizer, found: Tensor) -> No
 
     state = _state_of(scaler, optimizer)
     state["found_inf_per_device"] = {found.device: found.to(torch.float32)}
+    # At this stage ``scaler.step`` neither unscales nor searches for non-finite values again.
     state["stage"] = OptState.UNSCALED
 
 

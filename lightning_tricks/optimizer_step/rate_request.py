@@ -43,6 +43,7 @@ def scale_rates(optimizer: Any, factor: float) -> None:
     """Multiply the rates of all parameter groups, tensors in place."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
+            # In place: a captured CUDA graph or a compiled step reads this very tensor.
             group["lr"].mul_(factor)
         else:
             group["lr"] *= factor
@@ -111,6 +112,7 @@ class RateRequest:
         known = self._bases(index)[:1] if self._bases is not None else []
         highest = (known or [0.0])[0] * self.factor
         if not highest:
+            # torch's schedulers keep their base rate in ``initial_lr``, and OneCycleLR its peak in ``max_lr``.
             names = [group[n] for n in ("initial_lr", "max_lr") if n in group]
             highest = max((float(v) for v in names if not isinstance(v, Tensor)), default=0.0)
         if not highest:

@@ -85,7 +85,7 @@ class StepClock:
 
     def leave(self, index: int) -> bool:
         """Torch's step post hook fired; return whether the whole step is over, and not only its parent's part."""
-        # not below 0: hooks that were attached in the midst of a step see its end only
+        # not below 0: hooks that were attached in the middle of a step see its end only
         self._depth[index] = max(0, self._depth[index] - 1)
         return self._depth[index] == 0
 
@@ -147,7 +147,7 @@ class StepClock:
         """Take the counts of a checkpoint; they hold from the next ``start``.
 
         Raises:
-            ValueError: the state is none of ours.
+            ValueError: it was not written by this class.
         """
         lists = [state.get("attempted"), state.get("applied")]
         plain = all(isinstance(x, list) and all(type(v) is int and v >= 0 for v in x) for x in lists)

@@ -37,7 +37,7 @@ class WindowRequest:
         self._carry_out = carry_out
 
     def ask(self, factor: int) -> None:
-        """Make the window ``factor`` times as long as the user wanted, from its next begin on."""
+        """Make the window ``factor`` times as long as the user wanted, from the next window on."""
         self.factor = factor
         if self._carry_out is not None:
             self._carry_out(factor)

@@ -176,6 +176,7 @@ def _measure_times(
     module: nn.Module, batch: Any, device: torch.device, usable: list[PrecisionRow], budget: float
 ) -> None:
     """Fill in times and skipped steps: ``budget`` seconds of each precision in each round."""
+    # (a generator of its own, so that the user's stays where it is)
     order = random.Random(0)
     for _ in range(_ROUNDS):
         for row in order.sample(usable, len(usable)):

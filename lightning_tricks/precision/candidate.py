@@ -106,6 +106,7 @@ def _loss(module: nn.Module, batch: Any) -> Tensor:
         return loss
     inputs, target = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
     output = module(**inputs) if isinstance(inputs, dict) else module(inputs)
+    # (a model that computes its loss itself)
     if output.numel() == 1:
         return output.reshape(())  # type: ignore[no-any-return]
     if target is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_tricks.precision.findings import Finding, islands_or
 from lightning_tricks.precision.watch import LARGEST, picked
 
-_LITTLE_HEADROOM = 2.0  # bits
+_LITTLE_HEADROOM = 2.0  # bits: outputs four times as large would overflow
 _MUCH_UNDERFLOW = 0.5  # share of the gradient's elements
 
 
@@ -25,6 +25,7 @@ def headroom(largest: Tensor) -> Tensor:
     >>> headroom(torch.tensor([65504.0, 1.0, -1.0]))
     tensor([ 0.0000, 15.9993,     nan])
     """
+    # (clamped to the smallest normal float32: the log of 0 is -inf)
     bits = math.log2(LARGEST) - largest.clamp(min=2.0**-126).log2()
     return torch.where(largest < 0, torch.nan, bits)
 

@@ -103,6 +103,7 @@ class Islands:
         regions: list[torch.autocast] = []  # one per call that is under way: a module may call itself
 
         def enter(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            # (entered and left by hand, since two hooks cannot share a ``with``)
             region = torch.autocast(self._device_type, enabled=False)
             region.__enter__()  # type: ignore[no-untyped-call]
             regions.append(region)

@@ -74,6 +74,7 @@ def unavailable(precision: str, device: torch.device) -> str:
         }.get(precision, "")
     if device.type == "cuda" and precision != "ieee-fp32":
         major = torch.cuda.get_device_capability(device)[0]
+        # (Ampere, compute capability 8.0, was the first to have TF32 and bfloat16)
         if major < 8 and precision in ("tf32", "bf16-mixed", "bf16-true"):
             return f"{torch.cuda.get_device_name(device)} does not have it (compute capability 8.0 or more)"
     return ""

@@ -1,7 +1,7 @@
 """When a loss scale has failed: bounds, and how many updates in a row may be skipped. Frozen rules, no Lightning.
 
 A skipped update is not a fault: a GradScaler finds its scale by overflowing now and then. Endless skips are one: torch
-halves the scale for ever (after 150 skips it is 0.0), trains nothing, and raises no error.
+halves the scale forever (after 150 skips it is 0.0), trains nothing, and raises no error.
 """
 
 from __future__ import annotations

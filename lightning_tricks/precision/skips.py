@@ -62,6 +62,7 @@ def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, ste
     """
     if not input_finite:
         return Finding("nonfinite input", "", "the batch holds NaN or inf", "Look at the data of this step", step)
+    # (``not <``: NaN as well)
     bad = next((c for c in calls if not c.largest_output < math.inf and not c.masks), None)
     if bad is not None:
         name, into = bad.name, bad.largest_input

@@ -20,6 +20,7 @@ from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating, largest
 from lightning_tricks.numerics.shards import local
 
+# of float16
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0
 _NOTHING_COMPUTED = (nn.Identity, nn.Flatten, Metric)  # (a metric's forward has no gradient, and no activation)
@@ -167,6 +168,7 @@ def summed_up(
     [[-1.0, 5.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]
     """
     out = torch.zeros(4, size, device=device)
+    # (-1: not called, as no magnitude is negative)
     out[:2] = -1.0
     for row, seen in enumerate((outputs, [(i, top) for i, top, _ in gradients])):
         if seen:

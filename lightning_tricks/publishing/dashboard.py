@@ -37,8 +37,11 @@ def write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> 
     The page shows a run only if its hyperparameters name a metric. It is ``hp_metric``, which Lightning leaves to the
     user (``self.log("hp_metric", ...)``); no value is written for it.
     """
+    # (imported where a TensorBoard logger is in use: the package is optional)
     from torch.utils.tensorboard.summary import hparams
 
     plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
+    # ``SummaryWriter.add_hparams`` would open a second run in a folder of its own; the summaries go into this run's
+    # file.
     for summary in hparams(plain, {"hp_metric": 0}):  # type: ignore[no-untyped-call]
         file_writer(experiment).add_summary(summary)

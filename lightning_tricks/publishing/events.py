@@ -50,6 +50,7 @@ def events(series: Mapping[str, Series], keys: LogKeys) -> list[Event]:
         kind = keys.event_of(key)
         if kind is None:
             continue
+        # (counters begin at 0, so that the first value that is logged may already show an event)
         before = 0.0
         for step, value in points:
             if kind.happened(before, value):
@@ -75,5 +76,6 @@ def mark_events(axes: Any, marked: Sequence[Event]) -> None:
                 axes.axvline(step, color=_COLORS[kind], linewidth=1.0, label=label if i == 0 else None)
         else:
             height = 0.02 + 0.035 * KINDS.index(kind)
+            # Heights are shares of the axes, so that the marks stay at the bottom whatever the scale of the values is.
             transform = axes.get_xaxis_transform()
             axes.plot(steps, [height] * len(steps), "|", color=_COLORS[kind], transform=transform, label=label)

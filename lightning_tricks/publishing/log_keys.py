@@ -55,6 +55,7 @@ def _pattern_of(part: str) -> str:
         return r"(\.[^/]+)?"
     if part == "</optimizer>":
         return r"(/optimizer\d+)?"
+    # The last part that marks an optimizer or an alarm belongs to no family: it has a declaration of its own.
     return r"(?!(optimizer\d+|alarm)$)" + (r".+" if part.endswith("...>") else r"[^/]+")
 
 
@@ -77,6 +78,7 @@ class LogKey:
     event: EventKind | None = None
     optimizers: bool = False
 
+    # (it writes into the instance's ``__dict__``, which a frozen dataclass allows)
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         r"""What its keys look like, as a whole.

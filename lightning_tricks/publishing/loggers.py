@@ -1,7 +1,7 @@
 """A logger that cannot write does not end a run: its system errors are told once, and training goes on.
 
 Lightning lets them through: a disk that is full of logs ends the training (tests/faults show it). Only ``OSError`` is
-kept back, which is the world's fault; whatever else a logger raises is a mistake in somebody's code and comes out.
+kept back, whose cause lies outside of the program; whatever else a logger raises is a bug, and comes out.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def guard(logger: Any, failed: Failed) -> None:
         >>> logger.finalize("success"); vars(logger)
         {}
     """
+    # A second fit with the same logger must not guard what is guarded already.
     release(logger)
     for name in _GUARDED:
         guarded = _Guarded(logger, name, failed)
@@ -72,6 +73,7 @@ class _Guarded:
         self.give_back: PutBack
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the logger, as for a process that is spawned, has its own method there again.
         return getattr, (self._logger, self._name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -81,7 +81,7 @@ class Publisher:
         self._recipients.introduce(configuration)
 
     def guard(self) -> None:
-        """Training begins: from now on no logger's system error may end it, in Lightning's own calls neither."""
+        """Training begins: from now on no logger's system error may end it, not even in Lightning's own calls."""
         self._recipients.guard()
 
     def put(self, step: int, values: Mapping[str, float | Tensor]) -> None:

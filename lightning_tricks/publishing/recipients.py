@@ -48,7 +48,7 @@ class Recipients:
                 self._note_failure(logger, error, 0, lasting=False)  # (MLflow's refuses an argument that has changed)
 
     def guard(self) -> None:
-        """Training begins: from now on no logger's system error may end it, in Lightning's own calls neither."""
+        """Training begins: from now on no logger's system error may end it, not even in Lightning's own calls."""
         for logger in self._loggers():
             guard(logger, partial(self._note_failure, logger))
 

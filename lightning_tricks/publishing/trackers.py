@@ -156,27 +156,34 @@ def _to_neptune(logger: Any, name: str, figure: Any, step: int) -> None:
     logger.experiment[name].append(File.as_image(_picture(figure)), step=step)
 
 
+# Arguments of WandbLogger's ``log_text`` and ``log_table``, and of ``track`` of Aim's runs.
 _WANDB = ("columns", "data", "dataframe", "step")
 _AIM = ("value", "name", "step", "context")
 
 # The first one that fits a logger is taken. A table without a way of its own is sent as text.
 WAYS: Mapping[Kind, tuple[Way, ...]] = {
     "text": (
+        # TensorBoard
         Way("experiment.add_text", (), lambda at, name, text, step: at.experiment.add_text(name, text, step)),
+        # Weights & Biases
         Way("log_text", _WANDB, lambda at, name, text, step: at.log_text(name, ["text"], [[text]], step=step)),
         Way("log_text", ("key", "texts"), lambda at, name, text, step: at.log_text(name, [text], step=step)),
         Way(
             "experiment.log_text",
+            # MLflow, whose client wants the run with each call
             ("run_id", "text", "artifact_file"),
             lambda at, name, text, step: at.experiment.log_text(at.run_id, text, _file(name, step, "md")),
         ),
         Way(
             "experiment.log_text",
+            # Comet
             ("text", "step", "metadata"),
             lambda at, name, text, step: at.experiment.log_text(text, step=step, metadata={"name": name}),
         ),
+        # Aim
         Way("experiment.track", _AIM, _to_aim("Text", str)),
         Way(
+            # Neptune, whose runs answer to any name; this method is recognised because only they have it
             "experiment.print_structure",
             (),
             lambda at, name, text, step: at.experiment[name].append(text, step=step),
@@ -314,6 +321,7 @@ def folder_of(logger: Any) -> Path | None:
 
 
 def _keep(folder: Path, kind: Kind, name: str, content: Any, step: int) -> None:
+    # Keys may hold what file names must not (``:`` on Windows), and a part of dots alone would lead out of the folder.
     safe = "/".join(re.sub(r"[^\w. -]", "_", part).strip(". ") or "_" for part in name.split("/"))
     path = folder / _file(safe, step, _ENDINGS[kind])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -325,4 +333,5 @@ def _keep(folder: Path, kind: Kind, name: str, content: Any, step: int) -> None:
 
 def is_of_another_rank(logger: Any) -> bool:
     """Whether a logger belongs to a process that does not log: Lightning's stand-in there has every method."""
+    # By its name: the class is private, and there is one in each of Lightning's two namespaces.
     return type(offered(logger, "experiment")).__name__ == "_DummyExperiment"

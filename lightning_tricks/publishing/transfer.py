@@ -71,11 +71,13 @@ class Transfer:
         dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
         device = device_of(tensors)
         if device.type != "cuda":
+            # (pinned memory and events are CUDA's: on other accelerators the copy waits)
             self.host = torch.cat([t.to(device=device, dtype=dtype) for t in tensors]).cpu()
         else:
             self.host = _pinned_copy(tensors, dtype, device)
             self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.arrived.record(torch.cuda.current_stream(device))
+        # (the vector holds them now: their memory on the device may be used again)
         self.tensors = []
 
     def has_arrived(self, *, wait: bool) -> bool:
@@ -93,6 +95,7 @@ class Transfer:
     def read(self) -> Arrived:
         """Return everything as numbers of the host, in the order in which ``send`` put it into the vector."""
         floats = iter([] if self.host is None else self.host.tolist())
+        # ``zip`` asks the names first: at their end it has taken no float that belongs to what follows.
         values = {**self.numbers, **dict(zip(self.names, floats, strict=False))}
         samples = {name: list(islice(floats, h.numel())) for name, h in self.histograms.items()}
         private = [(listener, list(islice(floats, v.numel()))) for v, listener in self.private]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_tricks.numerics import form
 
-_MOST = 5
+_MOST = 5  # curves that one chart can show and a reader can distinguish
 _SPARE = 2
 _WEIGHT = 0.1  # of a new value in the running mean
 _CLEARLY = 2.0
@@ -76,6 +76,7 @@ class WorstSeries:
             if len(shown) == self.most:
                 least = min(shown, key=means.__getitem__)
                 if not means[name] > _CLEARLY * means[least]:
+                    # (in falling order: the rest cannot be worse)
                     break
                 shown.remove(least)
             shown.append(name)

@@ -72,6 +72,7 @@ def _is_ours(name: str) -> bool:
 def _tricks(logs: Logs) -> list[Block]:
     given: dict[str, list[str]] = {name: [] for name in logs.hyperparameters.get("tricks", "").split(", ") if name}
     for key, value in logs.hyperparameters.items():
+        # (as the tricks log their own arguments: ``GradientClip/rule``)
         if re.fullmatch(r"[A-Z]\w+/\w+", key) and value != "None":
             trick, argument = key.split("/", 1)
             given.setdefault(trick, []).append(f"{argument}={value}")

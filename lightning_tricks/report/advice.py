@@ -11,9 +11,9 @@ from statistics import fmean, median
 from lightning_tricks.publishing.events import Series
 from lightning_tricks.publishing.log_keys import is_own_loss
 
-_OFTEN_CLIPPED = 0.5
-_OFTEN_SKIPPED = 0.05
-_FEWEST = 20
+_OFTEN_CLIPPED = 0.5  # share of the logged updates
+_OFTEN_SKIPPED = 0.05  # share of the updates that were made
+_FEWEST = 20  # logged values, fewer of which say nothing about a run
 _SETTLED = 0.05  # share of the first loss below which a falling loss is not a reason to train further
 BETTER_IS_LESS = re.compile(r"loss|error|perplexity|bits", re.I)
 
@@ -70,6 +70,7 @@ def _skipped(scalars: Mapping[str, Series]) -> list[str]:
 
 def _nonfinite(scalars: Mapping[str, Series]) -> list[str]:
     attempts = sum(v for _, v in scalars.get("grad/nonfinite", ()) if math.isfinite(v))
+    # (a GradScaler finds its scale by overflowing)
     if not attempts or "amp/scale" in scalars:
         return []
     return [
@@ -80,6 +81,7 @@ def _nonfinite(scalars: Mapping[str, Series]) -> list[str]:
 
 def _schedule(scalars: Mapping[str, Series]) -> list[str]:
     rates = [v for _, v in scalars.get("schedule/lr", ())]
+    # (at 99.9 % of the peak the rate is constant on purpose, and no decay was cut short)
     if len(rates) < _FEWEST or not rates[-1] > 0.3 * max(rates) or rates[-1] >= 0.999 * max(rates):
         return []
     return [
@@ -109,6 +111,8 @@ def _noise(values: Sequence[float]) -> float:
     """Return by how much values differ from one to the next, beside their trend: one standard deviation of one."""
     changes = [b - a for a, b in pairwise(values) if math.isfinite(b - a)]
     usual = median(changes) if changes else 0.0
+    # The median absolute deviation times 1.4826 estimates the standard deviation of normal noise; the difference of two
+    # values has twice the variance of one.
     return 1.4826 * median(abs(c - usual) for c in changes) / math.sqrt(2) if changes else 0.0
 
 

@@ -62,4 +62,5 @@ class ProgressMetrics(Trick):
         for key in self.keys or _USUAL:
             if key in run.publisher.latest:
                 value = run.publisher.latest[key]
+                # (still inside ``on_train_batch_end``, where Lightning allows this; the loggers have the value already)
                 module.log(key, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)

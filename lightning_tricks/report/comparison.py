@@ -14,6 +14,7 @@ from lightning_tricks.report.results import Measure, is_validation, measures, of
 from lightning_tricks.report.verdict import conclude
 
 _MOST = 40
+# differ in any two runs, or say nothing of what the user chose
 _NOT_SETTINGS = ("started", "versions")
 
 

@@ -50,6 +50,7 @@ def draw_lines(
         steps, values = zip(*finite, strict=True)
         seen += values
         few = len(values) < 30
+        # (a running mean over few values would hide them)
         noisy = smooth and not few
         (line,) = ax.plot(steps, values, marker="." if few else None, alpha=0.3 if noisy else 1.0, linewidth=1)
         line.set_label(None if noisy else name)
@@ -77,6 +78,7 @@ def draw_layer_norms(series: Mapping[str, Series]) -> Figure:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
+    # (the usual weight of an exponential mean, for a window of a tenth of the values)
     weight = 2.0 / (1 + max(5, len(values) // 10))
     mean, found = values[0], []
     for value in values:

@@ -93,8 +93,10 @@ def _find(folder: Path) -> Path:
 
 
 def _read_events(folder: Path, logs: Logs) -> None:
+    # (imported where there are such files: the package is optional)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # (0 keeps all of them; by default TensorBoard draws a sample of 10,000)
     sizes = {"scalars": 0, "tensors": 200, "images": 1}
     events = EventAccumulator(str(folder), size_guidance=sizes).Reload()
     tags = events.Tags()
@@ -106,6 +108,7 @@ def _read_events(folder: Path, logs: Logs) -> None:
     for tag in tags["tensors"]:
         if tag.endswith("/text_summary"):
             texts = [(row.step, _text(row.tensor_proto)) for row in events.Tensors(tag)]
+            # (each once: a resumed run may write some again)
             logs.texts[tag.removesuffix("/text_summary")] = list(dict.fromkeys(texts))
     for tag in tags["images"]:
         logs.images[tag] = events.Images(tag)[-1].encoded_image_string
@@ -134,8 +137,10 @@ def _text(proto: Any) -> str:
 def _read_csv(path: Path, logs: Logs) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         for i, row in enumerate(csv.DictReader(file)):
+            # (a file of another origin may have no steps)
             step = _number(row.get("step")) if row.get("step") else float(i)
             for name, cell in row.items():
+                # (CSVLogger leaves cells empty where a row has no such value; None holds cells beyond the header)
                 if name not in ("step", "epoch", None) and cell:
                     logs.scalars.setdefault(name, []).append((int(step), _number(cell)))
     logs.scalars = {name: without_overwritten(points) for name, points in logs.scalars.items()}
@@ -155,6 +160,7 @@ def _content(path: Path) -> dict[str, Any] | None:
             return None
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    # (a file that is half-written or nested too deeply costs a section of the report, and not the report)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -119,6 +119,7 @@ def story(logs: Logs, other: Logs | None = None) -> list[Block]:
 def _next(logs: Logs, conclusion: Conclusion) -> list[Block]:
     # what the doctor is not sure of, or contradicts what it is surer of, is reported below, and is not advice
     remedies = [finding.next_step for finding in ranked(noticed(texts_of(logs)))]
+    # (remedies separate their steps by semicolons)
     steps = [step for remedy in remedies for step in map(str.strip, remedy.split(";"))]
     told = [not_yet_done(step, logs.hyperparameters.get("tricks", "").split(", ")) for step in steps]
     steps = [f"{step[:1].upper()}{step[1:]}." for step in told if step]
@@ -154,6 +155,7 @@ def _error(logs: Logs) -> list[Block]:
     """Where the error comes from, where the doctor logged the losses at the end."""
     prefix = "diagnosis/training_doctor/error/"
     values = {k.removeprefix(prefix): p[-1][1] for k, p in logs.scalars.items() if k.startswith(prefix) and p}
+    # (``not >``: NaN has no parts either)
     if not values.get("initial", 0.0) > 0 or "training" not in values:
         return []
     best, last = (values.get(name, math.nan) for name in ("validation_best", "validation"))

@@ -25,8 +25,10 @@ def pictures(logs: Logs, happened: Sequence[Event]) -> list[Block]:
 
     losses = {k: p for k, p in scalars.items() if is_own_loss(k)} or those("diagnosis/training_doctor/loss")
     metrics = {k: p for k, p in of_the_user(logs).items() if not is_own_loss(k)}
+    # (LearningRateMonitor's, where there is no LRSchedule)
     rates = those(r"schedule(/optimizer\d+)?/lr(/.*)?") or those(r"lr-.*")
     norms = those(r"grad/norm(/optimizer\d+)?")
+    # (``grad/norm/optimizer1`` is the norm of all that an optimizer has)
     layers = those(r"grad/norm/(?!optimizer\d+$).*")
     found: list[Block] = [Heading("Pictures")]
 

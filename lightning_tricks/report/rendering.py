@@ -38,6 +38,7 @@ def as_html(title: str, blocks: Sequence[Block], renew: int | None = None) -> st
     True
     """
     parts = [_html(block) for block in blocks]
+    # Names and texts from logs may come from anybody: nothing that they smuggle in can be loaded or run.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     again = f'<meta http-equiv="refresh" content="{renew}">' if renew else ""
     head = (
@@ -97,6 +98,7 @@ def as_markdown(title: str, blocks: Sequence[Block], path: Path) -> str:
 
 
 def _plain(text: str) -> str:
+    # (a string may hold what Markdown takes for markup)
     return re.sub(r"([\\`*_<\[\]])", r"\\\1", " ".join(text.split()))
 
 

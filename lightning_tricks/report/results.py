@@ -11,6 +11,7 @@ from lightning_tricks.report.advice import BETTER_IS_LESS
 from lightning_tricks.report.blocks import Block, Heading, Table
 from lightning_tricks.report.logs import Logs, Points
 
+# ``hp_metric`` comes from TensorBoardLogger, ``lr-...`` from LearningRateMonitor
 NOT_THE_USERS = (*OURS, "hp_metric", "lr_finder", "lr-")
 _MOST = 16
 

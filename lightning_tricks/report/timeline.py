@@ -41,15 +41,17 @@ def timeline(logs: Logs, happened: Sequence[Event]) -> list[Block]:
     for tag, texts in logs.texts.items():
         if tag.startswith(("collapse/", "diagnosis/")) and tag not in ("diagnosis/sanity", "diagnosis/summary"):
             told = [(step, text) for step, text in texts if not _is_finding_of(text, alarmed)]
+            # (a detector writes at each alarm: the latest are enough)
             found += [Paragraph(f"Step {step}: {text}") for step, text in told[-5:]]
     return found
 
 
 def _is_finding_of(text: str, alarmed: Set[str]) -> bool:
-    """Whether a message is a finding that a detector raised an alarm about, with the same words."""
+    """Whether a string is a finding that a detector raised an alarm about, with the same words."""
     finding = Finding.from_text(text)
     return finding is not None and str(finding.kind) in alarmed
 
 
 def _merged(event: Event) -> str:
+    # (their texts hold numbers, which differ from step to step)
     return "" if event.kind in ("clip", "skip", "non-finite") else event.text

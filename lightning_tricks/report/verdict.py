@@ -15,6 +15,7 @@ from lightning_tricks.report.blocks import Conclusion
 from lightning_tricks.report.logs import Logs
 
 _SILENT = 600.0  # seconds without news after which a run without an end is not taken for one that is under way
+# as ``detection.alarm.Verdict.__str__`` writes it
 _VERDICT = re.compile(r"^(\w+): (.+?) since step (\d+) \(seen at step (\d+)\): (.*?)(?: Try: (.*?))?\.?$", re.M)
 
 
@@ -61,7 +62,7 @@ def sentence_of(verdict: str) -> str:
 
 
 def causes_in(text: str) -> list[str]:
-    """Return the causes of the verdicts in a message.
+    """Return the causes of the verdicts in a string.
 
     >>> causes_in("DeadUnits: dead units since step 8 (seen at step 20): 90% are dead. Try: a lower rate.")
     ['dead units']

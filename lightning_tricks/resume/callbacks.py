@@ -136,6 +136,7 @@ class ResumeGuard(Trick):
         if not self._due_at_checkpoint or self._due:
             return
         self._due_at_checkpoint = False
+        # (the weights are tensors, which load, and most of the checkpoint)
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         known, exact = {finding.what for finding in self._findings}, trainer_facts.is_exact(trainer)
         found = _safely("checkpoint", lambda: unloadable(rest)) if self._strict else []
@@ -194,4 +195,5 @@ def _safely(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
 def _ends_with_zero() -> bool:
     """Whether Lightning's handler of SIGTERM is installed, and its exception still has no exit code."""
     handler = signal.getsignal(signal.SIGTERM)
+    # (by its private name: Lightning wraps the handlers that it finds. After 2.6.6 the exit code is 143, #21623)
     return type(handler).__name__ == "_HandlersCompose" and not SIGTERMException().code

@@ -49,10 +49,12 @@ def at_checkpoint(module: Any, before: Held | None, *, exact: bool) -> list[Find
     own = [
         f"{place}.{name}"
         for place, named in values.items()
+        # (only ``requires_grad`` has no place, and a library knows what its own tensors are for)
         if place and not _is_a_librarys(now.owners[place])
         for name, value in named.items()
         if is_numeric(value)
     ]
+    # (what was lost then was told at the first batch)
     return moving([] if exact else own, [x for x in lost if x not in before.lost], [])
 
 

@@ -67,6 +67,7 @@ def encoded(value: Any, budget: list[int], spare: list[int] | None = None) -> An
     Raises:
         NotPlainError: it is of another kind, or too large.
     """
+    # (a list of one number, which all nested calls share)
     budget[0] -= 1
     if budget[0] < 0:
         raise NotPlainError
@@ -92,6 +93,7 @@ def encoded(value: Any, budget: list[int], spare: list[int] | None = None) -> An
             raise NotPlainError
         return large
     if kind is numpy.ndarray and value.dtype.kind in "biufc" and value.nbytes <= LARGEST:
+        # (copied: torch warns of memory that is read-only, as that of bytes is)
         raw = torch.from_numpy(numpy.frombuffer(value.tobytes(), dtype=numpy.uint8).copy())
         return {KIND: "array", _CONTENT: raw, "dtype": value.dtype.str, "shape": list(value.shape)}
     if kind is Tensor and value.layout is torch.strided and value.nbytes <= LARGEST and value.device.type != "meta":
@@ -143,6 +145,7 @@ def filled(there: Any, value: Any) -> bool:
             there[...] = value
         return fits
     if isinstance(there, Tensor):
+        # (what is part of a graph must not be written to)
         fits = there.shape == value.shape and there.dtype == value.dtype and there.grad_fn is None
         if fits:
             there.copy_(value)

@@ -123,6 +123,7 @@ class ExactResume(Trick):
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up what the checkpoint holds for this process."""
         trainer = run.trainer
+        # (by name: the class is private)
         if type(data_fetcher(trainer.fit_loop)).__name__ == "_DataLoaderIterDataFetcher":
             raise UnsupportedError(
                 "ExactResume: training_step takes the dataloader_iter, so nobody knows which batches it took. "

@@ -24,6 +24,7 @@ def filesystem(path: Path, mounts: str | None = None) -> tuple[int, str]:
         ('/tmp', '/')
     """
     real = Path(os.path.realpath(path))
+    # (the device alone is not enough: across bind mounts of one filesystem, files cannot be renamed either)
     there = next(folder for folder in (real, *real.parents) if folder.exists())
     if mounts is None:
         table = Path("/proc/self/mountinfo")
@@ -34,6 +35,7 @@ def filesystem(path: Path, mounts: str | None = None) -> tuple[int, str]:
 
 
 def _unescaped(point: str) -> str:
+    # (the kernel writes blanks in these names as octal numbers)
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)
 
 

@@ -70,6 +70,7 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
         found.flags = {name: p.requires_grad for name, p in module.named_parameters()}
     walk.run()
     spare = [_READ]
+    # (``keep_vars`` gives the very tensors of the module, which can be recognised by identity)
     known = set() if module is None else {id(t) for t in module.state_dict(keep_vars=True).values()}
     for place, record in walk.records:
         if isinstance(record, (objects.DictRecord, objects.EmptyRecord)) and not _is_looked_at(place.name):

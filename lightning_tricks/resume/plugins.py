@@ -1,7 +1,7 @@
 """DurableCheckpointIO: checkpoints that are whole or not there, whenever the process is killed.
 
 Lightning writes into the folder for temporary files and moves the result. Where that folder is on another filesystem,
-moving is copying, over the old checkpoint: a kill in the midst of it leaves neither the old nor the new one.
+moving is copying, over the old checkpoint: a kill in the middle of it leaves neither the old nor the new one.
 """
 
 from __future__ import annotations
@@ -227,6 +227,7 @@ def temporary(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
     The lock ends with the process, however that ends: so a file without one belongs to nobody.
     """
+    # (not from ``random``: saving must not move the run's generators)
     name = folder / f".durable-checkpoint-{_HOST}-{secrets.token_hex(8)}.tmp"
     with open(name, "xb") as file:
         try:
@@ -336,6 +337,7 @@ def _beside(target: Path, suffix: str) -> Path:
 def _keep(target: Path) -> None:
     """Give what is about to be overwritten its second name."""
     with temporary(target.parent) as (_, name):
+        # (``link`` refuses a name that exists)
         name.unlink()
         try:
             os.link(os.path.realpath(target), name)

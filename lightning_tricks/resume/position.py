@@ -45,6 +45,7 @@ def state_of(loop: Any, *, held: Found, began: Found | None, validated: int) -> 
         "generators": generator_states(loaders, loop.trainer.lightning_module),
         "held": held,
         "began": began,
+        # (a float: of data without a length it is inf)
         "batches": float(loop.max_batches),
         "seeds": seeds(loaders),
         "validation": validation_is_due(loop, validated),
@@ -167,6 +168,7 @@ def make_up_for_validation(trainer: Any, found: Found) -> None:
         return
     found["validation"] = False  # two places ask, depending on where in the epoch the checkpoint was saved
     validation, first = trainer.fit_loop.epoch_loop.val_loop, first_loop_iteration(trainer)
+    # (a loop that restarts would pass over the batches that the checkpoint says are done)
     trainer.validating, validation.restarting = True, False
     validation.run()
     trainer.training = True
@@ -174,7 +176,7 @@ def make_up_for_validation(trainer: Any, found: Found) -> None:
 
 
 def hold_back(checkpoint: Any, resumed_at: int, hooks: LoopHooks) -> None:
-    """Let a ModelCheckpoint not save before the first update.
+    """Keep a ModelCheckpoint from saving before the first update.
 
     Lightning 2.6.6's has forgotten that it saved at this step, and where updates are due only every n-th batch, it
     would write over the good checkpoint one of the middle of a window.
@@ -190,5 +192,6 @@ def hold_back(checkpoint: Any, resumed_at: int, hooks: LoopHooks) -> None:
         if trainer.global_step != resumed_at:
             usual(trainer, *rest, **more)
 
+    # (by name: each of Lightning's two namespaces has one)
     if any(cls.__name__ == "ModelCheckpoint" for cls in type(checkpoint).__mro__):
         hooks.replace(checkpoint, "on_train_batch_end", on_train_batch_end)

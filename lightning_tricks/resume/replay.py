@@ -45,6 +45,7 @@ def on_iterator_start(iterable: Any, begins: Callable[[], None]) -> Callable[[],
         begins()
         return original.__iter__(self)
 
+    # ``iter()`` looks ``__iter__`` up on the class, so that an attribute of the object would not be seen.
     iterable.__class__ = type(original.__name__, (original,), {"__iter__": __iter__, "__module__": original.__module__})
 
     def end() -> None:
@@ -119,6 +120,7 @@ def skip_batches(iterator: Any, loaders: list[Any], count: int) -> None:
     if len(loaders) == len(inner) == 1 and can_skip(inner[0]) and _order_is_all(loaders[0]):
         for _ in range(count):
             skip_one(inner[0])
+        # (from which a CombinedLoader takes the number that it gives out with each batch)
         iterator._iterator._idx += count
         return
     for _ in range(count):

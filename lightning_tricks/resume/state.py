@@ -54,6 +54,7 @@ def put_generator_states(loaders: Iterable[Any], states: Mapping[str, Any], modu
 def _generators(loaders: Iterable[Any], module: nn.Module | None) -> dict[str, Any]:
     loaders = list(loaders)
     found = places_of(loaders)
+    # (one that loader and module share is saved and put back once)
     known = {id(generator) for generator in found.values()}
     datasets = {f"{i}.dataset": getattr(loader, "dataset", None) for i, loader in enumerate(loaders)}
     more = held_generators({} if module is None else {"module": module}, datasets)
@@ -62,6 +63,7 @@ def _generators(loaders: Iterable[Any], module: nn.Module | None) -> dict[str, A
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
     """Return copies of the gradients that are there, in the host's memory, by name of parameter."""
+    # (copied on the CPU too, where the next backward pass would add to them)
     return {n: p.grad.detach().to("cpu", copy=True) for n, p in module.named_parameters() if p.grad is not None}
 
 

@@ -24,7 +24,7 @@ from lightning_tricks.resume.findings import Finding
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device, torch.Size}
 _DICTS = (dict, OrderedDict, Counter)  # their own types, no subclasses: what is refused is the class
 _LISTS = (list, tuple, set)
-# The check runs before the first step of each fit, and shall take milliseconds.
+# Bounds, since the check runs before the first step of each fit, and must not take more than milliseconds.
 _LARGEST = 2**16  # bytes of an object that is tried
 _MOST_OBJECTS = 2000  # in an object that is tried
 _MOST_TRIALS = 50

@@ -228,6 +228,7 @@ class LRSchedule(Trick):
         state = state or {}
         writer.groups = restored_groups(state, len(run.views))
         writer.clock.elapsed = restored_time(state, writer.clock.elapsed)
+        # (where the user gave the length, the clock has no say)
         writer.clock.read = None if self.spec.total is not None else time_progress(trainer)
         self._plateau = None if self._plateau is None else self._plateau.restored(state)
         self._horizon = self._horizon.restored(state, len(run.views))
@@ -264,6 +265,7 @@ class LRSchedule(Trick):
                 _say_once(run, remark)
             if not self._horizon.inferring:
                 self._write(run, run.views)
+        # (from here on another length is a better forecast, and not another wish)
         elif horizon.resumed:
             self._horizon = replace(horizon, resumed=False)
         if batch_idx == 0:
@@ -326,6 +328,7 @@ class LRSchedule(Trick):
         """Say how far the curve got, if not to its end."""
         if self._plateau is not None:
             self._take(shown_what_came_late(self._plateau, run.trainer, strict=True))
+        # (a trial is not meant to reach the end, and data without a length have shown none)
         if run.trainer.fast_dev_run or self._horizon.inferring:
             return
         for view in run.views:
@@ -350,6 +353,7 @@ class LRSchedule(Trick):
     def _trick_state(self) -> dict[str, Any]:
         """Return base values and length, and what a plateau has seen."""
         if self._plateau is not None and self.live_run is not None:
+            # (not strict: a checkpoint may be written before the metric of its epoch is logged)
             self._take(shown_what_came_late(self._plateau, self.live_run.trainer, strict=False))
         return {
             "base": saved_groups(self._writer.groups),
@@ -361,6 +365,7 @@ class LRSchedule(Trick):
 
 
 def _say_once(run: TrainingRun, text: str) -> None:
+    # (remarks that come from errors begin with the owner)
     text = text.removeprefix(f"{OWNER}: ")
     if run.common.first_to_say(f"{OWNER}: {text}"):
         warn(OWNER, text)

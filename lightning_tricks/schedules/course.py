@@ -29,7 +29,7 @@ class Course:
     """How one optimizer moves along its curve: ``position = place + speed * (applied updates - updates)``.
 
     Args:
-        planned: attempts that it will have made when the run ends; None where the curve shall not follow them.
+        planned: attempts that it will have made when the run ends; None where the curve does not follow them.
         total: the position at which its curve ends; None where the end is not known.
         end: the position from which on the curve stays where it ends. It is reached although some attempts are skipped.
         place: the position when ``updates`` were made.
@@ -69,10 +69,13 @@ class Course:
         The rate does not jump: what is behind stays behind, and what is left of the curve is spread over what is left
         of the run.
         """
+        # (a host read where only the device knows the updates: once per change of the length)
         place = transferred(float(self.position(applied, attempted)), old, new)
         total = new.total or 0
         left = planned - attempted
         speed = (total - place) / left if left > 0 and total > place else 1.0
+        # Exactly one position per update: whole numbers, so that nothing is interpolated and a resume gives the same
+        # bits.
         if place == applied and abs(speed - 1.0) < 1e-9:
             place, speed = applied, 1
         return replace(self, planned=planned, total=total, end=new.settled(), place=place, updates=applied, speed=speed)
@@ -97,6 +100,7 @@ def transferred(position: float, old: Curve, new: Curve) -> float:
     """
     if abs(old.value(position) - new.value(position)) < 1e-9 and position <= (new.total or position):
         return position
+    # (a curve without an end shows no decay among its parts)
     start, parts = 0.0, list(zip(old.parts(), new.parts(), strict=False))
     for i, ((_, before), (_, now)) in enumerate(parts):
         if position < before or i == len(parts) - 1:

@@ -75,6 +75,7 @@ class Decay(ABC):
 
     def lr_fraction(self, update: int, length: int) -> float:
         """Return 1 where the rate is highest, 0 where it is lowest: an inverse momentum follows it."""
+        # (a user's function may leave [0, 1])
         return min(1.0, max(0.0, self.multiplier(update, length)))
 
     def parts(self, length: int) -> list[tuple[str, int]]:
@@ -235,6 +236,7 @@ def warmup_factor(update: int, length: int, start: float, shape: str) -> float:
         >>> [warmup_factor(k, 4, 0.0, "linear") for k in range(4)]
         [0.25, 0.5, 0.75, 1.0]
     """
+    # (+ 1: the first update would otherwise be made with a rate of 0)
     x = (update + 1) / length
     if shape == "constant":
         return start

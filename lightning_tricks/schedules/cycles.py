@@ -45,6 +45,7 @@ class CosineRestarts(Decay):
         ended = update == length
         peak = 1.0  # of the cycle that `update` falls into
         if self.t_mul == 1:
+            # (the end of the run belongs to the cycle that ends there)
             done = (update - ended) // cycle
             update, peak = update - done * cycle, self.m_mul**done
         while update > cycle or (update == cycle and not ended):
@@ -95,6 +96,7 @@ class OneCycle(Decay):
         return self._phase(update, length)[1]
 
     def _phase(self, update: int, length: int) -> tuple[bool, float]:
+        # torch's OneCycleLR counts from 0, and its last update is ``total_steps - 1``.
         peak, end = self.pct_start * length - 1.0, length - 1.0
         if update <= peak:
             return True, self._up(update / peak if peak > 0 else 1.0)

@@ -71,6 +71,7 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
             left += length
         low, high = min(values), max(values)
         axes.set(ylabel=name, xlim=(0, total))
+        # (1e-9: matplotlib warns of limits that are equal, as those of a constant would be)
         axes.set_ylim(0 if axes is all_axes[0] else low - 0.1 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
         axes.grid(alpha=0.3)
     # above the axes: a schedule may be anywhere below it

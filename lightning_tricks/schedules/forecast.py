@@ -43,6 +43,7 @@ def read_forecast(run: TrainingRun, spec: ScheduleSpec, pace: Pace, behind: Stan
     per_epoch = updates_per_epoch(run.trainer)
     return Forecast(
         attempts=attempts,
+        # (with manual optimization an optimizer steps as often as its module likes)
         per_epoch=tuple(
             per_epoch if per_epoch is None or automatic else per_epoch * pace.rate(view.index) for view in run.views
         ),

@@ -72,6 +72,7 @@ def known_groups(spec: ScheduleSpec, view: OptimizerView, before: Sequence[Known
 
 
 def _values_of(group: Mapping[str, Any]) -> tuple[float, float]:
+    # (a host read where they are tensors, once for each new group)
     return float(group["lr"]), float(group.get("weight_decay", 0.0))
 
 
@@ -86,6 +87,7 @@ def recognised(group: Mapping[str, Any], position: int, known: Sequence[KnownGro
     ours = {id(p) for p in group["params"]}
     for i, candidate in enumerate(known):
         rate, written = group["lr"], candidate.written
+        # (a tensor is told by identity: to compare its value would be a host read)
         same = rate is written or (not isinstance(rate, Tensor) and rate == written)
         if same and (i == position or any(id(p) in ours for p in candidate.parameters)):
             return candidate

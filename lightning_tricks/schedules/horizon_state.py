@@ -58,6 +58,7 @@ class HorizonState:
         if "courses" in state:
             return replace(
                 self,
+                # (curves are not saved: they follow from the arguments, which may have changed)
                 tracks=tuple(Track(Course.from_state(numbers), ()) for numbers in state["courses"]),
                 pace=Pace.from_state(state["pace"]),
                 bounds=state["bounds"],
@@ -67,6 +68,7 @@ class HorizonState:
             return self
         first = state["pace"]
         course = Course(first["planned"], first["planned"], first["end"], held=first["held"])
+        # (the rate was held for exactly the first epoch)
         pace = Pace(updates_per_epoch=[course.held] * count if course.held else [])
         return replace(self, tracks=(Track(course, ()),) * count, pace=pace, inferring=bool(first.get("learning")))
 
@@ -119,6 +121,7 @@ def horizon_after_look(
     tracks, remarks = list(state.tracks), []
     for index, length in enumerate(lengths(spec, forecast)):
         course = tracks[index].course
+        # (to draw a curve again costs a host read where only the device knows the updates)
         if not another_run and forecast.settled[index] and length == (course.planned, course.total):
             continue
         try:

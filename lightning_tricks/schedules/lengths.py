@@ -132,6 +132,7 @@ class InverseSqrt(Decay):
     def resolve(self, span: Span) -> Decay:
         """Return the curve with its time scale in updates."""
         if self.timescale is None:
+            # (10,000 is T5's, arXiv:1910.10683)
             return replace(self, timescale=span.warmup or span.updates("InverseSqrt", "timescale", 10_000))
         return replace(self, timescale=span.updates("InverseSqrt", "timescale", self.timescale))
 
@@ -194,6 +195,7 @@ class MultiStep(Decay):
 
     def resolve(self, span: Span) -> Decay:
         """Return the curve with its milestones in updates since it began."""
+        # (- 1: a milestone is the first update of its step, and ``_Stairs`` wants the last one before)
         last = tuple(span.position("MultiStep", "milestones", m) - 1 for m in self.milestones)
         return _Stairs(last, tuple(self.gamma**i for i in range(len(last) + 1)))
 
@@ -262,6 +264,7 @@ def require_points(owner: str, argument: str, values: Sequence[Length]) -> tuple
         text = f"{argument} must be a list of at least one point"
         raise ValueError(message(owner, argument, given, text, "Use e.g. ['50%', '75%']"))
     lengths = [Duration.parse(v, owner=owner, argument=argument) for v in values]
+    # (points in different units can only be compared once the length of the run is known)
     by_unit = {unit: [d.amount for d in lengths if d.unit == unit] for unit in {d.unit for d in lengths}}
     if any(amounts != sorted(set(amounts)) for amounts in by_unit.values()):
         raise ValueError(message(owner, argument, values, f"{argument} must rise", "Sort them, each once"))

@@ -43,6 +43,7 @@ class OwnRates:
             for new in self_.param_groups[before:]:
                 self._noted.append((new, {name: new[name] for name in _KEPT if name in new}))
 
+        # (on the class: the optimizers do not exist yet, and their constructors add the groups)
         with patch.object(Optimizer, "add_param_group", add_and_note):
             yield
 
@@ -55,6 +56,7 @@ class OwnRates:
                 noted = {name: optimizer.defaults[name] for name in _KEPT if name in optimizer.defaults}
             elif noted is None:
                 noted = {"lr": group.get("initial_lr", group["lr"])}
+            # The replaced scheduler left these; one that is made later would take them for its own base.
             for name in ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"):
                 group.pop(name, None)
             group.update(noted)

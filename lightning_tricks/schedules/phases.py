@@ -43,7 +43,7 @@ DECAYS: dict[str, Decay] = {
     "natural_exponential": NaturalExponential(5.0, every="100%"),
     "inverse_time": InverseTime(9.0, every="100%"),
     "inverse_sqrt": InverseSqrt(),
-    "step": Step("33.4%"),
+    "step": Step("33.4%"),  # (a little more than a third: rounding must not make a fourth step)
     "multistep": MultiStep(("50%", "75%")),
     "piecewise": Piecewise(("50%", "75%"), (1.0, 0.1, 0.01)),
     "linear_cosine": LinearCosine(),
@@ -168,6 +168,7 @@ class _Joined(Decay):
         phase, size = self.laid[at]
         decay = phase.decay
         assert isinstance(decay, Decay)
+        # (a phase may have no update, and decays divide by the length)
         size = max(1, size)
         value = decay.resolve(Span(length=size, per_epoch=self.per_epoch)).multiplier(min(update, size), size)
         return value if isinstance(decay, Function) else phase.end + (phase.start - phase.end) * value

@@ -93,6 +93,7 @@ def curve_of(
     """
     lengths = (Duration(0, "st"),) * 2 if decay.owns_warmup else (spec.warmup, spec.hold)
     warmup, hold = (_in_updates(length, total, per_epoch, timed) for length in lengths)
+    # (updates that were made while the length was unknown were made at the height of the curve, and count as hold)
     hold = max(hold, held - warmup)
     if total is None and decay.needs_length:
         raise ValueError(f"{type(decay).__name__} needs the length of the run. Pass total=.")
@@ -100,6 +101,7 @@ def curve_of(
         text = f"warm-up ({warmup}) and hold ({hold}) are longer than the run ({total} updates)"
         raise ValueError(message(OWNER, "warmup", str(spec.warmup), text, "Shorten them"))
     start = warmup + hold
+    # (warm-up and hold may fill the run, and no decay divides by 0)
     span = Span(warmup, start, None if total is None else max(1, total - start), per_epoch, timed)
     final = spec.final if decay.takes_final else 0.0
     return Curve(decay.resolve(span), warmup, spec.warmup_shape, spec.warmup_start, hold, final, total)
@@ -115,6 +117,7 @@ def _in_updates(length: Duration, total: int | None, per_epoch: float | None, ti
 def needs_length(spec: ScheduleSpec) -> bool:
     """Whether the curve cannot be drawn while the end of the run is unknown."""
     try:
+        # (1.0: lengths in epochs are not what is missing)
         curve_of(spec, spec.decay, None, 1.0)
     except ValueError:
         return True
@@ -160,6 +163,7 @@ def curves_for(
     try:
         if total is not None and not forecast.timed and (forecast.trial or guessed or stretch):
             given = () if spec.decay.owns_warmup else (spec.warmup, spec.hold)
+            # (+ 1: at least one update of decay)
             total = max(total, sum(length.updates(total, per_epoch) for length in given) + 1)
         return tuple(curve_of(spec, d, total, per_epoch, timed=forecast.timed, held=held) for d in spec.decays)
     except (TrickError, ValueError) as error:
@@ -218,7 +222,9 @@ def redrawn_track(
     curves = curves_for(spec, forecast, index, total, held)
     unsettled = not forecast.settled[index]
     if from_scratch or planned is None or unsettled:
+        # (an optimizer that has stepped does not fall back to the beginning)
         waits = planned is not None and unsettled and not attempted
+        # (which ``curves_for`` may have made longer)
         total = curves[0].total
         course = Course(None, total, held=held, speed=0) if waits else Course(planned, total, held=held)
     else:

@@ -87,6 +87,7 @@ def shown_metric(watch: PlateauWatch, trainer: Any, metrics: Mapping[str, Any]) 
     if value is None:
         return watch
     if trainer.world_size > 1:
+        # The module may have logged it without ``sync_dist``, but all ranks have to lower the rate at the same time.
         value = torch.as_tensor(float(value), device=trainer.strategy.root_device)
         value = reduced(trainer.strategy, value, "mean")
     return watch.seen(float(value), trainer.current_epoch)

@@ -47,6 +47,8 @@ def position_of(
     exact = _hurried(track.course.position(applied, attempted), track.course, time)
     if not isinstance(exact, Tensor):
         return Position(exact, exact)
+    # (momentum and weight decay are numbers of the host: they count the skipped steps that it knew at the last logged
+    # one)
     counted = track.course.position(max(0, attempted - skipped), attempted)
     return Position(exact, float(_hurried(counted, track.course, time)))
 
@@ -85,6 +87,7 @@ def table_size(curve: Curve, course: Course, attempted: int, have: int) -> int:
     end = needed if curve.total is None else curve.total + 1
     if have >= min(needed, end):
         return have
+    # (twice what is needed, so that tables are rarely lengthened)
     size = max(_SMALLEST_TABLE, 2 * needed)
     return size if curve.total is None else min(size, curve.total + 1)
 
@@ -119,6 +122,7 @@ class MultiplierTables:
         if not isinstance(position, Tensor):
             return curve.value(position)
         known, table = self._tables.get((index, number), (None, None))
+        # (by identity: a curve that is drawn again is another object)
         usable = known is curve and table is not None and table.device == position.device
         have = len(table) if usable and table is not None else 0
         size = table_size(curve, track.course, attempted, have)

@@ -53,6 +53,7 @@ class RateWriter:
         """
         index, attempted = view.index, run.clock.attempted(view.index)
         position = self.position(run, index, track, timed=timed)
+        # (callbacks such as BaseFinetuning add groups in the middle of a run)
         if len(self.groups[index]) < len(view.optimizer.param_groups):
             self.take_groups(run, view)
 

@@ -15,6 +15,7 @@ def overrun(track: Track, attempted: int, which: str = "") -> str | None:
     """
     course, curve = track.course, track.curves[0]
     total = course.planned or course.total
+    # (a forecast from what happened may be off by a little without any harm)
     if total is None or attempted <= 1.02 * total or attempted < total + 2:
         return None
     end = curve.value(curve.total or 0)

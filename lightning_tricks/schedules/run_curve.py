@@ -70,6 +70,7 @@ class Curve:
 
     def _lr_fraction(self, update: int) -> float:
         if update < self.warmup:
+            # (a warm-up from 1 is flat: 0 / 0)
             return 1.0 if self.start == 1.0 else (self._value(update) - self.start) / (1.0 - self.start)
         return 1.0 if update < self.decay_start else self.decay.lr_fraction(*self._place(update))
 
@@ -107,7 +108,7 @@ def caught_up(position: float | Tensor, attempted: int, planned: int, end: float
         position: updates so far; a 0-d tensor where only the device knows them.
         attempted: attempted steps so far.
         planned: attempts in the whole run.
-        end: the position that shall be reached.
+        end: the position to reach.
         speed: positions per update, where it is not one.
 
     >>> [caught_up(k, k + 2, planned=10, end=10) for k in range(9)]  # two attempts were skipped at the start

@@ -80,6 +80,8 @@ class SchedulerConflict:
             own = [s for s in theirs if getattr(s, "optimizer", optimizer) is optimizer]
             self._own_rates.put_back(optimizer, own)
         if module.automatic_optimization:
+            # Before a checkpoint is restored: Lightning pairs its states with this list by position, and passes over
+            # the rest.
             trainer.strategy.lr_scheduler_configs = []
             return
         # Manual optimization steps its schedulers itself: `self.lr_schedulers().step()` must go on working.

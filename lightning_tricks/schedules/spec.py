@@ -106,6 +106,7 @@ def _refuse_too_short(total: Duration, warmup: Duration, hold: Duration) -> None
     given = [length for length in (warmup, hold) if length.amount]
     if all(length.unit in ("%", total.unit) for length in given):
         share = sum(n.amount / (100.0 if n.unit == "%" else total.amount) for n in given)
+        # (1e-9: shares such as 0.05 + 0.95 are rounded)
         if share > 1.0 + 1e-9:
             text = f"warm-up ({warmup}) and hold ({hold}) are longer than the run ({total})"
             raise ValueError(message(OWNER, "total", str(total), text, "Shorten them"))

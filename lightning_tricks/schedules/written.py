@@ -65,6 +65,7 @@ def write_groups(
         multiplier: number of a curve -> its multiplier at the position.
     """
     multipliers: dict[int, float | Tensor] = {}
+    # (a group that was added since is taken up with the next update)
     for group, ours in zip(groups, known, strict=False):
         plan = ours.plan
         if plan.curve not in multipliers:
@@ -91,6 +92,7 @@ def _put_rate(group: dict[str, Any], rate: float | Tensor) -> None:
         if isinstance(now, Tensor) and now.device == rate.device:
             now.copy_(rate)
         else:
+            # (a copy: groups of one curve must not share a tensor that somebody may write to)
             group["lr"] = rate.clone()
     elif isinstance(now, Tensor):
         now.fill_(rate)
@@ -102,6 +104,7 @@ def _put_momentum(group: dict[str, Any], value: float) -> None:
     if "momentum" in group:
         group["momentum"] = value
     else:
+        # (the momentum of Adam and its relatives is beta1)
         group["betas"] = (value, *group["betas"][1:])
 
 

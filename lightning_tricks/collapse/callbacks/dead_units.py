@@ -98,6 +98,7 @@ class UnitsProbe(Probe):
             return
         unit_sums.add_units(self.sums, name, tensor, low, high)
         self._calls += 1
+        # (the units of images are their channels, which come second)
         self._rows = max(self._rows, tensor.numel() // tensor.shape[1 if tensor.ndim > 3 else -1])
 
     def before_backward(self, loss: Tensor) -> None:
@@ -110,6 +111,8 @@ class UnitsProbe(Probe):
         """Count what the hooks have added."""
         if self._outputs is None and self._calls:
             samples = {tuple(t.shape[1:]) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim > 1}
+            # What has the shape of a tensor of the batch reconstructs it: black and white pixels belong at the ends of
+            # the range.
             made = {name for name, found in self._graph.items() if any(tuple(t.shape[1:]) in samples for t in found)}
             kept = [name for name in self._graph if name in made or name not in self._behind]
             self._outputs, self._graph, self._behind = kept, {}, set()
@@ -127,6 +130,7 @@ class UnitsProbe(Probe):
         missing = on_any_rank([name not in seen for name in self._kinds], run.trainer.strategy.root_device)
         common = [name for name, somewhere in zip(self._kinds, missing, strict=True) if not somewhere]
         if common:
+            # (in the same order on all ranks: the reductions follow it)
             held = sorted((common.index(_layer(key)), key) for key in self.sums if _layer(key) in common)
             self.sums = {key: self.sums[key] for _, key in held}
         return bool(common)

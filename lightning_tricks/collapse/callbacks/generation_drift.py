@@ -110,6 +110,7 @@ class GenerationsProbe(Probe):
             self.real = None
         kept = [] if self.real is None else [self.real]
         self.real = torch.cat([*kept, rows.clone()])[: self.num_samples]
+        # (with manual optimization ``training_step`` makes updates, and cannot be called once more)
         if self._batch is None and automatic:
             self._batch = batch
 
@@ -131,6 +132,7 @@ class GenerationsProbe(Probe):
         values = self.compare(run, self.generate(run, len(self.real)), self.real)
         self._names = list(values)
         device, vector = run.trainer.strategy.root_device, torch.tensor(list(values.values()), dtype=torch.float64)
+        # (Apple's GPUs have no float64)
         found = averaged(run, vector.to(device, torch.float32 if device.type == "mps" else vector.dtype))
         numbers: list[float] = found.tolist()
         return numbers
@@ -161,7 +163,7 @@ class GenerationsProbe(Probe):
         return values
 
     def _loss_on_real(self, run: TrainingRun) -> Any:
-        """Return the loss on the first batch; None where the module cannot be asked, which is said once."""
+        """Return the loss on the first batch; None, with one warning, where the module cannot be asked."""
         try:
             return loss_of(step_again(run, self._batch, 0, evaluate=True, together=True))
         except Exception as error:
@@ -205,6 +207,7 @@ class GenerationsProbe(Probe):
 
     def state(self) -> dict[str, Any]:
         """The real data, and the best so far."""
+        # (only what loads with ``weights_only=True``)
         tensors = self._batch is None or all(isinstance(t, (Tensor, int, float, str)) for t in tree_leaves(self._batch))
         return {
             "real": self.real,
@@ -222,6 +225,7 @@ class GenerationsProbe(Probe):
         if self._batch is not None:
             self._batch = strategy.batch_to_device(self._batch)
         self._best_loss, self._best_diversity = state["best"]
+        # (a checkpoint of an older version has no first loss)
         self._first_loss = state.get("first_loss", self._best_loss)
 
 

@@ -81,6 +81,7 @@ class ModesProbe(Probe):
         for name, rows in (("generated", made.flatten(1)), ("real", real.flatten(1))):
             small = sums.projected(rows.float(), _MODE_DIMENSIONS)
             kept = [self.sums[name]] if name in self.sums else []
+            # (the newest: the generator that made the others has changed since)
             self.sums[name] = torch.cat([*kept, small])[-self.samples :]
         return min(len(made), len(real))
 

@@ -124,7 +124,7 @@ class PosteriorProbe(Probe):
         return values
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
-        """KL and the variance of the most active unit; values that are NaN or inf are worth nothing."""
+        """KL and the variance of the most active unit; NaN and inf count as the worst value."""
         if not values["finite"]:
             return {"kl": -1.0, "mean_variance": -1.0, "fallen": -1.0}
         kl, largest = values["kl"], values["largest_mean_variance"]

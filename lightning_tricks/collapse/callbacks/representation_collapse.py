@@ -80,6 +80,7 @@ class FeaturesProbe(Probe):
 
     def _add(self, layer: str, output: Any) -> None:
         tensor = sums.floating_tensor(output)
+        # (a single feature has two directions only)
         if tensor is None or tensor.ndim < 2 or (tensor.shape[-1] < 2 and tensor.ndim < 4):
             found = type(output).__name__ if tensor is None else tuple(tensor.shape)
             raise self._refused(f"the output of {layer} ({found}) holds no features [n, d]", "Name an inner layer")
@@ -104,6 +105,7 @@ class FeaturesProbe(Probe):
             fitting = [found for t in labels if (found := structure.labels_of_rows(t, length, count)) is not None]
             held, key = self.sums[self._entry("rows", layer)], self._entry("labels", layer)
             unknown = partial(held.new_full, fill_value=-1, dtype=torch.int64)
+            # (of several that fit, labels mostly stand behind inputs)
             label = subset(fitting[-1], self.samples).long() if fitting else unknown((kept,))
             if key not in self.sums:  # (rows of a checkpoint of an older version have none)
                 before = len(held) - sum(min(c, self.samples) for n, _, c in calls if n == layer)
@@ -152,7 +154,7 @@ class FeaturesProbe(Probe):
         return values
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
-        """Variance and rank; features that are NaN or inf are worth nothing."""
+        """Variance and rank; NaN and inf count as the worst value."""
         found = {}
         for layer, _ in self._sizes:
             finite = values[self._entry("finite", layer)] > 0

@@ -133,6 +133,7 @@ class SanityCheck(Trick):
         except NotRestorableError as error:
             warn("SanityCheck", f"not run: {error}")
             return
+        # (a run that can never be checked is an error, not a warning as below)
         except UnsupportedError:
             raise
         except Exception as error:  # of the user's code: if training has it too, it will be told there
@@ -144,6 +145,7 @@ class SanityCheck(Trick):
         run.publisher.tabulate(run.step, "diagnosis/sanity", table.columns, table.rows)
         failed = [c for c in self._checks if c.passed is False]
         somewhere = bool(failed)
+        # (all processes end together: one that raises alone leaves the others waiting)
         if trainer.world_size > 1:
             somewhere = on_any_rank([somewhere], trainer.strategy.root_device)[0]
         if not somewhere:

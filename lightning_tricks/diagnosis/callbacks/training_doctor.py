@@ -155,7 +155,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
         return self.probe.draw(self.watch.judge.history)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Compare the loss of validation with that of training; what went by was no waiting for data."""
+        """Compare the loss of validation with that of training; its time was not spent waiting for data."""
         self.probe.parts.wait.go_on()
         run = self.live_run
         if run is not None and not trainer.sanity_checking:

@@ -152,6 +152,8 @@ class GradientClip(Trick):
     def _configure(self, run: TrainingRun) -> None:
         """Refuse a second clipper."""
         trainer = run.trainer
+        # (a report of NaN says whether the loss was finite, which tells a bad batch from an overflow in the backward
+        # pass)
         run.attempts.keeps_losses = True
         if trainer.gradient_clip_val:
             self._put_back = _take_over(trainer, self.rule, self.conflict)
@@ -194,8 +196,9 @@ class GradientClip(Trick):
             if self.nonfinite in ("skip", "raise"):
                 make_skipping_safe(page.view)
         zero = nonfinite_policy.zeroes(self.nonfinite, scaled=run.loss_scale.active)
-        if zero:  # before the norms are read: the rule shall see what the optimizer gets
+        if zero:  # before the norms are read: the rule has to see what the optimizer gets
             run.writer.zero_nonfinite(page)
+        # (measured again: the logbook may hold norms from before the elements were zeroed)
         norms = page.measure(self.rule.norm_kind) if zero else page.norms(self.rule.norm_kind)
         total, coefficients = clipper.clip(page, norms, run.writer)
         if not zero:
@@ -221,6 +224,8 @@ class GradientClip(Trick):
             self.nonfinite, scaled=scaled, on_host=known is not None, folds=page.view.folds
         )
         if at_once:
+            # The documented host read of ``nonfinite="raise"``: the run has to end before the step that would spread
+            # the NaN.
             if not math.isfinite(float(total) if known is None else known):
                 found = NonFiniteWatch(page.view.names).at(page.attempt, norms, page.losses)
                 raise NonFiniteError(nonfinite_policy.error_text(page.step, found))

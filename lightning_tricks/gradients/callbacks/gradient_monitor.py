@@ -129,6 +129,7 @@ class GradientMonitor(Trick):
         """What the noise scale needs in each micro-batch."""
         if not self.spec.noise_scale:
             return ()
+        # (functions, since cadence and run are there from the start of a fit only)
         return (_FirstMicroBatch(self._noise.window, lambda step: self._cadence.due(step), lambda: self.live_run),)
 
     @property
@@ -158,6 +159,7 @@ class GradientMonitor(Trick):
 
     def _configure(self, run: TrainingRun) -> None:
         """Check that what is asked for can be had in this run."""
+        # (a report of NaN tells whether the loss was finite, or the backward pass is to blame)
         run.attempts.keeps_losses = True
         if self.spec.noise_scale:
             _check_that_noise_can_be_measured(run.trainer)
@@ -258,6 +260,7 @@ class GradientMonitor(Trick):
         before = self._before.pop(view.index, None)
         if before is None or page is None:
             return
+        # (collectives where parameters are sharded; logged steps are the same on all ranks)
         moves, sizes = (view.shards.norms(local, 2.0) for local in moves_and_sizes(before, view.parameters))
         self._layers.put_ratios(self.run.publisher, view, page.step, update_ratio(moves, sizes))
 
@@ -295,6 +298,8 @@ class _FirstMicroBatch(Stages):
         if run is not None:
             window.add()
             if window.batches == 1 and self._due(run.step):
+                # What lies in ``.grad`` belongs to a loss that was divided by the length of the window; the factor
+                # undoes that.
                 window.first_norm = run.views[0].norm_now() * run.attempts.mean_factor(1)
 
 

@@ -131,6 +131,7 @@ class FP32Islands(Trick):
         """Make islands of what the doctor has found."""
         run = self.live_run
         if run is not None and AUTO in self.modules:
+            # (its overflows are those of all processes, so that all of them make the same islands)
             doctor = next(t for t in run.tricks if isinstance(t, PrecisionDoctor))
             self._add(run, [n for n in doctor.overflowing if n not in self._found])
 

@@ -175,6 +175,7 @@ class LossScaleGuard(Trick):
         if run is not None and self._open:
             for index in list(self._open):
                 self._close(run, index)
+            # (between two steps: the scaler writes the scale during a step, and gradients of an open window carry it)
             run.loss_scale.bound(self.min_scale, self.max_scale)
 
     def _close(self, run: TrainingRun, index: int) -> None:
