@@ -254,7 +254,7 @@ def _growth() -> list[str]:
     ]
     lines += ["  when another one is added: a million calls at 1,000 groups.)"]
     lines += [
-        "- Most calls at the start are the looks through all that the model holds, before it is run dry or resumed."
+        "- Most calls at the beginning belong to looks through all that the model holds, before it is run dry or resumed."
     ]
     return lines
 
