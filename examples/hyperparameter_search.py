@@ -2,8 +2,6 @@
 
 What you have: this checkout, with the extra `hpo`. Run: .venv/bin/python examples/hyperparameter_search.py
 What you get: the best trials, why others ended, and runs/hyperparameter_search.png; with more --trials it goes on.
-Several processes, here or on machines with a common disk, share a study: start each with a --worker number of its own,
-and a --storage that ends in .journal where the disk is a network's (SQLite's locks do not hold there).
 """
 
 from __future__ import annotations
@@ -22,10 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import GPSampler, GridSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.study import MaxTrialsCallback
-from optuna.trial import TrialState
+from optuna.storages import JournalStorage, journal
 from optuna_integration import PyTorchLightningPruningCallback
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -88,19 +83,19 @@ def main() -> None:
     parser.add_argument("--pruner", choices=list(PRUNERS), default="median")
     parser.add_argument("--trials", type=int, default=30, help="of the study in all")
     parser.add_argument("--storage", type=Path, default=RUNS / "hpo.db")
-    parser.add_argument("--worker", type=int, default=0, help="number of this process among those that share the study")
+    parser.add_argument("--worker", type=int, default=0, help="of several that share --storage, such as x.journal")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*does not have many workers|.*LeafSpec")
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     RUNS.mkdir(exist_ok=True)
-    journal = options.storage.suffix == ".journal"
-    where = JournalStorage(JournalFileBackend(str(options.storage))) if journal else f"sqlite:///{options.storage}"
+    to, shared = str(options.storage), options.storage.suffix == ".journal"
+    where = JournalStorage(journal.JournalFileBackend(to)) if shared else f"sqlite:///{to}"
     study = optuna.create_study(storage=where, study_name=options.sampler, load_if_exists=True, direction="maximize")
     begun = sum(t.state.is_finished() for t in study.trials)  # (the same seed would repeat itself)
     study.pruner, study.sampler = PRUNERS[options.pruner], SAMPLERS[options.sampler](seed=begun + 1000 * options.worker)
-    enough = MaxTrialsCallback(options.trials, states=(TrialState.COMPLETE, TrialState.PRUNED))  # those of others count
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    enough = optuna.study.MaxTrialsCallback(options.trials, ended)  # (trials of other processes count)
     study.optimize(objective, n_trials=max(0, options.trials - begun), callbacks=[enough])
     trials = [t for t in study.trials if t.state.is_finished()]
     table = rich.table.Table("trial", "accuracy", *GRID, title=f"{len(trials)} trials, {begun} of them from before")
@@ -116,10 +111,7 @@ def main() -> None:
             x = [t.params.get(name, t.number) for t in these]
             ax.plot(x, [t.value or 0.0 for t in these], "o" if cause == "complete" else "x", label=cause)
             ax.set(xlabel=name, xscale="log" if name in ("lr", "clip") else "linear")
-            ax.grid(alpha=0.3)
-    figure.suptitle(f"{len(trials)} trials: sampler {options.sampler}, pruner {options.pruner}")
-    axes[0].set(ylabel="last validation accuracy")
-    axes[0].legend(fontsize="small")
+    axes[0].legend(title="last validation accuracy", fontsize="small")
     figure.savefig(RUNS / "hyperparameter_search.png", dpi=110)
     print(f"picture: {RUNS / 'hyperparameter_search.png'}")
 

@@ -226,4 +226,4 @@ def test_implicit_callbacks_are_guarded_too(monkeypatch: Any) -> None:
 def test_a_class_that_is_guarded_can_be_pickled_and_looks_like_itself() -> None:
     monitor = pickle.loads(pickle.dumps(GradientMonitor(every_n_steps=3)))
     assert monitor.every_n_steps == 3
-    assert GradientMonitor.on_train_end.__doc__ == "Deliver what is under way, and conclude."
+    assert GradientMonitor.on_train_end.__doc__ == "Deliver what is still on its way to the loggers, and conclude."
