@@ -157,7 +157,7 @@ def test_what_is_only_missed_while_lanes_run_marks_the_cell_too(monkeypatch: pyt
 
 
 # the quick form of the whole pipeline trains a small one of the last kind
-@pytest.mark.parametrize("name", ["mlp_tab", "dcgan", pytest.param("simsiam", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mlp_tab", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dcgan", "simsiam"))])
 def test_all_columns_of_a_gpu_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU has and a CPU has not is played: TF32 by its flags alone, 16-mixed by a real GradScaler."""
     from lightning.pytorch.plugins import MixedPrecision
