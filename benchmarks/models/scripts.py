@@ -85,6 +85,11 @@ def sgd(lr: float, momentum: float = 0.9, **more: Any) -> Optimizer:
     return lambda script: torch.optim.SGD(script.parameters(), lr=lr, momentum=momentum, **more)
 
 
+def seeded(seed: int) -> torch.Generator:
+    """Return a generator of random numbers of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
 CLASSES: dict[str, dict[str, Any]] = {"PredictionCollapse": {"output": "model"}, "DeadUnits": {}, "TrainingDoctor": {}}
 PLAIN: dict[str, dict[str, Any]] = {"PredictionCollapse": {"output": "model"}, "TrainingDoctor": {}}
 DOCTOR: dict[str, dict[str, Any]] = {"TrainingDoctor": {}}
@@ -110,6 +115,15 @@ def script(
     watched = PLAIN if detectors is None else detectors
     length = {"max_steps": steps, **arguments}
     return Training(module, Batches(0, lambda g, i: None, 0), steps, watched, score=scored, arguments=length)
+
+
+def fitted(
+    seed: int, model: Any, loss: Any, score: Any, data: Any, optimizer: Any = None, rate: float = 3e-3, **more: Any
+) -> Training:
+    """Train a model on tensors (training and test), by AdamW of that rate unless an optimizer is given."""
+    options = {k: more.pop(k) for k in ("steps", "detectors", "gradient_clip_val") if k in more}
+    make = lambda: Script(model(), loss, optimizer or adam(rate), *data, **more)  # noqa: E731
+    return script(seed, make, score, **options)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -170,7 +184,7 @@ def auc(scores: Tensor, labels: Tensor) -> Tensor:
     """Chance that a positive has a higher score than a negative."""
     positive, negative = scores[labels > 0], scores[labels <= 0]
     difference = positive[:, None] - negative
-    return (difference > 0).float().mean() + 0.5 * (difference == 0).float().mean()
+    return (difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()
 
 
 def conv(classes: int = 10, width: int = 16, norm: bool = True) -> nn.Sequential:

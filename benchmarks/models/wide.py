@@ -58,24 +58,9 @@ class Loaded(L.LightningModule):
         return [] if self.val_set is None else DataLoader(self.val_set, batch_size=256)
 
 
-def seeded(seed: int) -> torch.Generator:
-    """Return a generator of random numbers of its own."""
-    return torch.Generator().manual_seed(seed)
-
-
 def cut(data: Data, rows: int) -> tuple[Data, Data]:
     """Divide into the first rows and the others."""
     return tuple(d[:rows] for d in data), tuple(d[rows:] for d in data)
-
-
-def ranked(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the area under the ROC curve, by ranks; equal scores have their mean rank."""
-    _, inverse, counts = scores.double().unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    ranks = (ends - (counts - 1) / 2)[inverse]
-    positive = labels > 0
-    n = positive.sum()
-    return (ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(labels) - n))
 
 
 def neighbours(train: Tensor, labels: Tensor, test: Tensor, answers: Tensor, k: int = 5) -> Tensor:

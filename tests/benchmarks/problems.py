@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
 from benchmarks import collapse
 from benchmarks.models.scenario import Scenario
+from benchmarks.models.scenarios import SCENARIOS
 
 
 def passes(scenario: Scenario, seed: int, *, to_the_end: bool = True) -> bool:
@@ -22,3 +27,20 @@ def passes(scenario: Scenario, seed: int, *, to_the_end: bool = True) -> bool:
         if to_the_end:
             assert training.module.global_step >= training.steps
         return training.score(training.module) >= scenario.passes
+
+
+def assert_named_for_development(scenarios: Sequence[Scenario]) -> None:
+    """The names are unique among all scenarios, and by themselves put these into the develop half."""
+    names = [s.name for s in SCENARIOS]
+    assert len(set(names)) == len(names)
+    assert {s.name for s in scenarios} <= set(names)
+    assert {s.half for s in scenarios} == {"develop"}
+    assert not any(s.fixed_half for s in scenarios)
+
+
+def assert_commented(file: ModuleType) -> None:
+    """A comment before each scenario of a file says where it is from."""
+    lines = Path(str(file.__file__)).read_text().splitlines()
+    entries = [i for i, line in enumerate(lines) if line.startswith(("    failing(", "    healthy("))]
+    assert len(entries) == len(file.SCENARIOS)
+    assert all(lines[i - 1].startswith("    # ") for i in entries)

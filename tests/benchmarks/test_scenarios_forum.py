@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import (
-    SCENARIOS,
     forum_generative,
     forum_sequences,
     forum_tables,
     forum_updates,
     forum_vision,
 )
-from tests.benchmarks.problems import passes
+from tests.benchmarks.problems import assert_commented, assert_named_for_development, passes
 
 FILES = (forum_vision, forum_sequences, forum_tables, forum_generative, forum_updates)
 FORUM = [scenario for file in FILES for scenario in file.SCENARIOS]
@@ -44,18 +42,11 @@ def test_each_file_has_failing_and_healthy_scenarios(file: ModuleType) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 def test_a_comment_before_each_scenario_says_what_kind_of_report_it_is_from(file: ModuleType) -> None:
-    lines = Path(str(file.__file__)).read_text().splitlines()
-    entries = [i for i, line in enumerate(lines) if line.startswith(("    failing(", "    healthy("))]
-    assert len(entries) == len(file.SCENARIOS)
-    assert all(lines[i - 1].startswith("    # ") for i in entries)
+    assert_commented(file)
 
 
 def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> None:
-    names = [s.name for s in SCENARIOS]
-    assert len(set(names)) == len(names)
-    assert {s.name for s in FORUM} <= set(names)
-    assert {s.half for s in FORUM} == {"develop"}
-    assert not any(s.fixed_half for s in FORUM)
+    assert_named_for_development(FORUM)
 
 
 @pytest.mark.filterwarnings("ignore")

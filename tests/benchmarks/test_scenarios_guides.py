@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,14 +9,13 @@ import torch
 
 from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import (
-    SCENARIOS,
     guides_decisions,
     guides_sequences,
     guides_tables,
     guides_unlabelled,
     guides_vision,
 )
-from tests.benchmarks.problems import passes
+from tests.benchmarks.problems import assert_commented, assert_named_for_development, passes
 
 FILES = (guides_vision, guides_sequences, guides_tables, guides_unlabelled, guides_decisions)
 GUIDES = [scenario for file in FILES for scenario in file.SCENARIOS]
@@ -47,18 +45,11 @@ def test_about_half_of_each_file_fails(file: ModuleType) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 def test_a_comment_before_each_scenario_says_what_kind_of_example_it_is_from(file: ModuleType) -> None:
-    lines = Path(str(file.__file__)).read_text().splitlines()
-    entries = [i for i, line in enumerate(lines) if line.startswith(("    failing(", "    healthy("))]
-    assert len(entries) == len(file.SCENARIOS)
-    assert all(lines[i - 1].startswith("    # ") for i in entries)
+    assert_commented(file)
 
 
 def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> None:
-    names = [s.name for s in SCENARIOS]
-    assert len(set(names)) == len(names)
-    assert {s.name for s in GUIDES} <= set(names)
-    assert {s.half for s in GUIDES} == {"develop"}
-    assert not any(s.fixed_half for s in GUIDES)
+    assert_named_for_development(GUIDES)
 
 
 @pytest.mark.parametrize("scenario", GUIDES, ids=lambda s: s.name)

@@ -10,7 +10,6 @@ from sklearn import metrics
 
 from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import (
-    SCENARIOS,
     wide_adaptation,
     wide_bugs,
     wide_classification,
@@ -19,8 +18,9 @@ from benchmarks.models.scenarios import (
     wide_regression,
     wide_sequences,
 )
-from benchmarks.models.wide import Loaded, ranked
-from tests.benchmarks.problems import passes
+from benchmarks.models.scripts import auc
+from benchmarks.models.wide import Loaded
+from tests.benchmarks.problems import assert_named_for_development, passes
 
 FILES = (
     wide_classification,
@@ -60,11 +60,7 @@ def test_each_file_has_failing_and_healthy_scenarios_with_a_score(file: ModuleTy
 
 
 def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> None:
-    names = [s.name for s in SCENARIOS]
-    assert len(set(names)) == len(names)
-    assert {s.name for s in WIDE} <= set(names)
-    assert {s.half for s in WIDE} == {"develop"}
-    assert not any(s.fixed_half for s in WIDE)
+    assert_named_for_development(WIDE)
 
 
 def test_batches_and_numbers_of_updates_are_of_many_sizes() -> None:
@@ -94,7 +90,7 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn_with_and_without_equal
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(2, (200,), generator=generator)
     for scores in (torch.randn(200, generator=generator), torch.randint(4, (200,), generator=generator).float()):
-        assert float(ranked(scores, labels)) == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-9)
+        assert float(auc(scores, labels)) == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore")

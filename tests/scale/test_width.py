@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,16 +30,22 @@ def test_every_callback_has_an_example() -> None:
     assert sorted(width.CALLBACKS) == CALLBACKS
 
 
+def slow(*values: Any, seconds: int) -> Any:
+    return pytest.param(*values, marks=[pytest.mark.slow, pytest.mark.timeout(seconds)])
+
+
 @pytest.mark.timeout(300)
-def test_calls_with_all_callbacks_follow_the_number_of_layers(tmp_path: Path) -> None:
-    sizes = (6, 18, 54)
+@pytest.mark.parametrize("sizes", [(6, 18, 54), slow((100, 1000, 10_000), seconds=7200)], ids=str)
+def test_calls_with_all_callbacks_follow_the_number_of_layers(sizes: tuple[int, int, int], tmp_path: Path) -> None:
     assert_linear([calls(TOGETHER, n, 1, tmp_path) for n in sizes], sizes)
 
 
 @pytest.mark.timeout(300)
-def test_calls_with_all_callbacks_follow_the_number_of_parameter_groups(tmp_path: Path) -> None:
-    sizes = (3, 9, 27)
-    assert_linear([calls(TOGETHER, 26, k, tmp_path) for k in sizes], sizes)
+@pytest.mark.parametrize(("layers", "sizes"), [(26, (3, 9, 27)), slow(500, (30, 100, 1000), seconds=3600)], ids=str)
+def test_calls_with_all_callbacks_follow_the_number_of_parameter_groups(
+    layers: int, sizes: tuple[int, int, int], tmp_path: Path
+) -> None:
+    assert_linear([calls(TOGETHER, layers, k, tmp_path) for k in sizes], sizes)
 
 
 @pytest.mark.slow
@@ -47,17 +54,3 @@ def test_calls_with_all_callbacks_follow_the_number_of_parameter_groups(tmp_path
 def test_calls_of_each_callback_follow_the_number_of_layers_up_to_1000(name: str, tmp_path: Path) -> None:
     sizes = (30, 100, 1000)
     assert_linear([calls([name], n, 1, tmp_path) for n in sizes], sizes)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_calls_with_all_callbacks_follow_the_number_of_parameter_groups_up_to_1000(tmp_path: Path) -> None:
-    sizes = (30, 100, 1000)
-    assert_linear([calls(TOGETHER, 500, k, tmp_path) for k in sizes], sizes)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_all_callbacks_run_and_log_on_10_000_layers(tmp_path: Path) -> None:
-    sizes = (100, 1000, 10_000)
-    assert_linear([calls(TOGETHER, n, 1, tmp_path) for n in sizes], sizes)

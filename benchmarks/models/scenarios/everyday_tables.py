@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import CLASSES, PLAIN, Script, adam, auc, explained, halves, script, sgd, table
+from benchmarks.models.scripts import CLASSES, PLAIN, Script, adam, auc, explained, halves, script, seeded, sgd, table
 from benchmarks.models.trainings import Training
 
 FAMILY = "everyday tables"
@@ -57,12 +57,7 @@ def rows(
     return script(seed, make, (score or explained)(test), **options, **limits)
 
 
-def generator(seed: int) -> torch.Generator:
-    """A generator of its own."""
-    return torch.Generator().manual_seed(seed)
-
-
-NORMAL = torch.randn(len(X), generator=generator(21))
+NORMAL = torch.randn(len(X), generator=seeded(21))
 HEAVY = torch.distributions.StudentT(2.0)
 torch.manual_seed(0)
 TAILS = HEAVY.sample((len(X),)) * 0.5
@@ -136,8 +131,8 @@ def concordance(test: Any) -> Any:
 
 def survival(seed: int, reverse: bool, optimizer: Any = None) -> Training:
     """Survival times that depend on the row."""
-    time = -torch.rand(len(X), generator=generator(4)).log() * torch.exp(-1.2 * Y)
-    end = -torch.rand(len(X), generator=generator(5)).log() * 2
+    time = -torch.rand(len(X), generator=seeded(4)).log() * torch.exp(-1.2 * Y)
+    end = -torch.rand(len(X), generator=seeded(5)).log() * 2
     train, test = halves((X, torch.minimum(time, end), (time < end).float()))
     make = lambda: Script(flat(), cox(reverse), optimizer or adam(3e-3), train, test, batch=64)  # noqa: E731
     return script(seed, make, concordance(test), detectors={"DeadUnits": {}, "TrainingDoctor": {}})
@@ -219,7 +214,7 @@ def skill(test: Any) -> Any:
 
 def topics(count: int, share: float) -> Tensor:
     """Labels that are 1 in a share of rows, each for a direction of its own."""
-    directions = torch.randn(12, count, generator=generator(8))
+    directions = torch.randn(12, count, generator=seeded(8))
     scores = X @ directions / directions.norm(dim=0)
     return (scores > scores.quantile(1 - share, 0)).float()
 
@@ -250,7 +245,7 @@ UNITS = X * torch.tensor([1.0, 1e6, 1.0, 1.0, 1e-3, 1.0, 1.0, 1e5, 1.0, 1.0, 1.0
 def windows(seed: int, loss: Any, ahead: int = 4) -> Training:
     """Forecast one to four steps from sixteen."""
     series = torch.sin(torch.arange(2400) / 7.0) + torch.sin(torch.arange(2400) / 17.0)
-    whole = (series + 0.2 * torch.randn(2400, generator=generator(6))).unfold(0, 20, 1)
+    whole = (series + 0.2 * torch.randn(2400, generator=seeded(6))).unfold(0, 20, 1)
     train, test = halves((whole[:, :16], whole[:, 16 : 16 + ahead]))
     make = lambda: Script(flat(ahead, 16), loss, adam(3e-3), train, test)  # noqa: E731
     measure = lambda s: 1 - (s.model(test[0]) - test[1]).square().mean() / test[1].var()  # noqa: E731

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, script
+from benchmarks.models.scripts import DOCTOR, script, seeded
 from benchmarks.models.trainings import Batches, Training, loader, mlp
 
 FAMILY = "guides decisions"
@@ -26,14 +26,9 @@ UNRELATED = ("labels do not follow from inputs", "prediction collapse", "inputs 
 FOLLOW, ONE_BATCH = "sanity:labels follow from inputs", "sanity:overfits one batch"
 
 
-def generator(seed: int) -> torch.Generator:
-    """A generator of random numbers."""
-    return torch.Generator().manual_seed(seed)
-
-
 # -- preferences ------------------------------------------------------------------------------------------------------
 
-WANT = torch.randn(8, 6, generator=generator(111))
+WANT = torch.randn(8, 6, generator=seeded(111))
 
 
 def reward(x: Tensor) -> Tensor:
@@ -43,7 +38,7 @@ def reward(x: Tensor) -> Tensor:
 
 def preferences(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Questions, the better and the worse one of two answers; one judgement of ten is wrong."""
-    g = generator(seed)
+    g = seeded(seed)
     x = torch.randn(count, 8, generator=g)
     pair = torch.rand(count, 6, generator=g).argsort(1)[:, :2]
     worth = reward(x).gather(1, pair)
@@ -99,7 +94,7 @@ class Preferences(L.LightningModule):
 
     def score(self) -> Tensor:
         """Worth of the most likely answer: 0 for a random one, 1 for the best one."""
-        x = torch.randn(500, 8, generator=generator(114))
+        x = torch.randn(500, 8, generator=seeded(114))
         worth = reward(x)
         taken = worth.gather(1, self.policy(x).argmax(1, keepdim=True)).squeeze(1)
         return (taken - worth.mean(1)).mean() / (worth.amax(1) - worth.mean(1)).mean()
@@ -113,7 +108,7 @@ def preferred(seed: int, copied: bool) -> Training:
 # -- few examples -----------------------------------------------------------------------------------------------------
 
 
-TURN = torch.linalg.qr(torch.randn(48, 48, generator=generator(115)))[0]
+TURN = torch.linalg.qr(torch.randn(48, 48, generator=seeded(115)))[0]
 
 
 def episodes(first: int, last: int, reordered: bool) -> Any:
@@ -126,7 +121,7 @@ def episodes(first: int, last: int, reordered: bool) -> Any:
         last: number behind the last one.
         reordered: whether the queries' classes are numbered in the order in which they come, as a second dictionary would.
     """
-    characters = torch.randn(100, 12, generator=generator(116))
+    characters = torch.randn(100, 12, generator=seeded(116))
 
     def draw(g: torch.Generator, index: int) -> dict[str, Tensor]:
         chosen = first + torch.randperm(last - first, generator=g)[:5]
@@ -172,7 +167,7 @@ def few_shot(seed: int, reordered: bool) -> Training:
         module.eval()
         draw, right = episodes(70, 100, False), 0.0
         for i in range(60):
-            batch = draw(generator(200 + i), i)
+            batch = draw(seeded(200 + i), i)
             right += float((module.logits(batch).argmax(1) == batch["label"]).float().mean())
         return right / 60
 
@@ -239,7 +234,7 @@ def meta(seed: int, functional: bool) -> Training:
     def score(module: Any) -> float:
         error = total = 0.0
         for i in range(10):
-            for x, y in zip(*module.tasks(generator(300 + i), i), strict=True):
+            for x, y in zip(*module.tasks(seeded(300 + i), i), strict=True):
                 guess = module.adapted(x[:10], y[:10], steps=3)(x[10:])
                 error += float((guess - y[10:]).square().sum())
                 total += float(y[10:].square().sum())

@@ -8,6 +8,7 @@ them are in the develop half: these scenarios are for development and verify not
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, PLAIN, Script, adam, lines, script
+from benchmarks.models.scripts import DOCTOR, PLAIN, Script, adam, fitted, lines, script, seeded
 from benchmarks.models.trainings import Training, mlp
 
 FAMILY = "guides sequences"
@@ -27,18 +28,7 @@ UNRELATED = ("labels do not follow from inputs", "prediction collapse", "inputs 
 FAST = ("divergence", "learning rate too high", "non-finite values", "loss spikes", "dead units")
 FOLLOW, ONE_BATCH = "sanity:labels follow from inputs", "sanity:overfits one batch"
 FUTURE = "sanity:no look into the future"
-
-
-def generator(seed: int) -> torch.Generator:
-    """A generator of random numbers."""
-    return torch.Generator().manual_seed(seed)
-
-
-def train(seed: int, model: Any, loss: Any, score: Any, data: Any, optimizer: Any = None, **more: Any) -> Training:
-    """Train a model on tensors (training and test)."""
-    options = {k: more.pop(k) for k in ("steps", "detectors", "gradient_clip_val") if k in more}
-    make = lambda: Script(model(), loss, optimizer or adam(2e-3), *data, **more)  # noqa: E731
-    return script(seed, make, score, **options)
+train = partial(fitted, rate=2e-3)
 
 
 # -- a small GPT ------------------------------------------------------------------------------------------------------
@@ -135,7 +125,7 @@ def gpt(seed: int, axis: int = -1, warm: int = 20, steps: int = 300) -> Training
 
 def signs(count: int, length: int, seed: int, size: int = 10) -> Tensor:
     """Random signs from 1 on."""
-    return torch.randint(1, size, (count, length), generator=generator(seed))
+    return torch.randint(1, size, (count, length), generator=seeded(seed))
 
 
 class Places(nn.Module):
@@ -233,7 +223,7 @@ class Translator(nn.Module):
 def phrases(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Two to five signs, padded with 0, and their translation: others in reverse order, between 10 (start) and 11 (end)."""
     x = signs(count, 5, seed)
-    length = torch.randint(2, 6, (count, 1), generator=generator(seed + 1))
+    length = torch.randint(2, 6, (count, 1), generator=seeded(seed + 1))
     order = torch.arange(5)
     back = x.gather(1, (length - 1 - order).clamp(min=0)) * 7 % 10
     y = torch.cat([torch.full((count, 1), 10), torch.where(order < length, back, 0), torch.zeros(count, 1).long()], 1)
@@ -263,7 +253,7 @@ def translated(s: Any) -> Tensor:
 
 def odd_sets(count: int, seed: int, first: int, last: int) -> tuple[Tensor, Tensor]:
     """Sets of eight images, seven of which are the same digit; where the other one is."""
-    g = generator(seed)
+    g = seeded(seed)
     images, labels = (d[first:last] for d in t.digits())
     by_class = [images[labels == k] for k in range(10)]
     x, y = torch.empty(count, 8, 64), torch.randint(8, (count,), generator=g)
@@ -314,8 +304,8 @@ class BagsOfWords(L.LightningModule):
     @staticmethod
     def news(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Words ``[n, 24]``, how many of them are there, and the topic; a topic likes some words more than others."""
-        g = generator(seed)
-        taste = torch.randn(4, 200, generator=generator(51)).mul(0.8).exp()
+        g = seeded(seed)
+        taste = torch.randn(4, 200, generator=seeded(51)).mul(0.8).exp()
         y = torch.randint(4, (count,), generator=g)
         return torch.multinomial(taste[y], 24, True, generator=g), torch.randint(6, 25, (count,), generator=g), y
 
@@ -366,7 +356,7 @@ def bags(seed: int, running: bool = True) -> Training:
 
 def waves(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """24 values of two waves with a little noise, and the eight that follow."""
-    g = generator(seed)
+    g = seeded(seed)
     time = torch.arange(32.0)
     period, phase = 6 + 10 * torch.rand(2, count, 1, generator=g), 7 * torch.rand(2, count, 1, generator=g)
     high = 0.5 + torch.rand(2, count, 1, generator=g)

@@ -18,25 +18,27 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import CLASSES, DOCTOR, PLAIN, Script, adam, auc, explained, halves, script, sgd, table
+from benchmarks.models.scripts import (
+    CLASSES,
+    DOCTOR,
+    PLAIN,
+    Script,
+    adam,
+    auc,
+    explained,
+    fitted,
+    halves,
+    script,
+    seeded,
+    sgd,
+    table,
+)
 from benchmarks.models.trainings import Training, mlp
 
 FAMILY = "guides tables"
 UNRELATED = ("labels do not follow from inputs", "prediction collapse", "inputs ignored")
 FAST = ("divergence", "learning rate too high", "non-finite values", "loss spikes", "dead units")
 FOLLOW, ONE_BATCH = "sanity:labels follow from inputs", "sanity:overfits one batch"
-
-
-def generator(seed: int) -> torch.Generator:
-    """A generator of random numbers."""
-    return torch.Generator().manual_seed(seed)
-
-
-def train(seed: int, model: Any, loss: Any, score: Any, data: Any, optimizer: Any = None, **more: Any) -> Training:
-    """Train a model on tensors (training and test)."""
-    options = {k: more.pop(k) for k in ("steps", "detectors", "gradient_clip_val") if k in more}
-    make = lambda: Script(model(), loss, optimizer or adam(3e-3), *data, **more)  # noqa: E731
-    return script(seed, make, score, **options)
 
 
 # -- users, films and facts -------------------------------------------------------------------------------------------
@@ -51,7 +53,7 @@ class Ranking(L.LightningModule):
 
     def __init__(self, seen: bool) -> None:
         super().__init__()
-        g = generator(81)
+        g = seeded(81)
         taste, kind = torch.randn(120, 4, generator=g), torch.randn(90, 4, generator=g)
         self.likes = (taste @ kind.T + torch.randn(120, 90, generator=g) > 1.5).float()
         held = torch.rand(120, 90, generator=g) < 0.2
@@ -115,7 +117,7 @@ def grid_facts() -> tuple[tuple[Tensor], tuple[Tensor]]:
     facts = torch.cat(
         [torch.stack([a.flatten(), torch.full((90,), r), b.flatten()], 1) for r, (a, b) in enumerate(pairs)]
     )
-    facts = facts[torch.randperm(360, generator=generator(82))]
+    facts = facts[torch.randperm(360, generator=seeded(82))]
     return (facts[:300],), (facts[300:],)
 
 
@@ -170,8 +172,8 @@ def moved(velocity: Any, x: Tensor, step: float, count: int) -> Tensor:
 
 def spirals(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Starts, and where they are after 1 to 8 steps of 0.08."""
-    x = 1.5 * torch.rand(count, 2, generator=generator(seed)) + 0.5
-    x = x * (2 * torch.randint(2, (count, 2), generator=generator(seed + 1)) - 1)
+    x = 1.5 * torch.rand(count, 2, generator=seeded(seed)) + 0.5
+    x = x * (2 * torch.randint(2, (count, 2), generator=seeded(seed + 1)) - 1)
     return x, moved(field, x, 0.02, 32)[3::4].transpose(0, 1)
 
 
@@ -201,7 +203,7 @@ def ode(seed: int, unit: float) -> Training:
         error = (moved(s.model, x, unit, 8).transpose(0, 1) - y).square().mean()
         return torch.nan_to_num(1 - error / (x[:, None] - y).square().mean(), nan=-1e6)
 
-    return train(seed, Velocity, loss, score, SPIRALS, adam(1e-2), steps=300, detectors=DOCTOR)
+    return fitted(seed, Velocity, loss, score, SPIRALS, adam(1e-2), steps=300, detectors=DOCTOR)
 
 
 # -- sets and graphs --------------------------------------------------------------------------------------------------
@@ -211,8 +213,8 @@ def sets(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Two to six images of digits, the rest of six places empty, and the sum of the digits over 10."""
     images, labels = t.digits()
     first, last = (0, 1400) if seed == 86 else (1400, 1797)
-    which = torch.randint(first, last, (count, 6), generator=generator(seed))
-    there = torch.arange(6) < torch.randint(2, 7, (count, 1), generator=generator(seed + 1))
+    which = torch.randint(first, last, (count, 6), generator=seeded(seed))
+    there = torch.arange(6) < torch.randint(2, 7, (count, 1), generator=seeded(seed + 1))
     return images[which] * there.unsqueeze(-1), (labels[which] * there).sum(1) / 10.0
 
 
@@ -230,7 +232,7 @@ class Sums(nn.Module):
 
 def counted(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Random graphs of twelve nodes, sparse, middling or dense, and which."""
-    g = generator(seed)
+    g = seeded(seed)
     y = torch.randint(3, (count,), generator=g)
     drawn = torch.rand(count, 12, 12, generator=g).triu(1)
     drawn = drawn + drawn.transpose(1, 2) + 2 * torch.eye(12)
@@ -269,7 +271,7 @@ def crossed(s: Script, batch: Any) -> Tensor:
 def gin(seed: int, mean: bool) -> Training:
     """Tell graphs apart by how dense they are."""
     score = lambda s: (s.model(GRAPHS[1][0]).argmax(1) == GRAPHS[1][1]).float().mean()  # noqa: E731
-    return train(seed, lambda: Isomorphism(mean), crossed, score, GRAPHS, adam(3e-3), detectors=CLASSES)
+    return fitted(seed, lambda: Isomorphism(mean), crossed, score, GRAPHS, adam(3e-3), detectors=CLASSES)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ def gin(seed: int, mean: bool) -> Training:
 
 def mixed(fresh: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Two categories of 30, four numbers and what follows from them; option: other codes for the test rows."""
-    g = generator(93)
+    g = seeded(93)
     shop, kind, x = (
         torch.randint(30, (4000,), generator=g),
         torch.randint(30, (4000,), generator=g),
@@ -311,7 +313,7 @@ def tabular(seed: int, fresh: bool) -> Training:
     data = mixed(fresh)
     score = lambda s: 1 - (s.model(*data[1][:2]) - data[1][2]).square().mean() / data[1][2].var()  # noqa: E731
     loss = lambda s, b: F.mse_loss(s.model(b[0], b[1]), b[2])  # noqa: E731
-    return train(seed, Tabular, loss, score, data, adam(5e-3), steps=400, batch=64, detectors=PLAIN)
+    return fitted(seed, Tabular, loss, score, data, adam(5e-3), steps=400, batch=64, detectors=PLAIN)
 
 
 def swapped_statistics(seed: int) -> Training:
@@ -321,7 +323,7 @@ def swapped_statistics(seed: int) -> Training:
     prepare = lambda rows: (rows - std) / mean  # noqa: E731
     data = (prepare(x), y), (prepare(held), labels)
     loss = lambda s, b: F.mse_loss(s.model(b[0]).squeeze(1), b[1])  # noqa: E731
-    return train(
+    return fitted(
         seed,
         lambda: mlp([12, 64, 64, 1]),
         loss,
@@ -334,8 +336,8 @@ def swapped_statistics(seed: int) -> Training:
 
 def inverse(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """A number, and one of the several from which it came: the inverse of a sine on a slope."""
-    y = torch.rand(count, 1, generator=generator(seed)) * 2 - 1
-    x = y + 0.6 * torch.sin(2 * math.pi * y) + 0.05 * torch.randn(count, 1, generator=generator(seed + 1))
+    y = torch.rand(count, 1, generator=seeded(seed)) * 2 - 1
+    x = y + 0.6 * torch.sin(2 * math.pi * y) + 0.05 * torch.randn(count, 1, generator=seeded(seed + 1))
     return x, y
 
 
@@ -388,7 +390,7 @@ def bayesian(seed: int, share: float) -> Training:
         )
 
     model = lambda: nn.Sequential(Distributed(12, 48), nn.ReLU(), Distributed(48, 1))  # noqa: E731
-    return train(
+    return fitted(
         seed, model, loss, explained(data[1]), data, adam(5e-3, weight_decay=0.0), steps=500, batch=64, detectors=PLAIN
     )
 
@@ -402,7 +404,7 @@ def ordinal(s: Script, batch: Any) -> Tensor:
 def stars() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Rows, and none to four stars by how large their target is."""
     x, y = table()
-    noise = 0.3 * torch.randn(len(y), generator=generator(99))
+    noise = 0.3 * torch.randn(len(y), generator=seeded(99))
     return halves((x, torch.bucketize(y + noise, torch.tensor([-1.2, -0.4, 0.4, 1.2]))))
 
 
@@ -422,10 +424,10 @@ SCENARIOS: list[Scenario] = [
     # the same with a sampler that got the list of films seen, not the list of the others
     failing(FAMILY, "BPR, negatives from the films that were seen", 0.65, lambda s: ranked(s, True), *UNRELATED, FOLLOW, ONE_BATCH),
     # library for knowledge graphs: TransE
-    healthy(FAMILY, "TransE on a grid", 0.6, lambda s: train(s, Translations, margin_ranking(True), hits, FACTS, adam(1e-2), steps=600,
+    healthy(FAMILY, "TransE on a grid", 0.6, lambda s: fitted(s, Translations, margin_ranking(True), hits, FACTS, adam(1e-2), steps=600,
                                                               detectors=DOCTOR)),
     # the same: clone() is missing, so that the true triples are corrupted with them; the loss is the margin
-    failing(FAMILY, "TransE, corrupted triples that are the true ones", 0.4, lambda s: train(
+    failing(FAMILY, "TransE, corrupted triples that are the true ones", 0.4, lambda s: fitted(
         s, Translations, margin_ranking(False), hits, FACTS, adam(1e-2), detectors=DOCTOR), "no gradients", "vanishing gradients",
         "weights do not change", *UNRELATED, "sanity:all parameters learn", "sanity:inputs matter", ONE_BATCH),
     # example of a library for differential equations: a spiral
@@ -434,7 +436,7 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "a neural ODE, times in other units", 0.5, lambda s: ode(s, 8.0), *FAST, "vanishing gradients", *UNRELATED,
             ONE_BATCH, "sanity:initial loss"),
     # paper code on sets: digits are added
-    healthy(FAMILY, "a set network adds digits", 0.8, lambda s: train(
+    healthy(FAMILY, "a set network adds digits", 0.8, lambda s: fitted(
         s, Sums, lambda m, b: F.l1_loss(m.model(b[0]), b[1]), explained(sets(400, 88)), (sets(3000, 86), sets(400, 88)), adam(2e-3),
         steps=400, detectors=PLAIN)),
     # tutorial of a graph library: sums over neighbours, for graphs without features
@@ -448,10 +450,10 @@ SCENARIOS: list[Scenario] = [
     # documentation of transforms.Normalize(mean, std), called with (std, mean)
     failing(FAMILY, "mean and deviation swapped", 0.5, swapped_statistics, *FAST, *UNRELATED, "sanity:initial loss", ONE_BATCH),
     # tutorial on mixture density networks: the inverse of a curve
-    healthy(FAMILY, "an inverse problem by a mixture density network", 0.3, lambda s: train(
+    healthy(FAMILY, "an inverse problem by a mixture density network", 0.3, lambda s: fitted(
         s, lambda: mlp([1, 32, 32, 15], act=nn.Tanh), mixture(1), mean_likelihood, INVERSE, adam(5e-3), steps=500, batch=64, detectors=DOCTOR)),
     # the same with logsumexp over the batch, not over the five distributions
-    failing(FAMILY, "a mixture density network that mixes the batch", 0.3, lambda s: train(
+    failing(FAMILY, "a mixture density network that mixes the batch", 0.3, lambda s: fitted(
         s, lambda: mlp([1, 32, 32, 15], act=nn.Tanh), mixture(0), mean_likelihood, INVERSE, adam(5e-3), steps=500, batch=64, detectors=DOCTOR),
         *UNRELATED, "divergence", ONE_BATCH),
     # library for Bayesian networks: the divergence is divided by the number of samples
@@ -460,7 +462,7 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "weights with distributions, KL in full for each batch", 0.5, lambda s: bayesian(s, 1.0), *UNRELATED, "shrinking weights",
             "posterior collapse"),
     # library for ordinal regression: one number and four thresholds
-    healthy(FAMILY, "stars from one to five by thresholds", 0.8, lambda s: train(
+    healthy(FAMILY, "stars from one to five by thresholds", 0.8, lambda s: fitted(
         s, lambda: mlp([12, 48, 48, 1]), ordinal, agreement, STARS, adam(3e-3), thresholds=nn.Parameter(torch.tensor([1.0, 0.3, -0.3, -1.0])),
         steps=400, detectors=DOCTOR)),
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, Script, adam, halves, images, script
+from benchmarks.models.scripts import DOCTOR, Script, adam, fitted, halves, images, script, seeded
 from benchmarks.models.trainings import Training, mlp
 
 FAMILY = "guides unlabelled"
@@ -29,24 +29,12 @@ PIXELS = halves((t.digits()[0],))
 (IMAGES, LABELS), (TEST, TEST_LABELS) = images()
 
 
-def generator(seed: int) -> torch.Generator:
-    """A generator of random numbers."""
-    return torch.Generator().manual_seed(seed)
-
-
-def train(seed: int, model: Any, loss: Any, score: Any, data: Any, optimizer: Any = None, **more: Any) -> Training:
-    """Train a model on tensors (training and test)."""
-    options = {k: more.pop(k) for k in ("steps", "detectors", "gradient_clip_val") if k in more}
-    make = lambda: Script(model(), loss, optimizer or adam(3e-3), *data, **more)  # noqa: E731
-    return script(seed, make, score, **options)
-
-
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
 def neighbours(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Pairs of 160 words of eight topics: seven of ten pairs are of one topic."""
-    g = generator(seed)
+    g = seeded(seed)
     word = torch.randint(160, (count,), generator=g)
     same = word // 20 * 20 + torch.randint(20, (count,), generator=g)
     other = torch.randint(160, (count,), generator=g)
@@ -94,7 +82,7 @@ def gap_of_topics(s: Any) -> Tensor:
 def words(seed: int, negatives: int) -> Training:
     """Train vectors of words."""
     watched: dict[str, dict[str, Any]] = {"RepresentationCollapse": {"layer": "model.middle"}, "TrainingDoctor": {}}
-    return train(
+    return fitted(
         seed, SkipGram, skip_gram(negatives), gap_of_topics, WORDS, adam(1e-2), steps=400, batch=128, detectors=watched
     )
 
@@ -129,7 +117,7 @@ def scalars(seed: int, straight: bool) -> Training:
         "DeadUnits": {},
         "TrainingDoctor": {},
     }
-    return train(
+    return fitted(
         seed, lambda: Scalars(straight), loss, rebuilt, PIXELS, adam(3e-3), steps=500, batch=64, detectors=watched
     )
 
@@ -205,7 +193,7 @@ def clusters(seed: int, weight: float) -> Training:
         "TrainingDoctor": {},
     }
     data = (IMAGES, LABELS), (TEST, TEST_LABELS)
-    return train(seed, clusterer, two_views(weight), purity, data, adam(2e-3), steps=300, batch=96, detectors=watched)
+    return fitted(seed, clusterer, two_views(weight), purity, data, adam(2e-3), steps=300, batch=96, detectors=watched)
 
 
 # -- densities --------------------------------------------------------------------------------------------------------
@@ -213,7 +201,7 @@ def clusters(seed: int, weight: float) -> Training:
 
 def moons(count: int, seed: int) -> tuple[Tensor]:
     """Two half circles that reach into each other."""
-    g = generator(seed)
+    g = seeded(seed)
     angle, upper = math.pi * torch.rand(count, generator=g), torch.rand(count, generator=g) < 0.5
     x = torch.where(upper, angle.cos(), 1 - angle.cos()) - 0.5
     y = torch.where(upper, angle.sin(), 0.5 - angle.sin()) - 0.25
@@ -235,7 +223,7 @@ class Flow(nn.Module):
 
     def sample(self, count: int) -> Tensor:
         """Follow the velocity from noise in 40 steps."""
-        x = torch.randn(count, 2, generator=generator(0))
+        x = torch.randn(count, 2, generator=seeded(0))
         for i in range(40):
             x = x + self(x, torch.full((count, 1), i / 40)) / 40
         return x
@@ -267,7 +255,7 @@ class Masked(nn.Linear):
 
 def made() -> nn.Module:
     """Each output depends on the inputs before it."""
-    places, hidden = torch.arange(64), torch.randint(63, (128,), generator=generator(105))
+    places, hidden = torch.arange(64), torch.randint(63, (128,), generator=seeded(105))
     return nn.Sequential(Masked(places, hidden, False), nn.ReLU(), Masked(hidden, places, True))
 
 
@@ -332,7 +320,7 @@ class MeanTeacher(L.LightningModule):
         self.log("val_loss", F.cross_entropy(self.teacher(batch[0]), batch[1]))
 
     def train_dataloader(self) -> Any:
-        order = torch.randperm(len(IMAGES), generator=generator(106))
+        order = torch.randperm(len(IMAGES), generator=seeded(106))
         shown = torch.full_like(LABELS, -1)
         shown[order[:280]] = LABELS[order[:280]]
         return DataLoader(TensorDataset(IMAGES, shown), 64, shuffle=True, drop_last=True)
@@ -364,7 +352,7 @@ SCENARIOS: list[Scenario] = [
             "weights do not change", "complete collapse", "dimensional collapse", "codebook collapse", "inputs ignored",
             "sanity:all parameters learn", "sanity:inputs matter", ONE_BATCH),
     # library for probabilistic programs: rsample() became sample(), and only the divergence reaches the encoder
-    failing(FAMILY, "a VAE, sample() for rsample()", 0.3, lambda s: train(
+    failing(FAMILY, "a VAE, sample() for rsample()", 0.3, lambda s: fitted(
         s, lambda: Variational("sample"), evidence, rebuilt, PIXELS, adam(3e-3), steps=400, batch=64, detectors=LATENT),
         "posterior collapse", "dimensional collapse", "complete collapse", "inputs ignored"),
     # paper code on clusters: two views agree, and the entropy of the clusters counts five times
@@ -373,10 +361,10 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "clusters by agreement of two views alone", 0.45, lambda s: clusters(s, 0.0), "prototype collapse", "complete collapse",
             "dimensional collapse", "prediction collapse", "inputs ignored"),
     # library of diffusion models: the smallest example of flow matching; the loss stays high by its nature
-    healthy(FAMILY, "two moons by flow matching", 0.5, lambda s: train(
+    healthy(FAMILY, "two moons by flow matching", 0.5, lambda s: fitted(
         s, Flow, matching, near_moons, MOONS, adam(5e-3), steps=600, batch=256, detectors=DOCTOR)),
     # library of normalising flows: a masked autoregressive network on binary pixels
-    healthy(FAMILY, "MADE on binary digits", 5.0, lambda s: train(
+    healthy(FAMILY, "MADE on binary digits", 5.0, lambda s: fitted(
         s, made, pixels, bits_saved, INK, adam(1e-2), steps=400, batch=64, detectors=DOCTOR)),
     # tutorial on learning from few labels with a mean teacher
     healthy(FAMILY, "a mean teacher", 0.75, lambda s: taught(s, False)),

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, PLAIN, images, script
+from benchmarks.models.scripts import DOCTOR, PLAIN, images, script, seeded
 from benchmarks.models.trainings import Training
-from benchmarks.models.wide import FAST, ONE_BATCH, UNLEARNED, Data, Loaded, adamw, cut, plain, rmsprop, seeded
+from benchmarks.models.wide import FAST, ONE_BATCH, UNLEARNED, Data, Loaded, adamw, cut, plain, rmsprop
 
 FAMILY = "wide adaptation"
 TRAIN, TEST = images(21)

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import images, script
+from benchmarks.models.scripts import images, script, seeded
 from benchmarks.models.trainings import Training
-from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, UNLEARNED, Data, Loaded, adamw, cut, plain, seeded
+from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, UNLEARNED, Data, Loaded, adamw, cut, plain
 
 FAMILY = "wide bugs"
 TRAIN, TEST = images(34)

@@ -15,21 +15,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import PLAIN, images, noisy, script
+from benchmarks.models.scripts import PLAIN, auc, images, noisy, script, seeded
 from benchmarks.models.trainings import Training
-from benchmarks.models.wide import (
-    FOLLOW,
-    ONE_BATCH,
-    SHAPES,
-    UNLEARNED,
-    Data,
-    Loaded,
-    adamw,
-    cut,
-    ranked,
-    rmsprop,
-    seeded,
-)
+from benchmarks.models.wide import FOLLOW, ONE_BATCH, SHAPES, UNLEARNED, Data, Loaded, adamw, cut, rmsprop
 
 FAMILY = "wide classification"
 UNITS: dict[str, dict[str, Any]] = {**PLAIN, "DeadUnits": {}}
@@ -90,7 +78,7 @@ def fraud(seed: int, data: Data, optimizer: Any, steps: int, batch: int) -> Trai
     train, test = cut(data, 12000)
     make = lambda: Fraud(data[0].shape[1], optimizer).use(train, test, batch, keys=("features", "label"))  # noqa: E731
     watched = {"PredictionCollapse": {"output": "classifier", "target": "label"}, "TrainingDoctor": {}}
-    return script(seed, make, lambda m: ranked(m(test[0]), test[1]), steps, watched)
+    return script(seed, make, lambda m: auc(m(test[0]), test[1]), steps, watched)
 
 
 class Churn(Loaded):
@@ -119,7 +107,7 @@ def churn(seed: int, data: Data, lr: float, steps: int, batch: int, **more: Any)
 
     def area(m: Any) -> Tensor:
         out = m.net(test[0])
-        return ranked(out[:, 1] - out[:, 0], test[1])
+        return auc(out[:, 1] - out[:, 0], test[1])
 
     watched = {"PredictionCollapse": {}, "DeadUnits": {}, "TrainingDoctor": {}}
     return script(seed, lambda: Churn(data[0].shape[1], lr, **more).use(train, test, batch), area, steps, watched)

@@ -14,21 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, images, script
+from benchmarks.models.scripts import DOCTOR, images, script, seeded
 from benchmarks.models.trainings import Training
-from benchmarks.models.wide import (
-    FAST,
-    FOLLOW,
-    ONE_BATCH,
-    UNLEARNED,
-    Data,
-    Loaded,
-    adamw,
-    neighbours,
-    plain,
-    rmsprop,
-    seeded,
-)
+from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, UNLEARNED, Data, Loaded, adamw, neighbours, plain, rmsprop
 
 FAMILY = "wide embeddings"
 TRAIN, TEST = (tuple([x.flatten(1), y]) for x, y in images(13))

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, images, script
+from benchmarks.models.scripts import DOCTOR, images, script, seeded
 from benchmarks.models.trainings import Training
-from benchmarks.models.wide import FAST, Data, Loaded, cut, seeded
+from benchmarks.models.wide import FAST, Data, Loaded, cut
 
 FAMILY = "wide generative"
 TRAIN, TEST = (tuple([x.flatten(1) * 0.38 + 0.3, y]) for x, y in images(8))

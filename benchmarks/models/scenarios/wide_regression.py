@@ -14,22 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import DOCTOR, script
+from benchmarks.models.scripts import DOCTOR, script, seeded
 from benchmarks.models.trainings import Training
-from benchmarks.models.wide import (
-    FAST,
-    FOLLOW,
-    ONE_BATCH,
-    SHAPES,
-    UNLEARNED,
-    Data,
-    Loaded,
-    adamw,
-    cut,
-    plain,
-    rmsprop,
-    seeded,
-)
+from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, SHAPES, UNLEARNED, Data, Loaded, adamw, cut, plain, rmsprop
 
 FAMILY = "wide regression"
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import lines, script
+from benchmarks.models.scripts import lines, script, seeded
 from benchmarks.models.trainings import Training
-from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, UNLEARNED, Data, Loaded, adamw, cut, plain, rmsprop, seeded
+from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, UNLEARNED, Data, Loaded, adamw, cut, plain, rmsprop
 
 FAMILY = "wide sequences"
 (TEXT,), (HELD,) = lines(33, 3000)
