@@ -68,6 +68,16 @@ class Look:
     logits: Tensor | None = None
     labels: Tensor | None = None
 
+    def output(self, key: tuple[str, int] | None, *, tracked: bool = False) -> Tensor | None:
+        """Return the candidate of a key, with its graph where that is asked for; None where this pass has none."""
+        outputs = self.tracked if tracked else self.candidates
+        return next((t for k, t in zip(self.keys, outputs, strict=True) if k == key), None)
+
+    @property
+    def key(self) -> tuple[str, int] | None:
+        """Where the prediction comes from."""
+        return None if self.at is None else self.keys[self.at]
+
     @property
     def prediction(self) -> Tensor | None:
         """The output that seems to be the prediction."""
@@ -179,9 +189,7 @@ class Examination:
         with self.evaluating() if evaluate else nullcontext():
             look = self.look(batch)
         loss = None if look.loss is None else self.dry_run.steps.mean(look.loss)
-        key = None if self.first.at is None else self.first.keys[self.first.at]
-        at = next((i for i, k in enumerate(look.keys) if k == key), None)
-        return (None if at is None else look.candidates[at]), loss
+        return look.output(self.first.key), loss
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

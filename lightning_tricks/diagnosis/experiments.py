@@ -169,23 +169,35 @@ def _by_place_in_batch(exam: Examination, inputs: list[Tensor], size: int) -> fl
     return change if change <= sanity.LEAK or _entry_follows(exam, other, size) else 0.0
 
 
+def _into_modules(exam: Examination, batch: Any, *, learning: bool = False) -> list[Tensor]:
+    """Return the tensors that are given to the parts of the model, in the order of their calls.
+
+    Args:
+        exam: the examination; its dry run starts again.
+        batch: what the step is given.
+        learning: of parts that have parameters of their own only.
+    """
+    given: list[Tensor] = []
+    exam.dry_run.restart()
+    handles = [
+        m.register_forward_pre_hook(Hook(lambda _, args: given.extend(t.detach() for t in tensors_of(args))))
+        for name, m in exam.modules.items()
+        if name and (not learning or any(True for _ in m.parameters(recurse=False)))
+    ]
+    try:
+        exam.look(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return given
+
+
 def _entry_follows(exam: Examination, rolled: Any, size: int) -> bool:
     """Whether what goes into the first module that sees the samples is in the order of the batch, here and rolled."""
     seen: list[list[Tensor]] = []
     for batch in (exam.batch, rolled):
-        entries: list[Tensor] = []
-        exam.dry_run.restart()
-        handles = [
-            m.register_forward_pre_hook(Hook(lambda _, args, e=entries: e.extend(t.clone() for t in tensors_of(args))))
-            for n, m in exam.modules.items()
-            if n and any(True for _ in m.parameters(recurse=False))
-        ]
-        try:
-            with exam.evaluating():
-                exam.look(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with exam.evaluating():
+            entries = _into_modules(exam, batch, learning=True)
         seen.append([t for t in entries if t.ndim and len(t) == size])
     pairs = [(a, b) for a, b in zip(*seen, strict=False) if a.shape == b.shape and not torch.equal(a, b)]
     return bool(pairs) and torch.equal(pairs[0][1].roll(-1, 0), pairs[0][0])
@@ -248,19 +260,8 @@ def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
 
     entries: list[Tensor | None] = []
     for batch in (exam.batch, tree_map(with_second_replaced, exam.batch, replaced)):
-        seen: list[Tensor] = []
-        exam.dry_run.restart()
-        handles = [
-            m.register_forward_pre_hook(Hook(lambda _, args, seen=seen: seen.extend(floating(list(args))[:1])))
-            for name, m in exam.modules.items()
-            if name
-        ]
-        try:
-            exam.look(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        entries.append(seen[0].detach() if seen and seen[0].ndim else None)
+        seen = [t for t in _into_modules(exam, batch) if t.is_floating_point()]
+        entries.append(seen[0] if seen and seen[0].ndim else None)
     one, two = entries
     if exam.dry_run.steps.anywhere(one is None or two is None or len(one) != size) or one is None or two is None:
         return False

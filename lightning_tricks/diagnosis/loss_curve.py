@@ -135,9 +135,8 @@ def divergence(early: Sequence[float], checks: Sequence[Check]) -> float:
         return math.inf
     now, before, start = known[-1].median, [c.median for c in known[:-1]], beginning(early)
     top, size = largest_early(early), _size(start, before)
-    if (
-        start < 0
-    ):  # (a loss below 0 that goes to 0, as of advantages that vanish, is worse than at the beginning above 0)
+    # a loss below 0 may go to 0, as that of advantages which vanish: it is worse than at the beginning above 0 only
+    if start < 0:
         top = max(top, 0.0)
     noise = known[-1].spread / math.sqrt(known[-1].losses) if known[-1].losses > 1 else 0.0
     if bottomless(start, known):

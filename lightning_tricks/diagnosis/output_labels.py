@@ -91,14 +91,8 @@ def _in_several_places(change: Tensor, classes: int) -> bool:
 def _slope(exam: Examination, batch: Any) -> Tensor | None:
     """Return the gradient of the loss by the prediction, from the state with which the dry run began."""
     exam.dry_run.restart()
-    return _gradient(exam, exam.look(batch, gradient=True))[1]
-
-
-def _gradient(exam: Examination, look: Look) -> tuple[Tensor | None, Tensor | None]:
-    """Return the prediction of a look, and the gradient of the loss by it."""
-    key = None if exam.first.at is None else exam.first.keys[exam.first.at]
-    output = next((t for k, t in zip(look.keys, look.tracked, strict=True) if k == key), None)
-    return output, _by(look, output)
+    look = exam.look(batch, gradient=True)
+    return _by(look, look.output(exam.first.key, tracked=True))
 
 
 def _by(look: Look, output: Tensor | None) -> Tensor | None:
@@ -128,7 +122,7 @@ def reach(exam: Examination) -> list[Check]:
     for _ in range(_UPDATES):
         exam.dry_run.update()
     look = exam.look(exam.batch, gradient=True)
-    output = next((t for k, t in zip(look.keys, look.tracked, strict=True) if k == key), None)
+    output = look.output(key, tracked=True)
     slope, target = _by(look, output), _compared(exam, output)
     if output is None or slope is None or target is None:
         return []
