@@ -88,8 +88,13 @@ def nonfinite(reason: str) -> Explained:
     return Cause.NON_FINITE, (reason,), advice
 
 
-def of_modes(values: Mapping[str, float], generator: str) -> Explained:
-    """Explain a generator that misses modes.
+def of_modes(values: Mapping[str, float], generator: str, active: Sequence[str] = ("recall",)) -> Explained:
+    """Explain a generator that misses modes, or whose samples lie far from all real ones.
+
+    Args:
+        values: of the check.
+        generator: its name.
+        active: the alarms.
 
     >>> of_modes({"recall": 0.1, "coverage": 0.1, "pairwise_distance_ratio": 0.2}, "generator")[0]
     Cause.MODE_COLLAPSE
@@ -98,6 +103,11 @@ def of_modes(values: Mapping[str, float], generator: str) -> Explained:
         f"samples of {generator} cover {values['recall']:.0%} of real ones (coverage {values['coverage']:.0%}), "
         f"and lie {values['pairwise_distance_ratio']:.2f} times as far apart"
     )
+    if "recall" not in active:
+        reason = (
+            f"{values['precision']:.0%} of the samples of {generator} lie among real ones, and "
+            f"{values['coverage']:.0%} of real ones have a sample near them"
+        )
     return (
         Cause.MODE_COLLAPSE,
         (reason,),

@@ -117,8 +117,8 @@ class ModesProbe(Probe):
         }
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
-        """Say how much is covered."""
-        return causes.of_modes(values, self._generator)
+        """Say how much is covered, or how far apart the two are."""
+        return causes.of_modes(values, self._generator, active)
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Samples in two dimensions."""
