@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,16 @@ _HOOKS = frozenset(
     for name in dir(lightning_pytorch.Callback)
     if name.startswith("on_") or name in ("setup", "teardown", "state_dict")
 )
+
+
+class NotAnInstanceError(TypeError, AttributeError):
+    """A class stands where a callback belongs.
+
+    Also an AttributeError, so that ``hasattr``, ``inspect.getmembers`` and mocks can look through the class.
+    """
+
+    def __init__(self, given: str, cls: type) -> None:
+        super().__init__(f"callbacks={given}: it is the class. Make a callback of it: {cls.__name__}(...).")
 
 
 class GuardsHooks(type):
@@ -45,8 +55,17 @@ class GuardsHooks(type):
 
     @property
     def state_key(cls) -> str:
-        """Refuse a class where a callback belongs: this is the first that Lightning asks of one."""
-        raise TypeError(f"callbacks=[{cls.__name__}]: it is the class. Make a callback of it: {cls.__name__}(...).")
+        """Refuse a class in a list of callbacks: this is the first that Lightning asks of one."""
+        raise NotAnInstanceError(f"[{cls.__name__}]", cls)
+
+    def __iter__(cls) -> Iterator[Any]:
+        """Refuse a class in place of a list of callbacks: Lightning goes through what it takes for the list."""
+        raise NotAnInstanceError(cls.__name__, cls)
+
+    @property
+    def run_or_none(cls) -> None:
+        """None: a class in a list of callbacks is in no run. Other callbacks ask before Lightning does."""
+        return None
 
     def __new__(
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, abstract: bool = False

@@ -184,13 +184,17 @@ class LRSchedule(Trick):
         """
         return whole_curve(self.spec, total).values()
 
-    def plot(self, total: int, base_lr: float = 1.0, weight_decay: float = 0.0) -> Figure:
+    def plot(self, total: int | None = None, base_lr: float = 1.0, weight_decay: float = 0.0) -> Figure:
         """Return a matplotlib figure of the schedule over ``total`` updates, before any training.
 
         Args:
-            total: updates of the run.
+            total: updates of the run; None for the ``total=`` of the schedule, and where it has none, or one in epochs,
+                for a picture over shares of the run.
             base_lr: the optimizer's rate.
             weight_decay: the optimizer's; drawn when it is scheduled.
+
+        Raises:
+            ValueError: the curve depends on a number of updates that is not given, or a metric decides (plateau).
         """
         return draw_schedule(self.spec, total, base_lr, weight_decay)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from lightning_tricks.schedules.plan import whole_curve
+from lightning_tricks.schedules.plan import curve_in_shares, whole_curve
 from lightning_tricks.schedules.run_curve import Curve
 from lightning_tricks.schedules.spec import ScheduleSpec
 from lightning_tricks.schedules.written import momentum_at, weight_decay_at
@@ -18,12 +18,12 @@ Series = list[float]
 _COLORS = ("tab:orange", "tab:gray", "tab:green", "tab:purple", "tab:red", "tab:cyan")
 
 
-def draw_schedule(spec: ScheduleSpec, total: int, base_lr: float, weight_decay: float) -> Figure:
+def draw_schedule(spec: ScheduleSpec, total: int | None, base_lr: float, weight_decay: float) -> Figure:
     """Return a figure of all that a schedule writes over ``total`` updates.
 
     Args:
         spec: the arguments of the schedule.
-        total: updates of the run.
+        total: updates of the run; None for the schedule's own number, and without one for shares of the run.
         base_lr: the optimizer's rate.
         weight_decay: the optimizer's; drawn when it is scheduled.
 
@@ -31,17 +31,23 @@ def draw_schedule(spec: ScheduleSpec, total: int, base_lr: float, weight_decay: 
         ValueError: the curve cannot be drawn before training.
         ImportError: matplotlib is missing; the message says what to install.
     """
-    curve = whole_curve(spec, total)
+    given = spec.total_of(0)
+    if total is None and given is not None and given.unit == "st":
+        total = given.updates(None, None)
+    curve = curve_in_shares(spec) if total is None else whole_curve(spec, total)
+    length = curve.total or 0
     more: dict[str, Series] = {}
     if spec.momentum is not None:
-        more |= {"momentum": [momentum_at(spec.momentum, curve.lr_fraction(k)) for k in range(total)]}
+        more |= {"momentum": [momentum_at(spec.momentum, curve.lr_fraction(k)) for k in range(length)]}
     if spec.weight_decay_final is not None:
         last = spec.weight_decay_final
-        more |= {"weight decay": [weight_decay_at(weight_decay, last, k / total) for k in range(total)]}
-    return draw_curve(curve, base_lr, more)
+        more |= {"weight decay": [weight_decay_at(weight_decay, last, k / length) for k in range(length)]}
+    return draw_curve(curve, base_lr, more, in_shares=total is None)
 
 
-def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = None) -> Figure:
+def draw_curve(
+    curve: Curve, base_lr: float, more: dict[str, Series] | None = None, *, in_shares: bool = False
+) -> Figure:
     """Return a figure of the learning rate over updates with its phases shaded, and more series below it.
 
     It is not a pyplot figure: nothing has to be closed, and no window opens. Save it with ``figure.savefig("lr.png")``.
@@ -50,6 +56,7 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
         curve: what to draw; its end must be known.
         base_lr: the optimizer's rate, factor of the y axis.
         more: name -> values by update, e.g. the momentum; each gets an axis of its own.
+        in_shares: label the x axis in percent of the run instead of updates.
 
     Raises:
         ImportError: matplotlib is missing; the message says what to install.
@@ -76,5 +83,8 @@ def draw_curve(curve: Curve, base_lr: float, more: dict[str, Series] | None = No
         axes.grid(alpha=0.3)
     # above the axes: a schedule may be anywhere below it
     all_axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize="small", frameon=False)
-    all_axes[-1].set_xlabel("update")
+    all_axes[-1].set_xlabel("share of the run (%)" if in_shares else "update")
+    if in_shares:
+        shares = range(0, 101, 20)
+        all_axes[-1].set_xticks([total * share / 100 for share in shares], [str(share) for share in shares])
     return figure

@@ -18,6 +18,7 @@ from lightning_tricks.schedules.run_curve import Curve
 from lightning_tricks.schedules.spec import OWNER, ScheduleSpec
 
 TICKS = 1_000_000  # positions on a curve that is measured by the wall clock
+SHARES = 1_000  # positions on a curve that is drawn over shares of the run
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ def whole_curve(spec: ScheduleSpec, total: int) -> Curve:
         text = f"the metric {spec.plateau.monitor!r} decides while training"
         raise ValueError(message(OWNER, "decay", spec.decay, text, "Train, and look at schedule/lr"))
     return curve_of(spec, spec.decay, total, None)
+
+
+def curve_in_shares(spec: ScheduleSpec) -> Curve:
+    """Return the curve of a run whose length is not known; its 1,000 positions are shares of the run.
+
+    Raises:
+        ValueError: a length is given in updates or epochs, or a metric decides (plateau).
+    """
+    if spec.plateau is not None:
+        return whole_curve(spec, SHARES)
+    try:
+        return curve_of(spec, spec.decay, SHARES, None, timed=True)
+    except ValueError as error:
+        text = "the curve has lengths in updates or epochs, so that it depends on the number of updates"
+        raise ValueError(message(f"{OWNER}.plot", "total", None, text, "Pass it, e.g. plot(total=10_000)")) from error
 
 
 def curve_of(

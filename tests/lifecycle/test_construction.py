@@ -6,6 +6,8 @@ import copy
 import inspect
 import pickle
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -150,6 +152,32 @@ def test_a_class_in_place_of_a_callback_is_answered_with_the_call(cls: type) -> 
         TypeError, match=rf"callbacks=\[{name}\]: it is the class\. Make a callback of it: {name}\(\.\.\.\)\."
     ):
         fit(Classifier(), [cls], n=16)
+
+
+@pytest.mark.parametrize("cls", [lt.GradientClip, lt.GradientMonitor, lt.LRSchedule])
+def test_a_class_in_place_of_the_list_is_answered_with_the_call(cls: type) -> None:
+    name = cls.__name__
+    with pytest.raises(
+        TypeError, match=rf"^callbacks={name}: it is the class\. Make a callback of it: {name}\(\.\.\.\)\.$"
+    ):
+        trainer(cls)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "others", [lambda c: [lt.GradientClip(), c], lambda c: [c, lt.GradientClip()]], ids=["last", "first"]
+)
+def test_a_class_beside_callbacks_is_answered_with_the_call_alone(others: Callable[[type], list[Any]]) -> None:
+    with pytest.raises(TypeError, match=r"^callbacks=\[GradientMonitor\]: it is the class\.") as caught:
+        fit(Classifier(), others(lt.GradientMonitor), n=16)
+    error: BaseException | None = caught.value
+    while error is not None:  # what Lightning shows above it, as the error that it followed
+        assert "it is the class" in str(error)
+        error = error.__context__
+
+
+def test_tools_can_look_through_a_class() -> None:
+    assert "on_fit_start" in dict(inspect.getmembers(lt.GradientMonitor))
+    assert not hasattr(lt.GradientMonitor, "state_key") and hasattr(lt.GradientMonitor(), "state_key")
 
 
 def test_a_recipe_inside_of_a_list_is_answered_with_the_list() -> None:

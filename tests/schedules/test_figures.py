@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
 from lightning_tricks import LRSchedule
-from lightning_tricks.decays import Join, Phase
+from lightning_tricks.decays import Join, Noam, Phase, Plateau, Step
 
 
 def test_the_plot_shows_the_curve() -> None:
@@ -24,6 +25,39 @@ def test_the_plot_shows_momentum_and_weight_decay_where_they_are_scheduled() -> 
     assert list(momentum.lines[0].get_ydata()) == pytest.approx([0.95 - 0.1 * h for h in height])
     assert decay.lines[0].get_ydata()[0] == pytest.approx(0.04)
     assert decay.lines[0].get_ydata()[25] == pytest.approx(0.22)
+
+
+def test_without_a_number_of_updates_the_plot_is_drawn_over_shares_of_the_run() -> None:
+    schedule = LRSchedule("linear", warmup="10%", hold="20%", momentum=(0.95, 0.85))
+    rate, momentum = schedule.plot(base_lr=0.3).axes
+    assert list(rate.lines[0].get_ydata())[::100] == pytest.approx([0.3 * v for v in schedule.values(1000)[::100]])
+    assert rate.lines[0].get_ydata()[650] == pytest.approx(0.15), "half of what is left after warm-up and hold"
+    assert momentum.get_xlabel() == "share of the run (%)"
+    ticks = dict(zip((t.get_text() for t in momentum.get_xticklabels()), momentum.get_xticks(), strict=True))
+    assert ticks == {"0": 0, "20": 200, "40": 400, "60": 600, "80": 800, "100": 1000}
+
+
+def test_without_a_number_of_updates_the_plot_takes_that_of_the_schedule() -> None:
+    axes = LRSchedule("linear", warmup=4, total=20).plot().axes[0]
+    assert list(axes.lines[0].get_ydata()) == LRSchedule("linear", warmup=4).values(20)
+    assert axes.get_xlabel() == "update"
+    in_epochs = LRSchedule("linear", total="5ep").plot().axes[0]
+    assert in_epochs.get_xlabel() == "share of the run (%)"
+
+
+@pytest.mark.parametrize("more", [{"warmup": 500}, {"hold": "1ep"}, {"decay": Step(30)}, {"decay": Noam(100)}], ids=str)
+def test_a_curve_that_depends_on_a_number_of_updates_is_not_drawn_without_it(more: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^LRSchedule\.plot\(total=None\): .* Pass it, e\.g\. plot\(total=10_000\)\.$"
+    ):
+        LRSchedule(**more).plot()
+    assert LRSchedule(**{**more, "hold": 0}).plot(1000).axes
+
+
+def test_a_plateau_is_not_drawn_before_training_with_or_without_a_number_of_updates() -> None:
+    for total in (None, 100):
+        with pytest.raises(ValueError, match="the metric 'val_loss' decides while training"):
+            LRSchedule(Plateau("val_loss")).plot(total)
 
 
 def test_joined_phases_are_marked_each() -> None:

@@ -12,6 +12,7 @@ from lightning_tricks.schedules.plan import (
     TICKS,
     Forecast,
     Track,
+    curve_in_shares,
     curve_of,
     curves_for,
     first_tracks,
@@ -38,6 +39,13 @@ def test_the_planned_curve_is_warm_up_hold_and_the_closed_form_of_the_decay() ->
     expected = [0.25, 0.5, 0.75, 1.0] + [1.0] * 6
     expected += [0.1 + 0.9 * (1 + math.cos(math.pi * k / 20)) / 2 for k in range(20)]
     assert curve.values() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_curve_over_shares_is_that_of_any_run_with_lengths_in_shares() -> None:
+    shares = curve_in_shares(spec("cosine", warmup="10%", hold="30%", final=0.1))
+    run = whole_curve(spec("cosine", warmup=400, hold=1200, final=0.1), 4000)
+    # (the warm-up counts its first update as 1, so that its values are one position ahead of the share)
+    assert [shares.value(k) for k in range(100, 1001)] == pytest.approx([run.value(4 * k) for k in range(100, 1001)])
 
 
 def test_a_rate_that_was_held_already_is_part_of_the_hold() -> None:
