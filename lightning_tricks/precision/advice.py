@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class PrecisionAdvice:
 
     recommended: str
     reasons: list[str]
-    rows: dict[str, PrecisionRow]
+    rows: dict[str, PrecisionRow] = field(repr=False)  # (``table`` shows them)
     device: str
 
     @property

@@ -158,7 +158,7 @@ def shape_findings(module: nn.Module, device: torch.device) -> list[str]:
     """Return what about a model's shapes keeps 16-bit arithmetic from being fast or safe.
 
     >>> shape_findings(nn.Linear(10, 16), torch.device("cpu"))
-    ["Sizes that are not multiples of 8, so that tensor cores idle: '' Linear(10, 16)."]
+    ["Sizes that are not multiples of 8, which leave the tensor cores of a GPU idle: '' Linear(10, 16)."]
     """
     odd, plain, losses = [], [], []
     for name, part in module.named_modules():
@@ -178,7 +178,7 @@ def shape_findings(module: nn.Module, device: torch.device) -> list[str]:
             odd.append(f"{name!r} {type(part).__name__}({', '.join(map(str, sizes))})")
     out = []
     if odd:
-        out.append(f"Sizes that are not multiples of 8, so that tensor cores idle: {listed(odd, 4)}.")
+        out.append(f"Sizes that are not multiples of 8, which leave the tensor cores of a GPU idle: {listed(odd, 4)}.")
     if plain and device.type == "cuda":
         out.append(f"{len(plain)} convolutions are not in channels_last: module.to(memory_format=torch.channels_last).")
     if losses:

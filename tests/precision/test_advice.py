@@ -34,6 +34,7 @@ def test_a_lightning_module_is_measured_and_left_as_it_was() -> None:
     assert 0.99 < measured[1].cosine < 1
     assert found.recommended in ("32-true", "bf16-mixed")
     assert "| bf16-mixed |" in str(found)
+    assert repr(found) == f"PrecisionAdvice(recommended={found.recommended!r}, reasons={found.reasons}, device='cpu')"
 
 
 class Regression(nn.Module):
