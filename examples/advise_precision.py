@@ -71,7 +71,7 @@ def made_by(path: str) -> Made:
 
 def draw(found: dict[str, PrecisionAdvice], path: Path) -> None:
     """Time and memory of every precision over ieee-fp32."""
-    figure = Figure(figsize=(9, 1.5 + 1.2 * len(found)), layout="constrained")
+    figure = Figure(figsize=(5.4, 1.8 + 1.2 * len(found)), layout="constrained")
     for i, (name, advice) in enumerate(found.items()):
         rows = [r for r in advice.rows.values() if r.seconds]
         base = rows[0]
@@ -90,10 +90,12 @@ def draw(found: dict[str, PrecisionAdvice], path: Path) -> None:
         axes.set_yticks(places, [r.precision for r in rows])
         axes.invert_yaxis()
         axes.set_title(f"{name}: precision={advice.recommended!r}", fontsize=10, loc="left")
-    figure.axes[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize="small", frameon=False
+    )
     figure.axes[-1].set_xlabel(f"share of ieee-fp32, on {advice.device}")
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=180)
 
 
 def main() -> None:

@@ -100,18 +100,18 @@ def main() -> None:
     print(f"{bits:.2f} bits per byte on unseen modules; a table of pairs of bytes: {table:.2f}")
     print(f"clipped {clip.clipped_fraction:.0%} of the updates; it writes:\n{module.write(b'def ', 300)}")
     logged = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
-    axes = (figure := Figure(figsize=(8, 8), layout="constrained")).subplots(3, 1, sharex=True)
+    axes = (figure := Figure(figsize=(5.4, 7.2), layout="constrained")).subplots(3, 1, sharex=True)
     for ax, key in zip(axes[[0, 0, 1, 2]], ("train/bits", "val/bits", "schedule/lr", "grad/norm"), strict=True):
         ax.plot(*zip(*((int(row["step"]), float(row[key])) for row in logged if row[key]), strict=True), label=key)
     axes[0].axhline(table, color="black", linestyle=":", label="a table of how often a byte follows another")
     axes[2].axhline(1.0, color="tab:red", linestyle="--", label="threshold of the clip")
-    axes[0].set(title="A byte transformer on Python's standard library", ylabel="bits per byte", ylim=(2, 8))
+    axes[0].set(title="byte transformer on Python's standard library", ylabel="bits per byte", ylim=(2, 8))
     axes[1].set(ylabel="learning rate")
     axes[2].set(xlabel="update", ylabel="norm of the gradient", ylim=(0, None))
     for ax in axes:
         ax.grid(alpha=0.3)
         ax.legend()
-    figure.savefig(RUNS / "byte_language_model.png", dpi=110)
+    figure.savefig(RUNS / "byte_language_model.png", dpi=180)
     print(f"picture: {RUNS / 'byte_language_model.png'}")
 
 

@@ -98,19 +98,19 @@ def main() -> None:
     if RANK > 0:
         return  # the first process alone prints and draws
     plain = plain_torch(options.epochs)
-    norm, apart = (figure := Figure(figsize=(11, 4), layout="constrained")).subplots(1, 2)
+    norm, apart = (figure := Figure(figsize=(5.4, 7.2), layout="constrained")).subplots(2, 1)
     norm.plot(plain, color="black", alpha=0.3, linewidth=5, label="plain torch, one process")
     for (name, norms), color in zip(ways.items(), ("tab:orange", "tab:green"), strict=True):
         errors = [abs(a / b - 1) for a, b in zip(norms, plain, strict=True)]
         print(f"processes: {WORLD}; {name}: norms are at most {max(errors):.1e} off those of plain torch")
         norm.plot(norms, "--", color=color, label=name)
         apart.plot([max(error, 1e-9) for error in errors], color=color, label=name)
-    norm.set(title=f"processes: {WORLD}", xlabel="update", ylabel="norm of the gradient before the clip", yscale="log")
+    norm.set(title=f"processes: {WORLD}", xlabel="update", ylabel="gradient norm before the clip", yscale="log")
     apart.set(title="distance to plain torch", xlabel="update", ylabel="relative error of the norm", yscale="log")
     for ax in (norm, apart):
         ax.grid(alpha=0.3)
         ax.legend(fontsize="small")
-    figure.savefig(RUNS / "distributed.png", dpi=110)
+    figure.savefig(RUNS / "distributed.png", dpi=180)
     print(f"picture: {RUNS / 'distributed.png'}")
     if WORLD == 1:
         print("for two: python -m torch.distributed.run --standalone --nproc_per_node 2 examples/distributed.py")

@@ -71,14 +71,14 @@ class Kill(L.Callback):
 
 def draw(folder: Path) -> Path:
     """Draw the loss of each start: what was trained again after a restart lies on what was trained before it."""
-    loss = (figure := Figure(figsize=(9, 4), layout="constrained")).subplots()
+    loss = (figure := Figure(figsize=(5.4, 3.4), layout="constrained")).subplots()
     starts = sorted((folder / "starts").glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     for number, path in enumerate(starts, start=1):
         found = [(int(row["step"]) + 1, float(row["loss"])) for row in csv.DictReader(path.open()) if row.get("loss")]
         loss.plot(*zip(*found, strict=True), linewidth=1 + 3 / number, alpha=0.6, label=f"start {number}")
     loss.set(title="training loss of the first process", xlabel="update", ylabel="loss", yscale="log")
     loss.legend()
-    figure.savefig(folder / "elastic.png", dpi=110)
+    figure.savefig(folder / "elastic.png", dpi=180)
     return folder / "elastic.png"
 
 

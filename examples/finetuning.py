@@ -87,7 +87,7 @@ def main() -> None:
         logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.WARNING)
     known = train(digits(0, 80, 0), 3, 0)
     print(f"0 to 4 from scratch, 80 images of each digit: {known.accuracies[-1]:.1%}")
-    final, course = (figure := Figure(figsize=(11, 4), layout="constrained")).subplots(1, 2, sharey=True)
+    final, course = (figure := Figure(figsize=(5.4, 7.2), layout="constrained")).subplots(2, 1, sharey=True)
     ways = (("from scratch", None, 0), ("frozen backbone", known, options.epochs), ("fine-tuned", known, 5))
     for way, begin, unfreeze in ways:
         means = []
@@ -105,7 +105,7 @@ def main() -> None:
         ax.grid(alpha=0.3)
         ax.legend(fontsize="small")
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "finetuning.png", dpi=110)
+    figure.savefig(RUNS / "finetuning.png", dpi=180)
     print(f"picture: {RUNS / 'finetuning.png'}")
 
 

@@ -103,7 +103,7 @@ def main() -> None:
         table.add_row(str(trial.number), f"{trial.value or 0.0:.1%}", *(f"{trial.params[name]:.3g}" for name in GRID))
     rich.print(table)
     causes = [t.user_attrs.get("cause", t.state.name.lower()) for t in trials]
-    axes = (figure := Figure(figsize=(14, 4), layout="constrained")).subplots(1, 4, sharey=True)
+    axes = (figure := Figure(figsize=(5.4, 10), layout="constrained")).subplots(4, 1, sharey=True)
     for cause in sorted(set(causes)):
         these = [t for t, c in zip(trials, causes, strict=True) if c == cause]
         print(f"{cause}: {len(these)}")
@@ -112,7 +112,7 @@ def main() -> None:
             ax.plot(x, [t.value or 0.0 for t in these], "o" if cause == "complete" else "x", label=cause)
             ax.set(xlabel=name, xscale="log" if name in ("lr", "clip") else "linear")
     axes[0].legend(title="last validation accuracy", fontsize="small")
-    figure.savefig(RUNS / "hyperparameter_search.png", dpi=110)
+    figure.savefig(RUNS / "hyperparameter_search.png", dpi=180)
     print(f"picture: {RUNS / 'hyperparameter_search.png'}")
 
 

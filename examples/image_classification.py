@@ -88,7 +88,7 @@ def main() -> None:
         logging.getLogger(name + ".utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers|.*LeafSpec")
     data = digits()
-    rate, error, confusion = (figure := Figure(figsize=(13, 4), layout="constrained")).subplots(1, 3)
+    rate, error, confusion = (figure := Figure(figsize=(5.4, 11), layout="constrained")).subplots(3, 1)
     table = Table("schedule", *(f"peak {lr:g}" for lr in options.lr), title=f"accuracy after {options.epochs} epochs")
     for steps, color in ((True, "tab:gray"), (False, "tab:blue")):
         title = "MultiStepLR" if steps else "one cycle"
@@ -112,7 +112,7 @@ def main() -> None:
     ConfusionMatrixDisplay.from_predictions(data[1].tensors[1], best.guess, ax=confusion, colorbar=False, cmap="Blues")
     confusion.set(title=f"{title}: {best.accuracy:.1%} right", xlabel="digit that was said", ylabel="true digit")
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "image_classification.png", dpi=110)
+    figure.savefig(RUNS / "image_classification.png", dpi=180)
     print(f"picture: {RUNS / 'image_classification.png'}")
 
 

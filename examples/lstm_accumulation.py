@@ -98,7 +98,7 @@ def main() -> None:
         "Trainer(accumulate_grad_batches=4)": train(data, WINDOW // 4, options, [], accumulate_grad_batches=4),
     }
     large = next(iter(ways.values()))
-    curves, differences = (figure := Figure(figsize=(11, 4), layout="constrained")).subplots(1, 2)
+    curves, differences = (figure := Figure(figsize=(5.4, 7.2), layout="constrained")).subplots(2, 1)
     for (name, module), style in zip(ways.items(), ("-", "--", "-"), strict=True):
         apart = [abs(a - b) for a, b in zip(module.losses, large.losses, strict=True)][1:]
         print(f"{name}: loss {module.losses[-1]:.4f} on unseen names, at most {max(apart):.1e} from the large batch")
@@ -112,7 +112,7 @@ def main() -> None:
         ax.grid(alpha=0.3)
         ax.legend(fontsize="small")
     RUNS.mkdir(exist_ok=True)
-    figure.savefig(RUNS / "lstm_accumulation.png", dpi=110)
+    figure.savefig(RUNS / "lstm_accumulation.png", dpi=180)
     print(f"picture: {RUNS / 'lstm_accumulation.png'}")
 
 

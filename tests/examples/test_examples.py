@@ -82,6 +82,15 @@ def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 120
 
 
+def test_pictures_are_legible_on_a_telephone() -> None:
+    files = [*(ROOT / "examples").glob("*.py"), *(ROOT / "lightning_tricks").rglob("figures.py")]
+    widths = {
+        str(p): w for p in files for w in re.findall(r"figsize=\((\d+(?:\.\d+)?),", p.read_text(encoding="utf-8"))
+    }
+    # (400 pixels wide, letters of 10 points are then 10 pixels high)
+    assert len(widths) > 15 and {name: w for name, w in widths.items() if float(w) > 5.4} == {}
+
+
 def test_a_collapse_of_embeddings_is_noticed_and_a_healthy_run_left_alone(tmp_path: Path) -> None:
     printed = run("simsiam_collapse", tmp_path, "--epochs", "18")
     healthy, collapsed = printed.split("without stop-gradient")
