@@ -44,6 +44,11 @@ def run_script(path: Path, *arguments: str, folder: Path, environment: Mapping[s
     return _run(_as_script, (path, arguments), folder=folder, environment=environment, timeout=timeout)
 
 
+def run_module(name: str, *arguments: str, folder: Path, environment: Mapping[str, str], timeout: float = 110) -> Done:
+    """Run a module in a folder as ``python -W ignore -m name arguments`` does."""
+    return _run(_as_module, (name, arguments), folder=folder, environment=environment, timeout=timeout)
+
+
 def run_torchrun(
     target: str, *arguments: str, folder: Path, environment: Mapping[str, str], processes: int, restarts: int = 0,
     timeout: float = 250,
@@ -112,6 +117,11 @@ def _as_script(path: Path, arguments: tuple[str, ...]) -> None:
     runpy.run_path(str(path.absolute()), run_name="__main__")
 
 
+def _as_module(name: str, arguments: tuple[str, ...]) -> None:
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
 def _as_torchrun(target: str, arguments: tuple[str, ...], processes: int, restarts: int) -> None:
     from torch.distributed import run
 
@@ -129,5 +139,4 @@ def _worker(target: str, arguments: tuple[str, ...]) -> None:
     if target.endswith(".py"):
         _as_script(Path(target), arguments)
         return
-    sys.argv = [target, *arguments]
-    runpy.run_module(target, run_name="__main__", alter_sys=True)
+    _as_module(target, arguments)

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.distributed import cnn_script
+from tests.forked import run_torchrun
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("distributed")]
 ROOT = Path(__file__).parents[2]
@@ -16,10 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.timeout(300)
 def test_a_run_that_torchrun_starts_is_that_of_one_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-               "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "tests.distributed.cnn_script"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=250)
+    script = "tests.distributed.cnn_script"
+    done = run_torchrun(script, str(tmp_path), folder=tmp_path, environment=environment, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     alone = cnn_script.train(1, 0)

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.examples.problems import ROOT, run
+from tests.forked import run_script
 
 pytestmark = pytest.mark.examples
 
@@ -69,10 +68,9 @@ def test_advice_is_given_for_a_model_of_ones_own_and_a_wrong_path_is_named(tmp_p
     assert "bf16-mixed" in printed
     assert "Trainer(precision=" in printed
     assert (tmp_path / "runs" / "advise_precision.png").stat().st_size > 5_000
-    command = [sys.executable, "examples/advise_precision.py", "--model", "nothing:make"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    wrong = ("--model", "nothing:make")
+    path = Path("examples/advise_precision.py")
+    done = run_script(path, *wrong, folder=tmp_path, environment={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode != 0
     assert "Use package.module:function" in done.stderr
 

@@ -8,7 +8,6 @@ import pickle
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +23,11 @@ from torch import nn
 
 from lightning_tricks import DurableCheckpointIO, TrickError, TrickWarning, UnsupportedError
 from lightning_tricks.resume import plugins
+from tests.forked import run_module
 from tests.problems import STRICT, Classifier, loader, sgd, weights
 from tests.resume.kills import checkpoint, whole
 from tests.resume.problems import usable
 
-ROOT = Path(__file__).parents[2]
 
 
 def number(path: Path) -> int:
@@ -64,8 +63,7 @@ def killed(tmp_path: Path, *jobs: tuple[str, Path, int], megabytes: float) -> li
         folder.mkdir()
         temporary.mkdir(exist_ok=True)
         asked.append([kind, str(folder), str(temporary), kills, megabytes])
-    command = [sys.executable, "-W", "ignore", "-m", "tests.resume.kills", json.dumps(asked)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_module("tests.resume.kills", json.dumps(asked), folder=tmp_path, environment=os.environ, timeout=500)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import run_module
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -33,9 +33,8 @@ def ran(folder: Path, *arguments: str, slurm: bool = False) -> tuple[int, str]:
             "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
             "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "localhost",
         }  # fmt: skip
-    command_line = [sys.executable, "-m", "tests.resume.signalled", str(folder), *arguments]
-    ended = subprocess.run(
-        command_line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL
+    ended = run_module(
+        "tests.resume.signalled", str(folder), *arguments, folder=folder, environment=environment, timeout=200
     )
     return ended.returncode, ended.stdout + ended.stderr
 
