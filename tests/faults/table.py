@@ -23,6 +23,7 @@ class Fault:
     refused_by: tuple[str, ...] = ()
     together: bool = False  # too slow to be played with each alone
     starts: bool = False  # it starts processes
+    imports: bool = False  # and these import everything anew, which takes twenty seconds
 
     @property
     def cells(self) -> list[str]:
@@ -31,11 +32,12 @@ class Fault:
     def takes_turns(self, name: str) -> bool:
         """Return whether this cell is left to ``--slow``.
 
-        Of the cells that start processes each run plays a third: every such fault with a third of the callbacks, and
+        Processes that import everything are left to it: forked ones show the same but for the pickling of callbacks, and
+        every callback is pickled in tests/together. Of the cells that start processes each run plays a third: every such fault with a third of the callbacks, and
         every callback with a third of such faults.
         """
         if not self.starts:
-            return False
+            return self.imports
         order = [fault.what for fault in FAULTS if fault.starts]
         return (self.cells.index(name) + order.index(self.what)) % 3 > 0
 
@@ -71,7 +73,7 @@ FAULTS = [
     ),
     Fault(11, "a pruned trial", CLEAN, inside(scenes.pruned_trial)),
     Fault(12, "processes started by fork", FINITE, children.fork_launcher, starts=True),
-    Fault(12, "processes started by spawn", FINITE, children.spawn_launcher, together=True),
+    Fault(12, "processes started by spawn", FINITE, children.spawn_launcher, together=True, imports=True),
     Fault(13, "no space for logs (CSV and TensorBoard)", ONE, inside(scenes.disk_full_in_logger)),
     Fault(
         14, "no space for the checkpoint", f"the error comes out, the old checkpoint is whole; {RESUMED}",
@@ -111,7 +113,7 @@ def page() -> str:
         "",
         "Made from `tests/faults/table.py`; every cell is a test that plays the fault with one callback of the pack, and"
         " a callback that nobody thought of cannot be left out. Cells that start processes take turns: a run plays a third"
-        " of them, and `--slow` all.",
+        " of them, and `--slow` all; that plays those started by spawn too.",
         "",
         f"**{len({fault.number for fault in FAULTS})} faults, {tried} cells: {tried - refused} passed, "
         f"{refused} refused by name.** 0 checkpoints lost or torn, 0 hooks, files or threads left behind, 0 processes "

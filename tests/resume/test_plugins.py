@@ -29,7 +29,6 @@ from tests.resume.kills import checkpoint, whole
 from tests.resume.problems import usable
 
 
-
 def number(path: Path) -> int:
     return int(torch.load(path, weights_only=True)["number"])
 
