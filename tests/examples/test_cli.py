@@ -25,7 +25,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def test_a_training_from_yaml_ends_with_a_report_and_a_picture(tmp_path: Path) -> None:
-    printed = run(tmp_path, "--config", "examples/cli/config.yaml", "--trainer.max_epochs=4")
+    printed = run(tmp_path, "--config", "examples/cli/config.yaml", "--trainer.max_epochs=2")
     accuracy = float(printed.split("validation accuracy: ")[1].split("%")[0])
     assert accuracy > 90
     page = (tmp_path / "runs" / "cli" / "version_0" / "report.html").read_text()

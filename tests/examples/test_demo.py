@@ -17,7 +17,7 @@ pytestmark = pytest.mark.examples
 def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = run_script(Path("examples/demo.py"), "--epochs", "6", folder=tmp_path, environment=environment)
+    done = run_script(Path("examples/demo.py"), "--epochs", "3", folder=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     for row in (
         "learning rate found",
@@ -31,7 +31,7 @@ def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> No
     accuracy = re.search(r"validation accuracy\s+│\s+([\d.]+)%", done.stdout)
     assert accuracy is not None
     assert float(accuracy[1]) > 90
-    assert "132 of 132 attempted" in done.stdout
+    assert "66 of 66 attempted" in done.stdout
     assert "{" not in done.stdout
     run = tmp_path / "runs" / "demo" / "version_0"
     for picture in ("demo.png", "schedule.png", "lr_finder.png"):
@@ -46,4 +46,4 @@ def test_the_demo_trains_prints_its_numbers_draws_and_logs(tmp_path: Path) -> No
         "train/loss",
         "trainer/updates",
     ):
-        assert [event.step for event in events.Scalars(tag)] == list(range(132)), tag
+        assert [event.step for event in events.Scalars(tag)] == list(range(66)), tag

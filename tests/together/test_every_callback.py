@@ -8,6 +8,7 @@ import itertools
 import pickle
 import re
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -44,12 +45,27 @@ def test_every_callback_has_its_rows() -> None:
         assert set(VARIANTS[name]) == set(inspect.signature(getattr(lightning_tricks, name)).parameters), name
 
 
+def halved(*axes: Sequence[Any], where: Callable[..., bool] = lambda *row: True) -> list[Any]:
+    """Combinations of some axes, the last of which has two values that take turns; the other half waits for ``--slow``.
+
+    Of three axes every pair of two values is there by default. Where one of the two values cannot be, the other is.
+    """
+    rows = []
+    for row in itertools.product(*(enumerate(axis) for axis in axes)):
+        values = [value for _, value in row]
+        (other,) = (value for value in axes[-1] if value is not values[-1])
+        waits = sum(i for i, _ in row) % 2 and where(*values[:-1], other)
+        if where(*values):
+            rows.append(pytest.param(*values, marks=[pytest.mark.slow] if waits else []))
+    return rows
+
+
+# (LBFGS needs a closure, which manual optimization leaves to the user)
 @pytest.mark.parametrize(
-    ("precision", "kind", "manual"), [r for r in itertools.product(PRECISIONS, OPTIMIZERS, (False, True))]
+    ("precision", "kind", "manual"),
+    halved(PRECISIONS, OPTIMIZERS, (False, True), where=lambda _, kind, manual: not (manual and kind == "lbfgs")),
 )
 def test_all_together_train_and_leave_nothing_behind(precision: str, kind: str, manual: bool) -> None:
-    if manual and kind == "lbfgs":
-        pytest.skip("LBFGS needs a closure, which manual optimization leaves to the user")
     module = Classifier(optimizer(kind), manual=manual)
     modes = {kind, precision, "manual"} if manual else {kind, precision}
     for name in CALLBACKS:
@@ -82,9 +98,7 @@ def test_trains_twice_with_the_same_object(name: str) -> None:
     assert trick.run.clock.applied_on_host(0) == 8, "the same Trainer goes on"
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
-@pytest.mark.parametrize("namespace", [L, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
-@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize(("name", "namespace", "single"), halved(CALLBACKS, (L, pytorch_lightning), (True, False)))
 def test_either_trainer_takes_it_alone_and_in_a_list_with_resume(
     name: str, namespace: Any, single: bool, tmp_path: Any
 ) -> None:
@@ -137,8 +151,8 @@ HOOKS = ("setup", "on_fit_start", "on_train_start", "on_train_batch_start", "on_
          "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end", "on_train_end")  # fmt: skip
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("first", [True, False])
+# (for each callback by itself: fault 9 of tests/faults)
+@pytest.mark.parametrize(("hook", "first"), halved(HOOKS, (True, False)))
 def test_an_exception_elsewhere_leaves_nothing_behind(hook: str, first: bool) -> None:
     tricks = [example(name) for name in CALLBACKS]
     boom = Boom(hook, ValueError)
@@ -193,8 +207,7 @@ class Validated(Classifier):
         self.log("val_loss", nn.functional.cross_entropy(self.net(self.echo(batch[0])), batch[1]))
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
-@pytest.mark.parametrize("inference_mode", [True, False])
+@pytest.mark.parametrize(("name", "inference_mode"), halved(CALLBACKS, (True, False)))
 @pytest.mark.filterwarnings("ignore:.*")
 def test_a_validation_before_between_and_after_fits_changes_nothing(name: str, inference_mode: bool) -> None:
     def trained(validates: bool) -> torch.Tensor:
