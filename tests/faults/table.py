@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults import children, scenes
 from tests.faults.children import EVERYTHING
-from tests.matrix import EXAMPLES, OBSERVERS
+from tests.matrix import EXAMPLES, OBSERVERS, PROBE_ALONE
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,12 @@ class Fault:
         """Return whether this cell is left to ``--slow``.
 
         Processes that import everything are left to it: forked ones show the same but for the pickling of callbacks, and
-        every callback is pickled in tests/together. Of the cells that start processes each run plays a third: every such fault with a third of the callbacks, and
-        every callback with a third of such faults.
+        every callback is pickled in tests/together. Of detectors that are their probe alone each run plays a third of
+        the cells, since they share the rest of their code; and of the cells that start processes a third: every such
+        fault with a third of the callbacks, and every callback with a third of such faults.
         """
+        if not self.starts and name in PROBE_ALONE:
+            return (PROBE_ALONE.index(name) + FAULTS.index(self)) % 3 > 0
         if not self.starts:
             return self.imports
         order = [fault.what for fault in FAULTS if fault.starts]
@@ -112,8 +115,9 @@ def page() -> str:
         "# What happens when something goes wrong",
         "",
         "Made from `tests/faults/table.py`; every cell is a test that plays the fault with one callback of the pack, and"
-        " a callback that nobody thought of cannot be left out. Cells that start processes take turns: a run plays a third"
-        " of them, and `--slow` all; that plays those started by spawn too.",
+        " a callback that nobody thought of cannot be left out. Cells that start processes take turns, and so do those of"
+        f" detectors that differ in what they measure alone ({', '.join(f'`{name}`' for name in PROBE_ALONE)}): a run plays a"
+        " third of them, and `--slow` all; that plays those started by spawn too.",
         "",
         f"**{len({fault.number for fault in FAULTS})} faults, {tried} cells: {tried - refused} passed, "
         f"{refused} refused by name.** 0 checkpoints lost or torn, 0 hooks, files or threads left behind, 0 processes "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from lightning_tricks.collapse.callbacks.dead_units import UnitsProbe
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import Watch
 from lightning_tricks.lifecycle.trick import Trick
-from tests.matrix import ACTORS, EXAMPLES, OBSERVERS
+from tests.matrix import ACTORS, EXAMPLES, OBSERVERS, PROBE_ALONE
 from tests.problems import Classifier, Collapsed, Memory, digits, trainer, weights
 from tests.together.problems import CALLBACKS, assert_clean
 
@@ -86,8 +88,23 @@ def assert_the_run_goes_on(trick: Trick, *, first: bool) -> None:
         assert text.endswith("It is switched off for the rest of this run; training goes on.")
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("name", OBSERVERS)
+def plain(name: str, method: str) -> Any:
+    """A method of an observer without the guard that is around each class's own."""
+    found = getattr(getattr(lightning_tricks, name), method)
+    return getattr(found, "_unguarded", found)
+
+
+def cells(methods: Sequence[str]) -> list[Any]:
+    """Every observer with every method; of detectors that are their probe alone a third, and ``--slow`` all."""
+    return [
+        pytest.param(
+            name, method, marks=[pytest.mark.slow] if name in PROBE_ALONE and (PROBE_ALONE.index(name) + i) % 3 else []
+        )
+        for name, (i, method) in itertools.product(OBSERVERS, enumerate(methods))
+    ]
+
+
+@pytest.mark.parametrize(("name", "hook"), cells(HOOKS))
 def test_an_exception_in_any_hook(name: str, hook: str, monkeypatch: Any) -> None:
     one = (OBSERVERS.index(name) + HOOKS.index(hook)) % 2 == 0  # the other half in the other order
     assert_the_run_goes_on(failing(name, hook, "subclass", monkeypatch), first=one)
@@ -104,10 +121,7 @@ def test_an_exception_in_the_hooks_in_which_one_works_for_all(
     assert_the_run_goes_on(failing(name, hook, how, monkeypatch), first=first)
 
 
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [(n, m) for n in OBSERVERS for m in SMALL],
-)
+@pytest.mark.parametrize(("name", "method"), cells(SMALL))
 def test_an_exception_in_any_method_of_its_own(name: str, method: str, monkeypatch: Any) -> None:
     assert_the_run_goes_on(failing(name, method, "subclass", monkeypatch), first=len(method) % 2 == 0)
 
@@ -137,6 +151,23 @@ def test_it_is_told_that_it_failed(monkeypatch: Any) -> None:
 def test_observers_are_those_of_the_matrix() -> None:
     assert {n for n in CALLBACKS if getattr(lightning_tricks, n).observer} == set(OBSERVERS)
     assert not any(getattr(lightning_tricks, n).observer for n in ACTORS)
+
+
+def test_detectors_that_are_their_probe_alone_have_all_other_methods_in_common() -> None:
+    alike = [
+        name
+        for name in OBSERVERS
+        if issubclass(getattr(lightning_tricks, name), Detector)
+        and all(plain(name, method) is plain("DeadUnits", method) for method in (*HOOKS, *SMALL))
+    ]
+    assert alike == list(PROBE_ALONE)
+
+
+def test_each_method_fails_in_one_of_these_in_every_run() -> None:
+    for methods in (HOOKS, SMALL):
+        played = {cell.values for cell in cells(methods) if not cell.marks}
+        assert {method for name, method in played if name in PROBE_ALONE} == set(methods)
+        assert {(name, m) for name in OBSERVERS if name not in PROBE_ALONE for m in methods} < played
 
 
 def test_a_failed_observer_takes_its_hooks_from_the_module_and_works_again_in_the_next_fit(monkeypatch: Any) -> None:
