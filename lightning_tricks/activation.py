@@ -44,7 +44,7 @@ def callbacks_of(text: str) -> tuple[list[Any], list[str]]:
         except (ValueError, TypeError) as error:
             problems.append(str(error))
     for trick in found:
-        trick.gives_way = True
+        trick.implicit = True
         # Lightning adds these callbacks to the list that the user passed, so that a second Trainer finds those of the
         # first one there. The serial number tells them apart: see ``Trick.state_key``.
         trick.serial = type(trick).newest = type(trick).newest + 1

@@ -37,8 +37,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     Lightning calls the hooks of this class; the hooks of a training step are dispatched (``lifecycle.dispatch``).
     """
 
-    gives_way: bool = False  # to another of its class, and to a run that cannot have it: it was not asked for in code
-    serial: int = 0  # among those of its class that were not asked for in code, from 1
+    implicit: bool = False  # enabled by LIGHTNING_TRICKS: yields to an explicit one, and is dropped where unsupported
+    serial: int = 0  # among the implicit ones of its class, from 1
     newest: ClassVar[int] = 0  # the largest of these
 
     _loaded: dict[str, Any] | None = None
@@ -62,7 +62,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Join the run and check the configuration."""
         if stage != "fit":
             return
-        if self.gives_way and _has_a_rival(self, trainer):
+        if self.implicit and _is_superseded(self, trainer):
             return
         or_leave(self, lambda: self._join(trainer))
 
@@ -167,9 +167,10 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Class and identity arguments; read at every hook by Lightning's profiler, so made once."""
         # Lightning 2.6.6 adds implicit callbacks to the list that the user passed: one list for two Trainers then holds
         # two of each, and the second Trainer would refuse two of one key. The older one gets another.
-        key = "_key" if self.serial == type(self).newest or not self.gives_way else "_old_key"
+        key = "_key" if self.serial == type(self).newest or not self.implicit else "_old_key"
         if vars(self).get(key) is None:
-            apart: dict[str, Any] = {"gives_way": True} if self.gives_way else {}
+            # (checkpoints have this name in their keys, so that it stays)
+            apart: dict[str, Any] = {"gives_way": True} if self.implicit else {}
             if key == "_old_key":
                 apart["serial"] = self.serial
             named = {name: getattr(self, name) for name in self.identity}
@@ -184,7 +185,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Find the state that an implicit callback saved under the key of an older one."""
         states = checkpoint.get("callbacks", {})
-        older = find_older_key(states, self.state_key) if self.gives_way else None
+        older = find_older_key(states, self.state_key) if self.implicit else None
         if older is not None:
             states[self.state_key] = states.pop(older)
 
@@ -241,11 +242,11 @@ def _leave(trick: Trick) -> None:
 
 
 def or_leave(trick: Trick, do: Callable[[], None]) -> None:
-    """Do something; where it is refused and nobody asked for this callback in code, the run goes on without it."""
+    """Do something; where it is refused, an implicit callback leaves the run, which goes on without it."""
     try:
         do()
     except TrickError as error:
-        if not trick.gives_way:
+        if not trick.implicit:
             raise
         warn("LIGHTNING_TRICKS", f"{error} This run goes on without {type(trick).__name__}.")
         _leave(trick)
@@ -304,10 +305,10 @@ def _warn_of_training_mode(run: TrainingRun) -> None:
             warn(type(optimizer).__name__, text)
 
 
-def _has_a_rival(trick: Trick, trainer: Any) -> bool:
-    """Whether there is one of its class that was asked for in code, or that was made later, for this Trainer."""
+def _is_superseded(trick: Trick, trainer: Any) -> bool:
+    """Whether the Trainer has an explicit callback of the same class, or an implicit one that was made later."""
     others = [c for c in trainer.callbacks if type(c) is type(trick) and c is not trick]
-    return any(not other.gives_way or other.serial > trick.serial for other in others)
+    return any(not other.implicit or other.serial > trick.serial for other in others)
 
 
 def defined_by_lightning(module: Any, method: str) -> bool:

@@ -62,7 +62,7 @@ class SkipExplainer:
         self._attempts: list[Attempt] = []
         self._late: list[Attempt] = []
         self._streaks: list[int] = []
-        self._hopeless: set[int] = set()
+        self._unrecoverable: set[int] = set()
         self._suspicious = False
         self._trace: Trace | None = None
 
@@ -138,7 +138,7 @@ class SkipExplainer:
             return
         if not attempt.outcome:
             self._streaks[index] = 0
-            self._hopeless.discard(index)
+            self._unrecoverable.discard(index)
             return
         self._streaks[index] += 1
         if not run.trainer.lightning_module.automatic_optimization:
@@ -149,12 +149,12 @@ class SkipExplainer:
 
     def _judge_streak(self, run: TrainingRun, attempt: Attempt) -> None:
         index, streak = attempt.view.index, self._streaks[attempt.view.index]
-        if not _RULE.suspicious(streak) or index in self._hopeless or not attempt.loss_finite():
+        if not _RULE.suspicious(streak) or index in self._unrecoverable or not attempt.loss_finite():
             return
         scale = scale_used(run.loss_scale)  # (a host read, and so only once the streak is suspicious)
-        if _RULE.hopeless(streak, scale):
-            self._hopeless.add(index)
-            self._note(skips.hopeless(scale, nonfinite_names(attempt.view), streak, attempt.step))
+        if _RULE.unrecoverable(streak, scale):
+            self._unrecoverable.add(index)
+            self._note(skips.backward_overflow(scale, nonfinite_names(attempt.view), streak, attempt.step))
 
     def _explain(self, run: TrainingRun, attempt: Attempt) -> None:
         """Look at the forward pass of a batch whose update was skipped."""

@@ -23,7 +23,7 @@ class StreakRule:
 
     Example:
         >>> rule = StreakRule()
-        >>> [rule.hopeless(streak, scale) for streak, scale in ((7, 1.0), (8, 1.0), (8, 64.0), (16, 64.0))]
+        >>> [rule.unrecoverable(streak, scale) for streak, scale in ((7, 1.0), (8, 1.0), (8, 64.0), (16, 64.0))]
         [False, True, False, True]
         >>> rule.may_look(9, 0), rule.may_look(10, 0), rule.may_look(10, 50), rule.may_look(11, 50)
         (True, False, True, False)
@@ -38,8 +38,8 @@ class StreakRule:
         """Whether that many skips in a row are more than the scaler's search for its scale explains."""
         return streak >= self.length
 
-    def hopeless(self, streak: int, scale: float) -> bool:
-        """Whether a smaller scale will not help any more either."""
+    def unrecoverable(self, streak: int, scale: float) -> bool:
+        """Whether a smaller loss scale will no longer help."""
         return self.suspicious(streak) and (scale <= self.small_scale or streak >= 2 * self.length)
 
     def may_look(self, looks: int, attempts: int) -> bool:
@@ -90,10 +90,10 @@ def too_large(scale: float, names: Sequence[str], step: int) -> Finding:
     return Finding("loss scale too large", "", text, "The GradScaler halves its scale; nothing to do", step)
 
 
-def hopeless(scale: float, names: Sequence[str], times: int, step: int) -> Finding:
-    """Return the finding of gradients that stay NaN or inf although the scale fell and fell.
+def backward_overflow(scale: float, names: Sequence[str], times: int, step: int) -> Finding:
+    """Return the finding of gradients that stay NaN or inf however small the loss scale becomes.
 
-    >>> hopeless(1.0, ["head.weight"], 12, 4).kind
+    >>> backward_overflow(1.0, ["head.weight"], 12, 4).kind
     'backward overflow'
     """
     text = f"gradients of {_listed(names)} were not finite in {times} attempts in a row, down to scale {scale:g}"

@@ -17,7 +17,7 @@ def test_kinds_are_checked() -> None:
 def test_findings_are_sorted_by_weight_and_survive_a_checkpoint() -> None:
     found = Findings()
     assert found.add(skips.too_large(4.0, [], 1))
-    assert found.add(skips.hopeless(1.0, ["w"], 9, 5))
+    assert found.add(skips.backward_overflow(1.0, ["w"], 9, 5))
     assert not found.add(skips.too_large(2.0, [f"p{i}" for i in range(9)], 7))
     twin = Findings([Finding(**vars(f)) for f in found])
     assert [(f.kind, f.times, f.step) for f in twin] == [("backward overflow", 1, 5), ("loss scale too large", 2, 1)]

@@ -38,13 +38,13 @@ def test_a_function_between_modules_and_broken_weights_are_told_apart() -> None:
     assert skips.explain([CALL["fine"]], loss_finite=True, input_finite=True, step=0) is None
 
 
-def test_a_streak_is_hopeless_at_a_small_scale_or_when_it_is_twice_as_long() -> None:
+def test_a_streak_is_unrecoverable_at_a_small_scale_or_when_it_is_twice_as_long() -> None:
     """A scale of 2^16 that is halved at each skip: from how many skips on is it no search for a scale any more?"""
     rule = StreakRule()
     scales = [2.0**16 / 2**streak for streak in range(20)]
-    assert next(streak for streak, scale in enumerate(scales) if rule.hopeless(streak, scale)) == 12
-    assert next(streak for streak in range(40) if rule.hopeless(streak, 2.0**16)) == 16
-    assert next(streak for streak in range(40) if rule.hopeless(streak, 1.0)) == 8
+    assert next(streak for streak, scale in enumerate(scales) if rule.unrecoverable(streak, scale)) == 12
+    assert next(streak for streak in range(40) if rule.unrecoverable(streak, 2.0**16)) == 16
+    assert next(streak for streak in range(40) if rule.unrecoverable(streak, 1.0)) == 8
 
 
 @pytest.mark.parametrize(("attempts", "most"), [(0, 10), (99, 11), (100, 11), (101, 12), (5000, 60)])
