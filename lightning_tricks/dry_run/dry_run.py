@@ -237,8 +237,7 @@ def _refuse(trainer: Any, owner: str, remove: str) -> None:
         what = unrepeatable(loader)
         if what is not None:
             raise UnsupportedError(
-                f"{owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader "
-                f"over a dataset with __getitem__, or {remove}."
+                f"{owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader, or {remove}."
             )
 
 
