@@ -63,10 +63,11 @@ def _lost_inputs(exam: Examination) -> list[str]:
     prediction and its target, so that no other term can depend on them.
     """
     tensors = tensors_of(exam.batch)
-    # (labels are seen too where they make the inputs, as of attacks on the model)
-    asked = [i for i, role in exam.roles.items() if role == "input" and i != exam.target_at]
-    if not 1 < len(asked) <= MOST_INPUTS:
+    seen = [i for i, role in exam.roles.items() if role == "input"]
+    if not 1 < len(seen) <= MOST_INPUTS:
         return []
+    # (labels are seen too where they make the inputs, as of attacks on the model, or are given to a decoder)
+    asked = [i for i in seen if i != exam.target_at]
     usual, _ = exam.prediction(exam.batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
     lost = []
     for i in asked:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnosis.problems import (
     N,
+    T,
     Task,
+    V,
     checks,
     classes,
     cross_entropy,
@@ -21,6 +23,7 @@ from tests.diagnosis.problems import (
     mlp,
     network,
     tagger,
+    text,
     zero_head,
 )
 
@@ -332,3 +335,61 @@ def test_labels_that_make_the_inputs_need_not_reach_the_prediction_by_themselves
 
     x, y = classes()
     assert checks(Task(mlp(), step), load(x, y))["inputs matter"].passed is True
+
+
+class TwoInputs(nn.Module):
+    """A source that is summed up, and tokens that are given one by one; options: which of them reach the output."""
+
+    def __init__(self, *lost: str) -> None:
+        super().__init__()
+        self.lost = lost
+        self.source, self.given = nn.Embedding(V, 16), nn.Embedding(V, 16)
+        self.decoder, self.out = nn.GRU(16, 16, batch_first=True), nn.Linear(16, V)
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        state = self.source(x).mean(1)[None]
+        steps = self.given(given)
+        state = torch.zeros_like(state) if "source" in self.lost else state
+        return self.out(self.decoder(torch.zeros_like(steps) if "given" in self.lost else steps, state)[0])
+
+
+class LastOutput(TwoInputs):
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        return super().forward(x, given)[:, -1]
+
+
+def _decoded(self: Any, batch: Any) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(self.net(x, y[:, :-1]).transpose(1, 2), y[:, 1:])
+
+
+def _beside(self: Any, batch: Any) -> Tensor:
+    x, more, y = batch
+    return F.cross_entropy(self.net(x, more), y)
+
+
+def test_a_source_whose_state_is_not_handed_on_is_lost_although_the_target_is_an_input_as_well() -> None:
+    data = load(text(), text().flip(1))
+    assert checks(Task(TwoInputs(), _decoded), data)["inputs matter"].passed
+    found = checks(Task(TwoInputs("source"), _decoded), data)["inputs matter"]
+    assert found.passed is False
+    assert found.evidence.startswith(f"modules see tensor 0 of the batch, (16, {T}), and the prediction")
+
+
+@pytest.mark.parametrize(("lost", "position"), [("source", 0), ("given", 1)])
+def test_of_two_inputs_the_one_that_does_not_reach_the_prediction_is_named(lost: str, position: int) -> None:
+    tokens = text()
+    data = load(tokens, tokens.roll(1, 0), tokens[:, 0])
+    assert checks(Task(LastOutput(), _beside), data)["inputs matter"].passed
+    found = checks(Task(LastOutput(lost), _beside), data)["inputs matter"]
+    assert found.passed is False and f"tensor {position} of the batch" in found.evidence
+
+
+def test_labels_from_which_an_attack_makes_the_inputs_are_not_taken_for_a_lost_input() -> None:
+    def attacked(self: Any, batch: Any) -> Tensor:
+        x = batch[0].clone().requires_grad_()
+        with torch.enable_grad():
+            slope = torch.autograd.grad(F.cross_entropy(self.net(x), batch[1]), x)[0]
+        return F.cross_entropy(self.net((x + 0.05 * slope.sign()).detach()), batch[1])
+
+    assert checks(Task(mlp(), attacked), load(*classes()))["inputs matter"].passed is not False
