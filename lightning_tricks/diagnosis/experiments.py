@@ -46,7 +46,7 @@ def input_matters(exam: Examination) -> list[Check]:
         check = again if exam.dry_run.steps.anywhere(again.passed is True) else check
     if exam.dry_run.steps.anywhere(check.passed is False) and exam.first.target is None:
         reached = "input" in exam.roles.values()
-        empty = all(_says_nothing(t) for t in tensors_of(exam.batch))
+        empty = all(says_nothing(t) for t in tensors_of(exam.batch))
         if exam.dry_run.steps.anywhere(reached or empty):
             seen = "the batch holds nothing that could" if empty else "the loss does not depend yet on what modules see"
             return [Check("inputs matter", None, f"{check.evidence}; {seen}")]
@@ -81,10 +81,10 @@ def _lost_inputs(exam: Examination) -> list[str]:
     return lost
 
 
-def _says_nothing(tensor: Tensor) -> bool:
+def says_nothing(tensor: Tensor) -> bool:
     """Whether a tensor of a batch is one number throughout, or counts: what a data set without data gives.
 
-    >>> _says_nothing(torch.zeros(3)), _says_nothing(torch.arange(3)), _says_nothing(torch.tensor([3.0, 1.0, 2.0]))
+    >>> says_nothing(torch.zeros(3)), says_nothing(torch.arange(3)), says_nothing(torch.tensor([3.0, 1.0, 2.0]))
     (True, True, False)
     """
     values = tensor.reshape(-1)
@@ -434,10 +434,12 @@ def modes(exam: Examination) -> list[Check]:
     kinds = (*BATCH_NORM, *DROPOUT)
     evaluating: list[str] = []
     pretrained: list[str] = []
+    trained = set[str]()
     held = exam.held()
 
     def seen(name: str, module: Any, args: Any) -> None:
         if module.training or not torch.is_grad_enabled():
+            trained.update([name] if module.training else [])
             return
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
@@ -462,4 +464,6 @@ def modes(exam: Examination) -> list[Check]:
     finally:
         for handle in handles:
             handle.remove()
-    return [sanity.in_training_mode(list(dict.fromkeys(evaluating)), list(dict.fromkeys(pretrained)))]
+    # (some steps call a module in both modes, as those of a GAN may)
+    only = [[n for n in dict.fromkeys(names) if n not in trained] for names in (evaluating, pretrained)]
+    return [sanity.in_training_mode(*only)]

@@ -304,6 +304,15 @@ def gradients_arrive(found: Gradients) -> Check:
     return Check(name, True, f"all parameters get gradients{told}")
 
 
+def do_not_move(names: Sequence[str], steps: int) -> Check:
+    """Report parameters that an optimizer holds, and that some steps of a module's own did not change.
+
+    >>> do_not_move(["generator.weight"], 12).passed
+    """
+    seen = f"{steps} steps do not change {listed(names, 6)}"
+    return Check("all parameters learn", None, seen, "is their optimizer stepped, and do they get gradients?")
+
+
 def units_live(stopped: Sequence[tuple[str, str, float]], rows: int) -> Check:
     """Judge layers before the first update.
 
