@@ -193,12 +193,14 @@ class Course:
         plan = plan or Plan()
         start, now = self.start, self.checks[-1]
         lost = values["_vanishing"] and not loss_curve.has_learned(start, self.checks)
-        finished = now.median == 0.0 or (self.felt and loss_curve.at_floor(start, self.checks))
+        # (a loss that was 0 from the start has nothing behind it)
+        finished = (now.median == 0.0 and start != 0) or (self.felt and loss_curve.at_floor(start, self.checks))
         bad = {
             "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
             "flow": lost,
-            "idle": not findings.solved(self.checks, start)
+            "idle": self.felt
+            and not findings.solved(self.checks, start)
             and (
                 loss_curve.ran_out(self.checks, plan.updates)
                 or loss_curve.never_moves(start, self.checks, plan.updates)
@@ -243,7 +245,7 @@ class Course:
             return []
         return [
             findings.update_size(self.checks[-1].ratio, self.checks[-1].step),
-            findings.too_slow(self.checks, self.start),
+            findings.too_slow(self.checks, self.start) if self.felt else None,
             findings.plateau(self.checks, total),
             findings.oscillation(self.checks),
             findings.forgetting(self.checks, self.start),

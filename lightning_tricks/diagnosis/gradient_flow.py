@@ -42,6 +42,8 @@ def gradients(exam: Examination) -> list[Check]:
     del look  # (a graph less while the updates are made)
     learning.note()
     _make_updates(exam, learning)
+    if dry_run.steps.anywhere(first == 0 and not learning.alive and bool(untrained)):
+        return [sanity.nothing_to_learn(UPDATES_BEFORE_ASKING + 1)]
     satisfied = math.isfinite(first) and abs(first) < 1e-6
     return [sanity.gradients_arrive(_flow(exam, learning, graphs, untrained, satisfied=satisfied))]
 

@@ -304,6 +304,16 @@ def gradients_arrive(found: Gradients) -> Check:
     return Check(name, True, f"all parameters get gradients{told}")
 
 
+def nothing_to_learn(batches: int) -> Check:
+    """Report a loss of 0 without any gradient, of a model that was not trained before.
+
+    >>> nothing_to_learn(6).passed
+    False
+    """
+    seen = f"the loss is 0, and so is every gradient, on {batches} batches"
+    return Check("all parameters learn", False, seen, "look at margins, masks, weights and clamps in the loss")
+
+
 def do_not_move(names: Sequence[str], steps: int) -> Check:
     """Report parameters that an optimizer holds, and that some steps of a module's own did not change.
 

@@ -325,3 +325,12 @@ def test_a_decay_that_nothing_outlasts_is_bad_whatever_the_loss_does(decay: floa
     course = Course(3)
     follow(course, [[2.0 - 0.1 * i] * 10 for i in range(12)])
     assert (course.statistics(SOUND, plan=Plan(1000, 1e-3, decay))["shrinkage"] < 0.5) is bad
+
+
+def test_a_loss_of_0_without_gradients_from_the_start_is_no_matter_of_the_rate() -> None:
+    course = Course(3)
+    for step in range(10, 210, 10):
+        course.add(Check(step, math.nan, math.nan, rate=1e-3, ratio=0.0), [0.0] * 10, [0.0, 0.0], [3.0])
+    values = course.statistics({**SOUND, "_silent": 1.0}, plan=Plan(250, 1e-3, 0.0))
+    assert values["silence"] < 0.5 < values["idle"]
+    assert [f for f in course.hints_now(250) if f is not None and f.kind == Hint.RATE_TOO_LOW] == []

@@ -393,3 +393,82 @@ def test_labels_from_which_an_attack_makes_the_inputs_are_not_taken_for_a_lost_i
         return F.cross_entropy(self.net((x + 0.05 * slope.sign()).detach()), batch[1])
 
     assert checks(Task(mlp(), attacked), load(*classes()))["inputs matter"].passed is not False
+
+
+class Distances(nn.Module):
+    def forward(self, embedding: Tensor) -> Tensor:
+        return torch.cdist(embedding, embedding)
+
+
+class PairLoss(nn.Module):
+    """Pairs of one class are to be near; its distances are a module, as those of libraries for metric learning are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.distance = Distances()
+
+    def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        same, apart = labels[:, None] == labels, self.distance(embedding)
+        return (apart * same).mean() + ((1 - apart).clamp(min=0) * ~same).mean()
+
+
+class Embedded(Task):
+    def __init__(self) -> None:
+        super().__init__(mlp(8), lambda self, b: self.criterion(self.net(b[0]), b[1]))
+        self.criterion = PairLoss()
+
+
+class ReturnsItsLoss(nn.Module):
+    """Is given the labels, and returns logits and loss, as models for texts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(4)
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.body(x)
+        return F.cross_entropy(logits, labels), logits
+
+
+def test_what_a_loss_computes_on_its_way_is_no_output_of_the_model() -> None:
+    found = checks(Embedded(), load(*classes()))
+    assert found["samples do not leak"].passed, found["samples do not leak"].evidence
+
+
+def test_a_model_that_is_given_the_labels_is_not_taken_for_a_loss() -> None:
+    net = ReturnsItsLoss()
+    found = checks(Task(net, lambda self, b: self.net(b[0], b[1])[0]), load(*classes()))
+    assert found["initial loss"].evidence.endswith("knowing nothing of 4 classes gives 1.386")
+    assert found["inputs matter"].passed
+
+
+def _within_margin(self: Any, batch: Any) -> Tensor:
+    """A margin that every pair keeps."""
+    z = F.normalize(self.net(batch[0]), dim=1)
+    return (z @ z.T - 2.0).clamp(min=0).mean()
+
+
+def test_a_loss_of_0_without_gradients_from_the_start_is_no_success() -> None:
+    found = checks(Task(mlp(8), _within_margin), load(*classes()))
+    assert found["all parameters learn"].passed is False
+    assert found["all parameters learn"].evidence == "the loss is 0, and so is every gradient, on 6 batches"
+    assert found["overfits one batch"].passed is None
+    assert "mean gives" not in found["initial loss"].evidence
+
+
+def test_pairs_that_a_trained_network_keeps_apart_are_a_success() -> None:
+    net = mlp(8)
+    for layer in (net[0], net[2]):
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    assert checks(Task(net, _within_margin), load(*classes()))["all parameters learn"].passed
+
+
+@pytest.mark.parametrize(("columns", "passed"), [(32, True), (4, None)])
+def test_columns_that_are_many_more_than_classes_are_an_embedding(columns: int, passed: bool | None) -> None:
+    def apart(self: Any, batch: Any) -> Tensor:
+        z, y = self.net(batch[0]), batch[1]
+        near = torch.cdist(z, z)
+        return near[y[:, None] == y].mean() - near.mean() + 3
+
+    assert checks(Task(mlp(columns), apart), load(*classes()))["initial loss"].passed is passed
