@@ -13,6 +13,7 @@ from benchmarks.models.scenarios import (
     bugs_in_updates,
     classification,
     classification_regimes,
+    draw_classification,
     everyday_second,
     everyday_sequences,
     everyday_tables,
@@ -106,6 +107,8 @@ SCENARIOS: list[Scenario] = [
     *guides_tables.SCENARIOS,
     *guides_unlabelled.SCENARIOS,
     *guides_decisions.SCENARIOS,
+    # Drawn as somebody would who holds trainings back; their names put them into develop.
+    *draw_classification.SCENARIOS,
 ]
 
 
