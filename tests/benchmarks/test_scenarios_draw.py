@@ -7,17 +7,19 @@ from types import ModuleType
 import pytest
 
 from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
-from benchmarks.models.scenarios import draw_classification
+from benchmarks.models.scenarios import draw_classification, draw_sequences
 from lightning_tricks.detection.causes import Cause
 from tests.benchmarks.problems import assert_named_for_development, passes
 
-FILES = (draw_classification,)
+FILES = (draw_classification, draw_sequences)
 DRAWN = [scenario for file in FILES for scenario in file.SCENARIOS]
 CHEAP = (
     "wines one by one, dropout of 0.8",
     "ten flags, a sigmoid before the loss with logits",
     "two digits at a time, the old ones kept",
     "two digits at a time, the old ones gone",
+    "sensors with answers in thousands",
+    "a recurrence of 1.5 times the identity",
 )
 
 

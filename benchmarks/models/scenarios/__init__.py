@@ -14,6 +14,7 @@ from benchmarks.models.scenarios import (
     classification,
     classification_regimes,
     draw_classification,
+    draw_sequences,
     everyday_second,
     everyday_sequences,
     everyday_tables,
@@ -109,6 +110,7 @@ SCENARIOS: list[Scenario] = [
     *guides_decisions.SCENARIOS,
     # Drawn as somebody would who holds trainings back; their names put them into develop.
     *draw_classification.SCENARIOS,
+    *draw_sequences.SCENARIOS,
 ]
 
 
