@@ -7,11 +7,11 @@ from types import ModuleType
 import pytest
 
 from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
-from benchmarks.models.scenarios import draw_classification, draw_sequences
+from benchmarks.models.scenarios import draw_classification, draw_generative, draw_sequences
 from lightning_tricks.detection.causes import Cause
 from tests.benchmarks.problems import assert_named_for_development, passes
 
-FILES = (draw_classification, draw_sequences)
+FILES = (draw_classification, draw_sequences, draw_generative)
 DRAWN = [scenario for file in FILES for scenario in file.SCENARIOS]
 CHEAP = (
     "wines one by one, dropout of 0.8",
@@ -20,6 +20,8 @@ CHEAP = (
     "two digits at a time, the old ones gone",
     "sensors with answers in thousands",
     "a recurrence of 1.5 times the identity",
+    "two loaders shuffled apart, restored digits",
+    "digits restored from half of their pixels",
 )
 
 

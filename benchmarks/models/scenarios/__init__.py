@@ -14,6 +14,7 @@ from benchmarks.models.scenarios import (
     classification,
     classification_regimes,
     draw_classification,
+    draw_generative,
     draw_sequences,
     everyday_second,
     everyday_sequences,
@@ -111,6 +112,7 @@ SCENARIOS: list[Scenario] = [
     # Drawn as somebody would who holds trainings back; their names put them into develop.
     *draw_classification.SCENARIOS,
     *draw_sequences.SCENARIOS,
+    *draw_generative.SCENARIOS,
 ]
 
 
