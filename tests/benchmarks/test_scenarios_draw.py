@@ -7,11 +7,11 @@ from types import ModuleType
 import pytest
 
 from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
-from benchmarks.models.scenarios import draw_classification, draw_generative, draw_sequences
+from benchmarks.models.scenarios import draw_classification, draw_embeddings, draw_generative, draw_sequences
 from lightning_tricks.detection.causes import Cause
 from tests.benchmarks.problems import assert_named_for_development, passes
 
-FILES = (draw_classification, draw_sequences, draw_generative)
+FILES = (draw_classification, draw_sequences, draw_generative, draw_embeddings)
 DRAWN = [scenario for file in FILES for scenario in file.SCENARIOS]
 CHEAP = (
     "wines one by one, dropout of 0.8",
@@ -22,6 +22,8 @@ CHEAP = (
     "a recurrence of 1.5 times the identity",
     "two loaders shuffled apart, restored digits",
     "digits restored from half of their pixels",
+    "six bits through a sign, no gradient",
+    "six bits through a straight gradient",
 )
 
 

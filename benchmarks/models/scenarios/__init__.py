@@ -14,6 +14,7 @@ from benchmarks.models.scenarios import (
     classification,
     classification_regimes,
     draw_classification,
+    draw_embeddings,
     draw_generative,
     draw_sequences,
     everyday_second,
@@ -113,6 +114,7 @@ SCENARIOS: list[Scenario] = [
     *draw_classification.SCENARIOS,
     *draw_sequences.SCENARIOS,
     *draw_generative.SCENARIOS,
+    *draw_embeddings.SCENARIOS,
 ]
 
 
