@@ -472,3 +472,33 @@ def test_columns_that_are_many_more_than_classes_are_an_embedding(columns: int, 
         return near[y[:, None] == y].mean() - near.mean() + 3
 
     assert checks(Task(mlp(columns), apart), load(*classes()))["initial loss"].passed is passed
+
+
+def test_as_many_classes_as_samples_are_not_mistaken_for_them() -> None:
+    """Logits of tokens one after another ``[n * T, V]``, with V = n."""
+    tokens = text()
+
+    def step(self: Any, batch: Any) -> Any:
+        logits = self.net(batch[0][:, :-1]).flatten(0, 1)
+        return {"loss": F.cross_entropy(logits, batch[0][:, 1:].flatten()), "logits": logits}
+
+    assert V == 16
+    net = nn.Sequential(nn.Embedding(V, 16), nn.Linear(16, V))
+    assert checks(Task(net, step), load(tokens))["samples do not leak"].passed
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_one_number_for_each_sample_can_be_asked_for_leaks(leaks: bool) -> None:
+    x, y = classes()
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.net(x).squeeze(1)
+            return out - out.mean() if leaks else out
+
+    found = checks(Task(One(), lambda self, b: F.mse_loss(self.net(b[0]), b[1])), load(x, y.float()))
+    assert found["samples do not leak"].passed is not leaks

@@ -17,6 +17,7 @@ from lightning_tricks.diagnosis import (
     loss_experiments,
     manual_experiments,
 )
+from lightning_tricks.diagnosis.axes import axes
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.output_labels import places, reach
 from lightning_tricks.diagnosis.sanity import Check
@@ -188,7 +189,9 @@ class SanityCheck(Trick):
         asked: dict[str, Callable[[Examination], list[Check]]] = {}
         if self.initial_loss:
             asked["initial loss"] = loss_experiments.initial_loss
-            asked["shapes of outputs and labels"] = lambda exam: loss_experiments.shapes(exam) or places(exam)
+            asked["shapes of outputs and labels"] = lambda exam: (
+                loss_experiments.shapes(exam) or places(exam) or axes(exam)
+            )
         if self.input_matters:
             asked["inputs matter"] = experiments.input_matters
             asked["all parameters learn"] = gradient_flow.gradients
@@ -204,3 +207,8 @@ class SanityCheck(Trick):
             asked["overfits one batch"] = loss_experiments.overfit_batch
             asked["labels are within reach"] = reach
         return asked
+
+
+def _shapes(exam: Examination) -> list[Check]:
+    """Return the first fault of shapes that is found, from broadcasting to an axis that is mistaken for another."""
+    return loss_experiments.shapes(exam) or places(exam) or axes(exam)
