@@ -7,11 +7,11 @@ from types import ModuleType
 import pytest
 
 from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
-from benchmarks.models.scenarios import draw_classification, draw_embeddings, draw_generative, draw_sequences
+from benchmarks.models.scenarios import draw_bugs, draw_classification, draw_embeddings, draw_generative, draw_sequences
 from lightning_tricks.detection.causes import Cause
 from tests.benchmarks.problems import assert_named_for_development, passes
 
-FILES = (draw_classification, draw_sequences, draw_generative, draw_embeddings)
+FILES = (draw_classification, draw_sequences, draw_generative, draw_embeddings, draw_bugs)
 DRAWN = [scenario for file in FILES for scenario in file.SCENARIOS]
 CHEAP = (
     "wines one by one, dropout of 0.8",
@@ -24,7 +24,14 @@ CHEAP = (
     "digits restored from half of their pixels",
     "six bits through a sign, no gradient",
     "six bits through a straight gradient",
+    "an adapter, both factors zero",
+    "an adapter of a network that knew five digits",
 )
+
+
+def test_half_of_at_least_seventy_scenarios_fail() -> None:
+    assert len(DRAWN) >= 70
+    assert 0.45 <= sum(s.failing for s in DRAWN) / len(DRAWN) <= 0.55
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])

@@ -13,6 +13,7 @@ from benchmarks.models.scenarios import (
     bugs_in_updates,
     classification,
     classification_regimes,
+    draw_bugs,
     draw_classification,
     draw_embeddings,
     draw_generative,
@@ -115,6 +116,7 @@ SCENARIOS: list[Scenario] = [
     *draw_sequences.SCENARIOS,
     *draw_generative.SCENARIOS,
     *draw_embeddings.SCENARIOS,
+    *draw_bugs.SCENARIOS,
 ]
 
 
