@@ -60,7 +60,8 @@ def _lost_inputs(exam: Examination) -> list[str]:
     """Return the inputs that modules see and the prediction does not depend on, one by one, after some updates.
 
     As the source of a translation whose decoder gets no state. Asked only where the loss is known to be that of the
-    prediction and its target, so that no other term can depend on them.
+    prediction and its target, so that no other term depends on them yet; and an input that makes outputs of the form of
+    the prediction by another call may be that of a term whose weight is still 0, as of a mean teacher.
     """
     tensors = tensors_of(exam.batch)
     seen = [i for i, role in exam.roles.items() if role == "input"]
@@ -68,17 +69,28 @@ def _lost_inputs(exam: Examination) -> list[str]:
         return []
     # (labels are seen too where they make the inputs, as of attacks on the model, or are given to a decoder)
     asked = [i for i in seen if i != exam.target_at]
-    usual, _ = exam.prediction(exam.batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
+    usual = _outputs(exam, exam.batch)
     lost = []
     for i in asked:
         same = True
         for other in other_values(tensors[i]):
             batch = tree_map(lambda t, i=i, new=other: new if t is tensors[i] else t, exam.batch)
-            moved, _ = exam.prediction(batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
-            same &= usual is not None and moved is not None and alike([usual], [moved])
+            moved = _outputs(exam, batch)
+            same &= len(usual) == len(moved) > 0 and alike(usual, moved)
         if not exam.dry_run.steps.anywhere(not same):
             lost.append(f"tensor {i} of the batch, {tuple(tensors[i].shape)}")
     return lost
+
+
+def _outputs(exam: Examination, batch: Any) -> list[Tensor]:
+    """Return the prediction and all outputs of its form, after some updates; none where there is no prediction."""
+    exam.dry_run.restart()
+    for _ in range(UPDATES_BEFORE_ASKING):
+        exam.dry_run.update()
+    with exam.evaluating():
+        look = exam.look(batch)
+    prediction = look.output(exam.first.key)
+    return [] if prediction is None else [t for t in look.candidates if t.shape[1:] == prediction.shape[1:]]
 
 
 def says_nothing(tensor: Tensor) -> bool:
@@ -252,7 +264,12 @@ def _leak(seen: list[Tensor], size: int) -> float | None:
         scale = max(float(whole.abs().max()), 1e-12)
         # (a module may shuffle the batch: the row of the sample is the one that changes with it)
         row = int((whole - rest).abs().amax(1).argmax())
-        changes.append(float((whole[row] - other[row]).abs().max()) / scale)
+        change = float((whole[row] - other[row]).abs().max()) / scale
+        # a step may sort the batch by what it holds, as by time: then the row is somewhere else
+        if change > sanity.LEAK:
+            row = int(torch.cdist(whole, rest, p=math.inf).amin(1).argmax())
+            change = min(change, float(torch.cdist(whole[row : row + 1], other, p=math.inf).min()) / scale)
+        changes.append(change)
     return min(changes, default=None)
 
 

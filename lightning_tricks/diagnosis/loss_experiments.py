@@ -55,9 +55,7 @@ def initial_loss(exam: Examination) -> list[Check]:
             size = float(found.prediction.float().square().mean().sqrt())
             return [first_loss.initial_regression(loss, found.target, size, _falls(exam, 0.99, one=True))]
         return [Check("initial loss", True, f"{loss:.4g}; a {found.kind}")]
-    if dry_run.steps.anywhere(
-        reversed_risk(float(look.loss.detach()), look.candidates, exam.possible_targets(exam.batch)[0])
-    ):
+    if dry_run.steps.anywhere(reversed_risk(float(look.loss.detach()), look.candidates, tensors_of(exam.batch))):
         return [first_loss.risk_reversed(loss)]
     check = Check("initial loss", True, f"{loss:.4g}; no labels were found to compare it with")
     if look.labels is not None and look.logits is not None:
