@@ -74,7 +74,7 @@ def recognised(loss: float, predictions: Sequence[Tensor], targets: Sequence[Ten
         >>> found.kind, found.factor, found.twice
         ('cross entropy', 2.0, '')
     """
-    if not math.isfinite(loss):
+    if not math.isfinite(loss) or loss == 0:  # (0 may be anything that is switched off)
         return None
     # (outputs that are the sigmoid of another one: a loss that takes logits must not get them)
     squashed = {id(p) for p in predictions for q in predictions if _is_sigmoid_of(p, q)}

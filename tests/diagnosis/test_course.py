@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import GradientClip, TrainingDoctor
 from lightning_tricks.detection.causes import Cause, Hint
-from lightning_tricks.diagnosis.course import Course
+from lightning_tricks.diagnosis.course import Course, Plan
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.loss_curve import Check
 from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer
@@ -318,3 +318,19 @@ def test_a_state_of_an_older_version_resumes(tmp_path: Path) -> None:
     doctor = TrainingDoctor(every_n_steps=3)
     trainer([doctor], max_epochs=2).fit(Classifier(), loader(200), ckpt_path=tmp_path / "old.ckpt")
     assert len(doctor.probe.course.checks) == 16 and not doctor.verdict.alarmed
+
+
+@pytest.mark.parametrize(("decay", "bad"), [(0.3, True), (0.05, True), (0.01, False), (1e-4, False), (math.nan, False)])
+def test_a_decay_that_nothing_outlasts_is_bad_whatever_the_loss_does(decay: float, bad: bool) -> None:
+    course = Course(3)
+    follow(course, [[2.0 - 0.1 * i] * 10 for i in range(12)])
+    assert (course.statistics(SOUND, plan=Plan(1000, 1e-3, decay))["shrinkage"] < 0.5) is bad
+
+
+def test_a_loss_of_0_without_gradients_from_the_start_is_no_matter_of_the_rate() -> None:
+    course = Course(3)
+    for step in range(10, 210, 10):
+        course.add(Check(step, math.nan, math.nan, rate=1e-3, ratio=0.0), [0.0] * 10, [0.0, 0.0], [3.0])
+    values = course.statistics({**SOUND, "_silent": 1.0}, plan=Plan(250, 1e-3, 0.0))
+    assert values["silence"] < 0.5 < values["idle"]
+    assert [f for f in course.hints_now(250) if f is not None and f.kind == Hint.RATE_TOO_LOW] == []

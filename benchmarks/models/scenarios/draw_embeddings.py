@@ -187,7 +187,7 @@ class Graph(L.LightningModule):
 
 def on_graph(seed: int, depth: int, keep: float, steps: int) -> Training:
     """Train on 120 nodes; the score is the accuracy of the others."""
-    layers = [f"layers.{i}" for i in (0, depth // 2, depth - 1)]
+    layers = [f"layers.{i}" for i in sorted({0, depth // 2, depth - 1})]
     watched = {
         "RepresentationCollapse": {"layer": layers},
         "PredictionCollapse": {"output": "logits", "target": "labels"},
