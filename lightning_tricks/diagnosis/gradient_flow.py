@@ -40,8 +40,7 @@ def gradients(exam: Examination) -> list[Check]:
     first = dry_run.steps.mean(look.loss)
     dry_run.steps.backward(look.loss)
     del look  # (a graph less while the updates are made)
-    learning.note()
-    _make_updates(exam, learning)
+    _make_updates(exam)
     if dry_run.steps.anywhere(first == 0 and not learning.alive and bool(untrained)):
         return [sanity.nothing_to_learn(UPDATES_BEFORE_ASKING + 1)]
     satisfied = math.isfinite(first) and abs(first) < 1e-6
@@ -50,6 +49,9 @@ def gradients(exam: Examination) -> list[Check]:
 
 class Learning:
     """Which parameters have had a gradient, which of them one that is not 0, and which have moved.
+
+    Gradients are looked at as they arrive, until ``restart`` of the dry run: hooks of the module may take them away
+    again, as that of DINO does with those of the last layer in the first epoch.
 
     Args:
         parameters: that require gradients; they are told apart by ``id``.
@@ -60,29 +62,27 @@ class Learning:
         self.present: set[int] = set()
         self.alive: set[int] = set()
         self._prints = {id(p): _fingerprint(p) for p in parameters}
+        for p in parameters:
+            p.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
 
-    def note(self) -> None:
-        """A backward pass is over."""
-        for p in self.parameters:
-            if p.grad is not None:
-                self.present.add(id(p))
-                if id(p) not in self.alive and bool(p.grad.to_dense().any()):
-                    self.alive.add(id(p))
+    def _arrived(self, parameter: Tensor) -> None:
+        self.present.add(id(parameter))
+        gradient = parameter.grad
+        if gradient is not None and id(parameter) not in self.alive and bool(gradient.to_dense().any()):
+            self.alive.add(id(parameter))
 
     def moved(self) -> set[int]:
         """Return the ids of the parameters whose values are others than at the beginning."""
         return {id(p) for p in self.parameters if _fingerprint(p) != self._prints[id(p)]}
 
 
-def _make_updates(exam: Examination, learning: Learning) -> None:
-    """Make some updates on the first batch, and one backward pass more."""
+def _make_updates(exam: Examination) -> None:
+    """Make some updates, and one backward pass more on the first batch."""
     for _ in range(UPDATES_BEFORE_ASKING):
         exam.dry_run.update()
-        learning.note()
     again = exam.look(exam.batch, gradient=True).loss
     if again is not None and again.requires_grad:
         exam.dry_run.steps.backward(again)
-        learning.note()
 
 
 def _flow(

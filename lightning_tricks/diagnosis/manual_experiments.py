@@ -45,7 +45,6 @@ def learning(exam: Examination) -> list[Check]:
     seen = Learning([p for p in exam.module.parameters() if p.requires_grad])
     for _ in range(STEPS):
         exam.dry_run.update()
-        seen.note()
     moved, held = seen.moved(), exam.held()
     names = parameter_names(exam.module)
     if anywhere(not moved & held):
