@@ -87,7 +87,11 @@ def statistics(
     related = max(values["_score"], values["association"]) > _SIGNIFICANT
     # few labels of other classes than the frequent one say little about how much worse than the best constant it is
     error = 1 / math.sqrt(max(values.get("_minority", math.inf), 1.0))
-    found |= {"worse": worth((moved if related else skill) + error), "lost": values.get("_pooled", moved)}
+    # answers that are mostly right are not lost, however bad their probabilities are: those for images that a step has
+    # mixed are compared with the labels of one of the two
+    answers = values.get("macro_f1_gain", math.nan) / 2
+    kept = max(values.get("_pooled", moved), -math.inf if math.isnan(answers) else answers)
+    found |= {"worse": worth((moved if related else skill) + error), "lost": kept}
     if targets.dense and not math.isnan(values["balanced_skill"]):
         found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
     return found

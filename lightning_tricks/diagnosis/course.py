@@ -178,7 +178,9 @@ class Course:
         # a higher rate explains a rise for some checks; one that stays is not the start of a new cycle
         raised = next((i for i, r in enumerate(reversed(rates)) if now.rate > 1.5 * r), len(rates)) + rise
         restarted = bool(rates) and now.rate > 1.5 * min(rates) and raised <= self.patience
-        return not restarted and not loss_curve.falling(self.checks, loss_curve.finite_median(self.usual))
+        # (from its own peak: the first losses of the run may have been higher)
+        risen = self.checks[-rise:] if high else self.checks
+        return not restarted and not loss_curve.falling(risen, loss_curve.finite_median(self.usual))
 
     def statistics(
         self, values: Mapping[str, float], *, curves: bool = True, plan: Plan | None = None
