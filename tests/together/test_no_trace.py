@@ -51,7 +51,9 @@ class Recorder(L.Callback):
 def flattened(value: Any) -> Any:
     """Tensors as what compares equal bit for bit."""
     if isinstance(value, torch.Tensor):
-        return value.dtype, value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        return value.dtype, value.detach().contiguous().reshape(-1).view(
+            torch.uint8
+        ).numpy().tobytes() if value.numel() else b""
     if isinstance(value, dict):
         return {str(k): flattened(v) for k, v in value.items()}
     return [flattened(v) for v in value] if isinstance(value, (list, tuple)) else repr(value)
