@@ -14,7 +14,7 @@ from lightning_tricks.publishing.log_keys import is_own_loss
 from lightning_tricks.report.blocks import Conclusion
 from lightning_tricks.report.logs import Logs
 
-_SILENT = 600.0  # seconds without news after which a run without an end is not taken for one that is under way
+_SILENT = 600.0  # seconds without a new log entry after which a run without an end no longer counts as running
 # as ``detection.alarm.Verdict.__str__`` writes it
 _VERDICT = re.compile(r"^(\w+): (.+?) since step (\d+) \(seen at step (\d+)\): (.*?)(?: Try: (.*?))?\.?$", re.M)
 

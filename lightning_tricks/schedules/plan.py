@@ -109,7 +109,7 @@ def curve_of(
     """
     lengths = (Duration(0, "st"),) * 2 if decay.owns_warmup else (spec.warmup, spec.hold)
     warmup, hold = (_in_updates(length, total, per_epoch, timed) for length in lengths)
-    # (updates that were made while the length was unknown were made at the height of the curve, and count as hold)
+    # (updates that were made while the length was unknown were made at the base rate, and count as hold)
     hold = max(hold, held - warmup)
     if total is None and decay.needs_length:
         raise ValueError(f"{type(decay).__name__} needs the length of the run. Pass total=.")
