@@ -2,7 +2,7 @@
 
 import importlib
 
-_FILES = ("metric_learning", "self_supervised", "quantizers")
+_FILES = ("metric_learning", "self_supervised", "quantizers", "densities", "language", "images")
 
 TRAININGS = tuple(
     training
