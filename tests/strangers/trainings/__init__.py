@@ -2,7 +2,7 @@
 
 import importlib
 
-_FILES = ("metric_learning", "self_supervised", "quantizers", "densities", "language", "images")
+_FILES = ("metric_learning", "self_supervised", "quantizers", "densities", "language", "images", "graphs", "tables")
 
 TRAININGS = tuple(
     training
