@@ -5,7 +5,5 @@ import importlib
 _FILES = ("metric_learning", "self_supervised", "quantizers", "densities", "language", "images", "graphs", "tables")
 
 TRAININGS = tuple(
-    training
-    for name in _FILES
-    for training in importlib.import_module(f"tests.strangers.trainings.{name}").TRAININGS
+    training for name in _FILES for training in importlib.import_module(f"tests.strangers.trainings.{name}").TRAININGS
 )

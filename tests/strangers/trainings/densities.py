@@ -216,7 +216,7 @@ def differential_equation(adjoint: bool = False) -> Ready:
 
 TRAININGS = (
     Training("zuko: spline flow", spline_flow, ("zuko",), 0.5),
-    Training("nflows: masked flow", masked_flow, ("nflows",), 0.4),
+    Training("nflows: masked flow", masked_flow, ("nflows",), 0.4, activations=False),
     Training("normflows: coupling flow", coupling_flow, ("normflows",), 0.4),
     Training(
         "zuko: spline flow, sign flipped",

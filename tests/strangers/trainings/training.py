@@ -43,6 +43,7 @@ class Training:
         imports: the modules that have to be importable.
         bar: the score that a training has to reach to be worth something.
         watch: detector -> its arguments, as a user of this model would add them.
+        activations: whether it has activation modules; ``DeadUnits`` refuses a model that has none.
         mistake: what is wrong with it, in words; empty for a healthy one.
     """
 
@@ -51,6 +52,7 @@ class Training:
     imports: tuple[str, ...]
     bar: float
     watch: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    activations: bool = True
     mistake: str = ""
 
     @property
