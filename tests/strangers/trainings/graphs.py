@@ -72,7 +72,7 @@ def nodes(depth: int) -> Ready:
         right = module.model(data.x, data.edge_index).argmax(1) == data.y
         return float(right[data.test_mask].float().mean())
 
-    return Ready(module, DataLoader([data], 1), score, trainer={"max_epochs": 200})
+    return Ready(module, DataLoader([data], 1), score, trainer={"max_epochs": 120})
 
 
 class _Rings(L.LightningModule):
@@ -173,7 +173,7 @@ def links(share: float) -> Ready:
         spread = float(z.var(0).mean())
         return float((data.y[nearest] == data.y[:, None]).float().mean()) if spread > 1e-3 else 0.25
 
-    return Ready(module, DataLoader([data], 1), score, trainer={"max_epochs": 200})
+    return Ready(module, DataLoader([data], 1), score, trainer={"max_epochs": 120})
 
 
 _PACKAGE = ("torch_geometric",)
@@ -181,15 +181,16 @@ _LAYERS = {"RepresentationCollapse": {"layer": ["model.convs.0", "model.convs.8"
 _POSTERIOR = {"PosteriorCollapse": {"mean": "model.encoder.mu", "log_variance": "model.encoder.logstd"}}
 
 TRAININGS = (
-    Training("torch-geometric: communities", lambda: nodes(2), _PACKAGE, 0.8),
+    Training("torch-geometric: communities", lambda: nodes(2), _PACKAGE, 0.8, activations=False),
     Training("torch-geometric: rings", rings, _PACKAGE, 0.8, {"PredictionCollapse": {"output": "head", "target": "y"}}),
-    Training("torch-geometric: links", lambda: links(1 / 300), _PACKAGE, 0.5, _POSTERIOR),
+    Training("torch-geometric: links", lambda: links(1 / 300), _PACKAGE, 0.5, _POSTERIOR, activations=False),
     Training(
         "torch-geometric: sixteen layers",
         lambda: nodes(16),
         _PACKAGE,
         0.8,
         _LAYERS,
+        activations=False,
         mistake="sixteen graph convolutions without a residual connection",
     ),
     Training(
@@ -198,6 +199,7 @@ TRAININGS = (
         _PACKAGE,
         0.5,
         _POSTERIOR,
+        activations=False,
         mistake="the KL term has a weight of 10 in place of one over the number of nodes",
     ),
 )
