@@ -211,7 +211,6 @@ MEMORY_RUNS_OUT = {("GradientAccumulation", "on_oom"), ("GradientAccumulation", 
 REFUSES = {
     "GradientAccumulation": {"manual": "manual optimization", "lbfgs": "LBFGS evaluates"},
     "LRFinder": {"manual": "manual optimization", "lbfgs": "LBFGS"},
-    "SanityCheck": {"manual": "manual optimization", "lbfgs": "LBFGS"},
     "FP32Islands": {"bf16-true": "keeps the weights themselves in 16 bit"},
 }
 
