@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter, is_
 from typing import NamedTuple
 
 from torch.optim import Optimizer
@@ -11,6 +12,8 @@ from lightning_tricks.lifecycle.step_hooks import StepHook, hook_steps
 from lightning_tricks.modules.replaced import PutBack
 from lightning_tricks.optimizer_step.logbook import OptimizerView
 from lightning_tricks.optimizer_step.loss_scale import LossScale
+
+_optimizer = attrgetter("optimizer")
 
 
 class Exchange(NamedTuple):
@@ -56,13 +59,14 @@ class FollowedOptimizers:
 
     def are(self, optimizers: Sequence[Optimizer]) -> bool:
         """Whether these are the optimizers that are followed, in this order."""
-        return len(optimizers) == len(self.views) and all(
-            view.optimizer is optimizer for view, optimizer in zip(self.views, optimizers, strict=True)
-        )
+        return len(optimizers) == len(self.views) and all(map(is_, optimizers, map(_optimizer, self.views)))
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView | None:
         """Return the view of an optimizer; None where it is not followed."""
-        return next((view for view in self.views if view.optimizer is optimizer), None)
+        for view in self.views:
+            if view.optimizer is optimizer:
+                return view
+        return None
 
     def exchange(self, optimizers: Sequence[Optimizer], names: dict[int, str], loss_scale: LossScale) -> Exchange:
         """Follow these optimizers from now on; one that stays at its place keeps its view and its hooks.

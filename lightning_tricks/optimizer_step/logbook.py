@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter, is_not
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError
+from lightning_tricks.numerics import host
 from lightning_tricks.numerics.norms import NormPlan, tensor_norms, total_norm
 from lightning_tricks.numerics.shards import Shards, is_sharded, local
 from lightning_tricks.numerics.torch_internals import sparse_values
@@ -242,6 +244,17 @@ class Page:
         without gradient has norm 0.
         """
         return self.read(f"norms/{norm_type}", lambda: self.measure(norm_type))  # type: ignore[no-any-return]
+
+    def total(self, norm_type: float = 2.0) -> Tensor:
+        """Return the true norm of all gradients together, 0-d; computed at the first call for this ``norm_type``."""
+        return self.read(f"total/{norm_type}", lambda: total_norm(self.norms(norm_type), norm_type))  # type: ignore[no-any-return]
+
+    def known_finite(self, norm_type: float = 2.0) -> bool:
+        """Whether the host can tell, without waiting for a device, that no gradient is NaN or inf."""
+        if not self.norms(norm_type).is_cpu:
+            return False
+        total = host.at_hand(self.total(norm_type))
+        return total is not None and math.isfinite(total)
 
     def measure(self, norm_type: float) -> Tensor:
         """Read the gradients now. For whoever changed them within this attempt; all others call ``norms``."""

@@ -50,7 +50,7 @@ class Curve:
 
     def value(self, position: float) -> float:
         """Return the multiplier at a position: that of an update, from 0; between two of them it is interpolated."""
-        return _interpolated(self._value, position)
+        return self._value(position) if isinstance(position, int) else _interpolated(self._value, position)
 
     def lr_fraction(self, position: float) -> float:
         """Return 1 where the rate is highest, 0 where it is lowest."""
