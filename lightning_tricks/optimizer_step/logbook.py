@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter, is_not
 from typing import Any
 
@@ -88,8 +89,9 @@ class OptimizerView:
     @property
     def stale(self) -> bool:
         """Whether the parameters are others than at the last look: told by the objects, not by their number."""
-        now = [p for g in self.optimizer.param_groups for p in g["params"]]
-        return len(now) != len(self.parameters) or any(map(is_not, now, self.parameters))
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        same_number = sum(map(len, groups)) == len(self.parameters)
+        return not same_number or any(map(is_not, chain.from_iterable(groups), self.parameters))
 
     @property
     def device(self) -> torch.device:
