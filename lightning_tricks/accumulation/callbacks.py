@@ -249,7 +249,8 @@ class GradientAccumulation(Trick):
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Nothing is accumulated. (Lightning clears gradients after the forward pass of the first micro-batch.)"""
-        self._progress.now = self._progress.now.cleared()
+        if self._progress.now.backwards:
+            self._progress.now = self._progress.now.cleared()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Weight the loss."""

@@ -36,7 +36,7 @@ class Blocks(NamedTuple):
         rows = len(part)
         if part.is_cpu and rows:
             lengths = part.unique(return_counts=True)[1]  # type: ignore[no-untyped-call]
-            longest = int(lengths.max())
+            longest = max(lengths.tolist())
             if len(lengths) * longest**2 < rows**2:
                 there = torch.arange(longest) < lengths[:, None]
                 order = part.argsort(stable=True)

@@ -149,21 +149,20 @@ class Page:
     @property
     def gradients(self) -> list[Tensor]:
         """The gradients that are there. Listed when first asked for: some tricks never do."""
-        return self._look()[0]
+        return (self._found or self._look())[0]
 
     @property
     def present(self) -> Sequence[int]:
         """The positions of the parameters that have one."""
-        return self._look()[1]
+        return (self._found or self._look())[1]
 
     def _look(self) -> tuple[list[Tensor], Sequence[int]]:
-        if self._found is None:
-            found = list(map(_grad, self.view.parameters))
-            gradients = [g for g in found if g is not None]
-            present: Sequence[int] = self.view.everything
-            if len(gradients) < len(found):
-                present = [i for i, g in enumerate(found) if g is not None]
-            self._found = gradients, present
+        found = list(map(_grad, self.view.parameters))
+        gradients = [g for g in found if g is not None]
+        present: Sequence[int] = self.view.everything
+        if len(gradients) < len(found):
+            present = [i for i, g in enumerate(found) if g is not None]
+        self._found = gradients, present
         return self._found
 
     @property

@@ -64,7 +64,7 @@ class Curve:
     def _value(self, update: int) -> float:
         if update < self.warmup:
             return warmup_factor(update, self.warmup, self.start, self.shape)
-        if update < self.decay_start:
+        if update < self.warmup + self.hold:
             return 1.0
         return self.final + (1.0 - self.final) * self.decay.multiplier(*self._place(update))
 
