@@ -11,14 +11,26 @@ from lightning_tricks.detection.causes import Cause, Explained
 _RANDOM = 0.05  # of the entropy of all actions alike: below it a policy no longer explores
 
 
-def of_representation(active: Sequence[str], values: Mapping[str, float], layer: str) -> Explained:
+_WITH_LABELS = "if the loss uses the labels: look whether they belong to the inputs, SanityCheck()"
+
+
+def of_representation(
+    active: Sequence[str], values: Mapping[str, float], layer: str, *, labelled: bool = False
+) -> Explained:
     """Explain a collapsed representation.
+
+    Args:
+        active: the alarms.
+        values: of the check.
+        layer: its name.
+        labelled: whether batches hold labels; the remedies of self-supervision come behind then.
 
     >>> of_representation(["sphere_variance"], {"sphere_variance": 0.01, "mean_cosine": 0.99}, "head")[0]
     Cause.COMPLETE_COLLAPSE
     """
     if not values.get("finite", 1.0):
         return nonfinite(f"outputs of {layer} are NaN or inf")
+    first = (_WITH_LABELS,) if labelled else ()
     if "sphere_variance" in active:
         cosine = values.get("mean_cosine", float("nan"))
         reason = f"outputs of {layer} are nearly one vector: sphere variance {values['sphere_variance']:.3g} of 1, "
@@ -26,6 +38,7 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
             Cause.COMPLETE_COLLAPSE,
             (reason + f"mean cosine {cosine:.3f}",),
             (
+                *first,
                 "stop the gradient of one branch, or add a predictor (SimSiam), or a variance term (VICReg)",
                 "lower the learning rate",
                 "check that the loss cannot be minimised by a constant",
@@ -36,6 +49,7 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
         Cause.DIMENSIONAL_COLLAPSE,
         (reason + f"{values['rank_share']:.0%} of what is possible",),
         (
+            *first,
             "add a covariance or redundancy term (VICReg, Barlow Twins), or stop the gradient of one branch (SimSiam)",
             "lower the learning rate or the weight decay",
             "widen or deepen the projector",
@@ -43,8 +57,16 @@ def of_representation(active: Sequence[str], values: Mapping[str, float], layer:
     )
 
 
-def of_depth(active: Sequence[str], values: Mapping[str, float], layers: Sequence[str]) -> Explained:
+def of_depth(
+    active: Sequence[str], values: Mapping[str, float], layers: Sequence[str], *, labelled: bool = False
+) -> Explained:
     """Explain the collapse of one or several of many layers: by depth, or that of the worst one.
+
+    Args:
+        active: the alarms.
+        values: of the check.
+        layers: from the first to the last.
+        labelled: whether batches hold labels.
 
     >>> values = {f"{name}/{layer}": x for layer, x in (("a", 0.8), ("b", 0.3), ("c", 0.01))
     ...           for name in ("sphere_variance", "rank_share", "effective_rank", "mean_cosine", "finite")}
@@ -59,7 +81,7 @@ def of_depth(active: Sequence[str], values: Mapping[str, float], layers: Sequenc
     own = {name.removesuffix(f"/{worst}"): x for name, x in values.items() if name.endswith(f"/{worst}")}
     falls = [name for name in kinds if falls_with_depth(depth[name])]
     if not falls or not own.get("finite", 1.0):
-        return of_representation(kinds, own, worst)
+        return of_representation(kinds, own, worst, labelled=labelled)
     told = {"sphere_variance": "the variance of directions", "rank_share": "the share of the possible rank"}
     reasons = tuple(
         f"{told[n]} falls with depth, from {depth[n][0]:.2g} at {layers[0]} to {min(depth[n]):.2g} at "

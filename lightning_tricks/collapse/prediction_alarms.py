@@ -17,6 +17,7 @@ _SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e
 _FEWEST = 1000  # samples of a test that may say that there is no association
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
 _GRACE = {"association": 3.0, "skill": 2.0, "background": 2.0, "lost": 0.5}
+_PLATEAU = 4.0  # times the grace: two fifths of the run
 
 
 def worth(skill: float) -> float:
@@ -40,13 +41,21 @@ def alarms(patience: int) -> dict[str, Alarm]:
     }
 
 
-def grace_factor(alarm: str) -> float:
+def grace_factor(alarm: str, *, sequences: bool = False) -> float:
     """Return by how many times the grace of an alarm is longer: learning is slower than forgetting.
+
+    Args:
+        alarm: its name.
+        sequences: whether the network has recurrent layers or attention, whose loss often stays where it is for long
+            before it falls at once (arXiv:2207.08799, arXiv:2209.11895).
 
     >>> grace_factor("association"), grace_factor("constant"), grace_factor("lost")
     (3.0, 1.0, 0.5)
+    >>> grace_factor("skill"), grace_factor("skill", sequences=True)
+    (2.0, 4.0)
     """
-    return _GRACE.get(alarm, 1.0)
+    usual = _GRACE.get(alarm, 1.0)
+    return max(usual, _PLATEAU) if sequences and alarm in ("association", "skill") else usual
 
 
 def statistics(
@@ -78,7 +87,11 @@ def statistics(
     related = max(values["_score"], values["association"]) > _SIGNIFICANT
     # few labels of other classes than the frequent one say little about how much worse than the best constant it is
     error = 1 / math.sqrt(max(values.get("_minority", math.inf), 1.0))
-    found |= {"worse": worth((moved if related else skill) + error), "lost": values.get("_pooled", moved)}
+    # answers that are mostly right are not lost, however bad their probabilities are: those for images that a step has
+    # mixed are compared with the labels of one of the two
+    answers = values.get("macro_f1_gain", math.nan) / 2
+    kept = max(values.get("_pooled", moved), -math.inf if math.isnan(answers) else answers)
+    found |= {"worse": worth((moved if related else skill) + error), "lost": kept}
     if targets.dense and not math.isnan(values["balanced_skill"]):
         found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
     return found

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_tricks.collapse import figures, prediction_alarms, sums
 from lightning_tricks.collapse.association import Evidence
@@ -93,6 +93,7 @@ class PredictionProbe(Probe):
         self._first_batch = FirstBatch()
         self._highest = 0.0  # loss
         self._classes = ClassCurve()
+        self._sequences = False  # whether the network is one for them
         self._search: OutputSearch | None = None  # while the predictions are not known
 
     def rules(self) -> dict[str, Alarm]:
@@ -101,12 +102,15 @@ class PredictionProbe(Probe):
 
     def grace_factor(self, alarm: str) -> float:
         """Learning is slower than forgetting."""
-        return prediction_alarms.grace_factor(alarm)
+        return prediction_alarms.grace_factor(alarm, sequences=self._sequences)
 
     def attach(self, to: Attachment) -> None:
         """Watch the module, where the output is one."""
         self._sampler = to.sampler
         modules = plain_modules(to.root)
+        self._sequences = any(
+            isinstance(m, (nn.RNNBase, nn.RNNCellBase)) or "Attention" in type(m).__name__ for m in modules.values()
+        )
         if self._output in modules:
             to.watch(to.module(self._output, "output"), self._see)
         elif self._output == ANY_OUTPUT:  # training_step may return it; else it is looked for in the first batch

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_tricks.detection.causes import Cause, Hint, kind_of
 from lightning_tricks.detection.judge import MOST_POINTS
@@ -22,6 +22,8 @@ _USUAL_LOSSES = 150
 _EARLY_LOSSES = 10
 _SPIKING = 5  # losses in a row
 _TIMES = 3  # checks in a row at which a hint holds before it is told, or does not before it is taken back
+# share of the weights that one update takes away: what was learned twenty updates ago is a third of what it was
+MOST_DECAY = 0.05
 _BEFORE = 12  # checks that a rise is compared with
 _FINDING = form.record(
     {
@@ -43,6 +45,20 @@ OPTIONAL_FORMS: dict[str, form.Form] = {
     "hints": form.many(form.record({"finding": _FINDING, "times": form.whole})),
     "felt": form.flag,
 }
+
+
+class Plan(NamedTuple):
+    """What a run has set itself.
+
+    Args:
+        updates: of the whole run; 0 where they are not known.
+        base_rate: the learning rate that schedulers multiply; NaN where there is none.
+        decay: share of the weights that weight decay takes away at an update, now; NaN where it is not known.
+    """
+
+    updates: int = 0
+    base_rate: float = math.nan
+    decay: float = math.nan
 
 
 class Course:
@@ -162,34 +178,38 @@ class Course:
         # a higher rate explains a rise for some checks; one that stays is not the start of a new cycle
         raised = next((i for i, r in enumerate(reversed(rates)) if now.rate > 1.5 * r), len(rates)) + rise
         restarted = bool(rates) and now.rate > 1.5 * min(rates) and raised <= self.patience
-        return not restarted and not loss_curve.falling(self.checks, loss_curve.finite_median(self.usual))
+        # (from its own peak: the first losses of the run may have been higher)
+        risen = self.checks[-rise:] if high else self.checks
+        return not restarted and not loss_curve.falling(risen, loss_curve.finite_median(self.usual))
 
     def statistics(
-        self, values: Mapping[str, float], *, curves: bool = True, total: int = 0, base: float = math.nan
+        self, values: Mapping[str, float], *, curves: bool = True, plan: Plan | None = None
     ) -> dict[str, float]:
         """Return what the alarms follow: each is low where something is wrong.
 
         Args:
             values: of the check; ``_finite``, ``_vanishing`` and ``_silent`` are used.
             curves: whether the losses are of one thing, so that their curve says something.
-            total: updates of the whole run; 0 where they are not known.
-            base: the learning rate that schedulers multiply; NaN where there is none.
+            plan: what the run has set itself.
         """
+        plan = plan or Plan()
         start, now = self.start, self.checks[-1]
         lost = values["_vanishing"] and not loss_curve.has_learned(start, self.checks)
-        finished = now.median == 0.0 or (self.felt and loss_curve.at_floor(start, self.checks))
+        # (a loss that was 0 from the start has nothing behind it)
+        finished = (now.median == 0.0 and start != 0) or (self.felt and loss_curve.at_floor(start, self.checks))
         bad = {
             "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
             "flow": lost,
-            "idle": not findings.solved(self.checks, start)
+            "idle": self.felt
+            and not findings.solved(self.checks, start)
             and (
-                loss_curve.ran_out(self.checks, total)
-                or loss_curve.never_moves(start, self.checks, total)
-                or loss_curve.never_warms_up(self.checks, base, total)
+                loss_curve.ran_out(self.checks, plan.updates)
+                or loss_curve.never_moves(start, self.checks, plan.updates)
+                or loss_curve.never_warms_up(self.checks, plan.base_rate, plan.updates)
             ),
             "evaluation": curves and loss_curve.fails_in_eval_mode(start, self.checks),
-            "shrinkage": curves and loss_curve.shrinking(start, self.checks),
+            "shrinkage": plan.decay >= MOST_DECAY or (curves and loss_curve.shrinking(start, self.checks)),
             "blow-up": curves and loss_curve.blow_up(self.early, self.checks) is not None,
         }
         margin = loss_curve.divergence(self.early, self.checks) if curves else math.nan
@@ -227,7 +247,7 @@ class Course:
             return []
         return [
             findings.update_size(self.checks[-1].ratio, self.checks[-1].step),
-            findings.too_slow(self.checks, self.start),
+            findings.too_slow(self.checks, self.start) if self.felt else None,
             findings.plateau(self.checks, total),
             findings.oscillation(self.checks),
             findings.forgetting(self.checks, self.start),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lightning_tricks.detection.causes import Cause, Explained
+from lightning_tricks.diagnosis.course import MOST_DECAY
 from lightning_tricks.diagnosis.loss_curve import Check, beginning, blow_up, bottomless, largest_early, wasting_away
 
 
@@ -22,6 +23,7 @@ class CourseAlarm:
         checks: the checks so far.
         validation: all losses of validation, in order.
         culprit: what was found to break the numbers; empty where nothing was.
+        decay: share of the weights that weight decay takes away at an update.
     """
 
     name: str
@@ -30,6 +32,7 @@ class CourseAlarm:
     checks: Sequence[Check]
     validation: Sequence[float]
     culprit: str = ""
+    decay: float = math.nan
 
     @property
     def start(self) -> float:
@@ -119,12 +122,16 @@ def _blow_up(alarm: CourseAlarm) -> Explained:
 
 
 def _shrinkage(alarm: CourseAlarm) -> Explained:
-    """The weights shrink, and nothing is learned."""
+    """The weights shrink and nothing is learned, or weight decay is too large for anything to last."""
     advice = (
         "lower the weight decay: 0.01 to 0.1 is usual with AdamW",
         "leave biases and normalisations out of it: TricksMixin does so",
         "look for a penalty on the weights that outweighs the loss",
     )
+    if alarm.decay >= MOST_DECAY:
+        each = f"each update takes {alarm.decay:.0%} off the weights"
+        reason = f"learning rate times weight decay is {alarm.decay:.2g}: {each}"
+        return Cause.SHRINKING_WEIGHTS, (reason,), advice
     weights = next((c.weights for c in reversed(alarm.checks) if math.isfinite(c.weights)), math.nan)
     reason = f"most weights are at {weights:.1%} of their first norm or below, and the loss has not improved: "
     return Cause.SHRINKING_WEIGHTS, (reason + f"{alarm.now:.4g}",), advice

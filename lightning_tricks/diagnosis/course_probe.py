@@ -14,7 +14,7 @@ from lightning_tricks.detection.causes import Cause, Explained, Hint
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.diagnosis import course_causes, figures, findings, gradient_health, loss_curve, reference_batch
-from lightning_tricks.diagnosis.course import Course
+from lightning_tricks.diagnosis.course import Course, Plan
 from lightning_tricks.diagnosis.course_causes import CourseAlarm
 from lightning_tricks.diagnosis.culprit import Culprit
 from lightning_tricks.diagnosis.data_wait import DataWait
@@ -34,6 +34,7 @@ _SERIOUS = (
     *("finite", "divergence", "blow-up", "silence", "updates", "shrinkage", "flow", "spike", "idle", "evaluation"),
     "generalisation",
 )
+_DECAY_IN_GRADIENT = ("Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adadelta", "Rprop")
 _ROW_ADVICE = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
 
 
@@ -97,6 +98,23 @@ def base_rate(run: TrainingRun | None) -> float:
     group = run.views[0].optimizer.param_groups[0] if run is not None and run.views else {}
     rate = group.get("initial_lr", math.nan)
     return rate if isinstance(rate, float) else math.nan  # (a tensor on a device is not waited for)
+
+
+def decay_of(run: TrainingRun | None) -> float:
+    """Return the share of the weights that weight decay takes away at each update; NaN without any optimizer.
+
+    Of the group with the most parameters, and of decay that is apart from the gradient: where an optimizer divides it
+    by the size of the gradients, as ``Adam`` does, the rate alone tells how far an update goes.
+    """
+    optimizer = run.views[0].optimizer if run is not None and run.views else None
+    groups = [] if optimizer is None else optimizer.param_groups
+    if not groups:
+        return math.nan
+    group = max(groups, key=lambda g: sum(p.numel() for p in g["params"]))
+    apart = group.get("decoupled_weight_decay", type(optimizer).__name__ not in _DECAY_IN_GRADIENT)
+    rate, decay = group.get("lr"), group.get("weight_decay")
+    # (a rate that is a tensor on a device is not waited for)
+    return rate * decay if apart and isinstance(rate, float) and isinstance(decay, (int, float)) else 0.0
 
 
 class CourseProbe(Probe):
@@ -228,13 +246,14 @@ class CourseProbe(Probe):
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """The margins of what the course of the training says."""
-        return self.course.statistics(values, curves=not self.manual, total=total_of(judge), base=base_rate(self._run))
+        plan = Plan(total_of(judge), base_rate(self._run), decay_of(self._run))
+        return self.course.statistics(values, curves=not self.manual, plan=plan)
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Name the most serious alarm, and note it as a finding."""
         course, before = self.course, dict(self.course.noted)
         name, culprit = next(n for n in _SERIOUS if n in active), self.parts.culprit.text
-        alarm = CourseAlarm(name, values, course.early, course.checks, course.validation, culprit)
+        alarm = CourseAlarm(name, values, course.early, course.checks, course.validation, culprit, decay_of(self._run))
         explained = course_causes.explain(alarm)
         cause, reasons, advice = explained
         step = course.checks[-1].step if course.checks else 0

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    WeightedRandomSampler,
+)
 
 from lightning_tricks.diagnosis import sanity_data
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.dry_run.loaders import is_read_by_position
 from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.modules.labels import counts
 
@@ -96,12 +105,16 @@ def _spread(loader: Any, at: int) -> Tensor | None:
 def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
     """Read samples from everywhere in the data, by position, and make batches of them as the loader does.
 
+    An iterable data set has no positions: of it the first samples are read.
+
     Args:
         loader: a DataLoader.
         most: samples.
         start: 0 for the first sample of each stretch.
     """
     data = loader.dataset
+    if isinstance(data, IterableDataset):
+        return _first(loader, most)
     try:
         size = len(data)
     except TypeError:
@@ -119,6 +132,18 @@ def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
     step = int(sized or 32)
     groups = [wanted[i : i + step] for i in range(0, len(wanted), step)]
     return [loader.collate_fn(_items(data, group)) for group in groups]
+
+
+def _first(loader: Any, most: int) -> list[Any]:
+    """Read the first samples of data that cannot be asked by position, in whole batches."""
+    batches: list[Any] = []
+    rows = 0
+    for batch in islice(loader, most):
+        batches.append(batch)
+        rows += max((len(t) for t in tensors_of(batch) if t.ndim), default=1)
+        if rows >= most:
+            break
+    return batches
 
 
 def _items(data: Any, positions: list[int]) -> list[Any]:
@@ -166,11 +191,15 @@ def _compared(exam: Examination, training: Any, other: Any) -> Check:
         return Check(name, None, "every batch of the training holds the same samples")
     size = _count(training)
     coverage = 1.0 if size is None else min(1.0, len(first) / size)
-    aligned = _aligned(training, other, chosen) if coverage < 0.9 else None
+    by_position = is_read_by_position(training) and is_read_by_position(other)
+    aligned = _aligned(training, other, chosen) if coverage < 0.9 and by_position else None
     if aligned is not None:
         fresh, first, coverage = aligned[0], [*first, *aligned[1]], 1.0
     repeats = 1 - len(set(first)) / len(first) if training.batch_sampler is not None else 0.0
-    return sanity_data.validation_is_new(fresh, first, coverage, repeats)
+    check = sanity_data.validation_is_new(fresh, first, coverage, repeats)
+    if check.passed and not is_read_by_position(training) and len(first) >= TRAINING:
+        return Check(name, None, f"{check.evidence}, and the stream goes on")
+    return check
 
 
 def _always_the_same(batches: list[Any], chosen: list[int]) -> bool:
@@ -180,7 +209,8 @@ def _always_the_same(batches: list[Any], chosen: list[int]) -> bool:
 
 
 def _count(loader: Any) -> int | None:
-    return len(loader.dataset) if loader.batch_sampler is not None else None
+    known = loader.batch_sampler is not None and is_read_by_position(loader)
+    return len(loader.dataset) if known else None
 
 
 def _read_twice_differ(loader: Any, chosen: list[int]) -> bool:

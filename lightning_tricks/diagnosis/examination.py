@@ -108,14 +108,27 @@ class Examination:
         """Run ``training_step`` on a batch once, and find the prediction and its target."""
         ended: list[tuple[str, Tensor]] = []
         learns = {n: any(True for _ in m.parameters()) for n, m in self.modules.items()}
+        targets = self.possible_targets(batch)[0] if self.roles else []
+        criteria: set[str] = set()
 
         def note(name: str, output: Any) -> None:
             ended.extend((name, t) for t in [t for t in floating(output) if t.ndim][:1])
 
+        def meet(name: str, given: list[Tensor]) -> None:
+            # (what takes the labels alone may be the whole model, which returns its loss as those of transformers do)
+            returned = {t.data_ptr() for _, t in ended}
+            if name and any(t.data_ptr() in returned for t in given) and any(_in(t, targets) for t in given):
+                criteria.add(name)
+
+        models = {name: m for name, m in self.modules.items() if not _measures(m)}
         handles = [
-            m.register_forward_hook(Hook(lambda _, args, out, n=name: note(n, out)))
-            for name, m in self.modules.items()
-            if not _measures(m)
+            m.register_forward_hook(Hook(lambda _, args, out, n=name: note(n, out))) for name, m in models.items()
+        ]
+        handles += [
+            m.register_forward_pre_hook(
+                Hook(lambda _, args, kw, n=name: meet(n, tensors_of((args, kw)))), with_kwargs=True
+            )
+            for name, m in models.items()
         ]
         try:
             with torch.enable_grad() if gradient else self.dry_run.looking():
@@ -123,6 +136,8 @@ class Examination:
         finally:
             for handle in handles:
                 handle.remove()
+        # what a criterion returns, and what its parts do (a matrix of distances), is no output of the model
+        ended = [(n, t) for n, t in ended if not any(n == c or n.startswith(f"{c}.") for c in criteria)]
         look = Look(loss_of(result), [t.detach() for name, t in ended if learns[name]])
         named = [v for k, v in result.items() if k != "loss"] if isinstance(result, Mapping) else []
         returned = [("", t) for t in floating(named) if t.ndim and not _in(t, batch)]

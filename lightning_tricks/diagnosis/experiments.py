@@ -46,7 +46,7 @@ def input_matters(exam: Examination) -> list[Check]:
         check = again if exam.dry_run.steps.anywhere(again.passed is True) else check
     if exam.dry_run.steps.anywhere(check.passed is False) and exam.first.target is None:
         reached = "input" in exam.roles.values()
-        empty = all(_says_nothing(t) for t in tensors_of(exam.batch))
+        empty = all(says_nothing(t) for t in tensors_of(exam.batch))
         if exam.dry_run.steps.anywhere(reached or empty):
             seen = "the batch holds nothing that could" if empty else "the loss does not depend yet on what modules see"
             return [Check("inputs matter", None, f"{check.evidence}; {seen}")]
@@ -60,30 +60,43 @@ def _lost_inputs(exam: Examination) -> list[str]:
     """Return the inputs that modules see and the prediction does not depend on, one by one, after some updates.
 
     As the source of a translation whose decoder gets no state. Asked only where the loss is known to be that of the
-    prediction and its target, so that no other term can depend on them.
+    prediction and its target, so that no other term depends on them yet; and an input that makes outputs of the form of
+    the prediction by another call may be that of a term whose weight is still 0, as of a mean teacher.
     """
     tensors = tensors_of(exam.batch)
-    # (labels are seen too where they make the inputs, as of attacks on the model)
-    asked = [i for i, role in exam.roles.items() if role == "input" and i != exam.target_at]
-    if not 1 < len(asked) <= MOST_INPUTS:
+    seen = [i for i, role in exam.roles.items() if role == "input"]
+    if not 1 < len(seen) <= MOST_INPUTS:
         return []
-    usual, _ = exam.prediction(exam.batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
+    # (labels are seen too where they make the inputs, as of attacks on the model, or are given to a decoder)
+    asked = [i for i in seen if i != exam.target_at]
+    usual = _outputs(exam, exam.batch)
     lost = []
     for i in asked:
         same = True
         for other in other_values(tensors[i]):
             batch = tree_map(lambda t, i=i, new=other: new if t is tensors[i] else t, exam.batch)
-            moved, _ = exam.prediction(batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
-            same &= usual is not None and moved is not None and alike([usual], [moved])
+            moved = _outputs(exam, batch)
+            same &= len(usual) == len(moved) > 0 and alike(usual, moved)
         if not exam.dry_run.steps.anywhere(not same):
             lost.append(f"tensor {i} of the batch, {tuple(tensors[i].shape)}")
     return lost
 
 
-def _says_nothing(tensor: Tensor) -> bool:
+def _outputs(exam: Examination, batch: Any) -> list[Tensor]:
+    """Return the prediction and all outputs of its form, after some updates; none where there is no prediction."""
+    exam.dry_run.restart()
+    for _ in range(UPDATES_BEFORE_ASKING):
+        exam.dry_run.update()
+    with exam.evaluating():
+        look = exam.look(batch)
+    prediction = look.output(exam.first.key)
+    return [] if prediction is None else [t for t in look.candidates if t.shape[1:] == prediction.shape[1:]]
+
+
+def says_nothing(tensor: Tensor) -> bool:
     """Whether a tensor of a batch is one number throughout, or counts: what a data set without data gives.
 
-    >>> _says_nothing(torch.zeros(3)), _says_nothing(torch.arange(3)), _says_nothing(torch.tensor([3.0, 1.0, 2.0]))
+    >>> says_nothing(torch.zeros(3)), says_nothing(torch.arange(3)), says_nothing(torch.tensor([3.0, 1.0, 2.0]))
     (True, True, False)
     """
     values = tensor.reshape(-1)
@@ -130,9 +143,11 @@ def sample_independence(exam: Examination) -> list[Check]:
         found = []
         for batches in kept:
             seen = [usual, *(exam.prediction(batch, evaluate=evaluate)[0] for batch in batches)]
-            if any(t is None or size not in t.shape[:2] for t in seen):
+            outputs = [t for t in seen if t is not None]
+            leak = _leak(outputs, size) if len(outputs) == len(seen) else None
+            if leak is None:
                 return [Check(name, None, "no output with one row per sample was seen")]
-            found.append(_leak([t for t in seen if t is not None], size))
+            found.append(leak)
         changes.append(max(found))
     norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
     moved = _by_place_in_batch(exam, inputs, size) if changes[0] <= sanity.LEAK else 0.0
@@ -161,11 +176,13 @@ def _by_place_in_batch(exam: Examination, inputs: list[Tensor], size: int) -> fl
     moved = exam.prediction(other, evaluate=True)[0]
     if usual is None or again is None or moved is None or not usual.shape == again.shape == moved.shape:
         return 0.0
-    axis = next((a for a in (0, 1) if a < usual.ndim and usual.shape[a] == size), None)
     scale = max(float(usual.float().abs().max()), 1e-12)
-    if axis is None or float((usual.float() - again.float()).abs().max()) > 1e-6 * scale:
+    if float((usual.float() - again.float()).abs().max()) > 1e-6 * scale:
         return 0.0
-    change = float((moved.float().roll(-1, axis) - usual.float()).abs().max()) / scale
+    # (by every reading of the shape, as above)
+    readings = zip(*(_by_sample(t.float(), size) for t in (usual, moved)), strict=True)
+    changes = [float((shifted.roll(-1, 0) - whole).abs().max()) / scale for whole, shifted in readings]
+    change = min(changes, default=0.0)
     return change if change <= sanity.LEAK or _entry_follows(exam, other, size) else 0.0
 
 
@@ -228,19 +245,48 @@ def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:
     return exam.with_inputs(others_replaced), exam.with_inputs(one_replaced)
 
 
-def _leak(seen: list[Tensor], size: int) -> float:
+def _leak(seen: list[Tensor], size: int) -> float | None:
     """Return by how much the row of a sample changes with the other samples, as a share of the outputs' size.
+
+    None where no output has rows of samples. Shapes may not tell which axis is theirs, as with as many classes as
+    samples. Where samples leak they do by every reading, so the smallest counts.
 
     Args:
         seen: outputs for the batch, with the others replaced, and with the sample replaced.
         size: samples in the batch.
+
+    >>> usual, sample_replaced = torch.eye(4), torch.eye(4).index_fill(0, torch.tensor([1]), 2.0)
+    >>> _leak([usual, usual, sample_replaced], 2), _leak([usual, usual, sample_replaced], 3)
+    (0.0, None)
     """
-    # (time may come first)
-    whole, other, rest = (t.float() if len(t) == size else t.transpose(0, 1).float() for t in seen)
-    scale = max(float(whole.abs().max()), 1e-12)
-    # (a module may shuffle the batch: the row of the sample is the one that changes with it)
-    row = int((whole - rest).abs().flatten(1).amax(1).argmax())
-    return float((whole[row] - other[row]).abs().max()) / scale
+    changes = []
+    for whole, other, rest in zip(*(_by_sample(t.float(), size) for t in seen), strict=True):
+        scale = max(float(whole.abs().max()), 1e-12)
+        # (a module may shuffle the batch: the row of the sample is the one that changes with it)
+        row = int((whole - rest).abs().amax(1).argmax())
+        change = float((whole[row] - other[row]).abs().max()) / scale
+        # a step may sort the batch by what it holds, as by time: then the row is somewhere else
+        if change > sanity.LEAK:
+            row = int(torch.cdist(whole, rest, p=math.inf).amin(1).argmax())
+            change = min(change, float(torch.cdist(whole[row : row + 1], other, p=math.inf).min()) / scale)
+        changes.append(change)
+    return min(changes, default=None)
+
+
+def _by_sample(output: Tensor, size: int) -> list[Tensor]:
+    """Return an output as ``[samples, values]``, in each way in which its shape can be read.
+
+    >>> [t.shape for t in _by_sample(torch.zeros(6, 2, 5), 2)]
+    [torch.Size([2, 30]), torch.Size([2, 30]), torch.Size([2, 30])]
+    """
+    found = []
+    if output.ndim > 1 and output.shape[1] == size:  # time first
+        found.append(output.transpose(0, 1))
+    if output.ndim and len(output) % size == 0:
+        found.append(output.reshape(size, -1))
+        if len(output) > size:  # places one after another, those of each sample or those of each time
+            found.append(output.reshape(-1, size, *output.shape[1:]).transpose(0, 1))
+    return [t.reshape(size, -1) for t in found]
 
 
 def _mixed_before(exam: Examination, replaced: Any, size: int) -> bool:
@@ -433,10 +479,12 @@ def modes(exam: Examination) -> list[Check]:
     kinds = (*BATCH_NORM, *DROPOUT)
     evaluating: list[str] = []
     pretrained: list[str] = []
+    trained = set[str]()
     held = exam.held()
 
     def seen(name: str, module: Any, args: Any) -> None:
         if module.training or not torch.is_grad_enabled():
+            trained.update([name] if module.training else [])
             return
         reached = any(t.requires_grad for t in floating(list(args)))
         own = any(id(p) in held and p.requires_grad for p in module.parameters())
@@ -461,4 +509,6 @@ def modes(exam: Examination) -> list[Check]:
     finally:
         for handle in handles:
             handle.remove()
-    return [sanity.in_training_mode(list(dict.fromkeys(evaluating)), list(dict.fromkeys(pretrained)))]
+    # (some steps call a module in both modes, as those of a GAN may)
+    only = [[n for n in dict.fromkeys(names) if n not in trained] for names in (evaluating, pretrained)]
+    return [sanity.in_training_mode(*only)]

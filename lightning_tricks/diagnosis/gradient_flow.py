@@ -20,7 +20,7 @@ from lightning_tricks.modules.trace import floating
 from lightning_tricks.numerics.torch_internals import CONVOLUTION
 
 _BATCHES_WITHOUT_LOSS = 8
-_MARK = 1e8  # no gradient is that large in every element
+MARK = 1e8  # no gradient is that large in every element
 
 
 def gradients(exam: Examination) -> list[Check]:
@@ -35,19 +35,23 @@ def gradients(exam: Examination) -> list[Check]:
         return [_without_loss(exam)]
     if dry_run.steps.anywhere(not look.loss.requires_grad):
         return [Check("all parameters learn", False, "the loss depends on no parameter", "do not detach it")]
-    learning = _Learning([p for p in exam.module.parameters() if p.requires_grad])
+    learning = Learning([p for p in exam.module.parameters() if p.requires_grad])
     untrained = {id(p) for m in exam.modules.values() if as_initialised(m) for p in m.parameters(recurse=False)}
     first = dry_run.steps.mean(look.loss)
     dry_run.steps.backward(look.loss)
     del look  # (a graph less while the updates are made)
-    learning.note()
-    _make_updates(exam, learning)
+    _make_updates(exam)
+    if dry_run.steps.anywhere(first == 0 and not learning.alive and bool(untrained)):
+        return [sanity.nothing_to_learn(UPDATES_BEFORE_ASKING + 1)]
     satisfied = math.isfinite(first) and abs(first) < 1e-6
     return [sanity.gradients_arrive(_flow(exam, learning, graphs, untrained, satisfied=satisfied))]
 
 
-class _Learning:
+class Learning:
     """Which parameters have had a gradient, which of them one that is not 0, and which have moved.
+
+    Gradients are looked at as they arrive, until ``restart`` of the dry run: hooks of the module may take them away
+    again, as that of DINO does with those of the last layer in the first epoch.
 
     Args:
         parameters: that require gradients; they are told apart by ``id``.
@@ -58,33 +62,31 @@ class _Learning:
         self.present: set[int] = set()
         self.alive: set[int] = set()
         self._prints = {id(p): _fingerprint(p) for p in parameters}
+        for p in parameters:
+            p.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
 
-    def note(self) -> None:
-        """A backward pass is over."""
-        for p in self.parameters:
-            if p.grad is not None:
-                self.present.add(id(p))
-                if id(p) not in self.alive and bool(p.grad.to_dense().any()):
-                    self.alive.add(id(p))
+    def _arrived(self, parameter: Tensor) -> None:
+        self.present.add(id(parameter))
+        gradient = parameter.grad
+        if gradient is not None and id(parameter) not in self.alive and bool(gradient.to_dense().any()):
+            self.alive.add(id(parameter))
 
     def moved(self) -> set[int]:
         """Return the ids of the parameters whose values are others than at the beginning."""
         return {id(p) for p in self.parameters if _fingerprint(p) != self._prints[id(p)]}
 
 
-def _make_updates(exam: Examination, learning: _Learning) -> None:
-    """Make some updates on the first batch, and one backward pass more."""
+def _make_updates(exam: Examination) -> None:
+    """Make some updates, and one backward pass more on the first batch."""
     for _ in range(UPDATES_BEFORE_ASKING):
         exam.dry_run.update()
-        learning.note()
     again = exam.look(exam.batch, gradient=True).loss
     if again is not None and again.requires_grad:
         exam.dry_run.steps.backward(again)
-        learning.note()
 
 
 def _flow(
-    exam: Examination, learning: _Learning, graphs: set[int], untrained: set[int], *, satisfied: bool
+    exam: Examination, learning: Learning, graphs: set[int], untrained: set[int], *, satisfied: bool
 ) -> Gradients:
     """Return which parameters learn, and from which gradients are kept, by their names.
 
@@ -106,7 +108,7 @@ def _flow(
     # (asked before anything restarts the dry run: the weights are those after the updates)
     same = [p for p in trained if id(p) in alive and id(p) in weights and units_alike(p)]
     cut = _cut(exam, missing, alive, graphs, untrained)
-    left_out = _left_out(exam, outside, held)
+    whole = left_out(exam, outside, held)
     still = _still(exam, alive) if not anywhere(bool(cut)) else []
     shaping = bool(zero) if anywhere(bool(zero)) and _influence(exam, zero) else False
     names = parameter_names(exam.module)
@@ -120,8 +122,8 @@ def _flow(
         zero=() if satisfied else named(zero),
         all_zero=len(zero) > 0.5 * len(trained) or shaping,
         frozen=named(p for p in exam.module.parameters() if not p.requires_grad),
-        forgotten=named(p for p in outside if id(p) not in left_out),
-        left_out=named(p for p in outside if id(p) in left_out),
+        forgotten=named(p for p in outside if id(p) not in whole),
+        left_out=named(p for p in outside if id(p) in whole),
         kept=kept,
         idle=not moved,
         still=named(still),
@@ -247,7 +249,7 @@ def _influence(exam: Examination, parameters: Sequence[Tensor]) -> bool:
     return exam.dry_run.steps.anywhere(changed)
 
 
-def _left_out(exam: Examination, outside: list[Any], held: set[int]) -> set[int]:
+def left_out(exam: Examination, outside: list[Any], held: set[int]) -> set[int]:
     """Return the ids of those parameters whose whole module no optimizer holds: that may be meant.
 
     Not the module whose output the loss is made of, nor a part of an ``nn.Sequential``.
@@ -296,7 +298,7 @@ def _kept(exam: Examination) -> bool:
         marked = [p for p in marked if p.grad.layout == torch.strided]
         # (marked, so that what is kept shows in the gradients of the next update)
         for p in marked:
-            p.grad.fill_(_MARK)
+            p.grad.fill_(MARK)
     exam.dry_run.update()
     left = [p.grad for p in marked if p.grad is not None]
     several = len(left) == len(marked) and sum(t.numel() for t in left) > 1

@@ -225,6 +225,9 @@ def _grew(checks: Sequence[Check]) -> bool:
     return any(b.weights > 1.5 * a.weights for a, b in pairwise(checks))
 
 
+_NOISY = 5.0  # standard deviations of single losses that a gain must be
+
+
 def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
     """Whether the loss has lost at once more than half of what it had gained, and stays there.
 
@@ -243,6 +246,9 @@ def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
     medians = [c.median for c in known]
     best, errors = min(medians), [c.spread / math.sqrt(c.losses) for c in known if c.losses > 1]
     gain, noise = start - best, 4 * finite_median(errors) if errors else 0.0
+    # a loss that may be 0 at its best and at its worst, as that of a policy, is judged where it is not mostly noise
+    if best < 0:
+        noise = max(noise, _NOISY * finite_median([c.spread for c in known if math.isfinite(c.spread)] or [0.0]))
     if gain < max(0.1 * abs(start), noise) or medians[-1] < best + max(0.5 * gain, noise):
         return False
     low = max(i for i, m in enumerate(medians) if m <= best + 0.25 * gain)

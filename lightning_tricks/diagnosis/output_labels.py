@@ -38,12 +38,12 @@ def places(exam: Examination) -> list[Check]:
     chosen = _changes(target)
     if exam.dry_run.steps.anywhere(len(chosen) < _ASKED or classes < 2):
         return []
-    usual, spread = _slope(exam, exam.batch), 0
+    usual, spread, axis = slope_of(exam, exam.batch), 0, class_axis(prediction, target)
     for place, label in chosen:
-        other = _slope(exam, _relabelled(exam, target, place, label))
+        other = slope_of(exam, _relabelled(exam, target, place, label))
         if usual is None or other is None or usual.shape != other.shape:
             return []
-        spread += _in_several_places(usual - other, classes)
+        spread += _in_several_places(usual - other, classes, axis)
     check = sanity.label_in_several_places(spread, len(chosen))
     return [] if check is None else [check]
 
@@ -75,20 +75,41 @@ def _relabelled(exam: Examination, target: Tensor, place: int, label: int) -> An
     return tree_map(changed, exam.batch)
 
 
-def _in_several_places(change: Tensor, classes: int) -> bool:
+def _in_several_places(change: Tensor, classes: int, axis: int | None = None) -> bool:
     """Whether the gradients that one label changes are of several places, and of no more elements than classes.
+
+    Args:
+        change: of the gradient by the output.
+        classes: how many there are.
+        axis: theirs in the output; None where it is not known.
 
     >>> one, two = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)
     >>> one[0, 1, 2] = one[0, 1, 3] = two[0, 0, 2] = two[0, 1, 1] = 1.0
     >>> _in_several_places(one, 4), _in_several_places(two, 4)
     (False, True)
+    >>> _in_several_places(one, 4, axis=2), _in_several_places(one, 4, axis=1)
+    (False, True)
     """
     size = change.abs()
     felt = (size > _FELT * size.max()).nonzero()
-    return 2 <= len(felt) <= classes and int((felt != felt[:1]).any(0).sum()) > 1
+    apart = (felt != felt[:1]).any(0)
+    several = int(apart.sum()) > 1 if axis is None else bool(apart.sum() > apart[axis].long())
+    return 2 <= len(felt) <= classes and several
 
 
-def _slope(exam: Examination, batch: Any) -> Tensor | None:
+def class_axis(prediction: Tensor, target: Tensor) -> int | None:
+    """Return the axis of the classes in an output; None where the shapes of output and labels do not tell.
+
+    >>> class_axis(torch.zeros(8, 3, 5), torch.zeros(8, 5).long()), class_axis(torch.zeros(8, 3), torch.zeros(8).long())
+    (1, 1)
+    """
+    if target.is_floating_point() or prediction.ndim != target.ndim + 1:
+        return None
+    found = {a for a in (1, prediction.ndim - 1) if prediction.shape[:a] + prediction.shape[a + 1 :] == target.shape}
+    return found.pop() if len(found) == 1 else None
+
+
+def slope_of(exam: Examination, batch: Any) -> Tensor | None:
     """Return the gradient of the loss by the prediction, from the state with which the dry run began."""
     exam.dry_run.restart()
     look = exam.look(batch, gradient=True)

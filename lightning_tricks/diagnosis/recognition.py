@@ -74,7 +74,7 @@ def recognised(loss: float, predictions: Sequence[Tensor], targets: Sequence[Ten
         >>> found.kind, found.factor, found.twice
         ('cross entropy', 2.0, '')
     """
-    if not math.isfinite(loss):
+    if not math.isfinite(loss) or loss == 0:  # (0 may be anything that is switched off)
         return None
     # (outputs that are the sigmoid of another one: a loss that takes logits must not get them)
     squashed = {id(p) for p in predictions for q in predictions if _is_sigmoid_of(p, q)}
@@ -138,6 +138,8 @@ def reversed_risk(loss: float, predictions: Sequence[Tensor], targets: Sequence[
     >>> right, wrong = (float(partial_likelihood(risk, time, event, longer=x)) for x in (True, False))
     >>> reversed_risk(right / 3, [risk], [time, event]), reversed_risk(wrong / 3, [risk], [time, event])
     (False, True)
+    >>> reversed_risk(wrong / 3, [risk[time.argsort()]], [time, event])
+    True
     """
     for risk in predictions:
         single = [t.reshape(-1).float() for t in targets if t.numel() == risk.numel() == len(t) > 2]
@@ -146,12 +148,18 @@ def reversed_risk(loss: float, predictions: Sequence[Tensor], targets: Sequence[
             for time in [t for t in single if t is not event and len(torch.unique(t)) > 2]:
                 # (the sum, or a mean over samples or events)
                 shares = (1.0, float(len(time)), float(event.sum()))
-                right, wrong = (float(partial_likelihood(risk, time, event, longer=x)) for x in (True, False))
-                if any(_close(loss, right / n) for n in shares):
+                told = {x: _likelihoods(risk, time, event, longer=x) for x in (True, False)}
+                if any(_close(loss, right / n) for right in told[True] for n in shares):
                     return False
-                if any(_close(loss, wrong / n) for n in shares):
+                if any(_close(loss, wrong / n) for wrong in told[False] for n in shares):
                     return True
     return False
+
+
+def _likelihoods(risk: Tensor, time: Tensor, event: Tensor, *, longer: bool) -> list[float]:
+    """Return the likelihood of risks in the order of the batch, and of those that a step has sorted by time before."""
+    orders = [torch.arange(len(time), device=time.device), time.argsort(), time.argsort(descending=True)]
+    return [float(partial_likelihood(risk, time[order], event[order], longer=longer)) for order in orders]
 
 
 def partial_likelihood(risk: Tensor, time: Tensor, event: Tensor, *, longer: bool = True) -> Tensor:

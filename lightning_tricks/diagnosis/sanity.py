@@ -304,6 +304,45 @@ def gradients_arrive(found: Gradients) -> Check:
     return Check(name, True, f"all parameters get gradients{told}")
 
 
+def axes_exchanged(module: str, shape: tuple[int, ...], before: tuple[int, ...]) -> Check:
+    """Report a module that gets a tensor whose axes were exchanged by a reshape.
+
+    >>> axes_exchanged("net.0", (8, 6, 30), (8, 30, 6)).evidence
+    'net.0 gets (8, 6, 30), with the elements in the order of (8, 30, 6)'
+    """
+    seen = f"{module} gets {shape}, with the elements in the order of {before}"
+    return Check("shapes of outputs and labels", False, seen, "permute or transpose in place of view or reshape")
+
+
+def other_axis_normalised(shape: tuple[int, ...], over: int, classes: int) -> Check:
+    """Report a softmax over an axis that is not that of the classes.
+
+    >>> other_axis_normalised((8, 24, 2), 1, 2).passed
+    False
+    """
+    seen = f"the loss normalises outputs {shape} over axis {over}, and the classes are axis {classes}"
+    return Check("shapes of outputs and labels", False, seen, f"softmax over the classes: dim={classes}")
+
+
+def nothing_to_learn(batches: int) -> Check:
+    """Report a loss of 0 without any gradient, of a model that was not trained before.
+
+    >>> nothing_to_learn(6).passed
+    False
+    """
+    seen = f"the loss is 0, and so is every gradient, on {batches} batches"
+    return Check("all parameters learn", False, seen, "look at margins, masks, weights and clamps in the loss")
+
+
+def do_not_move(names: Sequence[str], steps: int) -> Check:
+    """Report parameters that an optimizer holds, and that some steps of a module's own did not change.
+
+    >>> do_not_move(["generator.weight"], 12).passed
+    """
+    seen = f"{steps} steps do not change {listed(names, 6)}"
+    return Check("all parameters learn", None, seen, "is their optimizer stepped, and do they get gradients?")
+
+
 def units_live(stopped: Sequence[tuple[str, str, float]], rows: int) -> Check:
     """Judge layers before the first update.
 

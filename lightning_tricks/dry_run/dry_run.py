@@ -50,22 +50,28 @@ class DryRun:
         run: the run that is about to start.
         owner: who asks, for messages.
         instead: what a user does who goes on without it.
+        manual: whether a ``training_step`` that makes its own updates is of use. None of our tricks takes part then.
 
     Raises:
         UnsupportedError: this run cannot be tried without a trace; the message names what is in the way.
         NotRestorableError: on entering, something in the module or the data cannot be put back; nothing has run.
     """
 
-    def __init__(self, run: TrainingRun, owner: str, instead: str = "") -> None:
+    def __init__(self, run: TrainingRun, owner: str, instead: str = "", *, manual: bool = False) -> None:
         self._run, self._trainer, self._owner = run, run.trainer, owner
         self._remove = f"remove {owner}{', and ' if instead else ''}{instead}"
         self._module = self._trainer.lightning_module
-        _refuse(run.trainer, owner, self._remove)
+        _refuse(run.trainer, owner, self._remove, manual=manual)
         self.steps = Steps(self._trainer, owner)
         self.data = SecondData(self._trainer, owner)
         self._probe: Any = None
         self._others: list[Any] = []
         self._needs_gradients = False
+
+    @property
+    def manual(self) -> bool:
+        """Whether the module makes its own updates."""
+        return not self._module.automatic_optimization
 
     # -- begin and end ------------------------------------------------------------------------------------------
 
@@ -130,7 +136,8 @@ class DryRun:
         trainer, module = self._trainer, self._module
         before = {name: vars(trainer)[name] for name in ("callbacks", "accumulate_grad_batches")}
         # (a copy begins with nothing measured: see ``Trick.__getstate__``)
-        twins = [copy.copy(t) for t in self._run.tricks if isinstance(t, Trick) and t.in_dry_run]
+        shaping = [t for t in self._run.tricks if isinstance(t, Trick) and t.in_dry_run and not self.manual]
+        twins = [copy.copy(t) for t in shaping]
         steered = any(hasattr(twin, "updates_in_epoch") for twin in twins)
         # GradientAccumulation refuses a Trainer that accumulates too, and sets the window itself.
         window = 1 if steered else window_at(window_lengths(trainer), 0)
@@ -171,6 +178,7 @@ class DryRun:
         self.steps.call_hooks("on_train_start", callbacks=False)
         self.steps.call_hooks("on_train_epoch_start")
         self.data.restart()
+        self.steps.restart()
 
     def restart(self) -> None:
         """Go back to the state, the random numbers and the data with which the dry run began."""
@@ -211,20 +219,21 @@ class DryRun:
         return None if loss is None else self.steps.mean(loss)
 
 
-def _refuse(trainer: Any, owner: str, remove: str) -> None:
+def _refuse(trainer: Any, owner: str, remove: str, *, manual: bool) -> None:
     """Refuse a Trainer whose steps cannot be made without a trace.
 
     Args:
         trainer: of the run.
         owner: who asks.
         remove: what a user does who goes on without it.
+        manual: whether a ``training_step`` that makes its own updates is of use.
     """
     reason, module = None, trainer.lightning_module
-    if not module.automatic_optimization:
+    if not module.automatic_optimization and not manual:
         reason = "manual optimization, whose steps only the module can make"
-    elif len(trainer.optimizers) != 1:
+    elif len(trainer.optimizers) != 1 and module.automatic_optimization:
         reason = f"{len(trainer.optimizers)} optimizers"
-    elif isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+    elif any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
         reason = "LBFGS, which has no plain step"
     elif type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
         reason = f"{type(trainer.strategy).__name__}, whose state cannot be put back"
@@ -237,8 +246,7 @@ def _refuse(trainer: Any, owner: str, remove: str) -> None:
         what = unrepeatable(loader)
         if what is not None:
             raise UnsupportedError(
-                f"{owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader "
-                f"over a dataset with __getitem__, or {remove}."
+                f"{owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader, or {remove}."
             )
 
 

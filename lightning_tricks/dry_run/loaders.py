@@ -45,6 +45,15 @@ def second_loader(loader: Any) -> Any:
     return twin
 
 
+def is_read_by_position(loader: Any) -> bool:
+    """Whether a loader asks its data set for samples by their positions, so that reading leaves the data as they are.
+
+    >>> is_read_by_position(DataLoader([1])), is_read_by_position([1])
+    (True, False)
+    """
+    return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+
+
 def unrepeatable(loader: Any) -> str | None:
     """Return why batches that a second loader takes could not be given back, in words; None when they can.
 
@@ -52,8 +61,6 @@ def unrepeatable(loader: Any) -> str | None:
     (None, 'list_iterator can be iterated only once')
     """
     name = type(loader).__name__
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):
-        return f"{type(loader.dataset).__name__} is an IterableDataset"
     for thing in (loader, getattr(loader, "dataset", None)):
         if hasattr(thing, "state_dict"):
             return f"{type(thing).__name__} keeps a position of its own (state_dict)"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from lightning_tricks.dry_run.loaders import is_read_by_position
 from lightning_tricks.lifecycle.lightning_internals import combined_loader
 from lightning_tricks.lifecycle.trick import Trick, of_lightning
 from lightning_tricks.numerics.torch_internals import tree_leaves
@@ -39,25 +40,34 @@ def roots_of(trainer: Any, model: Mapping[str, Any]) -> Roots:
     """
     loop = trainer.fit_loop
     combined = combined_loader(loop)
-    loaders = {
-        f"train_dataloader {i}": x for i, x in enumerate(tree_leaves([] if combined is None else combined.iterables))
-    }
-    # of a loader of an unknown kind everything has to be put back; a DataLoader reads its data by position
-    known = {name: loader for name, loader in loaders.items() if isinstance(loader, DataLoader)}
-    unknown = {name: loader for name, loader in loaders.items() if name not in known}
+    loaders = of_loaders("train_dataloader", tree_leaves([] if combined is None else combined.iterables))
     others = {callback_name(c): c for c in trainer.callbacks if callback_name(c) not in model and _is_the_users(c)}
     surfaces = {"trainer": trainer, "fit_loop": loop, "epoch_loop": loop.epoch_loop}
     surfaces["wrapped module"] = trainer.strategy.model  # (DistributedDataParallel notes what it did last)
     return Roots(
-        model={"module": trainer.lightning_module, **model, **unknown},
+        model={"module": trainer.lightning_module, **model, **loaders.model},
         trained={
             **{f"optimizer {i}": optimizer for i, optimizer in enumerate(trainer.optimizers)},
             "scaler": getattr(trainer.precision_plugin, "scaler", None),
             "schedulers": [config.scheduler for config in trainer.strategy.lr_scheduler_configs],
         },
-        data={**known, "datamodule": getattr(trainer, "datamodule", None), **others},
+        data={**loaders.data, "datamodule": getattr(trainer, "datamodule", None), **others},
         surfaces=surfaces,
     )
+
+
+def of_loaders(name: str, loaders: Sequence[Any]) -> Roots:
+    """Return the roots of loaders: of those that are not read by position, everything has to be put back.
+
+    Args:
+        name: what messages call them.
+        loaders: DataLoaders, or other things that can be iterated.
+    """
+    named = {f"{name} {i}": loader for i, loader in enumerate(loaders)}
+    streams = {n: x for n, x in named.items() if not is_read_by_position(x)}
+    # (a DataLoader itself may hold open handles and iterators of its own, and its second one uses none of them)
+    model = {n: x.dataset if isinstance(x, DataLoader) else x for n, x in streams.items()}
+    return Roots(model=model, data={n: x for n, x in named.items() if isinstance(x, DataLoader)})
 
 
 def callback_name(callback: Any) -> str:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
-from lightning_tricks.dry_run.roots import Roots
+from lightning_tricks.dry_run.roots import of_loaders
 from lightning_tricks.dry_run.snapshot import taken
 from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import TrickError
@@ -102,6 +102,6 @@ class SecondData:
         if len(loaders) == 0 or any(unrepeatable(x) is not None for x in loaders):
             yield []
             return
-        roots = Roots(data={f"val_dataloader {i}": loader for i, loader in enumerate(loaders)})
+        roots = of_loaders("val_dataloader", loaders)
         with taken(lambda: roots, limits=SHORT):
             yield [second_loader(loader) for loader in loaders]

@@ -29,13 +29,18 @@ class Steps:
     """Forward, backward and updates with the module's hooks, the strategy and the precision of a Trainer.
 
     Args:
-        trainer: a Trainer with one optimizer.
+        trainer: a Trainer with one optimizer, or one whose module makes its own updates.
         owner: who asks, for messages.
     """
 
     def __init__(self, trainer: Any, owner: str) -> None:
         self.trainer, self._owner = trainer, owner
-        self.optimizer: Any = trainer.optimizers[0]
+        self.optimizer: Any = next(iter(trainer.optimizers), None)
+        self._batches = 0  # since the beginning: a module that makes its own updates may go by their numbers
+
+    def restart(self) -> None:
+        """The next batch is the first one again."""
+        self._batches = 0
 
     def call_hooks(self, name: str, *arguments: Any, callbacks: bool = True) -> None:
         """Call a hook of the callbacks and then of the module, as Lightning does."""
@@ -44,7 +49,12 @@ class Steps:
         call_module_hook(self.trainer, name, *arguments)
 
     def update(self, next_batch: Callable[[], Any]) -> float | None:
-        """Make one update of as many micro-batches as in training; return their mean loss, None without one."""
+        """Make one update of as many micro-batches as in training; return their mean loss, None without one.
+
+        Of a module that makes its own updates, one call of ``training_step``.
+        """
+        if not self.trainer.lightning_module.automatic_optimization:
+            return self._manual_step(next_batch())
         losses: list[Tensor] = []
         index, closes = 0, False
         while not closes:
@@ -55,6 +65,14 @@ class Steps:
             self.call_hooks("on_train_batch_end", output, batch, index)
             index += 1
         return self.mean(torch.stack(losses).mean()) if losses else None
+
+    def _manual_step(self, batch: Any) -> float | None:
+        index, self._batches = self._batches, self._batches + 1
+        self.call_hooks("on_train_batch_start", batch, index)
+        output = self.forward(batch, index)
+        self.call_hooks("on_train_batch_end", output, batch, index)
+        loss = loss_of(output)
+        return self.mean(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
     def _micro_batch(self, batch: Any, index: int, closes: bool, losses: list[Tensor]) -> Any:
         """Do what Lightning's loop for automatic optimization does; return what it hands to on_train_batch_end."""

@@ -7,7 +7,7 @@ code can be told before it runs.
 
 Two regions differ. In the model everything has to be put back. In *data* (data sets, samplers, loaders) open files,
 large containers and handles of other libraries are held by identity and not walked: reading them again leaves them as
-they are.
+they are. An iterable data set is not read by position, so what it holds has to be put back as a model has.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from lightning_tricks.dry_run import generators, objects, tensors
 from lightning_tricks.dry_run.objects import Record
@@ -295,7 +295,7 @@ class Walk:
         elif (what := obstacle(thing, data=data)) is not None:
             self.obstacles.append(Obstacle(place, what))
         elif hidden_state(kind) is None:
-            self._visit_attributes(place, thing, data or issubclass(kind, _DATA), trained)
+            self._visit_attributes(place, thing, data or is_read_by_position(kind), trained)
         elif not data:
             self._visit_foreign(place, thing)
 
@@ -523,6 +523,15 @@ def hidden_state(kind: type) -> type | None:
         if cls.__basicsize__ - cls.__base__.__basicsize__ > 8 * shown:
             return cls
     return None
+
+
+def is_read_by_position(kind: type) -> bool:
+    """Whether instances of a class are data that reading leaves as they are; an iterable data set may be used up.
+
+    >>> is_read_by_position(Dataset), is_read_by_position(IterableDataset)
+    (True, False)
+    """
+    return issubclass(kind, _DATA) and not issubclass(kind, IterableDataset)
 
 
 def obstacle(thing: Any, *, data: bool) -> str | None:

@@ -52,8 +52,8 @@ class LRFinder(Trick):
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range.
-        UnsupportedError: at fit start, the data are iterable or keep a position of their own; manual optimization,
-            several optimizers, LBFGS, FSDP, DeepSpeed.
+        UnsupportedError: at fit start, the data can be iterated only once or keep a position of their own; manual
+            optimization, several optimizers, LBFGS, FSDP, DeepSpeed.
         TrickError: at fit start, no confidence and ``on_low_confidence="raise"``; all rates are 0.
 
     Logs:

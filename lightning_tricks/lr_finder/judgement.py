@@ -59,6 +59,8 @@ def judge(
         reasons.append(
             f"the loss fell by {drop:.3g}, hardly more than it changes at rates that do nothing ({noise:.3g})"
         )
+    if first > 0 and min(losses) == 0.0:
+        reasons.append("the loss comes to exactly 0: at large rates nothing may count any more (margins, mined pairs)")
     if not settled:
         reasons += _learnt_little(lrs, losses, smooth, first, turned, ended)
     if lowest(smooth) < max(2, len(smooth) // 10):

@@ -80,3 +80,10 @@ def test_a_reward_that_fell_is_told_from_an_entropy_that_did() -> None:
     )
     low = causes.of_usage("policy", ["exploration"], {**values, "conditional_entropy": 0.01}, "net")
     assert low[1] == ("the entropy of net fell to 0.01 nats, but the reward did not rise",)
+
+
+def test_of_batches_with_labels_these_are_asked_for_first() -> None:
+    values = {"sphere_variance": 0.0, "rank_share": 0.1, "effective_rank": 2.0}
+    for active in (["sphere_variance"], ["rank_share"]):
+        plain, labelled = (causes.of_representation(active, values, "z", labelled=known) for known in (False, True))
+        assert labelled[2][0].startswith("if the loss uses the labels") and labelled[2][1:] == plain[2]

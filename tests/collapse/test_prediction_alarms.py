@@ -99,3 +99,19 @@ def test_patience_is_that_of_the_user_and_learning_has_more_grace_than_keeping()
     assert {alarm.patience for alarm in rules.values()} == {7}
     assert [grace_factor(n) for n in rules] == [1.0, 1.0, 3.0, 2.0, 2.0, 0.5]
     assert worth(1.0) == pytest.approx(100.0), "a perfect skill has a bounded worth"
+
+
+@pytest.mark.parametrize(("gain", "lost"), [(0.4, False), (0.05, True), (math.nan, True)])
+def test_answers_that_are_mostly_right_are_not_lost_however_bad_their_probabilities_are(
+    gain: float, lost: bool
+) -> None:
+    values = {
+        "_spread": 0.5,
+        "_score": 14.0,
+        "association": 20.0,
+        "seen_before": 1.0,
+        "skill": -0.1,
+        "macro_f1_gain": gain,
+    }
+    found = statistics({**values, "cross_entropy": 2.5}, Targets(), 2048.0)["lost"]
+    assert (found < 0.25 * 0.5) is lost

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_tricks.collapse.prediction_probe import PredictionProbe, rows_form
 from lightning_tricks.detection.judge import Judge
@@ -98,3 +98,26 @@ def test_an_update_of_many_micro_batches_gives_no_more_rows_than_a_check_can_use
     assert probe.sums["part"].diff().min() >= 0, "parts are still those of their batches"
     values = probe.read(probe.measure(RUN).tolist(), Judge("PredictionCollapse", probe.rules(), probe.grace_factor))
     assert values["_count"] == 2 * probe.samples
+
+
+class CausalSelfAttention(nn.Module):
+    """Of a user's own."""
+
+
+@pytest.mark.parametrize(
+    ("module", "factor"),
+    [
+        (nn.GRU(2, 2), 4.0),
+        (nn.LSTMCell(2, 2), 4.0),
+        (nn.TransformerEncoderLayer(4, 1), 4.0),
+        (CausalSelfAttention(), 4.0),
+        (nn.Linear(2, 2), 2.0),
+        (nn.Conv1d(2, 2, 1), 2.0),
+    ],
+)
+def test_networks_for_sequences_get_twice_the_time_to_leave_a_plateau(module: nn.Module, factor: float) -> None:
+    probe = PredictionProbe("logits", "target", 3)
+    to: Any = SimpleNamespace(sampler=None, root=nn.ModuleDict({"inner": module, "logits": nn.Identity()}))
+    to.module, to.watch = lambda name, argument: to.root[name], lambda module, function: None
+    probe.attach(to)
+    assert probe.grace_factor("skill") == factor and probe.grace_factor("lost") == 0.5

@@ -19,7 +19,6 @@ from lightning_tricks import (
     TrainingDoctor,
     TrickError,
     TrickWarning,
-    UnsupportedError,
 )
 from tests.problems import Classifier, Memory, digits, fit, loader, network, sgd, trainer, weights
 
@@ -127,9 +126,10 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Except
         SanityCheck(**arguments)
 
 
-def test_manual_optimization_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="SanityCheck does not work with manual optimization"):
-        fit(Classifier(manual=True), [SanityCheck()])
+def test_manual_optimization_is_asked_what_its_steps_do_to_the_weights() -> None:
+    check = SanityCheck()
+    fit(Classifier(manual=True), [check])
+    assert {c.name: c.passed for c in check.checks} == {"inputs matter": True, "all parameters learn": True}
 
 
 # -- TrainingDoctor -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import GradientClip, TrainingDoctor
 from lightning_tricks.detection.causes import Cause, Hint
-from lightning_tricks.diagnosis.course import Course
+from lightning_tricks.diagnosis.course import Course, Plan
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.loss_curve import Check
 from tests.problems import Classifier, Memory, digits, fit, loader, sgd, trainer
@@ -318,3 +318,39 @@ def test_a_state_of_an_older_version_resumes(tmp_path: Path) -> None:
     doctor = TrainingDoctor(every_n_steps=3)
     trainer([doctor], max_epochs=2).fit(Classifier(), loader(200), ckpt_path=tmp_path / "old.ckpt")
     assert len(doctor.probe.course.checks) == 16 and not doctor.verdict.alarmed
+
+
+@pytest.mark.parametrize(("decay", "bad"), [(0.3, True), (0.05, True), (0.01, False), (1e-4, False), (math.nan, False)])
+def test_a_decay_that_nothing_outlasts_is_bad_whatever_the_loss_does(decay: float, bad: bool) -> None:
+    course = Course(3)
+    follow(course, [[2.0 - 0.1 * i] * 10 for i in range(12)])
+    assert (course.statistics(SOUND, plan=Plan(1000, 1e-3, decay))["shrinkage"] < 0.5) is bad
+
+
+def test_a_loss_of_0_without_gradients_from_the_start_is_no_matter_of_the_rate() -> None:
+    course = Course(3)
+    for step in range(10, 210, 10):
+        course.add(Check(step, math.nan, math.nan, rate=1e-3, ratio=0.0), [0.0] * 10, [0.0, 0.0], [3.0])
+    values = course.statistics({**SOUND, "_silent": 1.0}, plan=Plan(250, 1e-3, 0.0))
+    assert values["silence"] < 0.5 < values["idle"]
+    assert [f for f in course.hints_now(250) if f is not None and f.kind == Hint.RATE_TOO_LOW] == []
+
+
+def test_a_rise_that_is_on_its_way_down_is_no_alarm_also_below_the_first_losses() -> None:
+    """Classes that arrive one after another: each time the loss jumps, to less than it began with, and falls."""
+    course = Course(3)
+    low = [[2.3] * 4 + [1.5] * 4, *[[0.3 * 0.7**i] * 8 for i in range(8)]]
+    rise = [[3.2, 3.0, 2.6, 2.3, 2.1, 2.0, 1.9, 1.9], [1.8] * 8, [1.4] * 8, [0.9] * 8, [0.4] * 8]
+    assert [bad for bad in follow(course, low + rise)[len(low) + 1 :] if "spike" in bad] == []
+
+
+def test_a_loss_of_a_policy_that_comes_back_to_0_is_mostly_noise() -> None:
+    generator = random.Random(0)
+
+    def noise(level: float, size: float) -> list[list[float]]:
+        return [[level + size * generator.gauss(0, 1) for _ in range(15)] for _ in range(8)]
+
+    reward = Course(3)
+    assert not any("spike" in bad for bad in follow(reward, noise(0.0, 0.08) + noise(-0.25, 0.08) + noise(-0.1, 0.06)))
+    similarity = Course(3)  # (as large a change without noise: what was learned is lost)
+    assert any("spike" in bad for bad in follow(similarity, noise(0.0, 0.01) + noise(-0.9, 0.01) + noise(-0.1, 0.01)))

@@ -62,3 +62,11 @@ def test_a_rate_that_was_never_large_enough_is_told_from_one_that_is_gone() -> N
     assert evidence == ("an update changes the weights by at most 4e-07 of their size, at a learning rate of 2e-08",)
     gone = [*still, Check(90, 0.7, 0.7, rate=1e-15, ratio=4e-7)]
     assert "most of the run is still to come" in explain(CourseAlarm("idle", {}, [0.7], gone, []))[1][0]
+
+
+def test_a_decay_that_nothing_outlasts_is_named_with_its_size() -> None:
+    checks = [Check(i, 2.0, 2.0, rate=0.01, weights=0.9) for i in range(10)]
+    cause, evidence, advice = explain(CourseAlarm("shrinkage", {}, [2.0], checks, [], decay=0.3))
+    assert cause == "shrinking weights"
+    assert evidence == ("learning rate times weight decay is 0.3: each update takes 30% off the weights",)
+    assert advice[0].startswith("lower the weight decay")

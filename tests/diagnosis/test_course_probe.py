@@ -5,11 +5,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_tricks import TrainingDoctor
 from lightning_tricks.detection.causes import Cause, Hint
 from lightning_tricks.detection.judge import Judge
-from lightning_tricks.diagnosis.course_probe import CourseParts, CourseProbe, CourseReading, log_key, values_of
+from lightning_tricks.diagnosis.course_probe import (
+    CourseParts,
+    CourseProbe,
+    CourseReading,
+    decay_of,
+    log_key,
+    values_of,
+)
 from lightning_tricks.diagnosis.gradient_health import GradientReading
 from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.diagnosis.reference_batch import ReferenceReading
@@ -32,6 +40,7 @@ class Told:
         module = SimpleNamespace(automatic_optimization=True)
         self.trainer = SimpleNamespace(lightning_module=module)
         self.events: list[Any] = []
+        self.views: list[Any] = []
 
     def put(self, step: int, values: dict[str, float]) -> None:
         self.values.append((step, values))
@@ -155,3 +164,36 @@ def test_a_check_waits_for_a_loss_and_an_update(norms: bool, losses: bool) -> No
     if losses:
         probe.parts.losses.losses.append(torch.ones(()))
     assert probe.ready(told, 0, 1) is (norms and losses)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "share"),
+    [
+        (lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=30), 0.3),
+        (lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=5e-4), 5e-5),
+        (lambda p: torch.optim.NAdam(p, lr=0.1, weight_decay=1.0, decoupled_weight_decay=True), 0.1),
+        # (there decay is a part of the gradient, and divided by its size)
+        (lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=1.0), 0.0),
+        (lambda p: torch.optim.RMSprop(p, lr=0.1, weight_decay=1.0), 0.0),
+        (lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.01), weight_decay=30, capturable=False, foreach=False), 0.0),
+        (lambda p: torch.optim.Rprop(p), 0.0),
+    ],
+)
+def test_what_decay_takes_at_an_update_is_that_of_one_update(optimizer: Any, share: float) -> None:
+    weight = torch.nn.Parameter(torch.full((3,), 2.0))
+    made = optimizer([weight])
+    run: Any = SimpleNamespace(views=[SimpleNamespace(optimizer=made)])
+    assert decay_of(run) == pytest.approx(share)
+    if share:
+        weight.grad = torch.zeros(3)
+        made.step()
+        torch.testing.assert_close(weight.detach(), torch.full((3,), 2.0 * (1 - share)))
+
+
+def test_of_several_groups_the_largest_decides() -> None:
+    weight, bias = torch.nn.Parameter(torch.ones(9)), torch.nn.Parameter(torch.ones(2))
+    for first, second, share in ((0.1, 100.0, 1e-4), (100.0, 0.0, 0.1)):
+        groups = [{"params": [weight], "weight_decay": first}, {"params": [bias], "weight_decay": second}]
+        run: Any = SimpleNamespace(views=[SimpleNamespace(optimizer=torch.optim.AdamW(groups, lr=1e-3))])
+        assert decay_of(run) == pytest.approx(share)
+    assert math.isnan(decay_of(None))

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnosis.problems import (
     N,
+    T,
     Task,
+    V,
     checks,
     classes,
     cross_entropy,
@@ -21,6 +23,7 @@ from tests.diagnosis.problems import (
     mlp,
     network,
     tagger,
+    text,
     zero_head,
 )
 
@@ -332,3 +335,170 @@ def test_labels_that_make_the_inputs_need_not_reach_the_prediction_by_themselves
 
     x, y = classes()
     assert checks(Task(mlp(), step), load(x, y))["inputs matter"].passed is True
+
+
+class TwoInputs(nn.Module):
+    """A source that is summed up, and tokens that are given one by one; options: which of them reach the output."""
+
+    def __init__(self, *lost: str) -> None:
+        super().__init__()
+        self.lost = lost
+        self.source, self.given = nn.Embedding(V, 16), nn.Embedding(V, 16)
+        self.decoder, self.out = nn.GRU(16, 16, batch_first=True), nn.Linear(16, V)
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        state = self.source(x).mean(1)[None]
+        steps = self.given(given)
+        state = torch.zeros_like(state) if "source" in self.lost else state
+        return self.out(self.decoder(torch.zeros_like(steps) if "given" in self.lost else steps, state)[0])
+
+
+class LastOutput(TwoInputs):
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        return super().forward(x, given)[:, -1]
+
+
+def _decoded(self: Any, batch: Any) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(self.net(x, y[:, :-1]).transpose(1, 2), y[:, 1:])
+
+
+def _beside(self: Any, batch: Any) -> Tensor:
+    x, more, y = batch
+    return F.cross_entropy(self.net(x, more), y)
+
+
+def test_a_source_whose_state_is_not_handed_on_is_lost_although_the_target_is_an_input_as_well() -> None:
+    data = load(text(), text().flip(1))
+    assert checks(Task(TwoInputs(), _decoded), data)["inputs matter"].passed
+    found = checks(Task(TwoInputs("source"), _decoded), data)["inputs matter"]
+    assert found.passed is False
+    assert found.evidence.startswith(f"modules see tensor 0 of the batch, (16, {T}), and the prediction")
+
+
+@pytest.mark.parametrize(("lost", "position"), [("source", 0), ("given", 1)])
+def test_of_two_inputs_the_one_that_does_not_reach_the_prediction_is_named(lost: str, position: int) -> None:
+    tokens = text()
+    data = load(tokens, tokens.roll(1, 0), tokens[:, 0])
+    assert checks(Task(LastOutput(), _beside), data)["inputs matter"].passed
+    found = checks(Task(LastOutput(lost), _beside), data)["inputs matter"]
+    assert found.passed is False and f"tensor {position} of the batch" in found.evidence
+
+
+def test_labels_from_which_an_attack_makes_the_inputs_are_not_taken_for_a_lost_input() -> None:
+    def attacked(self: Any, batch: Any) -> Tensor:
+        x = batch[0].clone().requires_grad_()
+        with torch.enable_grad():
+            slope = torch.autograd.grad(F.cross_entropy(self.net(x), batch[1]), x)[0]
+        return F.cross_entropy(self.net((x + 0.05 * slope.sign()).detach()), batch[1])
+
+    assert checks(Task(mlp(), attacked), load(*classes()))["inputs matter"].passed is not False
+
+
+class Distances(nn.Module):
+    def forward(self, embedding: Tensor) -> Tensor:
+        return torch.cdist(embedding, embedding)
+
+
+class PairLoss(nn.Module):
+    """Pairs of one class are to be near; its distances are a module, as those of libraries for metric learning are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.distance = Distances()
+
+    def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        same, apart = labels[:, None] == labels, self.distance(embedding)
+        return (apart * same).mean() + ((1 - apart).clamp(min=0) * ~same).mean()
+
+
+class Embedded(Task):
+    def __init__(self) -> None:
+        super().__init__(mlp(8), lambda self, b: self.criterion(self.net(b[0]), b[1]))
+        self.criterion = PairLoss()
+
+
+class ReturnsItsLoss(nn.Module):
+    """Is given the labels, and returns logits and loss, as models for texts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(4)
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.body(x)
+        return F.cross_entropy(logits, labels), logits
+
+
+def test_what_a_loss_computes_on_its_way_is_no_output_of_the_model() -> None:
+    found = checks(Embedded(), load(*classes()))
+    assert found["samples do not leak"].passed, found["samples do not leak"].evidence
+
+
+def test_a_model_that_is_given_the_labels_is_not_taken_for_a_loss() -> None:
+    net = ReturnsItsLoss()
+    found = checks(Task(net, lambda self, b: self.net(b[0], b[1])[0]), load(*classes()))
+    assert found["initial loss"].evidence.endswith("knowing nothing of 4 classes gives 1.386")
+    assert found["inputs matter"].passed
+
+
+def _within_margin(self: Any, batch: Any) -> Tensor:
+    """A margin that every pair keeps."""
+    z = F.normalize(self.net(batch[0]), dim=1)
+    return (z @ z.T - 2.0).clamp(min=0).mean()
+
+
+def test_a_loss_of_0_without_gradients_from_the_start_is_no_success() -> None:
+    found = checks(Task(mlp(8), _within_margin), load(*classes()))
+    assert found["all parameters learn"].passed is False
+    assert found["all parameters learn"].evidence == "the loss is 0, and so is every gradient, on 6 batches"
+    assert found["overfits one batch"].passed is None
+    assert "mean gives" not in found["initial loss"].evidence
+
+
+def test_pairs_that_a_trained_network_keeps_apart_are_a_success() -> None:
+    net = mlp(8)
+    for layer in (net[0], net[2]):
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    assert checks(Task(net, _within_margin), load(*classes()))["all parameters learn"].passed
+
+
+@pytest.mark.parametrize(("columns", "passed"), [(32, True), (4, None)])
+def test_columns_that_are_many_more_than_classes_are_an_embedding(columns: int, passed: bool | None) -> None:
+    def apart(self: Any, batch: Any) -> Tensor:
+        z, y = self.net(batch[0]), batch[1]
+        near = torch.cdist(z, z)
+        return near[y[:, None] == y].mean() - near.mean() + 3
+
+    assert checks(Task(mlp(columns), apart), load(*classes()))["initial loss"].passed is passed
+
+
+def test_as_many_classes_as_samples_are_not_mistaken_for_them() -> None:
+    """Logits of tokens one after another ``[n * T, V]``, with V = n."""
+    tokens = text()
+
+    def step(self: Any, batch: Any) -> Any:
+        logits = self.net(batch[0][:, :-1]).flatten(0, 1)
+        return {"loss": F.cross_entropy(logits, batch[0][:, 1:].flatten()), "logits": logits}
+
+    assert V == 16
+    net = nn.Sequential(nn.Embedding(V, 16), nn.Linear(16, V))
+    assert checks(Task(net, step), load(tokens))["samples do not leak"].passed
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_one_number_for_each_sample_can_be_asked_for_leaks(leaks: bool) -> None:
+    x, y = classes()
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.net(x).squeeze(1)
+            return out - out.mean() if leaks else out
+
+    found = checks(Task(One(), lambda self, b: F.mse_loss(self.net(b[0]), b[1])), load(x, y.float()))
+    assert found["samples do not leak"].passed is not leaks

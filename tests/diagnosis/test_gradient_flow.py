@@ -131,9 +131,12 @@ def test_a_loss_that_depends_on_no_parameter_is_a_fault() -> None:
         trainer([SanityCheck(on_failure="raise")], max_steps=1).fit(module, load(*classes()))
 
 
-def test_no_gradients_at_a_loss_of_0_are_success() -> None:
-    found = learn(Task(mlp(), lambda self, b: F.relu(-self.net(b[0]).square() - 1).mean()))
-    assert found.passed is not False
+def test_no_gradients_at_a_loss_of_0_are_success_of_a_network_that_was_trained_before() -> None:
+    fresh, trained = mlp(), mlp()
+    for p in trained.parameters():
+        nn.init.normal_(p)
+    found = [learn(Task(net, lambda self, b: F.relu(-self.net(b[0]).square() - 1).mean())) for net in (fresh, trained)]
+    assert [check.passed for check in found] == [False, True]
 
 
 def test_a_parameter_behind_a_step_that_has_no_gradient_is_a_fault() -> None:
@@ -148,3 +151,16 @@ def test_gradients_that_are_cleared_every_other_time_are_meant() -> None:
                 optimizer.zero_grad()
 
     assert learn(Every(mlp(), cross_entropy)).passed
+
+
+@pytest.mark.parametrize("hook", ["on_after_backward", "on_before_optimizer_step"])
+def test_gradients_that_a_hook_of_the_module_takes_away_have_arrived(hook: str) -> None:
+    """As of DINO's last layer in the first epoch."""
+
+    def cancel(self: Any, *arguments: Any) -> None:
+        if self.current_epoch == 0:
+            for p in self.head.parameters():
+                p.grad = None
+
+    kind = type("Cancelling", (Parts,), {hook: cancel})
+    assert learn(kind(through)).passed

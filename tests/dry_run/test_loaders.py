@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
+from lightning_tricks.dry_run.loaders import is_read_by_position, second_loader, unrepeatable
 
 
 class Graphs(DataLoader[Any]):
@@ -60,6 +60,11 @@ def test_what_is_no_dataloader_is_iterated_as_it_is() -> None:
     assert unrepeatable(batches) is None
 
 
+def test_iterable_data_are_repeated_and_not_read_by_position() -> None:
+    assert unrepeatable(DataLoader(Rows())) is None
+    assert not is_read_by_position(DataLoader(Rows()))
+
+
 class Rows(IterableDataset[int]):
     def __iter__(self) -> Iterator[int]:
         return iter([1, 2])
@@ -76,7 +81,6 @@ class Positioned(Dataset[int]):
 @pytest.mark.parametrize(
     ("loader", "what"),
     [
-        (DataLoader(Rows()), "Rows is an IterableDataset"),
         (DataLoader(Positioned()), r"Positioned keeps a position of its own \(state_dict\)"),
         ((i for i in [1]), "generator can be iterated only once"),
         (3, "int cannot be iterated"),

@@ -11,7 +11,7 @@ import torch
 import torchmetrics
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from lightning_tricks import (
     GradientAccumulation,
@@ -448,11 +448,6 @@ def test_it_does_not_run_on_a_resume_nor_in_a_trial(tmp_path: Any) -> None:
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
-class Stream(IterableDataset):  # type: ignore[type-arg]
-    def __iter__(self) -> Any:
-        yield from digits(32)
-
-
 class Stateful(DataLoader):  # type: ignore[type-arg]
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -461,7 +456,6 @@ class Stateful(DataLoader):  # type: ignore[type-arg]
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (lambda: DataLoader(Stream(), 8), "Stream is an IterableDataset"),
         (lambda: Stateful(digits(32), 8), r"Stateful keeps a position of its own \(state_dict\)"),
         (lambda: (batch for batch in loader(32)), "generator can be iterated only once"),
     ],

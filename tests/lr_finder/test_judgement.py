@@ -87,3 +87,10 @@ def test_turning_is_losing_half_of_the_gain() -> None:
     assert has_turned(bowl(), 2.0, False)
     assert not has_turned(bowl()[:61], 2.0, False)
     assert has_turned([], 2.0, True)
+
+
+def test_a_loss_that_comes_to_0_at_large_rates_may_only_count_nothing_any_more() -> None:
+    losses = [max(x - 1.0, 0.0) if lr > 0.1 else x for lr, x in zip(LRS, bowl(), strict=True)]
+    reached = [*losses[:-5], *[0.0] * 5]
+    assert "the loss comes to exactly 0" in _reasons(reached, 2.0)
+    assert "exactly 0" not in _reasons(bowl(), 2.0)

@@ -13,6 +13,11 @@ from benchmarks.models.scenarios import (
     bugs_in_updates,
     classification,
     classification_regimes,
+    draw_bugs,
+    draw_classification,
+    draw_embeddings,
+    draw_generative,
+    draw_sequences,
     everyday_second,
     everyday_sequences,
     everyday_tables,
@@ -106,6 +111,12 @@ SCENARIOS: list[Scenario] = [
     *guides_tables.SCENARIOS,
     *guides_unlabelled.SCENARIOS,
     *guides_decisions.SCENARIOS,
+    # Drawn as somebody would who holds trainings back; their names put them into develop.
+    *draw_classification.SCENARIOS,
+    *draw_sequences.SCENARIOS,
+    *draw_generative.SCENARIOS,
+    *draw_embeddings.SCENARIOS,
+    *draw_bugs.SCENARIOS,
 ]
 
 

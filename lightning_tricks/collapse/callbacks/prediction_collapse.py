@@ -34,11 +34,12 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
       do not decide, so that a target in other units, a heavy tail and a reversed sign do not matter.
     - quantiles: output ``[n, Q]``, floating-point target ``[n]``: only whether their mean goes with the target.
 
-    Alarms: the output is constant (after the grace); it is worse than the best constant one, skill below -0.2 (after
-    the grace); no association with the target on samples that are new, z below 2 (after three times the grace), or on
-    known ones, which are learnt by heart, a skill below 0.02 that does not grow (after twice the grace; "not yet" until
-    then); all background (after twice the grace); or the skill was above 0.2 and fell below a quarter of its best
-    (after half of the grace).
+    Alarms: the output is constant (after the grace); it is worse than the best constant one, skill below -0.2
+    (after the grace); no association with the target on samples that are new, z below 2 (after three times the
+    grace), or on known ones, which are learnt by heart, a skill below 0.02 that does not grow (after twice the
+    grace; "not yet" until then; both after four times the grace in a network with recurrent layers or attention);
+    all background (after twice the grace); or the skill was above 0.2 and fell below a quarter of its best (after
+    half of the grace).
 
     Args:
         output: the logits or predictions: a key of what ``training_step`` returns, or the name of a module. ``[n, K]``,

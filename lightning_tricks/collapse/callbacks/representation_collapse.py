@@ -59,6 +59,7 @@ class FeaturesProbe(Probe):
         super().__init__()
         self._layer, self._patience = layer, patience
         self._layers = list(layer) if isinstance(layer, list) else [layer]
+        self._labelled = False  # whether batches hold labels
         self._calls: list[tuple[str, int, int]] = []  # in this batch: layer, length of the output, rows
         self._sizes: list[tuple[str, int]] = []  # layers of the last vector, and how many numbers each has there
         self._spectra: dict[str, list[float]] = {}  # of the last check
@@ -103,6 +104,7 @@ class FeaturesProbe(Probe):
         for layer, length, count in calls:
             kept = min(count, self.samples)
             fitting = [found for t in labels if (found := structure.labels_of_rows(t, length, count)) is not None]
+            self._labelled |= bool(fitting)
             held, key = self.sums[self._entry("rows", layer)], self._entry("labels", layer)
             unknown = partial(held.new_full, fill_value=-1, dtype=torch.int64)
             # (of several that fit, labels mostly stand behind inputs)
@@ -165,8 +167,8 @@ class FeaturesProbe(Probe):
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say which collapse."""
         if isinstance(self._layer, str):
-            return causes.of_representation(active, values, self._layer)
-        return causes.of_depth(active, values, [layer for layer, _ in self._sizes])
+            return causes.of_representation(active, values, self._layer, labelled=self._labelled)
+        return causes.of_depth(active, values, [layer for layer, _ in self._sizes], labelled=self._labelled)
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Spectrum and curves, or what there is at each depth."""

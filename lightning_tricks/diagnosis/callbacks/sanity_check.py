@@ -15,7 +15,9 @@ from lightning_tricks.diagnosis import (
     gradient_flow,
     label_experiments,
     loss_experiments,
+    manual_experiments,
 )
+from lightning_tricks.diagnosis.axes import axes
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.output_labels import places, reach
 from lightning_tricks.diagnosis.sanity import Check
@@ -45,8 +47,9 @@ class SanityCheck(Trick):
 
     A check fails only where the training cannot work as it is. What may be meant, what the data cannot show, and an
     experiment on which the model raises are marked ``?``. The loss is judged where its value is that of a usual loss of
-    an output and a target; what a zero-initialised head, LoRA or ReZero hides is asked after five updates. Not run on a
-    resume, nor under ``fast_dev_run``.
+    an output and a target; what a zero-initialised head, LoRA or ReZero hides is asked after five updates. With
+    manual optimization the weights are asked what some steps do to them: rows "inputs matter", "all parameters learn",
+    "modules are in training mode" and "validation data are new". Not run on a resume, nor under ``fast_dev_run``.
 
     Args:
         initial_loss: compare the first loss with ``ln C`` (or the variance of a regression's target); find a softmax
@@ -67,8 +70,8 @@ class SanityCheck(Trick):
         TypeError: an argument is of a wrong type.
         ValueError: an argument is out of range.
         TrickError: at fit start, a check failed, with ``on_failure="raise"``.
-        UnsupportedError: at fit start, manual optimization, several optimizers, LBFGS, a sharding strategy, or data
-            that cannot be given back.
+        UnsupportedError: at fit start, with ``on_failure="raise"``, LBFGS, a sharding strategy, or data that cannot be
+            given back; else a warning, and training goes on.
 
     Logs:
         The table, under ``diagnosis/sanity``: as a table or as text, by what the logger takes.
@@ -128,14 +131,16 @@ class SanityCheck(Trick):
             rank_zero_info("SanityCheck: not run, since fast_dev_run tries the loop only.")
             return
         try:
-            with DryRun(run, "SanityCheck") as dry_run:
+            with DryRun(run, "SanityCheck", manual=True) as dry_run:
                 self._checks = self._examined(Examination(dry_run, trainer.lightning_module, trainer.optimizers))
         except NotRestorableError as error:
             warn("SanityCheck", f"not run: {error}")
             return
-        # (a run that can never be checked is an error, not a warning as below)
-        except UnsupportedError:
-            raise
+        except UnsupportedError as error:
+            if self.on_failure == "raise":  # (whoever asks for a gate must not pass unchecked)
+                raise
+            warn("SanityCheck", f"not run: {error}")
+            return
         except Exception as error:  # of the user's code: if training has it too, it will be told there
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
             return
@@ -159,10 +164,34 @@ class SanityCheck(Trick):
         warn("SanityCheck", text)
 
     def _examined(self, exam: Examination) -> list[Check]:
+        asked = self._asked_of_own_updates() if exam.dry_run.manual else self._asked()
+        trainer, found = self.run.trainer, []
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+            task = bar.add_task("SanityCheck", total=len(asked))
+            for name, experiment in asked.items():
+                found += exam.ask(name, experiment)
+                bar.advance(task)
+        return found
+
+    def _asked_of_own_updates(self) -> dict[str, Callable[[Examination], list[Check]]]:
+        """Return the experiments for manual optimization, where no loss says what the model is for."""
+        asked: dict[str, Callable[[Examination], list[Check]]] = {}
+        if self.input_matters:
+            asked["inputs matter"] = manual_experiments.inputs
+            asked["all parameters learn"] = manual_experiments.learning
+            asked["modules are in training mode"] = experiments.modes
+        if self.sample_independence:
+            asked["validation data are new"] = data_experiments.validation
+        return asked
+
+    def _asked(self) -> dict[str, Callable[[Examination], list[Check]]]:
         asked: dict[str, Callable[[Examination], list[Check]]] = {}
         if self.initial_loss:
             asked["initial loss"] = loss_experiments.initial_loss
-            asked["shapes of outputs and labels"] = lambda exam: loss_experiments.shapes(exam) or places(exam)
+            asked["shapes of outputs and labels"] = lambda exam: (
+                loss_experiments.shapes(exam) or places(exam) or axes(exam)
+            )
         if self.input_matters:
             asked["inputs matter"] = experiments.input_matters
             asked["all parameters learn"] = gradient_flow.gradients
@@ -177,11 +206,9 @@ class SanityCheck(Trick):
             asked["labels follow from inputs"] = label_experiments.labels
             asked["overfits one batch"] = loss_experiments.overfit_batch
             asked["labels are within reach"] = reach
-        trainer, found = self.run.trainer, []
-        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-            task = bar.add_task("SanityCheck", total=len(asked))
-            for name, experiment in asked.items():
-                found += exam.ask(name, experiment)
-                bar.advance(task)
-        return found
+        return asked
+
+
+def _shapes(exam: Examination) -> list[Check]:
+    """Return the first fault of shapes that is found, from broadcasting to an axis that is mistaken for another."""
+    return loss_experiments.shapes(exam) or places(exam) or axes(exam)

@@ -82,7 +82,6 @@ STRANGERS = (
         "Lightning's GAN example",
         adversaries,
         refused={
-            "SanityCheck": "manual optimization",
             "LRFinder": "manual optimization",
             "GradientAccumulation": "manual optimization",
         },

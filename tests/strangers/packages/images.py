@@ -196,7 +196,6 @@ STRANGERS = (
         unet,
         package="segmentation-models-pytorch",
         imports=("segmentation_models_pytorch",),
-        true_findings=("all parameters learn",),  # (layers of the encoder below the depth that is used)
     ),
     Stranger("lightly BYOL", byol, **_LIGHTLY),
     Stranger("lightly MoCo", moco, **_LIGHTLY),

@@ -184,7 +184,6 @@ STRANGERS = (
     Stranger(
         "Lightning's DQN example",
         deep_q_learning,
-        refused={"SanityCheck": "IterableDataset", "LRFinder": "IterableDataset"},
         conflicts={"LRSchedule": "the number of updates of this run is not known"},
         arguments={"LRSchedule": {"total": 6}},
         not_resumed="Replay is an iterable data set",

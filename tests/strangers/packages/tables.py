@@ -76,7 +76,6 @@ STRANGERS = (
     Stranger(
         "pytorch-tabular FTTransformer",
         ft_transformer,
-        true_findings=("all parameters learn",),  # (a batch norm that the model makes and does not use)
         **_TABULAR,
     ),
 )

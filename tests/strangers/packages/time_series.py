@@ -198,6 +198,8 @@ _FORECASTING: dict[str, Any] = {
     "imports": ("pytorch_forecasting",),
     "conflicts": {"GradientClip": r"gradient_clip_val=0\.1"},
     "trainer": {"gradient_clip_val": None},
+    # (the windows that validate are the last ones of the training)
+    "true_findings": ("validation data are new",),
 }
 _NEURALFORECAST: dict[str, Any] = {
     "package": "neuralforecast",
@@ -222,7 +224,7 @@ _GLUONTS: dict[str, Any] = {
     },
     "trainer": {"gradient_clip_val": None},
     "arguments": {"LRSchedule": {"total": 8}},
-    "not_resumed": "IterableSlice is no DataLoader",
+    "not_resumed": "IterableSlice is not a DataLoader",
 }
 
 STRANGERS = (
