@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_tricks.collapse.association import fingerprints
 from lightning_tricks.numerics.shards import local
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 _REMEMBERED = 4096  # samples
 

@@ -20,6 +20,7 @@ from lightning_tricks.collapse.prediction_causes import of_prediction
 from lightning_tricks.collapse.prediction_rows import (
     ANY_OUTPUT,
     Parts,
+    are_next_tokens,
     no_output,
     output_of,
     refused,
@@ -138,7 +139,11 @@ class PredictionProbe(Probe):
             if first:
                 raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
             return 0  # this training step returned nothing
-        rows = self._rows(seen or [output], targets_of(batch, outputs, self._target))
+        targets = targets_of(batch, outputs, self._target)
+        if first:
+            shifted = are_next_tokens(output, targets, loss_of(outputs))
+            self._targets = replace(self._targets, next_tokens=shifted)
+        rows = self._rows(seen or [output], targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
         if self.sums.keys() - {*rows, "part"}:  # of a checkpoint of other targets
@@ -176,6 +181,9 @@ class PredictionProbe(Probe):
     def _rows(self, calls: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
         # Of pairs that are ranked, of labelled and unlabelled images, of a clean and a perturbed pass: the first call
         # gets what the labels belong to; a later one may get what they say nothing about, or the opposite.
+        if self._targets.next_tokens:
+            targets = [t[:, 1:] for t in targets if t.shape == calls[0].shape[:2]]
+            calls = [call[:, :-1] for call in calls]
         found = next((fit for call in calls if (fit := rows_of(call, targets)) is not None), None)
         if found is None:
             rule = f"no target fits logits of shape {tuple(calls[0].shape)}"

@@ -10,16 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lightning_tricks.collapse import pairs
 from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.modules.labels import matched
 from lightning_tricks.numerics.shards import local
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import named_parts, tree_leaves
 
 ANY_OUTPUT, ANY_TARGET = "logits", "target"
 _LABELS = ("labels", "label", "targets", "y")  # keys of a batch that are meant by ``ANY_TARGET``
 _VOID = 255  # the label of pixels that do not count, where there are not as many classes
+_CLOSE = 2e-5  # relative: float32 sums differ by 1e-6
 _LEAST = 16  # rows within which targets are dealt out: of several batches, where they are smaller
 
 
@@ -60,12 +62,13 @@ def targets_of(batch: Any, outputs: Any, name: str) -> list[Tensor]:
     Raises:
         TrickError: there is no such key.
     """
-    places = [place for place in (outputs, batch) if isinstance(place, Mapping)]
+    places = [parts for place in (outputs, batch) if (parts := named_parts(place)) is not None]
     for place in places:
         if isinstance(place.get(name), Tensor):
             return [local(place[name])]
-    if name == ANY_TARGET and isinstance(batch, Mapping):
-        labels = [batch[key] for key in _LABELS if isinstance(batch.get(key), Tensor)]
+    named = named_parts(batch)
+    if name == ANY_TARGET and named is not None:
+        labels = [named[key] for key in _LABELS if isinstance(named.get(key), Tensor)]
         if len(labels) == 1:
             return [local(labels[0])]
     if name != ANY_TARGET or isinstance(batch, Mapping):
@@ -92,7 +95,7 @@ def rows_of(output: Tensor, targets: list[Tensor]) -> tuple[dict[str, Tensor], b
     >>> list(rows)
     ['output', 'values']
     """
-    whole = [t for t in targets if not t.is_floating_point()]
+    whole = [_without_first(t, output) for t in targets if not t.is_floating_point()]
     for target in whole:
         found = None if pairs.paired(output, target) is not None else matched(output, target)
         if found is not None:
@@ -107,6 +110,45 @@ def rows_of(output: Tensor, targets: list[Tensor]) -> tuple[dict[str, Tensor], b
         if pair is not None:
             return dict(zip(("output", "values"), pair, strict=True)), False
     return None
+
+
+def _without_first(tokens: Tensor, output: Tensor) -> Tensor:
+    """Return tokens ``[n, T + 1]`` beside logits ``[n, T, K]`` without the first, which nothing predicts."""
+    one_more = output.ndim == 3 and tokens.ndim == 2 and tokens.shape[1] == output.shape[1] + 1
+    return tokens[:, 1:] if one_more and len(tokens) == len(output) else tokens
+
+
+def are_next_tokens(output: Tensor, targets: list[Tensor], loss: Tensor | None) -> bool:
+    """Whether a loss is that of each next token: the labels are the tokens that the model was given.
+
+    A host read.
+
+    Args:
+        output: logits ``[n, T, K]``.
+        targets: tensors that may be the labels.
+        loss: of the batch.
+
+    >>> import torch
+    >>> logits, tokens = torch.randn(2, 5, 7), torch.tensor([[1, 2, 3, 4, 5], [0, 1, 2, 3, 4]])
+    >>> loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    >>> are_next_tokens(logits, [tokens], loss), are_next_tokens(logits, [tokens], loss + 1)
+    (True, False)
+    """
+    for tokens in [t for t in targets if not t.is_floating_point() and t.shape == output.shape[:2]]:
+        if output.ndim != 3 or tokens.shape[1] < 3 or loss is None or loss.numel() != 1:
+            continue
+        if int(tokens.max()) >= output.shape[2]:
+            continue
+        pairs_of = {True: (output[:, :-1], tokens[:, 1:]), False: (output, tokens)}
+        shifted, plain = (abs(_entropy(*pairs_of[following]) - float(loss.detach())) for following in (True, False))
+        # (before training all labels cost nearly the same)
+        return shifted <= _CLOSE * abs(float(loss.detach())) and shifted < 0.1 * plain
+    return False
+
+
+def _entropy(logits: Tensor, labels: Tensor) -> float:
+    rows, label = logits.detach().flatten(0, 1).float(), labels.flatten().long()
+    return float(cross_entropy(rows, label.masked_fill(label < 0, -100)))
 
 
 class Parts:

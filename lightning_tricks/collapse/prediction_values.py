@@ -29,6 +29,7 @@ class Targets:
         paired: rows are of outputs and values, not of logits and class numbers.
         quantiles: there are more outputs than values in a row.
         dense: targets are of pixels.
+        next_tokens: class numbers are the tokens that the model is given; each is the target of the place before.
     """
 
     kind: str = KINDS[0]
@@ -36,6 +37,7 @@ class Targets:
     paired: bool = False
     quantiles: bool = False
     dense: bool = False
+    next_tokens: bool = False
 
     def shaped(self, rows: Mapping[str, Tensor]) -> Targets:
         """Return what is known after a look at the shapes of rows.

@@ -18,7 +18,7 @@ from lightning_tricks.modules.labels import counts
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 Sums = dict[str, Tensor]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_tricks.collapse.prediction import entropy, shares
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 MOST_ENTRIES = 2**20  # a whole number beyond is not the number of an entry
 MOST_ROWS = 2048  # of one forward pass

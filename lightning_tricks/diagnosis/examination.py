@@ -31,7 +31,8 @@ from lightning_tricks.errors import shortened
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
-from lightning_tricks.numerics.torch_internals import LOSS, tree_leaves, tree_map
+from lightning_tricks.numerics.torch_internals import LOSS
+from lightning_tricks.numerics.trees import tree_leaves, tree_map
 
 UPDATES_BEFORE_ASKING = 5  # zero-initialised heads, LoRA and ReZero have gradients and depend on inputs by then
 MOST_TENSORS = 12  # of a batch that are asked for their roles, in one forward pass or two each
@@ -136,7 +137,7 @@ class Examination:
         finally:
             for handle in handles:
                 handle.remove()
-        # what a criterion returns, and what its parts do (a matrix of distances), is no output of the model
+        # what a criterion returns, and what its parts do (a matrix of distances), is not an output of the model
         ended = [(n, t) for n, t in ended if not any(n == c or n.startswith(f"{c}.") for c in criteria)]
         look = Look(loss_of(result), [t.detach() for name, t in ended if learns[name]])
         named = [v for k, v in result.items() if k != "loss"] if isinstance(result, Mapping) else []

@@ -16,7 +16,8 @@ from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
-from lightning_tricks.numerics.torch_internals import BATCH_NORM, DROPOUT, tree_map
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, DROPOUT
+from lightning_tricks.numerics.trees import tree_map
 from lightning_tricks.numerics.units import dead_share, saturated_share
 
 BATCHES_FOR_UNITS = 8

@@ -12,7 +12,7 @@ from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.modules.labels import counts
-from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.numerics.trees import tree_map
 
 NEIGHBOURS = 1024
 UPDATES_ON_SOME, SEEN, UNSEEN = 60, 16, 4

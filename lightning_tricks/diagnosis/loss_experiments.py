@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.partners import partners
 from lightning_tricks.diagnosis.recognition import LEFT_OUT, broadcast, reversed_risk
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counted, counts
-from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.numerics.trees import tree_map
 from lightning_tricks.optimizer_step.rate_request import scale_rates
 
 UPDATES, UPDATES_AT_OTHER_RATES, UPDATES_TO_RECOVER = 40, 15, 15

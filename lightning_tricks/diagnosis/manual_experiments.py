@@ -17,7 +17,7 @@ from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, left_out
 from lightning_tricks.diagnosis.sanity import Check, Gradients
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.modules.selection import parameter_names
-from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.numerics.trees import tree_map
 
 STEPS = 12  # a generator may be updated at every fifth batch
 

@@ -11,7 +11,7 @@ from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, growth_o
 from lightning_tricks.dry_run.holders import Census, Holding, take_census
 from lightning_tricks.dry_run.roots import callback_name, roots_of
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 _MOST_LOOKS = 16
 _MOST_FOLLOWED = 64  # tensors of a batch and its outputs that are looked for at the next look

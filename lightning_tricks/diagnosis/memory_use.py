@@ -12,7 +12,8 @@ from lightning_tricks.dry_run.graphs import Graph
 from lightning_tricks.dry_run.tensors import storage_of
 from lightning_tricks.modules.batches import samples_of
 from lightning_tricks.numerics.shards import local
-from lightning_tricks.numerics.torch_internals import storage_id, tree_flatten_with_path, tree_leaves
+from lightning_tricks.numerics.torch_internals import storage_id, tree_flatten_with_path
+from lightning_tricks.numerics.trees import tree_leaves
 
 # tensors of the size of the weights that an optimizer makes in its first step
 _STATES = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "RMSprop": 1, "Adagrad": 1}

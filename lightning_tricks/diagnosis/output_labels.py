@@ -11,7 +11,7 @@ from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import Examination, Look
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counts
-from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.numerics.trees import tree_map
 
 _ASKED = 3  # places whose label is changed
 _FELT = 1e-3  # of the largest change of a gradient

@@ -12,7 +12,7 @@ from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
-from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.numerics.trees import tree_map
 
 _EDGES = 2  # rows of a list of edges
 

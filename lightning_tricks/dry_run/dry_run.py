@@ -27,7 +27,7 @@ from lightning_tricks.lifecycle.horizon import window_at, window_lengths
 from lightning_tricks.lifecycle.lightning_internals import DATA, DRY_RUN, combined_loader, require
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
-from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
+from lightning_tricks.numerics.trees import tree_leaves, tree_map
 
 # Lightning's own callbacks that only watch, save or show: they would write files and draw bars
 _BYSTANDERS = frozenset(

@@ -17,7 +17,7 @@ from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.shards import on_any_rank
-from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.numerics.trees import tree_map
 
 
 @contextmanager

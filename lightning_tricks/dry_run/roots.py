@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from lightning_tricks.dry_run.loaders import is_read_by_position
 from lightning_tricks.lifecycle.lightning_internals import combined_loader
 from lightning_tricks.lifecycle.trick import Trick, of_lightning
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from lightning_tricks.lifecycle.lightning_internals import (
     combined_loader,
     loader_mode,
 )
-from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
+from lightning_tricks.numerics.trees import tree_leaves, tree_map
 
 _MOST_EMPTY = 1000  # batches of None in a row
 

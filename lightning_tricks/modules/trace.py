@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.numerics.norms import largest_magnitude
 from lightning_tricks.numerics.shards import local
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 
 def largest(tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.errors import TrickError, UnsupportedError, message, require_number
-from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
+from lightning_tricks.numerics.trees import tree_leaves, tree_map
 from lightning_tricks.precision.candidate import Candidate
 from lightning_tricks.precision.fp32_flags import fp32_mode
 from lightning_tricks.precision.peak_memory import held_tensors, peak_bytes

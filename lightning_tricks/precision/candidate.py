@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim import Optimizer
 
 from lightning_tricks.dry_run.training_step import step_arguments
-from lightning_tricks.numerics.torch_internals import tree_map
+from lightning_tricks.numerics.trees import tree_map
 
 _WARM_UP = 24  # steps after which the loss scale of 16-mixed has fallen from 2^16 to where a step is applied
 

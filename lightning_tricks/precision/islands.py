@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_tricks.errors import UnsupportedError, message
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable, refuse_compiled
 from lightning_tricks.modules.replaced import Hook
-from lightning_tricks.numerics.torch_internals import tree_leaves, tree_map
+from lightning_tricks.numerics.trees import tree_leaves, tree_map
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_tricks.numerics.torch_internals import TorchDispatchMode, tree_leaves
+from lightning_tricks.numerics.torch_internals import TorchDispatchMode
+from lightning_tricks.numerics.trees import tree_leaves
 
 
 def peak_bytes(function: Callable[[], Any], device: torch.device) -> int:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lightning_tricks import TrickError
-from lightning_tricks.collapse.prediction_rows import Parts, no_output, output_of, rows_of, targets_of
+from lightning_tricks.collapse.prediction_rows import Parts, are_next_tokens, no_output, output_of, rows_of, targets_of
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,53 @@ def test_small_batches_share_a_part_until_it_has_sixteen_rows() -> None:
     resumed = Parts.of(torch.tensor(numbers))
     assert (resumed.part, resumed.inside) == (parts.part, parts.inside)
     assert parts.begin(64, first=True) == 0 and parts.begin(64, first=False) == 1
+
+
+@pytest.mark.parametrize("form", ["one more", "the same"])
+def test_the_next_tokens_are_the_targets_of_a_language_model(form: str) -> None:
+    """Tokens ``[n, T + 1]`` beside logits ``[n, T, K]`` lose the first; of the same tokens the loss says so."""
+    tokens = torch.randint(7, (4, 6))
+    logits = torch.randn(4, 6 if form == "the same" else 5, 7)
+    if form == "one more":
+        found = rows_of(logits, [tokens])
+        assert found is not None and torch.equal(found[0]["target"], tokens[:, 1:].flatten())
+        return
+    shifted = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    plain = cross_entropy(logits.flatten(0, 1), tokens.flatten())
+    assert are_next_tokens(logits, [tokens], shifted) and not are_next_tokens(logits, [tokens], plain)
+    padded = tokens.masked_fill(torch.arange(6) > 3, -100)
+    masked = cross_entropy(logits[:, :-1].flatten(0, 1), padded[:, 1:].flatten())
+    assert are_next_tokens(logits, [padded], masked)
+    assert not are_next_tokens(logits, [tokens], None) and not are_next_tokens(logits[:, 0], [tokens[:, 0]], plain)
+
+
+class Store:
+    """A batch that is no mapping, as that of torch-geometric."""
+
+    def __init__(self, **tensors: Any) -> None:
+        self.tensors = tensors
+
+    def keys(self) -> list[str]:
+        return list(self.tensors)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.tensors[key]
+
+
+@dataclass
+class Fields:
+    x: Tensor
+    y: Tensor
+
+
+@pytest.mark.parametrize("kind", [Store, Fields])
+def test_targets_are_found_by_name_in_objects(kind: Any) -> None:
+    batch = kind(x=torch.randn(4, 3), y=torch.arange(4))
+    for name in ("y", "target"):
+        assert targets_of(batch, None, name)[0] is batch_y(batch)
+    with pytest.raises(TrickError, match="The nearest name is 'y'|neither the batch nor"):
+        targets_of(batch, None, "why")
+
+
+def batch_y(batch: Any) -> Any:
+    return batch["y"] if isinstance(batch, Store) else batch.y

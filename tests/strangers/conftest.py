@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.strangers.stranger import Stranger
+from tests.strangers.trainings.training import Training
 
 _LOUD = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 
@@ -22,8 +23,9 @@ _LOUD = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightnin
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Import it, or skip the test; where strangers were not asked for, another skip says so first."""
-    stranger = getattr(getattr(item, "callspec", None), "params", {}).get("stranger")
-    if isinstance(stranger, Stranger) and not item.get_closest_marker("skip"):
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    stranger = parameters.get("stranger", parameters.get("training"))
+    if isinstance(stranger, (Stranger, Training)) and not item.get_closest_marker("skip"):
         with _nothing_changed():
             stranger.load()
         for name in _LOUD:

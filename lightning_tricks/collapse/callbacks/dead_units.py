@@ -28,7 +28,8 @@ from lightning_tricks.modules.graph import layers_with_parameters_behind
 from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import on_any_rank
-from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION, tree_leaves
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION
+from lightning_tricks.numerics.trees import tree_leaves
 
 _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Sigmoid: (0.0, 1.0),

@@ -29,7 +29,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.subset import subset
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64

@@ -27,7 +27,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.shards import local, on_any_rank
 from lightning_tricks.numerics.subset import subset
-from lightning_tricks.numerics.torch_internals import tree_leaves
+from lightning_tricks.numerics.trees import tree_leaves
 
 _NAMES = ("sphere_variance", "rank_share")
 _TREND = 8  # checks

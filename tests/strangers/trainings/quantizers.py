@@ -1,0 +1,109 @@
+"""Autoencoders of digits: quantizers of vector-quantize-pytorch, and graph autoencoders are elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.strangers.trainings.data import digits, explained
+from tests.strangers.trainings.training import Ready, Training
+
+
+class _Autoencoder(L.LightningModule):
+    """An encoder to 16 tokens of an image, a quantizer, and a decoder."""
+
+    def __init__(self, quantizer: nn.Module, width: int, lr: float = 2e-3) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.GELU(), nn.Conv2d(32, 32, 3, padding=1), nn.GELU(),
+            nn.Conv2d(32, width, 1),
+        )  # fmt: skip
+        self.quantizer = quantizer
+        self.decoder = nn.Sequential(
+            nn.Conv2d(width, 32, 3, padding=1), nn.GELU(), nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1)
+        )
+        self.lr = lr
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(images)
+        tokens = code.flatten(2).transpose(1, 2)
+        quantized, _, *commitment = self.quantizer(tokens)
+        extra = commitment[0].sum() if commitment else tokens.new_zeros(())
+        return self.decoder(quantized.transpose(1, 2).reshape(code.shape)), extra
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, _ = batch
+        decoded, commitment = self(images)
+        reconstruction = F.l1_loss(decoded, images)
+        self.log("rec_loss", reconstruction)
+        return reconstruction + commitment
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        images, _ = batch
+        self.log("val_loss", F.l1_loss(self(images)[0], images))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=self.lr)
+
+
+def _ready(module: _Autoencoder, epochs: int = 8) -> Ready:
+    x, y, new, labels = digits()
+
+    @torch.no_grad()
+    def score() -> float:
+        module.eval()
+        return explained(module(new)[0].flatten(1), new.flatten(1))
+
+    loaders = DataLoader(TensorDataset(x, y), 32, shuffle=True), DataLoader(TensorDataset(new, labels), 100)
+    return Ready(module, loaders[0], score, loaders[1], {"max_epochs": epochs})
+
+
+def codebook() -> Ready:
+    from vector_quantize_pytorch import VectorQuantize
+
+    quantizer = VectorQuantize(dim=16, codebook_size=128, decay=0.8, commitment_weight=1.0, threshold_ema_dead_code=2)
+    return _ready(_Autoencoder(quantizer, 16))
+
+
+def residual() -> Ready:
+    from vector_quantize_pytorch import ResidualVQ
+
+    return _ready(_Autoencoder(ResidualVQ(dim=16, num_quantizers=3, codebook_size=64, kmeans_init=True), 16))
+
+
+def scalars() -> Ready:
+    """Finite scalar quantization: nothing is learned in the quantizer, and there is no third result."""
+    from vector_quantize_pytorch import FSQ
+
+    return _ready(_Autoencoder(FSQ(levels=[8, 5, 5]), 3))
+
+
+def one_code() -> Ready:
+    """A commitment that is worth more than the image, and codes that nobody ever renews."""
+    from vector_quantize_pytorch import VectorQuantize
+
+    quantizer = VectorQuantize(dim=16, codebook_size=128, decay=0.99, commitment_weight=100.0)
+    return _ready(_Autoencoder(quantizer, 16))
+
+
+_PACKAGE = ("vector_quantize_pytorch",)
+_CODES = {"UsageCollapse": {"assignments": "quantizer"}}
+
+TRAININGS = (
+    Training("vector-quantize: codebook", codebook, _PACKAGE, 0.6, _CODES),
+    Training("vector-quantize: residual", residual, _PACKAGE, 0.6, _CODES),
+    Training("vector-quantize: scalars", scalars, _PACKAGE, 0.6, _CODES),
+    Training(
+        "vector-quantize: one code",
+        one_code,
+        _PACKAGE,
+        0.6,
+        _CODES,
+        mistake="a commitment weight of 100, and no renewal of codes that are not used",
+    ),
+)
