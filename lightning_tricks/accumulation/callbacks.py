@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -222,6 +221,7 @@ class GradientAccumulation(Trick):
         run, progress = self.live_run, self._progress
         if run is None:
             return
+        fixed = progress.fixed
         self._gradients.count_again()
         # (ExactResume may have restored the gradients of a window that was open)
         progress.resume(lambda: any(p.grad is not None for p in trained(pl_module)))
@@ -230,26 +230,27 @@ class GradientAccumulation(Trick):
             self._gradients.forget()
             # (Lightning clears gradients where ``batch_idx`` is a multiple of the number of batches that it
             # accumulates)
-            clears_itself = batch_idx == 0 or (progress.fixed is not None and batch_idx % progress.fixed == 0)
+            clears_itself = batch_idx == 0 or (fixed is not None and batch_idx % fixed == 0)
             begin_window(trainer, batch_idx, clears_itself=clears_itself)
         elif progress.now.backwards and self._gradients.thrown_away(run):
             progress.lose_gradients(under_way=False)
         weight = self._reader.weigh(batch)
         whole = weight_of_all(trainer, weight) if progress.by_size else 0.0
-        micro_batch = MicroBatch(weight, self._reader.samples(batch, weight), whole)
-        # (a collective: ``join`` calls it for the first micro-batch of the run only, and then on all ranks)
-        first = partial(_of_rank_0, trainer, weight)
-        progress.join(micro_batch, first=first, world=trainer.world_size)
+        progress.join(MicroBatch(weight, self._reader.samples(batch, weight), whole))
+        if progress.units.reference is None:
+            # (a collective, in the first micro-batch of the run: on all ranks)
+            progress.take_units(_of_rank_0(trainer, weight), trainer.world_size)
         if progress.now.batches == 1:
             progress.plan(_applied(run))
             if self.spec.scales_rate:
                 run.rate.ask(progress.rate_factor, [view.optimizer for view in run.views], "accumulation")
-        if progress.fixed is None:
+        if fixed is None:
             steer(trainer, steps_after(batch_idx, progress.closes(_applied(run))))
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Nothing is accumulated. (Lightning clears gradients after the forward pass of the first micro-batch.)"""
-        self._progress.now = self._progress.now.cleared()
+        if self._progress.now.backwards:
+            self._progress.now = self._progress.now.cleared()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Weight the loss."""
@@ -306,7 +307,7 @@ class GradientAccumulation(Trick):
     def _before_gradients_read(self, run: TrainingRun, page: Page) -> None:
         """Correct the gradients to the exact mean before anything reads them."""
         now, world, device = self._progress.now, run.trainer.world_size, page.view.device
-        self._progress.now = now._replace(over=True)
+        self._progress.now = now.closed()
         self._gradients.forget()
         if self.spec.splits and world > 1:
             gradient_writer.average(page.view.parameters, device)

@@ -76,7 +76,8 @@ class Units:
         return Units(reference, whole or reference * world)
 
 
-class OpenWindow(NamedTuple):  # (made several times in each step: a frozen dataclass takes four times as long)
+# Made several times in each step. A frozen dataclass takes four times as long to make, and so does ``_replace``.
+class OpenWindow(NamedTuple):
     """What is in the window so far.
 
     Args:
@@ -104,19 +105,24 @@ class OpenWindow(NamedTuple):  # (made several times in each step: a frozen data
 
     def joined_by(self, micro_batch: MicroBatch) -> OpenWindow:
         """Return the window when one more micro-batch has begun."""
-        return self._replace(batches=self.batches + 1, size=self.size + micro_batch.whole)
+        planned, batches, size, backwards, weight, samples, over = self
+        return OpenWindow(planned, batches + 1, size + micro_batch.whole, backwards, weight, samples, over)
 
     def after_backward(self, micro_batch: MicroBatch) -> OpenWindow:
         """Return the window when the loss of a micro-batch goes backward."""
-        return self._replace(
-            backwards=self.backwards + 1,
-            weight=self.weight + micro_batch.weight,
-            samples=self.samples + micro_batch.samples,
+        planned, batches, size, backwards, weight, samples, over = self
+        return OpenWindow(
+            planned, batches, size, backwards + 1, weight + micro_batch.weight, samples + micro_batch.samples, over
         )
 
     def cleared(self) -> OpenWindow:
         """Return the window when its gradients were set to zero: its micro-batches stay, but count for nothing."""
-        return self._replace(backwards=0, weight=0, samples=0.0)
+        return OpenWindow(self.planned, self.batches, self.size, over=self.over)
+
+    def closed(self) -> OpenWindow:
+        """Return the window when the optimizer has stepped."""
+        planned, batches, size, backwards, weight, samples, _ = self
+        return OpenWindow(planned, batches, size, backwards, weight, samples, over=True)
 
     def loss_factor(self, weight: Weight, reference: float) -> float | Tensor:
         """Return the factor on the loss of a micro-batch: ``weight / (reference * planned)``."""

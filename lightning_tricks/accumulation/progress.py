@@ -8,7 +8,7 @@ from typing import Any
 from lightning_tricks.accumulation.open_window import MicroBatch, OpenWindow, Units
 from lightning_tricks.accumulation.spec import AccumulationSpec, rate_factor
 from lightning_tricks.accumulation.weights import Weight
-from lightning_tricks.accumulation.window import Fixed, Target
+from lightning_tricks.accumulation.window import Fixed
 
 
 class WindowProgress:
@@ -19,7 +19,8 @@ class WindowProgress:
 
     Example:
         >>> progress = WindowProgress(AccumulationSpec(2, None, "samples", "raise", "linear", None))
-        >>> progress.join(MicroBatch(8, 8, 0.0), first=lambda: 8.0, world=1)
+        >>> progress.join(MicroBatch(8, 8, 0.0))
+        >>> progress.take_units(8.0, world=1)
         >>> progress.plan(updates=0)
         >>> progress.now.planned, progress.rate_factor
         (2, 2.0)
@@ -42,7 +43,7 @@ class WindowProgress:
     @property
     def by_size(self) -> bool:
         """Whether a window closes when enough samples are in it, and so depends on all processes."""
-        return isinstance(self.window, Target)
+        return self.window.by_size
 
     def enlarge(self, factor: int) -> None:
         """Plan longer windows than the user asked for; see ``Window.enlarged``."""
@@ -70,9 +71,10 @@ class WindowProgress:
         Args:
             has_gradients: asked in the first micro-batch after a resume.
         """
-        left_open, self._left_open = self._left_open, None
-        if left_open is not None and has_gradients():
-            self.now = OpenWindow.from_state(left_open)
+        if self._left_open is not None:
+            left_open, self._left_open = self._left_open, None
+            if has_gradients():
+                self.now = OpenWindow.from_state(left_open)
 
     def end_epoch(self) -> None:
         """An epoch has ended: Lightning gives up a window that it has left open, and so do we."""
@@ -92,17 +94,19 @@ class WindowProgress:
         if under_way and self.batch is not None:
             self.now = self.now.joined_by(self.batch)
 
-    def join(self, batch: MicroBatch, *, first: Callable[[], float], world: int) -> None:
-        """A micro-batch begins.
+    def join(self, batch: MicroBatch) -> None:
+        """A micro-batch begins."""
+        self.batch, self.now = batch, self.now.joined_by(batch)
+
+    def take_units(self, first: float, world: int) -> None:
+        """Measure weights by the first micro-batch of a run, which has joined.
 
         Args:
-            batch: its weight and samples.
-            first: gives the weight of the first micro-batch of a run on rank 0; asked once.
+            first: its weight on rank 0, so that the unit is the same on all processes.
             world: processes.
         """
-        self.batch, self.now = batch, self.now.joined_by(batch)
-        if self.units.reference is None:  # the same unit on all processes
-            self.units = self.units.taken_from(first(), batch.whole, world)
+        assert self.batch is not None
+        self.units = self.units.taken_from(first, self.batch.whole, world)
 
     def plan(self, updates: int) -> None:
         """Plan the window that has begun, and the factor on the learning rate that belongs to its size.
@@ -111,8 +115,11 @@ class WindowProgress:
             updates: that were made so far.
         """
         size = self.units.micro_size or 1.0
-        self.now = self.now._replace(planned=self.window.planned(size, updates))
-        self.rate_factor = rate_factor(self._spec.lr_scaling, self.window, self.now.planned, size)
+        planned = self.window.planned(size, updates)
+        if planned != self.now.planned:
+            self.now = self.now._replace(planned=planned)
+        if self._spec.scales_rate:
+            self.rate_factor = rate_factor(self._spec.lr_scaling, self.window, self.now.planned, size)
 
     def closes(self, updates: int) -> bool:
         """Whether the optimizer steps after the present micro-batch."""

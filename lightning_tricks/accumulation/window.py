@@ -6,12 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lightning_tricks.errors import message, require_count
 
 
 class Window(ABC):
     """When an accumulation window closes."""
+
+    # whether it closes when enough samples are in it (``isinstance`` of a class with ABC takes long in each batch)
+    by_size: ClassVar[bool] = False
 
     @abstractmethod
     def closes(self, batches: int, size: float, applied: int) -> bool:
@@ -115,6 +119,7 @@ class Target(Window):
     (False, 4)
     """
 
+    by_size: ClassVar[bool] = True
     size: int
 
     def closes(self, batches: int, size: float, applied: int) -> bool:

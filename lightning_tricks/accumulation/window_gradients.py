@@ -23,7 +23,7 @@ class WindowGradients:
     def note(self, run: TrainingRun) -> None:
         """Remember, after a backward pass, what was written."""
         # (one gradient stands for all: ``zero_grad`` treats them alike)
-        written = next((p.grad for view in run.views for p in view.parameters if p.grad is not None), None)
+        written = _first_gradient(run)
         self._last_write = None if written is None else (written, version_of(written))
 
     def forget(self) -> None:
@@ -68,6 +68,14 @@ class WindowGradients:
         handles, self._handles = self._handles, []
         for handle in handles:
             handle.remove()
+
+
+def _first_gradient(run: TrainingRun) -> Tensor | None:
+    for view in run.views:
+        for parameter in view.parameters:
+            if parameter.grad is not None:
+                return parameter.grad
+    return None
 
 
 def trained(module: Any) -> list[Tensor]:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_tricks.collapse.blocks import Blocks
 from lightning_tricks.numerics.subset import spread
 
 _PLACES = 64
@@ -36,16 +37,19 @@ def permutation_test(similarity: Tensor, part: Tensor, keep: Tensor) -> tuple[Te
     >>> permutation_test(torch.eye(2), torch.zeros(2), torch.ones(2, dtype=torch.bool))
     (tensor(1.), tensor(1.))
     """
-    together = _together(part, keep)
+    blocks = Blocks.of(part)
+    together = blocks.together(keep)
     inside = together.to(similarity.dtype)
-    count = inside.sum(1).clamp(min=1)
-    a = torch.where(together, similarity, 0.0)
-    rows, columns = a.sum(1) / count, a.sum(0) / count
-    centred = (a - rows[:, None] - columns + (inside @ rows / count)[:, None]) * inside
+    count = inside.sum(2, keepdim=True).clamp(min=1)
+    a = torch.where(together, blocks.pairs(similarity), 0.0)
+    rows, columns = a.sum(2, keepdim=True) / count, a.sum(1, keepdim=True) / count.mT
+    # (in place: each tensor of this size that is made costs as much as its arithmetic)
+    centred = (a - rows).sub_(columns).add_(inside @ rows / count).mul_(inside)
     # (what centring leaves of equal values is rounding; divided by its own size, it would be a large score)
     rounding = 16 * torch.finfo(a.dtype).eps * a.abs().amax()
     centred = torch.where(centred.abs() > rounding, centred, 0.0)
-    return centred.diagonal().sum(), (centred.square() / (count - 1).clamp(min=1)[:, None]).sum()
+    total = centred.diagonal(dim1=1, dim2=2).sum()
+    return total, (centred.square() / (count - 1).clamp(min=1)).sum()
 
 
 def centred_within(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
@@ -56,13 +60,10 @@ def centred_within(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
             [ 1.],
             [ 0.]])
     """
-    inside = _together(part, keep).to(values.dtype)
+    # (not by blocks: sums in another order leave rounding where all rows are equal)
+    inside = Blocks.whole(part).together(keep)[0].to(values.dtype)
     centred = values - inside @ torch.where(keep[:, None], values, 0.0) / inside.sum(1, keepdim=True).clamp(min=1)
     return torch.where(keep[:, None], centred, 0.0)
-
-
-def _together(part: Tensor, keep: Tensor) -> Tensor:
-    return (part[:, None] == part) & keep[:, None] & keep
 
 
 def bounded_scores(values: Tensor, centre: Tensor, scale: Tensor) -> Tensor:

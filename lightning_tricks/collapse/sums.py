@@ -291,7 +291,7 @@ def association_of(sums: Sums, logits: Tensor, target: Tensor, part: Tensor) -> 
     label = target.clamp(min=0, max=logits.shape[1] - 1)
     log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)
     p, tiny = log_p.exp(), torch.finfo(mean.dtype).tiny
-    total, variance = association.permutation_test(p[:, label], part, valid)
+    total, variance = association.permutation_test(p.index_select(1, label), part, valid)
     moved = (log_p + share.clamp(min=tiny).log() - mean.clamp(min=tiny).log()).log_softmax(1)
     return {
         "total": total,

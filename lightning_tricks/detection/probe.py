@@ -74,6 +74,11 @@ class Probe:
         """
         return 0
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it takes samples of watched batches: then it overrides ``gather``."""
+        return type(self).gather is not Probe.gather
+
     def ready(self, run: TrainingRun, samples: int, waited: int) -> bool:
         """Whether there is enough to measure; if not, gathering goes on. Equal on all ranks; all must call.
 

@@ -177,7 +177,7 @@ class Watch(Stages):
             run.publisher.deliver(wait=True)
             self.response.act(run, self.judge.healthy)
         # where training_step returned None, its modules need not have been called
-        if sampler.watched and (not pl_module.automatic_optimization or bool(outputs)):
+        if sampler.watched and self.probe.gathers and (not pl_module.automatic_optimization or bool(outputs)):
             self._gather(run, batch, outputs)
         if sampler.stepped is not None and sampler.due():
             self._check(run, sampler.stepped)

@@ -101,10 +101,13 @@ def _same_order(before: _Seen, after: _Seen) -> bool:
 def normalised(exam: Examination) -> list[Check]:
     """Look over which axis the gradient of the loss by the outputs sums to 0: that of the softmax.
 
-    For cross entropy, with weights, smoothed labels or a focus, it is the axis of the classes.
+    For cross entropy, with weights, smoothed labels or a focus, it is the axis of the classes. Outputs ``[n, K]`` are
+    not asked: a loss of distances between embeddings sums to 0 over the samples, since no distance changes where all
+    move together; and a softmax over the batch is told by the value of the loss.
     """
     prediction, target = exam.first.prediction, exam.first.target
-    axis = None if prediction is None or target is None else class_axis(prediction, target)
+    dense = prediction is not None and prediction.ndim > 2
+    axis = class_axis(prediction, target) if dense and prediction is not None and target is not None else None
     if exam.dry_run.steps.anywhere(axis is None) or prediction is None or axis is None:
         return []
     slope = slope_of(exam, exam.batch)

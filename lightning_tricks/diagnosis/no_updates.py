@@ -24,8 +24,8 @@ class NoUpdates(Stages):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look once, after so many batches."""
         self._batches += 1
-        run = self._watch.trick.live_run
-        if self._batches != IDLE_BATCHES or pl_module.automatic_optimization or run is None:
+        if self._batches != IDLE_BATCHES or pl_module.automatic_optimization:
             return
-        if not any(run.clock.attempted(view.index) for view in run.views):
+        run = self._watch.trick.live_run
+        if run is not None and not any(run.clock.attempted(view.index) for view in run.views):
             self._watch.notice(run, "updates", 0.0, {"batches": float(self._batches)})

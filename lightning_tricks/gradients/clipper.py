@@ -14,7 +14,7 @@ from lightning_tricks.gradients.nonfinite import NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
 from lightning_tricks.gradients.rules import AGC, ClipRule, ClipValue
 from lightning_tricks.gradients.units import excluded, unit_factors
-from lightning_tricks.numerics.norms import total_norm
+from lightning_tricks.numerics import host
 from lightning_tricks.numerics.state import State, fitting, moved
 from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
@@ -44,22 +44,25 @@ class Clipper:
             _refuse_complex(rule, view)
         self.parts = _split(rule, per, groups, view)
         self.watch = NonFiniteWatch(view.names)
-        self._left_out = excluded(rule, view) if isinstance(rule, AGC) else set()
+        self._agc = rule if isinstance(rule, AGC) else None
+        self._left_out = set() if self._agc is None else excluded(self._agc, view)
         size = len(self.parts.names)
         self._state: State = rule.init(None if self.parts.whole else size, view.device)
         self._statistics: State = _STATISTICS.init(size, view.device)
         self._pending: list[tuple[Tensor, Tensor]] = []
 
-    def clip(self, page: Page, norms: Tensor, writer: GradientWriter) -> tuple[Tensor, Tensor]:
-        """Ask the writer for what the rule says about norms ``[P]``.
+    def clip(self, page: Page, norms: Tensor, total: Tensor, writer: GradientWriter) -> Tensor:
+        """Ask the writer for what the rule says about norms; return the coefficients of the parts, ``[k]``.
 
-        Returns:
-            The total norm, 0-d, and the coefficients of the parts ``[k]``.
+        Args:
+            page: the attempt.
+            norms: of the parameters, ``[P]``.
+            total: of all together, 0-d.
+            writer: of the run.
         """
-        kind = self.rule.norm_kind
-        values = self.parts.norms(norms, kind)
-        if isinstance(self.rule, AGC):
-            factors, coefficients = unit_factors(self.rule, page, self._left_out)
+        values = total if self.parts.whole else self.parts.norms(norms, self.rule.norm_kind)
+        if self._agc is not None:
+            factors, coefficients = unit_factors(self._agc, page, self._left_out)
             writer.scale_each(factors)
         else:
             coefficients, self._state = self.rule.update(values, self._state)
@@ -67,7 +70,7 @@ class Clipper:
         self._pending.append((values, coefficients))  # (tensors of this attempt that nobody writes to again)
         if len(self._pending) >= _SETTLE_AFTER:
             self.settle()
-        return values if self.parts.whole else total_norm(norms, kind), coefficients
+        return coefficients
 
     # -- parameters that come in mid-run --------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class Clipper:
     def percentiles(self, percent: float) -> dict[str, float]:
         """Return that percentile of the finite norms by part, on the host; none for AGC, whose threshold is a ratio."""
         self.settle()
-        if isinstance(self.rule, AGC):
+        if self._agc is not None:
             return {}
         values = _STATISTICS.percentiles(percent, self._statistics).tolist()
         return {name: value for name, value in zip(self.parts.names, values, strict=True) if math.isfinite(value)}
@@ -148,7 +151,8 @@ def ask(writer: GradientWriter, rule: ClipRule, parts: Parts, coefficients: Tens
     if isinstance(rule, ClipValue):
         writer.clamp(rule.max_value)
     elif parts.whole:  # one factor for all can be folded into a fused optimizer's step
-        writer.scale(coefficients)
+        if host.at_hand(coefficients) != 1.0:
+            writer.scale(coefficients)
     else:
         each = parts.spread(coefficients).unbind()
         writer.scale_each([each[i] for i in page.present])

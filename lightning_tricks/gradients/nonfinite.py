@@ -58,6 +58,11 @@ class NonFiniteWatch:
         self._attempts: list[int] = []
         self._rows: list[Tensor] = []
         self._counts: Tensor | None = None
+        self._finite = False  # there were attempts of which the host knew that they were finite
+
+    def note_finite(self) -> None:
+        """Note an attempt of which the host knows that all is finite: nothing has to be kept of it."""
+        self._finite = True
 
     def note(self, attempt: int, norms: Tensor, losses: Sequence[Tensor] = ()) -> None:
         """Keep the norms ``[P]`` of an attempt, and the losses of its micro-batches."""
@@ -101,9 +106,10 @@ class NonFiniteWatch:
         Returns:
             Number of attempts with a bad gradient, 0-d on the device; None when there were no attempts.
         """
+        finite, self._finite = self._finite, False
         vector, attempts = self.report()
         if not attempts:
-            return None
+            return torch.zeros(()) if finite else None
 
         def on_arrival(values: list[float]) -> None:
             found = read_report(self.names, values, attempts)

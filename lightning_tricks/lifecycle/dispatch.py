@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from types import MethodType
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,9 +32,6 @@ STEP_HOOKS = (
 _LAST = "on_before_optimizer_step"
 OWN_HOOKS = ("_before_gradients_read", "_gradients_ready", "_updated", "_shipped")  # of the pack, between Lightning's
 _NOTHING = object()
-_Call = Callable[..., Any]
-
-
 _T = TypeVar("_T")
 
 
@@ -47,11 +45,13 @@ class Member(Protocol):
     def does(self, name: str) -> bool:
         """Whether it overrides one of the methods below, or of ``OWN_HOOKS``."""
 
+    _off: bool  # whether it failed, and does nothing more in this run
+
+    def survives(self, error: Exception) -> bool:
+        """Whether the run goes on after an error of this member; it is off then."""
+
     def guarded(self, function: Callable[..., _T], *arguments: Any) -> _T | None:
         """Call a function of this member; None where it fails and the member only observes."""
-
-    def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
-        """Return a function that is ``guarded`` whenever it is called."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments as loggers show them."""
@@ -93,6 +93,13 @@ class Stations(Protocol):
         """Gradients are complete: return the page of this attempt, or None where there will be no step."""
 
 
+class _Call(NamedTuple):
+    """What a member does at a hook."""
+
+    member: Member
+    function: Callable[..., Any]
+
+
 class Dispatch:
     """Who is called at which hook of a training step.
 
@@ -115,19 +122,19 @@ class Dispatch:
             receiver = tricks[-1 if hook == _LAST else 0]
             self._calls[hook] = [
                 # (Lightning itself profiles the hook of the callback that it calls)
-                _profiled(call, t, hook, None if t is receiver else self._run.trainer.profiler)
+                _Call(t, _profiled(function, t, hook, None if t is receiver else self._run.trainer.profiler))
                 for t in tricks
-                for call in _calls_at(t, hook)
+                for function in _functions_at(t, hook)
             ]
         self._own = {
-            name: [t.guard(getattr(x, name)) for t in tricks for x in (t, *t.parts) if x.does(name)]
+            name: [_Call(t, getattr(x, name)) for t in tricks for x in (t, *t.parts) if x.does(name)]
             for name in OWN_HOOKS
         }
         # in the instance's dict, which is looked at before the class: a class may be used by several Trainers
         for trick in tricks:
             self._before.append((trick, {hook: vars(trick).get(hook, _NOTHING) for hook in STEP_HOOKS}))
             vars(trick).update(dict.fromkeys(STEP_HOOKS))
-        received: dict[str, _Call] = {
+        received: dict[str, Callable[..., Any]] = {
             "on_train_batch_start": self._batch_start,
             "on_before_backward": self._before_backward,
             "on_train_batch_end": self._batch_end,
@@ -135,7 +142,7 @@ class Dispatch:
         # Where nobody needs them these stay None, and Lightning passes over them without a profiler context.
         for hook in ("on_before_zero_grad", "on_after_backward"):
             if self._calls[hook]:
-                received[hook] = partial(self._pass_on, self._calls[hook])
+                received[hook] = partial(_make, self._calls[hook])
         vars(tricks[0]).update(received)
         vars(tricks[-1])[_LAST] = self._before_optimizer_step
 
@@ -152,23 +159,15 @@ class Dispatch:
 
     def tell(self, name: str, *arguments: Any) -> None:
         """Call a method of ``OWN_HOOKS`` on each trick that overrides it."""
-        for call in self._own.get(name, ()):
-            call(*arguments)
-
-    @staticmethod
-    def _pass_on(calls: list[_Call], trainer: Any, module: Any, *arguments: Any) -> None:
-        for call in calls:
-            call(trainer, module, *arguments)
+        _make(self._own.get(name, ()), *arguments)
 
     def _batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         self._run.begin_batch(batch_idx)
-        for call in self._calls["on_train_batch_start"]:
-            call(trainer, module, batch, batch_idx)
+        _make(self._calls["on_train_batch_start"], trainer, module, batch, batch_idx)
 
     def _before_backward(self, trainer: Any, module: Any, loss: Tensor) -> None:
         self._run.attempts.note_loss(loss)
-        for call in self._calls["on_before_backward"]:
-            call(trainer, module, loss)
+        _make(self._calls["on_before_backward"], trainer, module, loss)
 
     def _before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
         # once for all tricks: in each of them it would cost as much as a small kernel
@@ -176,44 +175,54 @@ class Dispatch:
             page = self._run.open(optimizer)
             if page is not None:
                 self.tell("_gradients_ready", self._run, page)
-            for call in self._calls["on_before_optimizer_step"]:
-                call(trainer, module, optimizer)
+            _make(self._calls["on_before_optimizer_step"], trainer, module, optimizer)
             self._run.attempts.commit()
 
     def _batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        for call in self._calls["on_train_batch_end"]:
-            call(trainer, module, outputs, batch, batch_idx)
+        _make(self._calls["on_train_batch_end"], trainer, module, outputs, batch, batch_idx)
         # Only now have all tricks put in their values: there is one copy to the host per batch.
         self._run.publisher.ship()
         self.tell("_shipped", self._run)
 
 
-def _calls_at(trick: Member, hook: str) -> list[_Call]:
+def _make(calls: Sequence[_Call], *arguments: Any) -> None:
+    """Make calls one after the other; an error of an observer ends the observer and not the run."""
+    # (``guarded`` would do as well, at two more calls for each of some twenty in a step)
+    for member, function in calls:
+        if not member._off:
+            try:
+                function(*arguments)
+            except Exception as error:
+                if not member.survives(error):
+                    raise
+
+
+def _functions_at(trick: Member, hook: str) -> list[Callable[..., Any]]:
     """Return what a trick does at one of Lightning's hooks: by its class, an attribute of its own, and its parts."""
     stock = (getattr(lightning_pytorch.Callback, hook), getattr(pytorch_lightning.Callback, hook))
     own = vars(trick)[hook] if hook in vars(trick) else getattr(type(trick), hook)
-    found: list[_Call] = []
+    found: list[Callable[..., Any]] = []
     if callable(own) and own not in stock:
         # the guard of a class makes up for hooks of the base, and a step has none: a plain one is enough, and cheaper
         unguarded = getattr(own, "_unguarded", None)
-        found = [getattr(trick, hook) if unguarded is None else trick.guard(partial(unguarded, trick))]
-    return found + [trick.guard(getattr(part, hook)) for part in trick.parts if hasattr(part, hook)]
+        found = [getattr(trick, hook) if unguarded is None else MethodType(unguarded, trick)]
+    return found + [getattr(part, hook) for part in trick.parts if hasattr(part, hook)]
 
 
-def _profiled(call: _Call, trick: Member, hook: str, profiler: Any) -> _Call:
-    """Return a call that a profiler of the user's sees under the trick's name.
+def _profiled(function: Callable[..., Any], trick: Member, hook: str, profiler: Any) -> Callable[..., Any]:
+    """Return a function that a profiler of the user's sees under the trick's name.
 
     Args:
-        call: what the trick or a part of it does at the hook.
-        trick: whose call it is.
+        function: what the trick or a part of it does at the hook.
+        trick: whose it is.
         hook: its name.
         profiler: the Trainer's; None where Lightning calls this hook on this trick, and so has named it itself.
     """
     if profiler is None or type(profiler).__name__ == "PassThroughProfiler":
-        return call
+        return function
 
     def profiled(*arguments: Any) -> None:
         with profiler.profile(f"[Callback]{trick.state_key}.{hook}"):
-            call(*arguments)
+            function(*arguments)
 
     return profiled

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter, is_
 from typing import NamedTuple
 
 from torch.optim import Optimizer
 
-from lightning_tricks.lifecycle.step_hooks import StepHook, hook_steps
+from lightning_tricks.lifecycle.step_hooks import hook_steps
 from lightning_tricks.modules.replaced import PutBack
 from lightning_tricks.optimizer_step.logbook import OptimizerView
 from lightning_tricks.optimizer_step.loss_scale import LossScale
+
+_optimizer = attrgetter("optimizer")
 
 
 class Exchange(NamedTuple):
@@ -29,8 +33,8 @@ class FollowedOptimizers:
     """Views of optimizers, and hooks around their steps.
 
     Args:
-        before: called before every step of an optimizer.
-        after: called after it.
+        before: called with the view before every step of an optimizer, and with what torch gives a hook of a step.
+        after: called after it, with the same.
 
     Example:
         >>> import torch
@@ -49,20 +53,21 @@ class FollowedOptimizers:
         >>> one.step()
     """
 
-    def __init__(self, before: StepHook, after: StepHook) -> None:
+    def __init__(self, before: Callable[..., None], after: Callable[..., None]) -> None:
         self.views: list[OptimizerView] = []
         self._before, self._after = before, after
         self._put_back: dict[int, tuple[PutBack, ...]] = {}  # by the optimizer's index
 
     def are(self, optimizers: Sequence[Optimizer]) -> bool:
         """Whether these are the optimizers that are followed, in this order."""
-        return len(optimizers) == len(self.views) and all(
-            view.optimizer is optimizer for view, optimizer in zip(self.views, optimizers, strict=True)
-        )
+        return len(optimizers) == len(self.views) and all(map(is_, optimizers, map(_optimizer, self.views)))
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView | None:
         """Return the view of an optimizer; None where it is not followed."""
-        return next((view for view in self.views if view.optimizer is optimizer), None)
+        for view in self.views:
+            if view.optimizer is optimizer:
+                return view
+        return None
 
     def exchange(self, optimizers: Sequence[Optimizer], names: dict[int, str], loss_scale: LossScale) -> Exchange:
         """Follow these optimizers from now on; one that stays at its place keeps its view and its hooks.
@@ -81,7 +86,9 @@ class FollowedOptimizers:
         for view in change.gone:  # before the new ones are hooked: hooks are kept by index, which they share
             self._unhook(view)
         for view in change.new:
-            self._put_back[view.index] = hook_steps(view.optimizer, self._before, self._after)
+            self._put_back[view.index] = hook_steps(
+                view.optimizer, partial(self._before, view), partial(self._after, view)
+            )
         return change
 
     def close(self) -> list[OptimizerView]:

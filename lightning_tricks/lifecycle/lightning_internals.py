@@ -115,7 +115,9 @@ def data_fetcher(loop: Any) -> Any:
 
 def batches_that_stepped(trainer: Any) -> int:
     """Return the step at which Lightning's own loggers log."""
-    return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+    loop = trainer.fit_loop.epoch_loop
+    # (no default of ``getattr``: to compute one takes several times as long, and this is asked in each step)
+    return int(loop._batches_that_stepped if hasattr(loop, "_batches_that_stepped") else trainer.global_step)
 
 
 def logged_by_the_user(trainer: Any) -> list[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from lightning_tricks.errors import TrickError
-from lightning_tricks.lifecycle.dispatch import Member
 from lightning_tricks.lifecycle.guard import survives
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
@@ -121,9 +120,9 @@ class Participant(Stages):
     @property
     def live_run(self) -> TrainingRun | None:
         """The run while a fit is under way in which it takes part; else None."""
-        run, member = self._run, cast(Member, self)
-        # ``in`` compares identities first, without a call: this is asked a dozen times in each step
-        return run if run is not None and run.active and member in run.tricks else None
+        run = self._run
+        # (no ``cast`` to a Member: ``in`` compares identities first, and this is asked a dozen times in each step)
+        return run if run is not None and run.active and self in run.tricks else None  # type: ignore[comparison-overlap]
 
     # -- errors of observers --------------------------------------------------------------------------------------
 
@@ -136,9 +135,13 @@ class Participant(Stages):
         try:
             return function(*arguments)
         except Exception as error:
-            if not survives(self, error):
+            if not self.survives(error):
                 raise
             return None
+
+    def survives(self, error: Exception) -> bool:
+        """Whether the run goes on after an error of it or of a part; it is switched off then."""
+        return self.observer and survives(self, error)
 
     def guard(self, function: Callable[..., _T]) -> Callable[..., _T | None]:
         """Return a function that is ``guarded`` whenever somebody else calls it: a module, a logger, a publisher."""

@@ -227,11 +227,10 @@ class TrainingRun:
             self._dispatch.tell("_before_gradients_read", self, page)
         return page
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.clock.enter(self.view_of(optimizer).index)
+    def _before_step(self, view: OptimizerView, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.clock.enter(view.index)
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        view = self.view_of(optimizer)
+    def _after_step(self, view: OptimizerView, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self.clock.leave(view.index):  # the step of a parent class, inside of the optimizer's own
             return
         gradients = any(p.grad is not None for p in view.parameters)

@@ -167,15 +167,16 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Class and identity arguments; read at every hook by Lightning's profiler, so made once."""
         # Lightning 2.6.6 adds implicit callbacks to the list that the user passed: one list for two Trainers then holds
         # two of each, and the second Trainer would refuse two of one key. The older one gets another.
-        key = "_key" if self.serial == type(self).newest or not self.implicit else "_old_key"
-        if vars(self).get(key) is None:
+        key = "_key" if not self.implicit or self.serial == type(self).newest else "_old_key"
+        known: str | None = self.__dict__.get(key)
+        if known is None:
             # (checkpoints have this name in their keys, so that it stays)
             apart: dict[str, Any] = {"gives_way": True} if self.implicit else {}
             if key == "_old_key":
                 apart["serial"] = self.serial
             named = {name: getattr(self, name) for name in self.identity}
-            vars(self)[key] = self._generate_state_key(**named, **apart)
-        return str(vars(self)[key])
+            known = self.__dict__[key] = self._generate_state_key(**named, **apart)
+        return known
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Leave out the state of another Trainer's run, in whose list of callbacks this one stands too."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.numerics.norms import largest_magnitude
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.trees import tree_leaves
 
@@ -20,7 +21,7 @@ def largest(tensor: Tensor) -> Tensor:
     >>> largest(torch.tensor([1.0, -3.0])), largest(torch.tensor([1.0, float("nan")]))
     (tensor(3.), tensor(inf))
     """
-    top: Tensor = torch.linalg.vector_norm(tensor.detach().reshape(-1), torch.inf).to(torch.float32)
+    top = largest_magnitude(tensor.detach()).to(torch.float32)
     return torch.nan_to_num(top, nan=torch.inf, posinf=torch.inf)
 
 

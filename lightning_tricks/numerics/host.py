@@ -12,7 +12,7 @@ def at_hand(value: Tensor) -> float | None:
     >>> at_hand(torch.tensor(0.5))
     0.5
     """
-    if value.device.type != "cpu":
+    if not value.is_cpu:
         return None
     number: float = value.tolist()  # type: ignore[assignment]
     return number

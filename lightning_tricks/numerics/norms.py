@@ -60,9 +60,12 @@ def _norms(tensors: Sequence[Tensor], norm_type: float, *, double: bool) -> Tens
 
 
 def _read(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Tensor:
-    # torch's inf norm of an empty tensor raises; a sum over nothing is 0
-    safe = [t if t.numel() else t.new_zeros(1) for t in tensors] if norm_type == torch.inf else list(tensors)
-    norms = foreach_norm(safe, norm_type, dtype)
+    if norm_type == torch.inf and _readable(tensors[0]):
+        norms = [largest_magnitude(t).to(dtype) for t in tensors]
+    else:
+        # torch's inf norm of an empty tensor raises; a sum over nothing is 0
+        safe = [t if t.numel() else t.new_zeros(1) for t in tensors] if norm_type == torch.inf else list(tensors)
+        norms = foreach_norm(safe, norm_type, dtype)
     try:
         return torch.stack(norms)
     except RuntimeError:  # several devices, which asking each of hundreds of tensors every step would cost more
@@ -72,10 +75,12 @@ def _read(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Te
 
 def _mended(norms: Tensor, tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     """Return float32 norms, those again in float64 whose sum may have overflowed, or lost what is small. On a CPU."""
-    low, values = lowest_safe(norm_type, norms.dtype), norms.tolist()
-    if min(values) >= low and max(values) < math.inf:  # (float64 does not change a NaN)
+    low = lowest_safe(norm_type, norms.dtype)
+    least, most = torch.aminmax(norms)
+    if least.tolist() >= low and most.tolist() < math.inf:  # type: ignore[operator]  # (0-d: numbers, and no lists)
         return norms
-    doubtful = [i for i, n in enumerate(values) if n < low or n == math.inf]
+    # (float64 does not change a NaN)
+    doubtful = [i for i, n in enumerate(norms.tolist()) if n < low or n == math.inf]
     doubtful = [i for i in doubtful if tensors[i].numel() and not _all_zero(tensors[i])]
     if not doubtful:
         return norms
@@ -118,6 +123,21 @@ def _real(tensor: Tensor, norm_type: float) -> Tensor:
     """Return real numbers that have the p-norm of a complex tensor; for p = 2 they share its memory."""
     # (``view_as_real`` refuses a tensor whose conjugation is only marked, hence ``resolve_conj``)
     return torch.view_as_real(tensor.resolve_conj()) if norm_type == 2.0 else tensor.abs()
+
+
+def largest_magnitude(tensor: Tensor) -> Tensor:
+    """Return the largest magnitude of a real tensor, 0-d; 0 for an empty one, NaN where an element is.
+
+    >>> largest_magnitude(torch.tensor([1.0, -3.0]))
+    tensor(3.)
+    """
+    if not tensor.numel():
+        return tensor.new_zeros(())
+    if not tensor.is_cpu:
+        return torch.linalg.vector_norm(tensor, torch.inf)  # type: ignore[no-any-return]
+    # torch's inf norm takes 25 times as long on a CPU
+    low, high = torch.aminmax(tensor)
+    return torch.maximum(-low, high)
 
 
 class NormPlan:

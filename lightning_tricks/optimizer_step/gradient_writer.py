@@ -90,7 +90,7 @@ class GradientWriter:
         # where the host knows that nothing is clipped, a pass over all gradients is saved
         if order.factor is not None and host.at_hand(order.factor) == 1.0:
             order.factor = None
-        if not folds:
+        if not folds and (order.factor is not None or order.factors or order.limit is not None):
             _write(page, order)
         if view.folds and (order.total is not None or (folds and order.factor is not None)):
             self._fold(view, order.total, order.factor if folds else None)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter, is_not
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError
+from lightning_tricks.numerics import host
 from lightning_tricks.numerics.norms import NormPlan, tensor_norms, total_norm
 from lightning_tricks.numerics.shards import Shards, is_sharded, local
 from lightning_tricks.numerics.torch_internals import sparse_values
@@ -86,8 +89,9 @@ class OptimizerView:
     @property
     def stale(self) -> bool:
         """Whether the parameters are others than at the last look: told by the objects, not by their number."""
-        now = [p for g in self.optimizer.param_groups for p in g["params"]]
-        return len(now) != len(self.parameters) or any(map(is_not, now, self.parameters))
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        same_number = sum(map(len, groups)) == len(self.parameters)
+        return not same_number or any(map(is_not, chain.from_iterable(groups), self.parameters))
 
     @property
     def device(self) -> torch.device:
@@ -145,21 +149,20 @@ class Page:
     @property
     def gradients(self) -> list[Tensor]:
         """The gradients that are there. Listed when first asked for: some tricks never do."""
-        return self._look()[0]
+        return (self._found or self._look())[0]
 
     @property
     def present(self) -> Sequence[int]:
         """The positions of the parameters that have one."""
-        return self._look()[1]
+        return (self._found or self._look())[1]
 
     def _look(self) -> tuple[list[Tensor], Sequence[int]]:
-        if self._found is None:
-            found = list(map(_grad, self.view.parameters))
-            gradients = [g for g in found if g is not None]
-            present: Sequence[int] = self.view.everything
-            if len(gradients) < len(found):
-                present = [i for i, g in enumerate(found) if g is not None]
-            self._found = gradients, present
+        found = list(map(_grad, self.view.parameters))
+        gradients = [g for g in found if g is not None]
+        present: Sequence[int] = self.view.everything
+        if len(gradients) < len(found):
+            present = [i for i, g in enumerate(found) if g is not None]
+        self._found = gradients, present
         return self._found
 
     @property
@@ -242,6 +245,17 @@ class Page:
         without gradient has norm 0.
         """
         return self.read(f"norms/{norm_type}", lambda: self.measure(norm_type))  # type: ignore[no-any-return]
+
+    def total(self, norm_type: float = 2.0) -> Tensor:
+        """Return the true norm of all gradients together, 0-d; computed at the first call for this ``norm_type``."""
+        return self.read(f"total/{norm_type}", lambda: total_norm(self.norms(norm_type), norm_type))  # type: ignore[no-any-return]
+
+    def known_finite(self, norm_type: float = 2.0) -> bool:
+        """Whether the host can tell, without waiting for a device, that no gradient is NaN or inf."""
+        if not self.norms(norm_type).is_cpu:
+            return False
+        total = host.at_hand(self.total(norm_type))
+        return total is not None and math.isfinite(total)
 
     def measure(self, norm_type: float) -> Tensor:
         """Read the gradients now. For whoever changed them within this attempt; all others call ``norms``."""

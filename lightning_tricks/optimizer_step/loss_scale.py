@@ -44,11 +44,7 @@ class LossScale:
 
     def __init__(self, scaler: GradScaler | None) -> None:
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
-
-    @property
-    def active(self) -> bool:
-        """Whether losses are scaled in this run."""
-        return self.scaler is not None
+        self.active = self.scaler is not None  # whether losses are scaled in this run
 
     def scale(self) -> Tensor | None:
         """Return the scale, a 0-d float32 tensor on the device; None without a scaler, or before its first use."""
@@ -72,7 +68,7 @@ class LossScale:
 
     def retire(self) -> None:
         """The run goes on without a loss scale."""
-        self.scaler = None
+        self.scaler, self.active = None, False
 
     def leaves_scaled(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer's gradients are still scaled in ``on_before_optimizer_step``."""

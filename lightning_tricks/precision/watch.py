@@ -65,10 +65,10 @@ def underflow_counts(gradient: Tensor, factor: float = 1.0) -> Tensor:
     (tensor([1., 2.]), tensor([1., 1.]))
     """
     magnitude = gradient.detach().abs()
-    there = magnitude > 0
-    small = (there & (magnitude < SMALLEST_NORMAL / factor)).sum()
-    counts = torch.stack([small, there.sum()]).to(torch.float32)
-    return torch.where((magnitude == 0).all(), torch.ones_like(counts), counts)
+    zeros = magnitude.numel() - magnitude.count_nonzero()
+    small = (magnitude < SMALLEST_NORMAL / factor).sum() - zeros
+    counts = torch.stack([small, (magnitude > 0).sum()]).to(torch.float32)
+    return torch.where(zeros == magnitude.numel(), torch.ones_like(counts), counts)
 
 
 class Watch:

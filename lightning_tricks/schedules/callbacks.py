@@ -261,7 +261,8 @@ class LRSchedule(Trick):
         if run is None:
             return
         # Before the first batch a checkpoint's length holds, also where this Trainer was given another one.
-        looks = horizon.pace.begin_batch(batch_idx, [run.clock.attempted(view.index) for view in run.views])
+        attempted = [run.clock.attempted(view.index) for view in run.views]
+        looks = horizon.pace.begin_batch(batch_idx, attempted)
         if looks or (horizon.resumed and bounds(trainer) != horizon.bounds):
             has_clock = self._writer.clock.read is not None
             self._horizon, remarks = horizon_after_look(self.spec, run, horizon, has_clock=has_clock)
@@ -274,11 +275,11 @@ class LRSchedule(Trick):
             self._horizon = replace(horizon, resumed=False)
         if batch_idx == 0:
             self._write(run, run.views)
-        for view, track in zip(run.views, self._horizon.tracks, strict=True):
-            which = f" of optimizer {view.index}" if len(run.views) > 1 else ""
-            text = None if self._horizon.timed else overrun(track, run.clock.attempted(view.index), which)
-            if text is not None:
-                _say_once(run, text)
+        if not self._horizon.timed:
+            for i, (track, attempts) in enumerate(zip(self._horizon.tracks, attempted, strict=True)):
+                text = overrun(track, attempts, f" of optimizer {i}" if len(attempted) > 1 else "")
+                if text is not None:
+                    _say_once(run, text)
 
     def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Log what this attempt uses."""

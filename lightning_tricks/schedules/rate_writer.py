@@ -69,10 +69,11 @@ class RateWriter:
         attempted, applied = run.clock.attempted(index), run.clock.applied(index)
         if timed and self.spec.total_of(index) is None:
             return position_by_clock(self.clock.share(run.trainer, attempted))
-        # A warm-up that was given in updates stays as long, also where time is short.
-        warms_up = self.spec.warmup.unit != "%" and attempted < track.curves[0].warmup
-        hurries = self.clock.read is not None and track.course.planned is not None and not warms_up
-        time = self.clock.share(run.trainer, attempted) if hurries else None
+        time = None
+        if self.clock.read is not None and track.course.planned is not None:
+            # A warm-up that was given in updates stays as long, also where time is short.
+            warms_up = self.spec.warmup.unit != "%" and attempted < track.curves[0].warmup
+            time = None if warms_up else self.clock.share(run.trainer, attempted)
         return position_of(track, applied, attempted, skipped=self._skipped.get(index, 0), time=time)
 
     def send_skipped(self, run: TrainingRun, page: Page) -> None:

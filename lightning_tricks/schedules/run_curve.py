@@ -50,7 +50,7 @@ class Curve:
 
     def value(self, position: float) -> float:
         """Return the multiplier at a position: that of an update, from 0; between two of them it is interpolated."""
-        return _interpolated(self._value, position)
+        return self._value(position) if isinstance(position, int) else _interpolated(self._value, position)
 
     def lr_fraction(self, position: float) -> float:
         """Return 1 where the rate is highest, 0 where it is lowest."""
@@ -64,7 +64,7 @@ class Curve:
     def _value(self, update: int) -> float:
         if update < self.warmup:
             return warmup_factor(update, self.warmup, self.start, self.shape)
-        if update < self.decay_start:
+        if update < self.warmup + self.hold:
             return 1.0
         return self.final + (1.0 - self.final) * self.decay.multiplier(*self._place(update))
 

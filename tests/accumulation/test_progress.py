@@ -12,7 +12,9 @@ def progress_of(batches: int | dict[int, int] = 1, target: int | None = None, sc
 
 
 def join(progress: WindowProgress, weight: float, whole: float = 0.0, updates: int = 0) -> None:
-    progress.join(MicroBatch(weight, weight, whole), first=lambda: weight, world=1)
+    progress.join(MicroBatch(weight, weight, whole))
+    if progress.units.reference is None:
+        progress.take_units(weight, world=1)
     if progress.now.batches == 1:
         progress.plan(updates)
     progress.now = progress.now.after_backward(MicroBatch(weight, weight, whole))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_tricks import GradientAccumulation, TrickError
+from lightning_tricks.accumulation import reading
 from lightning_tricks.accumulation.reading import BatchReader
 
 
@@ -47,3 +48,18 @@ def test_parts_of_the_users_own_function_weigh_the_same_unless_tokens_are_counte
     assert own.split("text", 3) == ["text"] * 3 and own.weigh_part("text") == 1
     counted = reader(weight="tokens", on_oom="split", split_fn=lambda batch, parts: [batch] * parts)
     assert int(counted.weigh_part(LABELS)) == 3
+
+
+def test_a_batch_of_the_form_of_the_last_one_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    real = reading.read_samples
+    monkeypatch.setattr(reading, "read_samples", lambda *given: looks.append(1) or real(*given))
+    read = reader().read
+    x, y = torch.zeros(6, 3), torch.zeros(6)
+    for batch in ([x, y], [x + 1, y], {"x": x}, {"x": x}, x, x):
+        assert read(batch) == 6
+    assert len(looks) == 3
+    # another shape, another kind of container, and what may say itself how many samples it holds
+    for batch, samples in (([x[:2], y[:2]], 2), ((x, y), 6), (([x], [y]), 6), (([x], [y]), 6)):
+        assert read(batch) == samples
+    assert len(looks) == 7

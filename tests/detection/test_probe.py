@@ -37,3 +37,11 @@ def test_by_default_alarms_follow_the_values_of_their_names() -> None:
 def test_a_probe_without_alarms_has_nothing_to_explain() -> None:
     with pytest.raises(LookupError, match="Probe has no alarms to explain"):
         Probe().explain([], {}, Judge("D", {}, lambda _: 1.0))
+
+
+def test_only_a_probe_that_overrides_it_is_asked_to_gather() -> None:
+    class Gathers(Probe):
+        def gather(self, run: Any, batch: Any, outputs: Any, *, first: bool) -> int:
+            return 1
+
+    assert (Probe().gathers, Gathers().gathers) == (False, True)

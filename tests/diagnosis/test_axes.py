@@ -184,3 +184,16 @@ def test_contrast_within_a_batch_is_normalised_over_its_own_classes() -> None:
 
     found = checks(Task(nn.Linear(x.shape[1], 8), contrast), load(x)).get(ROW)
     assert found is None or found.passed is not False
+
+
+def test_distances_between_embeddings_are_not_a_softmax_over_samples() -> None:
+    """No distance changes where all embeddings move together, so that gradients sum to 0 over the batch."""
+    x, y = classes()
+
+    def apart(self: Any, batch: Any) -> Tensor:
+        z = self.net(batch[0])
+        same, near = batch[1][:, None] == batch[1], torch.cdist(z, z)
+        return F.relu(near[same].mean() - near[~same].mean() + 1)
+
+    found = checks(Task(nn.Linear(x.shape[1], 8), apart), load(x, y)).get(ROW)
+    assert found is None or found.passed is not False

@@ -23,7 +23,7 @@ def view(n: int = 2) -> OptimizerView:
 def clip(clipper: Clipper, v: OptimizerView, times: int) -> None:
     for _ in range(times):
         page, writer = Page(v, 0, 1, []), GradientWriter()
-        clipper.clip(page, page.norms(), writer)
+        clipper.clip(page, page.norms(), page.total(), writer)
 
 
 def test_statistics_are_the_same_however_often_they_are_asked_for() -> None:

@@ -47,7 +47,8 @@ class Clips:
     def once(self) -> Tensor:
         """Clip what is there now; return the coefficients."""
         page, writer = Page(self.view, 0, 1, []), GradientWriter()
-        _, coefficients = self.clipper.clip(page, page.norms(self.clipper.rule.norm_kind), writer)
+        kind = self.clipper.rule.norm_kind
+        coefficients = self.clipper.clip(page, page.norms(kind), page.total(kind), writer)
         writer.commit(page)
         return coefficients
 

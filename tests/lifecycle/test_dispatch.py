@@ -1,15 +1,27 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import sys
 from typing import Any
 
 import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
+from torch.utils.data import DataLoader
 
-from lightning_tricks import GradientAccumulation, GradientClip, GradientMonitor, LRSchedule, TrainingDoctor
+import lightning_tricks
+from lightning_tricks import (
+    GradientAccumulation,
+    GradientClip,
+    GradientMonitor,
+    LossScaleGuard,
+    LRSchedule,
+    PrecisionDoctor,
+    TrainingDoctor,
+)
 from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
 from tests.problems import Classifier, loader, trainer
 
@@ -107,3 +119,42 @@ def test_after_a_fit_that_failed_the_hooks_are_there_again() -> None:
     with pytest.raises(RuntimeError, match="boom"):
         trainer([*tricks, Boom()], max_steps=4).fit(Classifier(), loader(64))
     assert all(callable(getattr(trick, hook)) for trick in tricks for hook in STEP_HOOKS)
+
+
+class CountCalls(L.Callback):
+    """Counts the calls of Python functions of the pack in steps that are not logged and make no forecast."""
+
+    FIRST, STEPS = 200, 10
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._root = os.path.dirname(lightning_tricks.__file__)
+        self._before: Any = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.FIRST:
+            self._before = sys.getprofile()
+            sys.setprofile(self._see)
+        if batch_idx == self.FIRST + self.STEPS:
+            sys.setprofile(self._before)
+
+    def _see(self, frame: Any, event: str, arg: Any) -> None:
+        self.calls += event == "call" and frame.f_code.co_filename.startswith(self._root)
+
+
+def calls_per_step(tricks: list[Any]) -> float:
+    count = CountCalls()
+    steps = count.FIRST + count.STEPS + 2
+    data = DataLoader([(torch.zeros(2, 64), torch.zeros(2, dtype=torch.int64))] * steps, batch_size=None)
+    trainer([count, *tricks], max_steps=steps, max_epochs=1, log_every_n_steps=10**6).fit(Classifier(), data)
+    return count.calls / count.STEPS
+
+
+def test_the_number_of_calls_in_a_step_is_bounded_for_one_callback_and_for_all_of_readme() -> None:
+    """Each costs about half a microsecond: time depends on the machine, and their number does not."""
+    watchers = [LossScaleGuard(), PrecisionDoctor(), TrainingDoctor()]
+    schedule = LRSchedule("constant", total=10**6, warmup=0)
+    one, seven = [LossScaleGuard()], [GradientMonitor(), GradientClip(1e6), schedule, GradientAccumulation(1)]
+    alone, together = calls_per_step(one), calls_per_step([*seven, *watchers])
+    assert 0 < alone <= 70
+    assert alone < together <= 290

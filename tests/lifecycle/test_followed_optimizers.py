@@ -13,7 +13,9 @@ def optimizers(n: int) -> list[torch.optim.Optimizer]:
 
 def test_an_optimizer_that_stays_keeps_its_view_and_is_seen_once_at_each_step() -> None:
     seen: list[tuple[str, torch.optim.Optimizer]] = []
-    followed = FollowedOptimizers(lambda o, *_: seen.append(("before", o)), lambda o, *_: seen.append(("after", o)))
+    followed = FollowedOptimizers(
+        lambda view, o, *_: seen.append(("before", o)), lambda view, o, *_: seen.append(("after", view.optimizer))
+    )
     one, two, three = optimizers(3)
     followed.exchange([one, two], {}, LossScale(None))
     kept = followed.views[0]
@@ -27,7 +29,7 @@ def test_an_optimizer_that_stays_keeps_its_view_and_is_seen_once_at_each_step() 
 
 def test_optimizers_that_changed_places_are_new_ones() -> None:
     seen: list[torch.optim.Optimizer] = []
-    followed = FollowedOptimizers(lambda o, *_: seen.append(o), lambda *_: None)
+    followed = FollowedOptimizers(lambda view, o, *_: seen.append(o), lambda *_: None)
     one, two = optimizers(2)
     followed.exchange([one, two], {}, LossScale(None))
     assert followed.are([one, two])

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_tricks.functional import bounded_sample, group_norms, nonfinite, tensor_norms, total_norm, unit_norms
-from lightning_tricks.numerics.norms import NormPlan
+from lightning_tricks.numerics.norms import NormPlan, largest_magnitude
 
 ORDERS = [0.5, 1.0, 2.0, 3.0, math.inf]
 
@@ -190,3 +192,32 @@ def test_of_a_matrix_all_columns_and_rows_are_sampled(n: int, width: int, limit:
 def test_what_is_small_is_seen_whole_and_not_copied() -> None:
     tensor = torch.randn(4, 5)
     assert bounded_sample(tensor).data_ptr() == tensor.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_the_largest_magnitude_is_that_of_all_elements(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(7, 5).to(dtype)
+    assert float(largest_magnitude(values)) == max(abs(x) for x in values.flatten().tolist())
+    values[2, 3] = -torch.inf
+    assert float(largest_magnitude(values)) == math.inf
+    values[0, 0] = torch.nan
+    assert math.isnan(largest_magnitude(values))
+    assert float(largest_magnitude(values[:0])) == 0.0
+
+
+def test_on_a_cpu_no_infinity_norm_of_torch_is_computed() -> None:
+    """It takes 25 times as long as a look for the least and the largest element."""
+
+    class Names(TorchDispatchMode):
+        seen: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    tensors = [torch.randn(50, 50), torch.zeros(0), torch.ones(3)]
+    with Names():
+        found = tensor_norms(tensors, torch.inf)
+    assert found.tolist() == [float(tensors[0].abs().max()), 0.0, 1.0]
+    assert not [name for name in Names.seen if "norm" in name]

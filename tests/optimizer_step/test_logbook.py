@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from lightning_tricks import TrickError
+from lightning_tricks.numerics import host
+from lightning_tricks.optimizer_step import logbook
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 
@@ -69,3 +71,27 @@ def test_a_view_sees_parameters_that_were_added() -> None:
     view.refresh()
     assert view.names == ["first", "second"]
     assert view.keys("a/") == ["a/first", "a/second"]
+
+
+def test_the_total_norm_is_computed_once_and_the_host_knows_from_it_whether_gradients_are_finite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    totals = []
+    real = logbook.total_norm
+    monkeypatch.setattr(logbook, "total_norm", lambda *given: totals.append(1) or real(*given))
+    for spoilt in (1.0, float("nan"), float("inf")):
+        w, b = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
+        w.grad, b.grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0 * spoilt])
+        page = Page(OptimizerView(0, torch.optim.SGD([w, b], lr=1.0), {}, LossScale(None)), 0, 1, [])
+        assert page.known_finite() == (spoilt == 1.0)
+        if spoilt == 1.0:
+            assert page.total().tolist() == 13.0
+    assert len(totals) == 3
+
+
+def test_what_the_host_cannot_read_at_once_is_not_known_to_be_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "at_hand", lambda value: None)
+    w = torch.zeros(2, requires_grad=True)
+    w.grad = torch.ones(2)
+    page = Page(OptimizerView(0, torch.optim.SGD([w], lr=1.0), {}, LossScale(None)), 0, 1, [])
+    assert not page.known_finite()

@@ -22,6 +22,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning
 from lightning_tricks.modules.replaced import PutBack, replaced
 from lightning_tricks.numerics import form, host
+from lightning_tricks.numerics.norms import total_norm
 from lightning_tricks.optimizer_step.gradient_writer import make_skipping_safe
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.publishing.publish import Cadence
@@ -198,9 +199,11 @@ class GradientClip(Trick):
         zero = nonfinite_policy.zeroes(self.nonfinite, scaled=run.loss_scale.active)
         if zero:  # before the norms are read: the rule has to see what the optimizer gets
             run.writer.zero_nonfinite(page)
+        kind = self.rule.norm_kind
         # (measured again: the logbook may hold norms from before the elements were zeroed)
-        norms = page.measure(self.rule.norm_kind) if zero else page.norms(self.rule.norm_kind)
-        total, coefficients = clipper.clip(page, norms, run.writer)
+        norms = page.measure(kind) if zero else page.norms(kind)
+        total = total_norm(norms, kind) if zero else page.total(kind)
+        coefficients = clipper.clip(page, norms, total, run.writer)
         if not zero:
             self._heed_nonfinite(run, page, clipper, norms, total)
         if due and run.trainer.log_every_n_steps:
@@ -220,6 +223,9 @@ class GradientClip(Trick):
     def _heed_nonfinite(self, run: TrainingRun, page: Page, clipper: Clipper, norms: Tensor, total: Tensor) -> None:
         """Do as ``nonfinite=`` says."""
         known, scaled = host.at_hand(total), run.loss_scale.active
+        if known is not None and math.isfinite(known) and not scaled:
+            clipper.watch.note_finite()
+            return
         at_once = nonfinite_policy.raises_at_once(
             self.nonfinite, scaled=scaled, on_host=known is not None, folds=page.view.folds
         )

@@ -204,14 +204,18 @@ class GradientMonitor(Trick):
             for view in run.views:  # under the old names, which the counts so far belong to
                 self._report(run, view, page.step)
             self._resolve(run, strict=False)
-        self._watches[page.view.index].note(page.attempt, norms, page.losses)
+        watch = self._watches[page.view.index]
+        if page.known_finite(self.spec.norm_type):
+            watch.note_finite()
+        else:
+            watch.note(page.attempt, norms, page.losses)
         if due:
             self._publish_norms(run, page, norms)
             self._publish_extras(run, page)
 
     def _publish_norms(self, run: TrainingRun, page: Page, norms: Tensor) -> None:
         view, put, step, ending = page.view, run.publisher, page.step, key_ending(run, page.view)
-        total = total_norm(norms, self.spec.norm_type)
+        total = page.total(self.spec.norm_type)
         put.put(step, {f"grad/norm{ending}": total, f"grad/norm_log10{ending}": total.log10()})
         # logger=False: only for EarlyStopping and ModelCheckpoint, since the publisher gives it to the loggers
         run.trainer.lightning_module.log(
