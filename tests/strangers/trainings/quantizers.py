@@ -83,14 +83,6 @@ def scalars() -> Ready:
     return _ready(_Autoencoder(FSQ(levels=[8, 5, 5]), 3))
 
 
-def one_code() -> Ready:
-    """A commitment that is worth more than the image, and codes that nobody ever renews."""
-    from vector_quantize_pytorch import VectorQuantize
-
-    quantizer = VectorQuantize(dim=16, codebook_size=128, decay=0.99, commitment_weight=100.0)
-    return _ready(_Autoencoder(quantizer, 16))
-
-
 _PACKAGE = ("vector_quantize_pytorch",)
 _CODES = {"UsageCollapse": {"assignments": "quantizer"}}
 
@@ -98,12 +90,4 @@ TRAININGS = (
     Training("vector-quantize: codebook", codebook, _PACKAGE, 0.6, _CODES),
     Training("vector-quantize: residual", residual, _PACKAGE, 0.6, _CODES),
     Training("vector-quantize: scalars", scalars, _PACKAGE, 0.6, _CODES),
-    Training(
-        "vector-quantize: one code",
-        one_code,
-        _PACKAGE,
-        0.6,
-        _CODES,
-        mistake="a commitment weight of 100, and no renewal of codes that are not used",
-    ),
 )

@@ -120,7 +120,7 @@ _LOGITS = {"PredictionCollapse": {"output": "network"}}
 _Q = {"UsageCollapse": {"assignments": "q", "kind": "policy"}}
 
 TRAININGS = (
-    Training("tabnet: breast cancer", tabnet, ("pytorch_tabnet",), 0.85, _LOGITS),
+    Training("tabnet: breast cancer", tabnet, ("pytorch_tabnet",), 0.85, _LOGITS, activations=False),
     Training(
         "tabnet: rate",
         lambda: tabnet(20.0),
@@ -128,6 +128,7 @@ TRAININGS = (
         0.85,
         _LOGITS,
         mistake="a learning rate 1,000 times too large",
+        activations=False,
     ),
     Training("gymnasium: frozen lake", lake, ("gymnasium",), 0.5, _Q),
 )
