@@ -69,7 +69,7 @@ def sanity_check(module: nn.Module, train_loader: Any = None, val_loader: Any = 
     A silent Trainer runs ``SanityCheck`` and ends before the first update; nothing of the module is changed.
 
     Args:
-        module: a LightningModule with automatic optimization and one optimizer.
+        module: a LightningModule.
         train_loader: what ``Trainer.fit`` takes: a DataLoader or a LightningDataModule; None for the loaders of the
             module itself.
         val_loader: for the question whether validation data are new; None to leave it out.

@@ -809,7 +809,7 @@ class Kind:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-_MANUAL = dict.fromkeys(("LRFinder", "SanityCheck"), "manual optimization")
+_MANUAL = {"LRFinder": "manual optimization"}
 
 KINDS: dict[str, Kind] = {
     "a plain network": Kind(Plain),

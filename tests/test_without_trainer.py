@@ -122,5 +122,5 @@ class Failing(Classifier):
 def test_where_nothing_could_be_done_the_error_says_why(look: Any) -> None:
     with pytest.raises(TrickError, match=rf"^{look.__name__}: .*there is no label"):
         look(Failing(), loader())
-    with pytest.raises(UnsupportedError, match="cannot be iterated"):
+    with pytest.raises(TrickError, match="cannot be iterated"):
         look(Classifier(), [1, 2, 3])

@@ -138,7 +138,9 @@ def reversed_risk(loss: float, predictions: Sequence[Tensor], targets: Sequence[
     >>> right, wrong = (float(partial_likelihood(risk, time, event, longer=x)) for x in (True, False))
     >>> reversed_risk(right / 3, [risk], [time, event]), reversed_risk(wrong / 3, [risk], [time, event])
     (False, True)
-    >>> reversed_risk(wrong / 3, [risk[time.argsort()]], [time, event])
+    >>> some = torch.tensor([1.0, 0.0, 1.0])
+    >>> wrong = float(partial_likelihood(risk, time, some, longer=False))
+    >>> reversed_risk(wrong / 2, [risk[time.argsort()]], [time, some])
     True
     """
     for risk in predictions:
@@ -157,7 +159,10 @@ def reversed_risk(loss: float, predictions: Sequence[Tensor], targets: Sequence[
 
 
 def _likelihoods(risk: Tensor, time: Tensor, event: Tensor, *, longer: bool) -> list[float]:
-    """Return the likelihood of risks in the order of the batch, and of those that a step has sorted by time before."""
+    """Return the likelihood of risks in the order of the batch, and of those that a step has sorted by time before.
+
+    Without any censored sample the two orders of time cannot be told apart; then both are right.
+    """
     orders = [torch.arange(len(time), device=time.device), time.argsort(), time.argsort(descending=True)]
     return [float(partial_likelihood(risk, time[order], event[order], longer=longer)) for order in orders]
 

@@ -99,7 +99,7 @@ FAULTS = [
     Fault(23, "no batches; no optimizer", "training ends as without us", inside(scenes.nothing_to_train)),
     Fault(
         23, "data without a length", f"{FINITE}; what needs the length asks for it", inside(scenes.data_without_a_length),
-        ("LRFinder", "LRSchedule", "SanityCheck"),
+        ("LRSchedule",),
     ),
     Fault(24, "state of another version, with keys missing, added or changed", NAMED, inside(scenes.state_of_another_version)),
     Fault(25, "resumed by another number of processes", FINITE, children.other_number_of_processes, starts=True),

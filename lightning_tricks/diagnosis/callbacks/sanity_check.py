@@ -139,7 +139,7 @@ class SanityCheck(Trick):
         except UnsupportedError as error:
             if self.on_failure == "raise":  # (whoever asks for a gate must not pass unchecked)
                 raise
-            warn("SanityCheck", f"not run: {error}")
+            warn("SanityCheck", f"not run: {str(error).removeprefix('SanityCheck: ')}")
             return
         except Exception as error:  # of the user's code: if training has it too, it will be told there
             warn("SanityCheck", f"not run: the dry run failed ({type(error).__name__}: {in_one_line(error)}).")
