@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning
 import torch
 
-from lightning_tricks import LRFinder, SanityCheck, TrickError, UnsupportedError, lr_find, sanity_check
+from lightning_tricks import LRFinder, SanityCheck, TrickError, lr_find, sanity_check
 from tests.problems import Classifier, Collapsed, fit, loader, trainer
 
 
