@@ -41,7 +41,7 @@ FORMS: dict[str, form.Form] = {
 OPTIONAL_FORMS: dict[str, form.Form] = {
     "checks": form.many(form.many(form.measured, len(_SAVED))),
     "counts": form.many(form.whole),
-    **dict.fromkeys(("early", "spike", "sizes", "scores", "fixed_batch_loss"), _NUMBERS),
+    **dict.fromkeys(("early", "spike", "sizes", "scores", "fixed_batch_loss", "extents"), _NUMBERS),
     "hints": form.many(form.record({"finding": _FINDING, "times": form.whole})),
     "felt": form.flag,
 }
@@ -159,9 +159,15 @@ class Course:
         return next((i for i, c in enumerate(reversed(self.checks)) if c.median <= self.limit), len(self.checks))
 
     def harder(self) -> bool:
-        """Whether losses above the usual ones come from harder data: that on the first batch has not risen."""
+        """Whether losses above the usual ones come from harder data.
+
+        The loss on the first batch has not risen; or samples are larger than they were, as with sequences that grow
+        longer or images that grow in stages.
+        """
         cut = len(self.checks) - max(self._since_rise(), 1)
         parts = self.checks[max(0, cut - _BEFORE) : cut], self.checks[cut:]
+        if loss_curve.samples_grew(*parts):
+            return True
         before, since = ([c.fixed for c in part if math.isfinite(c.fixed)] for part in parts)
         return bool(before and since) and min(since[:2]) <= max(before) + 0.2 * abs(max(before))
 
@@ -295,6 +301,7 @@ class Course:
             "means": [check.mean for check in self.checks],
             "checks": [[getattr(check, name) for name in _SAVED] for check in self.checks],
             "fixed_batch_loss": [check.fixed for check in self.checks],
+            "extents": [check.extent for check in self.checks],
             "counts": [check.losses for check in self.checks],
             "findings": [_plain(finding) for finding in self.noted.values()],
             "hints": [{"finding": _plain(finding), "times": times} for finding, times in self.hints.values()],
@@ -311,11 +318,12 @@ class Course:
         rows = state.get("checks", [(m, m, *[math.nan] * (len(_SAVED) - 2)) for m in means])
         counts = state.get("counts", [0] * len(means))
         fixed = state.get("fixed_batch_loss", [math.nan] * len(means))
-        if not len(steps) == len(means) == len(rows) == len(counts) == len(fixed):
+        extents = state.get("extents", [math.nan] * len(means))
+        if not len(steps) == len(means) == len(rows) == len(counts) == len(fixed) == len(extents):
             raise ValueError("the curve has not as many steps as losses")
         self.checks = [
-            Check(int(step), losses=count, fixed=loss, **dict(zip(_SAVED, row, strict=True)))
-            for step, row, count, loss in zip(steps, rows, counts, fixed, strict=True)
+            Check(int(step), losses=count, fixed=loss, extent=extent, **dict(zip(_SAVED, row, strict=True)))
+            for step, row, count, loss, extent in zip(steps, rows, counts, fixed, extents, strict=True)
         ]
         self.early, self.felt = list(state.get("early", means[:1])), state.get("felt", bool(means))
         for name in ("usual", "validation", "spike", "scores", "sizes"):

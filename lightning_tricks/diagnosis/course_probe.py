@@ -60,6 +60,7 @@ class CourseReading(NamedTuple):
         losses: of the steps since the check before.
         gradients: norms, ratios and the rate.
         row: whether one row of a batch made a giant loss, on any process.
+        extent: numbers that a sample of the batch of the check has, as a mean over processes.
         waited: seconds since the check before in which data was waited for.
         seconds: since the check before.
         reference: what the first batch gave.
@@ -68,6 +69,7 @@ class CourseReading(NamedTuple):
     losses: list[float]
     gradients: GradientReading
     row: bool
+    extent: float
     waited: float
     seconds: float
     reference: ReferenceReading
@@ -76,10 +78,10 @@ class CourseReading(NamedTuple):
 def reading_of(layout: Layout, vector: list[float]) -> CourseReading:
     """Return what was measured at a check.
 
-    >>> measured = (((2,), (1, 0, 0, 0), (1,), (), (1,)), ((), (), (), (), (0,)), ((), (0.1,), (), (3.0, 4.0), ()))
-    >>> reading = reading_of(Layout(*measured), [2.0, 1.0, 0.5, 0.0, 1.5])
-    >>> reading.losses, reading.gradients.norms, reading.row, reading.waited, reading.reference.loss
-    ([2.0, 1.0], [0.5], False, 3.0, 1.5)
+    >>> measured = (((2,), (1, 0, 0, 0), (1, 1), (), (1,)), ((), (), (), (), (0,)), ((), (0.1,), (), (3.0, 4.0), ()))
+    >>> reading = reading_of(Layout(*measured), [2.0, 1.0, 0.5, 0.0, 64.0, 1.5])
+    >>> reading.losses, reading.gradients.norms, reading.row, reading.extent, reading.waited, reading.reference.loss
+    ([2.0, 1.0], [0.5], False, 64.0, 3.0, 1.5)
     """
     losses, gradients, culprit, wait, reference = numbers_of(layout, vector)
     waited, seconds = wait.known
@@ -87,6 +89,7 @@ def reading_of(layout: Layout, vector: list[float]) -> CourseReading:
         losses.shared[0],
         gradient_health.reading_of(gradients),
         any(culprit.shared[0]),
+        culprit.shared[1][0],
         waited,
         seconds,
         reference_batch.reading_of(reference),
@@ -203,7 +206,9 @@ class CourseProbe(Probe):
         self._checks += 1
         step = self._checks * self._every
         before = dict(course.noted)
-        check = Check(step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss)
+        check = Check(
+            step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss, extent=reading.extent
+        )
         course.add(check, reading.losses, found.norms, found.sizes)
         share = parts.wait.share(reading.waited, reading.seconds)
         row = reading.row or Hint.OUTLYING_ROW in course.noted

@@ -18,6 +18,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules
 from lightning_tricks.modules.trace import Trace, floating
 from lightning_tricks.numerics import host
+from lightning_tricks.numerics.trees import tree_leaves
 
 _GIANT = 100.0  # times the largest of the usual losses
 
@@ -69,8 +70,12 @@ class Culprit(Stages):
             self._giant = giant_loss(usual)
 
     def measure(self, device: torch.device) -> Slices:
-        """Return 1 where one row of a batch made a giant loss: whether that is so is decided alike on all processes."""
-        return Slices((host.as_scalar(float(bool(self.row)), device).reshape(1),))
+        """Return 1 where one row of a batch made a giant loss, and how many numbers a sample of the present batch has.
+
+        What follows from both is decided alike on all processes.
+        """
+        numbers = (float(bool(self.row)), extent_of(self.batch))
+        return Slices(tuple(host.as_scalar(number, device).reshape(1) for number in numbers))
 
     def _look(self, run: TrainingRun) -> str:
         """Return where NaN or inf comes from: the batch and its rows, the weights, or a module's output."""
@@ -97,6 +102,16 @@ class Culprit(Stages):
     def _trick_state(self) -> dict[str, Any]:
         """What was found."""
         return {"culprit": self.text}
+
+
+def extent_of(batch: Any) -> float:
+    """Return how many numbers a sample has in the largest tensor of a batch; NaN without any.
+
+    >>> extent_of((torch.zeros(8, 5, 3), torch.zeros(8))), extent_of("none")
+    (15.0, nan)
+    """
+    tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim and len(t)]
+    return max((t.numel() / len(t) for t in tensors), default=math.nan)
 
 
 def giant_loss(usual: Sequence[float]) -> float:

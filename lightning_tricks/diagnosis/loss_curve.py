@@ -32,6 +32,7 @@ class Check(NamedTuple):
         fixed: loss on the first batch, in eval mode.
         spread: standard deviation of the losses since the check before.
         losses: how many these are.
+        extent: numbers that a sample of the batch of the check has: of a sequence, its length.
     """
 
     step: int
@@ -43,6 +44,7 @@ class Check(NamedTuple):
     fixed: float = math.nan
     spread: float = math.nan
     losses: int = 0
+    extent: float = math.nan
 
 
 def finite_mean(losses: Sequence[float]) -> float:
@@ -225,6 +227,26 @@ def _grew(checks: Sequence[Check]) -> bool:
     return any(b.weights > 1.5 * a.weights for a, b in pairwise(checks))
 
 
+_LARGER = 1.05  # times the numbers that a sample had
+
+
+def samples_grew(before: Sequence[Check], since: Sequence[Check]) -> bool:
+    """Whether samples are larger than they were, as with sequences that get longer or images that grow in stages.
+
+    Batches that are padded to the longest of their sequences go up and down, and have not grown.
+
+    >>> short, long = [Check(i, 1.0, 1.0, extent=8.0) for i in range(3)], [Check(4, 1.0, 1.0, extent=16.0)]
+    >>> samples_grew(short, long), samples_grew(long, short), samples_grew(short, [])
+    (True, False, False)
+    """
+    extents = [[c.extent for c in part] for part in (before, since)]
+    if not all(extents):
+        return False
+    # (the losses of the check in which they grow may be mostly those before; NaN is not above anything)
+    usual = sorted(extents[0])[-2:][0]
+    return min(extents[1]) > _LARGER * usual
+
+
 _NOISY = 5.0  # standard deviations of single losses that a gain must be
 
 
@@ -252,6 +274,8 @@ def relapse(start: float, checks: Sequence[Check], few: int = 3) -> bool:
     if gain < max(0.1 * abs(start), noise) or medians[-1] < best + max(0.5 * gain, noise):
         return False
     low = max(i for i, m in enumerate(medians) if m <= best + 0.25 * gain)
+    if samples_grew(known[max(0, low + 1 - _BEFORE_RISE) : low + 1], known[low + 1 :]):
+        return False
     after = medians[low + 1 :]
     # the best of many checks is low by chance: the rise must be more than checks differ from one to the next
     reached = next(i for i, m in enumerate(medians) if m <= best + 0.5 * gain)

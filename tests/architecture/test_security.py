@@ -204,7 +204,7 @@ def test_the_curves_of_a_doctor_are_thinned_out_together() -> None:
     probe, judge = CourseProbe(CourseParts.made(), 3), Judge("TrainingDoctor", {}, lambda name: 1.0)
     probe.manual = True
     reference = ReferenceReading(0.5, there=True, failed=False, shown=[0.25, 0.25])
-    reading = CourseReading([1.0], GradientReading([], math.nan, [], math.nan), False, 0.0, 1.0, reference)
+    reading = CourseReading([1.0], GradientReading([], math.nan, [], math.nan), False, math.nan, 0.0, 1.0, reference)
     for _ in range(STEPS // 10):
         probe.follow(reading, judge)
     course = probe.course

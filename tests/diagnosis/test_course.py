@@ -354,3 +354,28 @@ def test_a_loss_of_a_policy_that_comes_back_to_0_is_mostly_noise() -> None:
     assert not any("spike" in bad for bad in follow(reward, noise(0.0, 0.08) + noise(-0.25, 0.08) + noise(-0.1, 0.06)))
     similarity = Course(3)  # (as large a change without noise: what was learned is lost)
     assert any("spike" in bad for bad in follow(similarity, noise(0.0, 0.01) + noise(-0.9, 0.01) + noise(-0.1, 0.01)))
+
+
+@pytest.mark.parametrize(
+    ("extents", "alarmed"), [((8.0, 16.0), False), ((8.0, 8.0), True), ((math.nan, math.nan), True)]
+)
+def test_a_rise_that_comes_with_longer_samples_comes_from_the_data(extents: tuple[float, float], alarmed: bool) -> None:
+    course, bad = Course(3), []
+    for i, part in enumerate(noisy(2.0, 2) + noisy(0.3, 12) + noisy(1.5, 6, seed=1)):
+        check = Check(10 * i + 10, math.nan, math.nan, extent=extents[i >= 14])
+        course.add(check, part, [0.5, 0.1], [3.0])
+        course.follow_spikes(part)
+        bad.append(course.statistics(SOUND)["spike"] < 0.5)
+    assert any(bad) is alarmed
+
+
+def test_how_large_samples_were_is_kept_over_a_resume() -> None:
+    course = Course(3)
+    for i in range(4):
+        course.add(Check(i, math.nan, math.nan, extent=8.0 + i), [1.0], [0.5], [3.0])
+    other = Course(3)
+    other.load(course.state_dict())
+    assert [c.extent for c in other.checks] == [8.0, 9.0, 10.0, 11.0]
+    old = {name: value for name, value in course.state_dict().items() if name != "extents"}
+    other.load(old)
+    assert all(math.isnan(c.extent) for c in other.checks)

@@ -27,7 +27,7 @@ NOTHING = ReferenceReading(math.nan, there=False, failed=False, shown=[])
 
 def reading(losses: list[float], norms: list[float], *, row: bool = False, seconds: float = 0.0) -> CourseReading:
     gradients = GradientReading(norms, 1e-3, [1.0], 0.1)
-    return CourseReading(losses, gradients, row, 0.9 * seconds, seconds, NOTHING)
+    return CourseReading(losses, gradients, row, math.nan, 0.9 * seconds, seconds, NOTHING)
 
 
 class Told:
