@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.strangers.defects import DEFECTS
+from tests.strangers.defects import DEFECTS, TRAINING_DEFECTS
 from tests.strangers.packages import STRANGERS
 from tests.strangers.stranger import Stranger
+from tests.strangers.trainings import TRAININGS
+from tests.strangers.trainings.training import Training
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "strangers.md"
@@ -34,6 +36,14 @@ _END = """
 Refused means an error before the first update that names the callback; not run means a warning, and training goes on.
 
 """
+_TRAININGS = """
+## Trainings written around packages
+
+Small trainings around modules, losses, samplers and data sets of packages, as their documentation shows them, and with one
+mistake. A score on held-out data says which is worth something; the healthy ones end without a failed check and without an
+alarm of `SanityCheck`, `TrainingDoctor` and the detectors that fit, and mistakes are noticed (`tests/strangers/trainings`).
+
+"""
 _LAST = """
 `LIGHTNING_TRICKS` reaches the Trainers that a package makes itself: observers named there change nothing, and a recipe trains
 to the end, with each model of those packages.
@@ -55,7 +65,14 @@ def page() -> str:
     reasons = {reason: [case for case in DEFECTS if DEFECTS[case] == reason] for reason in DEFECTS.values()}
     faults = [f"- {reason}. {_listed(cases)}." for reason, cases in reasons.items()]
     known = ["", "## Known defects", "", *faults] if faults else []
+    known += [_TRAININGS + "\n".join(["| training | mistake |", "| --- | --- |", *map(_training_row, TRAININGS)])]
     return _START + "\n".join([*head, *rows]) + "\n" + _END + "\n".join([*notes, *known]) + "\n" + _LAST
+
+
+def _training_row(training: Training) -> str:
+    missed = TRAINING_DEFECTS.get((training.name, "noticed"))
+    told = f"{training.mistake} (not noticed: {missed})" if missed else training.mistake
+    return f"| {training.name} | {told} |"
 
 
 def _listed(cases: list[tuple[str, str]]) -> str:
