@@ -75,7 +75,9 @@ def _opened(value: Any) -> dict[str, Any] | None:
     elif callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__"):
         parts = {key: value[key] for key in value.keys()}  # noqa: SIM118 (its iterator may be another)
     else:
-        parts = dict(getattr(value, "__dict__", {})) if hasattr(value, "to") else {}
+        held = getattr(value, "__dict__", {}) if hasattr(value, "to") else {}
+        # (not objects in it, which may lead back to it)
+        parts = {name: part for name, part in held.items() if isinstance(part, (Tensor, list, tuple, dict))}
     return (
         parts
         if any(isinstance(x, Tensor) for part in parts.values() for x in torch_internals.tree_leaves(part))

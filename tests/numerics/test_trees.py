@@ -105,3 +105,10 @@ def test_parts_have_the_names_that_a_user_gives_them() -> None:
         parts = named_parts(tree)
         assert parts is not None and parts["x"] is X and parts["y"] is Y and 3 not in parts
     assert named_parts([X, Y]) is None and named_parts(X) is None and named_parts((X, Y)) is None
+
+
+def test_an_object_that_leads_back_to_itself_is_seen_once() -> None:
+    batch = Own(X, Y)
+    batch.parent = batch  # type: ignore[attr-defined]
+    assert [t.tolist() for t in tree_leaves(batch)] == [[0.0, 1.0, 2.0], [7]]
+    assert tree_map(lambda t: t + 1, batch).y.tolist() == [8]
