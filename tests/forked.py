@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = ["lightning_tricks", "lightning.pytorch", "matplotlib.figure", "sklearn.datasets", "rich.table", "tests.faults.children"]  # fmt: skip
+
+_SECONDS_TO_END = 20
 
 
 @functools.cache
@@ -105,7 +108,10 @@ def _child(
     except BaseException:
         traceback.print_exc()
         code = 1
-    atexit._run_exitfuncs()
+    # (what was forked with the server may wait here for a thread that is not there any more)
+    ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    ending.start()
+    ending.join(_SECONDS_TO_END)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(bool(code)))

@@ -90,7 +90,7 @@ SCALES: dict[str, Scale] = {
         once="a copy of weights and optimizer state in the host's memory, 30 forward passes, 20 to 110 updates"
     ),
     "TrainingDoctor": Scale(
-        "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 4 + L + 2 * W)"), sharded_logged=(NORMS,),
+        "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 5 + L + 2 * W)"), sharded_logged=(NORMS,),
         once="before the first step and at a check a forward pass of the first batch",
     ),
     "UsageCollapse": Scale("8 * K + 20", logged=("4", "4 * (2 * K + 5)")),

@@ -279,11 +279,8 @@ class Examination:
         # (a target may be an input as well: of an autoencoder, of a language model)
         targets = {self.target_at} if self.first.sequence is None else set()
         told = self.roles.get
-        tensors = tensors_of(batch)
-        asked = [t for i, t in enumerate(tensors) if told(i, "target" if i in targets else "") != "target" and t.ndim]
-        # outputs that are distributions are not seen: then all that the loss depends on is input but the last
-        unseen = not asked and list(self.roles.values()).count("target") > 1
-        return [t for i, t in enumerate(tensors) if told(i) == "target" and t.ndim][:-1] if unseen else asked
+        asked = [t for i, t in enumerate(tensors_of(batch)) if told(i, "target" if i in targets else "") != "target"]
+        return [t for t in asked if t.ndim]
 
     @property
     def target_at(self) -> int | None:

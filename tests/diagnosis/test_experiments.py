@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnosis.problems import (
-    D,
     N,
     T,
     Task,
@@ -503,22 +502,3 @@ def test_one_number_for_each_sample_can_be_asked_for_leaks(leaks: bool) -> None:
 
     found = checks(Task(One(), lambda self, b: F.mse_loss(self.net(b[0]), b[1])), load(x, y.float()))
     assert found["samples do not leak"].passed is not leaks
-
-
-class Density(nn.Module):
-    """Returns a distribution, in which no hook finds a tensor."""
-
-    def __init__(self, listens: bool) -> None:
-        super().__init__()
-        self.weight, self.listens = nn.Parameter(torch.zeros(D)), listens
-
-    def forward(self, x: Tensor) -> torch.distributions.Normal:
-        return torch.distributions.Normal((x if self.listens else torch.ones_like(x)) @ self.weight, 1.0)
-
-
-@pytest.mark.parametrize("listens", [True, False])
-def test_the_input_of_a_model_that_returns_a_distribution_is_asked(listens: bool) -> None:
-    x, y = classes()
-    step = lambda self, b: -self.net(b[0]).log_prob(b[1]).mean()  # noqa: E731
-    found = checks(Task(Density(listens), step), load(x, y.float()))["inputs matter"]
-    assert found.passed is listens
