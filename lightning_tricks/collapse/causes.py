@@ -9,8 +9,6 @@ from lightning_tricks.collapse.structure import falls_with_depth
 from lightning_tricks.detection.causes import Cause, Explained
 
 _RANDOM = 0.05  # of the entropy of all actions alike: below it a policy no longer explores
-
-
 _WITH_LABELS = "if the loss uses the labels: look whether they belong to the inputs, SanityCheck()"
 
 

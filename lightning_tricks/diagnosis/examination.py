@@ -183,10 +183,8 @@ class Examination:
                     look.at, look.target = i, target
                     return
 
-    def prediction(
-        self, batch: Any, *, evaluate: bool, updates: int = 0, shifted: bool = False
-    ) -> tuple[Tensor | None, float | None]:
-        """Return the prediction and the loss, from the state, and with the numbers, with which the dry run began.
+    def look_again(self, batch: Any, *, evaluate: bool, updates: int = 0, shifted: bool = False) -> Look:
+        """Look at a batch from the state, and with the numbers, with which the dry run began.
 
         A module may have a memory, so that one look changes the next.
 
@@ -203,7 +201,13 @@ class Examination:
         for _ in range(updates):
             self.dry_run.update()
         with self.evaluating() if evaluate else nullcontext():
-            look = self.look(batch)
+            return self.look(batch)
+
+    def prediction(
+        self, batch: Any, *, evaluate: bool, updates: int = 0, shifted: bool = False
+    ) -> tuple[Tensor | None, float | None]:
+        """Return the prediction and the loss of ``look_again``, with the same arguments."""
+        look = self.look_again(batch, evaluate=evaluate, updates=updates, shifted=shifted)
         loss = None if look.loss is None else self.dry_run.steps.mean(look.loss)
         return look.output(self.first.key), loss
 
@@ -328,3 +332,12 @@ def _measures(module: nn.Module) -> bool:
     """Whether a module compares a prediction with a target: what it returns is not an output of the model."""
     names = {cls.__module__.split(".")[0] for cls in type(module).__mro__}
     return isinstance(module, LOSS) or "torchmetrics" in names
+
+
+def emptied(tensor: Tensor) -> Tensor:
+    """Return zeros of the same form; ones for what is 0 throughout.
+
+    >>> emptied(torch.tensor([3, 0])), emptied(torch.zeros(1))
+    (tensor([0, 0]), tensor([1.]))
+    """
+    return torch.zeros_like(tensor) if bool((tensor != 0).any()) else torch.ones_like(tensor)

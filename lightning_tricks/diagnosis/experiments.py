@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tricks.diagnosis import sanity
-from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
+from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, emptied, tensors_of
 from lightning_tricks.diagnosis.partners import related
 from lightning_tricks.diagnosis.recognition import alike, other_values
 from lightning_tricks.diagnosis.sanity import Check
@@ -37,7 +37,7 @@ def input_matters(exam: Examination) -> list[Check]:
     """
     if exam.dry_run.steps.anywhere(not exam.inputs(exam.batch)):
         return [Check("inputs matter", None, NO_INPUT)]
-    zeroed = exam.with_inputs(lambda t: torch.zeros_like(t) if bool((t != 0).any()) else torch.ones_like(t))
+    zeroed = exam.with_inputs(emptied)
     check, before = _input_matters(exam, zeroed, 0, None)
     if exam.dry_run.steps.anywhere(check.passed is not True):
         check, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before)
@@ -85,11 +85,7 @@ def _lost_inputs(exam: Examination) -> list[str]:
 
 def _outputs(exam: Examination, batch: Any) -> list[Tensor]:
     """Return the prediction and all outputs of its form, after some updates; none where there is no prediction."""
-    exam.dry_run.restart()
-    for _ in range(UPDATES_BEFORE_ASKING):
-        exam.dry_run.update()
-    with exam.evaluating():
-        look = exam.look(batch)
+    look = exam.look_again(batch, evaluate=True, updates=UPDATES_BEFORE_ASKING)
     prediction = look.output(exam.first.key)
     return [] if prediction is None else [t for t in look.candidates if t.shape[1:] == prediction.shape[1:]]
 

@@ -293,12 +293,7 @@ def _gives_prediction(exam: Examination, owners: set[int]) -> set[int]:
 
 def _kept(exam: Examination) -> bool:
     """Whether an update keeps the gradients of the one before: nobody clears them."""
-    with torch.no_grad():
-        marked = [p for o in exam.optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
-        marked = [p for p in marked if p.grad.layout == torch.strided]
-        # (marked, so that what is kept shows in the gradients of the next update)
-        for p in marked:
-            p.grad.fill_(MARK)
+    marked = mark_gradients(p for o in exam.optimizers for g in o.param_groups for p in g["params"])
     exam.dry_run.update()
     left = [p.grad for p in marked if p.grad is not None]
     several = len(left) == len(marked) and sum(t.numel() for t in left) > 1
@@ -308,3 +303,13 @@ def _kept(exam: Examination) -> bool:
     low = min(float(t.min()) for t in left)
     high = max(float(t.max()) for t in left)
     return exam.dry_run.steps.anywhere(low > 0 and high - low <= 1e-3 * high)
+
+
+def mark_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Fill the gradients that are there with ``MARK``, so that what is kept of them shows; return their parameters."""
+    marked = []
+    for p in parameters:
+        if p.grad is not None and p.grad.layout == torch.strided:
+            p.grad.detach().fill_(MARK)
+            marked.append(p)
+    return marked

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lightning_tricks.diagnosis import sanity
-from lightning_tricks.diagnosis.examination import Examination, tensors_of
+from lightning_tricks.diagnosis.examination import Examination, emptied, tensors_of
 from lightning_tricks.diagnosis.experiments import says_nothing
-from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, left_out
+from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, left_out, mark_gradients
 from lightning_tricks.diagnosis.sanity import Check, Gradients
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.modules.selection import parameter_names
@@ -27,7 +27,7 @@ def inputs(exam: Examination) -> list[Check]:
     name = "inputs matter"
     if exam.dry_run.steps.anywhere(all(says_nothing(t) for t in tensors_of(exam.batch))):
         return [Check(name, None, "the batch holds nothing that could")]
-    changed = tree_map(lambda t: torch.zeros_like(t) if bool((t != 0).any()) else torch.ones_like(t), exam.batch)
+    changed = tree_map(emptied, exam.batch)
     before = _weights(exam.module)
     usual, other = (_weights_after(exam, batch) for batch in (exam.batch, changed))
     if exam.dry_run.steps.anywhere(not _differ(before, usual)):
@@ -75,10 +75,7 @@ def _kept(exam: Examination, learns: list[nn.Parameter]) -> bool:
     """
     exam.dry_run.restart()
     exam.dry_run.update()
-    marked = [p for p in learns if p.grad is not None and p.grad.layout == torch.strided]
-    for p in marked:
-        assert p.grad is not None
-        p.grad.fill_(MARK)
+    marked = mark_gradients(learns)
     for _ in range(STEPS):
         exam.dry_run.update()
     left = [p.grad for p in marked if p.grad is not None]

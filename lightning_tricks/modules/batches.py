@@ -13,12 +13,14 @@ time steps of a packed sequence, the atoms of a batch of molecules.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+from lightning_tricks.numerics.trees import fields_of
 
 _SAYS_IT = ("num_graphs", "batch_size")  # of a batch of graphs; of a TensorDict and of many others
 _CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
@@ -91,10 +93,8 @@ def parts_of(value: Any) -> list[Any] | None:
         return None
     if isinstance(value, Mapping):
         return list(value.values())
-    if callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__"):
-        return [value[key] for key in value.keys()]  # noqa: SIM118 (not a Mapping: its iterator may be another)
-    if is_dataclass(value):
-        return [getattr(value, place.name, None) for place in fields(value)]
+    if (places := fields_of(value)) is not None:
+        return list(places.values())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return list(value)
     held = list(getattr(value, "__dict__", {}).values())

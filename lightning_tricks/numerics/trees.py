@@ -19,7 +19,6 @@ from lightning_tricks.numerics import torch_internals
 def tree_leaves(tree: Any) -> list[Any]:
     """Return what a tree holds, in its order, with the parts of objects that hold tensors under names.
 
-    >>> from types import SimpleNamespace
     >>> tree_leaves({"a": [1, 2], "b": (3,)})
     [1, 2, 3]
     """
@@ -66,31 +65,39 @@ def named_parts(value: Any) -> dict[str, Any] | None:
     return _opened(value)
 
 
+def fields_of(value: Any) -> dict[Any, Any] | None:
+    """Return what an object with ``keys``, or a dataclass (with slots too), has in its places; None for others.
+
+    >>> from collections import UserDict
+    >>> fields_of(UserDict(a=1)), fields_of([1])
+    ({'a': 1}, None)
+    """
+    if callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__"):
+        return {key: value[key] for key in value.keys()}  # noqa: SIM118 (its iterator may be another)
+    if is_dataclass(value):
+        return {place.name: getattr(value, place.name, None) for place in fields(value)}
+    return None
+
+
 def _opened(value: Any) -> dict[str, Any] | None:
     """Return the parts of an object that torch's trees take for a leaf; None where it is one."""
     if isinstance(value, (Tensor, nn.Module, type, str, int, float)) or value is None:
         return None
-    if is_dataclass(value):
-        parts = {place.name: getattr(value, place.name, None) for place in fields(value)}
-    elif callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__"):
-        parts = {key: value[key] for key in value.keys()}  # noqa: SIM118 (its iterator may be another)
-    else:
+    parts = fields_of(value)
+    if parts is None:
         held = getattr(value, "__dict__", {}) if hasattr(value, "to") else {}
         # (not objects in it, which may lead back to it)
         parts = {name: part for name, part in held.items() if isinstance(part, (Tensor, list, tuple, dict))}
-    return (
-        parts
-        if any(isinstance(x, Tensor) for part in parts.values() for x in torch_internals.tree_leaves(part))
-        else None
-    )
+    tensors = any(isinstance(x, Tensor) for part in parts.values() for x in torch_internals.tree_leaves(part))
+    return parts if tensors else None
 
 
 def _with_parts(value: Any, parts: Mapping[str, Any]) -> Any:
     other = copy.copy(value)
-    if is_dataclass(other) or not hasattr(other, "__setitem__"):
-        for name, part in parts.items():
-            object.__setattr__(other, name, part)  # (also of a frozen one)
-    else:
-        for name, part in parts.items():
+    by_key = callable(getattr(other, "keys", None)) and hasattr(other, "__setitem__")
+    for name, part in parts.items():
+        if by_key:
             other[name] = part
+        else:
+            object.__setattr__(other, name, part)  # (also of a frozen dataclass)
     return other

@@ -189,9 +189,7 @@ class SanityCheck(Trick):
         asked: dict[str, Callable[[Examination], list[Check]]] = {}
         if self.initial_loss:
             asked["initial loss"] = loss_experiments.initial_loss
-            asked["shapes of outputs and labels"] = lambda exam: (
-                loss_experiments.shapes(exam) or places(exam) or axes(exam)
-            )
+            asked["shapes of outputs and labels"] = _shapes
         if self.input_matters:
             asked["inputs matter"] = experiments.input_matters
             asked["all parameters learn"] = gradient_flow.gradients
