@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -44,3 +44,20 @@ def assert_commented(file: ModuleType) -> None:
     entries = [i for i, line in enumerate(lines) if line.startswith(("    failing(", "    healthy("))]
     assert len(entries) == len(file.SCENARIOS)
     assert all(lines[i - 1].startswith("    # ") for i in entries)
+
+
+def assert_modules_exist(scenario: Scenario, returned: Collection[str] = ()) -> None:
+    """The modules that detectors are pointed to exist.
+
+    Args:
+        scenario: which one.
+        returned: keys of what training steps return, which may stand for a module.
+    """
+    training = scenario.make(0)
+    modules = dict(training.module.named_modules())
+    for arguments in training.detectors.values():
+        named = [
+            arguments.get(key, ()) for key in ("output", "layer", "assignments", "mean", "log_variance", "generator")
+        ]
+        for name in (n for names in named for n in ([names] if isinstance(names, str) else names)):
+            assert name in modules or name in returned

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
 from benchmarks.models.scenarios import draw_bugs, draw_classification, draw_embeddings, draw_generative, draw_sequences
 from lightning_tricks.detection.causes import Cause
-from tests.benchmarks.problems import assert_named_for_development, passes
+from tests.benchmarks.problems import assert_modules_exist, assert_named_for_development, passes
 
 FILES = (draw_classification, draw_sequences, draw_generative, draw_embeddings, draw_bugs)
 DRAWN = [scenario for file in FILES for scenario in file.SCENARIOS]
@@ -52,15 +52,7 @@ def test_their_causes_are_causes_of_verdicts_or_rows_of_the_check_before_trainin
 
 @pytest.mark.parametrize("scenario", DRAWN, ids=lambda s: s.name)
 def test_modules_that_detectors_are_pointed_to_exist(scenario: Scenario) -> None:
-    training = scenario.make(0)
-    modules = dict(training.module.named_modules())
-    returned = {"logits", "prediction"}
-    for arguments in training.detectors.values():
-        named = [
-            arguments.get(key, ()) for key in ("output", "layer", "assignments", "mean", "log_variance", "generator")
-        ]
-        for name in (n for names in named for n in ([names] if isinstance(names, str) else names)):
-            assert name in modules or name in returned
+    assert_modules_exist(scenario, {"logits", "prediction"})
 
 
 @pytest.mark.filterwarnings("ignore")

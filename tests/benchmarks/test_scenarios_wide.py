@@ -20,7 +20,7 @@ from benchmarks.models.scenarios import (
 )
 from benchmarks.models.scripts import auc
 from benchmarks.models.wide import Loaded
-from tests.benchmarks.problems import assert_named_for_development, passes
+from tests.benchmarks.problems import assert_modules_exist, assert_named_for_development, passes
 
 FILES = (
     wide_classification,
@@ -76,14 +76,7 @@ def test_batches_and_numbers_of_updates_are_of_many_sizes() -> None:
 
 @pytest.mark.parametrize("scenario", WIDE, ids=lambda s: s.name)
 def test_modules_that_detectors_are_pointed_to_exist(scenario: Scenario) -> None:
-    training = scenario.make(0)
-    modules = dict(training.module.named_modules())
-    for arguments in training.detectors.values():
-        named = [
-            arguments.get(key, ()) for key in ("output", "layer", "assignments", "mean", "log_variance", "generator")
-        ]
-        for name in (n for names in named for n in ([names] if isinstance(names, str) else names)):
-            assert name in modules
+    assert_modules_exist(scenario)
 
 
 def test_the_area_under_the_curve_is_that_of_scikit_learn_with_and_without_equal_scores() -> None:

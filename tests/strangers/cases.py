@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -58,9 +59,20 @@ def made(callbacks: dict[str, tuple[type, dict[str, Any]]], stranger: Stranger) 
 
 def strangers(test: str, chosen: Any = lambda stranger: True) -> list[Any]:
     """Return the parameters of a test, each with the defects that are known of it."""
-    cases = []
-    for stranger in filter(chosen, STRANGERS):
-        reason = DEFECTS.get((stranger.name, test))
+    return with_defects(filter(chosen, STRANGERS), test, DEFECTS)
+
+
+def with_defects(named: Iterable[Any], test: str, defects: Mapping[tuple[str, str], str]) -> list[Any]:
+    """Return one parameter of a test for each, expected to fail where a defect is known.
+
+    Args:
+        named: what a test is about, each with a ``name``.
+        test: what the table calls it.
+        defects: name and test -> reason.
+    """
+    parameters = []
+    for one in named:
+        reason = defects.get((one.name, test))
         marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-        cases.append(pytest.param(stranger, id=stranger.name.replace(" ", "-"), marks=marks))
-    return cases
+        parameters.append(pytest.param(one, id=one.name.replace(" ", "-"), marks=marks))
+    return parameters

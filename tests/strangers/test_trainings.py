@@ -12,6 +12,7 @@ import torch
 
 import lightning_tricks
 from lightning_tricks import DeadUnits, GradientMonitor, LRFinder, SanityCheck, TrainingDoctor
+from tests.strangers.cases import with_defects
 from tests.strangers.defects import TRAINING_DEFECTS
 from tests.strangers.recorder import digest, generators
 from tests.strangers.trainings import TRAININGS
@@ -56,12 +57,7 @@ def watched(training: Training) -> Said:
 
 def cases(test: str, chosen: Callable[[Training], bool] = lambda training: True) -> list[Any]:
     """Return the parameters of a test, each with the defects that are known of it."""
-    parameters = []
-    for training in filter(chosen, TRAININGS):
-        reason = TRAINING_DEFECTS.get((training.name, test))
-        marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-        parameters.append(pytest.param(training, id=training.name.replace(" ", "-"), marks=marks))
-    return parameters
+    return with_defects(filter(chosen, TRAININGS), test, TRAINING_DEFECTS)
 
 
 @strangers
