@@ -295,7 +295,7 @@ class Walk:
         elif (what := obstacle(thing, data=data)) is not None:
             self.obstacles.append(Obstacle(place, what))
         elif hidden_state(kind) is None:
-            self._visit_attributes(place, thing, data or is_read_by_position(kind), trained)
+            self._visit_attributes(place, thing, data or is_data(kind), trained)
         elif not data:
             self._visit_foreign(place, thing)
 
@@ -525,10 +525,10 @@ def hidden_state(kind: type) -> type | None:
     return None
 
 
-def is_read_by_position(kind: type) -> bool:
+def is_data(kind: type) -> bool:
     """Whether instances of a class are data that reading leaves as they are; an iterable data set may be used up.
 
-    >>> is_read_by_position(Dataset), is_read_by_position(IterableDataset)
+    >>> is_data(Dataset), is_data(IterableDataset)
     (True, False)
     """
     return issubclass(kind, _DATA) and not issubclass(kind, IterableDataset)
