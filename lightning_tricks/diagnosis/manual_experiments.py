@@ -27,7 +27,7 @@ def inputs(exam: Examination) -> list[Check]:
     name = "inputs matter"
     if exam.dry_run.steps.anywhere(all(says_nothing(t) for t in tensors_of(exam.batch))):
         return [Check(name, None, "the batch holds nothing that could")]
-    changed = tree_map(emptied, exam.batch)
+    changed = tree_map(lambda t: emptied(t) if isinstance(t, torch.Tensor) else t, exam.batch)
     before = _weights(exam.module)
     usual, other = (_weights_after(exam, batch) for batch in (exam.batch, changed))
     if exam.dry_run.steps.anywhere(not _differ(before, usual)):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from lightning_tricks import SanityCheck, UnsupportedError
 from tests.diagnosis.problems import D, checks, classes, load
@@ -154,3 +155,13 @@ def test_what_cannot_be_tried_is_a_warning_and_an_error_only_for_who_asks_for_a_
         trainer([SanityCheck()], max_steps=1, max_epochs=1).fit(module, data)
     with pytest.raises(UnsupportedError, match="does not work with LBFGS"):
         trainer([SanityCheck(on_failure="raise")], max_epochs=1).fit(ByHand(), data)
+
+
+def test_names_beside_the_tensors_of_a_batch_do_not_keep_it_from_being_asked() -> None:
+    class Named(Accumulating):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch[:2], batch_idx)
+
+    x, y = classes()
+    rows: Any = [(row, label, "name") for row, label in zip(x, y, strict=True)]
+    assert checks(Named(), DataLoader(rows, 16))["inputs matter"].passed
