@@ -104,7 +104,7 @@ def association(
 
     >>> association({"seen_before": 0.0, "association": 1.5}, 0.3, samples=2048.0)
     {'association': 1.5}
-    >>> association({"seen_before": 1.0, "association": 1.5}, 0.3, samples=2048.0)
+    >>> association({"seen_before": 1.0, "association": 1.5, "_lately": 1.5}, 0.3, samples=2048.0)
     {'skill': 0.3}
     """
     found, enough = {}, samples >= _FEWEST
@@ -115,7 +115,8 @@ def association(
         # ones, have not learnt anything however many there are
         nothing = classes and values["_spread"] < _NO_SPREAD and not values["skill"] > 0
         return {"association": min(values["association"], 0.0) if nothing else values["association"]}
-    known = enough and values["association"] > _SIGNIFICANT
+    # (what was found in the first epoch may have been lost since then)
+    known = enough and min(values["association"], values["_lately"]) > _SIGNIFICANT
     if unrelated:
         found["association"] = max(values["association"], _SIGNIFICANT * skill / _LITTLE)
     return {**found, "skill": 1.0 if known else skill}

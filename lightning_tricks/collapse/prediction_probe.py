@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tricks.collapse import figures, prediction_alarms, sums
-from lightning_tricks.collapse.association import Evidence
+from lightning_tricks.collapse.association import Evidence, pooled
 from lightning_tricks.collapse.first_batch import FirstBatch
 from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.pooling import Part
@@ -59,6 +59,7 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     "evidence": form.record(
         {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
     ),
+    "lately": form.many(form.measured),
 }
 
 
@@ -91,6 +92,7 @@ class PredictionProbe(Probe):
         self._known = KnownSamples()
         self._targets = Targets()
         self._evidence = Evidence().init()
+        self._lately: list[float] = []  # scores of the last checks, also of samples that were seen before
         self._first_batch = FirstBatch()
         self._highest = 0.0  # loss
         self._classes = ClassCurve()
@@ -229,8 +231,12 @@ class PredictionProbe(Probe):
         if shares:
             values["_pooled"] = self._classes.pooled_skill(values)
             values["_minority"] = values["_count"] * (1 - max(self._classes.labelled))
-        pooled, self._evidence = evidence.update(values["_score"], values["_count"], self._evidence, seen)
-        values["association"] = pooled
+        values["association"], self._evidence = evidence.update(
+            values["_score"], values["_count"], self._evidence, seen
+        )
+        score = values["_score"] if math.isfinite(values["_score"]) else 0.0
+        self._lately = [*self._lately, score][-evidence.checks :]
+        values["_lately"] = abs(pooled(self._lately)) if evidence.both_signs else pooled(self._lately)
         asked = prediction_alarms.association(values, values.get("skill", math.nan), **self._evidence_of(judge))
         waits = any(judge.suspects(name, value) and judge.in_grace(name) for name, value in asked.items())
         return {**values, "not_yet": float(waits)}
@@ -262,7 +268,7 @@ class PredictionProbe(Probe):
 
     def rolled_back(self) -> None:
         """What was learnt about the association was of the run that failed."""
-        self._evidence, self._classes.pool = Evidence().init(), []
+        self._evidence, self._lately, self._classes.pool = Evidence().init(), [], []
 
     def state(self) -> dict[str, Any]:
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
@@ -273,6 +279,7 @@ class PredictionProbe(Probe):
             "logits": self._targets.logits,
             "highest": self._highest,
             "evidence": dict(self._evidence),
+            "lately": list(self._lately),
             "pool": [list(part) for part in self._classes.pool],
         }
 
@@ -289,6 +296,7 @@ class PredictionProbe(Probe):
         self._known.load(state, device)
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
+        self._lately = list(state.get("lately", []))
         self._highest = state.get("highest", 0.0)
         self._classes.pool = [Part(*part) for part in state.get("pool", [])]
         if self.sums:
