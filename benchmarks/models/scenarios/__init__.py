@@ -44,6 +44,7 @@ from benchmarks.models.scenarios import (
     regression,
     regression_distributions,
     reinforcement,
+    review_embeddings,
     review_regression,
     self_supervised,
     self_supervised_labels,
@@ -120,6 +121,7 @@ SCENARIOS: list[Scenario] = [
     *draw_bugs.SCENARIOS,
     # Written as a reviewer would who holds trainings back; their names put them into develop.
     *review_regression.SCENARIOS,
+    *review_embeddings.SCENARIOS,
 ]
 
 
