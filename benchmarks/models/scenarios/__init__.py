@@ -44,6 +44,8 @@ from benchmarks.models.scenarios import (
     regression,
     regression_distributions,
     reinforcement,
+    review_embeddings,
+    review_regression,
     self_supervised,
     self_supervised_labels,
     variational,
@@ -117,6 +119,9 @@ SCENARIOS: list[Scenario] = [
     *draw_generative.SCENARIOS,
     *draw_embeddings.SCENARIOS,
     *draw_bugs.SCENARIOS,
+    # Written as a reviewer would who holds trainings back; their names put them into develop.
+    *review_regression.SCENARIOS,
+    *review_embeddings.SCENARIOS,
 ]
 
 
