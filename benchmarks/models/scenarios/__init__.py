@@ -44,6 +44,7 @@ from benchmarks.models.scenarios import (
     regression,
     regression_distributions,
     reinforcement,
+    review_classes,
     self_supervised,
     self_supervised_labels,
     variational,
@@ -117,6 +118,8 @@ SCENARIOS: list[Scenario] = [
     *draw_generative.SCENARIOS,
     *draw_embeddings.SCENARIOS,
     *draw_bugs.SCENARIOS,
+    # From code reviews, drawn in the same way; their names put them into develop.
+    *review_classes.SCENARIOS,
 ]
 
 
