@@ -44,6 +44,7 @@ from benchmarks.models.scenarios import (
     regression,
     regression_distributions,
     reinforcement,
+    review_classes,
     review_embeddings,
     review_regression,
     self_supervised,
@@ -122,6 +123,7 @@ SCENARIOS: list[Scenario] = [
     # Written as a reviewer would who holds trainings back; their names put them into develop.
     *review_regression.SCENARIOS,
     *review_embeddings.SCENARIOS,
+    *review_classes.SCENARIOS,
 ]
 
 
