@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
 from benchmarks.models.scripts import images, lines, script, seeded
 from benchmarks.models.trainings import Training
