@@ -45,6 +45,8 @@ from benchmarks.models.scenarios import (
     regression_distributions,
     reinforcement,
     review_classes,
+    review_graphs_and_policies,
+    review_sequences,
     self_supervised,
     self_supervised_labels,
     variational,
@@ -120,6 +122,8 @@ SCENARIOS: list[Scenario] = [
     *draw_bugs.SCENARIOS,
     # From code reviews, drawn in the same way; their names put them into develop.
     *review_classes.SCENARIOS,
+    *review_sequences.SCENARIOS,
+    *review_graphs_and_policies.SCENARIOS,
 ]
 
 
