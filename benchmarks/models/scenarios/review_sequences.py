@@ -366,7 +366,7 @@ def words(seed: int, tags_too: bool) -> Training:
 
 SCENARIOS: list[Scenario] = [
     failing(FAMILY, "a mask of True for what is hidden, SDPA", 0.26, lambda s: gpt(s, mask="upper"), "sanity:no look into the future",
-            "repetition", "evaluation differs", "overconfident predictions"),
+            "repetition", "evaluation differs"),
     healthy(FAMILY, "SDPA with is_causal, a warm-up", 0.26, gpt),
     failing(FAMILY, "text, logits transposed and then flattened", 0.25, lambda s: gpt(s, moved=True), *UNLEARNED, FOLLOW, SHAPES, ONE_BATCH),
     healthy(FAMILY, "one matrix for signs in and out, loss 20 at first", 0.28, lambda s: gpt(s, tied=True)),
@@ -374,9 +374,9 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "text, clipped between backward and step", 0.25, lambda s: clipped(s, False)),
     failing(FAMILY, "an LSTM, eta_min taken for a factor", 0.34, lambda s: restarted(s, 0.5), *FAST, *UNLEARNED, "saturated units"),
     healthy(FAMILY, "an LSTM on text, restarts ever later", 0.34, lambda s: restarted(s, 1e-5)),
-    failing(FAMILY, "a stream, the same lines in each epoch", 1.2, lambda s: streaming(s, True), "overfitting", "overconfident predictions"),
+    failing(FAMILY, "a stream, the same lines in each epoch", 1.2, lambda s: streaming(s, True), "overfitting"),
     healthy(FAMILY, "a stream that goes on in each epoch", 1.2, lambda s: streaming(s, False)),
-    failing(FAMILY, "rows of digits, outputs[:, -1] behind padding", 0.5, lambda s: by_rows(s, False), *UNLEARNED, "vanishing gradients", "plateau",
+    failing(FAMILY, "rows of digits, outputs[:, -1] behind padding", 0.5, lambda s: by_rows(s, False), *UNLEARNED, "vanishing gradients",
             ONE_BATCH),
     healthy(FAMILY, "rows of digits, the output at their length", 0.8, lambda s: by_rows(s, True)),
     failing(FAMILY, "packed words, tags as they were", 0.45, lambda s: words(s, False), *UNLEARNED, FOLLOW, ONE_BATCH, "evaluation differs"),
