@@ -46,7 +46,9 @@ from benchmarks.models.scenarios import (
     reinforcement,
     review_classes,
     review_embeddings,
+    review_graphs_and_policies,
     review_regression,
+    review_sequences,
     self_supervised,
     self_supervised_labels,
     variational,
@@ -124,6 +126,8 @@ SCENARIOS: list[Scenario] = [
     *review_regression.SCENARIOS,
     *review_embeddings.SCENARIOS,
     *review_classes.SCENARIOS,
+    *review_sequences.SCENARIOS,
+    *review_graphs_and_policies.SCENARIOS,
 ]
 
 
