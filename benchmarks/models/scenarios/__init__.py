@@ -45,6 +45,7 @@ from benchmarks.models.scenarios import (
     regression_distributions,
     reinforcement,
     review_embeddings,
+    review_generators,
     review_regression,
     self_supervised,
     self_supervised_labels,
@@ -122,6 +123,7 @@ SCENARIOS: list[Scenario] = [
     # Written as a reviewer would who holds trainings back; their names put them into develop.
     *review_regression.SCENARIOS,
     *review_embeddings.SCENARIOS,
+    *review_generators.SCENARIOS,
 ]
 
 
