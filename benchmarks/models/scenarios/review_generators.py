@@ -355,7 +355,7 @@ class Diffusion(Loaded):
             if self.in_place:
                 mean.lerp_(weight, 0.02)
             else:
-                mean = 0.98 * mean + 0.02 * weight  # noqa: PLW2901
+                mean = 0.98 * mean + 0.02 * weight
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
