@@ -46,6 +46,7 @@ from benchmarks.models.scenarios import (
     reinforcement,
     review_classes,
     review_embeddings,
+    review_generators,
     review_graphs_and_policies,
     review_regression,
     review_sequences,
@@ -128,6 +129,7 @@ SCENARIOS: list[Scenario] = [
     *review_classes.SCENARIOS,
     *review_sequences.SCENARIOS,
     *review_graphs_and_policies.SCENARIOS,
+    *review_generators.SCENARIOS,
 ]
 
 
