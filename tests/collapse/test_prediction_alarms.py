@@ -102,7 +102,7 @@ def test_an_alarm_of_no_association_ends_on_known_samples_when_there_is_some_ski
 def test_patience_is_that_of_the_user_and_learning_has_more_grace_than_keeping() -> None:
     rules = alarms(7)
     assert {alarm.patience for alarm in rules.values()} == {7}
-    assert [grace_factor(n) for n in rules] == [1.0, 1.0, 3.0, 2.0, 2.0, 0.5]
+    assert [grace_factor(n) for n in rules] == [1.0, 1.0, 3.0, 2.0, 2.0, 3.0, 0.5]
     assert worth(1.0) == pytest.approx(100.0), "a perfect skill has a bounded worth"
 
 
