@@ -8,7 +8,7 @@ The experiments of SanityCheck are in ``experiments.py``, ``loss_experiments.py`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_tricks.diagnosis.loss_calls import LossCall, LossCalls
 from lightning_tricks.diagnosis.recognition import (
     Recognised,
     alike,
@@ -97,6 +98,7 @@ class Examination:
     def __init__(self, dry_run: DryRun, module: nn.Module, optimizers: list[Any]) -> None:
         self.dry_run, self.module, self.optimizers = dry_run, module, optimizers
         hidden = in_compiled_graphs(module)
+        self.compiled = bool(hidden)
         self.modules = {n: m for n, m in plain_modules(module).items() if id(m) not in hidden}
         self.batch = dry_run.data.next_batch()
         self.roles: dict[int, str] = {}
@@ -210,6 +212,21 @@ class Examination:
         look = self.look_again(batch, evaluate=evaluate, updates=updates, shifted=shifted)
         loss = None if look.loss is None else self.dry_run.steps.mean(look.loss)
         return look.output(self.first.key), loss
+
+    def loss_calls(self, batches: Sequence[Any] = ()) -> list[list[LossCall]]:
+        """Return what the step gives to loss functions, batch by batch; nothing where parts of the model are compiled.
+
+        Args:
+            batches: one after the other, from where the dry run is; by default the first batch, from its beginning.
+        """
+        if not batches:
+            self.dry_run.restart()
+        found = []
+        for batch in [] if self.compiled else batches or [self.batch]:
+            with LossCalls() as calls, self.dry_run.looking():
+                self.dry_run.output(batch)
+            found.append(calls.found)
+        return found
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -44,7 +44,7 @@ def initial_loss(loss: float, counts: Sequence[float], *, recovers: bool | None 
         return Check(name, True, seen + bias)
     fix = "scale the last layer down (weights times 0.1, bias 0)"
     if recovers:
-        return Check(name, None, f"{seen}, and it falls quickly", fix)
+        return Check(name, None, f"{seen}, and it falls", fix)
     return Check(name, False, seen + bias, fix)
 
 

@@ -17,7 +17,9 @@ from lightning_tricks.diagnosis.weights import as_initialised, units_alike
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.modules.trace import floating
-from lightning_tricks.numerics.torch_internals import CONVOLUTION
+from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION
+
+_NORMS = (*BATCH_NORM, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 _BATCHES_WITHOUT_LOSS = 8
 MARK = 1e8  # no gradient is that large in every element
@@ -252,8 +254,14 @@ def _influence(exam: Examination, parameters: Sequence[Tensor]) -> bool:
 def left_out(exam: Examination, outside: list[Any], held: set[int]) -> set[int]:
     """Return the ids of those parameters whose whole module no optimizer holds: that may be meant.
 
-    Not the module whose output the loss is made of, nor a part of an ``nn.Sequential``.
+    Not the module whose output the loss is made of, nor a part of an ``nn.Sequential``. All of them where the optimizer
+    holds nothing but the parameters of norms, or biases: that is a choice (BitFit, arXiv:2106.10199; Tent,
+    arXiv:2006.10726).
     """
+    norms = {id(p) for m in exam.modules.values() if isinstance(m, _NORMS) for p in m.parameters(False)}
+    biases = {id(p) for name, p in exam.module.named_parameters() if name.endswith("bias")}
+    if held & {id(p) for p in exam.module.parameters()} and (held <= norms or held <= biases):
+        return {id(p) for p in outside}
     owners = {
         id(m) for m in exam.modules.values() if any(id(p) in {id(q) for q in outside} for p in m.parameters(False))
     }

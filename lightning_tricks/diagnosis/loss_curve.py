@@ -353,7 +353,7 @@ def spike_limit(history: Sequence[float]) -> float:
     """Return above which a loss is far above what was usual; inf where too little is known.
 
     ``median + 6 * 1.4826 * MAD`` and ``median + 0.2 * |median|``, of a window of at least 50 losses; ratios of losses
-    would have no meaning near 0 and below.
+    would have no meaning near 0 and below. Where some are negative, above all of them by a fifth of their range too.
 
     >>> spike_limit([1.0 + 0.01 * (i % 5) for i in range(100)]), spike_limit([1.0] * 49)
     (1.224, inf)
@@ -363,7 +363,9 @@ def spike_limit(history: Sequence[float]) -> float:
         return math.inf
     middle = statistics.median(known)
     spread = MAD_TO_STD * statistics.median(abs(x - middle) for x in known)
-    return max(middle + 6 * spread, middle + 0.2 * abs(middle))
+    limit = max(middle + 6 * spread, middle + 0.2 * abs(middle))
+    # (the size of a loss that may be negative is what it moves by)
+    return max(limit, max(known) + 0.2 * (max(known) - min(known))) if min(known) < 0 else limit
 
 
 def spiking(losses: Sequence[float], history: Sequence[float], consecutive: int = 5) -> bool:
@@ -494,7 +496,8 @@ def fails_in_eval_mode(start: float, checks: Sequence[Check], count: int = 6) ->
     last = [c.median for c in checks[-3:] if math.isfinite(c.median)]
     if start <= 0 or len(fixed) < count or not last or max(last) > 0.5 * start:
         return False
-    return start - min(fixed) < 0.2 * (start - max(last))
+    # (the first batch may be harder than others, as with a few targets that are far out)
+    return max(start, fixed[0]) - min(fixed) < 0.2 * (start - max(last))
 
 
 def ran_out(checks: Sequence[Check], total: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.diagnosis import first_loss, one_batch, sanity
+from lightning_tricks.diagnosis import first_loss, loss_arguments, one_batch, sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.one_batch import Trial
 from lightning_tricks.diagnosis.partners import partners
@@ -28,7 +28,16 @@ _COLUMNS = 2  # times as many as there are classes
 
 
 def initial_loss(exam: Examination) -> list[Check]:
-    """Look at the first loss, where it is known which one it is, and at the shapes that go into it."""
+    """Look at the value of the first loss, and where that is as it should be, at what loss functions are given."""
+    found = _first_value(exam)
+    if exam.dry_run.steps.anywhere(any(check.passed is False for check in found)):
+        return found
+    wrong = loss_arguments.misused([call for calls in exam.loss_calls() for call in calls])
+    return found if wrong is None or wrong.name != loss_arguments.VALUES else [wrong]
+
+
+def _first_value(exam: Examination) -> list[Check]:
+    """Compare the first loss with that of knowing nothing, where it is known which loss it is."""
     look, dry_run = exam.first, exam.dry_run
     if look.loss is None:
         return [Check("initial loss", None, "training_step returned None")]
@@ -49,7 +58,7 @@ def initial_loss(exam: Examination) -> list[Check]:
             occurrences = _occurrences(exam, found.logits.shape[1])
             check = first_loss.initial_loss(loss, occurrences)
             if dry_run.steps.anywhere(check.passed is False):
-                check = first_loss.initial_loss(loss, occurrences, recovers=_falls(exam, 0.75))
+                check = first_loss.initial_loss(loss, occurrences, recovers=_falls(exam, 0.95, one=True))
             return [check]
         if found.kind == "squared error":
             size = float(found.prediction.float().square().mean().sqrt())
@@ -99,11 +108,22 @@ def _falls(exam: Examination, share: float, *, one: bool = False) -> bool:
 
 def shapes(exam: Examination) -> list[Check]:
     """Let targets change places: the loss of a broadcast, ``[n, 1]`` against ``[n]``, stays as it is."""
+    wrong = partners(exam)
+    if wrong or exam.first.found is not None:
+        return wrong
+    return _invariant_pairing(exam) or _given_shapes(exam)
+
+
+def _given_shapes(exam: Examination) -> list[Check]:
+    """Look at the shapes that loss functions are given, of whatever is made inside the step."""
+    broadcasts = loss_arguments.misused([call for calls in exam.loss_calls() for call in calls])
+    return [broadcasts] if broadcasts is not None and broadcasts.name == loss_arguments.SHAPES else []
+
+
+def _invariant_pairing(exam: Examination) -> list[Check]:
+    """Let targets change places: a loss that stays as it is compares each output with each target."""
     look, at = exam.first, exam.target_at
     prediction, target = look.prediction, look.target
-    wrong = partners(exam)
-    if wrong or look.found is not None:
-        return wrong
     if prediction is None or target is None or at is None:
         return []
     # (a step may use a column of the target: then the value of the loss tells that it was broadcast)

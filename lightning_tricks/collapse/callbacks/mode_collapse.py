@@ -29,6 +29,8 @@ from lightning_tricks.numerics.trees import tree_leaves
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
 _NEIGHBOURS = 5
+_LOW_RECALL = 0.25
+_DIVERSE = (0.9, 1.5)  # times the distances of real samples
 _TREND = 8  # checks: a generator that covers more and more has not collapsed
 
 
@@ -52,7 +54,7 @@ class ModesProbe(Probe):
     def rules(self) -> dict[str, Alarm]:
         """Recall, after both conditions were made one; and whether any sample lies among those of the other kind."""
         return {
-            "recall": Alarm(below=0.25, gain=0.05, growth=1.5, trend=_TREND, patience=self._patience),
+            "recall": Alarm(below=_LOW_RECALL, gain=0.05, growth=1.5, trend=_TREND, patience=self._patience),
             "apart": Alarm(below=0.2, gain=0.05, growth=1.5, trend=_TREND, patience=_TREND),
         }
 
@@ -108,11 +110,16 @@ class ModesProbe(Probe):
         return dict(zip(generation.MODES, vector, strict=True))
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
-        """Recall; half of it where samples also lie closer together than real ones."""
-        near = values["pairwise_distance_ratio"] < 0.9
+        """Recall; half of it where samples also lie closer together than real ones.
+
+        Samples as far apart as real ones are of many kinds, however few real ones they reach: a generator of images
+        that is young is like that. Whether they stay beside all real ones is the other statistic.
+        """
+        apart = values["pairwise_distance_ratio"]
+        recall = values["recall"] * (0.5 if apart < _DIVERSE[0] else 1.0)
         # recall alone is blind to samples that lie far apart from all real ones, and so reach far
         return {
-            "recall": values["recall"] * (0.5 if near else 1.0),
+            "recall": max(recall, _LOW_RECALL) if _DIVERSE[0] <= apart <= _DIVERSE[1] else recall,
             "apart": max(values["coverage"], values["precision"]),
         }
 
@@ -134,8 +141,10 @@ class ModeCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
 
     Compares samples of a generator, as training makes them, with the real batches: the share of real samples within the
     reach of generated ones (recall, k = 5). Distances alone are blind to the loss of every second mode, and coverage
-    asks for quality that a young GAN does not have. Alarm: recall below 0.25, or below 0.5 with distances below 0.9 of
-    the real ones, after twice the grace, unless it rises over eight checks.
+    asks for quality that a young GAN does not have. Alarms, after twice the grace: recall below 0.5 where samples lie
+    closer together than 0.9 of the distances of real ones, or below 0.25 where they lie more than 1.5 times as far
+    apart; or for eight checks hardly any sample lies among those of the other kind. What rises over eight checks is
+    not bad.
 
     Args:
         generator: name of the module whose output is a batch of samples.

@@ -80,9 +80,10 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         As ``RepresentationCollapse``.
 
     Cost:
-        At a check softmax and counts of 512 rows, distances of 256 samples by 64 numbers of each, and one copy of some 90 numbers; on several processes two or three
-        all-reduces more than for other detectors; at the batches before it a copy of their rows of logits (at most
-        1,023 are held; with more than 65,536 classes at most 67 million numbers, or 128 rows). Else the test of a flag.
+        At a check softmax and counts of 512 rows, distances of 256 samples by 64 numbers of each, and one copy of
+        some 90 numbers; on several processes two or three all-reduces more than for other detectors; at the batches
+        before it a copy of their rows of logits (at most 1,023 are held; with more than 65,536 classes at most 67
+        million numbers, or 128 rows). Else the test of a flag.
 
     Example:
         >>> from lightning_tricks import PredictionCollapse

@@ -35,7 +35,8 @@ _NAMES = ("sphere_variance", "rank_share", "size_share")
 _TREND = 8  # checks
 # Of the size at the first check. Measured on the development scenarios: the features of healthy networks grow, and none
 # of them shrank to less than 0.94, while losses that a point minimises bring them to 0.15 and below.
-_SHRUNK = 0.2
+_SHRUNK, _GROWN = 0.2, 4.0
+_LOW_RANK = 0.2  # of the possible rank
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
@@ -77,7 +78,7 @@ class FeaturesProbe(Probe):
     def rules(self) -> dict[str, Alarm]:
         """Complete and dimensional collapse of each layer, and features that shrink to a point."""
         rising = {"trend": _TREND, "patience": self._patience}
-        limits = ((0.05, 1.5), (0.2, 1.3), (_SHRUNK, 1.3))
+        limits = ((0.05, 1.5), (_LOW_RANK, 1.3), (_SHRUNK, 1.3))
         alarms = [Alarm(below=below, growth=growth, **rising) for below, growth in limits]
         return {self._entry(n, layer): a for layer in self._layers for n, a in zip(_NAMES, alarms, strict=True)}
 
@@ -173,6 +174,10 @@ class FeaturesProbe(Probe):
             finite = values[self._entry("finite", layer)] > 0
             for name in _NAMES:
                 found[self._entry(name, layer)] = values[self._entry(f"_{name}", layer)] if finite else -1.0
+            # (few directions that have grown beside the others, as those of classes that are told apart: nothing fell)
+            if finite and values[self._entry("_size_share", layer)] > _GROWN:
+                rank = self._entry("rank_share", layer)
+                found[rank] = max(found[rank], _LOW_RANK)
         return found
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:

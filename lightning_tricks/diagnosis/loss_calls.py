@@ -1,0 +1,77 @@
+"""What a training step gives to the loss functions of torch, whatever made it: recorded while the step runs.
+
+A target that is computed inside ``training_step``, as of masked words, of a teacher or of noise, is in no batch, and an
+output that is reshaped on its way is no output of a module. The call of the function has both.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+MOST_CALLS = 64  # of a step that are kept
+
+_FUNCTIONS: dict[Callable[..., Any], str] = {
+    getattr(F, name): name
+    for name in (
+        *("binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy"),
+        *("ctc_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss"),
+        *("nll_loss", "smooth_l1_loss", "soft_margin_loss"),
+    )
+}
+_OUTPUTS, _TARGETS = ("input", "input1", "log_probs"), ("target", "targets")
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """One call of a loss function.
+
+    Args:
+        name: of the function in ``torch.nn.functional``.
+        output: what it compares, detached.
+        target: with what, detached.
+        options: the other arguments, by their names.
+    """
+
+    name: str
+    output: Tensor
+    target: Tensor
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LossCalls(TorchFunctionMode):
+    """Records the calls of loss functions while it is entered; a loss that calls another one is one call.
+
+    Example:
+        >>> import torch
+        >>> with LossCalls() as calls:
+        ...     loss = torch.nn.MSELoss()(torch.zeros(2), torch.ones(2))
+        >>> [(call.name, call.target.tolist()) for call in calls.found]
+        [('mse_loss', [1.0, 1.0])]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[LossCall] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Keep what a loss function is given, and call it."""
+        name = _FUNCTIONS.get(func)
+        if name is not None and len(self.found) < MOST_CALLS:
+            self._keep(name, inspect.signature(func).bind(*args, **(kwargs or {})).arguments)
+        return func(*args, **(kwargs or {}))
+
+    def _keep(self, name: str, given: Mapping[str, Any]) -> None:
+        output = next((given[key] for key in _OUTPUTS if key in given), None)
+        target = next((given[key] for key in _TARGETS if key in given), None)
+        if isinstance(output, Tensor) and isinstance(target, Tensor):
+            # (copies: a step may write to either later)
+            pair = (output.detach().clone(), target.detach().clone())
+            options = {key: value for key, value in given.items() if key not in (*_OUTPUTS, *_TARGETS)}
+            self.found.append(LossCall(name, *pair, options))
