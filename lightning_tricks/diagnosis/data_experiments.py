@@ -54,6 +54,9 @@ def order(exam: Examination) -> list[Check]:
     whole = _spread(loaders[0], at)
     if whole is None:
         return [Check(name, None, "the data cannot be read by position")]
+    rarer = None if look.labels is None else _made_rarer(loaders[0], whole)
+    if rarer is not None:
+        return [rarer]
     window = _last(loaders[0], exam.dry_run.data.batches_per_epoch, batches) or window[:batches]
     found = [tensors[at].reshape(-1).to(whole.device) for tensors in window]
     if look.labels is None:
@@ -75,6 +78,20 @@ def _weighted(loader: Any) -> tuple[int, int] | None:
         return None
     weights, samples = len(sampler.weights), len(loader.dataset)
     return None if weights == samples else (weights, samples)
+
+
+def _made_rarer(loader: Any, labels: Tensor) -> Check | None:
+    """Look at the weights of a sampler beside the labels that ``_spread`` has read; None where nothing is wrong."""
+    weights = loader.sampler.weights if isinstance(loader.sampler, WeightedRandomSampler) else None
+    if weights is None or loader.batch_size is None or len(labels) != min(len(weights), SPREAD):
+        return None
+    chosen = torch.as_tensor(weights)[_positions(0, len(weights), SPREAD)]
+    valid = counts(labels)
+    return sanity_data.rarer_by_weight(chosen[valid], labels[valid].round().long())
+
+
+def _positions(start: int, size: int, most: int) -> list[int]:
+    return sorted({int(i) for i in torch.linspace(start, size - 1, min(size, most)).tolist()})
 
 
 def _last(loader: Any, per_epoch: float, batches: int) -> list[list[Tensor]] | None:
@@ -121,14 +138,14 @@ def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
         return None
     sized = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     if loader.batch_sampler is None:  # each item of the data set is a batch
-        wanted = sorted({int(i) for i in torch.linspace(0, size - 1, min(size, 64)).tolist()})
+        wanted = _positions(0, size, 64)
         batches: list[Any] = []
         rows = 0
         for i in wanted:
             batches.append(loader.collate_fn(data[i]))
             rows += max((len(t) for t in tensors_of(batches[-1]) if t.ndim), default=1)
         return batches
-    wanted = sorted({int(i) for i in torch.linspace(start, size - 1, min(size, most)).tolist()})
+    wanted = _positions(start, size, most)
     step = int(sized or 32)
     groups = [wanted[i : i + step] for i in range(0, len(wanted), step)]
     return [loader.collate_fn(_items(data, group)) for group in groups]

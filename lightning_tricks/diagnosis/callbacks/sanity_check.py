@@ -16,6 +16,7 @@ from lightning_tricks.diagnosis import (
     label_experiments,
     loss_experiments,
     manual_experiments,
+    schedule_experiments,
 )
 from lightning_tricks.diagnosis.axes import axes
 from lightning_tricks.diagnosis.examination import Examination
@@ -46,14 +47,16 @@ class SanityCheck(Trick):
     something cannot be put back, a warning names it and nothing is run.
 
     A check fails only where the training cannot work as it is. What may be meant, what the data cannot show, and an
-    experiment on which the model raises are marked ``?``. The loss is judged where its value is that of a usual loss of
-    an output and a target; what a zero-initialised head, LoRA or ReZero hides is asked after five updates. With
-    manual optimization the weights are asked what some steps do to them: rows "inputs matter", "all parameters learn",
-    "modules are in training mode" and "validation data are new". Not run on a resume, nor under ``fast_dev_run``.
+    experiment on which the model raises are marked ``?``. The loss is judged where its value is that of a usual
+    loss of an output and a target; what a zero-initialised head, LoRA or ReZero hides is asked after five updates.
+    With manual optimization the weights are asked what some steps do to them: rows "inputs matter", "all parameters
+    learn", "modules are in training mode", "learning rate schedule" and "validation data are new". Not run on a
+    resume, nor under ``fast_dev_run``.
 
     Args:
         initial_loss: compare the first loss with ``ln C`` (or the variance of a regression's target); find a softmax
-            that is applied twice, a sum, a flipped sign; find outputs and labels that broadcast or belong to other
+            that is applied twice, a sum, a flipped sign, and what torch's loss functions are given and cannot mean
+            (probabilities where logarithms belong, 0 for -1); find outputs and labels that broadcast or belong to other
             samples. Rows "initial loss" and "shapes of outputs and labels".
         overfit_batch: train on one batch, 40 updates; and on some batches, where nearest neighbours cannot tell whether
             labels belong to their inputs; look whether bounded outputs can reach their labels. Rows "overfits one
@@ -181,6 +184,7 @@ class SanityCheck(Trick):
             asked["inputs matter"] = manual_experiments.inputs
             asked["all parameters learn"] = manual_experiments.learning
             asked["modules are in training mode"] = experiments.modes
+            asked["learning rate schedule"] = schedule_experiments.schedules
         if self.sample_independence:
             asked["validation data are new"] = data_experiments.validation
         return asked
@@ -195,6 +199,7 @@ class SanityCheck(Trick):
             asked["all parameters learn"] = gradient_flow.gradients
             asked["units are alive"] = experiments.units
             asked["modules are in training mode"] = experiments.modes
+            asked["learning rate schedule"] = schedule_experiments.schedules
         if self.sample_independence:
             asked["samples do not leak"] = experiments.sample_independence
             asked["no look into the future"] = experiments.future

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
+
+from lightning_tricks.diagnosis.loss_calls import MOST_CALLS, LossCalls
+
+
+def test_calls_are_recorded_however_the_function_is_reached() -> None:
+    logits, labels = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, -100])
+    with LossCalls() as calls:
+        one = nn.CrossEntropyLoss()(logits, labels)
+        two = cross_entropy(input=logits, target=labels, ignore_index=-100)
+        three = F.nll_loss(logits.log_softmax(1), labels)
+    assert [call.name for call in calls.found] == ["cross_entropy", "cross_entropy", "nll_loss"]
+    assert torch.equal(calls.found[0].output, logits.detach()) and not calls.found[0].output.requires_grad
+    assert calls.found[1].options["ignore_index"] == -100
+    assert one.item() == two.item() == pytest.approx(three.item())
+    one.backward()
+    assert logits.grad is not None
+
+
+def test_a_loss_that_calls_another_one_is_one_call_and_what_is_outside_is_none() -> None:
+    with LossCalls() as calls:
+        F.multilabel_soft_margin_loss(torch.zeros(2, 3), torch.ones(2, 3))
+        F.ctc_loss(torch.zeros(5, 1, 3).log_softmax(2), torch.tensor([[1, 2]]), torch.tensor([5]), torch.tensor([2]))
+        F.margin_ranking_loss(torch.zeros(2), torch.ones(2), torch.ones(2))
+    F.mse_loss(torch.zeros(2), torch.ones(2))
+    assert [call.name for call in calls.found] == ["ctc_loss", "margin_ranking_loss"]
+
+
+def test_what_is_recorded_is_a_copy_and_not_more_than_so_much() -> None:
+    x: Tensor = torch.zeros(3)
+    with LossCalls() as calls:
+        for _ in range(MOST_CALLS + 3):
+            F.l1_loss(x, torch.ones(3))
+            x.add_(1.0)
+    assert len(calls.found) == MOST_CALLS
+    assert calls.found[2].output.tolist() == [2.0, 2.0, 2.0]
