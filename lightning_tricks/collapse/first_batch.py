@@ -25,6 +25,7 @@ class FirstBatch:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
+        self.highest = 0.0  # loss of the run, which is compared with that of the first batch
         self._measured: Tensor | None = None  # until the host has read it
         self._sent = False
 

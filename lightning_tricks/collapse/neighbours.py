@@ -45,6 +45,20 @@ def features_of(inputs: Tensor) -> Tensor:
     return F.pad(flat, (0, WIDTH - flat.shape[1]))
 
 
+def features_beside(rows: Mapping[str, Tensor], inputs: Tensor | None) -> Tensor:
+    """Return ``features_of`` the inputs beside rows of outputs; NaN where a row is not one sample of them, ``[n, 64]``.
+
+    Args:
+        rows: as of ``prediction_rows.rows_of``.
+        inputs: of a batch; None where they are not known.
+    """
+    first, target = next(iter(rows.values())), rows.get("values", rows.get("target"))
+    known = inputs is not None and target is not None and len(inputs) == len(first)
+    if inputs is None or target is None or not known or inputs.data_ptr() == target.data_ptr():
+        return torch.full((len(first), WIDTH), torch.nan, device=first.device)
+    return features_of(inputs)
+
+
 def nearest(features: Tensor) -> Tensor:
     """Return the indices of the five nearest other rows of each, without the very nearest, ``[n, 5]``.
 

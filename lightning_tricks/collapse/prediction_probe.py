@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tricks.collapse import figures, neighbours, prediction_alarms, sums
-from lightning_tricks.collapse.association import Evidence, pooled
+from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.first_batch import FirstBatch
 from lightning_tricks.collapse.known_samples import KnownSamples, inputs_of
 from lightning_tricks.collapse.pooling import Part
@@ -29,6 +29,7 @@ from lightning_tricks.collapse.prediction_rows import (
 )
 from lightning_tricks.collapse.prediction_search import OutputSearch, loss_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
+from lightning_tricks.collapse.recent_checks import RecentChecks
 from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
@@ -46,7 +47,6 @@ from lightning_tricks.numerics.subset import subset
 # pairs of them (4,096 rows take 0.6 s and 64 MB).
 _MOST_TIMES = 2
 _FEWEST_ROWS, _MOST_NUMBERS = 128, 2**26  # of logits that are kept until a check
-_SKILLS = 4  # checks whose skills are averaged
 _ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
 OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
     "start": form.maybe(form.tensor),
@@ -60,8 +60,7 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     "evidence": form.record(
         {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
     ),
-    "lately": form.many(form.measured),
-    "skills": form.many(form.many(form.measured, 2)),
+    "recent": form.record({"scores": form.many(form.measured), "skills": form.many(form.many(form.measured, 2))}),
 }
 
 
@@ -95,10 +94,8 @@ class PredictionProbe(Probe):
         self._known = KnownSamples()
         self._targets = Targets()
         self._evidence = Evidence().init()
-        self._lately: list[float] = []  # scores of the last checks, also of samples that were seen before
-        self._skills: list[list[float]] = []  # of the network and of neighbours, at the last checks
+        self._recent = RecentChecks()
         self._first_batch = FirstBatch()
-        self._highest = 0.0  # loss
         self._classes = ClassCurve()
         self._sequences = False  # whether the network is one for them
         self._search: OutputSearch | None = None  # while the predictions are not known
@@ -154,7 +151,7 @@ class PredictionProbe(Probe):
             self._check_classes(rows["logits"], rows["target"])
         if self.sums.keys() - {*rows, "part", "inputs"}:  # of a checkpoint of other targets
             self.sums = {}
-        rows["inputs"] = self._inputs(batch, rows)
+        rows["inputs"] = neighbours.features_beside(rows, None if self._targets.dense else inputs_of(batch))
         width = rows["logits"].shape[1] if "logits" in rows else 1
         most = min(_MOST_TIMES * self.samples, sums.most_rows(width, _FEWEST_ROWS, _MOST_NUMBERS))
         room = most - (len(self.sums["part"]) if "part" in self.sums else 0)
@@ -200,15 +197,6 @@ class PredictionProbe(Probe):
         self._targets = replace(self._targets, dense=dense)
         return rows
 
-    def _inputs(self, batch: Any, rows: Mapping[str, Tensor]) -> Tensor:
-        """Return what the samples look like beside their rows, ``[n, 64]``; NaN where a row is no sample of its own."""
-        count, target = len(next(iter(rows.values()))), rows.get("values", rows.get("target"))
-        inputs = inputs_of(batch)
-        apart = inputs is not None and target is not None and inputs.data_ptr() != target.data_ptr()
-        if inputs is None or not apart or len(inputs) != count or self._targets.dense:
-            return torch.full((count, neighbours.WIDTH), torch.nan, device=next(iter(rows.values())).device)
-        return neighbours.features_of(inputs)
-
     def _check_classes(self, logits: Tensor, target: Tensor) -> None:
         """Once, at the first batch: one host read."""
         top = int(target.max()) if target.numel() else -1
@@ -240,10 +228,9 @@ class PredictionProbe(Probe):
         values, shares, self._targets = read_rows(vector, self._targets)
         self._classes.add(shares, self._sampler.every)
         loss = values.get("cross_entropy", values.get("squared_error", 0.0))
-        self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
+        self._first_batch.highest = max(self._first_batch.highest, loss if math.isfinite(loss) else 0.0)
         evidence = Evidence(both_signs=self._targets.kind == "numbers")
-        self._skills = [*self._skills, [network, nearest]][-_SKILLS:]
-        network, nearest = (sum(skills) / len(self._skills) for skills in zip(*self._skills, strict=True))
+        network, nearest = self._recent.skills(network, nearest)
         values["seen_before"] = seen
         if self._targets.kind == "classes":
             values |= {"_by_network": network, "_by_neighbours": nearest}
@@ -253,9 +240,7 @@ class PredictionProbe(Probe):
         values["association"], self._evidence = evidence.update(
             values["_score"], values["_count"], self._evidence, seen
         )
-        score = values["_score"] if math.isfinite(values["_score"]) else 0.0
-        self._lately = [*self._lately, score][-evidence.checks :]
-        values["_lately"] = abs(pooled(self._lately)) if evidence.both_signs else pooled(self._lately)
+        values["_lately"] = self._recent.score(values["_score"], both_signs=evidence.both_signs)
         asked = prediction_alarms.association(values, values.get("skill", math.nan), **self._evidence_of(judge))
         waits = any(judge.suspects(name, value) and judge.in_grace(name) for name, value in asked.items())
         return {**values, "not_yet": float(waits)}
@@ -274,7 +259,7 @@ class PredictionProbe(Probe):
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what kind of failure."""
         peak = judge.states["lost"]["peak"] or 0.0
-        return of_prediction(active, values, peak, {**self._first_batch.values, "highest": self._highest})
+        return of_prediction(active, values, peak, {**self._first_batch.values, "highest": self._first_batch.highest})
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Classes over time."""
@@ -287,7 +272,7 @@ class PredictionProbe(Probe):
 
     def rolled_back(self) -> None:
         """What was learnt about the association was of the run that failed."""
-        self._evidence, self._lately, self._skills, self._classes.pool = Evidence().init(), [], [], []
+        self._evidence, self._recent, self._classes.pool = Evidence().init(), RecentChecks(), []
 
     def state(self) -> dict[str, Any]:
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
@@ -296,10 +281,9 @@ class PredictionProbe(Probe):
             **self._known.state(),
             "kind": self._targets.kind,
             "logits": self._targets.logits,
-            "highest": self._highest,
+            "highest": self._first_batch.highest,
             "evidence": dict(self._evidence),
-            "lately": list(self._lately),
-            "skills": [list(pair) for pair in self._skills],
+            "recent": self._recent.state(),
             "pool": [list(part) for part in self._classes.pool],
         }
 
@@ -316,9 +300,8 @@ class PredictionProbe(Probe):
         self._known.load(state, device)
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
-        self._lately = list(state.get("lately", []))
-        self._skills = [list(pair) for pair in state.get("skills", [])]
-        self._highest = state.get("highest", 0.0)
+        self._recent = RecentChecks(**state.get("recent", {}))
+        self._first_batch.highest = state.get("highest", 0.0)
         self._classes.pool = [Part(*part) for part in state.get("pool", [])]
         if self.sums:
             rows = next(iter(self.sums.values()))
