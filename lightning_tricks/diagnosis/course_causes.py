@@ -170,6 +170,16 @@ def _no_updates(alarm: CourseAlarm) -> Explained:
     return Cause.UNCHANGED_WEIGHTS, (reason,), advice
 
 
+def _still_copies(alarm: CourseAlarm) -> Explained:
+    """A copy that was to follow a network stands still."""
+    advice = (
+        "call its update after each optimizer step, as in on_train_batch_end or optimizer_step",
+        "look at the momentum: of 1, or 0 the other way round, nothing moves",
+        "copy the network that is trained, not another one",
+    )
+    return Cause.UNCHANGED_WEIGHTS, alarm.and_culprit, advice
+
+
 def _silence(alarm: CourseAlarm) -> Explained:
     """The optimizer's parameters get no gradients."""
     advice = (
@@ -237,6 +247,7 @@ _EXPLANATIONS: dict[str, Callable[[CourseAlarm], Explained]] = {
     "outlying row": _outlying_row,
     "blow-up": _blow_up,
     "silence": _silence,
+    "copies": _still_copies,
     "updates": _no_updates,
     "shrinkage": _shrinkage,
     "flow": _flow,

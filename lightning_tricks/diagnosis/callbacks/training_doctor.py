@@ -14,6 +14,7 @@ from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.health_report import HealthReport
 from lightning_tricks.diagnosis.keys import FINDINGS, TRAINING_DOCTOR
 from lightning_tricks.diagnosis.no_updates import NoUpdates
+from lightning_tricks.diagnosis.still_copies import StillCopies
 from lightning_tricks.diagnosis.summary import Summary
 from lightning_tricks.diagnosis.validation_gap import ValidationGap
 from lightning_tricks.errors import TrickError, require_flag
@@ -33,8 +34,9 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     Alarms, which the action is for: the loss is NaN or inf for good; it has diverged (20 % above the largest early one,
     and not by harder data or by the schedule), has jumped and stays there, or blew up and has learned nothing since;
     gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
-    nothing, or no longer change, since the learning rate is gone or no step is made; validation gets worse than its
-    noise explains while training gets better. Advice, which is only logged:
+    nothing, or no longer change, since the learning rate is gone or no step is made; a copy of an untrained network (a
+    teacher, a target, an average of weights) still holds what it began with at three fifths of the run; validation gets
+    worse than its noise explains while training gets better. Advice, which is only logged:
     a spike that passed, an outlying row, forgetting, overconfidence, plateau, oscillation, learning rate too low,
     waiting for data. It is told when it has held at three checks, taken back when it has not at three, and left out of
     ``findings`` below a confidence of 60 %, when the schedule explains it, when the task is solved, and when it
@@ -80,7 +82,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     Cost:
         Once a forward pass before the first step; at a check one forward pass of the first batch in a snapshot, the
         norms of the gradients (shared with the other tricks), and one copy of some hundred numbers. At other steps two
-        readings of the clock; on a CPU it looks at the loss.
+        readings of the clock; on a CPU it looks at the loss. Once, where there are copies of the network, a host read.
 
     Example:
         >>> from lightning_tricks import TrainingDoctor
@@ -115,6 +117,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
             watch,
             *after,
             NoUpdates(watch),
+            StillCopies(watch, probe),
             ValidationGap(watch, probe),
             report,
             Summary(watch, probe),
