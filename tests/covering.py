@@ -54,7 +54,9 @@ def cells(
     """
     table = {
         row: values
-        for row, values in zip(itertools.product(*(range(len(axis)) for axis in axes)), itertools.product(*axes), strict=True)
+        for row, values in zip(
+            itertools.product(*(range(len(axis)) for axis in axes)), itertools.product(*axes), strict=True
+        )
         if where(*values)
     }
     played = chosen(list(table), one_in, together=together)

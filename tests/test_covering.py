@@ -51,7 +51,9 @@ def test_cells_are_the_whole_product_and_the_others_are_slow() -> None:
     made = cells("abc", [1, 2, 3], one_in=3, where=lambda a, b: (a, b) != ("c", 3), name=lambda a, b: f"{a}{b}")
     assert [cell.id for cell in made] == ["a1", "a2", "a3", "b1", "b2", "b3", "c1", "c2"]
     assert played(made) == [("a", 1), ("b", 3), ("c", 2)]
-    assert all([mark.name for mark in cell.marks] == ["slow"] for cell in made if tuple(cell.values) not in played(made))
+    assert all(
+        [mark.name for mark in cell.marks] == ["slow"] for cell in made if tuple(cell.values) not in played(made)
+    )
 
 
 def test_what_is_asked_for_by_name_is_played_in_every_run() -> None:
