@@ -42,6 +42,18 @@ def of_representation(
                 "check that the loss cannot be minimised by a constant",
             ),
         )
+    if "rank_share" not in active:
+        share = values["_size_share"]
+        return (
+            Cause.COMPLETE_COLLAPSE,
+            (f"outputs of {layer} shrink to a point: their spread is {share:.2g} of that at the first check",),
+            (
+                *first,
+                "check that the loss cannot be minimised by a constant: a determinant or a variance term left out, "
+                "nothing that keeps samples apart",
+                "lower the weight decay",
+            ),
+        )
     reason = f"outputs of {layer} use few dimensions: effective rank {values['effective_rank']:.1f}, "
     return (
         Cause.DIMENSIONAL_COLLAPSE,
@@ -71,13 +83,15 @@ def of_depth(
     >>> of_depth(["rank_share/c"], values, ["a", "b", "c"])[0]
     Cause.OVERSMOOTHING
     """
-    kinds = [name for name in ("sphere_variance", "rank_share") if any(a.startswith(f"{name}/") for a in active)]
+    measures = {"sphere_variance": "sphere_variance", "rank_share": "rank_share", "size_share": "_size_share"}
+    kinds = [name for name in measures if any(a.startswith(f"{name}/") for a in active)]
     depth = {name: [values[f"{name}/{layer}"] for layer in layers] for name in ("sphere_variance", "rank_share")}
     worst = min(
-        (a.split("/", 1)[1] for a in active if a.startswith(f"{kinds[0]}/")), key=lambda n: values[f"{kinds[0]}/{n}"]
+        (a.split("/", 1)[1] for a in active if a.startswith(f"{kinds[0]}/")),
+        key=lambda n: values[f"{measures[kinds[0]]}/{n}"],
     )
     own = {name.removesuffix(f"/{worst}"): x for name, x in values.items() if name.endswith(f"/{worst}")}
-    falls = [name for name in kinds if falls_with_depth(depth[name])]
+    falls = [name for name in kinds if name in depth and falls_with_depth(depth[name])]
     if not falls or not own.get("finite", 1.0):
         return of_representation(kinds, own, worst, labelled=labelled)
     told = {"sphere_variance": "the variance of directions", "rank_share": "the share of the possible rank"}

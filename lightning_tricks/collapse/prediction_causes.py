@@ -28,6 +28,11 @@ _INPUTS = (
     "look for dead or saturated units: DeadUnits()",
     "lower the learning rate",
 )
+_USE = (
+    "see that all parameters learn, and that the layers in use are those of the optimizer: SanityCheck()",
+    "find a learning rate: LRFinder()",
+    "look at what happens to a sample between the batch and the first layer: scale, order of axes, mask",
+)
 _REVIVE = ("look for dead or saturated units: DeadUnits()", "lower the learning rate or the weight decay", "warm up")
 _LABELS = (
     "check that labels belong to their inputs: shuffled together, sorted alike",
@@ -42,8 +47,8 @@ class PredictionAlarm:
     """Alarms of a check of predictions, and what the run was like before.
 
     Args:
-        active: alarms that are on: ``"constant"``, ``"worse"``, ``"association"``, ``"background"``, ``"lost"``,
-            ``"skill"``.
+        active: alarms that are on: ``"constant"``, ``"worse"``, ``"association"``, ``"background"``, ``"behind"``,
+            ``"lost"``, ``"skill"``.
         values: of the check.
         peak: the best skill of the run.
         start: the values of the first batch, before the first update, and as ``"highest"`` the largest loss of a check;
@@ -205,6 +210,17 @@ def _background(alarm: PredictionAlarm) -> Explained:
     return Cause.PREDICTION_COLLAPSE, (found, *alarm.shares), _RARE
 
 
+def _is_behind(alarm: PredictionAlarm) -> bool:
+    """Whether the nearest samples answer far better, and there is some skill."""
+    return alarm.on("behind") and not alarm.on("association", "skill")
+
+
+def _behind(alarm: PredictionAlarm) -> Explained:
+    network, neighbours = (alarm.values[f"_by_{name}"] for name in ("network", "neighbours"))
+    told = f"skill {network:.2f}; a vote of the nearest samples, by their raw inputs, has {neighbours:.2f}"
+    return Cause.INPUTS_IGNORED, (told, *alarm.shares), _USE
+
+
 def _is_unrelated(_: PredictionAlarm) -> bool:
     """The last rule, which holds when no other does: predictions vary, and not with their targets."""
     return True
@@ -230,5 +246,6 @@ _RULES: tuple[tuple[Callable[[PredictionAlarm], bool], Callable[[PredictionAlarm
     (_is_worse, _worse),
     (_is_one_answer, _one_answer),
     (_is_background, _background),
+    (_is_behind, _behind),
     (_is_unrelated, _unrelated),
 )

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.collapse import figures, prediction_alarms, sums
-from lightning_tricks.collapse.association import Evidence
+from lightning_tricks.collapse import figures, neighbours, prediction_alarms, sums
+from lightning_tricks.collapse.association import Evidence, pooled
 from lightning_tricks.collapse.first_batch import FirstBatch
-from lightning_tricks.collapse.known_samples import KnownSamples
+from lightning_tricks.collapse.known_samples import KnownSamples, inputs_of
 from lightning_tricks.collapse.pooling import Part
 from lightning_tricks.collapse.prediction_causes import of_prediction
 from lightning_tricks.collapse.prediction_rows import (
@@ -46,6 +46,7 @@ from lightning_tricks.numerics.subset import subset
 # pairs of them (4,096 rows take 0.6 s and 64 MB).
 _MOST_TIMES = 2
 _FEWEST_ROWS, _MOST_NUMBERS = 128, 2**26  # of logits that are kept until a check
+_SKILLS = 4  # checks whose skills are averaged
 _ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
 OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
     "start": form.maybe(form.tensor),
@@ -59,6 +60,8 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     "evidence": form.record(
         {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
     ),
+    "lately": form.many(form.measured),
+    "skills": form.many(form.many(form.measured, 2)),
 }
 
 
@@ -66,10 +69,11 @@ def rows_form(value: Any, where: str) -> str | None:
     """Rows of classes or of numbers, with the numbers of their batches unless an older version gathered them."""
     if not isinstance(value, dict):
         return _ROWS["logits"](value, where)
-    rows = {name: part for name, part in value.items() if name != "part"}
+    beside = {"part": 1, "inputs": 2}
+    rows = {name: part for name, part in value.items() if name not in beside}
     fault = _ROWS["output" if "output" in rows else "logits"](rows, where)
-    if fault is None and "part" in value:
-        fault = sums.form_of(part=1)({"part": value["part"]}, where)
+    for name in beside.keys() & value.keys():
+        fault = fault or sums.form_of(**{name: beside[name]})({name: value[name]}, where)
     return fault
 
 
@@ -91,6 +95,8 @@ class PredictionProbe(Probe):
         self._known = KnownSamples()
         self._targets = Targets()
         self._evidence = Evidence().init()
+        self._lately: list[float] = []  # scores of the last checks, also of samples that were seen before
+        self._skills: list[list[float]] = []  # of the network and of neighbours, at the last checks
         self._first_batch = FirstBatch()
         self._highest = 0.0  # loss
         self._classes = ClassCurve()
@@ -146,8 +152,9 @@ class PredictionProbe(Probe):
         rows = self._rows(seen or [output], targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
-        if self.sums.keys() - {*rows, "part"}:  # of a checkpoint of other targets
+        if self.sums.keys() - {*rows, "part", "inputs"}:  # of a checkpoint of other targets
             self.sums = {}
+        rows["inputs"] = self._inputs(batch, rows)
         width = rows["logits"].shape[1] if "logits" in rows else 1
         most = min(_MOST_TIMES * self.samples, sums.most_rows(width, _FEWEST_ROWS, _MOST_NUMBERS))
         room = most - (len(self.sums["part"]) if "part" in self.sums else 0)
@@ -193,6 +200,15 @@ class PredictionProbe(Probe):
         self._targets = replace(self._targets, dense=dense)
         return rows
 
+    def _inputs(self, batch: Any, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return what the samples look like beside their rows, ``[n, 64]``; NaN where a row is no sample of its own."""
+        count, target = len(next(iter(rows.values()))), rows.get("values", rows.get("target"))
+        inputs = inputs_of(batch)
+        apart = inputs is not None and target is not None and inputs.data_ptr() != target.data_ptr()
+        if inputs is None or not apart or len(inputs) != count or self._targets.dense:
+            return torch.full((count, neighbours.WIDTH), torch.nan, device=next(iter(rows.values())).device)
+        return neighbours.features_of(inputs)
+
     def _check_classes(self, logits: Tensor, target: Tensor) -> None:
         """Once, at the first batch: one host read."""
         top = int(target.max()) if target.numel() else -1
@@ -205,8 +221,9 @@ class PredictionProbe(Probe):
         """Counts over all processes; once also what was seen of the first batch, as a mean over them."""
         vector = self._measured(self.sums, lambda own: over_all(run, own))
         known = over_all(run, {"known": self._known.take(vector.device)})["known"]
-        vector = torch.cat([(known[0] / known[1].clamp(min=1)).reshape(1).to(vector), vector])
-        return self._first_batch.appended_to(vector, average=partial(averaged, run))
+        vector = self._first_batch.appended_to(vector, average=partial(averaged, run))
+        skills = neighbours.compared(self.sums, lambda own: over_all(run, own), logits=self._targets.logits)
+        return torch.cat([(known[0] / known[1].clamp(min=1)).reshape(1).to(vector), skills.to(vector), vector])
 
     def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
         self._targets = self._targets.shaped(rows)
@@ -216,7 +233,7 @@ class PredictionProbe(Probe):
 
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         """Skill and the rest."""
-        seen, *vector = vector
+        seen, network, nearest, *vector = vector
         vector, of_first_batch = self._first_batch.taken_from(vector)
         if of_first_batch is not None:
             self._first_batch.values, _, self._targets = read_rows(of_first_batch, self._targets)
@@ -225,12 +242,20 @@ class PredictionProbe(Probe):
         loss = values.get("cross_entropy", values.get("squared_error", 0.0))
         self._highest = max(self._highest, loss if math.isfinite(loss) else 0.0)
         evidence = Evidence(both_signs=self._targets.kind == "numbers")
+        self._skills = [*self._skills, [network, nearest]][-_SKILLS:]
+        network, nearest = (sum(skills) / len(self._skills) for skills in zip(*self._skills, strict=True))
         values["seen_before"] = seen
+        if self._targets.kind == "classes":
+            values |= {"_by_network": network, "_by_neighbours": nearest}
         if shares:
             values["_pooled"] = self._classes.pooled_skill(values)
             values["_minority"] = values["_count"] * (1 - max(self._classes.labelled))
-        pooled, self._evidence = evidence.update(values["_score"], values["_count"], self._evidence, seen)
-        values["association"] = pooled
+        values["association"], self._evidence = evidence.update(
+            values["_score"], values["_count"], self._evidence, seen
+        )
+        score = values["_score"] if math.isfinite(values["_score"]) else 0.0
+        self._lately = [*self._lately, score][-evidence.checks :]
+        values["_lately"] = abs(pooled(self._lately)) if evidence.both_signs else pooled(self._lately)
         asked = prediction_alarms.association(values, values.get("skill", math.nan), **self._evidence_of(judge))
         waits = any(judge.suspects(name, value) and judge.in_grace(name) for name, value in asked.items())
         return {**values, "not_yet": float(waits)}
@@ -262,7 +287,7 @@ class PredictionProbe(Probe):
 
     def rolled_back(self) -> None:
         """What was learnt about the association was of the run that failed."""
-        self._evidence, self._classes.pool = Evidence().init(), []
+        self._evidence, self._lately, self._skills, self._classes.pool = Evidence().init(), [], [], []
 
     def state(self) -> dict[str, Any]:
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
@@ -273,6 +298,8 @@ class PredictionProbe(Probe):
             "logits": self._targets.logits,
             "highest": self._highest,
             "evidence": dict(self._evidence),
+            "lately": list(self._lately),
+            "skills": [list(pair) for pair in self._skills],
             "pool": [list(part) for part in self._classes.pool],
         }
 
@@ -289,9 +316,12 @@ class PredictionProbe(Probe):
         self._known.load(state, device)
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
+        self._lately = list(state.get("lately", []))
+        self._skills = [list(pair) for pair in state.get("skills", [])]
         self._highest = state.get("highest", 0.0)
         self._classes.pool = [Part(*part) for part in state.get("pool", [])]
         if self.sums:
             rows = next(iter(self.sums.values()))
             part = self.sums.setdefault("part", torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
+            self.sums.setdefault("inputs", torch.full((len(rows), neighbours.WIDTH), torch.nan, device=rows.device))
             self._parts = Parts.of(part)

@@ -173,7 +173,9 @@ def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None =
 
 
 def measured_features(sums: Sums) -> Tensor:
-    """Return count, sphere variance, std ratio, mean cosine, least variance, covariance ``[k * k]``, in one vector.
+    """Return count, sphere variance, std ratio, mean cosine, least variance, size, covariance ``[k * k]``: one vector.
+
+    The size is the root of the whole variance: how far features are from their mean.
 
     With what ``structure.add_structure`` added, its values are at the beginning.
     """
@@ -187,6 +189,7 @@ def measured_features(sums: Sums) -> Tensor:
         representation.embedding_std(s["unit_sum"], s["unit_squares"], s["nonzero"]),
         representation.mean_cosine(s["unit_sum"], s["nonzero"]),
         representation.rounding(s["square"] / s["count"].clamp(min=1)) / largest,
+        covariance.trace().clamp(min=0.0).sqrt(),
     ]
     vector = torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
     if "class_total" not in sums:
@@ -209,7 +212,7 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
     (3.0, 0.75)
     """
     first = vector[: len(structure.STRUCTURE)] if known else []
-    count, variance, std, cosine, least, *matrix = vector[len(first) :]
+    count, variance, std, cosine, least, extent, *matrix = vector[len(first) :]
     size = round(len(matrix) ** 0.5)
     covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
     finite = bool(torch.isfinite(covariance).all())
@@ -223,6 +226,7 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
         "embedding_std": std,
         "mean_cosine": cosine,
         "finite": float(finite),
+        "_size": extent,
     }
     if known:
         halves = structure.half_rank_share(covariance, least) if finite else 0.0

@@ -31,7 +31,12 @@ VERDICT = form.record(
     }
 )
 FORMS: dict[str, form.Form] = {"alarms": form.named(_ALARM), "progress": form.least_zero, "verdict": VERDICT}
-OPTIONAL_FORMS: dict[str, form.Form] = {"raised": form.many(form.record({"verdict": VERDICT, "checks": form.whole}))}
+OPTIONAL_FORMS: dict[str, form.Form] = {
+    "raised": form.many(form.record({"verdict": VERDICT, "checks": form.whole})),
+    "updates": form.least_zero,
+    "highest": form.least_zero,
+}
+_LONG = 4.0  # times the grace: a warm-up that has not come far by then is taken for the schedule
 
 
 class Raised(NamedTuple):
@@ -73,6 +78,8 @@ class Judge:
         self.states: dict[str, AlarmState] = {name: alarm.init() for name, alarm in self.rules.items()}
         self.grace = 0.0  # in updates at the highest learning rate
         self.progress = 0.0  # the same unit: what was learned so far
+        self.updates = 0.0
+        self.highest = 0.0  # rate so far, as a share of the one that the schedule begins from
         self.step = -1  # of the check
         self.verdict = Verdict(detector)  # of the present
         self.raised: list[Raised] = []
@@ -83,6 +90,21 @@ class Judge:
     def active(self) -> list[str]:
         """The alarms that are on."""
         return [name for name, state in self.states.items() if state["alarmed"]]
+
+    def advance(self, updates: float, rate: float) -> None:
+        """Count what was learned since the last check.
+
+        The rate is known against the one that the schedule multiplies, which it need not ever reach: a function of
+        ``LambdaLR`` that returns a rate in place of a factor keeps it a thousand times lower. After four times the
+        grace the highest rate so far counts in its place.
+
+        Args:
+            updates: since the last check.
+            rate: now, over the one that the schedule multiplies, in [0, 1].
+        """
+        self.updates, self.highest = self.updates + updates, max(self.highest, rate)
+        late = self.updates > _LONG * self.grace and self.highest > 0
+        self.progress += updates * (rate / self.highest if late else rate)
 
     def in_grace(self, name: str) -> bool:
         """Whether it is too early for an alarm."""
@@ -163,6 +185,8 @@ class Judge:
         return {
             "alarms": {name: dict(state) for name, state in self.states.items()},
             "progress": self.progress,
+            "updates": self.updates,
+            "highest": self.highest,
             "verdict": self.verdict.as_dict(),
             "raised": [{"verdict": r.verdict.as_dict(), "checks": r.checks} for r in self.raised],
         }
@@ -178,6 +202,7 @@ class Judge:
             raise ValueError("an alarm without a beginning")
         self.states = {**self.states, **known}
         self.progress, self.verdict = state["progress"], Verdict.from_dict(state["verdict"])
+        self.updates, self.highest = state.get("updates", self.progress), state.get("highest", 0.0)
         # (before ``raised`` was added, a state held the present verdict only)
         raised = [Raised(Verdict.from_dict(r["verdict"]), r["checks"]) for r in state.get("raised", [])]
         self.raised = raised or ([Raised(self.verdict)] if self.verdict.alarmed else [])

@@ -209,7 +209,7 @@ class Watch(Stages):
 
         def arrives(numbers: list[float]) -> None:
             now = numbers.pop() if known is None else known
-            self.hear(run, step, elapsed * now, numbers)
+            self.hear(run, step, elapsed, numbers, rate=now)
 
         run.publisher.put_private(step, vector, self.trick.guard(arrives))
         self._sent = True
@@ -230,18 +230,19 @@ class Watch(Stages):
 
     # -- on the host ----------------------------------------------------------------------------------------------
 
-    def hear(self, run: TrainingRun, step: int, progress: float, numbers: list[float]) -> None:
+    def hear(self, run: TrainingRun, step: int, updates: float, numbers: list[float], *, rate: float = 1.0) -> None:
         """Judge what was measured at a check.
 
         Args:
             run: the run.
             step: of the check, on the loggers' axis.
-            progress: updates at the highest learning rate since the last check.
+            updates: since the last check.
             numbers: the vector of the probe.
+            rate: now, over the one that the schedule multiplies.
         """
         judge = self.judge
         judge.step = step
-        judge.progress += progress
+        judge.advance(updates, rate)
         values = self.probe.read(numbers, judge)
         self.judged(values)
         judge.remember(values)

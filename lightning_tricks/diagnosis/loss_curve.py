@@ -16,6 +16,7 @@ _RESOLUTION = 2**-24  # of float32, half of the distance to the next number
 _SAME_LOSS = 1e-4  # of it: weights that move within float32's resolution change a loss by less
 _GONE = 1e-4  # of the largest learning rate
 _NO_EFFECT = 0.01  # of the weights, by all updates of a run together
+_STEADY_CHECKS = 12  # that show whether a fall slows down
 _SHRUNK = 0.3  # of the norm that the weights began with
 
 
@@ -150,19 +151,37 @@ def divergence(early: Sequence[float], checks: Sequence[Check]) -> float:
 
 
 def bottomless(start: float, checks: Sequence[Check]) -> bool:
-    """Whether a loss falls without bound: far below 0, ten thousand times its first size, and faster at every check.
+    """Whether a loss falls without bound: far below 0, and without slowing down.
+
+    Far below 0, either is enough:
+
+    - ten thousand times its first size, over the last checks;
+    - fifty times its first size, and fifty for each number that a sample has, over the last half of the run. Numbers of
+      float32 have a log-likelihood of some 17 at most, each, around data of size 1.
 
     A likelihood has no bound below 0 either, but it falls more and more slowly, and by tens of its first size.
 
     >>> deep = [Check(10 * i, -(10.0**i), -(10.0**i)) for i in range(9)]
     >>> bottomless(1.0, deep), bottomless(1.0, deep[:4]), bottomless(1.0, [Check(i, -9e4, -9e4) for i in range(9)])
     (True, False, False)
+    >>> [bottomless(1.0, [Check(i, -9.0 * i, -9.0 * i, extent=x) for i in range(20)]) for x in (2.0, 64.0)]
+    [True, False]
     """
-    recent = [c.median for c in checks[-4:] if math.isfinite(c.median)]
-    if len(recent) < 4 or recent[-1] > -1e4 * max(abs(start), 1.0):
+    known = [c for c in checks if math.isfinite(c.median)]
+    medians = [c.median for c in known]
+    if len(known) < 4:
         return False
-    falls = [before - after for before, after in pairwise(recent)]
-    return falls[0] > 0 and all(later > 0.5 * earlier for earlier, later in pairwise(falls))
+    unit = max(abs(start), 1.0)
+    falls = [before - after for before, after in pairwise(medians[-4:])]
+    if medians[-1] <= -1e4 * unit and falls[0] > 0 and all(late > 0.5 * early for early, late in pairwise(falls)):
+        return True
+    extent = known[-1].extent
+    if len(known) < _STEADY_CHECKS or not medians[-1] < -50 * max(unit, extent):
+        return False
+    # (thirds: of the first one, the second and the last)
+    third = len(medians) // 3
+    early, middle, late = (medians[i * third] - medians[(i + 1) * third - 1] for i in range(3))
+    return late > 0.7 * middle > 0 and middle > 0.5 * early
 
 
 def _size(start: float, before: Sequence[float]) -> float:

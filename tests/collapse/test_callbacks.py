@@ -461,6 +461,41 @@ def test_features_that_become_one_vector_far_from_where_they_began_have_no_rank(
     assert ranks[0] > 3 and ranks[-1] == 0.0
 
 
+class Scaled(Classifier):
+    """Gives the inputs to a layer that only looks at them, from some batch on times a factor."""
+
+    factor, since = 1.0, 3
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.watched(batch[0].flatten(1) * (self.factor if self.trainer.global_step >= self.since else 1.0))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("factor", "cause"), [(0.1, "complete collapse"), (0.5, ""), (20.0, "")])
+def test_features_that_shrink_to_a_point_have_collapsed_though_their_directions_vary(factor: float, cause: str) -> None:
+    module, detector = Scaled(), RepresentationCollapse("watched", **QUICK, action="log")
+    module.watched, module.factor = nn.Identity(), factor
+    trainer([detector], max_epochs=2).fit(module, DataLoader(digits(1792), batch_size=128, drop_last=True))
+    assert str(detector.verdict.cause) == cause
+    assert all(values["sphere_variance"] > 0.1 for _, values in detector.history)
+    if cause:
+        assert "shrink to a point" in detector.verdict.reasons[0]
+
+
+def test_the_first_size_of_features_outlives_a_stop(tmp_path: Any) -> None:
+    def run(epochs: int, **given: Any) -> RepresentationCollapse:
+        module, detector = Scaled(), RepresentationCollapse("watched", **QUICK, action="log")
+        module.watched, module.factor, module.since = nn.Identity(), 0.1, 14
+        loader = DataLoader(digits(1792), batch_size=128, drop_last=True)
+        runner = trainer([detector], max_epochs=epochs)
+        runner.fit(module, loader, **given)
+        runner.save_checkpoint(tmp_path / "run.ckpt")
+        return detector
+
+    assert not run(1).verdict.alarmed
+    assert run(2, ckpt_path=tmp_path / "run.ckpt").verdict.cause == "complete collapse"
+
+
 # -- kinds of targets -----------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,9 @@ def test_a_rank_that_falls_with_depth_is_oversmoothing_and_one_that_does_not_is_
     assert reasons == ("the share of the possible rank falls with depth, from 0.9 at l0 to 0.05 at l3",)
     assert len(advice) == 3
     assert causes.of_depth(["rank_share/l1"], values([0.15, 0.1, 0.2, 0.15]), layers)[0] == "dimensional collapse"
+    shrunk = values([0.5, 0.5, 0.5, 0.5]) | {f"_size_share/l{i}": x for i, x in enumerate([0.1, 0.9, 0.05, 1.0])}
+    found, reasons, _ = causes.of_depth(["size_share/l0", "size_share/l2"], shrunk, layers)
+    assert found == "complete collapse" and reasons[0].startswith("outputs of l2 shrink to a point")
     assert causes.of_depth(["sphere_variance/l2"], values([0.04, 0.05, 0.03, 0.06]), layers)[0] == "complete collapse"
     broken = {**values([0.9, 0.5, 0.2, 0.05]), "finite/l3": 0.0}
     assert causes.of_depth(["rank_share/l3"], broken, layers)[0] == "non-finite values"
@@ -25,6 +28,9 @@ def test_causes_of_the_others() -> None:
     values = {"sphere_variance": 0.01, "mean_cosine": 0.99, "effective_rank": 3.0, "rank_share": 0.05}
     assert causes.of_representation(["sphere_variance", "rank_share"], values, "z")[0] == "complete collapse"
     assert causes.of_representation(["rank_share"], values, "z")[0] == "dimensional collapse"
+    cause, reasons, _ = causes.of_representation(["size_share"], {**values, "_size_share": 0.08}, "z")
+    assert cause == "complete collapse" and "is 0.08 of that at the first check" in reasons[0]
+    assert causes.of_representation(["rank_share", "size_share"], values, "z")[0] == "dimensional collapse"
     assert causes.of_representation(["rank_share"], {**values, "finite": 0.0}, "z")[0] == "non-finite values"
     modes = {"recall": 0.1, "coverage": 0.2, "pairwise_distance_ratio": 0.3}
     assert "cover 10% of real ones" in causes.of_modes(modes, "g")[1][0]

@@ -14,6 +14,7 @@ MANY = 2048.0
 def values(**more: float) -> dict[str, float]:
     """Values of classes that go well, on samples that are new."""
     good = {"cross_entropy": 1.0, "skill": 0.5, "_spread": 0.4, "_score": 5.0, "association": 5.0, "seen_before": 0.0}
+    good["_lately"] = 5.0
     return {**good, "balanced_skill": 0.4, "soft_balanced_skill": 0.3, **more}
 
 
@@ -34,8 +35,12 @@ def below(found: dict[str, float]) -> set[str]:
         ({"skill": -0.5, "moved_skill": 0.2, "_score": 0.0, "association": 0.0}, {"worse", "association"}),
         ({"skill": 0.01, "seen_before": 1.0, "association": 0.0}, {"skill"}),
         ({"skill": 0.01, "seen_before": 1.0}, set()),
+        ({"skill": 0.01, "seen_before": 1.0, "_lately": 0.5}, {"skill"}),
     ],
-    ids=["good", "constant", "garbage", "random", "weights of classes", "weights of nothing", "by heart", "weak"],
+    ids=[
+        *("good", "constant", "garbage", "random", "weights of classes", "weights of nothing", "by heart", "weak"),
+        "a signal that was there in the first epoch only",
+    ],
 )
 def test_each_failure_is_below_the_limit_of_its_alarm(given: dict[str, float], wanted: set[str]) -> None:
     assert below(statistics(values(**given), Targets(), MANY)) == wanted
@@ -88,7 +93,7 @@ def test_where_the_spread_is_not_known_the_association_is_not_asked() -> None:
 
 
 def test_an_alarm_of_no_association_ends_on_known_samples_when_there_is_some_skill() -> None:
-    known: dict[str, Any] = {"seen_before": 1.0, "association": 0.5}
+    known: dict[str, Any] = {"seen_before": 1.0, "association": 0.5, "_lately": 0.5}
     assert association(known, 0.01, MANY, unrelated=True) == {"association": 1.0, "skill": 0.01}
     assert association(known, 0.05, MANY, unrelated=True) == {"association": 5.0, "skill": 0.05}
     assert association(known, 0.05, MANY) == {"skill": 0.05}
@@ -97,7 +102,7 @@ def test_an_alarm_of_no_association_ends_on_known_samples_when_there_is_some_ski
 def test_patience_is_that_of_the_user_and_learning_has_more_grace_than_keeping() -> None:
     rules = alarms(7)
     assert {alarm.patience for alarm in rules.values()} == {7}
-    assert [grace_factor(n) for n in rules] == [1.0, 1.0, 3.0, 2.0, 2.0, 0.5]
+    assert [grace_factor(n) for n in rules] == [1.0, 1.0, 3.0, 2.0, 2.0, 3.0, 0.5]
     assert worth(1.0) == pytest.approx(100.0), "a perfect skill has a bounded worth"
 
 
@@ -110,6 +115,7 @@ def test_answers_that_are_mostly_right_are_not_lost_however_bad_their_probabilit
         "_score": 14.0,
         "association": 20.0,
         "seen_before": 1.0,
+        "_lately": 20.0,
         "skill": -0.1,
         "macro_f1_gain": gain,
     }

@@ -87,3 +87,23 @@ def test_curves_are_thinned_out_together_and_keep_both_ends() -> None:
     a, b = list(range(MOST_POINTS + 1)), list(range(MOST_POINTS + 1))
     keep_bounded(a, b)
     assert a == b and len(a) < MOST_POINTS and (a[0], a[-1]) == (0, MOST_POINTS)
+
+
+def test_the_grace_ends_where_a_schedule_stays_far_below_the_rate_that_it_multiplies() -> None:
+    def made(rates: list[float]) -> Judge:
+        judge = Judge("Test", {"level": Alarm(below=0.5, patience=1)}, lambda name: 1.0)
+        judge.grace = 40.0
+        for step, rate in enumerate(rates):
+            judge.step = step
+            judge.advance(10.0, rate)
+            judge.follow({"level": 0.1})
+        return judge
+
+    assert made([0.002] * 40).active == ["level"]
+    assert not made([0.002] * 16).active
+    assert not made([0.002] * 12 + [1.0]).active  # a constant warm-up, and then learning begins
+    assert made([0.002] * 12 + [1.0] * 4).active
+    judge = made([0.002] * 17)
+    resumed = made([])
+    resumed.load(judge.state())
+    assert (resumed.updates, resumed.highest, resumed.progress) == (170.0, 0.002, judge.progress)

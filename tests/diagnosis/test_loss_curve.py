@@ -17,6 +17,7 @@ from lightning_tricks.diagnosis.loss_curve import (
     at_floor,
     beginning,
     blow_up,
+    bottomless,
     divergence,
     ends_nonfinite,
     falling,
@@ -328,3 +329,15 @@ def test_a_loss_below_0_that_goes_to_0_has_not_diverged_and_one_that_goes_beyond
 
     assert divergence(early, course(-2.2, -1.6, -0.9, -0.3, 0.0)) >= 0
     assert divergence(early, course(-2.2, -1.6, 0.5, 3.0, 9.0)) < 0
+
+
+def test_a_fall_that_does_not_slow_down_is_bottomless_where_no_likelihood_is_as_large() -> None:
+    def curve(fall: Any, extent: float = 2.0) -> list[Check]:
+        return [Check(10 * i, -fall(i), -fall(i), extent=extent) for i in range(40)]
+
+    assert bottomless(-0.2, curve(lambda i: 8.0 * i))  # two numbers in a sample: 160 for each
+    assert not bottomless(-0.2, curve(lambda i: 2.0 * i))  # 39 for each: of data that are far smaller than 1
+    assert not bottomless(-0.2, curve(lambda i: 8.0 * i, extent=784.0))  # images
+    assert not bottomless(-8.0, curve(lambda i: 8.0 * i))  # 40 times the first loss: a sum over the batch
+    assert not bottomless(-0.2, curve(lambda i: 300 * (1 - 0.9**i)))  # slows down
+    assert not bottomless(-0.2, [*curve(lambda i: 8.0 * i), *[Check(500, -320.0, -320.0, extent=2.0)] * 14])  # ended

@@ -87,6 +87,9 @@ def test_what_a_detector_reads_knows_no_unit_either(seed: int, scale: float, shi
 
     rows = features(seed)
     one, scaled, shifted = read(rows), read(rows * scale), read(rows + shift)
+    sizes = [values.pop("_size") for values in (one, scaled, shifted)]  # (it alone has a unit)
+    assert sizes == pytest.approx([sizes[0], scale * sizes[0], sizes[0]], rel=1e-3)
+    assert sizes[0] == pytest.approx(float((rows - rows.mean(0)).square().sum(1).mean().sqrt()), rel=1e-3)
     assert scaled == pytest.approx(one, rel=1e-3)
     assert shifted["effective_rank"] == pytest.approx(one["effective_rank"], rel=1e-3)
     sigma = torch.linalg.svdvals(rows - rows.mean(0))  # the definition, by another way than eigenvalues

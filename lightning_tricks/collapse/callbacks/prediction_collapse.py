@@ -38,7 +38,9 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
     (after the grace); no association with the target on samples that are new, z below 2 (after three times the
     grace), or on known ones, which are learnt by heart, a skill below 0.02 that does not grow (after twice the
     grace; "not yet" until then; both after four times the grace in a network with recurrent layers or attention);
-    all background (after twice the grace); or the skill was above 0.2 and fell below a quarter of its best (after
+    all background (after twice the grace); a classifier has less than a quarter of the accuracy, above that of the
+    commonest class, of a vote of the nearest samples by their raw inputs, and does not rise (after three times the
+    grace; only where that vote is good); or the skill was above 0.2 and fell below a quarter of its best (after
     half of the grace).
 
     Args:
@@ -78,7 +80,7 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         As ``RepresentationCollapse``.
 
     Cost:
-        At a check softmax and counts of 512 rows and one copy of some 90 numbers; on several processes two or three
+        At a check softmax and counts of 512 rows, distances of 256 samples by 64 numbers of each, and one copy of some 90 numbers; on several processes two or three
         all-reduces more than for other detectors; at the batches before it a copy of their rows of logits (at most
         1,023 are held; with more than 65,536 classes at most 67 million numbers, or 128 rows). Else the test of a flag.
 
@@ -88,7 +90,7 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         'head'
 
     Reference: the input-independent baseline of Karpathy, "A Recipe for Training Neural Networks", 2019; the collapse
-    itself: huggingface/transformers#297.
+    itself: huggingface/transformers#297; Cover and Hart, "Nearest neighbor pattern classification", 1967.
     """
 
     log_keys = PREDICTION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, final
@@ -25,12 +26,16 @@ from lightning_tricks.errors import TrickError, is_list, message
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
+from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import local, on_any_rank
 from lightning_tricks.numerics.subset import subset
 from lightning_tricks.numerics.trees import tree_leaves
 
-_NAMES = ("sphere_variance", "rank_share")
+_NAMES = ("sphere_variance", "rank_share", "size_share")
 _TREND = 8  # checks
+# Of the size at the first check. Measured on the development scenarios: the features of healthy networks grow, and none
+# of them shrank to less than 0.94, while losses that a point minimises bring them to 0.15 and below.
+_SHRUNK = 0.2
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
@@ -63,15 +68,17 @@ class FeaturesProbe(Probe):
         self._calls: list[tuple[str, int, int]] = []  # in this batch: layer, length of the output, rows
         self._sizes: list[tuple[str, int]] = []  # layers of the last vector, and how many numbers each has there
         self._spectra: dict[str, list[float]] = {}  # of the last check
+        self._first_size: dict[str, float] = {}  # of each layer's features, at its first check
 
     def _entry(self, name: str, layer: str) -> str:
         """Return a name with its layer, where there are several."""
         return f"{name}/{layer}" if isinstance(self._layer, list) else name
 
     def rules(self) -> dict[str, Alarm]:
-        """Complete and dimensional collapse of each layer."""
+        """Complete and dimensional collapse of each layer, and features that shrink to a point."""
         rising = {"trend": _TREND, "patience": self._patience}
-        alarms = (Alarm(below=0.05, growth=1.5, **rising), Alarm(below=0.2, growth=1.3, **rising))
+        limits = ((0.05, 1.5), (0.2, 1.3), (_SHRUNK, 1.3))
+        alarms = [Alarm(below=below, growth=growth, **rising) for below, growth in limits]
         return {self._entry(n, layer): a for layer in self._layers for n, a in zip(_NAMES, alarms, strict=True)}
 
     def attach(self, to: Attachment) -> None:
@@ -149,9 +156,13 @@ class FeaturesProbe(Probe):
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         """Variance, rank and the like."""
         values: dict[str, float] = {}
-        for layer, size in self._sizes:
-            part, vector = vector[:size], vector[size:]
+        for layer, length in self._sizes:
+            part, vector = vector[:length], vector[length:]
             own, self._spectra[layer] = sums.read_features(part, known=True)
+            size = own.pop("_size")
+            if math.isfinite(size) and size > 0:
+                self._first_size.setdefault(layer, size)
+            own["_size_share"] = size / self._first_size.get(layer, math.nan)
             values |= {self._entry(name, layer): value for name, value in own.items()}
         return values
 
@@ -170,6 +181,14 @@ class FeaturesProbe(Probe):
             return causes.of_representation(active, values, self._layer, labelled=self._labelled)
         return causes.of_depth(active, values, [layer for layer, _ in self._sizes], labelled=self._labelled)
 
+    def state(self) -> dict[str, Any]:
+        """The size of the features at the first check."""
+        return {"first_size": dict(self._first_size)}
+
+    def load(self, run: TrainingRun, state: Mapping[str, Any]) -> None:
+        """Take it up; older versions did not keep it, and the next check is the first one then."""
+        self._first_size = dict(state.get("first_size", {}))
+
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Spectrum and curves, or what there is at each depth."""
         layer = self._layer
@@ -182,12 +201,14 @@ class FeaturesProbe(Probe):
 class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callback twice, with hooks that differ)
     """Notice that the outputs of a layer become one vector, or fill few dimensions only.
 
-    Two measures, since neither sees both: the variance of directions ``V = 1 - ||mean of unit rows||^2`` (complete
-    collapse) and the effective rank of the centred covariance (dimensional collapse, which the std of SimSiam's paper
-    misses behind BatchNorm). For embeddings: in the last layer of a good classifier a low rank is healthy. Where the
-    batch holds labels, and most of the variance lies between classes, the rank that is possible is that of the
-    classes, K - 1. Two halves on different scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A
-    network that looks collapsed at first and rises over eight checks is at its beginning.
+    Three measures, since none sees all: the variance of directions ``V = 1 - ||mean of unit rows||^2`` (complete
+    collapse), the effective rank of the centred covariance (dimensional collapse, which the std of SimSiam's paper
+    misses behind BatchNorm), and the size of the features, the root of their variance, against that at the first
+    check (they shrink to a point, as the latents of a flow whose loss lacks the determinant). For embeddings: in
+    the last layer of a good classifier a low rank is healthy. Where the batch holds labels, and most of the
+    variance lies between classes, the rank that is possible is that of the classes, K - 1. Two halves on different
+    scales, as ``[mean, log variance]`` of an encoder, collapse when both do. A network that looks collapsed at
+    first and rises over eight checks is at its beginning.
 
     Args:
         layer: name of the module whose output is watched, ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``; or a list
@@ -237,7 +258,7 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
 
     log_keys = REPRESENTATION
     identity = ("layer",)
-    state_form = watch_form(sums=_rows_form)
+    state_form = watch_form(sums=_rows_form, optional={"first_size": form.named(form.number)})
 
     def __init__(
         self,
