@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["lightning_tricks", "lightning.pytorch", "matplotlib.figure", "sklearn.datasets", "rich.table", "tests.faults.children"]  # fmt: skip
+PRELOADED = ["lightning_tricks", "lightning.pytorch", "matplotlib.figure", "sklearn.datasets", "rich.table", "tests.faults.children", "tests.frozen"]  # fmt: skip
 
 _SECONDS_TO_END = 20
 

@@ -590,7 +590,8 @@ class HoldsAFile(Plain):
         return 0.0
 
     def everything(self) -> Any:
-        return self.file.tell()
+        with self.file:  # (what is left open is complained about whenever it is collected)
+            return self.file.tell()
 
 
 # -- what is reached by the Trainer -----------------------------------------------------------------------------------

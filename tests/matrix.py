@@ -179,15 +179,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # what changes a training, and is meant to; whoever is new must be put here: with all others, as in their examples, weights are bit-identical
 ACTORS = {"FP32Islands", "GradientAccumulation", "GradientClip", "LRFinder", "LRSchedule", "LossScaleGuard"}
 OBSERVERS = sorted(set(EXAMPLES) - ACTORS)
-# detectors that differ in their probe alone: what they share is played with a third of them at a time, and with --slow with all
-PROBE_ALONE = (
-    "DeadUnits",
-    "ModeCollapse",
-    "PosteriorCollapse",
-    "PredictionCollapse",
-    "RepresentationCollapse",
-    "UsageCollapse",
-)
 
 # what an argument needs beside it to show an effect: other arguments, and whether memory runs out
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {

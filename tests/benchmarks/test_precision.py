@@ -23,11 +23,18 @@ FAST = Plan(5, 0.001, 1, 1)
 
 @pytest.mark.timeout(110)
 @pytest.mark.filterwarnings("ignore")
-def test_the_whole_pipeline_runs_and_keeps_everything(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [("mlp_tab", "simsiam"), pytest.param(tuple(workloads("quick")), marks=pytest.mark.slow)],
+    ids=["two workloads", "all of the quick form"],
+)
+def test_the_whole_pipeline_runs_and_keeps_everything(names: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "q.json"
     logs = tmp_path / "logs"
     flags = all_flags()
-    assert main(["run", "precision", "--quick", "--out", str(out), "--tensorboard", str(logs)]) == 0
+    only = [] if names == tuple(workloads("quick")) else ["--only", ",".join(names)]
+    command = ["run", "precision", "--quick", *only, "--out", str(out), "--tensorboard", str(logs)]
+    assert main(command) == 0
     assert all_flags() == flags
     found = json.loads(out.read_text())
     assert out.with_suffix(".md").read_text() == precision_report.markdown(found)
@@ -35,8 +42,8 @@ def test_the_whole_pipeline_runs_and_keeps_everything(tmp_path: Path, capsys: An
     assert found["schema"] == 2
     assert {"commit", "flags", "threads", "torch", "cpu"} <= set(found["environment"])
     done = {(c["workload"], c["setting"]): c for c in found["cells"]}
-    assert set(workloads("quick")) == {name for name, _ in done}
-    for name in workloads("quick"):
+    assert set(names) == {name for name, _ in done}
+    for name in names:
         assert done[name, "tf32"]["status"] == done[name, "16-mixed"]["status"] == "unavailable"
         for setting in ("ieee-fp32", "bf16-mixed", "bf16-true"):
             cell = done[name, setting]
@@ -53,8 +60,7 @@ def test_the_whole_pipeline_runs_and_keeps_everything(tmp_path: Path, capsys: An
         assert out.with_name(f"q_{kind}.png").stat().st_size > 5_000
     assert any(logs.rglob("events*"))
     assert main(["compare", str(out), str(out)]) == 0
-    again = ["run", "precision", "--quick", "--out", str(out), "--tensorboard", str(logs), "--resume"]
-    assert main(again) == 0
+    assert main([*command, "--resume"]) == 0
     assert json.loads(out.read_text())["cells"] == found["cells"], "what was there is not measured again"
     assert "written:" in capsys.readouterr().out
 
@@ -199,7 +205,8 @@ def test_an_interrupted_run_keeps_what_is_finished(
         return real(workload, *arguments, **options)
 
     monkeypatch.setattr(precision, "measure", measure_two)
-    command = ["--quick", "--sections", "speed", "--rounds", "5", "--precisions", "ieee-fp32,bf16-mixed", "--out", str(out), "--tensorboard", str(tmp_path)]  # fmt: skip
+    two = ["--only", "mlp_tab,lstm"]
+    command = ["--quick", *two, "--sections", "speed", "--rounds", "5", "--precisions", "ieee-fp32,bf16-mixed", "--out", str(out), "--tensorboard", str(tmp_path)]  # fmt: skip
     assert precision.main(command) == 130
     first = json.loads(out.read_text())
     assert not first["complete"]
@@ -211,9 +218,9 @@ def test_an_interrupted_run_keeps_what_is_finished(
     second = json.loads(out.read_text())
     assert second["complete"]
     assert second["cells"][: len(first["cells"])] == first["cells"]
-    assert {c["workload"] for c in second["cells"]} == set(workloads("quick"))
+    assert {c["workload"] for c in second["cells"]} == {"mlp_tab", "lstm"}
     with pytest.raises(SystemExit, match="was measured with precisions"):
-        precision.main(["--quick", "--out", str(out), "--resume", "--precisions", "ieee-fp32"])
+        precision.main(["--quick", *two, "--out", str(out), "--resume", "--precisions", "ieee-fp32"])
     out.write_text("{")
     with pytest.raises(SystemExit, match="cannot be read .*Remove it"):
         precision.main([*command, "--resume"])

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +23,7 @@ from filelock import FileLock
 import lightning_tricks
 from lightning_tricks import functional
 from lightning_tricks.lifecycle.trick import Trick
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -42,6 +42,16 @@ def load_hooks() -> Any:
 hooks = load_hooks()
 
 
+# mkdocs in a forked process, which ignores warnings: here they are shown as a new interpreter would
+BUILD = """
+import runpy, warnings
+warnings.resetwarnings()
+for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+    warnings.simplefilter("ignore", kind)
+runpy.run_module("mkdocs", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the folder of the site and what the build said; made once, however many workers there are."""
@@ -50,9 +60,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder, said = shared / "site", shared / "site.txt"
     with FileLock(shared / "site.lock"):
         if not said.exists():
-            command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(folder)]
+            (shared / "build_site.py").write_text(BUILD)
+            arguments = ["build", "--strict", "-q", "-f", str(ROOT / "mkdocs.yml"), "-d", str(folder)]
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+            done = run_script(Path("build_site.py"), *arguments, folder=shared, environment=environment)
             said.write_text(f"{done.returncode}\n{done.stdout}{done.stderr}")
     return folder, said.read_text()
 

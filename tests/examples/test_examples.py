@@ -105,7 +105,7 @@ def test_lost_modes_are_noticed(tmp_path: Path) -> None:
 
 
 def test_a_collapsed_tagger_is_rescued(tmp_path: Path) -> None:
-    printed = run("token_classifier_collapse", tmp_path, "--updates", "400")
+    printed = run("token_classifier_collapse", tmp_path, "--updates", "300")
     left, rescued = (float(x) for x in re.findall(r"macro-F1 ([\d.]+)", printed))
     assert left < 0.3
     assert re.search(

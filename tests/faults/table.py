@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tests import covering
 from tests.faults import children, scenes
 from tests.faults.children import EVERYTHING
-from tests.matrix import EXAMPLES, OBSERVERS, PROBE_ALONE
+from tests.matrix import EXAMPLES, OBSERVERS
 
 
 @dataclass(frozen=True)
@@ -28,21 +32,6 @@ class Fault:
     @property
     def cells(self) -> list[str]:
         return [EVERYTHING] if self.together else sorted(EXAMPLES)
-
-    def takes_turns(self, name: str) -> bool:
-        """Return whether this cell is left to ``--slow``.
-
-        Processes that import everything are left to it: forked ones show the same but for the pickling of callbacks, and
-        every callback is pickled in tests/together. Of detectors that are their probe alone each run plays a third of
-        the cells, since they share the rest of their code; and of the cells that start processes a third: every such
-        fault with a third of the callbacks, and every callback with a third of such faults.
-        """
-        if not self.starts and name in PROBE_ALONE:
-            return (PROBE_ALONE.index(name) + FAULTS.index(self)) % 3 > 0
-        if not self.starts:
-            return self.imports
-        order = [fault.what for fault in FAULTS if fault.starts]
-        return (self.cells.index(name) + order.index(self.what)) % 3 > 0
 
 
 RESUMED = "the resumed run's weights are bit-identical to those of a run that was not struck"
@@ -107,6 +96,31 @@ FAULTS = [
 ]  # fmt: skip
 
 
+# what a fault has broken before: states that are carried over an interruption
+ALWAYS = ("ExactResume", "GradientAccumulation", "LRFinder")
+
+
+def cells() -> list[Any]:
+    """Return every fault with every callback as parameters of a test; what waits for ``--slow`` has that marker.
+
+    Of faults that are played in the process itself a run plays a third, and all with the callbacks of ``ALWAYS``; of
+    those that start processes a quarter. Processes that import everything are left to ``--slow``: forked ones show the
+    same but for the pickling of callbacks, and every callback is pickled in tests/together.
+    """
+
+    def name(fault: Fault, callback: str) -> str:
+        return f"{fault.number}-{fault.what}-{callback}"
+
+    alone = [fault for fault in FAULTS if not fault.together]
+    within, starting = ([fault for fault in alone if fault.starts is starts] for starts in (False, True))
+    found = covering.cells(within, sorted(EXAMPLES), one_in=3, always=lambda _, callback: callback in ALWAYS, name=name)
+    found += covering.cells(starting, sorted(EXAMPLES), one_in=4, name=name)
+    for fault in FAULTS:
+        marks = [pytest.mark.slow] if fault.imports else []
+        found += [pytest.param(fault, EVERYTHING, id=name(fault, EVERYTHING), marks=marks)] if fault.together else []
+    return found
+
+
 def page() -> str:
     """The page ``docs/reliability.md``."""
     tried = sum(len(fault.cells) for fault in FAULTS)
@@ -115,9 +129,10 @@ def page() -> str:
         "# What happens when something goes wrong",
         "",
         "Made from `tests/faults/table.py`; every cell is a test that plays the fault with one callback of the pack, and"
-        " a callback that nobody thought of cannot be left out. Cells that start processes take turns, and so do those of"
-        f" detectors that differ in what they measure alone ({', '.join(f'`{name}`' for name in PROBE_ALONE)}): a run plays a"
-        " third of them, and `--slow` all; that plays those started by spawn too.",
+        " a callback that nobody thought of cannot be left out. Each run plays every fault and every callback in a fixed"
+        " part of the cells, a third of them and a quarter of those that start processes;"
+        f" {', '.join(f'`{name}`' for name in ALWAYS)} in all that start none. `--slow` plays all cells, and starts"
+        " processes by spawn too.",
         "",
         f"**{len({fault.number for fault in FAULTS})} faults, {tried} cells: {tried - refused} passed, "
         f"{refused} refused by name.** 0 checkpoints lost or torn, 0 hooks, files or threads left behind, 0 processes "

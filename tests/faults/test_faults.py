@@ -8,26 +8,18 @@ from typing import Any
 
 import pytest
 
+from tests.covering import played
 from tests.faults import scenes
 from tests.faults.scenes import nothing_left, play
-from tests.faults.table import FAULTS, Fault, page
+from tests.faults.table import ALWAYS, FAULTS, Fault, cells, page
 from tests.matrix import EXAMPLES
 from tests.problems import Classifier, trainer
 
-CELLS = [(fault, name) for fault in FAULTS for name in fault.cells]
-PLAYED = [
-    pytest.param(
-        fault,
-        name,
-        id=f"{fault.number}-{fault.what}-{name}",
-        marks=[pytest.mark.slow] if fault.takes_turns(name) else [],
-    )
-    for fault, name in CELLS
-]
+CELLS = cells()
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize(("fault", "name"), PLAYED)
+@pytest.mark.parametrize(("fault", "name"), CELLS)
 def test_it_passes_or_is_refused_by_name_as_the_page_says(fault: Fault, name: str, tmp_path: Path) -> None:
     assert fault.play(name, tmp_path) == ("refused" if name in fault.refused_by else "passed")
 
@@ -37,13 +29,18 @@ def test_the_page_is_of_these_faults() -> None:
     assert committed.read_text() == page(), "python -m tests.faults writes it"
     assert {fault.number for fault in FAULTS} == set(range(1, 26))
     assert f"{len(CELLS)} cells" in (committed.parents[1] / "README.md").read_text()
-    assert {name for _, name in CELLS} > set(EXAMPLES)
+    every = {(fault.what, name) for fault in FAULTS for name in fault.cells}
+    assert {(cell.values[0].what, cell.values[1]) for cell in CELLS} == every
+    assert len(every) == len(CELLS)
 
 
-def test_every_run_plays_every_fault_and_starts_processes_with_every_callback() -> None:
-    started = {(fault.what, name) for fault, name in CELLS if fault.starts and not fault.takes_turns(name)}
-    assert {what for what, _ in started} == {fault.what for fault in FAULTS if fault.starts}
-    assert {name for _, name in started} == set(EXAMPLES)
+@pytest.mark.parametrize("starts", [True, False])
+def test_every_run_plays_every_fault_and_strikes_every_callback(starts: bool) -> None:
+    struck = {(fault.what, name) for fault, name in played(CELLS) if fault.starts is starts and not fault.together}
+    assert {what for what, _ in struck} == {f.what for f in FAULTS if f.starts is starts and not f.together}
+    assert {name for _, name in struck} == set(EXAMPLES)
+    if not starts:
+        assert {(f.what, name) for f in FAULTS if not (f.starts or f.together) for name in ALWAYS} <= struck
 
 
 # -- that the cells can fail ----------------------------------------------------------------------------------------

@@ -97,11 +97,21 @@ def assert_no_trace(kind: str, names: Sequence[str]) -> None:
     assert not [text for text in said if "switched off" in text or "could not be put back" in text], said
 
 
+def of_a_kind(kind: str, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in KINDS[kind].refused_by]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_together_they_leave_no_trace(kind: str) -> None:
+    """Those that run the user's code again, and all others; what fails here is told apart by the tests with ``--slow``."""
+    assert_no_trace(kind, of_a_kind(kind, [*WATCHING, *DRY_RUNNING]))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [WATCHING, DRY_RUNNING], ids=["watching", "dry runs"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_together_they_leave_no_trace(kind: str, names: list[str]) -> None:
-    """Those that run the user's code again, and all others; one by one they are tested with ``--slow``."""
-    assert_no_trace(kind, [name for name in names if name not in KINDS[kind].refused_by])
+def test_those_that_watch_and_those_that_run_dry_leave_no_trace(kind: str, names: list[str]) -> None:
+    assert_no_trace(kind, of_a_kind(kind, names))
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import pickle
 import warnings
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from lightning_tricks.collapse.callbacks.dead_units import UnitsProbe
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import Watch
 from lightning_tricks.lifecycle.trick import Trick
-from tests.matrix import ACTORS, EXAMPLES, OBSERVERS, PROBE_ALONE
+from tests.covering import cells, played
+from tests.matrix import ACTORS, EXAMPLES, OBSERVERS
 from tests.problems import Classifier, Collapsed, Memory, digits, trainer, weights
 from tests.together.problems import CALLBACKS, assert_clean
 
@@ -94,17 +94,18 @@ def plain(name: str, method: str) -> Any:
     return getattr(found, "_unguarded", found)
 
 
-def cells(methods: Sequence[str]) -> list[Any]:
-    """Every observer with every method; of detectors that are their probe alone a third, and ``--slow`` all."""
-    return [
-        pytest.param(
-            name, method, marks=[pytest.mark.slow] if name in PROBE_ALONE and (PROBE_ALONE.index(name) + i) % 3 else []
-        )
-        for name, (i, method) in itertools.product(OBSERVERS, enumerate(methods))
-    ]
+def is_its_own(name: str, method: str) -> bool:
+    """Return whether no observer before this one has the same method: most are inherited from a common class."""
+    before = OBSERVERS[: OBSERVERS.index(name)]
+    return all(plain(other, method) is not plain(name, method) for other in before)
 
 
-@pytest.mark.parametrize(("name", "hook"), cells(HOOKS))
+def every_observer(methods: Sequence[str]) -> list[Any]:
+    """Every observer with every method; each run plays a third of them, and every method that is written anywhere."""
+    return cells(OBSERVERS, methods, one_in=3, always=is_its_own)
+
+
+@pytest.mark.parametrize(("name", "hook"), every_observer(HOOKS))
 def test_an_exception_in_any_hook(name: str, hook: str, monkeypatch: Any) -> None:
     one = (OBSERVERS.index(name) + HOOKS.index(hook)) % 2 == 0  # the other half in the other order
     assert_the_run_goes_on(failing(name, hook, "subclass", monkeypatch), first=one)
@@ -121,7 +122,7 @@ def test_an_exception_in_the_hooks_in_which_one_works_for_all(
     assert_the_run_goes_on(failing(name, hook, how, monkeypatch), first=first)
 
 
-@pytest.mark.parametrize(("name", "method"), cells(SMALL))
+@pytest.mark.parametrize(("name", "method"), every_observer(SMALL))
 def test_an_exception_in_any_method_of_its_own(name: str, method: str, monkeypatch: Any) -> None:
     assert_the_run_goes_on(failing(name, method, "subclass", monkeypatch), first=len(method) % 2 == 0)
 
@@ -153,21 +154,12 @@ def test_observers_are_those_of_the_matrix() -> None:
     assert not any(getattr(lightning_tricks, n).observer for n in ACTORS)
 
 
-def test_detectors_that_are_their_probe_alone_have_all_other_methods_in_common() -> None:
-    alike = [
-        name
-        for name in OBSERVERS
-        if issubclass(getattr(lightning_tricks, name), Detector)
-        and all(plain(name, method) is plain("DeadUnits", method) for method in (*HOOKS, *SMALL))
-    ]
-    assert alike == list(PROBE_ALONE)
-
-
-def test_each_method_fails_in_one_of_these_in_every_run() -> None:
+def test_every_method_that_is_written_anywhere_fails_in_every_run() -> None:
     for methods in (HOOKS, SMALL):
-        played = {cell.values for cell in cells(methods) if not cell.marks}
-        assert {method for name, method in played if name in PROBE_ALONE} == set(methods)
-        assert {(name, m) for name in OBSERVERS if name not in PROBE_ALONE for m in methods} < played
+        failing_by_default = played(every_observer(methods))
+        assert {name for name, _ in failing_by_default} == set(OBSERVERS)
+        written = {(method, plain(name, method)) for name in OBSERVERS for method in methods}
+        assert {(method, plain(name, method)) for name, method in failing_by_default} == written
 
 
 def test_a_failed_observer_takes_its_hooks_from_the_module_and_works_again_in_the_next_fit(monkeypatch: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lightning_tricks.publishing.trackers import Table
+from tests.forked import run_module
 from tests.trackers.reading import HISTOGRAM, READERS
 from tests.trackers.scene import MAKERS
 from tests.trackers.table import KEPT, LOGGERS, NOT_SENT, loggers_page
@@ -29,10 +30,17 @@ def _case(name: str, package: str) -> Any:
 
 
 def train(name: str, folder: Path, **environment: str) -> dict[str, Any]:
-    """Train in a process of its own; return what a logger that only remembers got."""
-    settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", **environment}
-    command = [sys.executable, "-m", "tests.trackers.scene", name, str(folder)]
-    run = subprocess.run(command, cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=False)
+    """Train in a process of its own; return what a logger that only remembers got.
+
+    Those of packages of others are not forked: their import changes torch and streams.
+    """
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", **environment}
+    run: Any
+    if name in BESIDE_EVERY_INSTALL:
+        run = run_module("tests.trackers.scene", name, str(folder), folder=folder, environment=settings)
+    else:
+        command = [sys.executable, "-m", "tests.trackers.scene", name, str(folder)]
+        run = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "training goes on" not in run.stdout + run.stderr, "a logger failed"
     expected: dict[str, Any] = json.loads((folder / "expected.json").read_text())
