@@ -9,7 +9,7 @@ Reference: Cover and Hart, "Nearest neighbor pattern classification", 1967.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -73,48 +73,70 @@ def nearest(features: Tensor) -> Tensor:
     return apart.topk(_TWINS + _NEIGHBOURS, dim=1, largest=False).indices[:, _TWINS:]
 
 
-def compared(rows: Mapping[str, Tensor], add: Callable[[Sums], Sums], *, logits: bool = False) -> Tensor:
-    """Return the skill of the network and that of neighbours on the same samples, ``[2]``; NaN where it is not known.
+def answers(rows: Mapping[str, Tensor], *, logits: bool = False) -> Sums:
+    """Return sums for ``skills``, which can be added over processes: each asks the neighbours among its own samples.
 
-    The skill is the accuracy above that of the commonest label, as a share of what is possible. Of several labels at
-    once and of numbers it is not known: there outputs and answers of neighbours have no scale in common.
+    Nothing for several labels at once and for numbers: there outputs and answers of neighbours have no scale in common.
 
     Args:
-        rows: as of ``prediction_rows.rows_of``, and ``features_of`` the inputs, NaN where they are not known.
-        add: returns sums over all processes.
+        rows: as of ``prediction_rows.rows_of``, and ``features_beside`` them, NaN where they are not known.
         logits: outputs are known to be no probabilities.
     """
-    features = rows["inputs"]
     if "output" in rows and rows["output"].shape[1] != 1:
-        return torch.full((2,), torch.nan, device=features.device)
+        return {}
+    outputs, target = _classes(rows, logits)
+    features, label = rows["inputs"], target.clamp(min=0, max=outputs.shape[1] - 1)
     shown = spread(len(features), _ROWS, features.device)
-    features = features[shown]
-    known = torch.isfinite(features).all()
-    if len(features) <= _TWINS + _NEIGHBOURS + 1:
-        known, places = torch.zeros_like(known), torch.zeros(len(features), _NEIGHBOURS, dtype=torch.int64).to(shown)
-    else:
-        places = nearest(torch.where(known, features, 0.0))
-    outputs, target = _classes({name: tensor[shown] for name, tensor in rows.items()}, add, logits)
-    valid = counts(target) & known
-    label = target.clamp(min=0, max=outputs.shape[1] - 1)
-    vote = label[places].mode(1).values
+    known, few = torch.isfinite(features).all(), len(shown) <= _TWINS + _NEIGHBOURS + 1
+    counted = counts(target) & known if not few else torch.zeros_like(target, dtype=torch.bool)
     own = {
-        "labels": torch.zeros(outputs.shape[1], device=outputs.device).scatter_add(0, label, valid.float()),
-        "network": (valid & (outputs.argmax(1) == label)).sum().float(),
-        "neighbours": (valid & (vote == label)).sum().float(),
-        "unknown": (~known).float(),
+        "labels": _by_class(label, counted, outputs.shape[1]),
+        "network": (counted & (outputs.argmax(1) == label)).sum().float(),
+        "unknown": (~known).float() + float(few),
     }
-    total = add(own)
-    asked, commonest = total["labels"].sum(), total["labels"].max()
-    there = (total["unknown"] == 0) & (commonest < asked)
-    skills = ((total[name] - commonest) / (asked - commonest).clamp(min=1) for name in ("network", "neighbours"))
-    return torch.stack([torch.where(there, skill, torch.nan) for skill in skills])
+    if few:
+        return {**own, "labels_shown": torch.zeros_like(own["labels"]), "neighbours": torch.zeros_like(own["network"])}
+    label, counted = label[shown], counted[shown]
+    vote = label[nearest(torch.where(known, features[shown], 0.0))].mode(1).values
+    return {
+        **own,
+        "labels_shown": _by_class(label, counted, outputs.shape[1]),
+        "neighbours": (counted & (vote == label)).sum().float(),
+    }
 
 
-def _classes(rows: Mapping[str, Tensor], add: Callable[[Sums], Sums], logits: bool) -> tuple[Tensor, Tensor]:
+def skills(total: Sums) -> Tensor:
+    """Return the skill of the network and that of neighbours, ``[2]``; NaN where they are not known.
+
+    The skill is the accuracy above that of the commonest label, as a share of what is possible.
+
+    Args:
+        total: of ``answers``, over all processes.
+    """
+    if not total:
+        return torch.full((2,), torch.nan)
+    return torch.stack(
+        [
+            _above_the_commonest(total["network"], total["labels"], total["unknown"]),
+            _above_the_commonest(total["neighbours"], total["labels_shown"], total["unknown"]),
+        ]
+    )
+
+
+def _above_the_commonest(right: Tensor, labels: Tensor, unknown: Tensor) -> Tensor:
+    asked, commonest = labels.sum(), labels.max()
+    there = (unknown == 0) & (commonest < asked)
+    return torch.where(there, (right - commonest) / (asked - commonest).clamp(min=1), torch.nan)
+
+
+def _by_class(label: Tensor, counted: Tensor, classes: int) -> Tensor:
+    return torch.zeros(classes, device=label.device).scatter_add(0, label, counted.float())
+
+
+def _classes(rows: Mapping[str, Tensor], logits: bool) -> tuple[Tensor, Tensor]:
     """Return outputs ``[n, K]`` and class numbers ``[n]``, also of one output and one label in each row."""
     if "logits" in rows:
         return rows["logits"], rows["target"]
     output = rows["output"].float()
-    beyond = add({"beyond": ((output < 0) | (output > 1)).sum().float()})["beyond"]
-    return two_classes(output, rows["values"].float(), (beyond == 0) & (not logits))
+    inside = ((output >= 0) & (output <= 1)).all()
+    return two_classes(output, rows["values"].float(), inside & (not logits))

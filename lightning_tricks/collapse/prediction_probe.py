@@ -208,10 +208,12 @@ class PredictionProbe(Probe):
     def measure(self, run: TrainingRun) -> Tensor:
         """Counts over all processes; once also what was seen of the first batch, as a mean over them."""
         vector = self._measured(self.sums, lambda own: over_all(run, own))
-        known = over_all(run, {"known": self._known.take(vector.device)})["known"]
         vector = self._first_batch.appended_to(vector, average=partial(averaged, run))
-        skills = neighbours.compared(self.sums, lambda own: over_all(run, own), logits=self._targets.logits)
-        return torch.cat([(known[0] / known[1].clamp(min=1)).reshape(1).to(vector), skills.to(vector), vector])
+        answers = neighbours.answers(self.sums, logits=self._targets.logits)
+        total = over_all(run, {"known": self._known.take(vector.device), **answers})
+        known = total.pop("known")
+        seen = (known[0] / known[1].clamp(min=1)).reshape(1)
+        return torch.cat([seen.to(vector), neighbours.skills(total).to(vector), vector])
 
     def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
         self._targets = self._targets.shaped(rows)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import PredictionCollapse
-from lightning_tricks.collapse.neighbours import WIDTH, compared, features_of, nearest
+from lightning_tricks.collapse.neighbours import WIDTH, answers, features_of, nearest, skills
 from tests.problems import Classifier, trainer
 
 
@@ -21,8 +21,8 @@ def digit_rows(n: int = 250) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(x[:n], dtype=torch.float32), torch.as_tensor(y[:n])
 
 
-def alone(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    return sums
+def compared(rows: dict[str, Tensor], **given: bool) -> Tensor:
+    return skills(answers(rows, **given))
 
 
 def test_the_neighbours_are_those_of_another_library() -> None:
@@ -39,7 +39,7 @@ def test_skills_are_accuracies_above_that_of_the_commonest_label() -> None:
     x, y = digit_rows()
     logits = nn.functional.one_hot(torch.where(torch.arange(250) < 100, y, 0), 10).float()
     rows = {"logits": logits, "target": y, "inputs": features_of(x)}
-    network, neighbours = compared(rows, alone).tolist()
+    network, neighbours = compared(rows).tolist()
     most = int(torch.bincount(y).max())
     right = int((logits.argmax(1) == y).sum())
     assert network == pytest.approx((right - most) / (250 - most))
@@ -50,7 +50,7 @@ def test_skills_are_accuracies_above_that_of_the_commonest_label() -> None:
 def test_a_sample_that_was_drawn_twice_does_not_answer_for_itself() -> None:
     x, noise = torch.randn(100, 8, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 2
     rows = {"logits": torch.zeros(200, 2), "target": noise.repeat(2), "inputs": features_of(x.repeat(2, 1))}
-    assert abs(float(compared(rows, alone)[1])) < 0.3
+    assert abs(float(compared(rows)[1])) < 0.3
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
@@ -59,7 +59,7 @@ def test_one_output_for_two_classes_is_judged_as_well(probabilities: bool) -> No
     output = (2 * y - 1)[:200, None]
     output = output.sigmoid() if probabilities else output
     rows = {"output": output, "values": y[:200, None], "inputs": features_of(x[:200])}
-    network, neighbours = compared(rows, alone, logits=not probabilities).tolist()
+    network, neighbours = compared(rows, logits=not probabilities).tolist()
     assert network == 1.0 and neighbours > 0.7
 
 
@@ -74,7 +74,7 @@ def test_one_output_for_two_classes_is_judged_as_well(probabilities: bool) -> No
     ids=["unknown inputs", "few samples", "one label", "numbers"],
 )
 def test_where_neighbours_cannot_answer_nothing_is_known(rows: dict[str, Tensor]) -> None:
-    assert all(math.isnan(x) for x in compared(rows, alone).tolist())
+    assert all(math.isnan(x) for x in compared(rows).tolist())
 
 
 def test_sums_of_two_processes_are_those_of_both_together() -> None:
@@ -83,14 +83,13 @@ def test_sums_of_two_processes_are_those_of_both_together() -> None:
         {"logits": torch.eye(10)[y[i]], "target": y[i], "inputs": features_of(x[i])}
         for i in torch.arange(200).split(100)
     ]
-    given: list[dict[str, Tensor]] = []
-    compared(parts[0], lambda sums: given.append(sums) or sums)  # type: ignore[func-returns-value]
-    both = compared(parts[1], lambda sums: {name: t + given[0][name] for name, t in sums.items()})
+    one, two = (answers(part) for part in parts)
+    both = skills({name: one[name] + two[name] for name in one})
     assert both[0] == 1.0 and 0.7 < float(both[1]) < 1.0
-    broken = {**parts[0], "inputs": torch.full((100, WIDTH), torch.nan)}
-    given.clear()
-    compared(broken, lambda sums: given.append(sums) or sums)  # type: ignore[func-returns-value]
-    assert compared(parts[1], lambda sums: {name: t + given[0][name] for name, t in sums.items()}).isnan().all()
+    broken = answers({**parts[0], "inputs": torch.full((100, WIDTH), torch.nan)})
+    assert skills({name: broken[name] + two[name] for name in two}).isnan().all()
+    few = answers({name: rows[:5] for name, rows in parts[0].items()})
+    assert few.keys() == two.keys() and skills({name: few[name] + two[name] for name in two}).isnan().all()
 
 
 class Stuck(Classifier):
