@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,104 +12,192 @@ if TYPE_CHECKING:
 
 History = Sequence[tuple[int, Mapping[str, float]]]
 
+_HEIGHT = 3.1  # inches
+_MOST_LINES = 12
+_MOST_NAMES = 24
+_LONGEST = 24  # characters of a name in a legend or at a tick; two of them fit beside one another
+_LONGEST_TITLE = 34
+_FEW = 32  # entries that can be told apart on a linear axis
+_ORDERED = "viridis"  # the colors of layers, from the first to the last
 
-def _new(columns: int) -> tuple[Figure, list[Any]]:
+
+def _new(*heights: float) -> tuple[Figure, list[Any]]:
+    """Return a figure with axes of these heights below one another: legible on a telephone, 400 pixels wide."""
     try:
         from lightning_tricks.publishing.inline_figure import InlineFigure
     except ImportError as error:
         raise ImportError("figures need matplotlib. Install it with: pip install 'lightning-tricks[demo]'.") from error
-    figure = InlineFigure(figsize=(4.2 * columns, 3.4), layout="constrained")
-    return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    figure = InlineFigure(figsize=(5.4, sum(heights)), dpi=180, layout="constrained")
+    return figure, list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
 
 
-def _lines(axes: Any, history: History, names: Sequence[str], title: str) -> None:
-    for name in names:
+def _legend(axes: Any) -> None:
+    """Put the legend below the axes, where no curve is, and make the figure higher by as much."""
+    from matplotlib.transforms import blended_transform_factory
+
+    count = len(axes.get_legend_handles_labels()[0])
+    if count:
+        figure = axes.figure
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            # (in the middle of the figure: that of axes with long names at their ticks is further right)
+            bbox_transform=blended_transform_factory(figure.transFigure, axes.transAxes),
+            borderaxespad=4.4 if axes.get_xlabel() else 2.6,  # letters: the tick labels and the label lie between
+            ncols=2,
+            fontsize="small",
+            frameon=False,
+        )
+        figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(count / 2))
+
+
+def _short(name: str, longest: int = _LONGEST) -> str:
+    """Return the end of a name that is too long."""
+    return name if len(name) <= longest else "…" + name[1 - longest :]
+
+
+def _shorter(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
+    """Return how names of layers are written: those that are too long without most of what all have in common.
+
+    >>> _shorter(["model.encoder.blocks.0.attention.output", "model.encoder.blocks.11.attention.output"])
+    {'model.encoder.blocks.0.attention.output': '…blocks.0…', 'model.encoder.blocks.11.attention.output': '…blocks.11…'}
+    """
+    parts = {name: name.split(".") for name in names}
+    if len(parts) < 2 or max(map(len, parts)) <= longest:
+        return {name: _short(name, longest) for name in parts}
+    # (a name that begins another keeps its own last part)
+    first = min(_alike([*parts.values()]), min(map(len, parts.values())) - 1)
+    last = _alike([part[:first:-1] for part in parts.values()])
+    start = max(0, first - 1)  # (one that is common says what is counted)
+    return {
+        name: _short("…" * (start > 0) + ".".join(part[start : len(part) - last]) + "…" * (last > 0), longest)
+        for name, part in parts.items()
+    }
+
+
+def _alike(rows: Sequence[Sequence[str]]) -> int:
+    """Return how many entries at the beginning of the rows are the same in all of them."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+
+
+def _lines(axes: Any, history: History, names: Mapping[str, str] | Sequence[str], title: str, colors: Any = ()) -> None:
+    """Draw the values of these names over the steps; a mapping says how each is called in the legend."""
+    shown = names if isinstance(names, Mapping) else {name: name.replace("_", " ") for name in names}
+    for name, color in zip_longest(shown, colors):
         points = [(step, values[name]) for step, values in history if name in values]
         if points:
-            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+            axes.plot(*zip(*points, strict=True), label=shown[name], color=color)
     axes.set(xlabel="step", title=title)
+    axes.xaxis.set_major_locator(_whole())
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    _legend(axes)
+
+
+def _whole() -> Any:
+    """Return a locator of few whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=7, integer=True)
+
+
+def _in_order(count: int) -> list[Any]:
+    """Return as many colors, which rise with depth."""
+    from matplotlib import colormaps
+
+    return [colormaps[_ORDERED](0.92 * i / max(1, count - 1)) for i in range(count)]
 
 
 def draw_spectrum(eigenvalues: Sequence[float], history: History, layer: str) -> Figure:
     """Return the spectrum of the covariance, and variance and rank over time."""
-    figure, (left, right) = _new(2)
+    figure, (above, below) = _new(_HEIGHT, _HEIGHT)
     top = max([*eigenvalues, 1e-12])
     # (0 has no logarithm)
-    left.plot(range(1, len(eigenvalues) + 1), [max(v / top, 1e-9) for v in eigenvalues], color="tab:blue")
-    left.set(yscale="log", ylim=(1e-7, 2), xlabel="dimension", ylabel="variance / largest")
-    left.set_title(f"spectrum of {layer}", fontsize="medium")
-    left.grid(alpha=0.3)
-    _lines(right, history, ("sphere_variance", "rank_share", "embedding_std"), "0 is collapsed")
-    right.set_ylim(-0.05, 1.1)
+    above.plot(range(1, len(eigenvalues) + 1), [max(v / top, 1e-9) for v in eigenvalues], color="tab:blue")
+    above.set(yscale="log", ylim=(1e-7, 2), xlabel="dimension", ylabel="variance / largest")
+    above.xaxis.set_major_locator(_whole())
+    above.set_title(f"spectrum of {_short(layer, _LONGEST_TITLE)}")
+    above.grid(alpha=0.3)
+    _lines(below, history, ("sphere_variance", "rank_share", "embedding_std"), "0 is collapsed")
+    below.set_ylim(-0.05, 1.1)
     return figure
 
 
 def draw_depth(layers: Sequence[str], history: History) -> Figure:
     """Return variance and rank of each layer at the last check, and the rank of each over time."""
-    figure, (left, right) = _new(2)
-    last = history[-1][1] if history else {}
+    every = math.ceil(max(1, len(layers)) / _MOST_NAMES)
+    figure, (above, below) = _new(1.4 + 0.2 * len(layers[::every]), _HEIGHT)
+    last, called = history[-1][1] if history else {}, _shorter(layers)
+    # (depth downwards, as names of layers can be read in lines alone)
     for name in ("sphere_variance", "rank_share"):
-        left.plot(range(len(layers)), [last.get(f"{name}/{n}", float("nan")) for n in layers], "o-", label=name)
-    left.set(xticks=range(len(layers)), xlabel="depth", title="0 is collapsed", ylim=(-0.05, 1.1))
-    left.set_xticklabels(layers, rotation=30, fontsize="x-small")
-    left.grid(alpha=0.3)
-    left.legend(fontsize="small")
-    _lines(right, history, [f"rank_share/{n}" for n in layers][:12], "share of the possible rank")
+        values = [last.get(f"{name}/{n}", math.nan) for n in layers]
+        above.plot(values, range(len(layers)), "o-", label=name.replace("_", " "))
+    above.set_yticks(range(0, len(layers), every), [called[name] for name in layers[::every]], fontsize="small")
+    above.set(ylim=(max(1, len(layers)) - 0.5, -0.5), xlim=(-0.05, 1.1), title="0 is collapsed")
+    above.grid(alpha=0.3)
+    _legend(above)
+    shown = {f"rank_share/{n}": called[n] for n in layers[:_MOST_LINES]}
+    _lines(below, history, shown, "share of the possible rank", _in_order(len(shown)))
     return figure
 
 
 def draw_classes(shares: Sequence[tuple[int, Sequence[float]]], labels: Sequence[float], history: History) -> Figure:
     """Return shares of predicted classes over time beside those of the labels, and the skill."""
-    figure, (left, right) = _new(2)
+    figure, (above, below) = _new(_HEIGHT, _HEIGHT)
     steps = [step for step, _ in shares]
-    left.stackplot(steps, *zip(*(row for _, row in shares), strict=True), alpha=0.85)
+    above.stackplot(steps, *zip(*(row for _, row in shares), strict=True), alpha=0.85)
     position, low = steps[-1] * 1.02 + 1, 0.0
     for i, share in enumerate(labels):
-        left.bar(position, share, bottom=low, width=max(1.0, 0.05 * steps[-1]), align="edge", color=f"C{i % 10}")
+        above.bar(position, share, bottom=low, width=max(1.0, 0.05 * steps[-1]), align="edge", color=f"C{i % 10}")
         low += share
-    left.set(xlabel="step", ylim=(0, 1))
-    left.set_title("predicted classes (bar: labels)", fontsize="medium")
-    _lines(right, history, ("skill", "macro_f1"), "1 is best, 0 is chance")
-    right.set_ylim(-0.3, 1.05)
+    above.set(xlabel="step", ylim=(0, 1), title="predicted classes (bar: labels)")
+    above.xaxis.set_major_locator(_whole())
+    _lines(below, history, ("skill", "macro_f1"), "1 is best, 0 is chance")
+    below.set_ylim(-0.3, 1.05)
     return figure
 
 
 def draw_skill(history: History) -> Figure:
     """Return the skill of predictions that are not classes, and the evidence for it, over time."""
-    figure, (left, right) = _new(2)
-    _lines(left, history, ("skill", "r_squared", "correlation"), "1 is best, 0 is chance")
-    left.set_ylim(-1.05, 1.05)
-    _lines(right, history, ("association",), "association with the target (z)")
-    right.axhline(2.0, color="tab:gray", linestyle=":")
+    figure, (above, below) = _new(_HEIGHT, _HEIGHT)
+    _lines(above, history, ("skill", "r_squared", "correlation"), "1 is best, 0 is chance")
+    above.set_ylim(-1.05, 1.05)
+    _lines(below, history, ("association",), "association with the target (z)")
+    below.axhline(2.0, color="tab:gray", linestyle=":")
+    # (a constant would fill the axes with steps of a hundredth)
+    low, high = below.get_ylim()
+    below.set_ylim(min(0.0, low), max(3.0, high))
     return figure
 
 
 def draw_samples(generated: Sequence[Sequence[float]], real: Sequence[Sequence[float]], history: History) -> Figure:
     """Return generated samples over real ones in the first two dimensions, and the measures over time."""
-    figure, (left, right) = _new(2)
+    figure, (above, below) = _new(_HEIGHT, _HEIGHT)
     for rows, color, name in ((real, "tab:gray", "real"), (generated, "tab:red", "generated")):
         # (the last number, so that samples of a single one can be drawn too)
-        left.scatter([r[0] for r in rows], [r[-1] for r in rows], s=6, alpha=0.5, color=color, label=name)
-    left.set_title("samples", fontsize="medium")
-    left.legend(fontsize="small")
-    _lines(right, history, ("recall", "coverage", "precision", "pairwise_distance_ratio"), "generated against real")
+        above.scatter([r[0] for r in rows], [r[-1] for r in rows], s=6, alpha=0.5, color=color, label=name)
+    above.set_title("samples")
+    _legend(above)
+    _lines(below, history, ("recall", "coverage", "precision", "pairwise_distance_ratio"), "generated against real")
     return figure
 
 
 def draw_units(history: History) -> Figure:
-    """Return the shares of stopped units by layer over time."""
-    figure, (axes,) = _new(1)
-    names = sorted({name for _, values in history for name in values if "/" in name})
-    _lines(axes, history, names[:12], "share of stopped units")
+    """Return the shares of stopped units by layer over time: of many layers those with the most at the last check."""
+    figure, (axes,) = _new(_HEIGHT)
+    names = list(dict.fromkeys(name for _, values in history for name in values if "/" in name))
+    last = history[-1][1] if history else {}
+    largest = sorted(names, key=lambda name: -last.get(name, 0.0))[:_MOST_LINES]
+    most = [name.split("/", 1) for name in names if name in largest]
+    called = _shorter((layer for _, layer in most), _LONGEST - max((len(kind) for kind, _ in most), default=0))
+    shown = {f"{kind}/{layer}": f"{kind}/{called[layer]}" for kind, layer in most}
+    _lines(axes, history, shown, "share of stopped units", _in_order(len(shown)))
     axes.set_ylim(-0.05, 1.05)
     return figure
 
 
 def draw_generations(history: History) -> Figure:
     """Return diversity and the loss on real data, generation by generation."""
-    figure, (axes,) = _new(1)
+    figure, (axes,) = _new(_HEIGHT)
     names = ("diversity", "variance_ratio", "tail_mass", "repetition", "real_loss_ratio")
     _lines(axes, history, names, "generation by generation")
     return figure
@@ -115,31 +205,33 @@ def draw_generations(history: History) -> Figure:
 
 def draw_usage(shares: Sequence[float], history: History, module: str) -> Figure:
     """Return the shares of the entries in falling order beside equal ones, and the measures over time."""
-    figure, (left, right) = _new(2)
+    figure, (above, below) = _new(_HEIGHT, _HEIGHT)
     entries = history[-1][1]["entries"] if history else float(len(shares))
     places = [1 + i * (entries - 1) / max(1, len(shares) - 1) for i in range(len(shares))]
-    left.fill_between(places, shares, step="mid", alpha=0.6)
-    left.axhline(1 / max(1.0, entries), color="tab:gray", linestyle="--", label="all equally often")
-    left.set(xlabel="entry, most used first", ylabel="share", ylim=(0, None))
-    left.set_title(f"usage of {module}", fontsize="medium")
-    left.legend(fontsize="small")
-    _lines(
-        right,
-        history,
-        ("usage", "capacity", "balance", "perplexity_share", "unused_share", "top_share"),
-        "in use over time",
-    )
-    right.set_ylim(-0.05, 1.05)
+    above.fill_between(places, shares, step="mid", alpha=0.6)
+    above.axhline(1 / max(1.0, entries), color="tab:gray", linestyle="--", label="all equally often")
+    above.set(xlabel="entry, most used first", ylabel="share", ylim=(0, None))
+    above.set_title(f"usage of {_short(module, _LONGEST_TITLE)}")
+    if entries > _FEW:
+        above.set_xscale("log")  # the few that a collapsed codebook still uses would be too narrow to be seen
+    else:
+        above.xaxis.set_major_locator(_whole())
+    _legend(above)
+    names = ("usage", "capacity", "balance", "perplexity_share", "unused_share", "top_share")
+    _lines(below, history, names, "in use over time")
+    below.set_ylim(-0.05, 1.05)
     return figure
 
 
 def draw_posterior(kl: Sequence[float], history: History, module: str) -> Figure:
     """Return the KL divergence of each dimension in falling order, and the measures over time."""
-    figure, (left, right) = _new(2)
-    left.bar(range(1, len(kl) + 1), kl)
-    left.set(xlabel="dimension, largest first", ylabel="KL divergence [nats]")
-    left.set_title(f"posterior of {module}", fontsize="medium")
-    _lines(right, history, ("kl", "active_units", "largest_mean_variance"), "0 carries nothing")
-    # (symlog: 0 is what matters here)
-    right.set_yscale("symlog", linthresh=0.1)
+    figure, (above, below) = _new(_HEIGHT, _HEIGHT)
+    above.bar(range(1, len(kl) + 1), kl)
+    above.set(xlabel="dimension, largest first", ylabel="KL divergence [nats]")
+    above.xaxis.set_major_locator(_whole())
+    above.set_title(f"posterior of {_short(module, _LONGEST_TITLE)}")
+    _lines(below, history, ("kl", "active_units", "largest_mean_variance"), "0 carries nothing")
+    # (symlog: 0 is what matters here; up to 1 at least, as ticks between two powers of ten cannot be read)
+    below.set_yscale("symlog", linthresh=0.1)
+    below.set_ylim(0, max(1.0, 1.5 * below.dataLim.y1 if below.lines else 1.0))
     return figure

@@ -8,6 +8,7 @@ import pytest
 
 import lightning_tricks as lt
 from lightning_tricks.publishing.inline_figure import InlineFigure
+from tests.legible import faults
 from tests.problems import Classifier, fit
 
 
@@ -22,6 +23,11 @@ def test_every_figure_of_the_pack_shows_itself() -> None:
     for figure in figures():
         assert isinstance(figure, InlineFigure)
         assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore::lightning_tricks.TrickWarning")
+def test_every_figure_of_the_pack_can_be_read_at_400_pixels() -> None:
+    assert [faults(figure) for figure in figures()] == [[], [], [], []]
 
 
 def test_a_result_shows_its_numbers_in_one_line_and_its_picture() -> None:
