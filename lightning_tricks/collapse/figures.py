@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile, zip_longest
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
+
+from lightning_tricks.publishing.layer_names import short, shorter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,35 +53,6 @@ def _legend(axes: Any) -> None:
         figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(count / 2))
 
 
-def _short(name: str, longest: int = _LONGEST) -> str:
-    """Return the end of a name that is too long."""
-    return name if len(name) <= longest else "…" + name[1 - longest :]
-
-
-def _shorter(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
-    """Return how names of layers are written: those that are too long without most of what all have in common.
-
-    >>> _shorter(["model.encoder.blocks.0.attention.output", "model.encoder.blocks.11.attention.output"])
-    {'model.encoder.blocks.0.attention.output': '…blocks.0…', 'model.encoder.blocks.11.attention.output': '…blocks.11…'}
-    """
-    parts = {name: name.split(".") for name in names}
-    if len(parts) < 2 or max(map(len, parts)) <= longest:
-        return {name: _short(name, longest) for name in parts}
-    # (a name that begins another keeps its own last part)
-    first = min(_alike([*parts.values()]), min(map(len, parts.values())) - 1)
-    last = _alike([part[:first:-1] for part in parts.values()])
-    start = max(0, first - 1)  # (one that is common says what is counted)
-    return {
-        name: _short("…" * (start > 0) + ".".join(part[start : len(part) - last]) + "…" * (last > 0), longest)
-        for name, part in parts.items()
-    }
-
-
-def _alike(rows: Sequence[Sequence[str]]) -> int:
-    """Return how many entries at the beginning of the rows are the same in all of them."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
-
-
 def _lines(axes: Any, history: History, names: Mapping[str, str] | Sequence[str], title: str, colors: Any = ()) -> None:
     """Draw the values of these names over the steps; a mapping says how each is called in the legend."""
     shown = names if isinstance(names, Mapping) else {name: name.replace("_", " ") for name in names}
@@ -115,7 +88,7 @@ def draw_spectrum(eigenvalues: Sequence[float], history: History, layer: str) ->
     above.plot(range(1, len(eigenvalues) + 1), [max(v / top, 1e-9) for v in eigenvalues], color="tab:blue")
     above.set(yscale="log", ylim=(1e-7, 2), xlabel="dimension", ylabel="variance / largest")
     above.xaxis.set_major_locator(_whole())
-    above.set_title(f"spectrum of {_short(layer, _LONGEST_TITLE)}")
+    above.set_title(f"spectrum of {short(layer, _LONGEST_TITLE)}")
     above.grid(alpha=0.3)
     _lines(below, history, ("sphere_variance", "rank_share", "embedding_std"), "0 is collapsed")
     below.set_ylim(-0.05, 1.1)
@@ -126,7 +99,7 @@ def draw_depth(layers: Sequence[str], history: History) -> Figure:
     """Return variance and rank of each layer at the last check, and the rank of each over time."""
     every = math.ceil(max(1, len(layers)) / _MOST_NAMES)
     figure, (above, below) = _new(1.4 + 0.2 * len(layers[::every]), _HEIGHT)
-    last, called = history[-1][1] if history else {}, _shorter(layers)
+    last, called = history[-1][1] if history else {}, shorter(layers, _LONGEST)
     # (depth downwards, as names of layers can be read in lines alone)
     for name in ("sphere_variance", "rank_share"):
         values = [last.get(f"{name}/{n}", math.nan) for n in layers]
@@ -188,7 +161,7 @@ def draw_units(history: History) -> Figure:
     last = history[-1][1] if history else {}
     largest = sorted(names, key=lambda name: -last.get(name, 0.0))[:_MOST_LINES]
     most = [name.split("/", 1) for name in names if name in largest]
-    called = _shorter((layer for _, layer in most), _LONGEST - max((len(kind) for kind, _ in most), default=0))
+    called = shorter((layer for _, layer in most), _LONGEST - max((len(kind) for kind, _ in most), default=0))
     shown = {f"{kind}/{layer}": f"{kind}/{called[layer]}" for kind, layer in most}
     _lines(axes, history, shown, "share of stopped units", _in_order(len(shown)))
     axes.set_ylim(-0.05, 1.05)
@@ -211,7 +184,7 @@ def draw_usage(shares: Sequence[float], history: History, module: str) -> Figure
     above.fill_between(places, shares, step="mid", alpha=0.6)
     above.axhline(1 / max(1.0, entries), color="tab:gray", linestyle="--", label="all equally often")
     above.set(xlabel="entry, most used first", ylabel="share", ylim=(0, None))
-    above.set_title(f"usage of {_short(module, _LONGEST_TITLE)}")
+    above.set_title(f"usage of {short(module, _LONGEST_TITLE)}")
     if entries > _FEW:
         above.set_xscale("log")  # the few that a collapsed codebook still uses would be too narrow to be seen
     else:
@@ -229,7 +202,7 @@ def draw_posterior(kl: Sequence[float], history: History, module: str) -> Figure
     above.bar(range(1, len(kl) + 1), kl)
     above.set(xlabel="dimension, largest first", ylabel="KL divergence [nats]")
     above.xaxis.set_major_locator(_whole())
-    above.set_title(f"posterior of {_short(module, _LONGEST_TITLE)}")
+    above.set_title(f"posterior of {short(module, _LONGEST_TITLE)}")
     _lines(below, history, ("kl", "active_units", "largest_mean_variance"), "0 carries nothing")
     # (symlog: 0 is what matters here; up to 1 at least, as ticks between two powers of ten cannot be read)
     below.set_yscale("symlog", linthresh=0.1)
