@@ -135,28 +135,36 @@ def markdown(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any]) -> Figure:
     """Return the differences of all arms to their baselines, in standard errors' reach of one another."""
-    lines = [
-        (study, arm, found["difference"])
-        for study in result["studies"]
-        for arm, found in study["arms"].items()
-        if found["difference"] is not None and math.isfinite(found["difference"][1])
-    ]
-    figure = Figure(figsize=(9, 1.2 + 0.26 * len(lines)), layout="constrained")
+    lines: list[tuple[str, dict[str, Any] | None]] = []  # a study's name on a line of its own, and its arms below it
+    for study in result["studies"]:
+        arms = [arm for arm, found in study["arms"].items() if _is_drawn(found["difference"])]
+        lines += [(study["name"].replace("_", " "), None)] * bool(arms) + [(arm, study) for arm in arms]
+    # legible on a telephone, 400 pixels wide
+    figure = Figure(figsize=(5.4, 1.3 + 0.2 * len(lines)), dpi=180, layout="constrained")
     ax = figure.subplots()
     colors = {"better": "tab:green", "worse": "tab:red", "no claim": "tab:gray"}
-    for i, (study, arm, (mean, low, high)) in enumerate(lines):
+    for i, (arm, study) in enumerate(lines):
+        if study is None:
+            continue
+        mean, low, high = study["arms"][arm]["difference"]
         sign = 1 if study["higher"] else -1
         scale = max(abs(low), abs(high)) or 1.0  # each line in its own unit: only sign and width can be compared
         ends = sorted((sign * low / scale, sign * high / scale))
         color = colors[verdict(study, arm)]
         ax.plot(ends, [i, i], color=color, linewidth=2)
-        ax.plot(sign * mean / scale, i, "o", color=color)
-    ax.set_yticks(range(len(lines)), [f"{s['name']}: {arm}" for s, arm, _ in lines], fontsize=7)
-    ax.invert_yaxis()
+        ax.plot(sign * mean / scale, i, "o", color=color, markersize=4)
+    ax.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=9)
+    for label, (_, study) in zip(ax.get_yticklabels(), lines, strict=True):
+        label.set_fontweight("bold" if study is None else "normal")
+    ax.set_ylim(len(lines) - 0.4, -0.6)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set(xlabel="worse than the baseline   |   better (each line in its own unit)", xticks=[], xlim=(-1.1, 1.1))
-    ax.set_title("tricks of the literature: difference to the baseline, 95 %")
+    ax.set(xlabel="worse | better than the baseline\n(each line in its own unit)", xticks=[], xlim=(-1.1, 1.1))
+    figure.suptitle("tricks of the literature:\ndifference to the baseline, 95 %", fontsize=11)
     return figure
+
+
+def _is_drawn(difference: Sequence[float] | None) -> bool:
+    return difference is not None and math.isfinite(difference[1])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -196,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
     result["command"] = str(result["command"]).strip()
     path = options.output or FOLDER / f"tricks-{accelerator}.json"
     save(result, path, markdown(result))
-    draw(result).savefig(path.with_suffix(".png"), dpi=110)
+    draw(result).savefig(path.with_suffix(".png"))
     Console().print(markdown(result), markup=False, highlight=False)
     print(path)
     return 0

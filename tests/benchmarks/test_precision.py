@@ -14,7 +14,9 @@ from benchmarks.__main__ import main
 from benchmarks.cells import Plan, measure, settings_for
 from benchmarks.settings import PRECISIONS, Setting, all_flags
 from benchmarks.workloads import Storage, Workload, workloads
-from tests.benchmarks.made_up import result
+from tests.benchmarks import made_up
+from tests.benchmarks.made_up import interval, result
+from tests.legible import faults
 
 CPU = torch.device("cpu")
 CEILINGS = {"flops": dict.fromkeys(PRECISIONS, 1e12), "bytes_per_second": 1e11, "matmul_size": 8}
@@ -306,6 +308,38 @@ def test_no_claim_is_made_where_the_interval_contains_1() -> None:
 def test_pictures_are_drawn_from_a_result(tmp_path: Path) -> None:
     paths = figures.draw(result(), tmp_path / "r.json")
     assert [p.name for p in paths] == ["r_speed.png", "r_memory.png", "r_accuracy.png"]
+
+
+def many_cells(values: tuple[float, ...]) -> dict[str, Any]:
+    """A result with long names, every precision, and verdicts at every place."""
+    made, base = result(), "ieee-fp32"
+    made["environment"] |= {
+        "gpu": "NVIDIA H100 80GB HBM3",
+        "cuda": "12.8",
+        "lightning": "2.6.6",
+        "torch": "2.13.0+cu128",
+    }
+    made["profile"] = "gpu"
+    shares = {f"faster_than_{base}": interval(3.14, 0.4), f"memory_of_{base}": 1.0}
+    made["cells"] = [
+        {**made_up.cell(precision, 10.0, 100, **shares), "workload": workload}
+        for workload in ("resnet50", "gpt_124m_packed", "data_bound")
+        for precision in figures.COLORS
+    ]
+    row = made["accuracy"][0]["rows"][1]
+    made["accuracy"][0]["task"] = "cifar10_resnet18"
+    made["accuracy"][0]["rows"][1:] = [
+        {**row, "precision": p, "difference": interval(v, 0.1), "verdict": "INCONCLUSIVE"}
+        for p, v in zip(list(figures.COLORS)[1:], values, strict=False)
+    ]
+    return made
+
+
+@pytest.mark.parametrize("values", [(0.1, -0.1), (9.0, -9.0, 0.0), (0.01, 0.2, -0.55, 0.8)], ids=str)
+def test_pictures_can_be_read_at_400_pixels(values: tuple[float, ...]) -> None:
+    drawn = figures.pictures(many_cells(values)) | {f"{k}, small": f for k, f in figures.pictures(result()).items()}
+    assert len(drawn) == 6
+    assert {kind: found for kind, figure in drawn.items() if (found := faults(figure))} == {}
 
 
 def test_logs_of_the_same_name_are_replaced(tmp_path: Path) -> None:

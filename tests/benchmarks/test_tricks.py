@@ -13,6 +13,8 @@ from torch.utils.data import TensorDataset
 from benchmarks import claims, tricks
 from benchmarks.models import studies
 from benchmarks.models.studies import STUDIES, Setting, Split, Study, images, noisy, patients
+from benchmarks.results import FOLDER
+from tests.legible import faults
 
 
 def test_the_quick_form_runs_every_arm_and_writes_all_files(tmp_path: Path, capsys: Any) -> None:
@@ -32,6 +34,27 @@ def test_the_quick_form_runs_every_arm_and_writes_all_files(tmp_path: Path, caps
 def made_up(values: dict[str, list[float]], higher: bool = True) -> dict[str, Any]:
     study = Study("s", "q", "l", "d", {name: lambda seed, setting: {} for name in values}, "test", higher)
     return tricks.summary(study, {name: [{"test": v} for v in vs] for name, vs in values.items()})
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("tricks-*.json")), ids=lambda path: path.stem)
+def test_the_picture_of_a_result_can_be_read_at_400_pixels(path: Path) -> None:
+    result = json.loads(path.read_text())
+    figure = tricks.draw(result)
+    assert faults(figure) == []
+    arms = [arm for s in result["studies"] for arm, found in s["arms"].items() if found["difference"] is not None]
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels if label.get_fontweight() == "normal"] == arms
+    headings = [label.get_text() for label in labels if label.get_fontweight() == "bold"]
+    assert headings == [s["name"].replace("_", " ") for s in result["studies"]]
+
+
+def test_an_arm_without_an_interval_is_not_drawn() -> None:
+    study = made_up({"base": [0.5, 0.6], "other": [0.7, 0.9], "alike": [0.6, 0.6]})
+    study["arms"]["alike"]["difference"] = [0.1, -math.inf, math.inf]
+    labels = tricks.draw({"studies": [study]}).axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["s", "other"]
+    study["arms"]["other"]["difference"] = None
+    assert tricks.draw({"studies": [study]}).axes[0].get_yticklabels() == []
 
 
 def test_differences_are_paired_and_their_interval_is_students() -> None:
