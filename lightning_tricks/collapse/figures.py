@@ -159,10 +159,8 @@ def draw_units(history: History) -> Figure:
     figure, (axes,) = _new(_HEIGHT)
     names = list(dict.fromkeys(name for _, values in history for name in values if "/" in name))
     last = history[-1][1] if history else {}
-    largest = sorted(names, key=lambda name: -last.get(name, 0.0))[:_MOST_LINES]
-    most = [name.split("/", 1) for name in names if name in largest]
-    called = shorter((layer for _, layer in most), _LONGEST - max((len(kind) for kind, _ in most), default=0))
-    shown = {f"{kind}/{layer}": f"{kind}/{called[layer]}" for kind, layer in most}
+    most = set(sorted(names, key=lambda name: -last.get(name, 0.0))[:_MOST_LINES])
+    shown = shorter([name for name in names if name in most], _LONGEST)
     _lines(axes, history, shown, "share of stopped units", _in_order(len(shown)))
     axes.set_ylim(-0.05, 1.05)
     return figure

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 
 from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.publishing.events import Event, Series, mark_events
+from lightning_tricks.publishing.layer_names import shorter
 
 _MOST_LINES = 8
+_LONGEST_NAME = 26
 _MOST_LAYERS = 120
 _MOST_COLUMNS = 256
 
@@ -40,10 +42,12 @@ def draw_lines(
         smooth: draw a running mean over the values.
         linear: never a logarithmic axis.
     """
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     ax = figure.subplots()
     seen: list[float] = []
-    for name, points in list(series.items())[:_MOST_LINES]:
+    shown = list(series)[:_MOST_LINES]
+    for name, written in shorter(shown, _LONGEST_NAME).items():
+        points = series[name]
         finite = [(s, v) for s, v in points if math.isfinite(v)]
         if not finite:
             continue
@@ -53,17 +57,19 @@ def draw_lines(
         # (a running mean over few values would hide them)
         noisy = smooth and not few
         (line,) = ax.plot(steps, values, marker="." if few else None, alpha=0.3 if noisy else 1.0, linewidth=1)
-        line.set_label(None if noisy else name)
+        line.set_label(None if noisy else written)
         if noisy:
-            ax.plot(steps, _running_mean(values), color=line.get_color(), linewidth=1.6, label=name)
+            ax.plot(steps, _running_mean(values), color=line.get_color(), linewidth=1.6, label=written)
     if not linear and seen and min(seen) > 0 and max(seen) > 100 * min(seen):
         ax.set_yscale("log")
     mark_events(ax, marked)
     ax.set(xlabel="step", ylabel=label)
     ax.grid(alpha=0.3)
-    if ax.get_legend_handles_labels()[0]:
+    lines = math.ceil(len(ax.get_legend_handles_labels()[0]) / 2)
+    if lines:
         # below the axes: beside them it would take half of a narrow page
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+        figure.set_figheight(figure.get_figheight() + 0.17 * lines)
     return figure
 
 

@@ -17,8 +17,17 @@ BLOCKS = [f"model.encoder.blocks.{i}.attention.output_projection" for i in (28, 
         (BLOCKS[:1], ["model.encod…t_projection"]),
         (["net.1", "net.3"], ["net.1", "net.3"]),
         ([], []),
+        ([f"rank/{BLOCKS[0]}", f"variance/{BLOCKS[1]}"], ["rank/…blocks.28…", "variance/…blocks.29…"]),
+        ([f"dead/{BLOCKS[0]}", f"dormant/{BLOCKS[0]}"], ["dead/model.e…ojection", "dormant/model.e…ojection"]),
+        (
+            [f"collapse/of_representation/rank/{name}" for name in BLOCKS],
+            ["colla…/rank/…blocks.28…", "colla…/rank/…blocks.29…"],
+        ),
     ],
-    ids=["middle", "one of two", "one in the other", "beginning", "alone", "short", "none"],
+    ids=[
+        *("middle", "one of two", "one in the other", "beginning", "alone", "short", "none"),
+        *("measures", "one layer", "long measures"),
+    ],
 )
 def test_long_names_keep_what_differs(names: list[str], written: list[str]) -> None:
     assert shorter(names, 24) == dict(zip(names, written, strict=True))

@@ -8,8 +8,9 @@ import pytest
 from lightning_tricks import GradientMonitor, TrickError
 from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.gradients.layer_history import LayerHistory
-from lightning_tricks.publishing.events import Event
+from lightning_tricks.publishing.events import KINDS, Event
 from lightning_tricks.report.figures import draw_layer_norms, draw_lines, png
+from tests.legible import faults
 from tests.problems import Classifier, Memory, fit
 
 
@@ -48,6 +49,17 @@ def test_lines_are_smoothed_scaled_and_marked() -> None:
     assert ax.get_yscale() == "log" and ax.get_legend_handles_labels()[1] == ["loss", "alarm (1)"]
     assert draw_lines({"lr": points}, "lr", linear=True).axes[0].get_yscale() == "linear"
     assert png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("layer", ["", "/model.encoder.blocks.{}.attention.output"], ids=["short", "long"])
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_lines_can_be_read_at_400_pixels(count: int, layer: str) -> None:
+    series = {f"measure_{i}{layer.format(i)}": [(10_000 * k, 1.0 + i * k) for k in range(40)] for i in range(count)}
+    marked = [Event(10_000 * i, kind, "x") for i, kind in enumerate(KINDS)]
+    figure = draw_lines(series, "value", marked, smooth=True)
+    assert faults(figure) == []
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(set(labels)) == min(count, 8) + len(KINDS)
 
 
 def test_missing_steps_of_a_layer_are_left_white() -> None:
