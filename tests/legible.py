@@ -63,10 +63,13 @@ def _overlap(one: Bbox, two: Bbox) -> bool:
     return bool(wide > 1 and high > 1)
 
 
-def _drawn_in(axes: Axes, box: Bbox) -> list[str]:
+def _drawn_in(axes: Axes, place: Bbox) -> list[str]:
     """Return what the axes draw within this box of the picture."""
-    found = []
-    if axes.images and _overlap(axes.bbox, box):
+    found: list[str] = []
+    box = Bbox.intersection(axes.bbox, place)  # (what lies beyond the limits is not drawn)
+    if box is None or not _overlap(axes.bbox, box):
+        return found
+    if axes.images:
         found.append("an image")
     for line in axes.lines:
         path = line.get_path().transformed(line.get_transform())
