@@ -31,6 +31,7 @@ from benchmarks.models.scenarios import (
     forum_updates,
     forum_vision,
     fresh_classes,
+    fresh_sequences,
     gans,
     generative,
     graphs,
@@ -133,6 +134,7 @@ SCENARIOS: list[Scenario] = [
     *review_generators.SCENARIOS,
     # Families that are seldom combined with these bugs; their names put them into develop.
     *fresh_classes.SCENARIOS,
+    *fresh_sequences.SCENARIOS,
 ]
 
 
