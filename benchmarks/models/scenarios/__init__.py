@@ -32,6 +32,8 @@ from benchmarks.models.scenarios import (
     forum_vision,
     fresh_classes,
     fresh_sequences,
+    fresh_tables,
+    fresh_unlabelled,
     gans,
     generative,
     graphs,
@@ -135,6 +137,8 @@ SCENARIOS: list[Scenario] = [
     # Families that are seldom combined with these bugs; their names put them into develop.
     *fresh_classes.SCENARIOS,
     *fresh_sequences.SCENARIOS,
+    *fresh_unlabelled.SCENARIOS,
+    *fresh_tables.SCENARIOS,
 ]
 
 
