@@ -473,7 +473,7 @@ def rows(seed: int, after_padding: bool) -> Training:
 SCENARIOS: list[Scenario] = [
     failing(FAMILY, "strips of digits, a view for time first", 0.4, lambda s: read(s, True), *UNLEARNED, "dead units",
             FOLLOW, ONE_BATCH),
-    healthy(FAMILY, "strips of digits, blanks at first", 0.4, lambda s: read(s, False)),
+    healthy(FAMILY, "strips of digits, time first by a transpose", 0.4, lambda s: read(s, False)),
     failing(FAMILY, "convolutions over letters, padded on both sides", 0.3, lambda s: letters(s, True), "sanity:no look into the future",
             "overfitting"),
     healthy(FAMILY, "convolutions over letters, padded on the left", 0.3, lambda s: letters(s, False)),
