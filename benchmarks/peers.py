@@ -63,6 +63,8 @@ class Recorder(L.Callback):
     def _activation(self, module: nn.Module, args: Any, output: Tensor) -> None:
         if self._look is None or not module.training:
             return
+        if output.ndim < 2:  # one number for each sample
+            output = output.reshape(-1, 1)
         rows = output.detach().flatten(0, -2) if output.ndim == 3 else output.detach().movedim(1, -1).flatten(0, -2)
         if isinstance(module, nn.ReLU):
             self._look.dead.append(float(((rows > 0).float().mean(0) < 0.01).float().mean()))

@@ -83,15 +83,13 @@ def of_depth(
     >>> of_depth(["rank_share/c"], values, ["a", "b", "c"])[0]
     Cause.OVERSMOOTHING
     """
-    measures = {"sphere_variance": "sphere_variance", "rank_share": "rank_share", "size_share": "_size_share"}
-    kinds = [name for name in measures if any(a.startswith(f"{name}/") for a in active)]
+    kinds = [name for name in ("sphere_variance", "rank_share") if any(a.startswith(f"{name}/") for a in active)]
     depth = {name: [values[f"{name}/{layer}"] for layer in layers] for name in ("sphere_variance", "rank_share")}
     worst = min(
-        (a.split("/", 1)[1] for a in active if a.startswith(f"{kinds[0]}/")),
-        key=lambda n: values[f"{measures[kinds[0]]}/{n}"],
+        (a.split("/", 1)[1] for a in active if a.startswith(f"{kinds[0]}/")), key=lambda n: values[f"{kinds[0]}/{n}"]
     )
     own = {name.removesuffix(f"/{worst}"): x for name, x in values.items() if name.endswith(f"/{worst}")}
-    falls = [name for name in kinds if name in depth and falls_with_depth(depth[name])]
+    falls = [name for name in kinds if falls_with_depth(depth[name])]
     if not falls or not own.get("finite", 1.0):
         return of_representation(kinds, own, worst, labelled=labelled)
     told = {"sphere_variance": "the variance of directions", "rank_share": "the share of the possible rank"}

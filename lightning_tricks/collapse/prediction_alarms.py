@@ -41,7 +41,7 @@ def alarms(patience: int) -> dict[str, Alarm]:
         "association": Alarm(below=_SIGNIFICANT, patience=patience),
         "background": Alarm(below=0.5, gain=0.01, trend=8, patience=patience),
         "skill": Alarm(below=_LITTLE, gain=0.01, trend=8, patience=patience),
-        "behind": Alarm(below=_BEHIND, gain=0.1, trend=8, patience=patience),
+        "behind": Alarm(below=_BEHIND, gain=0.04, trend=8, patience=patience),
         "lost": Alarm(of_peak=0.25, least_peak=0.2, gain=0.05, patience=patience),
     }
 

@@ -170,13 +170,19 @@ def _no_updates(alarm: CourseAlarm) -> Explained:
     return Cause.UNCHANGED_WEIGHTS, (reason,), advice
 
 
-def _still_copies(alarm: CourseAlarm) -> Explained:
-    """A copy that was to follow a network stands still."""
+def _standstill(alarm: CourseAlarm) -> Explained:
+    """Weights that are used, and that nobody updates."""
     advice = (
-        "call its update after each optimizer step, as in on_train_batch_end or optimizer_step",
-        "look at the momentum: of 1, or 0 the other way round, nothing moves",
+        "call the copy's update after each optimizer step, as in on_train_batch_end or optimizer_step",
+        "look at its momentum: of 1, or 0 the other way round, nothing moves",
         "copy the network that is trained, not another one",
     )
+    if "replaced" in alarm.values:
+        advice = (
+            "make such layers in __init__, setup or configure_model, before configure_optimizers is called",
+            "or give the new parameters to the optimizer: optimizer.add_param_group",
+            "ask SanityCheck()",
+        )
     return Cause.UNCHANGED_WEIGHTS, alarm.and_culprit, advice
 
 
@@ -247,7 +253,7 @@ _EXPLANATIONS: dict[str, Callable[[CourseAlarm], Explained]] = {
     "outlying row": _outlying_row,
     "blow-up": _blow_up,
     "silence": _silence,
-    "copies": _still_copies,
+    "standstill": _standstill,
     "updates": _no_updates,
     "shrinkage": _shrinkage,
     "flow": _flow,

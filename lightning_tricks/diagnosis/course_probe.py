@@ -32,7 +32,7 @@ from lightning_tricks.optimizer_step.logbook import Page
 # the most serious first
 _SERIOUS = (
     *("finite", "divergence", "blow-up", "silence", "updates", "shrinkage", "flow", "spike", "idle", "evaluation"),
-    *("copies", "generalisation"),
+    *("standstill", "generalisation"),
 )
 _DECAY_IN_GRADIENT = ("Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adadelta", "Rprop")
 _ROW_ADVICE = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
@@ -134,7 +134,7 @@ class CourseProbe(Probe):
         super().__init__()
         self.parts = parts
         self.course = Course(patience)
-        self.still = ""  # copies that do not follow their original
+        self.still = ""  # which weights nobody updates
         self.manual = False  # with several losses, whose curve says nothing
         self._layouts: list[Layout] = []  # of the vectors that are on their way
         self._checks = 0
@@ -156,14 +156,14 @@ class CourseProbe(Probe):
             "idle": patient,
             "evaluation": patient,
             "updates": at_once,
-            "copies": at_once,
+            "standstill": at_once,
             "blow-up": at_once,
             "generalisation": patient,
         }
 
     def grace_factor(self, alarm: str) -> float:
         """NaN needs no grace, nor does a rate that is gone, with which it never ends; a plateau needs time to end."""
-        return {"finite": 0.0, "idle": 0.0, "updates": 0.0, "copies": 0.0, "flow": 2.0}.get(alarm, 1.0)
+        return {"finite": 0.0, "idle": 0.0, "updates": 0.0, "standstill": 0.0, "flow": 2.0}.get(alarm, 1.0)
 
     # -- on the device --------------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class CourseProbe(Probe):
         """Name the most serious alarm, and note it as a finding."""
         course, before = self.course, dict(self.course.noted)
         name = next(n for n in _SERIOUS if n in active)
-        culprit = self.still if name == "copies" else self.parts.culprit.text
+        culprit = self.still if name == "standstill" else self.parts.culprit.text
         alarm = CourseAlarm(name, values, course.early, course.checks, course.validation, culprit, decay_of(self._run))
         explained = course_causes.explain(alarm)
         cause, reasons, advice = explained

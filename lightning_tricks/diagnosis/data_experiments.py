@@ -26,6 +26,7 @@ from lightning_tricks.modules.labels import counts
 
 WINDOW = 8  # consecutive batches
 SPREAD = 256  # samples from everywhere
+_WIDE, _VALUES = 8, 16  # numbers of a sample, and different ones in a batch, that are not the same by chance
 VALIDATION, TRAINING = 128, 2048  # samples that are compared
 
 
@@ -213,6 +214,8 @@ def _compared(exam: Examination, training: Any, other: Any) -> Check:
     if aligned is not None:
         fresh, first, coverage = aligned[0], [*first, *aligned[1]], 1.0
     repeats = 1 - len(set(first)) / len(first) if training.batch_sampler is not None else 0.0
+    if _measured_on_a_scale(known, chosen):
+        repeats = 0.0  # (the same samples stand there several times, as of exports that were joined)
     check = sanity_data.validation_is_new(fresh, first, coverage, repeats)
     if check.passed and not is_read_by_position(training) and len(first) >= TRAINING:
         return Check(name, None, f"{check.evidence}, and the stream goes on")
@@ -223,6 +226,13 @@ def _always_the_same(batches: list[Any], chosen: list[int]) -> bool:
     """Whether all batches are one and the same."""
     first = set(_hashes(batches[:1], chosen))
     return bool(first) and all(set(_hashes([b], chosen)) == first for b in batches[1:])
+
+
+def _measured_on_a_scale(batches: list[Any], chosen: list[int]) -> bool:
+    """Whether samples hold so many different numbers that two of them are not equal by chance."""
+    inputs = [tensors_of(batches[0])[i] for i in chosen if i < len(tensors_of(batches[0]))]
+    wide = [t for t in inputs if t.is_floating_point() and t.ndim > 1 and t[0].numel() >= _WIDE]
+    return any(len(torch.unique(t)) >= _VALUES for t in wide)
 
 
 def _count(loader: Any) -> int | None:

@@ -116,7 +116,8 @@ def _flow(
     names = parameter_names(exam.module)
 
     def named(chosen: Iterable[Tensor]) -> tuple[str, ...]:
-        return tuple(names[id(p)] for p in chosen)
+        # (hooks of a module may make layers anew each time that training begins, as in a dry run)
+        return tuple(dict.fromkeys(names.get(id(p), "parameters made when training begins") for p in chosen))
 
     return Gradients(
         detached=named(cut),

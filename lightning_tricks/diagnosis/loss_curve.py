@@ -496,8 +496,9 @@ def fails_in_eval_mode(start: float, checks: Sequence[Check], count: int = 6) ->
     last = [c.median for c in checks[-3:] if math.isfinite(c.median)]
     if start <= 0 or len(fixed) < count or not last or max(last) > 0.5 * start:
         return False
-    # (the first batch may be harder than others, as with a few targets that are far out)
-    return max(start, fixed[0]) - min(fixed) < 0.2 * (start - max(last))
+    # (a first batch that is harder than others, as with a few targets that are far out, begins above the rest)
+    follows = min(fixed) < 0.7 * fixed[0]
+    return not follows and start - min(fixed) < 0.2 * (start - max(last))
 
 
 def ran_out(checks: Sequence[Check], total: int) -> bool:

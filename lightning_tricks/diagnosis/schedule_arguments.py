@@ -1,6 +1,6 @@
 """What a schedule of torch is told and cannot mean: a floor above the rate, a rate where a factor belongs.
 
-Each rule is about the arguments of one scheduler. Plain values in, a check that failed out, or None. No Lightning.
+Each rule is about the arguments of one scheduler. Plain values in, a check out, or None. No Lightning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lightning_tricks.diagnosis.sanity import Check
 NAME = "learning rate schedule"
 _FACTOR = 0.05  # the largest that a function returns: below it, no update has the rate that the optimizer was given
 _RATE = 0.1  # of the optimizer; a larger one may be a unit that a function multiplies, as in Noam's schedule
-_ASKED = 64  # positions
+_ASKED, _BEYOND = 64, 10_000  # positions that a function is asked for, and how far at least
 _LOWER, _HIGHER = ("loss", "error", "mse", "mae", "rmse", "perplexity"), ("acc", "auc", "auroc", "f1", "recall", "iou")
 
 
@@ -115,25 +115,27 @@ def _pace(schedule: Schedule) -> Check | None:
     total = getattr(schedule.scheduler, "total_steps", None)
     if schedule.interval != "epoch" or not isinstance(total, int) or not math.isfinite(schedule.steps):
         return None
-    if not schedule.steps > 0 or total < 5 * schedule.steps or total < 0.5 * schedule.updates:
+    if schedule.steps < 1 or total < 5 * schedule.steps or total < 0.5 * schedule.updates:
         return None
     seen = f"{_kind(schedule)} is made for {total:,} steps, and advanced {schedule.steps:,.0f} times, once in an epoch"
-    return _failed(seen, "return {'scheduler': scheduler, 'interval': 'step'}")
+    # (training goes on at the first rates of the schedule, and may succeed)
+    return Check(NAME, None, seen, "return {'scheduler': scheduler, 'interval': 'step'}")
 
 
 def _factors(schedule: Schedule) -> Check | None:
     """``LambdaLR`` multiplies the optimizer's rate with what its function returns."""
-    if not isinstance(schedule.scheduler, schedulers.LambdaLR) or not math.isfinite(schedule.steps):
+    if not isinstance(schedule.scheduler, schedulers.LambdaLR):
         return None
     bases = schedule.scheduler.base_lrs
     functions = [f for f in schedule.scheduler.lr_lambdas if f is not None]
-    last = max(1, int(schedule.steps))
-    places = sorted({round(i * last / _ASKED) for i in range(_ASKED + 1)})
+    # (a short run may end in the warm-up of a schedule that is right)
+    last = max(_BEYOND, int(schedule.steps) if math.isfinite(schedule.steps) else 0)
+    places = sorted({0, 1, *(round(last ** (i / _ASKED)) for i in range(_ASKED + 1))})  # evenly on a logarithmic scale
     try:
         most = max(float(function(place)) for function in functions for place in places)
     except Exception:  # (whatever a user's function raises at a place that training need not reach)
         return None
     if not 0 < most < _FACTOR or max(bases) > _RATE:
         return None
-    seen = f"LambdaLR multiplies the rate {max(bases):.4g} by {most:.2g} at most, in the whole run"
+    seen = f"LambdaLR multiplies the rate {max(bases):.4g} by {most:.2g} at most"
     return _failed(seen, "the function returns a factor, 1 for the optimizer's rate, and no rate")

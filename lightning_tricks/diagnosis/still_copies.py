@@ -106,7 +106,7 @@ class StillCopies(Stages):
     """Looks once, at three fifths of the run, at copies that were found when it began.
 
     Args:
-        watch: of the doctor; its alarm is called ``copies``.
+        watch: of the doctor; its alarm is called ``standstill``.
         probe: of the doctor, which is told their names.
     """
 
@@ -127,7 +127,7 @@ class StillCopies(Stages):
         if still:
             pairs = "; ".join(f"{copy.name}, a copy of {copy.original}," for copy in still[:3])
             self._probe.still = f"{pairs} holds the random weights that it began with"
-            self._watch.notice(run, "copies", 0.0, {"copies": float(len(still))})
+            self._watch.notice(run, "standstill", 0.0, {"copies": float(len(still))})
 
     def _cleanup(self, run: TrainingRun) -> None:
         """Hold no weights after the fit."""

@@ -30,6 +30,10 @@ from benchmarks.models.scenarios import (
     forum_tables,
     forum_updates,
     forum_vision,
+    fresh_classes,
+    fresh_sequences,
+    fresh_tables,
+    fresh_unlabelled,
     gans,
     generative,
     graphs,
@@ -130,6 +134,11 @@ SCENARIOS: list[Scenario] = [
     *review_sequences.SCENARIOS,
     *review_graphs_and_policies.SCENARIOS,
     *review_generators.SCENARIOS,
+    # Families that are seldom combined with these bugs; their names put them into develop.
+    *fresh_classes.SCENARIOS,
+    *fresh_sequences.SCENARIOS,
+    *fresh_unlabelled.SCENARIOS,
+    *fresh_tables.SCENARIOS,
 ]
 
 

@@ -30,7 +30,7 @@ _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
 _NEIGHBOURS = 5
 _LOW_RECALL = 0.25
-_DIVERSE = (0.9, 1.5)  # times the distances of real samples
+_DIVERSE = (0.9, 1.25)  # times the distances of real samples
 _TREND = 8  # checks: a generator that covers more and more has not collapsed
 
 
@@ -142,7 +142,7 @@ class ModeCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
     Compares samples of a generator, as training makes them, with the real batches: the share of real samples within the
     reach of generated ones (recall, k = 5). Distances alone are blind to the loss of every second mode, and coverage
     asks for quality that a young GAN does not have. Alarms, after twice the grace: recall below 0.5 where samples lie
-    closer together than 0.9 of the distances of real ones, or below 0.25 where they lie more than 1.5 times as far
+    closer together than 0.9 of the distances of real ones, or below 0.25 where they lie more than 1.25 times as far
     apart; or for eight checks hardly any sample lies among those of the other kind. What rises over eight checks is
     not bad.
 

@@ -78,9 +78,11 @@ class FeaturesProbe(Probe):
     def rules(self) -> dict[str, Alarm]:
         """Complete and dimensional collapse of each layer, and features that shrink to a point."""
         rising = {"trend": _TREND, "patience": self._patience}
-        limits = ((0.05, 1.5), (_LOW_RANK, 1.3), (_SHRUNK, 1.3))
+        limits = [(0.05, 1.5), (_LOW_RANK, 1.3)]
+        # (inner layers of a stack may shrink, where later ones or a way around them take over)
+        limits += [(_SHRUNK, 1.3)] if isinstance(self._layer, str) else []
         alarms = [Alarm(below=below, growth=growth, **rising) for below, growth in limits]
-        return {self._entry(n, layer): a for layer in self._layers for n, a in zip(_NAMES, alarms, strict=True)}
+        return {self._entry(n, layer): a for layer in self._layers for n, a in zip(_NAMES, alarms, strict=False)}
 
     def attach(self, to: Attachment) -> None:
         """Watch the layers."""
@@ -172,7 +174,7 @@ class FeaturesProbe(Probe):
         found = {}
         for layer, _ in self._sizes:
             finite = values[self._entry("finite", layer)] > 0
-            for name in _NAMES:
+            for name in _NAMES if isinstance(self._layer, str) else _NAMES[:2]:
                 found[self._entry(name, layer)] = values[self._entry(f"_{name}", layer)] if finite else -1.0
             # (few directions that have grown beside the others, as those of classes that are told apart: nothing fell)
             if finite and values[self._entry("_size_share", layer)] > _GROWN:

@@ -14,6 +14,7 @@ from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.health_report import HealthReport
 from lightning_tricks.diagnosis.keys import FINDINGS, TRAINING_DOCTOR
 from lightning_tricks.diagnosis.no_updates import NoUpdates
+from lightning_tricks.diagnosis.replaced_parameters import ReplacedParameters
 from lightning_tricks.diagnosis.still_copies import StillCopies
 from lightning_tricks.diagnosis.summary import Summary
 from lightning_tricks.diagnosis.validation_gap import ValidationGap
@@ -35,7 +36,8 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     and not by harder data or by the schedule), has jumped and stays there, or blew up and has learned nothing since;
     gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
     nothing, or no longer change, since the learning rate is gone or no step is made; a copy of an untrained network (a
-    teacher, a target, an average of weights) still holds what it began with at three fifths of the run; validation gets
+    teacher, a target, an average of weights) still holds what it began with at three fifths of the run; layers were
+    replaced after the optimizer was made; validation gets
     worse than its noise explains while training gets better. Advice, which is only logged:
     a spike that passed, an outlying row, forgetting, overconfidence, plateau, oscillation, learning rate too low,
     waiting for data. It is told when it has held at three checks, taken back when it has not at three, and left out of
@@ -118,6 +120,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
             *after,
             NoUpdates(watch),
             StillCopies(watch, probe),
+            ReplacedParameters(watch, probe),
             ValidationGap(watch, probe),
             report,
             Summary(watch, probe),
