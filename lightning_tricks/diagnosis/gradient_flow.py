@@ -116,7 +116,7 @@ def _flow(
     names = parameter_names(exam.module)
 
     def named(chosen: Iterable[Tensor]) -> tuple[str, ...]:
-        # (hooks of a module may make layers anew each time that training begins, as in a dry run)
+        # (hooks of a module may make layers each time that training begins, also in a dry run)
         return tuple(dict.fromkeys(names.get(id(p), "parameters made when training begins") for p in chosen))
 
     return Gradients(

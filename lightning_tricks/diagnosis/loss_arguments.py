@@ -60,7 +60,7 @@ def _divergence(call: LossCall) -> Check | None:
     """KL divergence takes the logarithm of one distribution, and the other one as it is."""
     fix = "kl_div(outputs.log_softmax(-1), target): its first argument is a logarithm, its second is not"
     if not _is_logarithm(call.output) and bool((call.output > _NEAR).any()):
-        what = "probabilities" if _distributed(call.output) is not None else "numbers that are no log-probabilities"
+        what = "probabilities" if _distributed(call.output) is not None else "numbers other than log-probabilities"
         return Check(VALUES, False, f"the first argument of kl_div holds {what}", fix)
     if not call.options.get("log_target", False) and bool((call.target < -_NEAR).any()):
         return Check(VALUES, False, "the second argument of kl_div holds negative numbers, so no probabilities", fix)
@@ -71,7 +71,7 @@ def _likelihood(call: LossCall) -> Check | None:
     """The negative log-likelihood takes logarithms."""
     if call.output.ndim < 2 or not bool((call.output > _NEAR).any()) or _is_logarithm(call.output):
         return None
-    what = "probabilities" if _sums_to_one(call.output, 1) else "numbers that are no log-probabilities"
+    what = "probabilities" if _sums_to_one(call.output, 1) else "numbers other than log-probabilities"
     fix = "nll_loss(outputs.log_softmax(1), labels), or cross_entropy(outputs, labels)"
     return Check(VALUES, False, f"nll_loss is given {what}", fix)
 
@@ -123,7 +123,7 @@ def _transcripts(call: LossCall) -> Check | None:
     """CTC takes log-probabilities, and targets without the blank."""
     if call.output.ndim == 3 and not _is_logarithm(call.output):
         fix = "ctc_loss(outputs.log_softmax(-1), ...)"
-        return Check(VALUES, False, "ctc_loss is given numbers that are no log-probabilities", fix)
+        return Check(VALUES, False, "ctc_loss is given numbers other than log-probabilities", fix)
     return None
 
 

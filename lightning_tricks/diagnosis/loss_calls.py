@@ -1,7 +1,7 @@
 """What a training step gives to the loss functions of torch, whatever made it: recorded while the step runs.
 
 A target that is computed inside ``training_step``, as of masked words, of a teacher or of noise, is in no batch, and an
-output that is reshaped on its way is no output of a module. The call of the function has both.
+output that is reshaped on its way is not that of any module. The call of the function has both.
 """
 
 from __future__ import annotations

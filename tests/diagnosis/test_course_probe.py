@@ -122,7 +122,7 @@ def test_nan_has_no_grace_and_vanishing_gradients_have_twice_as_much() -> None:
     probe, _, _ = made()
     assert {name: probe.grace_factor(name) for name in probe.rules()} == {
         **dict.fromkeys(probe.rules(), 1.0),
-        **dict.fromkeys(("finite", "idle", "updates"), 0.0),
+        **dict.fromkeys(("finite", "idle", "updates", "standstill"), 0.0),
         "flow": 2.0,
     }
 

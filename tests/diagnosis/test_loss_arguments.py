@@ -30,10 +30,10 @@ def hard(labels: Tensor) -> Tensor:
 
 WRONG: dict[str, tuple[Any, str, str]] = {
     "kl_div of probabilities": (lambda: F.kl_div(LOGITS.softmax(1), OTHER.softmax(1)), VALUES, "holds probabilities"),
-    "kl_div of logits": (lambda: F.kl_div(LOGITS, OTHER.softmax(1)), VALUES, "no log-probabilities"),
+    "kl_div of logits": (lambda: F.kl_div(LOGITS, OTHER.softmax(1)), VALUES, "other than log-probabilities"),
     "kl_div to logarithms": (lambda: F.kl_div(LOGITS.log_softmax(1), OTHER.log_softmax(1)), VALUES, "negative numbers"),
     "nll_loss of probabilities": (lambda: F.nll_loss(LOGITS.softmax(1), LABELS), VALUES, "is given probabilities"),
-    "nll_loss of logits": (lambda: nn.NLLLoss()(LOGITS, LABELS), VALUES, "no log-probabilities"),
+    "nll_loss of logits": (lambda: nn.NLLLoss()(LOGITS, LABELS), VALUES, "other than log-probabilities"),
     "softmax twice": (lambda: F.cross_entropy(LOGITS.softmax(1), LABELS), VALUES, "applied twice"),
     "softmax twice, soft labels": (lambda: F.cross_entropy(LOGITS.softmax(1), OTHER.softmax(1)), VALUES, "twice"),
     "a softmax over labels": (lambda: F.binary_cross_entropy(LOGITS.softmax(1), HOT), VALUES, "more than one label"),

@@ -35,7 +35,7 @@ _NAMES = ("sphere_variance", "rank_share", "size_share")
 _TREND = 8  # checks
 # Of the size at the first check. Measured on the development scenarios: the features of healthy networks grow, and none
 # of them shrank to less than 0.94, while losses that a point minimises bring them to 0.15 and below.
-_SHRUNK, _GROWN = 0.2, 4.0
+_SHRUNK, _GROWN = 0.2, (4.0, 100.0)  # beyond that, samples of a few kinds lie far apart
 _LOW_RANK = 0.2  # of the possible rank
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
@@ -177,7 +177,7 @@ class FeaturesProbe(Probe):
             for name in _NAMES if isinstance(self._layer, str) else _NAMES[:2]:
                 found[self._entry(name, layer)] = values[self._entry(f"_{name}", layer)] if finite else -1.0
             # (few directions that have grown beside the others, as those of classes that are told apart: nothing fell)
-            if finite and values[self._entry("_size_share", layer)] > _GROWN:
+            if finite and _GROWN[0] < values[self._entry("_size_share", layer)] < _GROWN[1]:
                 rank = self._entry("rank_share", layer)
                 found[rank] = max(found[rank], _LOW_RANK)
         return found
