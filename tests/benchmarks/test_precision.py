@@ -67,7 +67,7 @@ def test_the_whole_pipeline_runs_and_keeps_everything(names: tuple[str, ...], tm
     assert "written:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+@pytest.mark.parametrize("profile", [pytest.param("gpu", marks=pytest.mark.slow), "cpu"])
 def test_every_workload_of_every_profile_can_be_counted(profile: str) -> None:
     """The GPU's sizes are exercised without memory: on the meta device."""
     from benchmarks.counting import model_flops
