@@ -53,8 +53,7 @@ def features_beside(rows: Mapping[str, Tensor], inputs: Tensor | None) -> Tensor
         inputs: of a batch; None where they are not known.
     """
     first, target = next(iter(rows.values())), rows.get("values", rows.get("target"))
-    known = inputs is not None and target is not None and len(inputs) == len(first)
-    if inputs is None or target is None or not known or inputs.data_ptr() == target.data_ptr():
+    if inputs is None or target is None or len(inputs) != len(first) or inputs.data_ptr() == target.data_ptr():
         return torch.full((len(first), WIDTH), torch.nan, device=first.device)
     return features_of(inputs)
 

@@ -104,6 +104,7 @@ class Examination:
         self.roles: dict[int, str] = {}
         self.roles = self._found_roles()
         self.first = self.look(self.batch)
+        self._first_calls: list[LossCall] | None = None
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -213,16 +214,21 @@ class Examination:
         loss = None if look.loss is None else self.dry_run.steps.mean(look.loss)
         return look.output(self.first.key), loss
 
-    def loss_calls(self, batches: Sequence[Any] = ()) -> list[list[LossCall]]:
+    def first_calls(self) -> list[LossCall]:
+        """Return what the step gives to loss functions for the first batch, from the beginning; looked at once."""
+        if self._first_calls is None:
+            self.dry_run.restart()
+            self._first_calls = [call for calls in self.loss_calls([self.batch]) for call in calls]
+        return self._first_calls
+
+    def loss_calls(self, batches: Sequence[Any]) -> list[list[LossCall]]:
         """Return what the step gives to loss functions, batch by batch; nothing where parts of the model are compiled.
 
         Args:
-            batches: one after the other, from where the dry run is; by default the first batch, from its beginning.
+            batches: one after the other, from where the dry run is.
         """
-        if not batches:
-            self.dry_run.restart()
         found = []
-        for batch in [] if self.compiled else batches or [self.batch]:
+        for batch in [] if self.compiled else batches:
             with LossCalls() as calls, self.dry_run.looking():
                 self.dry_run.output(batch)
             found.append(calls.found)

@@ -30,9 +30,10 @@ _COLUMNS = 2  # times as many as there are classes
 def initial_loss(exam: Examination) -> list[Check]:
     """Look at the value of the first loss, and where that is as it should be, at what loss functions are given."""
     found = _first_value(exam)
+    # (looked at on all processes, whatever each of them has found: a step may wait for the others)
+    wrong = loss_arguments.misused(exam.first_calls())
     if exam.dry_run.steps.anywhere(any(check.passed is False for check in found)):
         return found
-    wrong = loss_arguments.misused([call for calls in exam.loss_calls() for call in calls])
     return found if wrong is None or wrong.name != loss_arguments.VALUES else [wrong]
 
 
@@ -116,7 +117,7 @@ def shapes(exam: Examination) -> list[Check]:
 
 def _given_shapes(exam: Examination) -> list[Check]:
     """Look at the shapes that loss functions are given, of whatever is made inside the step."""
-    broadcasts = loss_arguments.misused([call for calls in exam.loss_calls() for call in calls])
+    broadcasts = loss_arguments.misused(exam.first_calls())
     return [broadcasts] if broadcasts is not None and broadcasts.name == loss_arguments.SHAPES else []
 
 

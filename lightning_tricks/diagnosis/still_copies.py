@@ -19,7 +19,7 @@ from lightning_tricks.diagnosis.weights import as_initialised
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.names import plain_modules
-from lightning_tricks.numerics.subset import spread
+from lightning_tricks.numerics.subset import subset
 
 ASKED_AT = 0.6  # of the run: a target network that is renewed every so many updates was renewed by then
 _SHOWN = 256  # weights of a matrix that are compared
@@ -92,14 +92,13 @@ def _original(module: nn.Module, learning: list[tuple[str, nn.Module]]) -> tuple
 
 
 def _copy(name: str, module: nn.Module, original: str, other: nn.Module) -> Copy:
-    place = max(range(len(list(module.parameters()))), key=lambda i: list(module.parameters())[i].numel())
-    held, followed = (list(m.parameters())[place] for m in (module, other))
+    pairs = zip(module.parameters(), other.parameters(), strict=True)
+    held, followed = max(pairs, key=lambda pair: pair[0].numel())
     return Copy(name, original, held, followed, _shown(held))
 
 
 def _shown(weight: Tensor) -> Tensor:
-    flat = weight.detach().reshape(-1)
-    return flat[spread(len(flat), _SHOWN, flat.device)].clone()
+    return subset(weight.detach().reshape(-1), _SHOWN).clone()
 
 
 class StillCopies(Stages):
@@ -125,8 +124,8 @@ class StillCopies(Stages):
             return
         still, self._copies = [copy for copy in self._copies if copy.stands_still], []
         if still:
-            pairs = "; ".join(f"{copy.name}, a copy of {copy.original}," for copy in still[:3])
-            self._probe.still = f"{pairs} holds the random weights that it began with"
+            holds = "holds the random weights that it began with"
+            self._probe.still = "; ".join(f"{copy.name}, a copy of {copy.original}, {holds}" for copy in still[:3])
             self._watch.notice(run, "standstill", 0.0, {"copies": float(len(still))})
 
     def _cleanup(self, run: TrainingRun) -> None:

@@ -31,12 +31,15 @@ from lightning_tricks.numerics.shards import local, on_any_rank
 from lightning_tricks.numerics.subset import subset
 from lightning_tricks.numerics.trees import tree_leaves
 
-_NAMES = ("sphere_variance", "rank_share", "size_share")
 _TREND = 8  # checks
 # Of the size at the first check. Measured on the development scenarios: the features of healthy networks grow, and none
 # of them shrank to less than 0.94, while losses that a point minimises bring them to 0.15 and below.
 _SHRUNK, _GROWN = 0.2, (4.0, 100.0)  # beyond that, samples of a few kinds lie far apart
 _LOW_RANK = 0.2  # of the possible rank
+# what is followed of a layer, below which value it is bad, and by which factor it rises
+_LIMITS = {"sphere_variance": (0.05, 1.5), "rank_share": (_LOW_RANK, 1.3)}
+# (inner layers of a stack may shrink, where later ones or a way around them take over)
+_LIMITS_OF_ONE = {**_LIMITS, "size_share": (_SHRUNK, 1.3)}
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
@@ -65,6 +68,7 @@ class FeaturesProbe(Probe):
         super().__init__()
         self._layer, self._patience = layer, patience
         self._layers = list(layer) if isinstance(layer, list) else [layer]
+        self._limits = _LIMITS if isinstance(layer, list) else _LIMITS_OF_ONE
         self._labelled = False  # whether batches hold labels
         self._calls: list[tuple[str, int, int]] = []  # in this batch: layer, length of the output, rows
         self._sizes: list[tuple[str, int]] = []  # layers of the last vector, and how many numbers each has there
@@ -77,12 +81,11 @@ class FeaturesProbe(Probe):
 
     def rules(self) -> dict[str, Alarm]:
         """Complete and dimensional collapse of each layer, and features that shrink to a point."""
-        rising = {"trend": _TREND, "patience": self._patience}
-        limits = [(0.05, 1.5), (_LOW_RANK, 1.3)]
-        # (inner layers of a stack may shrink, where later ones or a way around them take over)
-        limits += [(_SHRUNK, 1.3)] if isinstance(self._layer, str) else []
-        alarms = [Alarm(below=below, growth=growth, **rising) for below, growth in limits]
-        return {self._entry(n, layer): a for layer in self._layers for n, a in zip(_NAMES, alarms, strict=False)}
+        return {
+            self._entry(name, layer): Alarm(below=below, growth=growth, trend=_TREND, patience=self._patience)
+            for layer in self._layers
+            for name, (below, growth) in self._limits.items()
+        }
 
     def attach(self, to: Attachment) -> None:
         """Watch the layers."""
@@ -174,7 +177,7 @@ class FeaturesProbe(Probe):
         found = {}
         for layer, _ in self._sizes:
             finite = values[self._entry("finite", layer)] > 0
-            for name in _NAMES if isinstance(self._layer, str) else _NAMES[:2]:
+            for name in self._limits:
                 found[self._entry(name, layer)] = values[self._entry(f"_{name}", layer)] if finite else -1.0
             # (few directions that have grown beside the others, as those of classes that are told apart: nothing fell)
             if finite and _GROWN[0] < values[self._entry("_size_share", layer)] < _GROWN[1]:

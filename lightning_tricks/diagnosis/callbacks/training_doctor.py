@@ -37,15 +37,14 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
     nothing, or no longer change, since the learning rate is gone or no step is made; a copy of an untrained network (a
     teacher, a target, an average of weights) still holds what it began with at three fifths of the run; layers were
-    replaced after the optimizer was made; validation gets
-    worse than its noise explains while training gets better. Advice, which is only logged:
-    a spike that passed, an outlying row, forgetting, overconfidence, plateau, oscillation, learning rate too low,
-    waiting for data. It is told when it has held at three checks, taken back when it has not at three, and left out of
-    ``findings`` below a confidence of 60 %, when the schedule explains it, when the task is solved, and when it
-    contradicts a stronger one; ``hints`` has all of it. At the end one line when nothing is wrong, and ``error_parts``:
-    how much of the error is training error, gap to validation and, at most, label noise. When training fails by an
-    exception, or an alarm stops it or rolls it back, ``health.json`` and ``health.txt`` in the run's folder say why,
-    also when the logger is broken.
+    replaced after the optimizer was made; validation gets worse than its noise explains while training gets better.
+    Advice, which is only logged: a spike that passed, an outlying row, forgetting, overconfidence, plateau,
+    oscillation, learning rate too low, waiting for data. It is told when it has held at three checks, taken back when
+    it has not at three, and left out of ``findings`` below a confidence of 60 %, when the schedule explains it, when
+    the task is solved, and when it contradicts a stronger one; ``hints`` has all of it. At the end one line when
+    nothing is wrong, and ``error_parts``: how much of the error is training error, gap to validation and, at most,
+    label noise. When training fails by an exception, or an alarm stops it or rolls it back, ``health.json`` and
+    ``health.txt`` in the run's folder say why, also when the logger is broken.
 
     With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
     In a module that is compiled as a whole, no module inside it is named, and the first batch is not followed.
