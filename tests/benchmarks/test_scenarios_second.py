@@ -11,22 +11,22 @@ from benchmarks.models.scenarios import second_classes, second_sequences, second
 from lightning_tricks.detection.causes import Cause
 from tests.benchmarks.problems import assert_modules_exist, assert_named_for_development, passes
 
-FILES = (second_classes, second_sequences, second_unlabelled, second_tables)
+FILES = (second_classes, second_sequences, second_tables, second_unlabelled)
 SECOND = [scenario for file in FILES for scenario in file.SCENARIOS]
-RETURNED = {"logits", "prediction"}
+RETURNED = {"logits"}
 CHEAP = (
-    "averaged weights that hardly move",
-    "an average of weights that follows",
-    "weights made by a network, then copied",
-    "weights made by a network for four ways to turn",
-    "raw sensors, the encoder tried in eval()",
-    "raw sensors around 5,000, a state for each moment",
+    "prices as they are, squared errors of them",
+    "circles of people, four in five unknown",
+    "pairs of edges viewed as two rows",
+    "narrow layers beside frozen ones",
+    "two narrow layers that both start at zero",
+    "cross entropy of grey pixels",
 )
 
 
-def test_half_of_at_least_sixty_scenarios_fail() -> None:
+def test_about_half_of_at_least_sixty_scenarios_fail() -> None:
     assert len(SECOND) >= 60
-    assert sum(s.failing for s in SECOND) == len(SECOND) / 2
+    assert 0.45 <= sum(s.failing for s in SECOND) / len(SECOND) <= 0.55
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
@@ -59,7 +59,7 @@ def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("scenario", SECOND, ids=lambda s: s.name)
 def test_all_scenarios_are_what_they_are_called(scenario: Scenario, seed: int) -> None:
     assert passes(scenario, seed) != scenario.failing

@@ -279,21 +279,16 @@ def fading(seed: int) -> Training:
 
 def dropped(seed: int) -> Training:
     """Keep 95 % of the units, which in this library is the share that is dropped."""
-    layers = lambda: [nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.95), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.95)]  # noqa: E731
-    return simple(seed, lambda: nn.Sequential(nn.Flatten(), *layers(), nn.Linear(64, 10)), rate=1e-3, steps=400)
+    layers = lambda: [nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.95)]  # noqa: E731
+    make = lambda: nn.Sequential(nn.Flatten(), *layers(), *layers(), nn.Linear(64, 10))  # noqa: E731
+    return simple(seed, make, rate=1e-3, steps=400)
 
 
 def running(seed: int) -> Training:
     """A momentum of 0.99 for running statistics, as it is called elsewhere, with three images in a batch."""
-    norm = lambda: nn.BatchNorm1d(64, momentum=0.99)  # noqa: E731
-    layers = lambda: [nn.Linear(64, 64), norm(), nn.ReLU()]  # noqa: E731
-    return simple(
-        seed,
-        lambda: nn.Sequential(nn.Flatten(), *layers(), *layers(), *layers(), nn.Linear(64, 10)),
-        rate=1e-3,
-        batch=3,
-        steps=600,
-    )
+    layers = lambda: [nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=0.99), nn.ReLU()]  # noqa: E731
+    make = lambda: nn.Sequential(nn.Flatten(), *layers(), *layers(), *layers(), nn.Linear(64, 10))  # noqa: E731
+    return simple(seed, make, rate=1e-3, batch=3, steps=600)
 
 
 class Thawed(Loaded):
@@ -336,7 +331,7 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "crosses turned on the way, masks left upright", 0.3, lambda s: segmented(s, True), *UNLEARNED, FOLLOW, ONE_BATCH),
     healthy(FAMILY, "five pixels in a hundred and forty by Dice's loss", 0.6, lambda s: segmented(s, False)),
     failing(FAMILY, "a keypoint at the maximum of its map", 0.5, lambda s: located(s, False), *STILL, "sanity:all parameters learn", ONE_BATCH),
-    healthy(FAMILY, "a keypoint by the error of a map", 0.7, lambda s: located(s, True)),
+    healthy(FAMILY, "a keypoint by the error of its map", 0.7, lambda s: located(s, True)),
     failing(FAMILY, "the weight of a class is its count", 0.7, lambda s: rare(s, False), *UNLEARNED),
     healthy(FAMILY, "four eights in a hundred by a focal loss", 0.7, lambda s: rare(s, True)),
     healthy(FAMILY, "images laid over images, smoothed labels", 0.85, mixed),

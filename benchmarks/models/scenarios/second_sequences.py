@@ -85,13 +85,7 @@ def translated(seed: int, shifted: bool) -> Training:
 
 
 class Reader(nn.Module):
-    """Attention over a text of sixteen tokens, of which 0 is padding; answers at its first token.
-
-    Args:
-        mask: ``"padding"`` hides what is padded, ``"text"`` the text, ``""`` nothing.
-        places: whether tokens have places.
-        after: whether norms come after the blocks.
-    """
+    """Attention over sixteen tokens, 0 is padding; the mask hides ``"padding"`` or ``"text"``, norms come before or after blocks."""
 
     def __init__(self, tokens: int, classes: int, mask: str = "", places: bool = True, after: bool = False) -> None:
         super().__init__()
@@ -315,7 +309,7 @@ def forecast(seed: int, loss: Any, outputs: int, middle: Any, optimizer: Any = N
     train, new = loads(2000, 434), loads(400, 435)
     score = lambda m: 1 - (middle(m.model(new[0])) - new[1]).square().mean() / new[1].var()  # noqa: E731
     make = lambda: Recurrent(0, outputs)  # noqa: E731
-    return fitted(seed, make, loss, score, (train, new), optimizer, rate, detectors=MODEL, steps=250)
+    return fitted(seed, make, loss, score, (train, new), optimizer, rate, detectors={"TrainingDoctor": {}}, steps=250)
 
 
 def quantiles(s: Script, batch: Data) -> Tensor:

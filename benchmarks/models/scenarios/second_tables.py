@@ -30,6 +30,10 @@ def squared(s: Script, batch: Data) -> Tensor:
     return F.mse_loss(s.model(batch[0]).squeeze(1), batch[1])
 
 
+def regressor() -> nn.Module:
+    return t.mlp([12, 64, 64, 1])
+
+
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -42,14 +46,10 @@ def prices(seed: int, logarithm: bool) -> Training:
     new = new[0], price[len(train[0]) :]
     if not logarithm:
         sgd = lambda s: torch.optim.SGD(s.parameters(), lr=1e-3, momentum=0.9)  # noqa: E731
-        return fitted(
-            seed, lambda: t.mlp([12, 64, 64, 1]), squared, explained(new), (train, new), sgd, detectors=CLASSES
-        )
+        return fitted(seed, regressor, squared, explained(new), (train, new), sgd, detectors=CLASSES)
     train, new = ((x, y.log()) for x, y in (train, new))
     loss = lambda s, b: F.smooth_l1_loss(s.model(b[0]).squeeze(1), b[1])  # noqa: E731
-    return fitted(
-        seed, lambda: t.mlp([12, 64, 64, 1]), loss, explained(new), (train, new), detectors=CLASSES, steps=600
-    )
+    return fitted(seed, regressor, loss, explained(new), (train, new), detectors=CLASSES, steps=600)
 
 
 def missing(seed: int, code: float) -> Training:
@@ -72,9 +72,7 @@ def penalised(seed: int) -> Training:
         return squared(s, batch) + 0.1 * sum(p.abs().sum() for p in s.model.parameters())
 
     train, new = halves(table(seed=450))
-    return fitted(
-        seed, lambda: t.mlp([12, 64, 64, 1]), loss, explained(new), (train, new), detectors=CLASSES, steps=500
-    )
+    return fitted(seed, regressor, loss, explained(new), (train, new), detectors=CLASSES, steps=500)
 
 
 def uncertain(seed: int) -> Training:
@@ -140,7 +138,7 @@ def routed(seed: int) -> Training:
 
     score = lambda m: 1 - (m.model(new[0])[0] - new[1]).square().mean() / new[1].var()  # noqa: E731
     watched: dict[str, dict[str, Any]] = {
-        "UsageCollapse": {"assignments": "model.router", "kind": "experts"},
+        "UsageCollapse": {"assignments": "model.router", "kind": "router"},
         "TrainingDoctor": {},
     }
     return fitted(seed, Experts, loss, score, (train, new), rate=1e-2, detectors=watched, steps=400)
@@ -270,12 +268,7 @@ def circles(seed: int, layers: int, beside: bool = False, viewed: bool = False) 
 
 
 class Corridor(L.LightningModule):
-    """A corridor of seven places with a door at its right end, which pays 1 after at most fourteen steps; its left end pays 0.1 at once.
-
-    Args:
-        discount: of what comes later.
-        updates: of a policy, by REINFORCE with a baseline and a bonus of entropy.
-    """
+    """Seven places; a door at the right end pays 1, the left end 0.1 at once. A policy by REINFORCE with a baseline, for 14 steps."""
 
     def __init__(self, discount: float, updates: int) -> None:
         super().__init__()
@@ -325,7 +318,10 @@ def walked(seed: int, discount: float, updates: int = 250) -> Training:
         _, _, reward, alive = m.play(500)
         return (reward * alive).sum(0).mean()
 
-    watched: dict[str, dict[str, Any]] = {"PolicyCollapse": {"output": "model"}, "TrainingDoctor": {}}
+    watched: dict[str, dict[str, Any]] = {
+        "UsageCollapse": {"assignments": "model", "kind": "policy"},
+        "TrainingDoctor": {},
+    }
     return script(seed, lambda: Corridor(discount, updates), score, updates, watched)
 
 
