@@ -304,12 +304,12 @@ def loads(count: int, seed: int) -> Data:
     return x[:, :48, None].contiguous(), x[:, 48:].contiguous()
 
 
-def forecast(seed: int, loss: Any, outputs: int, middle: Any, optimizer: Any = None, rate: float = 4e-3) -> Training:
+def forecast(seed: int, loss: Any, outputs: int, middle: Any) -> Training:
     """Train on loads; the score is R squared of the middle forecast."""
     train, new = loads(2000, 434), loads(400, 435)
     score = lambda m: 1 - (middle(m.model(new[0])) - new[1]).square().mean() / new[1].var()  # noqa: E731
     make = lambda: Recurrent(0, outputs)  # noqa: E731
-    return fitted(seed, make, loss, score, (train, new), optimizer, rate, detectors={"TrainingDoctor": {}}, steps=250)
+    return fitted(seed, make, loss, score, (train, new), rate=4e-3, detectors={"TrainingDoctor": {}}, steps=250)
 
 
 def quantiles(s: Script, batch: Data) -> Tensor:
