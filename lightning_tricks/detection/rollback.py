@@ -19,6 +19,7 @@ from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
 
 _ASKER = "rollback"
+_STRONG = 0.04  # a stronger factor than this is used only where the user asks for it
 
 _TRAINING = form.record(
     {
@@ -129,20 +130,24 @@ class RollbackManager:
         # (the later ones may hold the beginning of the failure)
         self._states = self._states[:1]
         self._healthy = dict.fromkeys(self._healthy, False)  # (until each has looked again)
-        done = [f"Went back to the state after {step} updates", *self._remedy(run, verdict.cause)]
+        remedy = self._remedy(run, verdict.cause, ever_healthy=bool(self._states))
+        done = [f"Went back to the state after {step} updates", *remedy]
         run.rolled_back()
         values = {"rollbacks": self.times, "lr_factor": self.lr_factor, "accumulate_factor": self.accumulate_factor}
         run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})
         return ", ".join(done) + f" (rollback {self.times} of {self.config.max_times})."
 
-    def _remedy(self, run: TrainingRun, cause: Cause) -> list[str]:
+    def _remedy(self, run: TrainingRun, cause: Cause, *, ever_healthy: bool) -> list[str]:
         """Ask for what fits the cause; for all of it from the second time on. Return what was asked for, in words.
 
-        Bad batches are passed over by going on with the data; noise needs a larger batch as well as a lower rate.
+        Bad batches are passed over by going on with the data; noise needs a larger batch as well as a lower rate. A
+        run that was never healthy began with a rate that is wrong by an order of magnitude, not by a little.
         """
         again = self.times > 1
         automatic = run.trainer.lightning_module.automatic_optimization
-        larger = automatic and self.config.accumulate_factor > 1 and (again or cause.remedy is Remedy.LARGER_BATCH)
+        # (a rate that is wrong from the start needs updates, and no fewer of them)
+        noisy = cause.remedy is Remedy.LARGER_BATCH or (again and ever_healthy)
+        larger = automatic and self.config.accumulate_factor > 1 and noisy
         lower = self.config.lr_factor < 1 and (again or cause.remedy is not Remedy.OTHER_DATA)
         done = []
         if larger:
@@ -151,7 +156,8 @@ class RollbackManager:
             run.window.ask(self.accumulate_factor)
             done.append(f"updates from {self.accumulate_factor} times as many batches")
         if lower:
-            self.lr_factor *= self.config.lr_factor
+            factor = self.config.lr_factor
+            self.lr_factor *= factor if ever_healthy else min(factor, max(factor**2, _STRONG))
             run.rate.ask(self.lr_factor, run.trainer.optimizers, _ASKER)
             done.append(f"learning rates times {self.lr_factor:g}")
         return done or ["the batches since then are passed over"]
