@@ -32,7 +32,7 @@ class AlarmError(RunEndsError):
 class Rollback:
     """Go back to a healthy state in memory, change what probably led to the alarm, and train on.
 
-    Copies of weights, buffers, optimizer state and loss scale are taken at healthy checks. After an alarm the oldest is
+    Copies of weights, their averages, buffers, optimizer state and loss scale are taken at healthy checks. After an alarm the oldest is
     put back, since a collapse precedes its alarm; the data go on where they are, so the batches of the collapse are not
     seen again. Then the remedy, the first time what fits the cause: nothing more for bad batches, a lower rate for all
     else, with a larger effective batch through accumulation for predictions that collapsed; after that, always both.
