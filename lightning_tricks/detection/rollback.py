@@ -12,6 +12,7 @@ from typing import Any
 from lightning_tricks.detection.action import AlarmError, Rollback
 from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.detection.averages import averages, put_averages
+from lightning_tricks.detection.carried import carried, mend_carried
 from lightning_tricks.detection.causes import Cause, Remedy
 from lightning_tricks.detection.training_state import put_training_state, training_state
 from lightning_tricks.errors import ConflictError, UnsupportedError
@@ -29,7 +30,7 @@ _TRAINING = form.record(
         "optimizers": form.many(form.record({}, more=True)),
         "scaler": form.maybe(form.named(form.plain)),
     },
-    optional={"averages": form.named(form.named(form.tensor))},
+    optional={"averages": form.named(form.named(form.tensor)), "carried": form.named(form.anything)},
 )
 _KEPT = form.record({"step": form.whole, "state": _TRAINING})
 ROLLBACK_STATE = form.record(
@@ -114,7 +115,8 @@ class RollbackManager:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         kept = averages(trainer.lightning_module, trainer.callbacks)
         copies = {owner: {n: t.detach().to("cpu", copy=True) for n, t in held.items()} for owner, held in kept.items()}
-        return training_state(trainer.lightning_module, trainer.optimizers, scaler) | {"averages": copies}
+        state = training_state(trainer.lightning_module, trainer.optimizers, scaler)
+        return state | {"averages": copies, "carried": carried(trainer.lightning_module)}
 
     def roll_back(self, run: TrainingRun, verdict: Verdict) -> str:
         """Put the oldest state back and ask for the remedy; return what was done, in words.
@@ -132,6 +134,7 @@ class RollbackManager:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
         put_averages(state.get("averages", {}), trainer.lightning_module, trainer.callbacks)
+        mend_carried(state.get("carried", {}), trainer.lightning_module)
         # (the later ones may hold the beginning of the failure)
         self._states = self._states[:1]
         self._healthy = dict.fromkeys(self._healthy, False)  # (until each has looked again)
