@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_tricks.numerics.trees import tree_leaves, tree_map
 
 _HOST = torch.device("cpu")
 _MOST_NUMBERS = 4_000_000  # of an attribute: larger ones are data, and are not copied

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_tricks.errors import UnsupportedError, message
-from lightning_tricks.optimizer_step.scheduled_rates import are_scheduled, scale_bases, was_overwritten
+from lightning_tricks.optimizer_step.scheduled_rates import are_scheduled, multiply_rates, was_overwritten
 
 
 def require_rates(owner: str, optimizer: Any) -> None:
@@ -39,16 +39,6 @@ def is_schedule_free(optimizer: Any) -> bool:
     """
     told = callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
     return told and any("ScheduleFree" in cls.__name__ for cls in type(optimizer).__mro__)
-
-
-def scale_rates(optimizer: Any, factor: float) -> None:
-    """Multiply the rates of all parameter groups, tensors in place."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            # In place: a captured CUDA graph or a compiled step reads this very tensor.
-            group["lr"].mul_(factor)
-        else:
-            group["lr"] *= factor
 
 
 class RateRequest:
@@ -114,8 +104,7 @@ class RateRequest:
             self._rewrite()
             return
         for optimizer in optimizers:
-            scale_rates(optimizer, factor / before)
-        scale_bases(optimizers, self._schedulers(), factor / before)
+            multiply_rates(optimizer, self._schedulers(), factor / before, limits=True)
         self._left = {i: [group["lr"] for group in o.param_groups] for i, o in enumerate(optimizers)}
 
     def hold(self, index: int, optimizer: Any) -> None:

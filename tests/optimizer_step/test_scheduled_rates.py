@@ -12,7 +12,7 @@ import torch
 from torch.optim import lr_scheduler as schedulers
 
 from lightning_tricks.optimizer_step.rate_request import RateRequest
-from lightning_tricks.optimizer_step.scheduled_rates import scale_bases, was_overwritten
+from lightning_tricks.optimizer_step.scheduled_rates import multiply_rates, was_overwritten
 
 Make = Callable[[Any], Any]
 SCHEDULES: dict[str, Make] = {
@@ -88,7 +88,7 @@ def test_rates_that_are_tensors_are_multiplied_in_place() -> None:
 def test_schedulers_of_other_optimizers_are_left_alone() -> None:
     one, two = (torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1) for _ in range(2))
     other = schedulers.CosineAnnealingWarmRestarts(two, 5, eta_min=0.01)
-    scale_bases([one], [other], 0.1)
+    multiply_rates(one, [other], 0.1, limits=True)
     assert other.base_lrs == [0.1]
     assert other.eta_min == 0.01
 
