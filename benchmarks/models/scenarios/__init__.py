@@ -54,6 +54,10 @@ from benchmarks.models.scenarios import (
     review_graphs_and_policies,
     review_regression,
     review_sequences,
+    second_classes,
+    second_sequences,
+    second_tables,
+    second_unlabelled,
     self_supervised,
     self_supervised_labels,
     variational,
@@ -139,6 +143,11 @@ SCENARIOS: list[Scenario] = [
     *fresh_sequences.SCENARIOS,
     *fresh_unlabelled.SCENARIOS,
     *fresh_tables.SCENARIOS,
+    # As users of forums train, before anybody had tuned anything on them; their names put them into develop.
+    *second_classes.SCENARIOS,
+    *second_sequences.SCENARIOS,
+    *second_tables.SCENARIOS,
+    *second_unlabelled.SCENARIOS,
 ]
 
 
