@@ -140,7 +140,7 @@ def routed(seed: int) -> Training:
 
     score = lambda m: 1 - (m.model(new[0])[0] - new[1]).square().mean() / new[1].var()  # noqa: E731
     watched: dict[str, dict[str, Any]] = {
-        "UsageCollapse": {"assignments": "model.router", "kind": "experts"},
+        "UsageCollapse": {"assignments": "model.router", "kind": "router"},
         "TrainingDoctor": {},
     }
     return fitted(seed, Experts, loss, score, (train, new), rate=1e-2, detectors=watched, steps=400)
