@@ -325,7 +325,10 @@ def walked(seed: int, discount: float, updates: int = 250) -> Training:
         _, _, reward, alive = m.play(500)
         return (reward * alive).sum(0).mean()
 
-    watched: dict[str, dict[str, Any]] = {"PolicyCollapse": {"output": "model"}, "TrainingDoctor": {}}
+    watched: dict[str, dict[str, Any]] = {
+        "UsageCollapse": {"assignments": "model", "kind": "policy"},
+        "TrainingDoctor": {},
+    }
     return script(seed, lambda: Corridor(discount, updates), score, updates, watched)
 
 

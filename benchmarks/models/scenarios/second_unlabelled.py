@@ -110,7 +110,10 @@ def coded(seed: int, straight: bool, spread: float) -> Training:
         return F.mse_loss(out, batch[0]) + lost
 
     score = lambda m: restored(m.model(FLAT_TEST)[0], FLAT_TEST)  # noqa: E731
-    watched: dict[str, dict[str, Any]] = {"UsageCollapse": {"assignments": "model.distances", "kind": "codes"}, **UNITS}
+    watched: dict[str, dict[str, Any]] = {
+        "UsageCollapse": {"assignments": "model.distances", "kind": "codebook"},
+        **UNITS,
+    }
     return fitted(
         seed, lambda: Codes(straight, spread), loss, score, ((FLAT,), (FLAT_TEST,)), detectors=watched, steps=450
     )
