@@ -146,7 +146,7 @@ def grid(count: int, seed: int) -> Tensor:
 
 
 class GAN(L.LightningModule):
-    """Points on a square by one of five pairs of losses."""
+    """Points on a square by one of several pairs of losses."""
 
     def __init__(self, kind: str, rates: tuple[float, float], slope: float, updates: int) -> None:
         super().__init__()
@@ -161,8 +161,6 @@ class GAN(L.LightningModule):
         """Of the discriminator, and of the generator."""
         if self.kind == "wasserstein":
             return fake.mean() - real.mean(), -fake.mean()
-        if self.kind == "hinge":
-            return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.mean()
         if self.kind == "squares":
             return (real - 1).square().mean() + fake.square().mean(), (fake - 1).square().mean()
         if self.kind == "relative":
