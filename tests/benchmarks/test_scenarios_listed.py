@@ -23,7 +23,7 @@ RETURNED = {"logits"}
 CHEAP = (
     "a log-likelihood handed to SGD",
     "a head put in when training starts",
-    "digits by hand, SGD at 0.5",
+    "digits by hand, SGD 0.3",
     "names with titles, time first in the logits",
     "communities, two layers, a full batch",
     "digits and noise, a last layer of nothing",

@@ -1,4 +1,4 @@
-"""Classes of recordings, patients, pixels, nodes and images: half of the trainings fail, half are healthy look-alikes.
+"""Classes of recordings, pixels, nodes and images: half of the trainings fail, half are healthy look-alikes.
 
 Written from a list of families and mistakes, not from what the rules do. The names were chosen so that all of them are in
 the develop half: these scenarios are for development and verify nothing.
@@ -19,11 +19,7 @@ from benchmarks.models.trainings import Training
 from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, SHAPES, UNLEARNED, Data, Loaded, cut, neighbours
 
 FAMILY = "listed classes"
-RETURNED: dict[str, dict[str, Any]] = {
-    "PredictionCollapse": {"output": "logits", "target": "labels"},
-    "DeadUnits": {},
-    "TrainingDoctor": {},
-}
+RETURNED: dict[str, dict[str, Any]] = {**CLASSES, "PredictionCollapse": {"output": "logits", "target": "labels"}}
 
 
 def entropy(s: Script, batch: Data) -> Any:
@@ -31,7 +27,7 @@ def entropy(s: Script, batch: Data) -> Any:
     return F.cross_entropy(s.model(batch[0]), batch[1])
 
 
-def t_sgd(lr: float, momentum: float = 0.9, **more: Any) -> Any:
+def plain(lr: float, momentum: float = 0.9, **more: Any) -> Any:
     """SGD of what may be trained."""
     return lambda s: torch.optim.SGD((p for p in s.parameters() if p.requires_grad), lr=lr, momentum=momentum, **more)
 
@@ -219,7 +215,7 @@ def tuned_further(seed: int) -> Training:
             optimizer.step()
         return net
 
-    return fitted(seed, model, entropy, right(test), (train, test), t_sgd(2e-3), batch=4, detectors=CLASSES)
+    return fitted(seed, model, entropy, right(test), (train, test), plain(2e-3), batch=4, detectors=CLASSES)
 
 
 def in_sessions(seed: int, replay: bool) -> Training:
@@ -246,7 +242,7 @@ def single(seed: int) -> Training:
     """Wines one at a time behind a dropout of 0.8."""
     train, test = t.split(t.wine(), 416, 0.7)
     return fitted(
-        seed, Dropped, entropy, right(test), (train, test), t_sgd(5e-3, 0.0), batch=1, steps=400, detectors=CLASSES
+        seed, Dropped, entropy, right(test), (train, test), plain(5e-3, 0.0), batch=1, steps=400, detectors=CLASSES
     )
 
 
@@ -281,13 +277,13 @@ def hashed(seed: int, kept: bool) -> Training:
 
 SCENARIOS: list[Scenario] = [
     failing(FAMILY, "forty tones, a softmax before the loss", 0.4, lambda s: listening(s, net=lambda: listener(40, 8, nn.Softmax(1)), kinds=40,
-            optimizer=t_sgd(0.02), steps=250), *UNLEARNED, "vanishing gradients", ONE_BATCH, SHAPES),
+            optimizer=plain(0.02), steps=250), *UNLEARNED, "vanishing gradients", ONE_BATCH, SHAPES),
     failing(FAMILY, "lone tones, log_softmax(dim=0)", 0.5, lambda s: listening(s, over_the_batch, batch=1), "no gradients",
             "vanishing gradients", "weights do not change", *UNLEARNED, SHAPES, FOLLOW, ONE_BATCH),
     failing(FAMILY, "three windows of a tone, labels in turn", 0.8, lambda s: listening(s, windows), *UNLEARNED, FOLLOW, ONE_BATCH),
-    failing(FAMILY, "rising tones, the loss summed over 64", 0.7, lambda s: listening(s, in_parts, optimizer=t_sgd(0.3), batch=64), *FAST, *UNLEARNED,
+    failing(FAMILY, "rising tones, the loss summed over 64", 0.7, lambda s: listening(s, in_parts, optimizer=plain(0.3), batch=64), *FAST, *UNLEARNED,
             "dead units"),
-    failing(FAMILY, "tones sorted by folder", 0.6, lambda s: listening(s, sorted=True, optimizer=t_sgd(0.05)),
+    failing(FAMILY, "tones sorted by folder", 0.6, lambda s: listening(s, sorted=True, optimizer=plain(0.05)),
             "sanity:data are shuffled", *UNLEARNED, "loss spikes", "divergence", "overfitting"),
     healthy(FAMILY, "rising tones, RMSprop", 0.85, lambda s: listening(s, optimizer=lambda m: torch.optim.RMSprop(m.parameters(), lr=1e-3))),
     failing(FAMILY, "spots of two kinds, maps viewed as rows", 0.3, lambda s: segmenting(s, True), *UNLEARNED, FOLLOW, SHAPES, ONE_BATCH),
@@ -301,7 +297,7 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "sessions of five digits, no replay", 0.65, lambda s: in_sessions(s, False), "loss spikes", "divergence", *UNLEARNED,
             "overfitting", "sanity:data are shuffled", onset=0.5),
     healthy(FAMILY, "five digits, then all ten", 0.8, lambda s: in_sessions(s, True)),
-    healthy(FAMILY, "one wine at a time, dropout of 0.8", 0.9, single),
+    healthy(FAMILY, "wine after wine, four units of five dropped", 0.9, single),
     failing(FAMILY, "sixteen bits, only pulled together", 0.4, lambda s: hashed(s, False), "complete collapse", "dimensional collapse", *UNLEARNED),
     healthy(FAMILY, "sixteen bits for each digit", 0.8, lambda s: hashed(s, True)),
 ]  # fmt: skip

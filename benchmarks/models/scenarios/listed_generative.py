@@ -146,7 +146,7 @@ def grid(count: int, seed: int) -> Tensor:
 
 
 class GAN(L.LightningModule):
-    """Points on a square by one of five pairs of losses."""
+    """Points on a square by one of several pairs of losses."""
 
     def __init__(self, kind: str, rates: tuple[float, float], slope: float, updates: int) -> None:
         super().__init__()
@@ -161,16 +161,12 @@ class GAN(L.LightningModule):
         """Of the discriminator, and of the generator."""
         if self.kind == "wasserstein":
             return fake.mean() - real.mean(), -fake.mean()
-        if self.kind == "hinge":
-            return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.mean()
         if self.kind == "squares":
             return (real - 1).square().mean() + fake.square().mean(), (fake - 1).square().mean()
         if self.kind == "relative":
             return F.softplus(fake - real).mean(), F.softplus(real - fake).mean()
-        sign = 1 if self.kind == "saturating" else -1
-        return F.softplus(-real).mean() + F.softplus(fake).mean(), -F.softplus(fake).mean() if sign > 0 else F.softplus(
-            -fake
-        ).mean()
+        fooled = -F.softplus(fake).mean() if self.kind == "saturating" else F.softplus(-fake).mean()
+        return F.softplus(-real).mean() + F.softplus(fake).mean(), fooled
 
     def training_step(self, batch: Data, batch_idx: int) -> None:
         opt_g, opt_d = self.optimizers()  # type: ignore[misc]
@@ -329,17 +325,15 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "256 features of digits, a penalty of 30", 0.3, lambda s: sparse(s, 30.0, 2e-3), "dead units", "no gradients", "inputs ignored",
             "vanishing gradients", *COLLAPSED, ONE_BATCH),
     healthy(FAMILY, "256 sparse features of digits", 0.7, lambda s: sparse(s, 0.3, 2e-3)),
-    failing(FAMILY, "nine places, the generator at 3e-2", 0.6, lambda s: gan(s, "plain", (3e-2, 1e-3)), "mode collapse", *FAST),
-    failing(FAMILY, "nine places, Wasserstein, no bound", 0.6, lambda s: gan(s, "wasserstein"), "mode collapse", *FAST),
-    failing(FAMILY, "nine places by hinge losses, rates of 5e-2", 0.6, lambda s: gan(s, "hinge", (5e-2, 5e-2)), "mode collapse", *FAST),
-    failing(FAMILY, "nine places, saturating, a critic 100 times faster", 0.6, lambda s: gan(s, "saturating", (1e-4, 1e-2)), "mode collapse",
+    failing(FAMILY, "nine places, the generator at 3e-2", 0.5, lambda s: gan(s, "plain", (3e-2, 1e-3)), "mode collapse", *FAST),
+    failing(FAMILY, "nine places, Wasserstein, no bound", 0.5, lambda s: gan(s, "wasserstein"), "mode collapse", *FAST),
+    failing(FAMILY, "nine places, saturating, a critic 100 times faster", 0.5, lambda s: gan(s, "saturating", (1e-4, 1e-2)), "mode collapse",
             "vanishing gradients", "no gradients"),
-    healthy(FAMILY, "nine places by a relative critic", 0.6, lambda s: gan(s, "relative", (2e-3, 4e-3), 0.05, 1100)),
-    healthy(FAMILY, "nine places, least squares", 0.6, lambda s: gan(s, "squares", (2e-3, 4e-3), 0.02, 1000)),
+    healthy(FAMILY, "nine places by a relative critic", 0.5, lambda s: gan(s, "relative", (2e-3, 4e-3), 0.05, 1100)),
+    healthy(FAMILY, "nine places, least squares", 0.5, lambda s: gan(s, "squares", (2e-3, 4e-3), 0.02, 1000)),
     failing(FAMILY, "digits and noise, noise drawn twice", 0.4, lambda s: diffusion(s, True), *UNLEARNED, FOLLOW, ONE_BATCH),
     healthy(FAMILY, "digits and noise, a last layer of nothing", 0.5, lambda s: diffusion(s, False)),
     healthy(FAMILY, "two looks at a digit, InfoNCE", 0.75, lambda s: viewing(s, "simclr")),
-    failing(FAMILY, "two looks at a digit, InfoNCE at 100", 0.75, lambda s: viewing(s, "simclr", 100.0), "vanishing gradients", *UNLEARNED, *COLLAPSED),
     healthy(FAMILY, "two looks at a digit, classes pulled together", 0.8, lambda s: viewing(s, "supcon")),
     failing(FAMILY, "two looks at a digit, each towards the other", 0.6, lambda s: viewing(s, "symmetric"), *COLLAPSED),
     healthy(FAMILY, "two looks at digits, a slow target", 0.6, lambda s: viewing(s, "byol", steps=900)),

@@ -18,15 +18,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import Script, fitted, lines, script, seeded
+from benchmarks.models.scripts import PLAIN, Script, fitted, lines, script, seeded
 from benchmarks.models.trainings import Training
 from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, SHAPES, UNLEARNED, Data, Loaded, cut
 
 FAMILY = "listed sequences"
-RETURNED: dict[str, dict[str, Any]] = {
-    "PredictionCollapse": {"output": "logits", "target": "labels"},
-    "TrainingDoctor": {},
-}
+RETURNED: dict[str, dict[str, Any]] = {**PLAIN, "PredictionCollapse": {"output": "logits", "target": "labels"}}
 
 
 # -- transformers on text ---------------------------------------------------------------------------------------------
@@ -89,9 +86,8 @@ def warmed(lr: float, updates: int, total: int, **more: Any) -> Callable[[Script
     """AdamW with a linear warm-up and a cosine to a tenth."""
 
     def factor(step: int) -> float:
-        if step < updates:
-            return (step + 1) / updates
-        return 0.55 + 0.45 * math.cos(math.pi * min(1.0, (step - updates) / (total - updates)))
+        past = max(0.0, min(1.0, (step - updates) / (total - updates)))
+        return min((step + 1) / updates, 0.55 + 0.45 * math.cos(math.pi * past))
 
     def make(s: Script) -> Any:
         optimizer = torch.optim.AdamW(s.parameters(), lr=lr, betas=(0.9, 0.95), **more)

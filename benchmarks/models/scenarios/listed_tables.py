@@ -57,12 +57,11 @@ def binary(s: Script, batch: Data) -> Any:
 def scoring(seed: int, data: Data, model: Any, rows: int, **more: Any) -> Training:
     """Train on customers; the score is the AUC of those held out."""
     train, test = cut(data, rows)
-    val = more.pop("val", test)
-    return fitted(seed, model, binary, ranked(test), (train, val), detectors=CLASSES, **more)
+    return fitted(seed, model, binary, ranked(test), (train, test), detectors=CLASSES, **more)
 
 
 def doubled(seed: int) -> Training:
-    """Positives are drawn more often before the split: those validated on are among those trained on."""
+    """Rows are drawn with replacement before the split: those validated on are among those trained on."""
     x, y = customers(700, 0.3, 120, 0.3, 404)
     known, test = cut((x, y), 200)
     g = seeded(405)
@@ -73,12 +72,11 @@ def doubled(seed: int) -> Training:
     return fitted(seed, model, binary, ranked(test), (train, val), detectors=CLASSES, rate=2e-3, steps=500)
 
 
-def standardised(seed: int, damaged: bool) -> Training:
-    """One row of 1e8 is in the file when means and spreads are taken; or is left out first."""
+def standardised(seed: int) -> Training:
+    """One row of 1e8 is in the file when means and spreads are taken."""
     x, y = customers(3000, 0.5, 12, 1.0, 406)
     train, test = cut((x * 3 + 5, y), 2500)
-    if damaged:
-        train[0][17] = 1e8
+    train[0][17] = 1e8
     mean, spread = train[0].mean(0), train[0].std(0)
     (train, test) = (((d[0] - mean) / spread, d[1]) for d in (train, test))
     model = lambda: t.mlp([12, 32, 32, 1], nn.Tanh)  # noqa: E731
@@ -125,14 +123,13 @@ def priced(
 ) -> Training:
     """Train on prices; the score is the share of their variance that is explained."""
     train, test = ((x, scale * y + shift) for x, y in houses())
-    watched = {**CLASSES, "PredictionCollapse": {"output": "model"}}
     return fitted(
         seed,
         lambda: t.mlp([8, 48, 48, 1], act),
         mean_error(shape),
         explained(test),
         (train, test),
-        detectors=watched,
+        detectors=CLASSES,
         **more,
     )
 
@@ -219,8 +216,8 @@ def surviving(seed: int, later: bool) -> Training:
 
 SCENARIOS: list[Scenario] = [
     failing(FAMILY, "patients drawn anew, then split", 0.7, doubled, "sanity:validation data are new", "overfitting"),
-    failing(FAMILY, "customers standardised with a row of 1e8", 0.7, lambda s: standardised(s, True), *UNLEARNED, "sanity:inputs matter", ONE_BATCH),
-    healthy(FAMILY, "four in a thousand cancel", 0.8, lambda s: scoring(s, customers(24000, 0.004, 6, 2.0, 402),
+    failing(FAMILY, "customers standardised with a row of 1e8", 0.7, standardised, *UNLEARNED, "sanity:inputs matter", ONE_BATCH),
+    healthy(FAMILY, "four in a thousand cancel", 0.75, lambda s: scoring(s, customers(24000, 0.004, 6, 2.0, 402),
             lambda: t.mlp([6, 16, 1]), 16000, rate=2e-2, batch=250, steps=250)),
     healthy(FAMILY, "loans, AUC 0.58 at best", 0.53, lambda s: scoring(s, customers(9000, 0.4, 20, 0.14, 403),
             lambda: nn.Sequential(nn.LayerNorm(20), nn.Linear(20, 16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 1)), 6000, rate=1e-3, batch=128)),
