@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from typing import Any
 
@@ -35,6 +36,7 @@ def differs_in_rate_or_batch(failing: Scenario, twin: Scenario, seed: int = 0) -
         and _same_tensors(one.module.state_dict(), two.module.state_dict())
         and _settings(one) == _settings(two)
         and _optimizers(one) == _optimizers(two)
+        and all(left >= right for left, right in zip(_rates(one), _rates(two), strict=True))
         and _same_data(one, two)
         and _same_loss(one, two)
     )
@@ -48,7 +50,8 @@ def _settings(training: Training) -> dict[str, Any]:
     """Return the settings of a module that have nothing to do with rates and batches: numbers, texts and functions."""
     own = {n: v for n, v in vars(training.module).items() if n not in vars(L.LightningModule())}
     own |= dict(training.module.hparams)
-    kept = {n: v for n, v in own.items() if not any(word in n.lower() for word in _FREE)}
+    # (optimizers are compared by themselves: what makes them may hold the rate)
+    kept = {n: v for n, v in own.items() if not any(word in n.lower() for word in (*_FREE, "optimizer"))}
     plain = {n: v for n, v in kept.items() if isinstance(v, (bool, int, float, str))}
     return plain | {n: _code(v) for n, v in kept.items() if callable(v) and hasattr(v, "__code__") and n != "make"}
 
@@ -62,13 +65,19 @@ def _code(function: Any) -> Any:
     return function.__code__.co_code, function.__code__.co_names, plain, inner
 
 
+def _made(training: Training) -> list[torch.optim.Optimizer]:
+    return [o for o in _flat(training.module.configure_optimizers()) if isinstance(o, torch.optim.Optimizer)]
+
+
+def _rates(training: Training) -> list[float]:
+    return [float(group["lr"]) for optimizer in _made(training) for group in optimizer.param_groups]
+
+
 def _optimizers(training: Training) -> list[Any]:
-    made = training.module.configure_optimizers()
-    optimizers = [o for o in _flat(made) if isinstance(o, torch.optim.Optimizer)]
     free = {"params", "lr", "initial_lr", "max_lr", "min_lr"}
     return [
         (type(o), [{k: v for k, v in g.items() if k not in free and not isinstance(v, Tensor)} for g in o.param_groups])
-        for o in optimizers
+        for o in _made(training)
     ]
 
 
@@ -81,10 +90,8 @@ def _flat(made: Any) -> list[Any]:
 def _same_data(one: Training, two: Training) -> bool:
     """Whether the same batches come: of the first, a middle and the last one, where they have as many rows."""
     if not len(one.data) or not len(two.data):  # type: ignore[arg-type]
-        own = [
-            [t for t in tree_leaves(vars(x.module).get("train_data", ())) if isinstance(t, Tensor)] for x in (one, two)
-        ]
-        return bool(own[0]) and len(own[0]) == len(own[1]) and all(map(torch.equal, *own))
+        left, right = map(_own_data, (one, two))
+        return bool(left) and len(left) == len(right) and all(map(torch.equal, left, right))
     last = min(len(one.data), len(two.data)) - 1  # type: ignore[arg-type]
     for i in (0, last // 3, 2 * last // 3, last):
         left, right = ([t for t in tree_leaves(x.data[i]) if isinstance(t, Tensor)] for x in (one, two))
@@ -94,6 +101,16 @@ def _same_data(one: Training, two: Training) -> bool:
         if not all(torch.equal(a, b) for a, b in sized):
             return False
     return True
+
+
+def _own_data(training: Training) -> list[Tensor]:
+    """Return the tensors of a module that brings its own data, or else of its first batches, in the order of a seed."""
+    held = vars(training.module).get("train_data", ())
+    if not held:
+        with torch.random.fork_rng(), contextlib.suppress(Exception):
+            torch.manual_seed(0)
+            held = list(itertools.islice(training.module.train_dataloader(), 2))
+    return [t for t in tree_leaves(held) if isinstance(t, Tensor)]
 
 
 def _same_loss(one: Training, two: Training) -> bool:

@@ -123,7 +123,8 @@ class Judge:
             healthy &= alarm.healthy(value, self.states[name])
             if started:
                 begun.append(name)
-        self.healthy = healthy and bool(statistics)
+        # (in the grace nothing has shown yet: to go back to a state of it may be to go back to the failure)
+        self.healthy = healthy and bool(statistics) and self.progress >= self.grace
         return begun
 
     def follow_one(self, name: str, value: float, step: int) -> bool:

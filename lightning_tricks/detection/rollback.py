@@ -11,6 +11,8 @@ from typing import Any
 
 from lightning_tricks.detection.action import AlarmError, Rollback
 from lightning_tricks.detection.alarm import Verdict
+from lightning_tricks.detection.averages import averages, put_averages
+from lightning_tricks.detection.carried import carried, mend_carried
 from lightning_tricks.detection.causes import Cause, Remedy
 from lightning_tricks.detection.training_state import put_training_state, training_state
 from lightning_tricks.errors import ConflictError, UnsupportedError
@@ -19,6 +21,7 @@ from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
 
 _ASKER = "rollback"
+_STRONG = 0.04  # a stronger factor than this is used only where the user asks for it
 
 _TRAINING = form.record(
     {
@@ -26,7 +29,8 @@ _TRAINING = form.record(
         "buffers": form.named(form.tensor),
         "optimizers": form.many(form.record({}, more=True)),
         "scaler": form.maybe(form.named(form.plain)),
-    }
+    },
+    optional={"averages": form.named(form.named(form.tensor)), "carried": form.named(form.anything)},
 )
 _KEPT = form.record({"step": form.whole, "state": _TRAINING})
 ROLLBACK_STATE = form.record(
@@ -109,7 +113,10 @@ class RollbackManager:
     def _taken(run: TrainingRun) -> dict[str, Any]:
         trainer = run.trainer
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        return training_state(trainer.lightning_module, trainer.optimizers, scaler)
+        kept = averages(trainer.lightning_module, trainer.callbacks)
+        copies = {owner: {n: t.detach().to("cpu", copy=True) for n, t in held.items()} for owner, held in kept.items()}
+        state = training_state(trainer.lightning_module, trainer.optimizers, scaler)
+        return state | {"averages": copies, "carried": carried(trainer.lightning_module)}
 
     def roll_back(self, run: TrainingRun, verdict: Verdict) -> str:
         """Put the oldest state back and ask for the remedy; return what was done, in words.
@@ -126,23 +133,29 @@ class RollbackManager:
         step, state = kept[0]
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         put_training_state(state, trainer.lightning_module, trainer.optimizers, scaler)
+        put_averages(state.get("averages", {}), trainer.lightning_module, trainer.callbacks)
+        mend_carried(state.get("carried", {}), trainer.lightning_module)
         # (the later ones may hold the beginning of the failure)
         self._states = self._states[:1]
         self._healthy = dict.fromkeys(self._healthy, False)  # (until each has looked again)
-        done = [f"Went back to the state after {step} updates", *self._remedy(run, verdict.cause)]
+        remedy = self._remedy(run, verdict.cause, ever_healthy=bool(self._states))
+        done = [f"Went back to the state after {step} updates", *remedy]
         run.rolled_back()
         values = {"rollbacks": self.times, "lr_factor": self.lr_factor, "accumulate_factor": self.accumulate_factor}
         run.publisher.put(run.step, {f"collapse/rollback/{name}": value for name, value in values.items()})
         return ", ".join(done) + f" (rollback {self.times} of {self.config.max_times})."
 
-    def _remedy(self, run: TrainingRun, cause: Cause) -> list[str]:
+    def _remedy(self, run: TrainingRun, cause: Cause, *, ever_healthy: bool) -> list[str]:
         """Ask for what fits the cause; for all of it from the second time on. Return what was asked for, in words.
 
-        Bad batches are passed over by going on with the data; noise needs a larger batch as well as a lower rate.
+        Bad batches are passed over by going on with the data; noise needs a larger batch as well as a lower rate. A
+        run that was never healthy began with a rate that is wrong by an order of magnitude, not by a little.
         """
         again = self.times > 1
         automatic = run.trainer.lightning_module.automatic_optimization
-        larger = automatic and self.config.accumulate_factor > 1 and (again or cause.remedy is Remedy.LARGER_BATCH)
+        # (a rate that is wrong from the start needs updates, and no fewer of them)
+        noisy = cause.remedy is Remedy.LARGER_BATCH or (again and ever_healthy)
+        larger = automatic and self.config.accumulate_factor > 1 and noisy
         lower = self.config.lr_factor < 1 and (again or cause.remedy is not Remedy.OTHER_DATA)
         done = []
         if larger:
@@ -151,7 +164,8 @@ class RollbackManager:
             run.window.ask(self.accumulate_factor)
             done.append(f"updates from {self.accumulate_factor} times as many batches")
         if lower:
-            self.lr_factor *= self.config.lr_factor
+            factor = self.config.lr_factor
+            self.lr_factor *= factor if ever_healthy else min(factor, max(factor**2, _STRONG))
             run.rate.ask(self.lr_factor, run.trainer.optimizers, _ASKER)
             done.append(f"learning rates times {self.lr_factor:g}")
         return done or ["the batches since then are passed over"]

@@ -18,15 +18,17 @@ from torch.utils.data import (
 )
 
 from lightning_tricks.diagnosis import sanity_data
+from lightning_tricks.diagnosis.class_weights import SPREAD, counted_less, drawn_rarer, positions
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
+from lightning_tricks.diagnosis.input_scales import prepared_differently
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.loaders import is_read_by_position
 from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.modules.labels import counts
 
 WINDOW = 8  # consecutive batches
-SPREAD = 256  # samples from everywhere
 _WIDE, _VALUES = 8, 16  # numbers of a sample, and different ones in a batch, that are not the same by chance
+NEW = "validation data are new"
 VALIDATION, TRAINING = 128, 2048  # samples that are compared
 
 
@@ -55,7 +57,10 @@ def order(exam: Examination) -> list[Check]:
     whole = _spread(loaders[0], at)
     if whole is None:
         return [Check(name, None, "the data cannot be read by position")]
-    rarer = None if look.labels is None else _made_rarer(loaders[0], whole)
+    weighed = (
+        (drawn_rarer(loaders[0], whole), counted_less(exam.first_calls(), whole)) if look.labels is not None else ()
+    )
+    rarer = next((check for check in weighed if check is not None), None)
     if rarer is not None:
         return [rarer]
     window = _last(loaders[0], exam.dry_run.data.batches_per_epoch, batches) or window[:batches]
@@ -79,20 +84,6 @@ def _weighted(loader: Any) -> tuple[int, int] | None:
         return None
     weights, samples = len(sampler.weights), len(loader.dataset)
     return None if weights == samples else (weights, samples)
-
-
-def _made_rarer(loader: Any, labels: Tensor) -> Check | None:
-    """Look at the weights of a sampler beside the labels that ``_spread`` has read; None where nothing is wrong."""
-    weights = loader.sampler.weights if isinstance(loader.sampler, WeightedRandomSampler) else None
-    if weights is None or loader.batch_size is None or len(labels) != min(len(weights), SPREAD):
-        return None
-    chosen = torch.as_tensor(weights)[_positions(0, len(weights), SPREAD)]
-    valid = counts(labels)
-    return sanity_data.rarer_by_weight(chosen[valid], labels[valid].round().long())
-
-
-def _positions(start: int, size: int, most: int) -> list[int]:
-    return sorted({int(i) for i in torch.linspace(start, size - 1, min(size, most)).tolist()})
 
 
 def _last(loader: Any, per_epoch: float, batches: int) -> list[list[Tensor]] | None:
@@ -139,14 +130,14 @@ def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
         return None
     sized = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     if loader.batch_sampler is None:  # each item of the data set is a batch
-        wanted = _positions(0, size, 64)
+        wanted = positions(0, size, 64)
         batches: list[Any] = []
         rows = 0
         for i in wanted:
             batches.append(loader.collate_fn(data[i]))
             rows += max((len(t) for t in tensors_of(batches[-1]) if t.ndim), default=1)
         return batches
-    wanted = _positions(start, size, most)
+    wanted = positions(start, size, most)
     step = int(sized or 32)
     groups = [wanted[i : i + step] for i in range(0, len(wanted), step)]
     return [loader.collate_fn(_items(data, group)) for group in groups]
@@ -176,7 +167,6 @@ def _items(data: Any, positions: list[int]) -> list[Any]:
 
 def validation(exam: Examination) -> list[Check]:
     """Compare samples of the validation data with those of the training data, by their values."""
-    name = "validation data are new"
     loaders = [x for x in exam.dry_run.data.loaders if isinstance(x, DataLoader)]
     exam.dry_run.restart()
     try:
@@ -184,29 +174,41 @@ def validation(exam: Examination) -> list[Check]:
             if not others:
                 return []
             if len(loaders) != 1:
-                return [Check(name, None, "the training data cannot be read by position")]
-            return [_compared(exam, loaders[0], others[0])]
+                return [Check(NEW, None, "the training data cannot be read by position")]
+            return _compared(exam, loaders[0], others[0])
     except NotRestorableError as error:
-        return [Check(name, None, f"the validation data cannot be looked at without a trace: {error}")]
+        return [Check(NEW, None, f"the validation data cannot be looked at without a trace: {error}")]
 
 
-def _compared(exam: Examination, training: Any, other: Any) -> Check:
-    name = "validation data are new"
+def _compared(exam: Examination, training: Any, other: Any) -> list[Check]:
     chosen = [i for i, role in exam.roles.items() if role == "input"]
     seen = _read(other, VALIDATION)
     known = _read(training, TRAINING)
     if not chosen or seen is None or known is None:
-        return Check(name, None, "no inputs that can be compared were found")
+        return [Check(NEW, None, "no inputs that can be compared were found")]
+    differently = prepared_differently(*([_joined(batches, i) for i in chosen] for batches in (known, seen)))
+    return [_shared(training, other, chosen, known, seen), *([differently] if differently else [])]
+
+
+def _joined(batches: list[Any], at: int) -> Tensor:
+    """Return the numbers of one tensor of several batches, as it is for the first one's shape."""
+    tensors = [b[at].cpu() for b in map(tensors_of, batches) if at < len(b)]
+    alike = [t for t in tensors if tensors[0].shape[1:] == t.shape[1:] and t.ndim]
+    return torch.cat(alike) if alike else torch.zeros(0)
+
+
+def _shared(training: Any, other: Any, chosen: list[int], known: list[Any], seen: list[Any]) -> Check:
+    """Judge how many samples of the validation data are among those of the training data."""
     again = _read(training, 8)
     first, second = _hashes(known, chosen), _hashes(again or [], chosen)
     fresh = _hashes(seen, chosen)
     if not first or not fresh:
-        return Check(name, None, "the validation data are of another form")
+        return Check(NEW, None, "the validation data are of another form")
     if second and _read_twice_differ(training, chosen):
-        return Check(name, None, "samples are different each time that they are read (augmentation)")
+        return Check(NEW, None, "samples are different each time that they are read (augmentation)")
     if training.batch_sampler is None and _always_the_same(known, chosen):
         # a graph, or a full batch: what is held out are labels of some rows, and no input shows which
-        return Check(name, None, "every batch of the training holds the same samples")
+        return Check(NEW, None, "every batch of the training holds the same samples")
     size = _count(training)
     coverage = 1.0 if size is None else min(1.0, len(first) / size)
     by_position = is_read_by_position(training) and is_read_by_position(other)
@@ -218,7 +220,7 @@ def _compared(exam: Examination, training: Any, other: Any) -> Check:
         repeats = 0.0  # (the same samples stand there several times, as of exports that were joined)
     check = sanity_data.validation_is_new(fresh, first, coverage, repeats)
     if check.passed and not is_read_by_position(training) and len(first) >= TRAINING:
-        return Check(name, None, f"{check.evidence}, and the stream goes on")
+        return Check(NEW, None, f"{check.evidence}, and the stream goes on")
     return check
 
 

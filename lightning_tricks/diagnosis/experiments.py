@@ -147,7 +147,7 @@ def sample_independence(exam: Examination) -> list[Check]:
             found.append(leak)
         changes.append(max(found))
     norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
-    moved = _by_place_in_batch(exam, inputs, size) if changes[0] <= sanity.LEAK else 0.0
+    moved = _by_place_in_batch(exam, size) if changes[0] <= sanity.LEAK else 0.0
     reason = related(exam, inputs, size)
     if not reason and exam.first.target is None:
         reason = "no label is known, and the loss may compare samples"
@@ -160,14 +160,14 @@ def sample_independence(exam: Examination) -> list[Check]:
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
 
 
-def _by_place_in_batch(exam: Examination, inputs: list[Tensor], size: int) -> float:
+def _by_place_in_batch(exam: Examination, size: int) -> float:
     """Return by how much outputs change with the place of a sample in the batch, over their size, in eval mode.
 
     0 where they are random in eval mode too: noise belongs to a place. 0 as well where the step itself makes the
     difference, before the model sees the samples: random crops belong to a place too, also with a seed of their own.
     """
-    rolled = {id(t) for t in inputs if len(t) == size}
-    other = tree_map(lambda t: t.roll(1, 0) if id(t) in rolled else t, exam.batch)
+    # (labels move with their samples: an output to which a margin was added depends on them)
+    other = tree_map(lambda t: t.roll(1, 0) if isinstance(t, Tensor) and t.ndim and len(t) == size else t, exam.batch)
     usual = exam.prediction(exam.batch, evaluate=True)[0]
     again = exam.prediction(exam.batch, evaluate=True, shifted=True)[0]
     moved = exam.prediction(other, evaluate=True)[0]

@@ -17,7 +17,7 @@ from lightning_tricks.diagnosis.recognition import LEFT_OUT, broadcast, reversed
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counted, counts
 from lightning_tricks.numerics.trees import tree_map
-from lightning_tricks.optimizer_step.rate_request import scale_rates
+from lightning_tricks.optimizer_step.scheduled_rates import multiply_rates
 
 UPDATES, UPDATES_AT_OTHER_RATES, UPDATES_TO_RECOVER = 40, 15, 15
 LABEL_BATCHES = 8
@@ -214,7 +214,7 @@ def _trained(
     dry_run = exam.dry_run
     dry_run.restart()
     dry_run.data.hold([exam.batch])
-    scale_rates(dry_run.steps.optimizer, rate)
+    multiply_rates(dry_run.steps.optimizer, [], rate)
     trial = Trial(rate, ())
     for _ in range(updates + 1):
         loss = dry_run.update()

@@ -221,36 +221,6 @@ def weights_of_samples(weights: int, samples: int) -> Check:
     return Check("data are shuffled", False, seen, fix)
 
 
-def rarer_by_weight(weights: Tensor, labels: Tensor) -> Check | None:
-    """Report a sampler that makes rare classes rarer: weights that are counts, and not one over them.
-
-    Args:
-        weights: of some samples, ``[n]``.
-        labels: their classes, ``[n]``.
-
-    >>> rarer_by_weight(torch.tensor([90.0] * 90 + [10.0] * 10), torch.tensor([0] * 90 + [1] * 10)).evidence
-    'the weights of the sampler make class 1 rarer, 1.2% of what is drawn in place of 10.0%'
-    >>> rarer_by_weight(torch.tensor([1.0] * 90 + [9.0] * 10), torch.tensor([0] * 90 + [1] * 10)) is None
-    True
-    """
-    share = torch.bincount(labels).double() / max(1, len(labels))
-    drawn = torch.zeros_like(share).scatter_add(0, labels, weights.double()) / weights.sum().clamp(min=1e-12)
-    there = share > 0
-    # (each class as rare as its weight says: the rarer it is, the less of it is drawn)
-    factors, sizes = (drawn / share)[there], share[there]
-    order = sizes.argsort()
-    told = bool((factors[order].diff() > 0).all()) and len(sizes) > 1 and float(sizes.max()) > 1.5 * float(sizes.min())
-    rarest = int(torch.where(there, share, 2.0).argmin())
-    if not told or float(drawn[rarest]) > 0.5 * float(share[rarest]):
-        return None
-    seen = (
-        f"the weights of the sampler make class {rarest} rarer, {float(drawn[rarest]):.1%} of what is drawn in place "
-    )
-    seen += f"of {float(share[rarest]):.1%}"
-    fix = "weights of one over the number of samples of the class: (1 / counts)[labels]"
-    return Check("data are shuffled", False, seen, fix)
-
-
 def _differ(table: Tensor) -> float:
     """Return the p-value of Pearson's chi-square test of homogeneity; rare classes are pooled, as its form demands."""
     table = table[table.sum(1) > 0]

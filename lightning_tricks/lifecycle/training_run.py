@@ -50,7 +50,7 @@ class TrainingRun:
         self.clock = StepClock()
         self.publisher = Publisher(lambda: self.trainer.loggers, lambda: logged_by_the_user(self.trainer))
         self.writer = GradientWriter()
-        self.rate = RateRequest()
+        self.rate = RateRequest(lambda: [config.scheduler for config in self.trainer.lr_scheduler_configs])
         self.window = WindowRequest()
         self.attempts = Attempts(lambda: self.trainer, self.writer, self.window)
         self.common = SharedParts()
@@ -222,6 +222,7 @@ class TrainingRun:
             self._renewed(view)
         # counted here and not in the step: a GradScaler that skips calls no ``optimizer.step``, and so no hook of it
         self.clock.attempt(view.index)
+        self.rate.hold(view.index, optimizer)
         page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
         if page is not None:
             self._dispatch.tell("_before_gradients_read", self, page)

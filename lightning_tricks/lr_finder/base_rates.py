@@ -1,21 +1,15 @@
-"""What one rate means to an optimizer with a scheduler, and how all that the scheduler knows follows another one.
-
-A scheduler computes rates from what it wrote down when it was made: in its attributes, in the groups, in the schedulers
-inside it. All of these are multiplied, so that the run is the one in which the rate was written by hand. Limits that
-were given as rates (``eta_min``, ``min_lr``, ``swa_lr``) stay: by hand they would too.
-"""
+"""What one rate means to an optimizer with a scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler
 
-_OF_A_GROUP = ("lr", "initial_lr", "max_lr", "min_lr")  # (OneCycleLR keeps its lowest rate as min_lr, from its highest)
-_OF_A_SCHEDULER = ("base_lrs", "max_lrs", "_last_lr")
+from lightning_tricks.optimizer_step.scheduled_rates import schedulers_in
 
 
 def base_rates(optimizer: Optimizer, schedulers: Sequence[Any]) -> list[float]:
@@ -30,7 +24,7 @@ def base_rates(optimizer: Optimizer, schedulers: Sequence[Any]) -> list[float]:
         >>> round(optimizer.param_groups[0]["lr"], 9), base_rates(optimizer, [scheduler])
         (0.08, [2.0])
     """
-    cyclic = next((s for s in _all_of(schedulers) if isinstance(s, CyclicLR)), None)
+    cyclic = next((s for s in schedulers_in(schedulers) if isinstance(s, CyclicLR)), None)
     if cyclic is not None:
         return [float(rate) for rate in cyclic.max_lrs]
     return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in optimizer.param_groups]
@@ -53,36 +47,6 @@ def use_rate(optimizer: Optimizer, lr: float, base: Sequence[float]) -> None:
             group["lr"] = lr * rate / reference
 
 
-def multiply_rates(optimizer: Optimizer, schedulers: Sequence[Any], factor: float) -> None:
-    """Multiply every rate that an optimizer and its schedulers know, so that none falls back to the old one."""
-    for group in optimizer.param_groups:
-        for name in _OF_A_GROUP:
-            if isinstance(group.get(name), Tensor):
-                group[name].mul_(factor)
-            elif name in group:
-                group[name] *= factor
-    for scheduler in _all_of(schedulers):
-        for name in _OF_A_SCHEDULER:
-            rates = getattr(scheduler, name, None)
-            if isinstance(rates, list):
-                setattr(scheduler, name, [rate * factor for rate in rates])
-
-
 def without_known_rates(schedulers: Sequence[Any]) -> list[str]:
     """Return the class names of schedulers that are none of torch's kind: what they keep is not known."""
     return [type(scheduler).__name__ for scheduler in schedulers if not isinstance(scheduler, LRScheduler)]
-
-
-def _all_of(schedulers: Sequence[Any]) -> Iterator[Any]:
-    """Schedulers and those inside them, each once: SequentialLR and ChainedScheduler hold others."""
-    seen: set[int] = set()
-    waiting = list(schedulers)
-    while waiting:
-        scheduler = waiting.pop(0)
-        if id(scheduler) in seen:
-            continue
-        seen.add(id(scheduler))
-        yield scheduler
-        for value in vars(scheduler).values():
-            inside = value if isinstance(value, (list, tuple)) else [value]
-            waiting += [s for s in inside if isinstance(s, LRScheduler)]

@@ -1,18 +1,20 @@
 """A factor on the learning rate that one trick asks for and another one writes.
 
 A trick that changes the effective batch asks for a factor; LRSchedule, the writer of learning rates, claims the request
-and multiplies it in. Where no schedule is in use, the default owner here does: ``lr = base_lr * factor``.
+and multiplies it in. Where no schedule is in use, the default owner here does: ``lr = base_lr * factor``, and the same
+for what torch's schedulers compute rates from. A script that writes a rate of its own before each step is followed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from lightning_tricks.errors import UnsupportedError, message
+from lightning_tricks.optimizer_step.scheduled_rates import are_scheduled, multiply_rates, was_overwritten
 
 
 def require_rates(owner: str, optimizer: Any) -> None:
@@ -39,18 +41,11 @@ def is_schedule_free(optimizer: Any) -> bool:
     return told and any("ScheduleFree" in cls.__name__ for cls in type(optimizer).__mro__)
 
 
-def scale_rates(optimizer: Any, factor: float) -> None:
-    """Multiply the rates of all parameter groups, tensors in place."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            # In place: a captured CUDA graph or a compiled step reads this very tensor.
-            group["lr"].mul_(factor)
-        else:
-            group["lr"] *= factor
-
-
 class RateRequest:
     """The factor, and who carries it out. Factors that several tricks ask for are multiplied.
+
+    Args:
+        schedulers: gives the Trainer's schedulers.
 
     Example:
         >>> weight = __import__("torch").nn.Parameter(__import__("torch").zeros(1))
@@ -61,8 +56,10 @@ class RateRequest:
         (0.1, 1.0)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, schedulers: Callable[[], Sequence[Any]] = lambda: ()) -> None:
+        self._schedulers = schedulers
         self._asked: dict[str, float] = {}
+        self._left: dict[int, list[Any]] = {}  # index of an optimizer -> its rates when they were written or seen last
         self._rewrite: Callable[[], None] | None = None
         self._bases: Callable[[int], list[float]] | None = None
 
@@ -92,7 +89,13 @@ class RateRequest:
             self._rewrite()
 
     def ask(self, factor: float, optimizers: list[Any], asker: str) -> None:
-        """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before)."""
+        """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before).
+
+        Args:
+            factor: on every rate.
+            optimizers: all of the Trainer, in its order.
+            asker: who asks.
+        """
         before = self._asked.get(asker, 1.0)
         if factor == before:
             return
@@ -101,7 +104,24 @@ class RateRequest:
             self._rewrite()
             return
         for optimizer in optimizers:
-            scale_rates(optimizer, factor / before)
+            multiply_rates(optimizer, self._schedulers(), factor / before, limits=True)
+        self._left = {i: [group["lr"] for group in o.param_groups] for i, o in enumerate(optimizers)}
+
+    def hold(self, index: int, optimizer: Any) -> None:
+        """An update comes: multiply the factor in again where the script has written a rate of its own since the last.
+
+        Rates that are tensors are left as they are: to compare them would wait for the device. A known scheduler keeps
+        the factor by itself, and may jump by just this factor where it starts again.
+        """
+        factor = self.factor
+        if factor == 1.0 or self._rewrite is not None or are_scheduled(optimizer, self._schedulers()):
+            return
+        groups = optimizer.param_groups
+        for group, left in zip(groups, self._left.get(index, ()), strict=False):
+            plain = isinstance(left, float) and isinstance(group["lr"], float)
+            if plain and was_overwritten(group["lr"], left, factor):
+                group["lr"] *= factor
+        self._left[index] = [group["lr"] for group in groups]
 
     def height(self, index: int, optimizer: Any) -> float | Tensor:
         """Return the rate of an optimizer now, over its highest one, in [0, 1]: how much an update counts as learning.
@@ -122,4 +142,4 @@ class RateRequest:
 
     def close(self) -> None:
         """The run is over."""
-        self._rewrite, self._bases = None, None
+        self._rewrite, self._bases, self._left = None, None, {}

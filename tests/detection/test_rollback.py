@@ -216,3 +216,36 @@ def test_a_resumed_run_rolls_back_to_the_same_state(kind: str, epochs_before: in
     t = trainer(tricks, max_epochs=7)
     t.fit(resumed, data(), ckpt_path=path)
     assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("afresh", ["LambdaLR", "by hand"])
+def test_the_lower_rate_holds_beside_a_schedule_that_computes_it_afresh(afresh: str) -> None:
+    rates: list[float] = []
+
+    class Scheduled(Breaks):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            if afresh == "by hand":
+                return optimizer
+            constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": constant, "interval": "step"}}
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if afresh == "by hand":
+                self.trainer.optimizers[0].param_groups[0]["lr"] = 0.5
+
+    module = Scheduled(make_optimizer=lambda p: sgd(p, lr=0.5))
+    with pytest.warns(TrickWarning, match="Went back"):
+        run(module, [PredictionCollapse(**ARGUMENTS, action=Rollback(lr_factor=0.2, accumulate_factor=1))], epochs=12)
+    assert rates[0] == 0.5
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def test_a_run_that_was_never_healthy_starts_again_at_a_much_lower_rate_and_with_the_same_batches() -> None:
+    module = Classifier(lambda p: sgd(p, lr=10.0))
+    with pytest.warns(TrickWarning, match=r"after 0 updates, learning rates times 0.04 \(rollback 1 of 3\)"):
+        run(module, [PredictionCollapse(**ARGUMENTS, action="rollback")], epochs=8)
+    assert skill(module) > 0.2

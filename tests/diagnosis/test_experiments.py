@@ -209,6 +209,15 @@ def test_an_output_must_not_depend_on_the_place_of_its_sample_in_the_batch(
     assert passed or "with its place in the batch" in found.evidence
 
 
+def test_an_output_with_a_margin_for_its_label_belongs_to_its_sample() -> None:
+    def angular(self: Any, batch: Any) -> dict[str, torch.Tensor]:
+        cosine = F.normalize(self.net(batch[0]), dim=1) @ F.normalize(self.net[0].weight[:4, :4], dim=1)
+        logits = 8 * (cosine - 0.3 * F.one_hot(batch[1], 4))
+        return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits}
+
+    assert checks(Task(mlp(), angular), load(*classes()))["samples do not leak"].passed
+
+
 class Played(Task):
     """Learns from an environment, whose states come from no batch."""
 

@@ -12,7 +12,7 @@ from lightning_tricks import GradientAccumulation, GradientMonitor, LRFinder, Sa
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
-from lightning_tricks.optimizer_step.rate_request import scale_rates
+from lightning_tricks.optimizer_step.scheduled_rates import multiply_rates
 from tests.problems import Classifier, digits, loader, trainer, weights
 
 
@@ -190,7 +190,7 @@ def test_batches_that_are_written_to_are_the_same_the_next_time() -> None:
         batch = dry_run.data.next_batch()
         looks = [float(dry_run.output(batch).detach()) for _ in range(3)]
         dry_run.data.hold([batch])
-        scale_rates(dry_run.steps.optimizer, 0.0)
+        multiply_rates(dry_run.steps.optimizer, [], 0.0)
         return looks, [dry_run.update() for _ in range(3)], [dry_run.probe() for _ in range(3)]
 
     trick = Try(losses)

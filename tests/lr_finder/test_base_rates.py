@@ -12,7 +12,8 @@ from torch.optim import lr_scheduler as s
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tricks import LRFinder, LRSchedule, TrickWarning
-from lightning_tricks.lr_finder.base_rates import base_rates, multiply_rates
+from lightning_tricks.lr_finder.base_rates import base_rates
+from lightning_tricks.optimizer_step.scheduled_rates import multiply_rates
 from tests.lr_finder.problems import SCHEDULERS, STEPS, Make
 from tests.problems import trainer
 

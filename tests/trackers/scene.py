@@ -149,6 +149,7 @@ def main(name: str, folder: Path) -> None:
         "checks": [[check.name, check.mark, check.evidence, check.fix] for check in sanity.checks],
         "ways": {kind: way and way.called for kind, way in ways.items()},
         "size": [int(n) for n in monitor.plot().get_size_inches() * monitor.plot().dpi],
+        "dpi": monitor.plot().dpi,
     }
     (folder / "expected.json").write_text(json.dumps(expected))
 

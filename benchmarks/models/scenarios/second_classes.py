@@ -332,7 +332,7 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "five pixels in a hundred and forty by Dice's loss", 0.6, lambda s: segmented(s, False)),
     failing(FAMILY, "a keypoint at the maximum of its map", 0.5, lambda s: located(s, False), *STILL, "sanity:all parameters learn", ONE_BATCH),
     healthy(FAMILY, "a keypoint by the error of its map", 0.7, lambda s: located(s, True)),
-    failing(FAMILY, "the weight of a class is its count", 0.7, lambda s: rare(s, False), *UNLEARNED),
+    failing(FAMILY, "the weight of a class is its count", 0.7, lambda s: rare(s, False), *UNLEARNED, "sanity:class weights"),
     healthy(FAMILY, "four eights in a hundred by a focal loss", 0.7, lambda s: rare(s, True)),
     healthy(FAMILY, "images laid over images, smoothed labels", 0.85, mixed),
     failing(FAMILY, "an angular margin, the optimizer has its directions alone", 0.7, lambda s: angular(s, False), *STILL, "complete collapse",
@@ -344,6 +344,6 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "a rate meant to fall with the epochs falls with the batches", 0.6, fading, *STILL),
     failing(FAMILY, "95 % to be kept, 95 % dropped", 0.6, dropped, *STILL, "evaluation differs", "dead units", ONE_BATCH),
     failing(FAMILY, "running statistics, three images in a batch", 0.7, running, "evaluation differs", "overfitting"),
-    failing(FAMILY, "pixels up to 255 to train on, standardised ones later", 0.6, raw, "evaluation differs", "overfitting"),
+    failing(FAMILY, "pixels up to 255 to train on, standardised ones later", 0.6, raw, "evaluation differs", "overfitting", "sanity:validation is prepared as training"),
     healthy(FAMILY, "a head first, its body later", 0.85, thawed),
 ]  # fmt: skip
