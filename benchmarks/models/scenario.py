@@ -23,6 +23,9 @@ SANITY_ROWS = (
     "no look into the future",
     "modules are in training mode",
     "validation data are new",
+    "validation is prepared as training",
+    "class weights",
+    "learning rate schedule",
 )
 
 
