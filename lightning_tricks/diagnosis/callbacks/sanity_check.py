@@ -18,8 +18,12 @@ from lightning_tricks.diagnosis import (
     manual_experiments,
     schedule_experiments,
 )
+from lightning_tricks.diagnosis.attention_masks import masks
 from lightning_tricks.diagnosis.axes import axes
 from lightning_tricks.diagnosis.examination import Examination
+from lightning_tricks.diagnosis.given_answers import given_answers
+from lightning_tricks.diagnosis.loss_pairs import pairs_of_losses
+from lightning_tricks.diagnosis.loss_rows import misplaced, unrelated_draws
 from lightning_tricks.diagnosis.output_labels import places, reach
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.dry_run import DryRun
@@ -195,18 +199,18 @@ class SanityCheck(Trick):
             asked["initial loss"] = loss_experiments.initial_loss
             asked["shapes of outputs and labels"] = _shapes
         if self.input_matters:
-            asked["inputs matter"] = experiments.input_matters
+            asked["inputs matter"] = _inputs
             asked["all parameters learn"] = gradient_flow.gradients
             asked["units are alive"] = experiments.units
             asked["modules are in training mode"] = experiments.modes
             asked["learning rate schedule"] = schedule_experiments.schedules
         if self.sample_independence:
             asked["samples do not leak"] = experiments.sample_independence
-            asked["no look into the future"] = experiments.future
+            asked["no look into the future"] = _future
             asked["data are shuffled"] = data_experiments.order
             asked["validation data are new"] = data_experiments.validation
         if self.overfit_batch:
-            asked["labels follow from inputs"] = label_experiments.labels
+            asked["labels follow from inputs"] = _labels
             asked["overfits one batch"] = loss_experiments.overfit_batch
             asked["labels are within reach"] = reach
         return asked
@@ -214,4 +218,31 @@ class SanityCheck(Trick):
 
 def _shapes(exam: Examination) -> list[Check]:
     """Return the first fault of shapes that is found, from broadcasting to an axis that is mistaken for another."""
-    return loss_experiments.shapes(exam) or places(exam) or axes(exam)
+    return loss_experiments.shapes(exam) or places(exam) or axes(exam) or _quietly(misplaced, exam)
+
+
+def _inputs(exam: Examination) -> list[Check]:
+    """Look at the masks of attention first: what they hide is not zeroed by any experiment."""
+    return _quietly(masks, exam) or experiments.input_matters(exam)
+
+
+def _future(exam: Examination) -> list[Check]:
+    """Look at what the batch holds first, then at ids that the step makes itself."""
+    found = experiments.future(exam)
+    failed = exam.dry_run.steps.anywhere(any(check.passed is False for check in found))
+    return found if failed else _quietly(given_answers, exam) or found
+
+
+def _labels(exam: Examination) -> list[Check]:
+    """Look at what belongs together in the calls of loss functions first, then at labels and a short training."""
+    return _quietly(pairs_of_losses, exam) or _quietly(unrelated_draws, exam) or label_experiments.labels(exam)
+
+
+def _quietly(experiment: Callable[[Examination], list[Check]], exam: Examination) -> list[Check]:
+    """Run an experiment that finds a fault or says nothing: so it is, too, where the step raises on what is changed."""
+    try:
+        return experiment(exam)
+    except Exception:
+        return []
+    finally:
+        exam.dry_run.restart()
