@@ -47,9 +47,8 @@ def given_answers(exam: Examination) -> list[Check]:
         changed = Lookups(at, lambda t, axis=axis: _with_others(t, axis))  # type: ignore[misc]
         again = LossCalls()
         watched(exam, exam.batch, changed, again, updates=UPDATES_BEFORE_ASKING)
-        if len(again.found) <= asked:
-            continue
-        apart = _by_place(calls.found[asked], again.found[asked], ids.shape, axis)
+        same = len(again.found) == len(calls.found)
+        apart = _by_place(calls.found[asked], again.found[asked], ids.shape, axis) if same else None
         found = [] if apart is None else copies(apart)
         if exam.dry_run.steps.anywhere(not found):
             continue

@@ -164,9 +164,11 @@ def _pairs(call: LossCall, leaves: dict[int, Tensor], labels: Sequence[Tensor]) 
     chosen = [int(i) for sign in (True, False) for i in (signs == sign).nonzero().flatten()[: _ASKED // 2]]
     if distances:
         # (the distance of a sample to itself says nothing)
-        both = {i: samples for i, samples in zip(chosen, _samples([call.output[i] for i in chosen], leaves), strict=True)}
+        both = {
+            i: samples for i, samples in zip(chosen, _samples([call.output[i] for i in chosen], leaves), strict=True)
+        }
         chosen = [i for i in chosen if len(both[i]) > 1]
-        found = _one_each(*[[both[i][at :: 2] for i in chosen] for at in (0, 1)])
+        found = _one_each(*[[both[i][at::2] for i in chosen] for at in (0, 1)])
     else:
         found = _one_each(*[_samples([v[i] for i in chosen], leaves) for v in vectors])
     if found is None or not reversed_pairs(found[0], found[1], [bool(signs[i]) for i in chosen], labels):

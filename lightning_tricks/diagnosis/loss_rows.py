@@ -7,7 +7,7 @@ what belongs to another sample, or with noise that nothing in the model has seen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,8 @@ from lightning_tricks.numerics.trees import tree_map
 
 _ERRORS = ("huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss")
 _FEWEST = 4  # samples of a batch
+_MOST = 8  # samples that are replaced to find out who belongs to whom
+_DRAWN = 5  # rows of noise that are changed
 _CLOSE = 1e-3  # of a loss
 
 
@@ -47,25 +49,27 @@ def misplaced(exam: Examination) -> list[Check]:
     size = max((len(t) for t in exam.inputs(exam.batch)), default=0)
     if exam.dry_run.steps.anywhere(size < _FEWEST or not any(c.target.ndim for c in exam.first_calls())):
         return []
-    usual, first, updates = _calls(exam, exam.batch, 0), [Rows()], 0
+    usual, seen, updates = _calls(exam, exam.batch, 0), dict[int, list[Rows]](), 0
     # (a head that begins at zero shows nothing until it has been updated)
     for updates in (0, UPDATES_BEFORE_ASKING):
         usual = _calls(exam, exam.batch, updates)
-        first = _changed_rows(exam, usual, size, 1, updates)
-        if not exam.dry_run.steps.anywhere(any(rows.target and not rows.output for rows in first)):
+        seen = {place: _changed_rows(exam, usual, size, place, updates) for place in (1, size // 2)}
+        if not exam.dry_run.steps.anywhere(any(r.target and not r.output for rows in seen.values() for r in rows)):
             break
-    if exam.dry_run.steps.anywhere(not _suspects(usual, [first])) or related(exam, exam.inputs(exam.batch), size):
+    if exam.dry_run.steps.anywhere(not _suspects(usual, seen)) or related(exam, exam.inputs(exam.batch), size):
         return []
     # (the first and the last: what is compared with its neighbour in a series has none at one end)
-    others = dict.fromkeys([0, size - 1, size // 2, *_partners(usual, first, size)])
-    seen = [first, *[_changed_rows(exam, usual, size, place, updates) for place in others if place != 1]]
-    found = [i for i in _suspects(usual, seen) if not mutual([rows[i] for rows in seen])]
+    seen |= {place: _changed_rows(exam, usual, size, place, updates) for place in (0, size - 1)}
+    others = {sample for rows in seen.values() for sample in _partners(usual, rows, size)}
+    for place in [*sorted(others), *[0] * _MOST][:_MOST]:  # (as many on all processes)
+        seen[place] = _changed_rows(exam, usual, size, place, updates)
+    found = [i for i in _suspects(usual, seen) if not mutual([rows[i] for rows in seen.values()])]
     if exam.dry_run.steps.anywhere(not found):
         return []
-    at, rows = found[0], first[found[0]]
-    told = (
-        f"sample 1 is row {min(rows.output)} of the output of {usual[at].name} and row {min(rows.target)} of its target"
-    )
+    at = found[0]
+    place = next(place for place, rows in seen.items() if _apart(rows[at]))
+    output, target = (min(rows) for rows in seen[place][at])
+    told = f"sample {place} is row {output} of what {usual[at].name} is given and row {target} of its target"
     fix = "look at the order of both: a shuffle or a roll of one of them"
     return [Check("shapes of outputs and labels", False, told, fix)]
 
@@ -86,16 +90,16 @@ def mutual(seen: Sequence[Rows]) -> bool:
     ...     return [Rows(frozenset({one}), frozenset({other})) for one, other in pairs]
     >>> mutual(compared((1, 3), (3, 1), (0, 2))), mutual(compared((1, 2), (3, 4), (0, 1)))
     (True, True)
-    >>> mutual(compared((1, 3), (3, 0), (0, 2)))
+    >>> mutual(compared((1, 3), (3, 0), (0, 1)))
     False
     """
     partner = {min(rows.output): min(rows.target) for rows in seen}
-    in_turn = any(partner.get(other) == one for one, other in partner.items())
+    in_turn = all(partner.get(other, one) == one for one, other in partner.items())
     steps = [other - one for one, other in partner.items()]
     return in_turn or any(steps.count(step) >= len(steps) - 1 for step in (-1, 1))
 
 
-def _suspects(calls: Sequence[LossCall], seen: Sequence[Sequence[Rows]]) -> list[int]:
+def _suspects(calls: Sequence[LossCall], seen: Mapping[int, Sequence[Rows]]) -> list[int]:
     """Return the numbers of calls whose output and target change in other rows, for each sample that was replaced.
 
     A mixture of samples is compared with both labels, one call for each: where one of them is right, none is wrong.
@@ -103,7 +107,8 @@ def _suspects(calls: Sequence[LossCall], seen: Sequence[Sequence[Rows]]) -> list
     apart = [
         i
         for i, call in enumerate(calls)
-        if call.options.get("reduction", "mean") != "none" and all(len(each) > i and _apart(each[i]) for each in seen)
+        if call.options.get("reduction", "mean") != "none"
+        and _mostly_apart([rows[i : i + 1] for rows in seen.values()])
     ]
     right = [call.output for i, call in enumerate(calls) if i not in apart]
     return [i for i in apart if not any(_the_same(calls[i].output, output) for output in right)]
@@ -115,6 +120,13 @@ def _the_same(one: Tensor, two: Tensor) -> bool:
 
 def _apart(rows: Rows) -> bool:
     return bool(rows.output and rows.target) and not rows.output & rows.target
+
+
+def _mostly_apart(seen: Sequence[Sequence[Rows]]) -> bool:
+    """Whether output and target change in other rows, but for one at most: a shuffle may leave one where it was."""
+    rows = [each[0] for each in seen if each]
+    told = len(rows) == len(seen) and all(each.output and each.target for each in rows)
+    return told and sum(map(_apart, rows)) >= max(1, len(rows) - 1)
 
 
 def _calls(exam: Examination, batch: Any, updates: int) -> list[LossCall]:
@@ -164,20 +176,26 @@ def unrelated_draws(exam: Examination) -> list[Check]:
     calls = exam.first_calls()
     if exam.dry_run.steps.anywhere(len(calls) != 1 or calls[0].name not in _ERRORS):
         return []
-    draws, usual = Draws(), LossCalls()
-    result = watched(exam, exam.batch, draws, usual, updates=UPDATES_BEFORE_ASKING)
-    at = _drawn(draws.found, usual.found, loss_of(result))
-    if exam.dry_run.steps.anywhere(at is None) or at is None:
+    draws, usual, at = Draws(), LossCalls(), None
+    for updates in (0, UPDATES_BEFORE_ASKING):  # (the second time only where it may be so at the beginning)
+        draws, usual = Draws(), LossCalls()
+        result = watched(exam, exam.batch, draws, usual, updates=updates)
+        at = _drawn(draws.found, usual.found, loss_of(result))
+        if exam.dry_run.steps.anywhere(at is None):
+            return []
+    if at is None:
         return []
     size = len(draws.found[at])
     seen: list[Rows] = []
-    for row in (0, size // 2, size - 1):
+    for row in [i * (size - 1) // (_DRAWN - 1) for i in range(_DRAWN)]:
         again = LossCalls()
         changed = Draws(at, lambda t, row=row: _negated(t, row))  # type: ignore[misc]
         watched(exam, exam.batch, changed, again, updates=UPDATES_BEFORE_ASKING)
         seen += _rows_of(usual.found, again.found)
-    apart = len(seen) == 3 and all(rows.target and not rows.output & rows.target for rows in seen)
-    if exam.dry_run.steps.anywhere(not apart or not _alive(exam, usual.found)):
+    # (a shuffle may leave one where it was)
+    kept = sum(bool(rows.output & rows.target) for rows in seen)
+    apart = len(seen) == _DRAWN and kept <= 1 and all(rows.target for rows in seen)
+    if exam.dry_run.steps.anywhere(not apart) or exam.dry_run.steps.anywhere(not _alive(exam, usual.found)):
         return []
     unseen = not any(rows.output for rows in seen)
     what = "noise that the prediction does not depend on" if unseen else "the noise of other samples"

@@ -63,13 +63,14 @@ class SanityCheck(Trick):
             (probabilities where logarithms belong, 0 for -1); find outputs and labels that broadcast or belong to other
             samples. Rows "initial loss" and "shapes of outputs and labels".
         overfit_batch: train on one batch, 40 updates; and on some batches, where nearest neighbours cannot tell whether
-            labels belong to their inputs; look whether bounded outputs can reach their labels. Rows "overfits one
+            labels belong to their inputs; look whether bounded outputs can reach their labels, whose samples triplets
+            and pairs are, and whether the prediction depends on the noise that it is to tell. Rows "overfits one
             batch", "labels follow from inputs" and "labels are within reach".
-        input_matters: zero the inputs; look for parameters that do not learn, dead or saturated units, and trained
-            modules in eval mode. Rows "inputs matter", "all parameters learn", "units are alive" and "modules are in
+        input_matters: zero the inputs; look at masks of attention, and for parameters that do not learn, dead or
+            saturated units, and trained modules in eval mode. Rows "inputs matter", "all parameters learn", "units are alive" and "modules are in
             training mode".
-        sample_independence: samples must not depend on each other, nor on what comes later in a sequence, nor on their
-            place in the data, nor be validation data as well. Rows "samples do not leak", "no look into the future",
+        sample_independence: samples must not depend on each other, nor on what comes later in a sequence or has to be
+            said there, nor on their place in the data, nor be validation data as well. Rows "samples do not leak", "no look into the future",
             "data are shuffled" and "validation data are new".
         on_failure: ``"warn"``, or ``"raise"`` to end the run before it begins.
 
@@ -90,7 +91,7 @@ class SanityCheck(Trick):
         None: a resumed run is not checked again.
 
     Cost:
-        Once: about 30 forward passes and 20 updates where all is well, at most as much as 150 training steps, and 180
+        Once: about 36 forward passes and 20 updates where all is well, at most as much as 150 training steps, and 180
         more where two inputs form pairs; up to 2048 training and 128 validation samples are read.
 
     Example:
