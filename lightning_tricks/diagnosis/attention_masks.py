@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.diagnosis.step_calls import Lookups
 
-_VARIED = 3  # values that what is no padding has at least
+_VARIED = 3  # different values of a sequence without its padding, at least
 
 
 def masks(exam: Examination) -> list[Check]:

@@ -67,11 +67,11 @@ class SanityCheck(Trick):
             and pairs are, and whether the prediction depends on the noise that it is to tell. Rows "overfits one
             batch", "labels follow from inputs" and "labels are within reach".
         input_matters: zero the inputs; look at masks of attention, and for parameters that do not learn, dead or
-            saturated units, and trained modules in eval mode. Rows "inputs matter", "all parameters learn", "units are alive" and "modules are in
-            training mode".
+            saturated units, and trained modules in eval mode. Rows "inputs matter", "all parameters learn", "units are
+            alive" and "modules are in training mode".
         sample_independence: samples must not depend on each other, nor on what comes later in a sequence or has to be
-            said there, nor on their place in the data, nor be validation data as well. Rows "samples do not leak", "no look into the future",
-            "data are shuffled" and "validation data are new".
+            said there, nor on their place in the data, nor be validation data as well. Rows "samples do not leak", "no
+            look into the future", "data are shuffled" and "validation data are new".
         on_failure: ``"warn"``, or ``"raise"`` to end the run before it begins.
 
     Raises:
