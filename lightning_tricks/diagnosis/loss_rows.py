@@ -94,9 +94,9 @@ def mutual(seen: Sequence[Rows]) -> bool:
     False
     """
     partner = {min(rows.output): min(rows.target) for rows in seen}
-    in_turn = all(partner.get(other, one) == one for one, other in partner.items())
+    known = [partner[other] == one for one, other in partner.items() if other in partner and other != one]
     steps = [other - one for one, other in partner.items()]
-    return in_turn or any(steps.count(step) >= len(steps) - 1 for step in (-1, 1))
+    return (bool(known) and all(known)) or any(steps.count(step) >= len(steps) - 1 for step in (-1, 1))
 
 
 def _suspects(calls: Sequence[LossCall], seen: Mapping[int, Sequence[Rows]]) -> list[int]:

@@ -26,6 +26,20 @@ def order(rows: int) -> Tensor:
     return torch.randperm(rows)
 
 
+class Sorted(nn.Module):
+    """A GRU on packed sequences that are sorted by length, and sorted back or not."""
+
+    def __init__(self, back: bool) -> None:
+        super().__init__()
+        self.back, self.gru, self.out = back, nn.GRU(1, 8, batch_first=True), nn.Linear(8, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths, order = (1 + (10 * x[:, 0].abs()).long() % D).sort(descending=True)
+        packed = nn.utils.rnn.pack_padded_sequence(x[order, :, None], lengths, batch_first=True)
+        h = self.gru(packed)[1][0]
+        return self.out(h[order.argsort()] if self.back else h)  # type: ignore[no-any-return]
+
+
 class Student(nn.Module):
     """Beside a teacher, or a target network."""
 
@@ -86,6 +100,11 @@ WRONG: dict[str, tuple[Callable[[], nn.Module], Step, Any]] = {
         load(X, Y),
     ),
     "inputs in another order": (mlp, lambda s, b: F.cross_entropy(s.net(b[0][order(len(b[0]))]), b[1]), load(X, Y)),
+    "sequences sorted by length": (
+        lambda: Sorted(False),
+        lambda s, b: F.cross_entropy(s.net(b[0]), b[1]),
+        load(X, Y),
+    ),
     "a teacher's answers": (Student, lambda s, b: distilled(s, b, True), load(X)),
     "a head of zeros": (lambda: Student(zero_head=True), lambda s, b: distilled(s, b, True), load(X)),
     "what is to be restored": (lambda: mlp(D), lambda s, b: restored(s, b, True), load(X)),
@@ -95,6 +114,11 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], Step, Any]] = {
     "both in another order": (
         mlp,
         lambda s, b: (lambda j: F.cross_entropy(s.net(b[0][j]), b[1][j]))(order(len(b[0]))),
+        load(X, Y),
+    ),
+    "sequences sorted by length and back": (
+        lambda: Sorted(True),
+        lambda s, b: F.cross_entropy(s.net(b[0]), b[1]),
         load(X, Y),
     ),
     "a teacher's answers": (Student, lambda s, b: distilled(s, b, False), load(X)),
