@@ -87,7 +87,7 @@ SCALES: dict[str, Scale] = {
     ),
     "ResumeGuard": Scale(once="before the first step it asks all callbacks for their state, as a checkpoint does"),
     "SanityCheck": Scale(
-        once="a copy of weights and optimizer state in the host's memory, 30 forward passes, 20 to 110 updates"
+        once="a copy of weights and optimizer state in the host's memory, 36 forward passes, 20 to 110 updates"
     ),
     "TrainingDoctor": Scale(
         "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 5 + L + 2 * W)"), sharded_logged=(NORMS,),

@@ -22,10 +22,11 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     for name in (
         *("binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy"),
         *("ctc_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss"),
-        *("nll_loss", "smooth_l1_loss", "soft_margin_loss"),
+        *("nll_loss", "smooth_l1_loss", "soft_margin_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss"),
     )
 }
-_OUTPUTS, _TARGETS = ("input", "input1", "log_probs"), ("target", "targets")
+# (of three vectors, the positive one is what the anchor is compared with; the negative one is among the options)
+_OUTPUTS, _TARGETS = ("input", "input1", "log_probs", "anchor"), ("target", "targets", "positive")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class LossCall:
 
     Args:
         name: of the function in ``torch.nn.functional``.
-        output: what it compares, detached.
-        target: with what, detached.
+        output: what it compares.
+        target: with what.
         options: the other arguments, by their names.
     """
 
@@ -48,6 +49,9 @@ class LossCall:
 class LossCalls(TorchFunctionMode):
     """Records the calls of loss functions while it is entered; a loss that calls another one is one call.
 
+    Args:
+        tracked: keep what they are given with its graph; else detached copies.
+
     Example:
         >>> import torch
         >>> with LossCalls() as calls:
@@ -56,9 +60,10 @@ class LossCalls(TorchFunctionMode):
         [('mse_loss', [1.0, 1.0])]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tracked: bool = False) -> None:
         super().__init__()
         self.found: list[LossCall] = []
+        self._tracked = tracked
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Keep what a loss function is given, and call it."""
@@ -71,7 +76,9 @@ class LossCalls(TorchFunctionMode):
         output = next((given[key] for key in _OUTPUTS if key in given), None)
         target = next((given[key] for key in _TARGETS if key in given), None)
         if isinstance(output, Tensor) and isinstance(target, Tensor):
-            # (copies: a step may write to either later)
-            pair = (output.detach().clone(), target.detach().clone())
             options = {key: value for key, value in given.items() if key not in (*_OUTPUTS, *_TARGETS)}
-            self.found.append(LossCall(name, *pair, options))
+            self.found.append(LossCall(name, self._kept(output), self._kept(target), options))
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        # (copies: a step may write to them later)
+        return tensor if self._tracked else tensor.detach().clone()

@@ -191,13 +191,18 @@ class DryRun:
         """Make one update of as many micro-batches as in training; return their mean loss, None without one."""
         return self.steps.update(self.data.next_batch)
 
-    def output(self, batch: Any) -> Any:
+    def output(self, batch: Any, *, tracked: bool = False) -> Any:
         """Return what ``training_step`` returns for a batch, after the hooks of its start. All ranks must call.
+
+        Args:
+            batch: what the step is given.
+            tracked: give it the tensors themselves, so that gradients arrive at them; else copies.
 
         Raises:
             FailedElsewhereError: it failed on another process.
         """
-        batch = tree_map(copied, batch)  # (it may be asked for again, and training_step may write to it)
+        if not tracked:
+            batch = tree_map(copied, batch)  # (it may be asked for again, and training_step may write to it)
         for callback in self._others:  # (our own would count it as a part of an update)
             callback.on_train_batch_start(self._trainer, self._module, batch, 0)
         self.steps.call_hooks("on_train_batch_start", batch, 0, callbacks=False)

@@ -144,6 +144,18 @@ def checks(module: Any, data: Any, **more: Any) -> dict[str, Any]:
     return {c.name: c for c in check.checks}
 
 
+GROUPS = ("initial_loss", "overfit_batch", "input_matters", "sample_independence")
+
+
+def failed_of(group: str, module: Any, data: Any) -> dict[str, str]:
+    """What fails in one group of experiments: {row: evidence}; they must have been run."""
+    check = SanityCheck(**{name: name == group for name in GROUPS})  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    trainer([check], max_steps=1).fit(module, data)
+    assert check.checks
+    return {c.name: c.evidence for c in check.checks if c.passed is False}
+
+
 def repeated(right: bool) -> Any:
     """Two copies of each sample, and the labels of others."""
 

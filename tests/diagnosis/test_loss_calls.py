@@ -40,3 +40,14 @@ def test_what_is_recorded_is_a_copy_and_not_more_than_so_much() -> None:
             x.add_(1.0)
     assert len(calls.found) == MOST_CALLS
     assert calls.found[2].output.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_triplets_are_recorded_with_all_three_and_with_their_graph_where_that_is_asked_for() -> None:
+    anchor, positive, negative = (torch.randn(4, 3, requires_grad=True) for _ in range(3))
+    with LossCalls() as copies, LossCalls(tracked=True) as calls:
+        nn.TripletMarginLoss()(anchor, positive, negative)
+        nn.TripletMarginWithDistanceLoss()(anchor, positive, negative)
+    assert [call.name for call in calls.found] == ["triplet_margin_loss", "triplet_margin_with_distance_loss"]
+    for call in calls.found:
+        assert call.output is anchor and call.target is positive and call.options["negative"] is negative
+    assert torch.equal(copies.found[0].target, positive) and not copies.found[0].target.requires_grad
