@@ -16,7 +16,7 @@ class RecentChecks:
 
     Args:
         scores: standard scores of earlier checks.
-        skills: of the network and of neighbours, at earlier checks.
+        skills: of the network and of a reference, at earlier checks.
 
     Example:
         >>> recent = RecentChecks()
@@ -34,9 +34,9 @@ class RecentChecks:
         self._scores = [*self._scores, score if math.isfinite(score) else 0.0][-_SCORES:]
         return abs(pooled(self._scores)) if both_signs else pooled(self._scores)
 
-    def skills(self, network: float, neighbours: float) -> tuple[float, float]:
+    def skills(self, network: float, reference: float) -> tuple[float, float]:
         """Add both skills, and return their means over the last checks; NaN where one of them is not known."""
-        self._skills = [*self._skills, [network, neighbours]][-_SKILLS:]
+        self._skills = [*self._skills, [network, reference]][-_SKILLS:]
         count = len(self._skills)
         return sum(pair[0] for pair in self._skills) / count, sum(pair[1] for pair in self._skills) / count
 
