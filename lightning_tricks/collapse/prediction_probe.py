@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lightning_tricks.collapse import figures, prediction_alarms, references, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.first_batch import FirstBatch
-from lightning_tricks.collapse.known_samples import KnownSamples
 from lightning_tricks.collapse.pooling import Part
 from lightning_tricks.collapse.prediction_causes import of_prediction
 from lightning_tricks.collapse.prediction_rows import (
@@ -27,7 +26,7 @@ from lightning_tricks.collapse.prediction_rows import (
     rows_of,
     targets_of,
 )
-from lightning_tricks.collapse.prediction_search import OutputSearch, loss_of
+from lightning_tricks.collapse.prediction_search import OutputSearch, explains, loss_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
 from lightning_tricks.collapse.raw_inputs import RawInputs
 from lightning_tricks.collapse.recent_checks import RecentChecks
@@ -69,7 +68,7 @@ def rows_form(value: Any, where: str) -> str | None:
     """Rows of classes or of numbers, with the numbers of their batches unless an older version gathered them."""
     if not isinstance(value, dict):
         return _ROWS["logits"](value, where)
-    beside = {"part": 1, "inputs": 2, "ids": 2}
+    beside = {"part": 1, "inputs": 2, "ids": 2, "explained": 1}
     rows = {name: part for name, part in value.items() if name not in beside}
     fault = _ROWS["output" if "output" in rows else "logits"](rows, where)
     for name in beside.keys() & value.keys():
@@ -91,9 +90,8 @@ class PredictionProbe(Probe):
         self._output, self._target, self._patience = output, target, patience
         self._sampler = Sampler(1, self.samples)  # that of the watch, once attached
         self._logits: list[Tensor] = []  # what the module gave in this batch
-        self._raw_inputs = RawInputs()
         self._parts = Parts()
-        self._known = KnownSamples()
+        self._inputs = RawInputs()
         self._targets = Targets()
         self._evidence = Evidence().init()
         self._recent = RecentChecks()
@@ -117,7 +115,7 @@ class PredictionProbe(Probe):
         self._sequences = any(
             isinstance(m, (nn.RNNBase, nn.RNNCellBase)) or "Attention" in type(m).__name__ for m in modules.values()
         )
-        self._raw_inputs.attach(to)
+        self._inputs.attach(to)
         if self._output in modules:
             to.watch(to.module(self._output, "output"), self._see)
         elif self._output == ANY_OUTPUT:  # training_step may return it; else it is looked for in the first batch
@@ -152,14 +150,14 @@ class PredictionProbe(Probe):
         rows = self._rows(seen or [output], targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
-        if self.sums.keys() - {*rows, "part", "inputs", "ids"}:  # of a checkpoint of other targets
+        if self.sums.keys() - {*rows, "part", *RawInputs.NAMES}:  # of a checkpoint of other targets
             self.sums = {}
-        rows |= self._raw_inputs.beside(rows, batch, self._targets, self.sums)
+        rows |= self._inputs.beside(rows, batch, self._targets, self.sums, explains(rows, loss_of(outputs)))
         width = rows["logits"].shape[1] if "logits" in rows else 1
         most = min(_MOST_TIMES * self.samples, sums.most_rows(width, _FEWEST_ROWS, _MOST_NUMBERS))
         room = most - (len(self.sums["part"]) if "part" in self.sums else 0)
         if room <= 0:
-            self._known.see(batch, self.samples)
+            self._inputs.known.see(batch, self.samples)
             return 0
         kept = {name: subset(part, min(self.samples, room)) for name, part in rows.items()}
         count = len(next(iter(kept.values())))
@@ -167,7 +165,7 @@ class PredictionProbe(Probe):
         kept["part"] = torch.full((count,), part, device=output.device)
         for name, tensor in kept.items():
             self.keep(name, tensor)
-        self._known.see(batch, self.samples)
+        self._inputs.known.see(batch, self.samples)
         if first:
             self._first_batch.note(self._measured(kept, lambda own: own))
         return count
@@ -213,7 +211,7 @@ class PredictionProbe(Probe):
         vector = self._measured(self.sums, lambda own: over_all(run, own))
         vector = self._first_batch.appended_to(vector, average=partial(averaged, run))
         answers = references.answers(self.sums, logits=self._targets.logits)
-        total = over_all(run, {"known": self._known.take(vector.device), **answers})
+        total = over_all(run, {"known": self._inputs.known.take(vector.device), **answers})
         known = total.pop("known")
         seen = (known[0] / known[1].clamp(min=1)).reshape(1)
         return torch.cat([seen.to(vector), references.skills(total).reshape(-1).to(vector), vector])
@@ -283,7 +281,7 @@ class PredictionProbe(Probe):
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
         return {
             **self._first_batch.state(),
-            **self._known.state(),
+            **self._inputs.known.state(),
             "kind": self._targets.kind,
             "logits": self._targets.logits,
             "highest": self._first_batch.highest,
@@ -302,7 +300,7 @@ class PredictionProbe(Probe):
             raise ValueError("a label in the checkpoint is none of the classes")  # (a GPU would end the process)
         device = run.trainer.strategy.root_device
         self._first_batch.load(state, device)
-        self._known.load(state, device)
+        self._inputs.known.load(state, device)
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
         self._recent = RecentChecks(**state.get("recent", {}))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_tricks.collapse.known_samples import inputs_of
+from lightning_tricks.collapse.known_samples import KnownSamples, inputs_of
 from lightning_tricks.collapse.neighbours import WIDTH, features_of
 from lightning_tricks.collapse.prediction_values import Targets
 from lightning_tricks.detection.attachment import Attachment
@@ -63,18 +63,21 @@ def ids_beside(rows: Mapping[str, Tensor], looked_up: Sequence[Tensor], *, next_
 
 
 class RawInputs:
-    """What embeddings were given in a batch, and what stands beside its rows.
+    """Which samples are known, what embeddings were given in a batch, and what stands beside its rows.
 
     Example:
         >>> raw, rows = RawInputs(), {"output": torch.zeros(3, 1), "values": torch.ones(3, 1)}
         >>> raw.see(torch.tensor([4, 5, 4]))
-        >>> raw.beside(rows, (torch.zeros(3, 2), rows["values"]), Targets(), {})["ids"]
+        >>> raw.beside(rows, (torch.zeros(3, 2), rows["values"]), Targets(), {}, torch.tensor(True))["ids"]
         tensor([[4],
                 [5],
                 [4]])
     """
 
+    NAMES = ("inputs", "ids", "explained")
+
     def __init__(self) -> None:
+        self.known = KnownSamples()
         self._looked_up: list[Tensor] = []
         self._attachment: Attachment | None = None  # until embeddings are watched
 
@@ -97,25 +100,33 @@ class RawInputs:
                 to.watch_input(module, self.see)
 
     def beside(
-        self, rows: Mapping[str, Tensor], batch: Any, targets: Targets, held: Mapping[str, Tensor]
+        self,
+        rows: Mapping[str, Tensor],
+        batch: Any,
+        targets: Targets,
+        held: Mapping[str, Tensor],
+        explained: Tensor,
     ) -> dict[str, Tensor]:
-        """Return ``inputs`` and ``ids`` of the rows of a batch, and begin anew.
+        """Return ``inputs``, ``ids`` and ``explained`` of the rows of a batch, and forget its lookups.
 
         Args:
             rows: as of ``prediction_rows.rows_of``.
             batch: they are of.
             targets: what is known of them. Pixels stand for no sample, and none of both is known of them.
             held: rows of earlier batches, whose columns of ids there are to be.
+            explained: whether the loss is one of these rows, bool 0-d.
         """
         self._watch()
         looked_up, self._looked_up = self._looked_up, []
         ids = ids_beside(rows, () if targets.dense else looked_up, next_tokens=targets.next_tokens)
         width = held["ids"].shape[1] if "ids" in held else ids.shape[1]
         inputs = features_beside(rows, None if targets.dense else inputs_of(batch))
-        return {"inputs": inputs, "ids": F.pad(ids, (0, width - ids.shape[1]), value=-1)}
+        padded = F.pad(ids, (0, width - ids.shape[1]), value=-1)
+        return {"inputs": inputs, "ids": padded, "explained": explained.expand(len(inputs))}
 
     @staticmethod
     def unknown(rows: Tensor) -> dict[str, Tensor]:
-        """Return ``inputs`` and ``ids`` of rows of which neither is known."""
+        """Return the same of rows of which nothing is known."""
         inputs = torch.full((len(rows), WIDTH), torch.nan, device=rows.device)
-        return {"inputs": inputs, "ids": torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)}
+        ids = torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
+        return {"inputs": inputs, "ids": ids, "explained": torch.zeros(len(rows), dtype=torch.bool, device=rows.device)}

@@ -5,8 +5,9 @@ words, or of the token before. A network that is far behind either, late in a ru
 head that nobody trains, tables that are not those of the optimizer, a learning rate that is a thousand times too small.
 Where a trivial learner finds little, as in large images, nothing follows. torch only, no host read.
 
-Classes are compared by accuracy, numbers by the squared correlation of bounded scores: no row far out decides, and a
-network may answer in other units than the target has.
+Classes are compared by accuracy, numbers by the squared correlation of bounded scores: no row far out decides. Numbers
+only where the loss is known to compare them: a network that answers in units of each sample, as of windows that are
+standardised, need not follow the targets of other samples.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ _FEWEST = 64
 def answers(rows: Mapping[str, Tensor], *, logits: bool = False) -> Sums:
     """Return sums for ``skills``, which can be added over processes: each answers from its own rows.
 
-    Nothing for quantiles, which are no answers of the size of the target.
+    Nothing for quantiles, of which there are more than targets.
 
     Args:
         rows: as of ``prediction_rows.rows_of``, with ``part``, and beside them ``inputs``, NaN where they are not
-            known, and ``ids``, of no columns where there are none.
+            known, ``ids``, of no columns where there are none, and ``explained``, whether the loss is one of them.
         logits: outputs are known to be no probabilities.
     """
     found: Sums = {}
@@ -114,6 +115,7 @@ def _answers(rows: Mapping[str, Tensor], weigh: Callable[[Tensor, Tensor], Tenso
         found |= _votes(*_classes(rows, logits), weights)
     if numbers is not None and numbers.shape == rows["values"].shape:
         found |= _means(numbers.float(), rows["values"].float(), rows["part"], weights)
+        found["count"] = torch.where(rows["explained"].all(), found["count"], 0.0)
     return found
 
 

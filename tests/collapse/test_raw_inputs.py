@@ -9,6 +9,7 @@ from lightning_tricks.collapse.prediction_values import Targets
 from lightning_tricks.collapse.raw_inputs import TABLES, RawInputs, features_beside, ids_beside
 
 TOKENS = torch.arange(12).reshape(3, 4)
+YES = torch.tensor(True)
 
 
 def rows_of_classes(n: int) -> dict[str, Tensor]:
@@ -53,9 +54,11 @@ def test_ids_have_as_many_columns_as_those_of_the_rows_before_and_are_forgotten_
     held = {"ids": torch.zeros(5, 2, dtype=torch.int64)}
     raw.see(torch.arange(3))
     raw.see("no tensor")
-    assert raw.beside(rows, batch, Targets(), held)["ids"].tolist() == [[0, -1], [1, -1], [2, -1]]
-    assert raw.beside(rows, batch, Targets(), {})["ids"].shape == (3, 0)
+    assert raw.beside(rows, batch, Targets(), held, YES)["ids"].tolist() == [[0, -1], [1, -1], [2, -1]]
+    assert raw.beside(rows, batch, Targets(), {}, YES)["ids"].shape == (3, 0)
     raw.see(torch.arange(3))
-    assert raw.beside(rows, batch, Targets(dense=True), {})["ids"].shape == (3, 0)
+    pixels = raw.beside(rows, batch, Targets(dense=True), {}, YES)
+    assert pixels["ids"].shape == (3, 0) and pixels["inputs"].isnan().all() and pixels["explained"].all()
     unknown = RawInputs.unknown(torch.zeros(4, 2))
-    assert unknown["inputs"].isnan().all() and unknown["ids"].shape == (4, 0)
+    assert unknown["inputs"].isnan().all() and unknown["ids"].shape == (4, 0) and not unknown["explained"].any()
+    assert pixels.keys() == unknown.keys() == set(RawInputs.NAMES)

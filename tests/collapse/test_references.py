@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import lightning.pytorch as L
 import numpy
 import pytest
 import torch
 from scipy import stats
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, make_friedman1
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_tricks import PredictionCollapse, Verdict
 from lightning_tricks.collapse.neighbours import WIDTH, features_of, nearest
 from lightning_tricks.collapse.references import SKILLS, answers, best, skills
+from tests.problems import trainer
 
 
 def beside(rows: dict[str, Tensor], inputs: Tensor | None = None, ids: Tensor | None = None) -> dict[str, Tensor]:
@@ -20,6 +25,7 @@ def beside(rows: dict[str, Tensor], inputs: Tensor | None = None, ids: Tensor | 
         "part": torch.zeros(n, dtype=torch.int64),
         "inputs": torch.full((n, WIDTH), torch.nan) if inputs is None else features_of(inputs),
         "ids": torch.zeros(n, 0, dtype=torch.int64) if ids is None else ids,
+        "explained": torch.ones(n, dtype=torch.bool),
     }
 
 
@@ -138,8 +144,20 @@ def first(rows: dict[str, Tensor], n: int) -> dict[str, Tensor]:
         (beside({**NUMBERS, "values": torch.zeros(99, 1)}, torch.zeros(99, 2)), "numbers"),
         (beside({**NUMBERS, "output": torch.zeros(99, 3)}, torch.zeros(99, 2)), "numbers"),
         (beside(NUMBERS, torch.zeros(99, 2)), "labels"),
+        ({**beside(NUMBERS, torch.zeros(99, 2)), "explained": torch.arange(99) != 3}, "numbers"),
     ],
-    ids=["inputs", "few", "fewer than 64", "few numbers", "one label", "no label", "one number", "quantiles", "labels"],
+    ids=[
+        "inputs",
+        "few",
+        "fewer than 64",
+        "few numbers",
+        "one label",
+        "no label",
+        "one number",
+        "quantiles",
+        "labels",
+        "unexplained",
+    ],
 )
 def test_where_a_reference_cannot_answer_nothing_is_known(rows: dict[str, Tensor], kind: str) -> None:
     assert all(math.isnan(x) for x in compared(rows, kind)[:2])
@@ -159,3 +177,131 @@ def test_sums_of_two_processes_are_those_of_both_together() -> None:
     few = answers({name: rows[:5] for name, rows in parts[0].items()})
     assert few.keys() == two.keys() and skills({name: few[name] + two[name] for name in two}).isnan().all()
     assert [t.shape for t in few.values()] == [t.shape for t in two.values()]
+
+
+# -- trainings --------------------------------------------------------------------------------------------------------
+
+
+class Ratings(nn.Module):
+    """A sum of embeddings of who and of what, beside numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.who, self.what, self.out = nn.Embedding(15, 1), nn.Embedding(12, 1), nn.Linear(4, 1)
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.out(torch.cat([self.who(batch[0]), self.what(batch[1]), batch[2]], 1)).squeeze(1)
+
+
+class Tokens(nn.Module):
+    """Answers for each token from the token alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(9, 16), nn.Linear(16, 9)
+        self.place = nn.Embedding(12, 16)
+
+    def forward(self, batch: Any) -> Tensor:
+        tokens = batch[0]
+        return self.out(self.embed(tokens) + self.place(torch.arange(12).expand_as(tokens))).transpose(1, 2)
+
+
+class First(nn.Sequential):
+    """Answers from the first tensor of a batch."""
+
+    def forward(self, batch: Any) -> Tensor:
+        return super().forward(batch[0]).squeeze(1)
+
+
+def ratings(generator: torch.Generator) -> tuple[Tensor, ...]:
+    who, what = (torch.randint(n, (2048,), generator=generator) for n in (15, 12))
+    effects, x = torch.randn(2, 15, generator=generator), torch.randn(2048, 2, generator=generator)
+    return who, what, x, effects[0, who] + effects[1, what] + 0.3 * x[:, 0]
+
+
+def friedman(generator: torch.Generator) -> tuple[Tensor, ...]:
+    x, y = (torch.as_tensor(a, dtype=torch.float32) for a in make_friedman1(2048, 6, random_state=0))
+    return x, y
+
+
+def digits(generator: torch.Generator) -> tuple[Tensor, ...]:
+    x, y = digit_rows(1792)
+    return x / 16, y
+
+
+def tagged(generator: torch.Generator) -> tuple[Tensor, ...]:
+    tokens = torch.randint(9, (512, 12), generator=generator)
+    chance = torch.randint(9, tokens.shape, generator=generator)
+    return tokens, torch.where(torch.rand(tokens.shape, generator=generator) < 0.7, (4 * tokens + 1) % 9, chance)
+
+
+def mlp(inputs: int, outputs: int, dropout: float = 0.0) -> First:
+    return First(nn.Linear(inputs, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, outputs))
+
+
+class Answers(L.LightningModule):
+    """A network and data.
+
+    Args:
+        net: the network.
+        rate: of Adam.
+        fault: ``"tables"`` are not in the optimizer; all but two ``"inputs"`` are 0.
+    """
+
+    def __init__(self, net: nn.Module, rate: float, fault: str = "") -> None:
+        super().__init__()
+        self.net, self.rate, self.fault = net, rate, fault
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        *given, target = batch
+        if self.fault == "inputs":
+            given[0] = given[0] * (torch.arange(given[0].shape[1]) >= given[0].shape[1] - 2)
+        output = self.net([*given, target])
+        loss = nn.functional.cross_entropy if output.ndim > target.ndim else nn.functional.mse_loss
+        return {"loss": loss(output, target), "logits": output, "target": target}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        learns = self.net.out if self.fault == "tables" else self.net
+        return torch.optim.Adam(learns.parameters(), lr=self.rate)
+
+
+def followed(module: L.LightningModule, data: tuple[Tensor, ...], batch: int) -> Verdict:
+    detector = PredictionCollapse("logits", "target", every_n_steps=5, action="log", grace=20)
+    loader = DataLoader(TensorDataset(*data), batch_size=batch, shuffle=True)
+    trainer([detector], max_steps=200, max_epochs=-1).fit(module, loader)
+    return detector.verdict
+
+
+@pytest.mark.parametrize(
+    ("data", "make", "rate", "fault", "told"),
+    [
+        (ratings, Ratings, 1e-2, "tables", "the mean of other rows, by the ids that are looked up"),
+        (friedman, lambda: mlp(6, 1), 1e-2, "inputs", "the mean of the nearest samples, by their raw inputs"),
+        (digits, lambda: mlp(64, 10), 1e-3, "inputs", "a vote of the nearest samples, by their raw inputs"),
+        (tagged, Tokens, 1e-4, "", "a vote of other rows, by the ids that are looked up"),
+    ],
+    ids=["tables", "numbers", "classes", "tokens, a small rate"],
+)
+def test_a_network_far_behind_a_trivial_learner_is_noticed(
+    data: Any, make: Any, rate: float, fault: str, told: str
+) -> None:
+    torch.manual_seed(0)
+    found = data(torch.Generator().manual_seed(0))
+    verdict = followed(Answers(make(), rate, fault), found, 64)
+    assert verdict.alarmed
+    assert verdict.cause == "inputs ignored" and told in verdict.reasons[0], verdict
+
+
+@pytest.mark.parametrize(
+    ("data", "make", "rate"),
+    [
+        (ratings, Ratings, 1e-2),
+        (friedman, lambda: mlp(6, 1, 0.5), 1e-2),
+        (digits, lambda: mlp(64, 10, 0.8), 1e-3),
+        (tagged, Tokens, 1e-2),
+    ],
+    ids=["ratings", "numbers, dropout", "classes, much dropout", "tokens"],
+)
+def test_a_network_that_answers_as_well_is_left_alone(data: Any, make: Any, rate: float) -> None:
+    torch.manual_seed(0)
+    assert not followed(Answers(make(), rate), data(torch.Generator().manual_seed(0)), 64).alarmed
