@@ -60,7 +60,10 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     "evidence": form.record(
         {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
     ),
-    "recent": form.record({"scores": form.many(form.measured), "skills": form.many(form.many(form.measured, 2))}),
+    "recent": form.record(
+        {"scores": form.many(form.measured), "skills": form.many(form.many(form.measured, 2))},
+        optional={"extents": form.many(form.measured, 2)},
+    ),
 }
 
 
@@ -211,10 +214,11 @@ class PredictionProbe(Probe):
         vector = self._measured(self.sums, lambda own: over_all(run, own))
         vector = self._first_batch.appended_to(vector, average=partial(averaged, run))
         answers = references.answers(self.sums, logits=self._targets.logits)
-        total = over_all(run, {"known": self._inputs.known.take(vector.device), **answers})
-        known = total.pop("known")
-        seen = (known[0] / known[1].clamp(min=1)).reshape(1)
-        return torch.cat([seen.to(vector), references.skills(total).reshape(-1).to(vector), vector])
+        extent = torch.full((), self._inputs.extent, device=vector.device)
+        total = over_all(run, {"known": self._inputs.known.take(vector.device), "extent": extent, **answers})
+        known, extent = total.pop("known"), total.pop("extent")
+        facts = torch.stack([known[0] / known[1].clamp(min=1), extent / run.trainer.world_size])
+        return torch.cat([facts.to(vector), references.skills(total).reshape(-1).to(vector), vector])
 
     def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
         self._targets = self._targets.shaped(rows)
@@ -224,7 +228,9 @@ class PredictionProbe(Probe):
 
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         """Skill and the rest."""
-        seen, *vector = vector
+        seen, extent, *vector = vector
+        if self._recent.grew(extent):
+            judge.restart("lost")  # longer sequences, larger images: the best skill was that of easier samples
         skills, vector = vector[: references.SKILLS], vector[references.SKILLS :]
         vector, of_first_batch = self._first_batch.taken_from(vector)
         if of_first_batch is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ class RawInputs:
 
     def __init__(self) -> None:
         self.known = KnownSamples()
+        self.extent = math.nan  # numbers of a sample of the last batch: of a sequence, its length
         self._looked_up: list[Tensor] = []
         self._attachment: Attachment | None = None  # until embeddings are watched
 
@@ -120,7 +122,9 @@ class RawInputs:
         looked_up, self._looked_up = self._looked_up, []
         ids = ids_beside(rows, () if targets.dense else looked_up, next_tokens=targets.next_tokens)
         width = held["ids"].shape[1] if "ids" in held else ids.shape[1]
-        inputs = features_beside(rows, None if targets.dense else inputs_of(batch))
+        whole = inputs_of(batch)
+        self.extent = math.nan if whole is None else whole.numel() / len(whole)
+        inputs = features_beside(rows, None if targets.dense else whole)
         padded = F.pad(ids, (0, width - ids.shape[1]), value=-1)
         return {"inputs": inputs, "ids": padded, "explained": explained.expand(len(inputs))}
 
