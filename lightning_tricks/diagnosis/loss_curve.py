@@ -389,8 +389,8 @@ def spiking(losses: Sequence[float], history: Sequence[float], consecutive: int 
 def in_balance(start: float, checks: Sequence[Check]) -> bool:
     """Whether a loss that is a difference of two terms is back at 0, where both agree, as that of energies or critics.
 
-    That is: it began near 0, by a third of how far it has moved, was below 0, and is no farther from 0 than single
-    losses are from each other. A likelihood that is lost passes such a narrow place at most by chance.
+    That is: it began near 0, by a third of how far it has moved, was below 0, and is as near to 0 as single losses are
+    to each other. A likelihood that is lost passes such a narrow place at most by chance.
 
     >>> def curve(*medians):
     ...     return [Check(i, m, m, spread=0.1, losses=10) for i, m in enumerate(medians)]
