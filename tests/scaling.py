@@ -78,8 +78,9 @@ SCALES: dict[str, Scale] = {
     "PosteriorCollapse": Scale("4 * d * n * u", logged=("4", "4 + 2 * d", "8 + 6 * d")),
     "PrecisionDoctor": Scale(once="after a skipped update a forward pass and one all-reduce of 4 bytes a module"),
     "PredictionCollapse": Scale(
-        "n * u * (4 * K + 272) + 4 * n * (2 * u + 1) + 8", logged=("4", "4 * (3 + 5 * K)", "16", "4 * (5 + 2 * K)"),
-        once="fingerprints, 4 bytes a sample, of the last 4,096 samples that it has looked at",
+        "n * u * (4 * K + 273) + 4 * n * (2 * u + 1) + 8", logged=("4", "4 * (3 + 5 * K)", "16", "4 * (9 + 2 * K)"),
+        once="fingerprints, 4 bytes a sample, of the last 4,096 samples that it has looked at; 8 bytes a sample and "
+        "column of ids that embeddings look up",
     ),
     "ProgressMetrics": Scale(),
     "RepresentationCollapse": Scale(

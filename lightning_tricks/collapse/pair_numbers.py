@@ -127,7 +127,7 @@ def _sums_about_means(pairs: _Pairs, first: Sums) -> Sums:
     output, target, keep, weight, part = pairs
     n = first["count"].clamp(min=1)
     shown = spread(output.shape[1], COLUMNS, output.device)
-    f, g = (_scores(x[:, shown], part, keep) for x in (output, target))
+    f, g = (bounded_within(x[:, shown], part, keep) for x in (output, target))
     within = [association.centred_within(x, part, keep).square().sum(0) for x in (output, target)]
     apart = [association.centre_and_scale(x, keep)[1].square() for x in (output, target)]
     means = ((output, first["output"] / n), (target, first["total"] / n))
@@ -198,7 +198,7 @@ def _numbers_of(s: Sums, t: Sums, columns: int) -> list[Tensor]:
     ]
 
 
-def _scores(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
+def bounded_within(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
     """Return bounded scores within batches: what is far out counts as far out, and not by how much."""
     centre, scale = association.centre_and_scale(values, keep)
     return association.centred_within(association.bounded_scores(values, centre, scale), part, keep)

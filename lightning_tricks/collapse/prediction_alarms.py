@@ -16,8 +16,8 @@ _NO_SPREAD = 3e-4  # of the limit of the variance of classes
 _SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e-4 of the targets', 1 % of their std
 _FEWEST = 1000  # samples of a test that may say that there is no association
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
-_TOLD = 0.3  # skill of an answer from neighbours: below it, they say too little
-# Of the skill of neighbours. Measured on the development scenarios: with two images in one (CutMix) training has 0.26
+_TOLD = 0.2  # skill of the answers of a reference: below it, they say too little
+# Of the skill of a reference. Measured on the development scenarios: with two images in one (CutMix) training has 0.26
 # of it, and all other healthy classifiers that do not rise any more have more than 0.4.
 _BEHIND = 0.25
 _GRACE = {"association": 3.0, "behind": 3.0, "skill": 2.0, "background": 2.0, "lost": 0.5}
@@ -103,15 +103,15 @@ def statistics(
 
 
 def behind(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the skill of the network over that of neighbours; nothing where that is not known, 1 where it is little.
+    """Return the skill of the network over that of a reference; nothing where that is not known, 1 where it is little.
 
-    >>> behind({"_by_network": 0.3, "_by_neighbours": 0.9}), behind({"_by_network": 0.0, "_by_neighbours": 0.1})
+    >>> behind({"_by_network": 0.3, "_by_reference": 0.9}), behind({"_by_network": 0.0, "_by_reference": 0.1})
     ({'behind': 0.333...}, {'behind': 1.0})
     """
-    network, neighbours = (values.get(f"_by_{name}", math.nan) for name in ("network", "neighbours"))
-    if math.isnan(network) or math.isnan(neighbours):
+    network, reference = (values.get(f"_by_{name}", math.nan) for name in ("network", "reference"))
+    if math.isnan(network) or math.isnan(reference):
         return {}
-    return {"behind": max(network, 0.0) / neighbours if neighbours > _TOLD else 1.0}
+    return {"behind": max(network, 0.0) / reference if reference > _TOLD else 1.0}
 
 
 def association(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_tricks.collapse.causes import nonfinite
+from lightning_tricks.collapse.references import REFERENCES
 from lightning_tricks.detection.causes import Cause, Explained
 
 _DEPENDENT = 1e-4  # an output that depends on its input
@@ -211,13 +212,15 @@ def _background(alarm: PredictionAlarm) -> Explained:
 
 
 def _is_behind(alarm: PredictionAlarm) -> bool:
-    """Whether the nearest samples answer far better, and there is some skill."""
+    """Whether a trivial learner answers far better, and there is some skill."""
     return alarm.on("behind") and not alarm.on("association", "skill")
 
 
 def _behind(alarm: PredictionAlarm) -> Explained:
-    network, neighbours = (alarm.values[f"_by_{name}"] for name in ("network", "neighbours"))
-    told = f"skill {network:.2f}; a vote of the nearest samples, by their raw inputs, has {neighbours:.2f}"
+    network, reference = (alarm.values[f"_by_{name}"] for name in ("network", "reference"))
+    answer = "a vote" if alarm.kind == "cross_entropy" else "the mean"
+    of = tuple(REFERENCES.values())[int(alarm.values["_reference"])].told
+    told = f"skill {network:.2f}; {answer} of {of}, has {reference:.2f}"
     return Cause.INPUTS_IGNORED, (told, *alarm.shares), _USE
 
 

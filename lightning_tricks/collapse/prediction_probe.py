@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.collapse import figures, neighbours, prediction_alarms, sums
+from lightning_tricks.collapse import figures, prediction_alarms, references, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.first_batch import FirstBatch
-from lightning_tricks.collapse.known_samples import KnownSamples, inputs_of
 from lightning_tricks.collapse.pooling import Part
 from lightning_tricks.collapse.prediction_causes import of_prediction
 from lightning_tricks.collapse.prediction_rows import (
@@ -27,8 +26,9 @@ from lightning_tricks.collapse.prediction_rows import (
     rows_of,
     targets_of,
 )
-from lightning_tricks.collapse.prediction_search import OutputSearch, loss_of
+from lightning_tricks.collapse.prediction_search import OutputSearch, explains, loss_of
 from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
+from lightning_tricks.collapse.raw_inputs import RawInputs
 from lightning_tricks.collapse.recent_checks import RecentChecks
 from lightning_tricks.collapse.reduction import averaged, over_all
 from lightning_tricks.detection.alarm import Alarm
@@ -60,7 +60,10 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     "evidence": form.record(
         {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
     ),
-    "recent": form.record({"scores": form.many(form.measured), "skills": form.many(form.many(form.measured, 2))}),
+    "recent": form.record(
+        {"scores": form.many(form.measured), "skills": form.many(form.many(form.measured, 2))},
+        optional={"extents": form.many(form.measured, 2)},
+    ),
 }
 
 
@@ -68,7 +71,7 @@ def rows_form(value: Any, where: str) -> str | None:
     """Rows of classes or of numbers, with the numbers of their batches unless an older version gathered them."""
     if not isinstance(value, dict):
         return _ROWS["logits"](value, where)
-    beside = {"part": 1, "inputs": 2}
+    beside = {"part": 1, "inputs": 2, "ids": 2, "explained": 1}
     rows = {name: part for name, part in value.items() if name not in beside}
     fault = _ROWS["output" if "output" in rows else "logits"](rows, where)
     for name in beside.keys() & value.keys():
@@ -91,7 +94,7 @@ class PredictionProbe(Probe):
         self._sampler = Sampler(1, self.samples)  # that of the watch, once attached
         self._logits: list[Tensor] = []  # what the module gave in this batch
         self._parts = Parts()
-        self._known = KnownSamples()
+        self._inputs = RawInputs()
         self._targets = Targets()
         self._evidence = Evidence().init()
         self._recent = RecentChecks()
@@ -115,6 +118,7 @@ class PredictionProbe(Probe):
         self._sequences = any(
             isinstance(m, (nn.RNNBase, nn.RNNCellBase)) or "Attention" in type(m).__name__ for m in modules.values()
         )
+        self._inputs.attach(to)
         if self._output in modules:
             to.watch(to.module(self._output, "output"), self._see)
         elif self._output == ANY_OUTPUT:  # training_step may return it; else it is looked for in the first batch
@@ -149,14 +153,14 @@ class PredictionProbe(Probe):
         rows = self._rows(seen or [output], targets)
         if first and "logits" in rows:
             self._check_classes(rows["logits"], rows["target"])
-        if self.sums.keys() - {*rows, "part", "inputs"}:  # of a checkpoint of other targets
+        if self.sums.keys() - {*rows, "part", *RawInputs.NAMES}:  # of a checkpoint of other targets
             self.sums = {}
-        rows["inputs"] = neighbours.features_beside(rows, None if self._targets.dense else inputs_of(batch))
+        rows |= self._inputs.beside(rows, batch, self._targets, self.sums, explains(rows, loss_of(outputs)))
         width = rows["logits"].shape[1] if "logits" in rows else 1
         most = min(_MOST_TIMES * self.samples, sums.most_rows(width, _FEWEST_ROWS, _MOST_NUMBERS))
         room = most - (len(self.sums["part"]) if "part" in self.sums else 0)
         if room <= 0:
-            self._known.see(batch, self.samples)
+            self._inputs.known.see(batch, self.samples)
             return 0
         kept = {name: subset(part, min(self.samples, room)) for name, part in rows.items()}
         count = len(next(iter(kept.values())))
@@ -164,7 +168,7 @@ class PredictionProbe(Probe):
         kept["part"] = torch.full((count,), part, device=output.device)
         for name, tensor in kept.items():
             self.keep(name, tensor)
-        self._known.see(batch, self.samples)
+        self._inputs.known.see(batch, self.samples)
         if first:
             self._first_batch.note(self._measured(kept, lambda own: own))
         return count
@@ -209,11 +213,12 @@ class PredictionProbe(Probe):
         """Counts over all processes; once also what was seen of the first batch, as a mean over them."""
         vector = self._measured(self.sums, lambda own: over_all(run, own))
         vector = self._first_batch.appended_to(vector, average=partial(averaged, run))
-        answers = neighbours.answers(self.sums, logits=self._targets.logits)
-        total = over_all(run, {"known": self._known.take(vector.device), **answers})
-        known = total.pop("known")
-        seen = (known[0] / known[1].clamp(min=1)).reshape(1)
-        return torch.cat([seen.to(vector), neighbours.skills(total).to(vector), vector])
+        answers = references.answers(self.sums, logits=self._targets.logits)
+        extent = torch.full((), self._inputs.extent, device=vector.device)
+        total = over_all(run, {"known": self._inputs.known.take(vector.device), "extent": extent, **answers})
+        known, extent = total.pop("known"), total.pop("extent")
+        facts = torch.stack([known[0] / known[1].clamp(min=1), extent / run.trainer.world_size])
+        return torch.cat([facts.to(vector), references.skills(total).reshape(-1).to(vector), vector])
 
     def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:
         self._targets = self._targets.shaped(rows)
@@ -223,7 +228,10 @@ class PredictionProbe(Probe):
 
     def read(self, vector: list[float], judge: Judge) -> dict[str, float]:
         """Skill and the rest."""
-        seen, network, nearest, *vector = vector
+        seen, extent, *vector = vector
+        if self._recent.grew(extent):
+            judge.restart("lost")  # longer sequences, larger images: the best skill was that of easier samples
+        skills, vector = vector[: references.SKILLS], vector[references.SKILLS :]
         vector, of_first_batch = self._first_batch.taken_from(vector)
         if of_first_batch is not None:
             self._first_batch.values, _, self._targets = read_rows(of_first_batch, self._targets)
@@ -232,10 +240,9 @@ class PredictionProbe(Probe):
         loss = values.get("cross_entropy", values.get("squared_error", 0.0))
         self._first_batch.highest = max(self._first_batch.highest, loss if math.isfinite(loss) else 0.0)
         evidence = Evidence(both_signs=self._targets.kind == "numbers")
-        network, nearest = self._recent.skills(network, nearest)
         values["seen_before"] = seen
-        if self._targets.kind == "classes":
-            values |= {"_by_network": network, "_by_neighbours": nearest}
+        network, reference, values["_reference"] = references.best(skills, self._targets.kind)
+        values["_by_network"], values["_by_reference"] = self._recent.skills(network, reference)
         if shares:
             values["_pooled"] = self._classes.pooled_skill(values)
             values["_minority"] = values["_count"] * (1 - max(self._classes.labelled))
@@ -280,7 +287,7 @@ class PredictionProbe(Probe):
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
         return {
             **self._first_batch.state(),
-            **self._known.state(),
+            **self._inputs.known.state(),
             "kind": self._targets.kind,
             "logits": self._targets.logits,
             "highest": self._first_batch.highest,
@@ -299,7 +306,7 @@ class PredictionProbe(Probe):
             raise ValueError("a label in the checkpoint is none of the classes")  # (a GPU would end the process)
         device = run.trainer.strategy.root_device
         self._first_batch.load(state, device)
-        self._known.load(state, device)
+        self._inputs.known.load(state, device)
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
         self._recent = RecentChecks(**state.get("recent", {}))
@@ -308,5 +315,5 @@ class PredictionProbe(Probe):
         if self.sums:
             rows = next(iter(self.sums.values()))
             part = self.sums.setdefault("part", torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
-            self.sums.setdefault("inputs", torch.full((len(rows), neighbours.WIDTH), torch.nan, device=rows.device))
+            self.sums = {**RawInputs.unknown(rows), **self.sums}
             self._parts = Parts.of(part)

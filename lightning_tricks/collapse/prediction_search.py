@@ -138,6 +138,24 @@ def loss_of(outputs: Any) -> Tensor | None:
     return local(found).detach() if isinstance(found, Tensor) and found.numel() == 1 else None
 
 
+def explains(rows: Mapping[str, Tensor], loss: Tensor | None) -> Tensor:
+    """Whether a usual loss of outputs beside values is that of the step, bool 0-d; False for other rows. No host read.
+
+    Else outputs may be in units that differ by sample, as of windows that are standardised each by itself, or of
+    differences from the last value.
+
+    >>> explains({"output": torch.zeros(2, 1), "values": torch.ones(2, 1)}, torch.tensor(0.5))
+    tensor(True)
+    """
+    if "values" not in rows or loss is None or rows["output"].shape != rows["values"].shape:
+        return torch.zeros((), dtype=torch.bool, device=next(iter(rows.values())).device)
+    squares, *others = _losses_of_numbers(rows)
+    known = torch.stack([squares, squares / 2, squares.sqrt(), *others])
+    number, width = rows["values"].shape
+    known = torch.cat([known * factor for factor in (1, number, width, number * width)])
+    return ((known - loss).abs() <= _CLOSE * loss.abs().clamp(min=_CLOSE)).any()
+
+
 def told(fits: Mapping[str, Mapping[str, Tensor]], seen: Mapping[str, Tensor]) -> str:
     """Return the modules that a user may name, with the shapes of their outputs.
 
@@ -157,7 +175,11 @@ def _losses(rows: Mapping[str, Tensor]) -> list[Tensor]:
         # (a module may return log-probabilities)
         return [F.cross_entropy(logits, target), F.nll_loss(logits, target)]
     output, values = rows["output"].float(), rows["values"].float()
-    found = [F.mse_loss(output, values), F.l1_loss(output, values), F.smooth_l1_loss(output, values)]
     if bool(((values >= 0) & (values <= 1)).all()):
-        found.append(F.binary_cross_entropy_with_logits(output, values))
-    return found
+        return [*_losses_of_numbers(rows), F.binary_cross_entropy_with_logits(output, values)]
+    return _losses_of_numbers(rows)
+
+
+def _losses_of_numbers(rows: Mapping[str, Tensor]) -> list[Tensor]:
+    output, values = rows["output"].float(), rows["values"].float()
+    return [F.mse_loss(output, values), F.l1_loss(output, values), F.smooth_l1_loss(output, values)]

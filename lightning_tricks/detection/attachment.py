@@ -82,6 +82,17 @@ class Attachment:
         self.keep(handle)
         return handle
 
+    def watch_input(self, module: nn.Module, seen: Callable[[Any], None]) -> Any:
+        """Call ``seen`` with the first argument of each forward pass of ``module``, as ``watch`` with its output."""
+
+        def hook(_: nn.Module, args: Any) -> None:
+            if args:
+                self._if_watched(lambda: seen(args[0]))
+
+        handle = module.register_forward_pre_hook(Hook(torch.no_grad()(hook)))
+        self.keep(handle)
+        return handle
+
     def keep(self, handle: Any) -> None:
         """Take over a hook's handle, to remove it at the end."""
         self._handles.append(handle)

@@ -134,6 +134,11 @@ class Judge:
         )
         return begins
 
+    def restart(self, name: str) -> None:
+        """Forget what an alarm has learnt of the run: what it follows is of another task. One that is on goes on."""
+        if not self.states[name]["alarmed"]:
+            self.states[name] = self.rules[name].init()
+
     def conclude(
         self, begun: list[str], values: Mapping[str, float], explain: Callable[[list[str]], Explained]
     ) -> Verdict | None:

@@ -176,6 +176,8 @@ class Course:
         now, rise = self.checks[-1], self._since_rise()
         if self.start < 0 and abs(now.median) <= 0.2 * abs(self.start):
             return False  # what a loss below 0 is made of has vanished, as the advantages of a policy that does well
+        if loss_curve.in_balance(self.start, self.checks):
+            return False
         high = now.median > self.limit and not self.harder()
         if not high and not loss_curve.relapse(self.start, self.checks):
             return False

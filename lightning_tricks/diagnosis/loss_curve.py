@@ -386,6 +386,25 @@ def spiking(losses: Sequence[float], history: Sequence[float], consecutive: int 
     return all(x > limit or not math.isfinite(x) for x in losses[-consecutive:])
 
 
+def in_balance(start: float, checks: Sequence[Check]) -> bool:
+    """Whether a loss that is a difference of two terms is back at 0, where both agree, as that of energies or critics.
+
+    That is: it began near 0, by a third of how far it has moved, was below 0, and is as near to 0 as single losses are
+    to each other. A likelihood that is lost passes such a narrow place at most by chance.
+
+    >>> def curve(*medians):
+    ...     return [Check(i, m, m, spread=0.1, losses=10) for i, m in enumerate(medians)]
+    >>> in_balance(-0.1, curve(-0.8, -0.9, -0.1, 0.0)), in_balance(-0.1, curve(-0.8, -0.9, -0.4))
+    (True, False)
+    """
+    known = [c for c in checks if math.isfinite(c.median)]
+    if len(known) < 2 or not math.isfinite(start):
+        return False
+    lowest = min(c.median for c in known)
+    near = lowest < 0 and abs(start) <= (max(start, known[-1].median) - lowest) / 3
+    return near and abs(known[-1].median) <= 2 * known[-1].spread
+
+
 def overfitting(train: float, validation: Sequence[float], scale: float) -> bool:
     """Whether validation is clearly worse than its best while training is at half of it.
 

@@ -482,6 +482,44 @@ def test_features_that_shrink_to_a_point_have_collapsed_though_their_directions_
         assert "shrink to a point" in detector.verdict.reasons[0]
 
 
+class Moved(Classifier):
+    """Gives normal numbers to a layer that only looks at them, from some batch on around a mean of so much."""
+
+    variance, spread, rank = 1.0, 1.0, 16
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        features = torch.randn(len(batch[0]), 16)
+        if self.trainer.global_step >= 7:
+            kept = 3 * torch.arange(16) % 16 < self.rank  # (of both halves)
+            # V = s / (m + s), of a mean with the square m and features whose squares add up to s
+            features = self.spread * ((16 / self.rank) ** 0.5 * features * kept + (1 / self.variance - 1) ** 0.5)
+        self.watched(features)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("variance", "spread", "rank", "cause"),
+    [
+        (0.03, 1.05, 16, ""),
+        (0.03, 8.0, 12, ""),
+        (0.3, 1.05, 16, ""),
+        (0.01, 1.05, 16, "complete collapse"),
+        (0.03, 0.7, 16, "complete collapse"),
+        (0.03, 1.05, 5, "complete collapse"),
+    ],
+    ids=["moved", "moved and grown", "moved a little", "moved far", "shrunk", "few dimensions"],
+)
+def test_a_mean_that_moves_away_is_no_collapse_while_spread_and_rank_are_kept(
+    variance: float, spread: float, rank: int, cause: str
+) -> None:
+    module, detector = Moved(), RepresentationCollapse("watched", **QUICK, action="log")
+    module.watched = nn.Identity()
+    module.variance, module.spread, module.rank = variance, spread, rank
+    trainer([detector], max_epochs=2).fit(module, DataLoader(digits(1792), batch_size=128, drop_last=True))
+    assert str(detector.verdict.cause) == cause
+    assert detector.history[-1][1]["sphere_variance"] == pytest.approx(variance, rel=0.3)
+
+
 def test_the_first_size_of_features_outlives_a_stop(tmp_path: Any) -> None:
     def run(epochs: int, **given: Any) -> RepresentationCollapse:
         module, detector = Scaled(), RepresentationCollapse("watched", **QUICK, action="log")

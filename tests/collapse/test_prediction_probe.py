@@ -11,7 +11,9 @@ from lightning_tricks.collapse.prediction_probe import PredictionProbe, rows_for
 from lightning_tricks.detection.judge import Judge
 
 RUN: Any = SimpleNamespace(
-    trainer=SimpleNamespace(world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"), reduce=None))
+    trainer=SimpleNamespace(
+        world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda own, **_: own)
+    )
 )
 
 
@@ -121,3 +123,29 @@ def test_networks_for_sequences_get_twice_the_time_to_leave_a_plateau(module: nn
     to.module, to.watch = lambda name, argument: to.root[name], lambda module, function: None
     probe.attach(to)
     assert probe.grace_factor("skill") == factor and probe.grace_factor("lost") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("lengths", "lost"),
+    [
+        ([4] * 6 + [8] * 6, False),
+        ([4] * 6 + [6] * 3 + [9] * 3, False),
+        ([4] * 12, True),
+        ([8] * 6 + [4] * 6, True),
+        ([4, 7, 8, 4, 5, 8] * 2, True),
+    ],
+    ids=["longer", "longer in stages", "as long", "shorter", "padded to the longest"],
+)
+def test_a_skill_that_falls_as_samples_grow_is_not_lost(lengths: list[int], lost: bool) -> None:
+    probe = PredictionProbe("logits", "target", 3)
+    judge = Judge("PredictionCollapse", probe.rules(), probe.grace_factor)
+    generator = torch.Generator().manual_seed(0)
+    for i, length in enumerate(lengths):
+        target = torch.randint(4, (128,), generator=generator)
+        told = torch.where(torch.rand(128, generator=generator) < (0.95 if i < 6 else 0.3), target, (target + 1) % 4)
+        output = {"logits": 6 * nn.functional.one_hot(told, 4).float(), "target": target}
+        probe.gather(RUN, (torch.randn(128, length, generator=generator), target), output, first=i == 0)
+        values = probe.read(probe.measure(RUN).tolist(), judge)
+        judge.step, probe.sums = i, {}
+        judge.follow({"lost": probe.statistics(values, judge)["lost"]})
+    assert judge.states["lost"]["alarmed"] == lost

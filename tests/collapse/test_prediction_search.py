@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_tricks import PredictionCollapse, TrickError
-from lightning_tricks.collapse.prediction_search import OutputSearch, candidates, chosen, loss_of, told
+from lightning_tricks.collapse.prediction_search import OutputSearch, candidates, chosen, explains, loss_of, told
 from tests.problems import Classifier, fit
 
 
@@ -139,3 +139,26 @@ def test_a_module_that_was_found_is_watched_on_when_the_search_is_over() -> None
     search.end()
     net(torch.ones(1, 3))
     assert len(outputs) == 1 and search.take() == {}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.MSELoss(),
+        nn.MSELoss(reduction="sum"),
+        nn.L1Loss(),
+        nn.SmoothL1Loss(),
+        nn.HuberLoss(),
+        lambda one, two: nn.functional.mse_loss(one, two).sqrt(),
+        lambda one, two: 0.5 * (one - two).square().mean(),
+        lambda one, two: (one - two).square().sum(1).mean(),
+    ],
+)
+def test_a_usual_loss_of_numbers_is_known_again_and_that_of_other_numbers_is_not(loss: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output, values = (torch.randn(16, 3, generator=generator) for _ in range(2))
+    rows = {"output": output, "values": values}
+    assert explains(rows, loss(output, values))
+    assert not explains(rows, loss(output, values.roll(1, 0))) and not explains(rows, loss(output - 1, values - values))
+    assert not explains(rows, None) and not explains({**rows, "output": output[:, :2]}, loss(output, values))
+    assert not explains({"logits": output, "target": torch.zeros(16).long()}, loss(output, values))

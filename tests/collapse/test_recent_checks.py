@@ -21,6 +21,26 @@ def test_skills_of_the_last_four_checks_are_averaged_and_one_that_is_not_known_l
     assert math.isnan(found[3][0]) and found[-1] == pytest.approx((0.25, 0.65))
 
 
+@pytest.mark.parametrize(
+    ("extents", "grown"),
+    [
+        ([2.0] * 4 + [3.0] * 4 + [4.0] * 4, [5, 9]),
+        ([10.0, 12.0, 9.0, 12.0, 10.0, 12.0, 12.5, 12.5], []),
+        ([64.0] * 3 + [32.0] * 3 + [64.0] * 3, []),
+        ([8.0, 8.0, 16.0, 8.0, 16.0, 16.0], []),
+        ([5.0, math.nan, 5.0, 9.0, math.nan, 9.0], [5]),
+    ],
+    ids=["longer in stages", "padded to the longest", "smaller for a time", "one long batch", "unknown at times"],
+)
+def test_samples_that_grow_for_good_are_told_from_those_that_differ(extents: list[float], grown: list[int]) -> None:
+    recent = RecentChecks()
+    found = []
+    for i, extent in enumerate(extents):
+        found += [i] if recent.grew(extent) else []
+        recent = RecentChecks(**recent.state())
+    assert found == grown
+
+
 def test_what_is_kept_makes_the_same_again() -> None:
     recent = RecentChecks()
     for i in range(12):

@@ -107,3 +107,14 @@ def test_the_grace_ends_where_a_schedule_stays_far_below_the_rate_that_it_multip
     resumed = made([])
     resumed.load(judge.state())
     assert (resumed.updates, resumed.highest, resumed.progress) == (170.0, 0.002, judge.progress)
+
+
+def test_what_an_alarm_has_learnt_is_forgotten_where_the_task_is_another_one_but_not_while_it_is_on() -> None:
+    judge = two()
+    judged(judge, 1, dead=0.1, fit=2.0)
+    judge.restart("dead")
+    judge.restart("fit")
+    assert judge.states["fit"]["peak"] is None and judged(judge, 2, dead=0.1, fit=1.0) is None
+    assert judged(judge, 3, dead=0.1, fit=1.0) is not None
+    judge.restart("dead")
+    assert judge.active == ["dead"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lightning_tricks.diagnosis import loss_curve
+from lightning_tricks.diagnosis.course import Course
 from lightning_tricks.diagnosis.loss_curve import (
     Check,
     at_floor,
@@ -23,6 +24,7 @@ from lightning_tricks.diagnosis.loss_curve import (
     falling,
     finite_mean,
     finite_median,
+    in_balance,
     largest_early,
     never_generalises,
     never_moves,
@@ -341,3 +343,44 @@ def test_a_fall_that_does_not_slow_down_is_bottomless_where_no_likelihood_is_as_
     assert not bottomless(-8.0, curve(lambda i: 8.0 * i))  # 40 times the first loss: a sum over the batch
     assert not bottomless(-0.2, curve(lambda i: 300 * (1 - 0.9**i)))  # slows down
     assert not bottomless(-0.2, [*curve(lambda i: 8.0 * i), *[Check(500, -320.0, -320.0, extent=2.0)] * 14])  # ended
+
+
+def balance(*medians: float, spread: float = 0.1) -> list[Check]:
+    return curve(*medians, spread=spread)
+
+
+@pytest.mark.parametrize(
+    ("start", "checks", "expected"),
+    [
+        (-0.17, balance(-0.4, -0.85, -0.3, -0.1, -0.15), True),
+        (0.05, balance(-3.0, -9.0, -4.0, 0.5, spread=0.4), True),
+        (0.0, balance(-1.0, -2.0, -1.0), False),
+        (-0.17, balance(-0.4, -0.85, -0.3, 0.5), False),
+        (2.3, balance(0.5, 0.1, 1.8, 0.05), False),
+        (4.0, balance(-1.0, -6.0, -6.0, 0.1), False),
+        (0.1, balance(-30.0, -60.0, -60.0, -3.0, spread=0.5), False),
+        (math.nan, balance(-1.0, 0.0), False),
+        (0.0, balance(0.0), False),
+    ],
+    ids=[
+        *("energies", "a critic", "on the way", "above 0", "never below", "a likelihood from far above"),
+        *("a likelihood that is lost", "unknown", "one check"),
+    ],
+)
+def test_a_difference_that_is_back_at_0_is_told_from_a_loss_that_is_lost(
+    start: float, checks: list[Check], expected: bool
+) -> None:
+    assert in_balance(start, checks) == expected
+
+
+def test_a_course_of_a_difference_has_no_spike_where_both_terms_agree_again() -> None:
+    def stays(*medians: float) -> bool:
+        course = Course(3)
+        draw = random.Random(0)
+        for i, median in enumerate(medians):
+            losses = [median + 0.1 * draw.gauss(0, 1) for _ in range(10)]
+            course.add(Check(10 * i, 0.0, 0.0, losses=10), losses, [1.0], [1.0])
+        return course.stays()
+
+    fell = [-0.1, -0.4, -0.8, -0.9, -0.9, -0.9]
+    assert not stays(*fell, 0.0, 0.0, 0.0, 0.0) and stays(*fell, 0.6, 0.6, 0.6, 0.6)

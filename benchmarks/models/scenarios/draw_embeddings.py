@@ -362,7 +362,7 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "ten classes that become ten points", 0.8, lambda s: embedded(s, "classes", 5e-3)),
     healthy(FAMILY, "triplets until none is left", 0.85, lambda s: embedded(s, "triplets", 5e-3)),
     failing(FAMILY, "triplets, positive and negative exchanged", 0.6, lambda s: embedded(s, "triplets exchanged"), "complete collapse",
-            "dimensional collapse", *UNLEARNED, *FAST, ONE_BATCH),
+            "dimensional collapse", *UNLEARNED, *FAST, ONE_BATCH, "sanity:labels follow from inputs"),
     failing(FAMILY, "a graph of digits through 24 plain layers", 0.5, lambda s: on_graph(s, 24, 0.0, 90), "oversmoothing", "complete collapse",
             "dimensional collapse", "vanishing gradients", "no gradients", "dead units", *UNLEARNED, ONE_BATCH),
     healthy(FAMILY, "a graph of digits through 24 layers that keep the first", 0.75, lambda s: on_graph(s, 24, 0.3, 90)),

@@ -278,7 +278,7 @@ SCENARIOS: list[Scenario] = [
         s, lambda: Reader("first", mask="right"), more_nines, x=padded(made(4000, 12, 1)))),
     failing(FAMILY, "the mask of padding the wrong way round", 0.8, lambda s: reading(
         s, lambda: Reader("first", mask="inverted"), more_nines, x=padded(made(4000, 12, 1))),
-        "non-finite values", *UNRELATED, "sanity:initial loss", "sanity:overfits one batch"),
+        "non-finite values", *UNRELATED, "sanity:initial loss", "sanity:overfits one batch", "sanity:inputs matter"),
     healthy(FAMILY, "the first sign is asked for at the end", 0.9, lambda s: reading(
         s, lambda: Reader("last", 10), first_sign, x=made(4000, 6, 1), optimizer=adam(1e-2), steps=400)),
     healthy(FAMILY, "names among many other words", 0.6, lambda s: named_entities(s)),

@@ -38,10 +38,14 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
     (after the grace); no association with the target on samples that are new, z below 2 (after three times the
     grace), or on known ones, which are learnt by heart, a skill below 0.02 that does not grow (after twice the
     grace; "not yet" until then; both after four times the grace in a network with recurrent layers or attention);
-    all background (after twice the grace); a classifier has less than a quarter of the accuracy, above that of the
-    commonest class, of a vote of the nearest samples by their raw inputs, and does not rise (after three times the
-    grace; only where that vote is good); or the skill was above 0.2 and fell below a quarter of its best (after
-    half of the grace).
+    all background (after twice the grace); less than a quarter of what a trivial learner has on the same rows, and
+    no rise (after three times the grace; four times in a network for sequences); or the skill was above 0.2 and fell
+    below a quarter of its best (after half of the grace).
+
+    The trivial learner answers with the targets of the nearest samples by their raw inputs, or of other rows with the
+    same ids in ``nn.Embedding``: users, articles, words, the token before. Classes are compared by the accuracy above
+    that of the commonest one, numbers by the squared correlation, where a usual loss (squared, absolute, Huber) of
+    these outputs and targets is the loss of the step. Where it has less than 0.2, nothing follows.
 
     Args:
         output: the logits or predictions: a key of what ``training_step`` returns, or the name of a module. ``[n, K]``,
@@ -80,10 +84,11 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         As ``RepresentationCollapse``.
 
     Cost:
-        At a check softmax and counts of 512 rows, distances of 256 samples by 64 numbers of each, and one copy of
-        some 90 numbers; on several processes two or three all-reduces more than for other detectors; at the batches
-        before it a copy of their rows of logits (at most 1,023 are held; with more than 65,536 classes at most 67
-        million numbers, or 128 rows). Else the test of a flag.
+        At a check softmax and counts of 512 rows, distances of 256 samples by 64 numbers of each, comparisons of
+        512 rows by their ids where embeddings look any up, and one copy of some 100 numbers; on several processes two
+        or three all-reduces more than for other detectors; at the batches before it a copy of their rows of logits (at
+        most 1,023 are held; with more than 65,536 classes at most 67 million numbers, or 128 rows). Else the test of a
+        flag.
 
     Example:
         >>> from lightning_tricks import PredictionCollapse
@@ -91,7 +96,8 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         'head'
 
     Reference: the input-independent baseline of Karpathy, "A Recipe for Training Neural Networks", 2019; the collapse
-    itself: huggingface/transformers#297; Cover and Hart, "Nearest neighbor pattern classification", 1967.
+    itself: huggingface/transformers#297; Cover and Hart, "Nearest neighbor pattern classification", 1967;
+    Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes", 2001.
     """
 
     log_keys = PREDICTION
