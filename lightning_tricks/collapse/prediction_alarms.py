@@ -111,7 +111,8 @@ def behind(values: Mapping[str, float]) -> dict[str, float]:
     network, reference = (values.get(f"_by_{name}", math.nan) for name in ("network", "reference"))
     if math.isnan(network) or math.isnan(reference):
         return {}
-    return {"behind": max(network, 0.0) / reference if reference > _TOLD else 1.0}
+    # (below 0 too: a network that comes back from answers worse than the best constant one does rise)
+    return {"behind": network / reference if reference > _TOLD else 1.0}
 
 
 def association(

@@ -18,6 +18,7 @@ VALUES, SHAPES = "initial loss", "shapes of outputs and labels"
 _NEAR = 1e-2  # of 1, for sums of probabilities of low precision
 _FEWEST = 8  # numbers from which a rule says something
 _TINY = 0.02  # targets that are meant to reach 1
+_ROUNDING = 1e-5  # of a scalar product of float32
 
 
 def misused(calls: Sequence[LossCall]) -> Check | None:
@@ -85,6 +86,25 @@ def _squashed(call: LossCall) -> Check | None:
     return Check(VALUES, False, "cross_entropy is given probabilities, so softmax is applied twice", fix)
 
 
+def _of_itself(call: LossCall) -> Check | None:
+    """A contrastive loss asks which vector belongs to which. The similarity of a vector with itself is a constant."""
+    output, target = call.output.float(), call.target
+    if output.ndim != 2 or target.is_floating_point() or target.shape != output.shape[:1] or len(output) < _FEWEST:
+        return None
+    if output.shape[1] < _FEWEST or bool(((target < 0) | (target >= output.shape[1])).any()):
+        return None
+    own = output.gather(1, target[:, None].long())
+    others = output[torch.ones_like(output, dtype=torch.bool).scatter(1, target[:, None].long(), False)]
+    size = float(own.abs().max())
+    same = float(own.max() - own.min()) <= _ROUNDING * size and bool((own >= output.amax(1, keepdim=True)).all())
+    # (where all vectors are one, nothing is told)
+    if not same or size == 0 or float(others.std()) < _NEAR * size or len(torch.unique(target)) < len(target):
+        return None
+    seen = f"the output of each label is {float(own[0]):.4g}, the largest of its row: a vector is compared with itself"
+    fix = "leave out the diagonal (masked_fill with -inf), and let the other view be the label"
+    return Check(VALUES, False, seen, fix)
+
+
 def _exclusive(call: LossCall) -> Check | None:
     """Labels of which several hold at once need a sigmoid each: a softmax lets one win."""
     output, target = call.output, call.target
@@ -145,7 +165,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     "binary_cross_entropy": (_exclusive, _of_labels),
     "binary_cross_entropy_with_logits": (_exclusive, _of_labels),
     "cosine_embedding_loss": (_signed,),
-    "cross_entropy": (_squashed,),
+    "cross_entropy": (_squashed, _of_itself),
     "ctc_loss": (_transcripts,),
     "hinge_embedding_loss": (_signed,),
     "kl_div": (_divergence,),

@@ -28,6 +28,11 @@ def hard(labels: Tensor) -> Tensor:
     return F.one_hot(labels, K).float()
 
 
+VIEWS, SECOND = (F.normalize(torch.randn(N, 8, generator=G), dim=1) for _ in range(2))
+BOTH = torch.cat([VIEWS, SECOND])
+NOT_SELF = torch.eye(2 * N).bool()
+
+
 WRONG: dict[str, tuple[Any, str, str]] = {
     "kl_div of probabilities": (lambda: F.kl_div(LOGITS.softmax(1), OTHER.softmax(1)), VALUES, "holds probabilities"),
     "kl_div of logits": (lambda: F.kl_div(LOGITS, OTHER.softmax(1)), VALUES, "other than log-probabilities"),
@@ -56,6 +61,12 @@ WRONG: dict[str, tuple[Any, str, str]] = {
     "cosines of 0 and 1": (lambda: F.cosine_embedding_loss(LOGITS, OTHER, (SIGNS + 1) / 2), VALUES, "targets of 0"),
     "soft margins of 0 and 1": (lambda: F.soft_margin_loss(LOGITS[:, 0], (SIGNS + 1) / 2), VALUES, "targets of 0"),
     "ctc of logits": (lambda: ctc(STEPS), VALUES, "ctc_loss is given numbers"),
+    "views and themselves": (lambda: F.cross_entropy(VIEWS @ VIEWS.T / 0.2, torch.arange(N)), VALUES, "with itself"),
+    "two views, each its own": (
+        lambda: F.cross_entropy(BOTH @ BOTH.T / 0.5, torch.arange(2 * N)),
+        VALUES,
+        "the output of each label is 2, the largest of its row",
+    ),
     "a column against a row": (lambda: F.mse_loss(LOGITS[:, :1], LOGITS[:, 0]), SHAPES, "compares (16, 16) pairs"),
     "a row against a column": (lambda: nn.HuberLoss()(LOGITS[:, 0], OTHER[:, :1]), SHAPES, "compares (16, 16) pairs"),
 }
@@ -80,6 +91,13 @@ RIGHT: dict[str, Any] = {
     "cosines": lambda: F.cosine_embedding_loss(LOGITS, OTHER, SIGNS),
     "hinges of ones": lambda: F.margin_ranking_loss(LOGITS[:, 0], LOGITS[:, 1], torch.ones(N)),
     "ctc": lambda: ctc(STEPS.log_softmax(2)),
+    "two towers": lambda: F.cross_entropy(VIEWS @ SECOND.T / 0.1, torch.arange(N)),
+    "two towers that agree": lambda: F.cross_entropy(VIEWS @ F.normalize(VIEWS + 0.05 * SECOND).T, torch.arange(N)),
+    "two views without the diagonal": lambda: F.cross_entropy(
+        (BOTH @ BOTH.T / 0.5).masked_fill(NOT_SELF, -torch.inf), torch.arange(2 * N).roll(N)
+    ),
+    "one vector for all": lambda: F.cross_entropy(torch.ones(N, 8) @ torch.ones(8, N), torch.arange(N)),
+    "one class for each of as many": lambda: F.cross_entropy(torch.randn(N, N, generator=G), torch.arange(N)),
     "errors": lambda: F.mse_loss(LOGITS, OTHER),
     "errors against one number": lambda: F.mse_loss(LOGITS, torch.tensor(0.5).expand(N, K)),
     "errors of all pairs": lambda: F.mse_loss(LOGITS[:, None].expand(N, N, K), OTHER[None].expand(N, N, K)),
