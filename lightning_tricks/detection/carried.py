@@ -23,7 +23,7 @@ _MOST_NUMBERS = 4_000_000  # of an attribute: larger ones are data, and are not 
 def carried(module: nn.Module) -> dict[str, Any]:
     """Return copies of what modules carry, in the host's memory, by name: tensors, floats, and containers of them.
 
-    >>> net = nn.LSTM(1, 1)
+    >>> net = nn.Identity()
     >>> net.hidden, net.name = (torch.zeros(1), torch.ones(1)), "small"
     >>> carried(net)
     {'hidden': (tensor([0.]), tensor([1.]))}

@@ -67,5 +67,5 @@ def _other_unit(one: Tensor, two: Tensor) -> bool:
 def _standardised(pixels: Tensor, other: Tensor) -> bool:
     """Whether the first are pixels as they are, and the second pixels from which a mean was taken away."""
     least, most = float(pixels.min()), float(pixels.max())
-    as_they_are = pixels.ndim > 2 and least == 0.0 and (0.9 < most <= 1.0 or 229 < most <= 255)
+    as_they_are = pixels.ndim > 2 and 0.0 <= least < 0.02 * most and (0.9 < most <= 1.0 or 229 < most <= 255)
     return as_they_are and float((other < 0).float().mean()) > _BELOW
