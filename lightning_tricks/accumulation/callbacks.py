@@ -110,11 +110,11 @@ class GradientAccumulation(Trick):
     state_form = staticmethod(
         form.record(
             {
-                "reference": form.maybe(form.positive),
-                "micro_size": form.maybe(form.positive),
-                "limit": form.maybe(form.positive),
+                "reference": form.none_or(form.positive),
+                "micro_size": form.none_or(form.positive),
+                "limit": form.none_or(form.positive),
                 "rate_factor": form.rate,
-                "open": form.maybe(OPEN_WINDOW),
+                "open": form.none_or(OPEN_WINDOW),
             },
             more=True,
         )
@@ -363,6 +363,6 @@ def _applied(run: TrainingRun) -> int:
     """Return the updates so far, without a host read: where only a device knows, its few skipped steps count too."""
     applied = run.clock.applied(0)
     if isinstance(applied, Tensor):
-        known = host.at_hand(applied)
+        known = host.value_on_host(applied)
         return run.clock.attempted(0) if known is None else int(known)
     return applied

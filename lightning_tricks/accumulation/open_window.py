@@ -20,10 +20,10 @@ from lightning_tricks.numerics import form
 
 OPEN_WINDOW = form.record(
     {
-        "planned": form.whole,
-        "batches": form.whole,
+        "planned": form.count,
+        "batches": form.count,
         "size": form.least_zero,
-        "backwards": form.whole,
+        "backwards": form.count,
         "weight": form.least_zero,
         "samples": form.least_zero,
     }

@@ -95,7 +95,7 @@ def as_weight(value: Any) -> Weight:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.detach().reshape(())
-        known = host.at_hand(value)
+        known = host.value_on_host(value)
         if known is None:
             on_device: Tensor = value.float() if value.is_floating_point() else value
             return on_device

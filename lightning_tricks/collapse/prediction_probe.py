@@ -49,20 +49,20 @@ _MOST_TIMES = 2
 _FEWEST_ROWS, _MOST_NUMBERS = 128, 2**26  # of logits that are kept until a check
 _ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
 OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
-    "start": form.maybe(form.tensor),
-    "at_start": form.named(form.measured),
+    "start": form.none_or(form.tensor),
+    "at_start": form.dict_of(form.measured),
     "kind": form.one_of(*KINDS),
     "logits": form.flag,
     "highest": form.measured,
-    "prints": form.maybe(form.tensor),
-    "known": form.maybe(form.tensor),
-    "pool": form.many(form.many(form.measured, 3)),
+    "prints": form.none_or(form.tensor),
+    "known": form.none_or(form.tensor),
+    "pool": form.list_of(form.list_of(form.measured, 3)),
     "evidence": form.record(
-        {"last": form.many(form.measured), "sum": form.number, "checks": form.whole, "samples": form.least_zero}
+        {"last": form.list_of(form.measured), "sum": form.number, "checks": form.count, "samples": form.least_zero}
     ),
     "recent": form.record(
-        {"scores": form.many(form.measured), "skills": form.many(form.many(form.measured, 2))},
-        optional={"extents": form.many(form.measured, 2)},
+        {"scores": form.list_of(form.measured), "skills": form.list_of(form.list_of(form.measured, 2))},
+        optional={"extents": form.list_of(form.measured, 2)},
     ),
 }
 

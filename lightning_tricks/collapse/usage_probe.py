@@ -27,17 +27,17 @@ from lightning_tricks.numerics.torch_internals import CONVOLUTION
 _HOLDING_SIZES = ("codebook_size", "num_embeddings", "num_codes", "num_experts", "num_prototypes", "num_actions")
 _ROWS = ("votes", "probability", "entropy", "rows", "broken", "given", "effective")
 FORMS: dict[str, form.Form] = {  # of what ``state`` returns
-    "entries": form.whole,
+    "entries": form.count,
     "masks": form.flag,
-    "rewards": form.many(form.measured),
-    "start": form.maybe(form.tensor),
+    "rewards": form.list_of(form.measured),
+    "start": form.none_or(form.tensor),
 }
 
 
 def sums_form(value: Any, where: str) -> str | None:
     """The form of what is gathered: nothing, the numbers of entries, or sums of rows."""
     if not isinstance(value, dict) or not value:
-        return form.named(form.tensor)(value, where)
+        return form.dict_of(form.tensor)(value, where)
     names = ("numbers", "effective") if "numbers" in value else _ROWS
     names = (*names, "reward") if "reward" in value else names
     fault = form.record(dict.fromkeys(names, form.tensor))(value, where)

@@ -52,7 +52,7 @@ class Announcer:
 
     def announce(self, run: TrainingRun, verdict: Verdict) -> None:
         """Show an alarm: its text, the figure of the history, and whoever listens."""
-        run.publisher.tell(verdict.step, f"{self.prefix(run)}/verdict", str(verdict))
+        run.publisher.log_text(verdict.step, f"{self.prefix(run)}/verdict", str(verdict))
         self.draw(run, verdict.step)
         if self.listener is not None:
             self.listener(run, verdict)

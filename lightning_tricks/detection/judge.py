@@ -14,25 +14,25 @@ MOST_POINTS = 4096  # of a curve that is kept for pictures and trends
 _MOST_ALARMS = 256  # that are kept of a run
 _ALARM = form.record(
     {
-        "version": form.whole,
-        "peak": form.maybe(form.measured),
-        "last": form.many(form.measured),
-        "streak": form.whole,
-        "first": form.maybe(form.step),
+        "version": form.count,
+        "peak": form.none_or(form.measured),
+        "last": form.list_of(form.measured),
+        "streak": form.count,
+        "first": form.none_or(form.step),
         "alarmed": form.flag,
-        "since": form.maybe(form.step),
+        "since": form.none_or(form.step),
     }
 )
 VERDICT = form.record(
     {
-        **{"detector": form.text, "alarmed": form.flag, "step": form.step, "since_step": form.maybe(form.step)},
-        **{"cause": form.text, "reasons": form.many(form.text), "values": form.named(form.measured)},
-        "advice": form.many(form.text),
+        **{"detector": form.text, "alarmed": form.flag, "step": form.step, "since_step": form.none_or(form.step)},
+        **{"cause": form.text, "reasons": form.list_of(form.text), "values": form.dict_of(form.measured)},
+        "advice": form.list_of(form.text),
     }
 )
-FORMS: dict[str, form.Form] = {"alarms": form.named(_ALARM), "progress": form.least_zero, "verdict": VERDICT}
+FORMS: dict[str, form.Form] = {"alarms": form.dict_of(_ALARM), "progress": form.least_zero, "verdict": VERDICT}
 OPTIONAL_FORMS: dict[str, form.Form] = {
-    "raised": form.many(form.record({"verdict": VERDICT, "checks": form.whole})),
+    "raised": form.list_of(form.record({"verdict": VERDICT, "checks": form.count})),
     "updates": form.least_zero,
     "highest": form.least_zero,
 }

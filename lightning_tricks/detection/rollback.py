@@ -25,22 +25,22 @@ _STRONG = 0.04  # a stronger factor than this is used only where the user asks f
 
 _TRAINING = form.record(
     {
-        "parameters": form.named(form.tensor),
-        "buffers": form.named(form.tensor),
-        "optimizers": form.many(form.record({}, more=True)),
-        "scaler": form.maybe(form.named(form.plain)),
+        "parameters": form.dict_of(form.tensor),
+        "buffers": form.dict_of(form.tensor),
+        "optimizers": form.list_of(form.record({}, more=True)),
+        "scaler": form.none_or(form.dict_of(form.plain)),
     },
-    optional={"averages": form.named(form.named(form.tensor)), "carried": form.named(form.anything)},
+    optional={"averages": form.dict_of(form.dict_of(form.tensor)), "carried": form.dict_of(form.anything)},
 )
-_KEPT = form.record({"step": form.whole, "state": _TRAINING})
+_KEPT = form.record({"step": form.count, "state": _TRAINING})
 ROLLBACK_STATE = form.record(
     {
-        "times": form.whole,
+        "times": form.count,
         "lr_factor": form.factor,
-        "accumulate_factor": form.whole,
-        "states": form.many(_KEPT),
-        "first": form.maybe(_KEPT),
-        "content": form.named(form.flag),
+        "accumulate_factor": form.count,
+        "states": form.list_of(_KEPT),
+        "first": form.none_or(_KEPT),
+        "content": form.dict_of(form.flag),
     }
 )
 

@@ -46,11 +46,11 @@ def watch_form(*, optional: dict[str, form.Form] | None = None, **more: form.For
     """
     own: dict[str, form.Form] = {
         **FORMS,
-        "sums": form.named(form.tensor),
-        "counters": form.many(form.whole, 4),
-        "flags": form.many(form.flag, 3),
-        "pending": form.maybe(VERDICT),
-        "rescue": form.maybe(ROLLBACK_STATE),
+        "sums": form.dict_of(form.tensor),
+        "counters": form.list_of(form.count, 4),
+        "flags": form.list_of(form.flag, 3),
+        "pending": form.none_or(VERDICT),
+        "rescue": form.none_or(ROLLBACK_STATE),
     }
     return staticmethod(form.record({**own, **more}, more=True, optional={**OPTIONAL_FORMS, **(optional or {})}))
 

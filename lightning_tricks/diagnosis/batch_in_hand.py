@@ -32,7 +32,7 @@ class BatchInHand(Stages):
         """Know what the step returned."""
         self.outputs = outputs
 
-    def _shipped(self, run: TrainingRun) -> None:
+    def _transfer_started(self, run: TrainingRun) -> None:
         """The step is over: keep nothing of it alive."""
         self.let_go()
 

@@ -31,18 +31,18 @@ _FINDING = form.record(
         **{"confidence": form.number, "step": form.step},
     }
 )
-_NUMBERS = form.many(form.measured)
+_NUMBERS = form.list_of(form.measured)
 # of a check; the loss on the first batch is apart, since a resumed run measures it on the first batch that it gets
 _SAVED = ("mean", "median", "rate", "ratio", "weights", "spread")
 FORMS: dict[str, form.Form] = {
-    **{"steps": form.many(form.number), "findings": form.many(_FINDING)},
+    **{"steps": form.list_of(form.number), "findings": form.list_of(_FINDING)},
     **dict.fromkeys(("means", "usual", "validation"), _NUMBERS),
 }
 OPTIONAL_FORMS: dict[str, form.Form] = {
-    "checks": form.many(form.many(form.measured, len(_SAVED))),
-    "counts": form.many(form.whole),
+    "checks": form.list_of(form.list_of(form.measured, len(_SAVED))),
+    "counts": form.list_of(form.count),
     **dict.fromkeys(("early", "spike", "sizes", "scores", "fixed_batch_loss", "extents"), _NUMBERS),
-    "hints": form.many(form.record({"finding": _FINDING, "times": form.whole})),
+    "hints": form.list_of(form.record({"finding": _FINDING, "times": form.count})),
     "felt": form.flag,
 }
 

@@ -249,7 +249,7 @@ class CourseProbe(Probe):
         for kind, finding in now.items():
             if kind not in before:
                 run.publisher.put(run.step, {log_key(kind): 1.0})
-                run.publisher.tell(run.step, log_key(kind), str(finding))
+                run.publisher.log_text(run.step, log_key(kind), str(finding))
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """The margins of what the course of the training says."""

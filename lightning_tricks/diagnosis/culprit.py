@@ -52,7 +52,7 @@ class Culprit(Stages):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Look into a loss that is not finite, or giant."""
-        value = host.at_hand(loss if loss.ndim == 0 else loss.detach().reshape(()))
+        value = host.value_on_host(loss if loss.ndim == 0 else loss.detach().reshape(()))
         # (None on a GPU: to read each loss would make the host wait in every step)
         if value is None or self.text or self._run is None:
             return

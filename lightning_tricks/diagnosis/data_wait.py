@@ -40,7 +40,7 @@ class DataWait(Stages):
         """The step is over; a check may come, which counts for nothing."""
         self._seconds += time.perf_counter() - self._ended
 
-    def _shipped(self, run: TrainingRun) -> None:
+    def _transfer_started(self, run: TrainingRun) -> None:
         """From here on data is waited for."""
         self.go_on()
 

@@ -468,7 +468,7 @@ def units(exam: Examination) -> list[Check]:
         share = float(stacked.mean()) if bounded else float(dead_share(stacked.amax(0)))
         if share > 0.8:
             stopped.append((name, "saturated" if bounded else "dead", share))
-    return [sanity.units_live(stopped, rows)]
+    return [sanity.units_are_alive(stopped, rows)]
 
 
 def modes(exam: Examination) -> list[Check]:

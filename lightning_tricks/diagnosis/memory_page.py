@@ -55,7 +55,7 @@ class MemoryPage(Stages):
         if self.report is not None:
             with suppress(Warning):  # (where warnings are errors, the user is to see the error of the memory)
                 warn("MemoryDoctor", f"out of memory. {in_short(self.report)}")
-            run.publisher.tell(run.step, "diagnosis/memory_doctor/report", str(self.report))
+            run.publisher.log_text(run.step, "diagnosis/memory_doctor/report", str(self.report))
 
     def _write(self, run: TrainingRun, why: str, *, of_all: bool) -> None:
         """Write both files; never raises, and waits for no other process."""

@@ -159,7 +159,7 @@ class MemoryProbe(Probe):
             if known is None and not growth.certain:
                 run.publisher.put(run.step, {"diagnosis/growing_memory": 1.0})
                 text = f"{memory_advice.reason(growth)}. If that is not meant: {memory_advice.fix(growth)}."
-                run.publisher.tell(run.step, "diagnosis/growing_memory", text)
+                run.publisher.log_text(run.step, "diagnosis/growing_memory", text)
 
     # -- on the host ----------------------------------------------------------------------------------------------
 

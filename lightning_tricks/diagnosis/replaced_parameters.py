@@ -64,7 +64,7 @@ class ReplacedParameters(Stages):
         """Ask in each fit."""
         self._asked = False
 
-    def _shipped(self, run: TrainingRun) -> None:
+    def _transfer_started(self, run: TrainingRun) -> None:
         """Look, once: their gradients are still there, since only those of the optimizer's parameters are cleared."""
         if self._asked or run.clock.attempted(0) < ASKED_AT:
             return

@@ -343,14 +343,14 @@ def do_not_move(names: Sequence[str], steps: int) -> Check:
     return Check("all parameters learn", None, seen, "is their optimizer stepped, and do they get gradients?")
 
 
-def units_live(stopped: Sequence[tuple[str, str, float]], rows: int) -> Check:
+def units_are_alive(stopped: Sequence[tuple[str, str, float]], rows: int) -> Check:
     """Judge layers before the first update.
 
     Args:
         stopped: name, kind (``"dead"`` or ``"saturated"``) and share of units, of each layer with more than 80 %.
         rows: samples that were seen.
 
-    >>> units_live([("net.1", "dead", 0.97)], 512).evidence, units_live([("net.1", "dead", 0.85)], 512).passed
+    >>> units_are_alive([("net.1", "dead", 0.97)], 512).evidence, units_are_alive([("net.1", "dead", 0.85)], 512).passed
     ('97% of net.1 are dead', None)
     """
     name = "units are alive"

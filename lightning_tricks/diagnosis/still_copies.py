@@ -118,7 +118,7 @@ class StillCopies(Stages):
         held = {id(p) for view in run.views for g in view.optimizer.param_groups for p in g["params"]}
         self._copies = copies(run.trainer.lightning_module, held) if state is None else []
 
-    def _shipped(self, run: TrainingRun) -> None:
+    def _transfer_started(self, run: TrainingRun) -> None:
         """Look, when it is time."""
         if not self._copies or run.clock.attempted(0) < ASKED_AT * total_of(self._watch.judge):
             return

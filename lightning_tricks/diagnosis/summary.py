@@ -39,7 +39,7 @@ class Summary(Stages):
             prefix = self._watch.announcer.prefix(run)
             run.publisher.put(run.step, {f"{prefix}/error/{n}": value for n, value in numbers_of(parts).items()})
             told += parts.sentences()
-        run.publisher.tell(run.step, "diagnosis/summary", "\n\n".join(told))
+        run.publisher.log_text(run.step, "diagnosis/summary", "\n\n".join(told))
         run.publisher.flush()
 
 

@@ -151,7 +151,7 @@ def ask(writer: GradientWriter, rule: ClipRule, parts: Parts, coefficients: Tens
     if isinstance(rule, ClipValue):
         writer.clamp(rule.max_value)
     elif parts.whole:  # one factor for all can be folded into a fused optimizer's step
-        if host.at_hand(coefficients) != 1.0:
+        if host.value_on_host(coefficients) != 1.0:
             writer.scale(coefficients)
     else:
         each = parts.spread(coefficients).unbind()

@@ -44,7 +44,7 @@ def clip_coefficients(norms: Tensor, threshold: Tensor | float, eps: float = 1e-
         tensor([1.0000, 0.2500, 1.0000])
     """
     # what the host knows of a single norm saves small operations in each step
-    known = host.at_hand(norms) if norms.ndim == 0 else None
+    known = host.value_on_host(norms) if norms.ndim == 0 else None
     if known is not None and not isinstance(threshold, Tensor) and known + eps <= threshold * _SURELY_BELOW:
         return torch.ones_like(norms)
     finite = known is not None and math.isfinite(known)

@@ -11,7 +11,9 @@ from lightning_tricks.numerics.arguments import changed_arguments
 
 VERSION = 1
 ADVICE = "Remove this callback's state from the checkpoint, or start from scratch."
-_CLOCK = form.record({"version": form.whole, "attempted": form.many(form.whole), "applied": form.many(form.whole)})
+_CLOCK = form.record(
+    {"version": form.count, "attempted": form.list_of(form.count), "applied": form.list_of(form.count)}
+)
 
 
 class CheckedState(NamedTuple):
@@ -55,7 +57,7 @@ def checked_state(callback: object, saved: object, state_form: form.Form) -> Che
             f"by this version, which reads version {VERSION}. Update lightning-tricks, or train without it."
         )
     old = saved.get("configuration", {})
-    fault = form.named(form.plain)(old, "configuration") or _CLOCK(dict(clock), "clock")
+    fault = form.dict_of(form.plain)(old, "configuration") or _CLOCK(dict(clock), "clock")
     if fault is None and len(clock["attempted"]) != len(clock["applied"]):
         fault = "clock must count attempts and updates of the same optimizers"
     fault = fault or state_form(state, "state")

@@ -30,7 +30,8 @@ STEP_HOOKS = (
 )
 # (gradients are written once every callback of the user's before the last trick has changed them)
 _LAST = "on_before_optimizer_step"
-OWN_HOOKS = ("_before_gradients_read", "_gradients_ready", "_updated", "_shipped")  # of the pack, between Lightning's
+# of the pack, between Lightning's
+OWN_HOOKS = ("_before_gradients_read", "_gradients_ready", "_updated", "_transfer_started")
 _NOTHING = object()
 _T = TypeVar("_T")
 
@@ -67,7 +68,7 @@ class Member(Protocol):
     def log_keys(self) -> Sequence[LogKey]:
         """The keys that it and its parts log under."""
 
-    def tell(self, name: str, *arguments: Any) -> None:
+    def call_stage(self, name: str, *arguments: Any) -> None:
         """Call a stage of its own, and then of each part."""
 
 
@@ -157,7 +158,7 @@ class Dispatch:
                     vars(trick)[hook] = value
         self._before, self._calls, self._own = [], {}, {}
 
-    def tell(self, name: str, *arguments: Any) -> None:
+    def call_stage(self, name: str, *arguments: Any) -> None:
         """Call a method of ``OWN_HOOKS`` on each trick that overrides it."""
         _make(self._own.get(name, ()), *arguments)
 
@@ -174,15 +175,15 @@ class Dispatch:
         with torch.no_grad():
             page = self._run.open(optimizer)
             if page is not None:
-                self.tell("_gradients_ready", self._run, page)
+                self.call_stage("_gradients_ready", self._run, page)
             _make(self._calls["on_before_optimizer_step"], trainer, module, optimizer)
             self._run.attempts.commit()
 
     def _batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         _make(self._calls["on_train_batch_end"], trainer, module, outputs, batch, batch_idx)
         # Only now have all tricks put in their values: there is one copy to the host per batch.
-        self._run.publisher.ship()
-        self.tell("_shipped", self._run)
+        self._run.publisher.start_transfer()
+        self.call_stage("_transfer_started", self._run)
 
 
 def _make(calls: Sequence[_Call], *arguments: Any) -> None:

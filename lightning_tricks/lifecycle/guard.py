@@ -148,7 +148,7 @@ def survives(observer: Any, error: Exception) -> bool:
         _tell(type(observer).__name__, error)
         if run is not None:
             with suppress(Exception):
-                observer.tell("_cleanup", run)
+                observer.call_stage("_cleanup", run)
     return True
 
 

@@ -18,22 +18,22 @@ from lightning_tricks.numerics import form
 
 PACE = form.record(
     {
-        "batches": form.whole,
-        "in_epoch": form.whole,
-        "look_at": form.whole,
-        "per_epoch": form.maybe(form.whole),
-        "updates_per_epoch": form.many(form.whole),
-        "at_epoch": form.many(form.whole),
-        "steppings": form.many(
+        "batches": form.count,
+        "in_epoch": form.count,
+        "look_at": form.count,
+        "per_epoch": form.none_or(form.count),
+        "updates_per_epoch": form.list_of(form.count),
+        "at_epoch": form.list_of(form.count),
+        "steppings": form.list_of(
             form.record(
                 {
-                    "first": form.maybe(form.whole),
-                    "last": form.whole,
-                    "before": form.whole,
-                    "attempts": form.whole,
-                    "unseen": form.whole,
-                    "start": form.many(form.whole, 2),
-                    "mark": form.many(form.whole, 2),
+                    "first": form.none_or(form.count),
+                    "last": form.count,
+                    "before": form.count,
+                    "attempts": form.count,
+                    "unseen": form.count,
+                    "start": form.list_of(form.count, 2),
+                    "mark": form.list_of(form.count, 2),
                 }
             )
         ),

@@ -93,7 +93,7 @@ class Participant(Stages):
         """Return the first part of a kind; every callback knows which parts it makes."""
         return next(part for part in self.parts if isinstance(part, kind))
 
-    def tell(self, name: str, *arguments: Any) -> None:
+    def call_stage(self, name: str, *arguments: Any) -> None:
         """Call a stage of its own, and then of each part."""
         getattr(self, name)(*arguments)
         for part in self.parts:

@@ -42,7 +42,7 @@ class Stages:
     def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """The optimizer's step is over. ``page`` is None for a step that Lightning did not announce."""
 
-    def _shipped(self, run: TrainingRun) -> None:
+    def _transfer_started(self, run: TrainingRun) -> None:
         """A batch is over, and what was measured in it is on its way; still inside of ``on_train_batch_end``."""
 
     def _rolled_back(self, run: TrainingRun) -> None:

@@ -1,8 +1,8 @@
 """What the tricks of one Trainer share: clock, loss scale, writer, publisher, optimizers, and who is called when.
 
-The first trick of ``trainer.callbacks`` does what is done once per hook for all (count, ship); the last one lets the
-writer commit. So the order of the user's list decides nothing: every trick sees gradients as backward left them, and
-they are written once, after all have spoken.
+The first trick of ``trainer.callbacks`` does what is done once per hook for all (count, start the transfer); the last
+one lets the writer commit. So the order of the user's list decides nothing: every trick sees gradients as backward left
+them, and they are written once, after all have spoken.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class TrainingRun:
         order = {id(callback): i for i, callback in enumerate(trainer.callbacks)}
         self.tricks.sort(key=lambda trick: order.get(id(trick), len(order)))
         for trick in self.tricks:
-            trick.guarded(trick.tell, "_before_start", self)
+            trick.guarded(trick.call_stage, "_before_start", self)
         self.loss_scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._optimizers.exchange(trainer.optimizers, parameter_names(trainer.lightning_module), self.loss_scale)
         if self.clock.fresh and trainer.global_step > 0:
@@ -149,7 +149,7 @@ class TrainingRun:
 
     def _renewed(self, view: OptimizerView) -> None:
         for trick in self.tricks:
-            trick.guarded(trick.tell, "_renewed", self, view)
+            trick.guarded(trick.call_stage, "_renewed", self, view)
 
     def introduce(self) -> None:
         """Give the loggers the module's own hyperparameters, the names of the tricks, and what differs from defaults.
@@ -173,7 +173,7 @@ class TrainingRun:
             if self.active and self._trainer() is not None:
                 self._dispatch.install(self.tricks)
             with suppress(TrickError):  # the Trainer of a fit that failed without notifying its callbacks may be gone
-                trick.guarded(trick.tell, "_cleanup", self)
+                trick.guarded(trick.call_stage, "_cleanup", self)
         if not self.tricks:
             self.close()
 
@@ -204,7 +204,7 @@ class TrainingRun:
         """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""
         self.attempts.forget()
         for trick in self.tricks:
-            trick.guarded(trick.tell, "_rolled_back", self)
+            trick.guarded(trick.call_stage, "_rolled_back", self)
 
     def view_of(self, optimizer: Optimizer) -> OptimizerView:
         """Return the view of a torch optimizer."""
@@ -225,7 +225,7 @@ class TrainingRun:
         self.rate.hold(view.index, optimizer)
         page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
         if page is not None:
-            self._dispatch.tell("_before_gradients_read", self, page)
+            self._dispatch.call_stage("_before_gradients_read", self, page)
         return page
 
     def _before_step(self, view: OptimizerView, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -237,7 +237,7 @@ class TrainingRun:
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
         page = self.attempts.close(view)
-        self._dispatch.tell("_updated", view, page)
+        self._dispatch.call_stage("_updated", view, page)
         if page is not None and self.publisher.holds(page.step):
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})

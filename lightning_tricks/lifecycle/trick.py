@@ -81,14 +81,14 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
             self._run, self._parts = run, None
             self._reset()
         _load_clock(self, run)
-        self.guarded(self.tell, "_configure", run)
+        self.guarded(self.call_stage, "_configure", run)
 
     @for_all
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Settle what has to be settled before a checkpoint is restored; tell the loggers who is there."""
         run = self._run
         if run is not None and self in run.tricks:
-            or_leave(self, lambda: self.guarded(self.tell, "_on_optimizers_created", run))
+            or_leave(self, lambda: self.guarded(self.call_stage, "_on_optimizers_created", run))
             # once for all tricks, when each of them knows its arguments
             if run.tricks and run.tricks[-1] is self:
                 run.introduce()
@@ -132,7 +132,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
         """Deliver what is still on its way to the loggers, and conclude."""
         _flush(self)
         if self.live_run is not None:
-            self.guarded(self.tell, "_finished", self.live_run)
+            self.guarded(self.call_stage, "_finished", self.live_run)
             _flush(self)
             if self.live_run.tricks[-1] is self and self.live_run.facts is not None:
                 self.live_run.facts.end("stopped early" if trainer.should_stop else "finished")
@@ -262,7 +262,7 @@ def _load_clock(trick: Trick, run: TrainingRun) -> None:
 def _start_with(trick: Trick, run: TrainingRun, state: dict[str, Any] | None) -> None:
     """Start; a state that does not fit is refused by name."""
     try:
-        trick.tell("_on_start", run, state)
+        trick.call_stage("_on_start", run, state)
     except _STATE_ERRORS as error:
         if state is None:
             raise

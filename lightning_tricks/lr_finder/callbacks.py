@@ -78,7 +78,7 @@ class LRFinder(Trick):
     Reference: Smith, 2017, arXiv:1506.01186 (range test); Howard, Gugger, 2020, arXiv:2002.04688 (rules).
     """
 
-    state_form = staticmethod(form.record({"suggestion": form.maybe(form.positive), "applied": form.flag}, more=True))
+    state_form = staticmethod(form.record({"suggestion": form.none_or(form.positive), "applied": form.flag}, more=True))
 
     also_called: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("num_training", "num_training_steps", "num_iter", "steps"), "num_steps={}"),

@@ -36,16 +36,16 @@ def anything(value: Any, where: str) -> str | None:
 def plain(value: Any, where: str) -> str | None:
     """A number, a string, None, or lists and dicts of them."""
     if isinstance(value, (list, tuple)):
-        return many(plain)(value, where)
+        return list_of(plain)(value, where)
     if isinstance(value, dict):
-        return named(plain)(value, where)
+        return dict_of(plain)(value, where)
     return None if value is None or isinstance(value, (str, int, float)) else _not(where, "a plain value", value)
 
 
-def whole(value: Any, where: str) -> str | None:
+def count(value: Any, where: str) -> str | None:
     """A count.
 
-    >>> whole(True, "updates")
+    >>> count(True, "updates")
     'updates must be a whole number >= 0, not True'
     """
     # (isinstance would accept True, and a subclass of int whose class a checkpoint would need)
@@ -55,7 +55,7 @@ def whole(value: Any, where: str) -> str | None:
 
 def step(value: Any, where: str) -> str | None:
     """A step: a whole number, -1 before the first."""
-    return None if type(value) is int and value == -1 else whole(value, where)
+    return None if type(value) is int and value == -1 else count(value, where)
 
 
 def number(value: Any, where: str) -> str | None:
@@ -108,7 +108,7 @@ def tensor(value: Any, where: str) -> str | None:
     return None if isinstance(value, Tensor) else _not(where, "a tensor", value)
 
 
-def maybe(form: Form) -> Form:
+def none_or(form: Form) -> Form:
     """None or what ``form`` says."""
     return lambda value, where: None if value is None else form(value, where)
 
@@ -123,10 +123,10 @@ def one_of(*choices: str) -> Form:
     return check
 
 
-def many(form: Form, length: int | None = None) -> Form:
+def list_of(form: Form, length: int | None = None) -> Form:
     """A list, of that length.
 
-    >>> many(whole)([1, "2"], "steps")
+    >>> list_of(count)([1, "2"], "steps")
     "steps[1] must be a whole number >= 0, not '2'"
     """
 
@@ -140,7 +140,7 @@ def many(form: Form, length: int | None = None) -> Form:
     return check
 
 
-def named(form: Form) -> Form:
+def dict_of(form: Form) -> Form:
     """A dict from strings to what ``form`` says."""
 
     def check(value: Any, where: str) -> str | None:
@@ -159,9 +159,9 @@ def record(forms: dict[str, Form], *, more: bool = False, optional: dict[str, Fo
         more: whether there may be others.
         optional: of keys that older versions did not write.
 
-    >>> record({"step": whole, "loss": number})({"step": 1}, "state")
+    >>> record({"step": count, "loss": number})({"step": 1}, "state")
     "state['loss'] is missing"
-    >>> record({"step": whole}, optional={"loss": number})({"step": 1}, "state") is None
+    >>> record({"step": count}, optional={"loss": number})({"step": 1}, "state") is None
     True
     """
     later = optional or {}
@@ -188,7 +188,7 @@ def record(forms: dict[str, Form], *, more: bool = False, optional: dict[str, Fo
 def either_empty_or(form: Form) -> Form:
     """An empty dict, or what ``form`` says.
 
-    >>> either_empty_or(whole)({}, "state") is None
+    >>> either_empty_or(count)({}, "state") is None
     True
     """
     return lambda value, where: None if isinstance(value, dict) and not value else form(value, where)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def at_hand(value: Tensor) -> float | None:
+def value_on_host(value: Tensor) -> float | None:
     """Return a 0-d tensor's value when it lies in the host's own memory; None when reading would wait for a device.
 
-    >>> at_hand(torch.tensor(0.5))
+    >>> value_on_host(torch.tensor(0.5))
     0.5
     """
     if not value.is_cpu:

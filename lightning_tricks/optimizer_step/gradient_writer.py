@@ -88,7 +88,7 @@ class GradientWriter:
         if order.total is not None and not self._decided(view, order, order.total):
             return
         # where the host knows that nothing is clipped, a pass over all gradients is saved
-        if order.factor is not None and host.at_hand(order.factor) == 1.0:
+        if order.factor is not None and host.value_on_host(order.factor) == 1.0:
             order.factor = None
         if not folds and (order.factor is not None or order.factors or order.limit is not None):
             _write(page, order)
@@ -117,7 +117,7 @@ class GradientWriter:
         if view.loss_scale.active and view.loss_scale.report(view.optimizer, ~torch.isfinite(total)):
             order.total = None
             return True
-        known = host.at_hand(total)
+        known = host.value_on_host(total)
         if known is None and view.folds:
             return True
         # without a fused step torch has no skip on the device: the one documented host read

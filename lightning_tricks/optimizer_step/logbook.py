@@ -254,7 +254,7 @@ class Page:
         """Whether the host can tell, without waiting for a device, that no gradient is NaN or inf."""
         if not self.norms(norm_type).is_cpu:
             return False
-        total = host.at_hand(self.total(norm_type))
+        total = host.value_on_host(self.total(norm_type))
         return total is not None and math.isfinite(total)
 
     def measure(self, norm_type: float) -> Tensor:

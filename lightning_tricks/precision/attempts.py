@@ -51,7 +51,7 @@ def known(flag: Tensor) -> bool | Tensor:
     >>> known(torch.tensor(1.0))
     True
     """
-    value = host.at_hand(flag)
+    value = host.value_on_host(flag)
     return flag if value is None else bool(value)
 
 

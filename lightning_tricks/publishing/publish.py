@@ -111,7 +111,7 @@ class Publisher:
         """Add a sample of values for loggers that draw histograms; copied to the host with the rest."""
         self._transfer(step).histograms[name] = values.detach().clone()
 
-    def tell(self, step: int, name: str, text: str) -> None:
+    def log_text(self, step: int, name: str, text: str) -> None:
         """Send text to every logger, at once; it is kept on disk where a logger takes none."""
         self._recipients.give("text", step, name, lambda: text)
 
@@ -124,10 +124,10 @@ class Publisher:
         self._recipients.give("figure", step, name, cache(figure))
 
     def holds(self, step: int) -> bool:
-        """Whether something was put in for ``step`` that has not been shipped."""
+        """Whether something was put in for ``step`` whose transfer has not started."""
         return self._open is not None and self._open.step == step
 
-    def ship(self) -> None:
+    def start_transfer(self) -> None:
         """Start the copy of the open transfer, and deliver what has arrived."""
         if self._open is not None:
             transfer, self._open = self._open, None
@@ -142,7 +142,7 @@ class Publisher:
 
     def flush(self) -> None:
         """Ship and deliver everything, waiting for the device."""
-        self.ship()
+        self.start_transfer()
         self.deliver(wait=True)
 
     def drop(self) -> None:
@@ -152,7 +152,7 @@ class Publisher:
 
     def _transfer(self, step: int) -> Transfer:
         if self._open is not None and self._open.step != step:
-            self.ship()
+            self.start_transfer()
         if self._open is None:
             self._open = Transfer(step)
         return self._open

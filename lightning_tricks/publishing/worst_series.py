@@ -15,7 +15,7 @@ _WEIGHT = 0.1  # of a new value in the running mean
 _CLEARLY = 2.0
 
 STATE_FORM = form.record(
-    {"shown": form.many(form.text), "known": form.many(form.text), "means": form.named(form.number)}
+    {"shown": form.list_of(form.text), "known": form.list_of(form.text), "means": form.dict_of(form.number)}
 )
 
 

@@ -56,7 +56,7 @@ class ProgressMetrics(Trick):
                 raise ValueError(message("ProgressMetrics", "keys", keys, rule, "Use None for the usual ones"))
         self.keys = None if keys is None else list(keys)
 
-    def _shipped(self, run: TrainingRun) -> None:
+    def _transfer_started(self, run: TrainingRun) -> None:
         """Hand the latest values to the bar."""
         module = run.trainer.lightning_module
         for key in self.keys or _USUAL:

@@ -9,8 +9,8 @@ import torch
 from lightning_tricks.numerics import form
 from lightning_tricks.resume.differences import Difference, difference, digests, merged
 
-_NUMBERS = form.named(form.anything)
-_HELD = form.named(_NUMBERS)
+_NUMBERS = form.dict_of(form.anything)
+_HELD = form.dict_of(_NUMBERS)
 
 
 def _and_held(known: form.Form) -> form.Form:
@@ -19,26 +19,28 @@ def _and_held(known: form.Form) -> form.Form:
 
 
 _BEGAN = _and_held(
-    form.record({"random": _NUMBERS, "generators": _NUMBERS, "workers": form.many(form.flag)}, more=True)
+    form.record({"random": _NUMBERS, "generators": _NUMBERS, "workers": form.list_of(form.flag)}, more=True)
 )
 _RANK = _and_held(
     form.record(
         {
             "now": _NUMBERS,
             "generators": _NUMBERS,
-            "began": form.maybe(_BEGAN),
+            "began": form.none_or(_BEGAN),
             "batches": form.measured,
-            "seeds": form.many(form.maybe(form.whole)),
+            "seeds": form.list_of(form.none_or(form.count)),
             "validation": form.flag,
             "in_window": form.flag,
-            "gradients": form.named(form.tensor),
+            "gradients": form.dict_of(form.tensor),
         },
         more=True,
     )
 )
-_CHANGED = form.many(form.anything, 2)
-_DIFFERENCE = form.record({}, optional={"gone": form.many(form.many(form.text)), "changed": form.many(_CHANGED)})
-_STORED = form.record({"ranks": form.many(_RANK)}, optional={"others": form.many(_DIFFERENCE)})
+_CHANGED = form.list_of(form.anything, 2)
+_DIFFERENCE = form.record(
+    {}, optional={"gone": form.list_of(form.list_of(form.text)), "changed": form.list_of(_CHANGED)}
+)
+_STORED = form.record({"ranks": form.list_of(_RANK)}, optional={"others": form.list_of(_DIFFERENCE)})
 
 
 def _state(value: Any, where: str) -> str | None:

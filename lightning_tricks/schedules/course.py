@@ -13,13 +13,13 @@ from lightning_tricks.schedules.run_curve import Curve, caught_up
 
 COURSE = form.record(
     {
-        "planned": form.maybe(form.whole),
-        "total": form.maybe(form.whole),
-        "end": form.whole,
+        "planned": form.none_or(form.count),
+        "total": form.none_or(form.count),
+        "end": form.count,
         "place": form.least_zero,
-        "updates": form.whole,
+        "updates": form.count,
         "speed": form.least_zero,
-        "held": form.whole,
+        "held": form.count,
     }
 )
 

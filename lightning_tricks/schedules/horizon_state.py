@@ -18,9 +18,9 @@ from lightning_tricks.schedules.forecast import read_forecast, refuse_unless_inf
 from lightning_tricks.schedules.plan import Track, first_tracks, holding_tracks, lengths, redrawn_track
 from lightning_tricks.schedules.spec import ScheduleSpec
 
-HORIZON = {"courses": form.many(COURSE), "pace": PACE, "bounds": form.plain, "learning": form.flag}
+HORIZON = {"courses": form.list_of(COURSE), "pace": PACE, "bounds": form.plain, "learning": form.flag}
 FIRST_HORIZON = form.record(  # of the first checkpoints of 0.1.0: one length for all optimizers
-    {"planned": form.maybe(form.whole), "end": form.whole, "held": form.whole, "elapsed": form.least_zero}, more=True
+    {"planned": form.none_or(form.count), "end": form.count, "held": form.count, "elapsed": form.least_zero}, more=True
 )
 
 

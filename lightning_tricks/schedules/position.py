@@ -42,7 +42,7 @@ def position_of(
         time: share of ``max_time`` that is over, where it hurries this optimizer; else None.
     """
     if isinstance(applied, Tensor):
-        number = host.at_hand(applied)
+        number = host.value_on_host(applied)
         applied = applied if number is None else int(number)
     exact = _hurried(track.course.position(applied, attempted), track.course, time)
     if not isinstance(exact, Tensor):

@@ -11,17 +11,17 @@ from lightning_tricks.schedules.horizon_state import FIRST_HORIZON, HORIZON
 
 _PLATEAU = form.record(
     {
-        "version": form.whole,
-        "best": form.maybe(form.measured),
-        "bad": form.whole,
-        "cooling": form.whole,
+        "version": form.count,
+        "best": form.none_or(form.measured),
+        "bad": form.count,
+        "cooling": form.count,
         "multiplier": form.factor,
-        "reductions": form.whole,
+        "reductions": form.count,
     }
 )
 _ALWAYS = {
-    "base": form.many(form.many(form.many(form.rate, 2))),
-    "plateau": form.maybe(_PLATEAU),
+    "base": form.list_of(form.list_of(form.list_of(form.rate, 2))),
+    "plateau": form.none_or(_PLATEAU),
     "of_validation": form.flag,
 }
 # Names of arguments in the configuration of the first checkpoints.

@@ -63,7 +63,7 @@ def test_a_weight_on_the_host_is_a_number(given: Any, weight: float) -> None:
 
 
 def test_a_weight_on_a_device_stays_there_and_is_not_added_up_in_half_precision(monkeypatch: Any) -> None:
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         weight = as_weight(torch.ones(1, dtype=dtype))
         assert isinstance(weight, Tensor) and weight.dtype == torch.float32 and weight.ndim == 0

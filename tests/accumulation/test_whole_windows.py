@@ -147,7 +147,7 @@ def test_a_micro_batch_of_which_nothing_counts_is_left_out_also_where_its_gradie
     empty: set[int], on_oom: Any, on_device: bool, monkeypatch: Any
 ) -> None:
     if on_device:
-        monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+        monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     data = masked(SIZES, empty)
     module = Masked()
     measured, _ = run(GradientAccumulation(3, weight="tokens", on_oom=on_oom), data, module=module)
@@ -160,7 +160,7 @@ def test_a_micro_batch_of_which_nothing_counts_is_left_out_also_where_its_gradie
 @pytest.mark.parametrize("on_device", [False, True])
 def test_sparse_gradients_are_left_out_too(on_device: bool, monkeypatch: Any) -> None:
     if on_device:
-        monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+        monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
 
     class Words(Masked):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -194,7 +194,7 @@ def test_weights_may_be_tensors_in_every_precision(
     precision: Any, on_device: bool, on_oom: Any, weight: Any, monkeypatch: Any
 ) -> None:
     if on_device:
-        monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+        monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     data = masked(SIZES, {1})
     measured, _ = run(GradientAccumulation(3, weight=weight, on_oom=on_oom), data, module=Masked(), precision=precision)
     limit = {"32-true": 2e-6, "64-true": 1e-7, "16-true": 1e-2}.get(precision, 6e-2)  # (the factor is float32)
@@ -214,7 +214,7 @@ def test_weights_on_a_device_are_not_read_but_for_the_first(monkeypatch: Any) ->
             self.count += "local_scalar" in str(func) or "nonzero" in str(func) or "is_nonzero" in str(func)
             return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
 
     def reads(batches: int, tricks: list[Any]) -> int:
         with Reads() as mode:
@@ -258,7 +258,7 @@ class Logging(Masked):
 @pytest.mark.parametrize("on_device", [False, True])
 def test_logs_of_a_split_batch_are_those_of_the_whole_one(room: int, on_device: bool, monkeypatch: Any) -> None:
     if on_device:
-        monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+        monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     data = [(x, torch.where(torch.arange(len(y)) < i + 2, -100, y)) for i, (x, y) in enumerate(ragged((8, 8, 5)))]
 
     def logged(room: int) -> tuple[dict[str, float], Memory, list[Tensor]]:

@@ -21,7 +21,7 @@ def test_the_key_has_the_identity_only_where_there_are_several_of_a_class() -> N
 def test_an_alarm_reaches_the_loggers_as_text_and_picture_and_then_whoever_listens() -> None:
     told: list[Any] = []
     publisher = SimpleNamespace(
-        tell=lambda step, key, text: told.append((step, key)),
+        log_text=lambda step, key, text: told.append((step, key)),
         draw=lambda step, key, draw: told.append((step, key, draw())),
     )
     trick = DeadUnits()

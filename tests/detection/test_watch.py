@@ -11,5 +11,5 @@ def test_a_state_has_the_form_that_it_is_checked_against() -> None:
     fit(Classifier(), [detector], n=64, batch=8)
     state = detector.watch._trick_state()
     assert detector.state_form(state, "state") is None
-    assert watch_form(more=form.whole)(state, "state") is not None, "a key that is missing"
-    assert watch_form(optional={"more": form.whole})(state, "state") is None
+    assert watch_form(more=form.count)(state, "state") is not None, "a key that is missing"
+    assert watch_form(optional={"more": form.count})(state, "state") is None

@@ -45,7 +45,7 @@ class Told:
     def put(self, step: int, values: dict[str, float]) -> None:
         self.values.append((step, values))
 
-    def tell(self, step: int, name: str, text: str) -> None:
+    def log_text(self, step: int, name: str, text: str) -> None:
         self.texts.append(name)
 
 

@@ -16,7 +16,7 @@ class Clock:
         self.now += step
         wait.on_train_batch_end(None, None, None, None, 0)
         self.now += check
-        wait._shipped(None)  # type: ignore[arg-type]
+        wait._transfer_started(None)  # type: ignore[arg-type]
 
 
 def test_what_goes_by_between_two_batches_is_waiting_and_a_check_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_memory_without_a_holder_names_the_commonest_tensors() -> None:
 def test_what_grows_is_told_once_and_an_alarm_not_at_all() -> None:
     probe, _ = made()
     told: list[str] = []
-    publisher = SimpleNamespace(put=lambda step, values: None, tell=lambda step, name, text: told.append(text))
+    publisher = SimpleNamespace(put=lambda step, values: None, log_text=lambda step, name, text: told.append(text))
     run: Any = SimpleNamespace(publisher=publisher, step=3)
     for growths in ([CACHE], [CACHE, LEAK], [CACHE]):
         probe._note(run, growths)

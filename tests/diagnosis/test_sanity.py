@@ -61,10 +61,10 @@ def test_who_takes_part() -> None:
 
 
 def test_layers_are_dead_for_certain_only_when_nearly_all_units_are_on_enough_samples() -> None:
-    assert sanity.units_live([], 512).passed
-    assert sanity.units_live([("a", "dead", 1.0)], 512).passed is False
-    assert sanity.units_live([("a", "dead", 1.0)], 8).passed is None
-    assert sanity.units_live([("a", "saturated", 0.9)], 512).passed is None
+    assert sanity.units_are_alive([], 512).passed
+    assert sanity.units_are_alive([("a", "dead", 1.0)], 512).passed is False
+    assert sanity.units_are_alive([("a", "dead", 1.0)], 8).passed is None
+    assert sanity.units_are_alive([("a", "saturated", 0.9)], 512).passed is None
 
 
 def test_eval_mode_is_a_fault_unless_statistics_of_an_earlier_training_are_kept() -> None:

@@ -119,7 +119,7 @@ class Tally(TorchDispatchMode):
             (_functional_collectives, name, self._counted(getattr(_functional_collectives, name), 0))
             for name in FUNCTIONAL
         ]
-        replaced += [(host, "at_hand", lambda value: None), (norms, "_readable", lambda tensor: False)]
+        replaced += [(host, "value_on_host", lambda value: None), (norms, "_readable", lambda tensor: False)]
         known = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
         for owner, name, stand_in in replaced:
             setattr(owner, name, stand_in)

@@ -131,12 +131,12 @@ def run(strategy: str, optimizer: str, rule: Any, per: str = "model", spoil_rank
 def run_as_on_a_gpu(strategy: str, optimizer: str, rule: Any, spoil_rank: int) -> dict[str, Any]:
     from lightning_tricks.numerics import host
 
-    real = host.at_hand
-    host.at_hand = lambda value: None
+    real = host.value_on_host
+    host.value_on_host = lambda value: None
     try:
         return train(strategy, optimizer, tricks_for(rule), spoil_rank)
     finally:
-        host.at_hand = real
+        host.value_on_host = real
 
 
 def run_without(strategy: str, optimizer: str) -> dict[str, Any]:

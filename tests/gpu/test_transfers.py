@@ -72,7 +72,7 @@ def test_the_hosts_memory_is_pinned_and_the_copy_is_not_waited_for(device: str) 
     publisher.put_many(0, ["gpu"], value)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        publisher.ship()
+        publisher.start_transfer()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     parcel = publisher._travelling[0]
@@ -91,7 +91,7 @@ def test_parcels_are_handed_over_in_order(device: str) -> None:
     torch.cuda._sleep(50_000_000)
     for step in range(5):
         publisher.put_many(step, ["v"], torch.full((1,), float(step), device=device))
-        publisher.ship()
+        publisher.start_transfer()
     publisher.flush()
     assert [step for step, _ in logger.rows] == list(range(5))
     assert [row["v"] for _, row in logger.rows] == list(map(float, range(5)))

@@ -442,7 +442,7 @@ def test_raise_names_step_layers_and_loss_and_leaves_the_weights_alone(make: Any
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide from the package that it could read the numbers of a CPU without waiting."""
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from lightning_tricks.lifecycle.checkpoint_state import checked_state, find_olde
 from lightning_tricks.numerics import form
 
 CLOCK = {"version": 1, "attempted": [3], "applied": [2]}
-FORM = form.record({"n": form.whole})
+FORM = form.record({"n": form.count})
 
 
 class Owner:

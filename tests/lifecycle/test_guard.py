@@ -22,7 +22,7 @@ class Observer:
     def _settled(self, run: Any) -> bool:
         return self.begun
 
-    def tell(self, *arguments: Any) -> None:
+    def call_stage(self, *arguments: Any) -> None:
         self.told.append(arguments)
 
 

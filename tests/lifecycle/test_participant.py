@@ -38,7 +38,7 @@ class Whole(Participant):
 
 def test_a_stage_is_told_to_the_whole_and_then_to_its_parts_in_their_order() -> None:
     whole = Whole()
-    whole.tell("_before_start", 7)
+    whole.call_stage("_before_start", 7)
     assert whole.told == [("whole", 7), ("first", 7), ("second", 7)]
     assert whole.parts is whole.parts, "made once"
     assert all(x.does("_before_start") and not x.does("_finished") for x in (whole, *whole.parts))

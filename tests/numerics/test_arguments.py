@@ -89,7 +89,7 @@ def test_a_callback_has_each_argument_of_its_constructor_as_a_plain_value(name: 
     trick = kind(**EXAMPLES.get(name, {}))
     found = trick.configuration()
     assert list(found) == list(inspect.signature(kind).parameters)
-    assert form.named(form.plain)(found, "configuration") is None
+    assert form.dict_of(form.plain)(found, "configuration") is None
     if hasattr(trick, "spec"):
         assert [field.name for field in fields(trick.spec)] == list(inspect.signature(kind).parameters)
 

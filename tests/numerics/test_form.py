@@ -10,7 +10,7 @@ import torch
 
 from lightning_tricks.numerics import form
 
-INSIDE = form.record({"step": form.step, "curve": form.many(form.measured), "rate": form.maybe(form.rate)})
+INSIDE = form.record({"step": form.step, "curve": form.list_of(form.measured), "rate": form.none_or(form.rate)})
 
 
 def test_a_good_state_has_no_fault() -> None:
@@ -38,7 +38,7 @@ def test_what_is_wrong_is_named_with_its_place(state: Any, fault: str) -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (form.whole, [0, 7], [-1, 1.0, 2**60, None]),
+        (form.count, [0, 7], [-1, 1.0, 2**60, None]),
         (form.number, [0, -1.5], [math.nan, math.inf, True, "1"]),
         (form.positive, [1e-9], [0, -1]),
         (form.least_zero, [0, 0.5], [-0.5, math.nan]),
@@ -48,8 +48,8 @@ def test_what_is_wrong_is_named_with_its_place(state: Any, fault: str) -> None:
         (form.tensor, [torch.ones(1)], [1.0]),
         (form.plain, [None, [1, {"a": "b"}]], [torch.ones(1), {1: 2}, object()]),
         (form.one_of("a", "b"), ["a"], ["c", None, torch.ones(3)]),
-        (form.many(form.whole, 2), [[1, 2], (1, 2)], [[1], "12", {1: 2}]),
-        (form.named(form.whole), [{}, {"a": 1}], [{"a": -1}, {1: 1}, []]),
+        (form.list_of(form.count, 2), [[1, 2], (1, 2)], [[1], "12", {1: 2}]),
+        (form.dict_of(form.count), [{}, {"a": 1}], [{"a": -1}, {1: 1}, []]),
         (form.anything, [object()], []),
     ],
 )

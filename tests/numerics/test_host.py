@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import torch
 
-from lightning_tricks.numerics.host import as_scalar, at_hand
+from lightning_tricks.numerics.host import as_scalar, value_on_host
 
 
 def test_a_value_in_the_hosts_memory_is_read_and_one_of_a_device_is_not() -> None:
-    assert at_hand(torch.tensor(0.25)) == 0.25
-    assert at_hand(torch.empty((), device="meta")) is None
+    assert value_on_host(torch.tensor(0.25)) == 0.25
+    assert value_on_host(torch.empty((), device="meta")) is None
 
 
 def test_numbers_and_tensors_of_any_form_become_scalars_of_the_wanted_type() -> None:

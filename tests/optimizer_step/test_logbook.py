@@ -90,7 +90,7 @@ def test_the_total_norm_is_computed_once_and_the_host_knows_from_it_whether_grad
 
 
 def test_what_the_host_cannot_read_at_once_is_not_known_to_be_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "at_hand", lambda value: None)
+    monkeypatch.setattr(host, "value_on_host", lambda value: None)
     w = torch.zeros(2, requires_grad=True)
     w.grad = torch.ones(2)
     page = Page(OptimizerView(0, torch.optim.SGD([w], lr=1.0), {}, LossScale(None)), 0, 1, [])

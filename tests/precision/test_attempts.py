@@ -29,7 +29,7 @@ def test_an_attempt_counts_as_skipped_until_its_step_runs() -> None:
 @pytest.mark.parametrize("on_host", [True, False])
 def test_a_fused_step_that_was_skipped_on_its_device_says_so(on_host: bool, monkeypatch: Any) -> None:
     if not on_host:
-        monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+        monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     seen = view(nn.Linear(1, 1))
     seen.optimizer.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
     attempt = Attempt(Page(seen, 0, 1, []))

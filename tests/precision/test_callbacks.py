@@ -50,7 +50,7 @@ OPTIMIZERS = {"foreach": lambda p: sgd(p, foreach=True), "fused": adamw}
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     """The optimizer; on a GPU, a fused one alone knows what it skipped, and nobody may look."""
     if request.param == "fused, as on a GPU":
-        monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+        monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     return OPTIMIZERS[request.param.split(",")[0]]
 
 
@@ -570,7 +570,7 @@ def test_validation_is_not_measured() -> None:
 
 
 def test_nothing_piles_up_when_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     monkeypatch.setattr("lightning_tricks.precision.skip_explainer._LATE", 4)
     doctor = PrecisionDoctor()
     module = Classifier(adamw, spoil=nan_at(1))

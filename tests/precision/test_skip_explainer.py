@@ -86,7 +86,7 @@ def test_a_loss_that_is_not_finite_is_no_sign_of_a_derivative_that_is_infinite()
 
 
 def test_what_only_the_device_knows_is_asked_at_once_and_told_when_it_arrives(monkeypatch: Any) -> None:
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     scene = Scene()
     for flag in (0.0, 1.0, 1.0):
         scene.batch(torch.ones(1, 2), skipped=torch.tensor(flag), loss=math.nan if scene.step == 2 else 1.0)

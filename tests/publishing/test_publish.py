@@ -60,7 +60,7 @@ def test_values_wait_for_the_device_and_keep_their_step() -> None:
         parcel = publisher._open
         assert parcel is not None
         parcel.arrived = Slow()
-        publisher.ship()
+        publisher.start_transfer()
     assert logger.rows == []
     publisher.flush()
     assert logger.rows == [(5, {"a": 5.0, "b": 1.0}), (6, {"a": 6.0, "b": 1.0})]

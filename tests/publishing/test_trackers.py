@@ -53,7 +53,7 @@ class TakesAll(Memory):
 def test_a_logger_is_served_by_its_methods_whatever_its_class() -> None:
     logger = TakesAll()
     publisher = Publisher(lambda: [logger])
-    publisher.tell(1, "note", "hello")
+    publisher.log_text(1, "note", "hello")
     publisher.tabulate(2, "table", ["a", "b"], [[1, 2.5]])
     publisher.draw(3, "picture", figure)
     assert logger.got == [("note", "hello", 1), ("table", ["a", "b"], [["1", "2.5"]], 2), ("picture", (150, 100), 3)]
@@ -84,7 +84,7 @@ def test_what_a_logger_does_not_take_lies_in_the_folder_of_its_run_and_is_said_o
     logger = CSVLogger(tmp_path)
     publisher = Publisher(lambda: [logger, Memory()])
     with caplog.at_level("INFO"):
-        publisher.tell(5, "diagnosis/note", "hello")
+        publisher.log_text(5, "diagnosis/note", "hello")
         publisher.tabulate(6, "diagnosis/../table:1", ["a", "b"], [["x, y", 1]])
         publisher.draw(7, "grad/layers", figure)
     said = [record.getMessage() for record in caplog.records] + capsys.readouterr().err.splitlines()
@@ -111,8 +111,8 @@ def test_a_full_disk_costs_one_warning_and_the_numbers_go_on(tmp_path: Path) -> 
     logger = Full()
     publisher = Publisher(lambda: [logger])
     with pytest.warns(RuntimeWarning, match=r"Full failed at step 0 \((NotADirectory|FileExists)Error") as caught:
-        publisher.tell(0, "note", "hello")
-        publisher.tell(1, "note", "hello")
+        publisher.log_text(0, "note", "hello")
+        publisher.log_text(1, "note", "hello")
         publisher.put(1, {"grad/norm": 1.0})
         publisher.flush()
     assert len(caught) == 1
@@ -133,7 +133,7 @@ def test_a_logger_whose_texts_or_arguments_fail_still_gets_its_numbers() -> None
     publisher = Publisher(lambda: [logger])
     with pytest.warns(RuntimeWarning, match="Picky failed at step 0 .*Each value is tried") as caught:
         publisher.introduce({"a": 1})
-        publisher.tell(0, "note", "hello")
+        publisher.log_text(0, "note", "hello")
         publisher.put(0, {"grad/norm": 1.0})
         publisher.flush()
     assert len(caught) == 1

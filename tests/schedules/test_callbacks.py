@@ -48,7 +48,7 @@ def test_every_update_uses_the_curves_rate_and_it_is_what_is_logged(
     fused: bool, manual: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # as on a GPU: with a fused optimizer and skipping, the rate is a tensor that is written in place
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     rates, logger = Rates(), Memory()
     module = Classifier(lambda p: sgd(p, fused=fused), manual=manual)
     fit(module, [GradientClip(1.0), LRSchedule(warmup=3), rates], logger=logger)
@@ -64,7 +64,7 @@ def test_steps_that_the_scaler_skips_do_not_count(
     fused: bool, device_only: bool, total: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device_only:
-        monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+        monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     used: list[tuple[float, int, int]] = []
 
     class Watch(L.Callback):
@@ -189,7 +189,7 @@ def test_a_scheduler_of_the_module_is_named_or_replaced() -> None:
 def test_a_rate_on_the_device_is_not_read_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.gradients.problems import host_reads
 
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
 
     def added(steps: int) -> int:
         tricks = [GradientClip(1.0), LRSchedule(total=1000, warmup=10)]
@@ -349,7 +349,7 @@ def test_momentum_needs_an_optimizer_that_has_one() -> None:
 def test_momentum_on_a_device_that_alone_knows_the_skips_follows_the_last_logged_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     logger = Memory()
     schedule = LRSchedule("linear", warmup=0, momentum=(0.9, 0.5), total=20)
     module = Classifier(lambda p: torch.optim.AdamW(p, lr=0.05, fused=True))

@@ -129,7 +129,7 @@ def test_momentum_and_weight_decay_follow_each_optimizers_own_position() -> None
 def test_a_rate_on_the_device_follows_the_same_curve(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_tricks import GradientClip
 
-    monkeypatch.setattr("lightning_tricks.numerics.host.at_hand", lambda value: None)
+    monkeypatch.setattr("lightning_tricks.numerics.host.value_on_host", lambda value: None)
     module = Players(PLANS["WGAN, five in a batch"], fused=fused)
     trainer([GradientClip(1.0), LRSchedule("cosine", warmup=0)], max_epochs=4).fit(module, loader())
     for rates in module.rates:

@@ -136,7 +136,7 @@ def main(name: str, folder: Path) -> None:
         """Sends a text."""
 
         def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
-            run.publisher.tell(2, TEXT, "**two** words")
+            run.publisher.log_text(2, TEXT, "**two** words")
             ways.update({kind: way_of(logger, kind) for kind in WAYS})  # Aim's would open a closed run again
 
     ways: dict[str, Any] = {}

@@ -245,7 +245,9 @@ class DeadUnits(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callba
 
     log_keys = DEAD_UNITS
     identity = ("layers",)
-    state_form = watch_form(optional={"silent": form.named(form.tensor), "outputs": form.maybe(form.many(form.text))})
+    state_form = watch_form(
+        optional={"silent": form.dict_of(form.tensor), "outputs": form.none_or(form.list_of(form.text))}
+    )
 
     def __init__(
         self,

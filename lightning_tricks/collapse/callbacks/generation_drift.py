@@ -34,7 +34,7 @@ from lightning_tricks.numerics.trees import tree_leaves
 _MODE_SAMPLES = 256
 _MODE_DIMENSIONS = 64
 _NEIGHBOURS = 5
-_BEST = form.maybe(form.measured)
+_BEST = form.none_or(form.measured)
 
 
 class GenerationsProbe(Probe):
@@ -280,9 +280,9 @@ class GenerationDrift(Detector, Trick):  # type: ignore[misc]  # (Lightning has 
     log_keys = GENERATIONS
     identity = ("sample",)
     state_form = watch_form(
-        real=form.maybe(form.tensor),
+        real=form.none_or(form.tensor),
         batch=form.anything,
-        best=form.many(_BEST, 2),
+        best=form.list_of(_BEST, 2),
         optional={"first_loss": _BEST},
     )
 

@@ -278,7 +278,7 @@ class RepresentationCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightni
 
     log_keys = REPRESENTATION
     identity = ("layer",)
-    state_form = watch_form(sums=_rows_form, optional={"first_size": form.named(form.number)})
+    state_form = watch_form(sums=_rows_form, optional={"first_size": form.dict_of(form.number)})
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     """
 
     log_keys = TRAINING_DOCTOR + FINDINGS
-    state_form = watch_form(**FORMS, losses=form.many(form.measured), culprit=form.text, optional=OPTIONAL_FORMS)
+    state_form = watch_form(**FORMS, losses=form.list_of(form.measured), culprit=form.text, optional=OPTIONAL_FORMS)
 
     def __init__(
         self, every_n_steps: int | None = None, action: Action = "warn", reference_batch: bool = False

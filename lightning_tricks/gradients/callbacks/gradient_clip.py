@@ -27,9 +27,9 @@ from lightning_tricks.optimizer_step.gradient_writer import make_skipping_safe
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.publishing.publish import Cadence
 
-_STATE = form.named(form.anything)  # (the rule knows more: ``numerics.state.fitting``)
+_STATE = form.dict_of(form.anything)  # (the rule knows more: ``numerics.state.fitting``)
 _CLIPPER = form.record(
-    {"rule": form.text, "parts": form.many(form.text), "rule_state": _STATE, "statistics": _STATE}, more=True
+    {"rule": form.text, "parts": form.list_of(form.text), "rule_state": _STATE, "statistics": _STATE}, more=True
 )
 
 
@@ -94,7 +94,7 @@ class GradientClip(Trick):
 
     log_keys = CLIP
     identity = ("groups",)
-    state_form = staticmethod(form.named(_CLIPPER))
+    state_form = staticmethod(form.dict_of(_CLIPPER))
     in_dry_run = True
     also_called: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("max_norm", "clip_val", "gradient_clip_val", "max_grad_norm", "clip_norm", "norm"), "rule={}"),
@@ -222,7 +222,7 @@ class GradientClip(Trick):
 
     def _heed_nonfinite(self, run: TrainingRun, page: Page, clipper: Clipper, norms: Tensor, total: Tensor) -> None:
         """Do as ``nonfinite=`` says."""
-        known, scaled = host.at_hand(total), run.loss_scale.active
+        known, scaled = host.value_on_host(total), run.loss_scale.active
         if known is not None and math.isfinite(known) and not scaled:
             clipper.watch.note_finite()
             return

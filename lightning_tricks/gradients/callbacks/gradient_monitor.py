@@ -100,7 +100,9 @@ class GradientMonitor(Trick):
     # (what the averages hold is checked by ``numerics.state.fitting``, which knows the rule)
     state_form = staticmethod(
         form.record(
-            {"noise": form.maybe(form.named(form.anything))}, more=True, optional={"layers": form.named(WORST_FORM)}
+            {"noise": form.none_or(form.dict_of(form.anything))},
+            more=True,
+            optional={"layers": form.dict_of(WORST_FORM)},
         )
     )
 

@@ -58,7 +58,7 @@ class FP32Islands(Trick):
 
     identity = ("modules",)
 
-    state_form = staticmethod(form.record({"found": form.many(form.text)}, more=True))
+    state_form = staticmethod(form.record({"found": form.list_of(form.text)}, more=True))
 
     def __init__(self, modules: list[str]) -> None:
         self.modules = IslandsSpec(modules).modules

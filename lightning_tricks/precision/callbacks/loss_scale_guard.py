@@ -88,8 +88,8 @@ class LossScaleGuard(Trick):
     state_form = staticmethod(
         form.record(
             {
-                "counts": form.many(form.record(dict.fromkeys(("version", "consecutive", "skipped"), form.whole))),
-                "fallback": form.maybe(form.one_of("bf16", "fp32")),
+                "counts": form.list_of(form.record(dict.fromkeys(("version", "consecutive", "skipped"), form.count))),
+                "fallback": form.none_or(form.one_of("bf16", "fp32")),
             },
             more=True,
         )

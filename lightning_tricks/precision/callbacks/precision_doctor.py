@@ -28,7 +28,7 @@ from lightning_tricks.publishing.worst_series import WorstSeries
 
 _INITIAL_SCALE = 65536.0  # of a GradScaler
 _FINDING = form.record(
-    {**dict.fromkeys(("kind", "module", "text", "advice"), form.text), "step": form.step, "times": form.whole}
+    {**dict.fromkeys(("kind", "module", "text", "advice"), form.text), "step": form.step, "times": form.count}
 )
 
 
@@ -90,7 +90,9 @@ class PrecisionDoctor(Trick):
     log_keys = LOSS_SCALE + DOCTOR
     observer = True
     state_form = staticmethod(
-        form.record({"findings": form.many(_FINDING), "looks": form.whole}, more=True, optional={"modules": WORST_FORM})
+        form.record(
+            {"findings": form.list_of(_FINDING), "looks": form.count}, more=True, optional={"modules": WORST_FORM}
+        )
     )
 
     def __init__(self, every_n_steps: int | None = None, modules: list[str] | None = None) -> None:
