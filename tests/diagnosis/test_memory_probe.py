@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_tricks import MemoryDoctor
 from lightning_tricks.detection.causes import Cause
@@ -61,7 +62,8 @@ def test_the_holder_is_named_and_another_process_where_this_one_has_none() -> No
 def test_memory_without_a_holder_names_the_commonest_tensors() -> None:
     probe, judge = made()
     probe.growths = {"": Growth("", "memory", True, 1e6, 0.0, 1e9, full_after=50.0)}
-    assert any("the commonest live tensors are" in reason for reason in probe.explain(["kept"], {}, judge)[1])
+    alive = [torch.zeros(100) for _ in range(5)]
+    assert alive and any("the commonest live tensors are" in reason for reason in probe.explain(["kept"], {}, judge)[1])
 
 
 def test_what_grows_is_told_once_and_an_alarm_not_at_all() -> None:
