@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lightning_tricks.detection.causes import Cause, Hint, kind_of
 from lightning_tricks.detection.judge import MOST_POINTS
-from lightning_tricks.diagnosis import findings, loss_curve
+from lightning_tricks.diagnosis import findings, loss_curve, loss_rises, no_progress
 from lightning_tricks.diagnosis.findings import Finding
 from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.numerics import form
@@ -179,7 +179,7 @@ class Course:
         if loss_curve.in_balance(self.start, self.checks):
             return False
         high = now.median > self.limit and not self.harder()
-        if not high and not loss_curve.relapse(self.start, self.checks):
+        if not high and not loss_rises.relapse(self.start, self.checks):
             return False
         before = self.checks[max(0, len(self.checks) - rise - _BEFORE) : len(self.checks) - rise]
         rates = [c.rate for c in before if math.isfinite(c.rate)]
@@ -202,9 +202,9 @@ class Course:
         """
         plan = plan or Plan()
         start, now = self.start, self.checks[-1]
-        lost = values["_vanishing"] and not loss_curve.has_learned(start, self.checks)
+        lost = values["_vanishing"] and not no_progress.has_learned(start, self.checks)
         # (a loss that was 0 from the start has nothing behind it)
-        finished = (now.median == 0.0 and start != 0) or (self.felt and loss_curve.at_floor(start, self.checks))
+        finished = (now.median == 0.0 and start != 0) or (self.felt and no_progress.at_floor(start, self.checks))
         bad = {
             "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
@@ -212,15 +212,15 @@ class Course:
             "idle": self.felt
             and not findings.solved(self.checks, start)
             and (
-                loss_curve.ran_out(self.checks, plan.updates)
-                or loss_curve.never_moves(start, self.checks, plan.updates)
-                or loss_curve.never_warms_up(self.checks, plan.base_rate, plan.updates)
+                no_progress.ran_out(self.checks, plan.updates)
+                or no_progress.never_moves(start, self.checks, plan.updates)
+                or no_progress.never_warms_up(self.checks, plan.base_rate, plan.updates)
             ),
-            "evaluation": curves and loss_curve.fails_in_eval_mode(start, self.checks),
-            "shrinkage": plan.decay >= MOST_DECAY or (curves and loss_curve.shrinking(start, self.checks)),
-            "blow-up": curves and loss_curve.blow_up(self.early, self.checks) is not None,
+            "evaluation": curves and loss_rises.fails_in_eval_mode(start, self.checks),
+            "shrinkage": plan.decay >= MOST_DECAY or (curves and no_progress.shrinking(start, self.checks)),
+            "blow-up": curves and loss_rises.blow_up(self.early, self.checks) is not None,
         }
-        margin = loss_curve.divergence(self.early, self.checks) if curves else math.nan
+        margin = loss_rises.divergence(self.early, self.checks) if curves else math.nan
         return {"finite": values["_finite"], "divergence": margin, **{n: 1.0 - float(bool(b)) for n, b in bad.items()}}
 
     # -- what was noticed ---------------------------------------------------------------------------------------------

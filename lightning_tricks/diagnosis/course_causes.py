@@ -9,7 +9,9 @@ from functools import cached_property
 
 from lightning_tricks.detection.causes import Cause, Explained
 from lightning_tricks.diagnosis.course import MOST_DECAY
-from lightning_tricks.diagnosis.loss_curve import Check, beginning, blow_up, bottomless, largest_early, wasting_away
+from lightning_tricks.diagnosis.loss_curve import Check, beginning, largest_early
+from lightning_tricks.diagnosis.loss_rises import blow_up, bottomless
+from lightning_tricks.diagnosis.no_progress import wasting_away
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""When a training stands still, or weights shrink: from rates, updates and losses. Numbers in, alarms out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from lightning_tricks.diagnosis.loss_curve import Check
+
+_RESOLUTION = 2**-24  # of float32, half of the distance to the next number
+_SAME_LOSS = 1e-4  # of it: weights that move within float32's resolution change a loss by less
+_GONE = 1e-4  # of the largest learning rate
+_NO_EFFECT = 0.01  # of the weights, by all updates of a run together
+_SHRUNK = 0.3  # of the norm that the weights began with
+
+
+def has_learned(start: float, checks: Sequence[Check], share: float = 0.1) -> bool:
+    """Whether the loss has ever been below its beginning by a tenth of it.
+
+    >>> has_learned(2.0, [Check(10, 1.5, 1.5)]), has_learned(2.0, [Check(10, 1.9, 1.9)])
+    (True, False)
+    """
+    known = [c.median for c in checks if math.isfinite(c.median)]
+    return bool(known) and start - min(known) > share * abs(start)
+
+
+def at_floor(start: float, checks: Sequence[Check]) -> bool:
+    """Whether there is nothing more to learn where gradients are exactly 0: the loss is 0, or fell and is at its best.
+
+    As a triplet or hinge loss is 0 once every margin is kept.
+
+    >>> at_floor(0.2, [Check(10, 0.1, 0.1), Check(20, 0.0, 0.0)]), at_floor(0.2, [Check(10, 0.2, 0.2)])
+    (True, False)
+    """
+    known = [c.median for c in checks if math.isfinite(c.median)]
+    if not known:
+        return False
+    near = 0.05 * (start - min(known))
+    return known[-1] == 0.0 or (has_learned(start, checks) and known[-1] <= min(known) + near)
+
+
+def shrinking(start: float, checks: Sequence[Check], count: int = 5) -> bool:
+    """Whether the weights shrink to nothing and take the network along: below 30 %, still falling, and loss no better.
+
+    Weights that a normalisation makes free of scale shrink to an equilibrium, where they stay, and the loss falls.
+
+    Args:
+        start: the loss before training.
+        checks: the checks so far.
+        count: checks over which the weights must have fallen by 5 % each; at under 1 % they need not fall any more.
+
+    >>> shrinking(2.3, [Check(i, 2.3, 2.3, weights=0.8**i) for i in range(9)])
+    True
+    >>> shrinking(2.3, [Check(i, 2.3, 2.3, weights=max(0.2, 0.8**i)) for i in range(20)])
+    False
+    """
+    known = [c for c in checks if math.isfinite(c.weights) and math.isfinite(c.median)]
+    if len(known) <= count or known[-1].weights > _SHRUNK:
+        return False
+    last = known[-count - 1 :]
+    falls = all(b.weights < 0.95 * a.weights for a, b in pairwise(last)) or known[-1].weights < 0.01
+    improved = known[-1].median < last[0].median - 0.02 * abs(start) or known[-1].median < 0.5 * start
+    return falls and not improved
+
+
+def ran_out(checks: Sequence[Check], total: int) -> bool:
+    """Whether the learning rate is gone in the first half of a run: a ten-thousandth of its largest, or of no effect.
+
+    No effect: it does not rise, and updates are smaller than float32 can add to most of the weights, while the loss on
+    the first batch stays the same. In a mixture most experts may rest while the others learn.
+
+    A schedule that was meant for epochs and is called at each update does this; one that ends at 0 does not, nor do
+    restarts, which are that low for a few updates only.
+
+    Args:
+        checks: the checks so far.
+        total: updates of the whole run.
+
+    >>> fallen = [Check(10 * i + 10, 2.3, 2.3, rate=0.1 * 0.1**i) for i in range(9)]
+    >>> ran_out(fallen, 1000), ran_out(fallen, 100)
+    (True, False)
+    """
+    rates = [c.rate for c in checks if math.isfinite(c.rate)]
+    if not rates or checks[-1].step > 0.5 * total:
+        return False
+    ratios = [c.ratio for c in checks[-2:] if math.isfinite(c.ratio)]
+    fixed = [c.fixed for c in checks[-2:] if math.isfinite(c.fixed)]
+    moved = len(fixed) == 2 and abs(fixed[1] - fixed[0]) > _SAME_LOSS * abs(fixed[0])
+    lost = len(ratios) == 2 and max(ratios) < _RESOLUTION and rates[-1] <= min(rates) and not moved
+    return lost or rates[-1] < _GONE * max(rates)
+
+
+def never_warms_up(checks: Sequence[Check], base: float, total: int, count: int = 5) -> bool:
+    """Whether a run is at 40 % and its rate, which rises steadily, at under a twentieth of what a warm-up leads to.
+
+    Args:
+        checks: the checks so far.
+        base: the rate that schedulers multiply, ``initial_lr``; NaN where there is none.
+        total: updates of the whole run.
+        count: checks in a row at which the rate has risen.
+
+    >>> slow = [Check(10 * i + 10, 4.0, 4.0, rate=1e-6 * (i + 1)) for i in range(45)]
+    >>> never_warms_up(slow, 1e-2, 1000), never_warms_up(slow, 1e-4, 1000), never_warms_up(slow[:20], 1e-2, 1000)
+    (True, False, False)
+    """
+    rates = [c.rate for c in checks if math.isfinite(c.rate)]
+    if len(rates) <= count or not total or checks[-1].step < 0.4 * total or not rates[-1] < 0.05 * base:
+        return False
+    return all(b > a for a, b in pairwise(rates[-count - 1 :])) and rates[-1] >= max(rates)
+
+
+def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 8) -> bool:
+    """Whether all updates of a run together would change the weights by less than a hundredth, and nothing is learned.
+
+    Nothing: the loss on the first batch stays within 1 %, or where that is not known the loss within 2 %. A warm-up,
+    in which the rate rises, says nothing yet.
+
+    Args:
+        start: the loss before training.
+        checks: the checks so far.
+        total: updates of the whole run.
+        count: checks that are needed.
+
+    >>> still = [Check(10 * i + 10, 0.69, 0.69, rate=1e-8, ratio=1e-7, fixed=0.69) for i in range(9)]
+    >>> never_moves(0.69, still, 1000), never_moves(0.69, [c._replace(ratio=1e-4) for c in still], 1000)
+    (True, False)
+    """
+    known = [c for c in checks if math.isfinite(c.ratio) and math.isfinite(c.rate) and math.isfinite(c.median)]
+    if len(known) < count or not total or known[-1].rate > min(c.rate for c in known[-count:]):
+        return False
+    if max(c.ratio for c in known) * total > _NO_EFFECT:
+        return False
+    fixed = [c.fixed for c in known if math.isfinite(c.fixed)]
+    if len(fixed) > 1:
+        return abs(fixed[-1] - fixed[0]) <= 0.01 * abs(fixed[0])
+    return abs(known[-1].median - start) <= 0.02 * abs(start)
+
+
+def wasting_away(checks: Sequence[Check], count: int = 3) -> bool:
+    """Whether most weights have lost 40 % of their norm and still lose 5 % from check to check.
+
+    >>> [wasting_away([Check(i, 2.3, 2.3, weights=rate**i) for i in range(6)]) for rate in (0.8, 0.99)]
+    [True, False]
+    """
+    weights = [c.weights for c in checks if math.isfinite(c.weights)][-count - 1 :]
+    falls = all(b < 0.95 * a for a, b in pairwise(weights))
+    return len(weights) > count and falls and weights[-1] < 0.6

@@ -1,0 +1,88 @@
+"""Trainings that stand still, and healthy ones that look like them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from lightning_tricks.diagnosis.loss_curve import (
+    Check,
+)
+from lightning_tricks.diagnosis.no_progress import at_floor, never_moves, never_warms_up, ran_out, shrinking
+
+
+def curve(*medians: float, **more: Any) -> list[Check]:
+    """Checks of ten losses each, every ten steps."""
+    return [Check(10 * i + 10, m, m, losses=10, **more) for i, m in enumerate(medians)]
+
+
+def test_a_rate_that_is_gone_early_is_told_from_schedules_that_end_or_begin_low() -> None:
+    def rates(*values: float) -> list[Check]:
+        return [Check(10 * i + 10, 2.3, 2.3, rate=r, ratio=0.1 * r) for i, r in enumerate(values)]
+
+    steps = torch.arange(100) / 100
+    cosine = (0.5 + 0.5 * torch.cos(math.pi * steps)).tolist()
+    restarts = (0.5 + 0.5 * torch.cos(math.pi * (5 * steps % 1))).tolist()
+    rise = [10 ** (-8 + 0.4 * i) for i in range(20)]
+    for schedule in (cosine, restarts, rise, [0.1] * 100, (0.97 ** (100 * steps)).tolist()):
+        bad = [ran_out(rates(*schedule[:n]), 1000) for n in range(1, len(schedule) + 1)]
+        assert not any(a and b and c for a, b, c in zip(bad, bad[1:], bad[2:], strict=False))
+    assert ran_out(rates(0.1, 0.01, 1e-3, 1e-6, 1e-9), 1000)
+    assert ran_out([c._replace(ratio=1e-9, rate=1e-8) for c in rates(0.1, 0.1, 0.1)], 1000), "before the first check"
+    resting = [
+        c._replace(ratio=1e-9, fixed=loss) for c, loss in zip(rates(0.1, 0.1, 0.1), (2.0, 1.8, 1.6), strict=True)
+    ]
+    assert not ran_out(resting, 1000), "most weights rest, as those of experts that are not chosen, and others learn"
+    assert ran_out([c._replace(fixed=2.0) for c in resting], 1000)
+    assert not ran_out(rates(*[math.nan] * 5), 1000) and not ran_out(rates(0.1, 1e-9), 0)
+
+
+def test_no_gradients_at_the_floor_of_the_loss_are_a_success() -> None:
+    assert at_floor(0.2, curve(0.1, 0.02, 0.0)), "every triplet keeps its margin"
+    assert at_floor(0.2, curve(0.0)), "already before training"
+    assert at_floor(1.0, curve(0.5, 0.3, 0.3)), "a floor that is not 0"
+    assert not at_floor(0.2, curve(0.2, 0.2)), "all embeddings are the same: the loss is the margin"
+    assert not at_floor(1.0, curve(0.4, 0.9)) and not at_floor(1.0, [])
+
+
+def test_weights_that_shrink_to_nothing_are_told_from_an_equilibrium() -> None:
+    def weights(*shares: float, loss: float = 2.3) -> list[Check]:
+        return [Check(i, loss, loss, weights=w) for i, w in enumerate(shares)]
+
+    assert shrinking(2.3, weights(*(0.8**i for i in range(12))))
+    assert shrinking(2.3, weights(*([1.0] + [1e-4] * 12))), "they are gone, and fall no more"
+    assert not shrinking(2.3, weights(*(max(0.2, 0.8**i) for i in range(30)))), (
+        "an equilibrium, as of normalised layers"
+    )
+    assert not shrinking(2.3, weights(*(0.8**i for i in range(12)), loss=0.3)), "learned: a sparse network"
+    better = [Check(i, 2.3 - 0.1 * i, 2.3 - 0.1 * i, weights=0.8**i) for i in range(12)]
+    assert not shrinking(2.3, better), "the loss gets better"
+    assert not shrinking(2.3, weights(*(0.9**i for i in range(6)))), "not yet by much"
+
+
+def test_weights_that_a_whole_run_changes_by_less_than_a_hundredth_never_move() -> None:
+    still = [Check(10 * i + 10, 0.7, 0.7, rate=2e-8, ratio=4e-7, fixed=0.7) for i in range(8)]
+    assert never_moves(0.7, still, 1000)
+    assert not never_moves(0.7, still[:7], 1000), "too early"
+    assert not never_moves(0.7, still, 0), "nobody knows how long it will train"
+    assert not never_moves(0.7, still, 10**6), "a long run moves them after all"
+    assert not never_moves(0.7, [c._replace(fixed=0.7 - 0.01 * i) for i, c in enumerate(still)], 1000), "it learns"
+    warm = [c._replace(rate=1e-8 * (i + 1)) for i, c in enumerate(still)]
+    assert not never_moves(0.7, warm, 1000), "the rate rises"
+    unknown = [c._replace(fixed=math.nan) for c in still]
+    assert never_moves(0.7, unknown, 1000)
+    assert not never_moves(0.7, [*unknown[:-1], unknown[-1]._replace(median=0.6)], 1000)
+
+
+def test_a_warm_up_that_is_longer_than_the_run_never_ends() -> None:
+    def rising(n: int, step: float = 1e-6) -> list[Check]:
+        return [Check(10 * i + 10, 4.0, 4.0, rate=step * (i + 1)) for i in range(n)]
+
+    assert never_warms_up(rising(45), 1e-2, 1000)
+    assert not never_warms_up(rising(39), 1e-2, 1000), "the first 40 % of a run"
+    assert not never_warms_up(rising(45, 1e-4), 1e-2, 1000), "it gets there"
+    assert not never_warms_up(rising(45), math.nan, 1000) and not never_warms_up(rising(45), 1e-2, 0)
+    falling = [*rising(45), Check(460, 4.0, 4.0, rate=1e-7)]
+    assert not never_warms_up(falling, 1e-2, 1000), "a decay"
