@@ -1,8 +1,7 @@
 """A module under examination: looks at it in a dry run, and what each tensor of its batch is for.
 
-The experiments of SanityCheck are in ``experiments.py``, ``loss_experiments.py``, ``gradient_flow.py``,
-``partners.py``, ``label_experiments.py`` and ``data_experiments.py``; what they mean is in ``sanity.py``,
-``first_loss.py``, ``one_batch.py`` and ``sanity_data.py``.
+The experiments of SanityCheck are in ``experiments.py``, the files ``*_experiments.py``, ``gradient_flow.py`` and
+``partners.py``; what they mean is in ``sanity.py``, ``first_loss.py``, ``one_batch.py`` and ``sanity_data.py``.
 """
 
 from __future__ import annotations

@@ -12,10 +12,12 @@ from rich.progress import Progress
 from lightning_tricks.diagnosis import (
     data_experiments,
     experiments,
+    future_experiments,
     gradient_flow,
     label_experiments,
     loss_experiments,
     manual_experiments,
+    sample_experiments,
     schedule_experiments,
 )
 from lightning_tricks.diagnosis.attention_masks import masks
@@ -206,7 +208,7 @@ class SanityCheck(Trick):
             asked["modules are in training mode"] = experiments.modes
             asked["learning rate schedule"] = schedule_experiments.schedules
         if self.sample_independence:
-            asked["samples do not leak"] = experiments.sample_independence
+            asked["samples do not leak"] = sample_experiments.sample_independence
             asked["no look into the future"] = _future
             asked["data are shuffled"] = data_experiments.order
             asked["validation data are new"] = data_experiments.validation
@@ -229,7 +231,7 @@ def _inputs(exam: Examination) -> list[Check]:
 
 def _future(exam: Examination) -> list[Check]:
     """Look at what the batch holds first, then at ids that the step makes itself."""
-    found = experiments.future(exam)
+    found = future_experiments.future(exam)
     failed = exam.dry_run.steps.anywhere(any(check.passed is False for check in found))
     return found if failed else _quietly(given_answers, exam) or found
 
