@@ -3,11 +3,12 @@
 A copy that is made before training holds random weights. One that still holds exactly these, well into the run, while
 its original has learned, is of no use to anybody: the call that updates it is missing, its momentum is 1, or it was
 made of another object. Copies of networks that were trained before may be meant to stand still, as those of
-distillation and of preference optimisation are.
+distillation are, and so may those whose name says it: the reference policy of preference optimisation.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics.subset import subset
 
 ASKED_AT = 0.6  # of the run: a target network that is renewed every so many updates was renewed by then
+_STAYS = re.compile(r"(?:^|[._])(?:ref|reference|frozen|fixed|init|initial|prior|anchor|old)(?:$|[._])")
 _SHOWN = 256  # weights of a matrix that are compared
 
 
@@ -64,7 +66,12 @@ def copies(root: nn.Module, trained: set[int]) -> list[Copy]:
     shapes: dict[tuple[Any, ...], list[tuple[str, nn.Module]]] = {}
     for name, module in plain_modules(root).items():
         held = dict(module.named_parameters())
-        if name and any(p.ndim > 1 for p in held.values()) and all(type(p) is nn.Parameter for p in held.values()):
+        if (
+            name
+            and not _STAYS.search(name)
+            and any(p.ndim > 1 for p in held.values())
+            and all(type(p) is nn.Parameter for p in held.values())
+        ):
             shapes.setdefault(tuple((n, p.shape) for n, p in held.items()), []).append((name, module))
     found: list[Copy] = []
     for group in shapes.values():

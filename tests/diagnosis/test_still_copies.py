@@ -108,6 +108,15 @@ def test_the_outermost_copies_are_found_and_nothing_that_an_optimizer_holds() ->
     assert copies(root, set()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "found"), [("teacher", 1), ("target_net", 1), ("refined", 1), ("reference", 0), ("ref", 0), ("old", 0)]
+)
+def test_a_copy_whose_name_says_that_it_stays_may_stay(name: str, found: int) -> None:
+    student = net()
+    root = nn.ModuleDict({"student": student, name: deepcopy(student)})
+    assert len(copies(root, {id(p) for p in student.parameters()})) == found
+
+
 def test_a_layer_that_is_shared_is_no_copy() -> None:
     student = net()
     root = nn.ModuleDict({"student": student, "same": student})
