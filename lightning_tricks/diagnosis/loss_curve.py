@@ -185,8 +185,8 @@ def spiking(losses: Sequence[float], history: Sequence[float], consecutive: int 
 def in_balance(start: float, checks: Sequence[Check]) -> bool:
     """Whether a loss that is a difference of two terms is back at 0, where both agree, as that of energies or critics.
 
-    That is: it began near 0, by a third of how far it has moved, was below 0, and is as near to 0 as single losses are
-    to each other. A likelihood that is lost passes such a narrow place at most by chance.
+    That is: it began near 0, by a third of how far it has moved, was below 0 by more than single losses differ, and is
+    as near to 0 as these are to each other. A likelihood that is lost passes such a narrow place at most by chance.
 
     >>> def curve(*medians):
     ...     return [Check(i, m, m, spread=0.1, losses=10) for i, m in enumerate(medians)]
@@ -196,7 +196,7 @@ def in_balance(start: float, checks: Sequence[Check]) -> bool:
     known = [c for c in checks if math.isfinite(c.median)]
     if len(known) < 2 or not math.isfinite(start):
         return False
-    lowest = min(c.median for c in known)
+    lowest = min((c.median for c in known if c.median < -c.spread), default=0.0)
     near = lowest < 0 and abs(start) <= (max(start, known[-1].median) - lowest) / 3
     return near and abs(known[-1].median) <= 2 * known[-1].spread
 
