@@ -8,12 +8,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_tricks.collapse import posterior, usage
-from lightning_tricks.collapse.metrics import _Moments, _Sums
+from lightning_tricks.collapse.metric_sums import Moments, Sums
 from lightning_tricks.collapse.prediction import entropy, shares
 from lightning_tricks.collapse.representation import rows
 
 
-class _Assignments(_Sums):
+class _Assignments(Sums):
     """Counts of chosen entries, and sums of probabilities."""
 
     votes: Tensor
@@ -154,7 +154,7 @@ class ConditionalEntropy(_Assignments):
         return self.entropy / self.count
 
 
-class ActiveUnits(_Moments):
+class ActiveUnits(Moments):
     """Number of latent dimensions whose posterior mean varies over the data by more than 0.01, in [0, d].
 
     Args:
@@ -184,7 +184,7 @@ class ActiveUnits(_Moments):
         return posterior.active_units(posterior.mean_variance(self.total, self.squares, self.count))
 
 
-class PosteriorKL(_Sums):
+class PosteriorKL(Sums):
     """Mean KL divergence of the posterior ``N(mean, exp(log_variance))`` from ``N(0, I)``, in nats.
 
     Args:

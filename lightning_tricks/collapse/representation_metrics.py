@@ -1,0 +1,314 @@
+"""Measures of embeddings as ``torchmetrics.Metric``: streaming, and on several processes that of all data together."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_tricks.collapse import generation, representation
+from lightning_tricks.collapse.metric_sums import Features, Moments, Sums
+from lightning_tricks.errors import message
+
+
+class _Directions(Sums):
+    """Sums of unit rows."""
+
+    unit_sum: Tensor
+    unit_squares: Tensor
+    nonzero: Tensor
+    count: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = self._count_of("num_features", num_features)
+        self._add("unit_sum", num_features)
+        self._add("unit_squares", num_features)
+        self._add("nonzero")
+        self._add("count")
+
+    def update(self, features: Tensor) -> None:
+        """Add features ``[..., num_features]``."""
+        self._check("features", features, self.num_features)
+        unit, there = representation.unit_rows(features)
+        self.unit_sum += unit.sum(0)
+        self.unit_squares += unit.square().sum(0)
+        self.nonzero += there.sum()
+        self.count += len(unit)
+
+
+class SphereVariance(_Directions):
+    """Variance of the directions of features, in [0, 1]: 0 when all are one vector, or zero.
+
+    ``(m / n) * (1 - ||mean of unit rows||^2)`` over n rows of which m are not zero. It sees complete collapse, which
+    the effective rank of the centred covariance does not, and is blind to dimensional collapse, which that sees.
+
+    Args:
+        num_features: d, size of the last dimension.
+
+    Shape:
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, NaN without samples.
+
+    Example:
+        >>> import torch
+        >>> metric = SphereVariance(2)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 5.0]]))
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+
+    Reference: identity behind the std of Chen and He, "SimSiam", 2020, arXiv:2011.10566.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Return the variance."""
+        return representation.sphere_variance(self.unit_sum, self.nonzero, self.count)
+
+
+class EmbeddingStd(_Directions):
+    """``sqrt(d)`` times the mean std of unit features: about 1 when healthy, 0 for one direction.
+
+    Args:
+        num_features: d, size of the last dimension.
+
+    Shape:
+        ``update(features: [..., d])``; ``compute()`` 0-d float64.
+
+    Example:
+        >>> import torch
+        >>> metric = EmbeddingStd(2)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+        >>> metric.compute().round(decimals=4)
+        tensor(1., dtype=torch.float64)
+
+    Reference: Chen and He, "SimSiam", 2020, arXiv:2011.10566, section 4.1.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Return the std ratio."""
+        return representation.embedding_std(self.unit_sum, self.unit_squares, self.nonzero)
+
+
+class MeanCosine(_Directions):
+    """Mean cosine of all pairs of features: 1 when all point the same way, about 0 when spread.
+
+    Args:
+        num_features: d, size of the last dimension.
+
+    Shape:
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, in [-1, 1], NaN below two samples.
+
+    Example:
+        >>> import torch
+        >>> metric = MeanCosine(2)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        """Return the mean cosine."""
+        return representation.mean_cosine(self.unit_sum, self.nonzero)
+
+
+class DeadDimensions(Moments):
+    """Share of dimensions whose std is below 1 % of the largest, in [0, 1]; 1 when nothing varies.
+
+    Args:
+        num_features: d, size of the last dimension.
+
+    Shape:
+        ``update(features: [..., d])``; ``compute()`` 0-d float64.
+
+    Example:
+        >>> import torch
+        >>> metric = DeadDimensions(2)
+        >>> metric.update(torch.tensor([[1.0, 7.0], [-1.0, 7.0]]))
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+
+    Reference: Bardes et al., "VICReg", 2021, arXiv:2105.04906 (the variance that it keeps up).
+    """
+
+    higher_is_better = False
+
+    def update(self, features: Tensor) -> None:
+        """Add features ``[..., num_features]``."""
+        self._add_rows("features", features)
+
+    def compute(self) -> Tensor:
+        """Return the share."""
+        return representation.dead_dimensions(self.total, self.squares, self.count)
+
+
+class _Covariance(Sums):
+    """Sums of rows and of their outer products: ``d * d`` numbers, however many samples."""
+
+    total: Tensor
+    second: Tensor
+    count: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = self._count_of("num_features", num_features)
+        self._add("total", num_features)
+        self._add("second", num_features, num_features)
+        self._add("count")
+
+    def update(self, features: Tensor) -> None:
+        """Add features ``[..., num_features]``."""
+        self._check("features", features, self.num_features)
+        flat = representation.rows(features)
+        self.total += flat.sum(0)
+        self.second += flat.T @ flat
+        self.count += len(flat)
+
+    def covariance(self) -> Tensor:
+        """Return the centred covariance ``[d, d]``."""
+        return representation.covariance(self.total, self.second, self.count)
+
+
+class EffectiveRank(_Covariance):
+    """How many dimensions features use: RankMe of the centred covariance, in [0, min(d, n - 1)].
+
+    ``exp(-sum p ln p)`` with ``p = sigma / sum sigma`` over the square roots of the eigenvalues. Centred, in float64
+    and with a floor below which eigenvalues are noise: without these three it reads 4.95 for a true 19.9 when the mean
+    is ten times the std. Sampling lowers it: use n >= 4 d, or hold n fixed. A classifier's last layer has a low one
+    when it is healthy (neural collapse).
+
+    Args:
+        num_features: d, size of the last dimension.
+
+    Shape:
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (above 1e-6 of the size).
+
+    Example:
+        >>> import torch
+        >>> metric = EffectiveRank(3)
+        >>> metric.update(torch.cat([torch.eye(3), -torch.eye(3)]))
+        >>> metric.compute().round(decimals=4)
+        tensor(3., dtype=torch.float64)
+
+    Reference: Garrido et al., "RankMe", 2022, arXiv:2210.02885.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Return the rank."""
+        least = representation.rounding(self.second.trace() / self.count.clamp(min=1))
+        return representation.effective_rank(representation.spectrum(self.covariance(), least))
+
+
+class ParticipationRatio(_Covariance):
+    """``(trace C)^2 / ||C||_F^2``: dimensions that share the variance, in [0, d].
+
+    Args:
+        num_features: d, size of the last dimension.
+
+    Shape:
+        ``update(features: [..., d])``; ``compute()`` 0-d float64, 0 when nothing varies (above 1e-6 of the size).
+
+    Example:
+        >>> import torch
+        >>> metric = ParticipationRatio(2)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+
+    Reference: Gao et al., 2017, bioRxiv 214262.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Return the ratio."""
+        return representation.participation_ratio(self.covariance())
+
+
+class Uniformity(Features):
+    """``log mean over pairs of exp(-2 ||a - b||^2)`` of unit features: 0 when all are one, lower when spread.
+
+    Shape:
+        ``update(features: [n, ...])``; ``compute()`` 0-d float64, <= 0.
+
+    Example:
+        >>> import torch
+        >>> metric = Uniformity()
+        >>> metric.update(torch.ones(4, 3))
+        >>> metric.compute().round(decimals=6)
+        tensor(0., dtype=torch.float64)
+
+    Reference: Wang and Isola, 2020, arXiv:2005.10242.
+    """
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        """Return the uniformity."""
+        return representation.uniformity(self._kept("features", 2))
+
+
+class Alignment(Sums):
+    """Mean squared distance of the unit features of two views of the same samples: 0 when equal, at most 4.
+
+    Shape:
+        ``update(one: [n, d], two: [n, d])``; ``compute()`` 0-d float64.
+
+    Example:
+        >>> import torch
+        >>> metric = Alignment()
+        >>> metric.update(torch.eye(2), torch.eye(2).flip(0))
+        >>> metric.compute()
+        tensor(2., dtype=torch.float64)
+
+    Reference: Wang and Isola, 2020, arXiv:2005.10242.
+    """
+
+    higher_is_better = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._add("total")
+        self._add("count")
+
+    def update(self, one: Tensor, two: Tensor) -> None:
+        """Add two views of the same samples."""
+        if one.shape != two.shape:
+            rule = f"the first view has the shape {tuple(one.shape)}"
+            raise ValueError(message("Alignment", "two", tuple(two.shape), rule, "Pass two views of the same samples"))
+        count = len(representation.rows(one))
+        self.total += representation.alignment(one, two) * count
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """Return the mean distance."""
+        return self.total / self.count
+
+
+class VendiScore(Features):
+    """Effective number of different samples: ``exp`` of the entropy of the cosine kernel's eigenvalues, in [1, n].
+
+    Shape:
+        ``update(features: [n, ...])``; ``compute()`` 0-d float64.
+
+    Example:
+        >>> import torch
+        >>> metric = VendiScore()
+        >>> metric.update(torch.eye(3))
+        >>> metric.compute()
+        tensor(3., dtype=torch.float64)
+
+    Reference: Friedman and Dieng, 2022, arXiv:2210.02410.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Return the score."""
+        return generation.vendi_score(self._kept("features", 1))
