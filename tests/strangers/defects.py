@@ -7,6 +7,5 @@ DEFECTS: dict[tuple[str, str], str] = {("torch-geometric CachedLoader", "resume"
 # The same for trainings around modules of packages: (training, test) -> why.
 
 TRAINING_DEFECTS: dict[tuple[str, str], str] = {
-    ("lightly: VICReg without variance", "noticed"): "directions stay apart while the std of the embeddings falls to 0",
     ("zuko: spline flow, sign flipped", "noticed"): "nobody asks whether a loss has a floor",
 }
