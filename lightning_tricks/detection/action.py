@@ -36,9 +36,9 @@ class Rollback:
     alarm the oldest is put back, since a collapse precedes its alarm; the data go on where they are, so the batches of
     the collapse are not seen again. Then the remedy, the first time what fits the cause: nothing more for bad batches,
     a lower rate for all else, with a larger effective batch through accumulation for predictions that collapsed; after
-    that, always both. A run that was never healthy goes back to its start, with a rate that is lowered twice at once,
-    to 0.04 at most, and with no larger batch unless the cause asks for it. The factor holds for torch's schedulers as
-    well, and for rates that a script computes afresh before each step.
+    that, always both. A run that was never healthy goes back to its start: the factor is applied twice at once there,
+    though not below 0.04 unless it is smaller itself, and the batch grows only where the cause asks for it. The factor
+    holds for torch's schedulers as well, and for rates that a script computes afresh before each step.
 
     Args:
         keep: states in the host's memory, >= 1. Each has the size of the model and of its optimizer's state.

@@ -14,7 +14,7 @@ from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.detection.averages import averages, put_averages
 from lightning_tricks.detection.carried import carried, mend_carried
 from lightning_tricks.detection.causes import Cause, Remedy
-from lightning_tricks.detection.training_state import put_training_state, training_state
+from lightning_tricks.detection.training_state import on_host, put_training_state, training_state
 from lightning_tricks.errors import ConflictError, UnsupportedError
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -114,7 +114,7 @@ class RollbackManager:
         trainer = run.trainer
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         kept = averages(trainer.lightning_module, trainer.callbacks)
-        copies = {owner: {n: t.detach().to("cpu", copy=True) for n, t in held.items()} for owner, held in kept.items()}
+        copies = {owner: {name: on_host(t) for name, t in held.items()} for owner, held in kept.items()}
         state = training_state(trainer.lightning_module, trainer.optimizers, scaler)
         return state | {"averages": copies, "carried": carried(trainer.lightning_module)}
 

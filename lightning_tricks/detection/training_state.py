@@ -24,8 +24,8 @@ def training_state(module: nn.Module, optimizers: Iterable[Optimizer], scaler: A
     it: learning rates and other settings of parameter groups, random states, and where the data stand.
     """
     return {
-        "parameters": {name: _on_host(t) for name, t in module.named_parameters()},
-        "buffers": {name: _on_host(t) for name, t in module.named_buffers()},
+        "parameters": {name: on_host(t) for name, t in module.named_parameters()},
+        "buffers": {name: on_host(t) for name, t in module.named_buffers()},
         "optimizers": [_plain_state(optimizer) for optimizer in optimizers],
         "scaler": None if scaler is None else dict(scaler.state_dict()),
     }
@@ -54,14 +54,15 @@ def put_training_state(state: dict[str, Any], module: nn.Module, optimizers: Ite
     gradient_writer.clear(list(module.parameters()))
 
 
-def _on_host(tensor: Tensor) -> Tensor:
+def on_host(tensor: Tensor) -> Tensor:
+    """Return a copy in the host's memory, without a graph."""
     return tensor.detach().to("cpu", copy=True)
 
 
 def _plain_state(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
     members = [p for group in optimizer.param_groups for p in group["params"]]
     return {
-        i: {k: _on_host(v) if isinstance(v, Tensor) else _copied(v) for k, v in optimizer.state[p].items()}
+        i: {k: on_host(v) if isinstance(v, Tensor) else _copied(v) for k, v in optimizer.state[p].items()}
         for i, p in enumerate(members)
         if p in optimizer.state
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from benchmarks import collapse
-from benchmarks.models.scenario import Scenario
+from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
 from benchmarks.models.scenarios import SCENARIOS
+from lightning_tricks.detection.causes import Cause
 
 
 def passes(scenario: Scenario, seed: int, *, to_the_end: bool = True) -> bool:
@@ -61,3 +62,16 @@ def assert_modules_exist(scenario: Scenario, returned: Collection[str] = ()) -> 
         ]
         for name in (n for names in named for n in ([names] if isinstance(names, str) else names)):
             assert name in modules or name in returned
+
+
+def assert_mixed_with_scores(file: ModuleType) -> None:
+    """A file of scenarios has failing and healthy ones of one family, each with a score."""
+    assert 0.4 <= sum(s.failing for s in file.SCENARIOS) / len(file.SCENARIOS) <= 0.6
+    assert all(s.passes is not None for s in file.SCENARIOS)
+    assert {s.family for s in file.SCENARIOS} == {file.FAMILY}
+
+
+def assert_causes_known(scenarios: Iterable[Scenario]) -> None:
+    """Their causes are causes of verdicts or rows of the check before training."""
+    known = {str(c.value) for c in Cause if c.value} | {SANITY + row for row in SANITY_ROWS}
+    assert {cause for s in scenarios for cause in s.causes} <= known

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
+from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import (
     listed_classes,
     listed_generative,
@@ -14,8 +14,13 @@ from benchmarks.models.scenarios import (
     listed_tables,
     listed_updates,
 )
-from lightning_tricks.detection.causes import Cause
-from tests.benchmarks.problems import assert_modules_exist, assert_named_for_development, passes
+from tests.benchmarks.problems import (
+    assert_causes_known,
+    assert_mixed_with_scores,
+    assert_modules_exist,
+    assert_named_for_development,
+    passes,
+)
 
 FILES = (listed_classes, listed_sequences, listed_generative, listed_updates, listed_tables)
 LISTED = [scenario for file in FILES for scenario in file.SCENARIOS]
@@ -37,9 +42,7 @@ def test_half_of_at_least_eighty_scenarios_fail() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 def test_each_file_has_failing_and_healthy_scenarios_with_a_score(file: ModuleType) -> None:
-    assert 0.4 <= sum(s.failing for s in file.SCENARIOS) / len(file.SCENARIOS) <= 0.6
-    assert all(s.passes is not None for s in file.SCENARIOS)
-    assert {s.family for s in file.SCENARIOS} == {file.FAMILY}
+    assert_mixed_with_scores(file)
 
 
 def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> None:
@@ -47,8 +50,7 @@ def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> N
 
 
 def test_their_causes_are_causes_of_verdicts_or_rows_of_the_check_before_training() -> None:
-    known = {str(c.value) for c in Cause if c.value} | {SANITY + row for row in SANITY_ROWS}
-    assert {cause for s in LISTED for cause in s.causes} <= known
+    assert_causes_known(LISTED)
 
 
 @pytest.mark.parametrize("scenario", LISTED, ids=lambda s: s.name)

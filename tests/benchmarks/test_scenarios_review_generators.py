@@ -6,10 +6,15 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks.models.scenario import SANITY, SANITY_ROWS, Scenario
+from benchmarks.models.scenario import Scenario
 from benchmarks.models.scenarios import review_embeddings, review_generators, review_regression
-from lightning_tricks.detection.causes import Cause
-from tests.benchmarks.problems import assert_modules_exist, assert_named_for_development, passes
+from tests.benchmarks.problems import (
+    assert_causes_known,
+    assert_mixed_with_scores,
+    assert_modules_exist,
+    assert_named_for_development,
+    passes,
+)
 
 FILES = (review_regression, review_embeddings, review_generators)
 REVIEWED = [scenario for file in FILES for scenario in file.SCENARIOS]
@@ -34,9 +39,7 @@ def test_half_of_at_least_forty_four_scenarios_fail() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 def test_each_file_has_failing_and_healthy_scenarios_with_a_score(file: ModuleType) -> None:
-    assert 0.4 <= sum(s.failing for s in file.SCENARIOS) / len(file.SCENARIOS) <= 0.6
-    assert all(s.passes is not None for s in file.SCENARIOS)
-    assert {s.family for s in file.SCENARIOS} == {file.FAMILY}
+    assert_mixed_with_scores(file)
 
 
 def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> None:
@@ -44,8 +47,7 @@ def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> N
 
 
 def test_their_causes_are_causes_of_verdicts_or_rows_of_the_check_before_training() -> None:
-    known = {str(c.value) for c in Cause if c.value} | {SANITY + row for row in SANITY_ROWS}
-    assert {cause for s in REVIEWED for cause in s.causes} <= known
+    assert_causes_known(REVIEWED)
 
 
 @pytest.mark.parametrize("scenario", REVIEWED, ids=lambda s: s.name)
