@@ -48,7 +48,7 @@ class KnownSamples:
         prints = fingerprints(inputs[:most])
         before = prints[:0] if self._prints is None else self._prints
         self._prints = torch.cat([prints, before])[:_REMEMBERED]
-        new = torch.stack([torch.isin(prints, before).sum().float(), torch.full_like(prints[0], float(len(prints)))])
+        new = torch.stack([_among(prints, before).sum().float(), torch.full_like(prints[0], float(len(prints)))])
         self._counts = new if self._counts is None else self._counts + new
 
     def take(self, device: torch.device) -> Tensor:
@@ -65,3 +65,16 @@ class KnownSamples:
         """Take up what ``state`` returned; older versions have neither key."""
         held = (state.get("prints"), state.get("known"))
         self._prints, self._counts = (None if t is None else t.to(device) for t in held)
+
+
+def _among(values: Tensor, others: Tensor) -> Tensor:
+    """Return which of some numbers are among others, ``[n]``; NaN is not.
+
+    As ``torch.isin``, which sorts both and takes twice as long.
+    """
+    if not len(others):
+        return torch.zeros_like(values, dtype=torch.bool)
+    # (a NaN, which is not less than anything, would lead the search astray)
+    ordered = others.nan_to_num(torch.finfo(others.dtype).max, torch.inf, -torch.inf).sort().values
+    places = torch.searchsorted(ordered, values).clamp(max=len(others) - 1)
+    return ordered[places] == values

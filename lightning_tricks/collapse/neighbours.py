@@ -30,6 +30,8 @@ def features_of(inputs: Tensor) -> Tensor:
             1, places, torch.ones_like(places).float()
         )
     flat = flat.float().nan_to_num(0.0, 0.0, 0.0)
+    if flat.shape[1] % WIDTH == 0:  # (the same, faster)
+        return flat.reshape(len(flat), WIDTH, -1).mean(2)
     if flat.shape[1] > WIDTH:
         return F.adaptive_avg_pool1d(flat[:, None], WIDTH)[:, 0]
     return F.pad(flat, (0, WIDTH - flat.shape[1]))

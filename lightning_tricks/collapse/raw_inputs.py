@@ -108,6 +108,8 @@ class RawInputs:
         targets: Targets,
         held: Mapping[str, Tensor],
         explained: Tensor,
+        *,
+        wanted: bool = True,
     ) -> dict[str, Tensor]:
         """Return ``inputs``, ``ids`` and ``explained`` of the rows of a batch, and forget its lookups.
 
@@ -117,6 +119,7 @@ class RawInputs:
             targets: what is known of them. Pixels stand for no sample, and none of both is known of them.
             held: rows of earlier batches, whose columns of ids there are to be.
             explained: whether the loss is one of these rows, bool 0-d.
+            wanted: whether anybody asks for the inputs; else nothing is known of them.
         """
         self._watch()
         looked_up, self._looked_up = self._looked_up, []
@@ -124,7 +127,7 @@ class RawInputs:
         width = held["ids"].shape[1] if "ids" in held else ids.shape[1]
         whole = inputs_of(batch)
         self.extent = math.nan if whole is None else whole.numel() / len(whole)
-        inputs = features_beside(rows, None if targets.dense else whole)
+        inputs = features_beside(rows, whole if wanted and not targets.dense else None)
         padded = F.pad(ids, (0, width - ids.shape[1]), value=-1)
         return {"inputs": inputs, "ids": padded, "explained": explained.expand(len(inputs))}
 

@@ -47,6 +47,10 @@ class RecentChecks:
         count = len(self._skills)
         return sum(pair[0] for pair in self._skills) / count, sum(pair[1] for pair in self._skills) / count
 
+    def forget_skills(self) -> None:
+        """Drop both skills of earlier checks, which are not of the last ones any more."""
+        self._skills = []
+
     def grew(self, extent: float) -> bool:
         """Add how many numbers a sample has, and return whether that is more than ever before, for the second time.
 

@@ -48,6 +48,7 @@ REFERENCES = {
 }
 _MEASURES = ("classes", "numbers")  # kinds of targets; of others no skill is known
 SKILLS = 2 * len(_MEASURES) * len(REFERENCES)
+_ABOVE = 0.5  # skill of a network that no trivial learner is far ahead of
 # Rows over all processes that make a skill: with these, 0.2 is four standard errors above none.
 _FEWEST = 64
 
@@ -103,6 +104,20 @@ def best(skills: Sequence[float], kind: str) -> tuple[float, float, float]:
     pairs = [skills[place + step * i : place + step * i + 2] for i in range(len(REFERENCES))]
     found = max(range(len(pairs)), key=lambda i: -1.0 if math.isnan(sum(pairs[i])) else pairs[i][1])
     return pairs[found][0], pairs[found][1], float(found)
+
+
+def may_be_ahead(values: Mapping[str, float], kind: str) -> bool:
+    """Return whether a trivial learner may be far ahead of the network at the next check: else it need not be asked.
+
+    Args:
+        values: of a check, by the names that are logged.
+        kind: of the targets.
+
+    >>> may_be_ahead({"balanced_skill": 0.1}, "classes"), may_be_ahead({"balanced_skill": 0.9}, "classes")
+    (True, False)
+    """
+    measure = {"classes": "balanced_skill", "numbers": "skill"}.get(kind)
+    return measure is not None and not values.get(measure, math.nan) > _ABOVE
 
 
 def _answers(rows: Mapping[str, Tensor], weigh: Callable[[Tensor, Tensor], Tensor], by: Tensor, logits: bool) -> Sums:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import torch
 
+from lightning_tricks.collapse.association import fingerprints
 from lightning_tricks.collapse.known_samples import KnownSamples, inputs_of
 
 CPU = torch.device("cpu")
@@ -63,3 +65,17 @@ def test_what_was_seen_goes_on_after_a_resume() -> None:
     old.load({}, CPU)  # of a version without it
     assert second.take(CPU).tolist() == first.take(CPU).tolist() == [64, 128]
     assert old.take(CPU).tolist() == [0, 0]
+
+
+def test_repeated_samples_and_those_with_a_nan_are_counted_as_numpy_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randint(3, (200, 4), generator=generator).float()
+    whole[::7, 0] = torch.nan
+    known, before, wanted = KnownSamples(), torch.zeros(0), 0
+    for batch in whole.split(32):
+        prints = fingerprints(batch)
+        wanted += int(numpy.isin(prints.numpy(), before.numpy()).sum())
+        before = torch.cat([prints, before])
+        known.see(batch, most=512)
+    assert wanted > 0
+    assert known.take(CPU).tolist() == [wanted, 200]

@@ -305,3 +305,34 @@ def test_a_network_far_behind_a_trivial_learner_is_noticed(
 def test_a_network_that_answers_as_well_is_left_alone(data: Any, make: Any, rate: float) -> None:
     torch.manual_seed(0)
     assert not followed(Answers(make(), rate), data(torch.Generator().manual_seed(0)), 64).alarmed
+
+
+def test_what_a_trivial_learner_makes_of_the_rows_is_asked_until_the_task_is_learned_and_again_after_a_fall(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The comparison is half of a check's cost, and nothing is far ahead of a network that answers well."""
+    torch.manual_seed(0)
+    data = digits(torch.Generator())
+    module, asked = Answers(mlp(64, 10), 3e-3), []
+    detector = PredictionCollapse("logits", "target", every_n_steps=5, action="log", grace=20)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        asked.append(step.trainer.global_step)
+        return answers(*args, **options)
+
+    class Falls(L.Callback):
+        trainer: L.Trainer
+
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            self.trainer = trainer
+            if trainer.global_step == 250:
+                for parameter in module.parameters():
+                    nn.init.zeros_(parameter)
+
+    step = Falls()
+    monkeypatch.setattr("lightning_tricks.collapse.references.answers", counted)
+    loader = DataLoader(TensorDataset(*data), batch_size=64, shuffle=True)
+    trainer([detector, step], max_steps=300, max_epochs=-1).fit(module, loader)
+    early = [at for at in asked if at <= 100]
+    assert early and not [at for at in asked if 100 < at <= 250]
+    assert [at for at in asked if at > 250]
