@@ -33,6 +33,23 @@ def test_one_entry_is_below_the_limits_and_all_of_them_are_not(kind: str) -> Non
     assert not below(kind, statistics(kind, values(one_hot(16), kind)))
 
 
+def drawn(shares: torch.Tensor) -> torch.Tensor:
+    """Rows that are certain of an entry, which is drawn by its share."""
+    choices = torch.multinomial(shares, 1024, replacement=True, generator=torch.Generator().manual_seed(0))
+    return torch.eye(len(shares))[choices]
+
+
+def test_one_code_for_nearly_everything_is_a_collapse_however_many_are_hit_now_and_then() -> None:
+    rest = torch.where(torch.arange(63) < 40, 0.06 / 40, 0.0)
+    found = statistics("codebook", values(drawn(torch.cat([torch.tensor([0.94]), rest])), "codebook"))
+    assert below("codebook", found) == {"balance"}
+
+
+def test_codes_that_are_used_as_words_are_by_zipf_are_healthy() -> None:
+    found = statistics("codebook", values(drawn(1 / (1 + torch.arange(512.0))), "codebook"))
+    assert not below("codebook", found) and found["balance"] > 0.3
+
+
 def test_prototypes_that_are_equally_likely_for_all_inputs_carry_no_information() -> None:
     equal = torch.full((512, 16), 1 / 16)
     assert statistics("prototypes", values(equal, "prototypes"))["information"] < 5e-4
