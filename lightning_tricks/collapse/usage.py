@@ -19,6 +19,8 @@ from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
 from lightning_tricks.numerics.trees import tree_leaves
 
+_FEWEST_OTHERS = 32  # samples
+_FEWEST_ENTRIES = 8  # of few, a handful is not little
 MOST_ENTRIES = 2**20  # a whole number beyond is not the number of an entry
 MOST_ROWS = 2048  # of one forward pass
 MOST_NUMBERS = 2**22  # in the rows of one forward pass
@@ -224,6 +226,27 @@ def capacity_share(found: float, possible: float) -> float:
     return min(1.0, math.log(found) / math.log(possible)) if possible > 1 and found > 1 else 0.0
 
 
+def balance_of_others(perplexity: float, top: float, samples: int, entries: int) -> float:
+    """Return the balance of all entries but the commonest one: 0 for one more, 1 where they are equally likely.
+
+    NaN where too few samples, or entries, are left.
+
+    Args:
+        perplexity: of all entries.
+        top: share of the commonest one.
+        samples: the shares are of.
+        entries: how many there are.
+
+    >>> balance_of_others(4.0, 0.25, 10**6, 4), balance_of_others(2.0, 0.5, 512, 4)
+    (1.0, 0.0)
+    """
+    left = round(samples * (1 - top))
+    if left < _FEWEST_OTHERS or entries < _FEWEST_ENTRIES or not perplexity > 0:
+        return math.nan
+    rest = (math.log(perplexity) + top * math.log(top)) / (1 - top) + math.log(1 - top)
+    return portion(math.exp(rest), expected_perplexity(left, entries - 1))
+
+
 # -- what a detector gathers ------------------------------------------------------------------------------------------
 
 USAGE: tuple[str, ...] = (
@@ -327,6 +350,7 @@ def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
     values["_soft"] = portion(soft, entries)
     values["capacity"] = capacity_share(live, possible) if known else math.nan
     values["balance"] = portion(values["perplexity"], expected_perplexity(samples, entries)) if known else math.nan
+    values["_others"] = balance_of_others(values["perplexity"], values["top_share"], samples, entries)
     if math.isnan(values["conditional_entropy"]):
         del values["conditional_entropy"]
     values["_effective"], values["_given"] = float(samples), given

@@ -32,11 +32,12 @@ class Kind:
 
 
 _CAPACITY = Alarm(below=0.45, gain=0.05, trend=5, patience=1)
-# Codes may be rare, but not all of them: of codebooks far from the data a few answer for nearly everything, while the
-# others are hit now and then. Of the development scenarios' healthy codebooks none is below 0.08 after its grace.
+# Codes may be rare, and one may be the background, but the others are of use: of a codebook far from the data a few
+# answer for all, while more are hit now and then. Of the development scenarios' healthy codebooks none is below 0.06
+# after its grace, and the lowest ones rise.
 _FEW_CODES = Alarm(below=0.06, gain=0.02, trend=5, patience=2)
 KINDS: dict[str, Kind] = {
-    "codebook": Kind({"capacity": _CAPACITY, "balance": _FEW_CODES}, least=0.01, grace=1.5),  # codes spread slowly
+    "codebook": Kind({"capacity": _CAPACITY, "others": _FEW_CODES}, least=0.01, grace=1.5),  # codes spread slowly
     "router": Kind(
         {
             "usage": Alarm(below=0.2, gain=0.02, growth=1.3, trend=5, patience=1),
@@ -87,6 +88,7 @@ def statistics(
         "balance": max(values["balance"], values["_soft"]),
         "starved": max(values["usage"], float(usage.routes(values))),
         "capacity": values["capacity"],
+        "others": values["_others"],
         # of logits the temperature is not known
         "information": information if values["_given"] else math.nan,
     }

@@ -24,10 +24,10 @@ class UsageCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Ca
     The choices of a module are counted over a window: whole numbers, or the largest entry of each row of probabilities
     or logits, which no temperature changes. The number of entries in use is compared with what so many samples show
     when all are equally likely, so that a small window is not evidence against a large codebook. Alarms: a codebook or
-    prototypes whose entries in use carry less than 45 % of the information (6 codes of 64, 16 of 512); a codebook with
-    a perplexity of less than 6 % of its size; a router with less than 20 % of its experts in use, or with a perplexity
-    of less than 10 %; prototypes with equal probabilities for all inputs; a policy that takes one action in all states,
-    or whose entropy vanishes while a known reward does not rise. A policy that is deterministic, but takes different
+    prototypes whose entries in use carry less than 45 % of the information (6 codes of 64, 16 of 512); a codebook of
+    which, beside the commonest code, less than 6 % are in use by perplexity; a router with less than 20 % of its
+    experts in use, or with a perplexity of less than 10 %; prototypes with equal probabilities for all inputs; a policy
+    that takes one action in all states, or whose entropy vanishes while a known reward does not rise. A policy that is deterministic, but takes different
     actions in different states, is healthy.
 
     Args:
