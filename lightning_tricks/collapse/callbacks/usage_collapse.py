@@ -27,8 +27,8 @@ class UsageCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Ca
     prototypes whose entries in use carry less than 45 % of the information (6 codes of 64, 16 of 512); a codebook of
     which, beside the commonest code, less than 6 % are in use by perplexity; a router with less than 20 % of its
     experts in use, or with a perplexity of less than 10 %; prototypes with equal probabilities for all inputs; a policy
-    that takes one action in all states, or whose entropy vanishes while a known reward does not rise. A policy that is deterministic, but takes different
-    actions in different states, is healthy.
+    that takes one action in all states, or whose entropy vanishes while a known reward does not rise. A policy that is
+    deterministic, but takes different actions in different states, is healthy.
 
     Args:
         assignments: name of the module whose output is watched: whole numbers ``[...]``, or probabilities or logits
