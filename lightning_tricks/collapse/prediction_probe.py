@@ -54,7 +54,6 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     "kind": form.one_of(*KINDS),
     "logits": form.flag,
     "highest": form.measured,
-    "compares": form.flag,
     "prints": form.none_or(form.tensor),
     "known": form.none_or(form.tensor),
     "pool": form.list_of(form.list_of(form.measured, 3)),
@@ -63,7 +62,7 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
     ),
     "recent": form.record(
         {"scores": form.list_of(form.measured), "skills": form.list_of(form.list_of(form.measured, 2))},
-        optional={"extents": form.list_of(form.measured, 2)},
+        optional={"extents": form.list_of(form.measured, 2), "compares": form.flag},
     ),
 }
 
@@ -101,7 +100,6 @@ class PredictionProbe(Probe):
         self._recent = RecentChecks()
         self._first_batch = FirstBatch()
         self._classes = ClassCurve()
-        self._compares = True  # whether what a trivial learner makes of the same rows is asked
         self._sequences = False  # whether the network is one for them
         self._search: OutputSearch | None = None  # while the predictions are not known
 
@@ -158,7 +156,7 @@ class PredictionProbe(Probe):
         if self.sums.keys() - {*rows, "part", *RawInputs.NAMES}:  # of a checkpoint of other targets
             self.sums = {}
         explained = explains(rows, loss_of(outputs))
-        rows |= self._inputs.beside(rows, batch, self._targets, self.sums, explained, wanted=self._compares)
+        rows |= self._inputs.beside(rows, batch, self._targets, self.sums, explained, wanted=self._recent.compares)
         width = rows["logits"].shape[1] if "logits" in rows else 1
         most = min(_MOST_TIMES * self.samples, sums.most_rows(width, _FEWEST_ROWS, _MOST_NUMBERS))
         room = most - (len(self.sums["part"]) if "part" in self.sums else 0)
@@ -216,7 +214,7 @@ class PredictionProbe(Probe):
         """Counts over all processes; once also what was seen of the first batch, as a mean over them."""
         vector = self._measured(self.sums, lambda own: over_all(run, own))
         vector = self._first_batch.appended_to(vector, average=partial(averaged, run))
-        answers = references.answers(self.sums, logits=self._targets.logits) if self._compares else {}
+        answers = references.answers(self.sums, logits=self._targets.logits) if self._recent.compares else {}
         extent = torch.full((), self._inputs.extent, device=vector.device)
         total = over_all(run, {"known": self._inputs.known.take(vector.device), "extent": extent, **answers})
         known, extent = total.pop("known"), total.pop("extent")
@@ -246,11 +244,9 @@ class PredictionProbe(Probe):
         evidence = Evidence(both_signs=self._targets.kind == "numbers")
         values["seen_before"] = seen
         network, reference, values["_reference"] = references.best(skills, self._targets.kind)
-        if self._compares:
+        if self._recent.compares:
             values["_by_network"], values["_by_reference"] = self._recent.skills(network, reference)
-        self._compares = references.may_be_ahead(values, self._targets.kind)
-        if not self._compares:
-            self._recent.forget_skills()
+        self._recent.compare(references.may_be_ahead(values, self._targets.kind))
         if shares:
             values["_pooled"] = self._classes.pooled_skill(values)
             values["_minority"] = values["_count"] * (1 - max(self._classes.labelled))
@@ -290,7 +286,6 @@ class PredictionProbe(Probe):
     def rolled_back(self) -> None:
         """What was learnt about the association was of the run that failed."""
         self._evidence, self._recent, self._classes.pool = Evidence().init(), RecentChecks(), []
-        self._compares = True
 
     def state(self) -> dict[str, Any]:
         """The kind of target, what was measured of the first batch, known samples, and the pooled scores."""
@@ -302,7 +297,6 @@ class PredictionProbe(Probe):
             "highest": self._first_batch.highest,
             "evidence": dict(self._evidence),
             "recent": self._recent.state(),
-            "compares": self._compares,
             "pool": [list(part) for part in self._classes.pool],
         }
 
@@ -320,7 +314,6 @@ class PredictionProbe(Probe):
         self._targets = Targets(state.get("kind", KINDS[0]), state.get("logits", False))
         self._evidence = dict(state.get("evidence", Evidence().init()))
         self._recent = RecentChecks(**state.get("recent", {}))
-        self._compares = state.get("compares", True)
         self._first_batch.highest = state.get("highest", 0.0)
         self._classes.pool = [Part(*part) for part in state.get("pool", [])]
         if self.sums:

@@ -19,6 +19,7 @@ class RecentChecks:
         scores: standard scores of earlier checks.
         skills: of the network and of a reference, at earlier checks.
         extents: numbers of a sample, at most before the last check, and at that.
+        compares: whether the next check asks what a reference makes of the same rows.
 
     Example:
         >>> recent = RecentChecks()
@@ -33,7 +34,9 @@ class RecentChecks:
         scores: Sequence[float] = (),
         skills: Sequence[Sequence[float]] = (),
         extents: Sequence[float] = (-math.inf, -math.inf),
+        compares: bool = True,
     ) -> None:
+        self.compares = compares
         self._scores, self._skills, self._extents = list(scores), [list(pair) for pair in skills], tuple(extents)
 
     def score(self, score: float, *, both_signs: bool = False) -> float:
@@ -47,9 +50,11 @@ class RecentChecks:
         count = len(self._skills)
         return sum(pair[0] for pair in self._skills) / count, sum(pair[1] for pair in self._skills) / count
 
-    def forget_skills(self) -> None:
-        """Drop both skills of earlier checks, which are not of the last ones any more."""
-        self._skills = []
+    def compare(self, wanted: bool) -> None:
+        """Say whether the next check compares the network with a reference; else the skills so far are outdated."""
+        self.compares = wanted
+        if not wanted:
+            self._skills = []
 
     def grew(self, extent: float) -> bool:
         """Add how many numbers a sample has, and return whether that is more than ever before, for the second time.
@@ -72,4 +77,5 @@ class RecentChecks:
     def state(self) -> dict[str, Any]:
         """Return the arguments that make the same again."""
         skills = [list(pair) for pair in self._skills]
-        return {"scores": list(self._scores), "skills": skills, "extents": list(self._extents)}
+        own = {"scores": list(self._scores), "skills": skills, "extents": list(self._extents)}
+        return {**own, "compares": self.compares}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tricks.dry_run.objects import ClassRecord, ValueRecord
-from lightning_tricks.dry_run.walk import Place, Walk
+from lightning_tricks.dry_run.places import Place
+from lightning_tricks.dry_run.walk import Walk
 
 _NOT_THE_USERS = frozenset(
     {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_tricks", "numpy"}

@@ -18,10 +18,11 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.dry_run import objects, tensors
+from lightning_tricks.dry_run import memory, objects, tensors
 from lightning_tricks.dry_run.globals import Globals
 from lightning_tricks.dry_run.graphs import Graph, graph_below
-from lightning_tricks.dry_run.walk import Limits, Place, Visit, Walk
+from lightning_tricks.dry_run.places import Limits, Place
+from lightning_tricks.dry_run.walk import Visit, Walk
 from lightning_tricks.numerics.torch_internals import storage_id, without_subclasses
 
 LIMITS = Limits(objects=50_000, seconds=1.0, data_seconds=0.3)
@@ -149,7 +150,7 @@ class HolderWalk(Walk):
     def _visit_for(self, kind: type) -> Visit | None:
         if issubclass(kind, BaseException):
             return self._visit_exception
-        return None if objects.is_bytes(kind) else super()._visit_for(kind)
+        return None if memory.is_bytes(kind) else super()._visit_for(kind)
 
     def _visit_exception(self, place: Place, error: Any, data: bool, trained: bool) -> None:
         """An exception keeps the local variables of the functions that it passed through."""

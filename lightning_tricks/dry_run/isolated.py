@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_tricks.dry_run.places import SHORT
 from lightning_tricks.dry_run.roots import roots_of
 from lightning_tricks.dry_run.snapshot import Snapshot, taken
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, original_step, step_arguments
-from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun

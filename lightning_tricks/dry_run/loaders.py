@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_tricks.dry_run.walk import hidden_state
+from lightning_tricks.dry_run.kinds import hidden_state
 
 # what makes workers; batches do not depend on it, and a dry run loads in this process
 _IN_THIS_PROCESS = {

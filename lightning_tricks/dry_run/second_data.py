@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.dry_run.loaders import second_loader, unrepeatable
+from lightning_tricks.dry_run.places import SHORT
 from lightning_tricks.dry_run.roots import of_loaders
 from lightning_tricks.dry_run.snapshot import taken
-from lightning_tricks.dry_run.walk import SHORT
 from lightning_tricks.errors import TrickError
 from lightning_tricks.lifecycle.lightning_internals import (
     before_batch_transfer,

@@ -20,10 +20,13 @@ import torch
 from lightning_tricks.dry_run import tensors
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.globals import Globals
-from lightning_tricks.dry_run.objects import ArrayRecord, ChecksumRecord, DictRecord, Record, equal_states
+from lightning_tricks.dry_run.memory import ArrayRecord, ChecksumRecord
+from lightning_tricks.dry_run.objects import DictRecord, Record
+from lightning_tricks.dry_run.places import FoundArray, FoundTensor, Limits, Obstacle, Place
 from lightning_tricks.dry_run.roots import Roots
+from lightning_tricks.dry_run.states import equal_states
 from lightning_tricks.dry_run.tensors import CopyOnWrite, StorageRecord
-from lightning_tricks.dry_run.walk import FoundArray, FoundTensor, Limits, Obstacle, Place, Walk
+from lightning_tricks.dry_run.walk import Walk
 from lightning_tricks.errors import NotRestorableError, in_one_line
 from lightning_tricks.numerics.torch_internals import storage_id
 

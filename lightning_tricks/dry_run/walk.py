@@ -12,156 +12,46 @@ they are. An iterable data set is not read by position, so what it holds has to 
 
 from __future__ import annotations
 
-import abc
-import contextvars
-import datetime
-import decimal
-import enum
 import functools
 import io
-import operator
-import pathlib
-import re
-import struct
-import sys
-import threading
 import time
 import types
-import uuid
-import weakref
-import zoneinfo
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sized
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader
 
-from lightning_tricks.dry_run import generators, objects, tensors
+from lightning_tricks.dry_run import generators, memory, objects, tensors
+from lightning_tricks.dry_run.kinds import (
+    LIBRARIES,
+    OURS,
+    VALUE_BASES,
+    VALUES,
+    hidden_state,
+    is_data,
+    is_handle,
+    is_only_read,
+    obstacle,
+    shown,
+)
 from lightning_tricks.dry_run.objects import Record
+from lightning_tricks.dry_run.places import FoundArray, FoundTensor, Limits, Obstacle, Place
+from lightning_tricks.dry_run.states import equal_states
 from lightning_tricks.numerics.torch_internals import children_of, script_parts, without_subclasses
 
-_VALUES: Any = frozenset(
-    {
-        *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), type(NotImplemented)),
-        *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, decimal.Decimal),
-        *(uuid.UUID, re.Pattern, re.Match, type(threading.Lock()), type(threading.RLock()), threading.local),
-        *(types.ModuleType, types.CodeType, types.GetSetDescriptorType),
-        *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType),
-        *(types.ClassMethodDescriptorType, types.GenericAlias, types.UnionType, struct.Struct),
-        *(types.FrameType, types.TracebackType, type({}.keys()), type({}.values()), type({}.items()), memoryview),
-        *(property, staticmethod, classmethod, weakref.ProxyType, weakref.CallableProxyType),
-        *(contextvars.ContextVar, contextvars.Token, zoneinfo.ZoneInfo),
-        *(operator.itemgetter, operator.attrgetter, operator.methodcaller, numpy.dtype, numpy.ufunc),
-        *(torch.device, torch.dtype, torch.layout, torch.memory_format, torch.Size, torch.finfo, torch.iinfo),
-        *(object, type(vars(abc.ABC)["_abc_impl"])),
-    }
-)
 _CACHE = type(functools.lru_cache(lambda: 0))
 _BOUND = (types.BuiltinFunctionType, types.MethodWrapperType)  # of an object in C, which they hold
-_VALUE_BASES: Any = (
-    *(type, enum.Enum, numpy.generic, pathlib.PurePath, int, float, complex, str, bytes, BaseException),
-    weakref.ref,
-)
-
-# held by identity: they belong to a library and are not what a training step changes, or may not be walked
-_LIBRARIES = frozenset({"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "numpy"})
-_HANDLES = (
-    *("logging", "loguru", "rich", "tqdm", "typing", "matplotlib", "PIL", "pandas", "pyarrow", "polars"),
-    *("tokenizers", "sentencepiece", "tiktoken", "regex", "_regex"),
-    *("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "torch.distributed", "torch.autograd"),
-    *("torch.cuda.streams", "torch.cuda.graphs", "torch._C", "torch.profiler", "torch.utils.hooks"),
-)
-_OF_A_RUN = frozenset({"Trainer", "Fabric", "_Loop", "Strategy", "Accelerator", "Profiler", "Precision", "Trick"})
-_OURS = "lightning_tricks"  # hooks of ours on the user's modules take notes in a dry run, which have to stay
 _ITEMS = (list, deque, set)
-_DATA = (Dataset, DataLoader, Sampler)
 _OF_MODULES = frozenset(f".{name}" for name in vars(torch.nn.Module()))  # hooks and parts, most of them empty
 _DICTS = (dict, OrderedDict, set)
 _SKIPPED = {DataLoader: ("_iterator", "_DataLoader__multiprocessing_context")}
 
 
-GENERATOR, ITERATOR = "a generator in progress", "an iterator in progress"  # obstacles that move on by themselves
-
 Visit = Callable[["Place", Any, bool, bool], None]
-
-
-class Place(NamedTuple):
-    """Where an object was found; written out only for a message."""
-
-    parent: Place | None
-    name: str
-
-    @property
-    def root(self) -> str:
-        """The name of the root that it was reached from."""
-        place = self
-        while place.parent is not None:
-            place = place.parent
-        return place.name
-
-    def __str__(self) -> str:
-        parts, place = [], self
-        while place.parent is not None:
-            parts.append(place.name)
-            place = place.parent
-        text = "".join([place.name, *reversed(parts)])
-        return re.sub(r"\._(?:modules|parameters|buffers)\['([^']*)'\]", r".\1", text)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How far a walk goes. Beyond it, a model is refused, and data are held as they are.
-
-    Args:
-        objects: that are looked at, in the model and again in data; empty dicts of modules do not count.
-        seconds: of this thread's work that the model may take, and again data; waiting for other programs is none.
-        items: of a container in data that is still walked.
-        data_seconds: that data may take.
-        data_copied: bytes of arrays of data that are copied, the smallest first.
-        data_read: bytes of larger arrays of data that are read for a checksum.
-    """
-
-    objects: int = 500_000
-    seconds: float = 30.0
-    items: int = 20_000
-    data_seconds: float = 10.0
-    data_copied: int = 2**28
-    data_read: int = 2**32
-
-
-# of a look in the middle of training, of which there may be many
-SHORT = Limits(objects=300_000, seconds=20.0, items=2_000, data_seconds=0.5, data_copied=2**22, data_read=2**24)
-
-
-class Obstacle(NamedTuple):
-    """Something that cannot be put back."""
-
-    place: Place
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.place} is {self.what}"
-
-
-class FoundTensor(NamedTuple):
-    """A tensor and what is known of it."""
-
-    place: Place
-    record: tensors.TensorRecord
-    data: bool
-    trained: bool
-
-
-class FoundArray(NamedTuple):
-    """A numpy array."""
-
-    place: Place
-    array: numpy.ndarray[Any, Any]
-    data: bool
 
 
 class Walk:
@@ -237,19 +127,19 @@ class Walk:
                     visit(place, thing, data, trained)
             except Exception as error:  # (somebody's class may raise wherever it is looked at)
                 if not data:
-                    what = f"a {_shown(kind)} that fails when it is looked at ({type(error).__name__})"
+                    what = f"a {shown(kind)} that fails when it is looked at ({type(error).__name__})"
                     self.obstacles.append(Obstacle(place, what))
         return True
 
     def _push(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        if type(thing) not in _VALUES and id(thing) not in self._seen:
+        if type(thing) not in VALUES and id(thing) not in self._seen:
             (self._data if data else self._model).append((place, thing, data, trained))
 
     # -- what to do with a class ------------------------------------------------------------------------------------
 
     def _visit_for(self, kind: type) -> Visit | None:
         """Return how objects of a class are visited; None for values that cannot change."""
-        if issubclass(kind, _VALUE_BASES):
+        if issubclass(kind, VALUE_BASES):
             return None
         if issubclass(kind, Tensor):
             return self._visit_tensor
@@ -259,8 +149,8 @@ class Walk:
             return None
         if issubclass(kind, numpy.ndarray):
             return self._visit_array
-        if objects.is_bytes(kind):
-            return lambda place, thing, *_: self._record(place, objects.BytesRecord(thing))
+        if memory.is_bytes(kind):
+            return lambda place, thing, *_: self._record(place, memory.BytesRecord(thing))
         if issubclass(kind, (dict, *_ITEMS, tuple, frozenset, types.MappingProxyType)):
             return self._visit_container
         if issubclass(kind, types.FunctionType):
@@ -283,15 +173,15 @@ class Walk:
 
     def _visit_generator(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         if generators.is_generator(thing):
-            self._record(place, objects.GeneratorRecord(thing))
+            self._record(place, memory.GeneratorRecord(thing))
             self._visit_attributes(place, thing, data, trained)
 
     def _visit_object(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         kind = type(thing)  # (``isinstance`` would ask the object for its class: a proxy loads then what it stands for)
         if issubclass(kind, torch.jit.ScriptModule) and script_parts(thing) is not None:
             self._visit_script(place, thing, data, trained)
-        elif issubclass(kind, io.IOBase) and not data and _is_only_read(thing):
-            self._record(place, objects.FileRecord(thing))
+        elif issubclass(kind, io.IOBase) and not data and is_only_read(thing):
+            self._record(place, memory.FileRecord(thing))
         elif (what := obstacle(thing, data=data)) is not None:
             self.obstacles.append(Obstacle(place, what))
         elif hidden_state(kind) is None:
@@ -302,14 +192,14 @@ class Walk:
     def _visit_foreign(self, place: Place, thing: Any) -> None:
         """An object with state outside of Python: fine where it gives it out and takes it back."""
         kind = type(thing)
-        if kind.__module__.split(".")[0] in _LIBRARIES:
+        if kind.__module__.split(".")[0] in LIBRARIES:
             return
         try:
             if not hasattr(kind, "__setstate__"):
                 raise TypeError
-            self._record(place, objects.ProtocolRecord(thing))
+            self._record(place, memory.ProtocolRecord(thing))
         except Exception:
-            self.obstacles.append(Obstacle(place, f"a {_shown(kind)}, whose state is kept outside of Python"))
+            self.obstacles.append(Obstacle(place, f"a {shown(kind)}, whose state is kept outside of Python"))
 
     # -- what is in it ----------------------------------------------------------------------------------------------
 
@@ -318,7 +208,7 @@ class Walk:
 
     def _push_all(self, place: Place, named: list[tuple[str, Any]], data: bool, trained: bool) -> None:
         for name, value in reversed(named):  # (the last one is walked first)
-            if type(value) in _VALUES or id(value) in self._seen:
+            if type(value) in VALUES or id(value) in self._seen:
                 continue
             if name in _OF_MODULES and type(value) in _DICTS and not value:
                 self._seen[id(value)] = value  # (some ten of each module: nothing of them has to wait for its turn)
@@ -353,13 +243,13 @@ class Walk:
                 self._record(Place(place, f".{name}"), _property_record(type(thing), name))
         skipped = next((names for kind, names in _SKIPPED.items() if issubclass(type(thing), kind)), ())
         known = (attributes or {}).items()
-        named = [(f".{n}", v) for n, v in known if type(v) not in _VALUES and n not in skipped]
+        named = [(f".{n}", v) for n, v in known if type(v) not in VALUES and n not in skipped]
         held = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in slots]
         self._push_all(place, [*named, *(h for h in held if not objects.is_missing(h[1]))], data, trained)
 
     def _visit_function(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         """Variables of its closure, default values and attributes; of a library's function nothing."""
-        if (thing.__module__ or "").split(".")[0] in (*_LIBRARIES, _OURS):
+        if (thing.__module__ or "").split(".")[0] in (*LIBRARIES, OURS):
             return
         self.functions[thing] = data and self.functions.get(thing, True)
         held = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *(thing.__closure__ or ())]
@@ -369,7 +259,7 @@ class Walk:
 
     def _visit_cache(self, place: Place, cache: Any, data: bool, trained: bool) -> None:
         """A second call gives what the first one has computed: where that was drawn, it is to be drawn again."""
-        if (cache.__module__ or "").split(".")[0] not in (*_LIBRARIES, _OURS):
+        if (cache.__module__ or "").split(".")[0] not in (*LIBRARIES, OURS):
             self._record(place, objects.CacheRecord(cache))
             self._push_all(place, [(".__wrapped__", cache.__wrapped__)], data, trained)
 
@@ -445,7 +335,7 @@ class _ScriptedRecord:
             self._write(self._value)
 
     def intact(self) -> bool:
-        return objects.equal_states(self._read(), self._value)
+        return equal_states(self._read(), self._value)
 
 
 def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -462,13 +352,13 @@ def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[s
         ['module.noise']
     """
     found: dict[str, Any] = {}
-    for roots, is_data in ((model, False), (data, True)):  # (one after the other: a large model hides none of the data)
+    for roots, in_data in ((model, False), (data, True)):  # (one after the other: a large model hides none of the data)
         walk = Walk()
         for name, root in roots.items():
-            walk.add(name, root, data=is_data)
+            walk.add(name, root, data=in_data)
         walk.run()
         known = {id(owner) for owner in found.values()}
-        records = [(place, r.owner) for place, r in walk.records if isinstance(r, objects.GeneratorRecord)]
+        records = [(place, r.owner) for place, r in walk.records if isinstance(r, memory.GeneratorRecord)]
         found.update({str(place): owner for place, owner in records if id(owner) not in known})
     return found
 
@@ -479,118 +369,9 @@ def _items(container: Any) -> Iterator[tuple[str, Any]]:
         items = dict.items(container) if issubclass(type(container), dict) else container.items()
         for key, value in list(items):
             yield (f"[{key!r}]" if type(key) in (str, int) else "[...]"), value
-            if type(key) not in _VALUES:
+            if type(key) not in VALUES:
                 yield ".keys()", key
     else:
         base: Any = next(b for b in (*_ITEMS, tuple, frozenset) if issubclass(type(container), b))
         for i, value in enumerate(list(base.__iter__(container))):
             yield f"[{i}]", value
-
-
-def is_handle(kind: type) -> bool:
-    """Whether objects of a class are held by identity: loggers, the Trainer, compiled code, handles of libraries.
-
-    >>> is_handle(torch.nn.Linear), is_handle(torch.fx.Graph)
-    (False, True)
-    """
-    if issubclass(kind, (torch.nn.Module, *_DATA)):
-        return False
-    if kind.__module__.startswith((*_HANDLES, _OURS)):
-        return any(kind.__module__ == name or kind.__module__.startswith(f"{name}.") for name in (*_HANDLES, _OURS))
-    return any(
-        (cls.__name__ in _OF_A_RUN and cls.__module__.split(".")[0] in _LIBRARIES)
-        or (cls.__name__ == "Trick" and cls.__module__.startswith(_OURS))
-        for cls in kind.__mro__
-    )
-
-
-def hidden_state(kind: type) -> type | None:
-    """Return the class that gives instances memory which neither their ``__dict__`` nor their slots show.
-
-    A class written in Python is as large as its base, one pointer for each slot, and one each for ``__dict__`` and
-    ``__weakref__``. Whatever is larger keeps something in C.
-
-    >>> hidden_state(torch.nn.Linear), hidden_state(re.Pattern)
-    (None, <class 're.Pattern'>)
-    """
-    for cls in kind.__mro__:
-        if cls.__base__ is None or cls is Tensor:
-            return None
-        declared = cls.__dict__.get("__slots__", ())
-        names = (declared,) if isinstance(declared, str) else tuple(declared)
-        shown = len([n for n in names if n not in ("__dict__", "__weakref__")])
-        shown += ("__dict__" in cls.__dict__) + ("__weakref__" in cls.__dict__)
-        if cls.__basicsize__ - cls.__base__.__basicsize__ > 8 * shown:
-            return cls
-    return None
-
-
-def is_data(kind: type) -> bool:
-    """Whether instances of a class are data that reading leaves as they are; an iterable data set may be used up.
-
-    >>> is_data(Dataset), is_data(IterableDataset)
-    (True, False)
-    """
-    return issubclass(kind, _DATA) and not issubclass(kind, IterableDataset)
-
-
-def obstacle(thing: Any, *, data: bool) -> str | None:
-    """Return what keeps an object from being put back, in words; None when nothing does.
-
-    Args:
-        thing: an object.
-        data: whether it is part of the data, where files and handles are read again by position.
-
-    >>> obstacle(iter([1]), data=True), obstacle([1], data=False)
-    ('an iterator in progress', None)
-    """
-    kind = type(thing)
-    if issubclass(kind, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
-        return GENERATOR
-    if hasattr(kind, "__next__") and hidden_state(kind) is not None and not issubclass(kind, io.IOBase):
-        return ITERATOR
-    if kind.__name__ in ("_SingleProcessDataLoaderIter", "_MultiProcessingDataLoaderIter"):
-        return ITERATOR
-    if data:
-        return None
-    if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
-        return None if thing.closed or thing in _streams() else "an open file"
-    if issubclass(kind, threading.Thread):
-        return "a running thread" if thing.is_alive() else None
-    kinds = {cls.__module__.split(".")[0] + "." + cls.__name__ for cls in kind.__mro__}
-    for name, what in _RESOURCES.items():
-        if name in kinds:
-            return what
-    return None
-
-
-def _is_only_read(file: Any) -> bool:
-    return not file.closed and file.readable() and not file.writable() and file.seekable()
-
-
-def _streams() -> tuple[Any, ...]:
-    return sys.stdout, sys.stderr, sys.stdin
-
-
-def _shown(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-
-
-_RESOURCES = {
-    "torch.SummaryWriter": "a writer of TensorBoard files",
-    "tensorboardX.SummaryWriter": "a writer of TensorBoard files",
-    "lightning.Logger": "a logger, which writes past the Trainer",
-    "pytorch_lightning.Logger": "a logger, which writes past the Trainer",
-    "socket.socket": "a socket",
-    "_socket.socket": "a socket",
-    "subprocess.Popen": "a process",
-    "multiprocessing.BaseProcess": "a process",
-    "multiprocessing.Queue": "a queue between processes",
-    "multiprocessing.SimpleQueue": "a queue between processes",
-    "multiprocessing._ConnectionBase": "a connection to another process",
-    "multiprocessing.Pool": "a pool of processes",
-    "concurrent.Executor": "a pool of threads or processes",
-    "tempfile._TemporaryFileWrapper": "an open file",
-    "queue.SimpleQueue": "a queue between threads",
-    "_queue.SimpleQueue": "a queue between threads",
-}

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_tricks.dry_run import objects
-from lightning_tricks.dry_run.walk import GENERATOR, ITERATOR, SHORT, Walk
+from lightning_tricks.dry_run import memory, objects
+from lightning_tricks.dry_run.kinds import GENERATOR, ITERATOR
+from lightning_tricks.dry_run.places import SHORT
+from lightning_tricks.dry_run.states import equal_states
+from lightning_tricks.dry_run.walk import Walk
 from lightning_tricks.lifecycle.lightning_internals import combined_loader
 from lightning_tricks.lifecycle.trick import of_lightning
 from lightning_tricks.resume.encoding import MOST_ITEMS, NotPlainError, decoded, encoded, filled, without_references
@@ -82,7 +85,7 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
             _add(found, where, record.owner, dict(record.owner), known, spare)
         elif isinstance(record, objects.ItemsRecord):
             found.digests[where] = hash(tuple(map(id, record.owner)))  # (of plain items, the owner's value tells more)
-        elif isinstance(record, objects.ProtocolRecord):
+        elif isinstance(record, memory.ProtocolRecord):
             found.digests[where] = record
     found.lost = [str(o.place) for o in walk.obstacles if o.what in (GENERATOR, ITERATOR)]
     return found
@@ -99,7 +102,7 @@ def changed(before: Held, now: Held) -> tuple[dict[str, dict[str, Any]], list[st
     values: dict[str, dict[str, Any]] = {}
     for place, named in now.values.items():
         old = before.values.get(place, {})
-        new = {name: v for name, v in named.items() if name not in old or not objects.equal_states(old[name], v)}
+        new = {name: v for name, v in named.items() if name not in old or not equal_states(old[name], v)}
         if new:
             values[place] = {name: without_references(value) for name, value in new.items()}
     flags = {name: flag for name, flag in now.flags.items() if before.flags.get(name, flag) is not flag}
@@ -199,7 +202,7 @@ def _hidden(kind: type) -> frozenset[str]:
 
 def _differs(before: Held, place: str, digest: Any) -> bool:
     old = before.digests.get(place)
-    if isinstance(old, objects.ProtocolRecord):
+    if isinstance(old, memory.ProtocolRecord):
         return not old.intact()
     return place in before.digests and old != digest
 

@@ -24,9 +24,9 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 from torch.utils.tensorboard import SummaryWriter
 
+from lightning_tricks.dry_run.places import Limits
 from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.snapshot import Snapshot
-from lightning_tricks.dry_run.walk import Limits
 from lightning_tricks.errors import NotRestorableError
 from tests.dry_run.problems import picture
 

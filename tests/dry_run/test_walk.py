@@ -1,25 +1,13 @@
 from __future__ import annotations
 
-import functools
-import logging
 import random
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
-from lightning_tricks import DeadUnits
-from lightning_tricks.dry_run.walk import Limits, Place, Walk, held_generators, hidden_state, is_handle
-
-
-def test_places_read_as_the_user_would_write_them() -> None:
-    module = nn.Sequential(nn.Linear(1, 1))
-    module.table = {"a": [torch.ones(1)]}  # type: ignore[assignment]
-    walk = Walk()
-    walk.add("module", module)
-    walk.run()
-    assert [str(found.place) for found in walk.tensors] == ["module.0.weight", "module.0.bias", "module.table['a'][0]"]
+from lightning_tricks.dry_run.places import Limits
+from lightning_tricks.dry_run.walk import Walk, held_generators
 
 
 def test_everything_is_seen_once_also_in_a_circle() -> None:
@@ -101,37 +89,3 @@ def test_generators_wherever_they_are() -> None:
         "module.rngs['noise'][0]",
         "0.dataset.rng",
     ]
-
-
-@pytest.mark.parametrize(
-    ("thing", "handle"),
-    [
-        (logging.getLogger("x"), True),
-        (torch.fx.Graph(), True),
-        (DeadUnits(), True),
-        (nn.Linear(1, 1), False),
-        (torch.optim.SGD([torch.ones(1)]), False),
-        (torch.amp.GradScaler("cpu"), False),
-        (torch.cuda.amp.GradScaler, False),
-    ],
-)
-def test_handles_are_held_and_not_walked(thing: Any, handle: bool) -> None:
-    assert is_handle(thing if isinstance(thing, type) else type(thing)) is handle
-
-
-def test_memory_outside_of_python_is_told_by_the_size_of_the_class() -> None:
-    class Plain:
-        pass
-
-    class Slotted(Plain):
-        __slots__ = ("a", "b")
-
-    class OfC(functools.partial):  # type: ignore[type-arg]
-        pass
-
-    assert hidden_state(Plain) is hidden_state(Slotted) is hidden_state(nn.LSTM) is None
-    assert hidden_state(OfC) is functools.partial
-
-
-def test_a_place_says_its_root() -> None:
-    assert Place(Place(Place(None, "callback X"), ".a"), "[0]").root == "callback X"

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_tricks.dry_run.objects import equal_states
+from lightning_tricks.dry_run.states import equal_states
 from lightning_tricks.resume.differences import difference, digest, digests, leaves, merged
 from lightning_tricks.resume.state import random_state
 from tests.laws.strategies import law
