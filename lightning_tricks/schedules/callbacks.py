@@ -94,7 +94,8 @@ class LRSchedule(Trick):
 
     Logs:
         - ``schedule/lr``: rate of the first parameter group at logged steps.
-        - ``schedule/lr/<group>``: of each group when there are several.
+        - ``schedule/lr/<group>``: of each group when there are several; of more than five the first, the last, and
+          three evenly between.
         - ``schedule/momentum``, ``schedule/weight_decay``: of the first group, where they are scheduled.
         - with several optimizers all have ``/optimizer<index>`` behind their first part.
 
