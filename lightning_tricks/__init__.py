@@ -47,6 +47,7 @@ from lightning_tricks.detection.action import AlarmError, Rollback
 from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.diagnosis.callbacks import MemoryDoctor, SanityCheck, TrainingDoctor
 from lightning_tricks.errors import ConflictError, NonFiniteError, TrickError, UnsupportedError
+from lightning_tricks.errors import nearest as _nearest
 from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
@@ -174,7 +175,9 @@ _MOVED = {
 def __getattr__(name: str) -> object:
     """Return a name that has moved, with a DeprecationWarning that has the new place."""
     if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        near = _nearest(name, (*__all__, "decays", "functional", "metrics"), 0.7)
+        hint = f". Did you mean {near!r}?" if near else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     place = _MOVED[name]
     text = f"lightning_tricks.{name} is {place.__name__}.{name} now; the old name will be removed in 0.3."
     _warnings.warn(text, DeprecationWarning, stacklevel=2)

@@ -215,11 +215,11 @@ def is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of ``names`` most like ``name``, for a misspelt one; None when nothing is near.
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the one of ``names`` most like ``name``, for a misspelt one; None when none reaches ``cutoff``, of 0 to 1.
 
     >>> nearest("encodr.weight", ["encoder.weight", "head.bias"])
     'encoder.weight'
     """
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return found[0] if found else None

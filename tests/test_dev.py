@@ -69,6 +69,19 @@ def test_the_first_run_installs_with_the_constraints_and_the_second_does_not(dev
     assert not Path(newest(dev).lock).exists()
 
 
+def test_what_executes_notebooks_is_added_to_the_environment_of_the_tests(dev: Any, monkeypatch: Any) -> None:
+    calls = Commands()
+    monkeypatch.setattr(dev.subprocess, "call", calls)
+    assert dev.main(["lint"]) == 0 and dev.main(["test", "--notebooks", "-k", "x"]) == 0
+    install = next(c for c in calls.seen if c[-1] == ".[notebooks,test]")
+    lines = Path(install[install.index("-c") + 1]).read_text().splitlines()
+    for name in ("constraints.txt", "constraints-notebooks.txt"):
+        wanted = [line for line in (ROOT / "requirements" / name).read_text().splitlines() if "==" in line[:60]]
+        assert {line for line in wanted if not line.startswith("#")} <= set(lines)
+    assert calls.seen[-1][-2:] == ["-k", "x"] and "--notebooks" not in calls.seen[-1]
+    assert sum("venv" in command for command in calls.seen) == 1, "nothing is made anew"
+
+
 @pytest.mark.parametrize("changed", [CONSTRAINTS[0], "pyproject.toml", "python"])
 def test_a_change_of_what_it_depends_on_makes_it_anew(dev: Any, changed: str, monkeypatch: Any) -> None:
     calls = Commands()

@@ -42,3 +42,14 @@ def test_the_modules_that_hold_more_names_are_there_after_the_import() -> None:
 def test_a_name_that_never_was_there_is_none_of_them() -> None:
     with pytest.raises(AttributeError, match="module 'lightning_tricks' has no attribute 'Nonsense'"):
         lt.Nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("LrFinder", "LRFinder"), ("GradientClipping", "GradientClip")])
+def test_a_misspelt_name_is_told_the_right_one(wrong: str, right: str) -> None:
+    with pytest.raises(AttributeError, match=f"no attribute '{wrong}'. Did you mean '{right}'"):
+        getattr(lt, wrong)
+
+
+def test_a_name_that_is_like_none_gets_no_suggestion() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'EarlyStop'$"):
+        lt.EarlyStop  # noqa: B018

@@ -38,7 +38,7 @@ class Summary(Stages):
         if parts is not None:
             prefix = self._watch.announcer.prefix(run)
             run.publisher.put(run.step, {f"{prefix}/error/{n}": value for n, value in numbers_of(parts).items()})
-            told += parts.sentences()
+            told += parts.sentences(advise=not found)
         run.publisher.log_text(run.step, "diagnosis/summary", "\n\n".join(told))
         run.publisher.flush()
 

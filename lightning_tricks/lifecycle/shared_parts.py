@@ -7,6 +7,10 @@ from typing import Any, TypeVar
 _Part = TypeVar("_Part")
 
 
+class StopRequest:
+    """Shared once a trick has ended the run: nobody needs to be told that the run was short."""
+
+
 class SharedParts:
     """Parts by their class, and texts that were told; kept until the run closes.
 

@@ -25,7 +25,7 @@ from lightning_tricks.lifecycle.lightning_internals import (
     logs_hyperparameters,
 )
 from lightning_tricks.lifecycle.run_facts import RunFacts
-from lightning_tricks.lifecycle.shared_parts import SharedParts
+from lightning_tricks.lifecycle.shared_parts import SharedParts, StopRequest
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
@@ -63,6 +63,7 @@ class TrainingRun:
 
     def stop_training(self) -> None:
         """Let Lightning end the run after this batch."""
+        self.common.share(StopRequest())
         self.trainer.should_stop = True
 
     @classmethod

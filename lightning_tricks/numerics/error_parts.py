@@ -72,8 +72,11 @@ class ErrorParts:
         # (without validation ``last`` is NaN, which is not above any number)
         return self.bias <= _SOLVED and not self.last / self.start > _SOLVED
 
-    def sentences(self) -> list[str]:
+    def sentences(self, *, advise: bool = True) -> list[str]:
         """Return the parts with their numbers, and what the literature advises for the largest.
+
+        Args:
+            advise: False where the run has a finding, whose remedy comes first and may be the opposite.
 
         >>> ErrorParts(2.3, 0.01, 0.02, 0.02).sentences()[0]
         'The task is solved: of the loss before training, 0.4% is left in training and 0.9% in validation.'
@@ -88,7 +91,7 @@ class ErrorParts:
             "against an attainable 0."
         ]
         if not known:
-            return [*found, f"{_BIAS}."] if self.bias > _LARGE else found
+            return [*found, f"{_BIAS}."] if advise and self.bias > _LARGE else found
         found.append(
             f"Gap to validation (variance): {self.last - self.train:.4g}, {self.variance:.0%} of it; validation was "
             f"best at {self.best:.4g} and ended at {self.last:.4g}."
@@ -97,6 +100,8 @@ class ErrorParts:
             f"Label noise: at most {self.best:.4g}, {self.noise_at_most:.0%} of it; no network has a lower loss on "
             "fresh samples than the noise of their labels allows."
         )
+        if not advise:
+            return found
         if max(self.bias, self.variance) > _LARGE:
             found.append(f"{_BIAS if self.bias >= self.variance else _VARIANCE}.")
         # Wrong labels can be memorised but not predicted: training goes on falling while validation stays high. Only
@@ -106,7 +111,10 @@ class ErrorParts:
 
 
 def error_parts(start: float, train: float, validation: Sequence[float] = ()) -> ErrorParts | None:
-    """Return the parts; None where they have no meaning: losses that are not finite, negative, or 0 at the beginning.
+    """Return the parts; None where they have no meaning.
+
+    That is so for losses that are not finite, negative, or 0 at the beginning, and for a training that ended above the
+    loss it began with: nothing was fitted, so no share of the error is left to divide.
 
     Args:
         start: loss before training.
@@ -118,6 +126,6 @@ def error_parts(start: float, train: float, validation: Sequence[float] = ()) ->
     """
     known = [v for v in validation if math.isfinite(v)]
     numbers = [start, train, *known]
-    if not all(map(math.isfinite, numbers)) or min(numbers) < 0 or start <= 0:
+    if not all(map(math.isfinite, numbers)) or min(numbers) < 0 or start <= 0 or train > start:
         return None
     return ErrorParts(start, train, *((min(known), known[-1]) if known else ()))

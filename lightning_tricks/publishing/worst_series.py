@@ -52,12 +52,12 @@ class WorstSeries:
 
     @classmethod
     def of_share(cls, parts: int) -> WorstSeries:
-        """Return the choice for one of several optimizers, which share the places.
+        """Return the choice for one of several optimizers, which share the places; each has one at least.
 
         >>> WorstSeries.of_share(2).most
-        3
+        2
         """
-        return cls(-(-_MOST // parts), -(-_SPARE // parts))
+        return cls(max(1, _MOST // parts), max(1, _SPARE // parts))
 
     def after(self, names: Sequence[str], values: Sequence[float]) -> WorstSeries:
         """Return the choice after one more logged step.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_tricks.diagnosis.findings import ranked
-from lightning_tricks.numerics.error_parts import ErrorParts
+from lightning_tricks.numerics.error_parts import error_parts
 from lightning_tricks.publishing.events import events
 from lightning_tricks.report.about import about
 from lightning_tricks.report.advice import advice
@@ -108,7 +108,7 @@ def story(logs: Logs, other: Logs | None = None) -> list[Block]:
         *results(logs),
         *([] if other is None else comparison(logs, other, name_of(logs), name_of(other))),
         *_next(logs, conclusion),
-        *_error(logs),
+        *_error(logs, healthy=conclusion.level not in ("bad", "warning")),
         *about(logs),
         *timeline(logs, happened),
         *pictures(logs, happened),
@@ -151,16 +151,16 @@ def not_yet_done(step: str, tricks: Sequence[str]) -> str:
     return f"{words} at a lower threshold" if name[1] == "GradientClip" else words
 
 
-def _error(logs: Logs) -> list[Block]:
+def _error(logs: Logs, *, healthy: bool) -> list[Block]:
     """Where the error comes from, where the doctor logged the losses at the end."""
     prefix = "diagnosis/training_doctor/error/"
     values = {k.removeprefix(prefix): p[-1][1] for k, p in logs.scalars.items() if k.startswith(prefix) and p}
-    # (``not >``: NaN has no parts either)
-    if not values.get("initial", 0.0) > 0 or "training" not in values:
-        return []
     best, last = (values.get(name, math.nan) for name in ("validation_best", "validation"))
-    parts = ErrorParts(values["initial"], values["training"], best, last)
-    return [Heading("Where the error comes from"), Bullets(tuple(parts.sentences()))]
+    validation = [v for v in (best, last) if math.isfinite(v)]
+    parts = error_parts(values.get("initial", math.nan), values.get("training", math.nan), validation)
+    if parts is None:
+        return []
+    return [Heading("Where the error comes from"), Bullets(tuple(parts.sentences(advise=healthy)))]
 
 
 def _numbers(logs: Logs) -> list[Block]:

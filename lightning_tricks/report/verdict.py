@@ -23,8 +23,11 @@ def noticed(texts: Sequence[str]) -> list[Finding]:
     """Return the findings and the verdicts among texts of the log, each once; a verdict is as sure as an alarm."""
     found: dict[str, Finding] = {}
     for text in texts:
-        if (finding := Finding.from_text(text)) is not None:
-            found.setdefault(text, finding)
+        # (a summary has a paragraph for each finding, which begins with who tells it, and others that are none)
+        for part in text.split("\n\n"):
+            told = part.removeprefix("TrainingDoctor: ")
+            if (finding := Finding.from_text(told)) is not None:
+                found.setdefault(told, finding)
         for line in re.findall(r"^.*Try: .+$", text, re.M):
             cause = re.match(r"\w+: (.+?) since step", line)
             remedy = line.split("Try: ", 1)[1].rstrip(".")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 from lightning_tricks.lifecycle.horizon import bounds, time_progress
 from lightning_tricks.lifecycle.lightning_internals import callback_metrics
 from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.shared_parts import StopRequest
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.arguments import holds_arguments
@@ -94,7 +95,8 @@ class LRSchedule(Trick):
 
     Logs:
         - ``schedule/lr``: rate of the first parameter group at logged steps.
-        - ``schedule/lr/<group>``: of each group when there are several.
+        - ``schedule/lr/<group>``: of each group when there are several; of more than five the first, the last, and
+          three evenly between.
         - ``schedule/momentum``, ``schedule/weight_decay``: of the first group, where they are scheduled.
         - with several optimizers all have ``/optimizer<index>`` behind their first part.
 
@@ -333,8 +335,8 @@ class LRSchedule(Trick):
         """Say how far the curve got, if not to its end."""
         if self._plateau is not None:
             self._take(shown_what_came_late(self._plateau, run.trainer, strict=True))
-        # (a trial is not meant to reach the end, and data without a length have shown none)
-        if run.trainer.fast_dev_run or self._horizon.inferring:
+        # (neither a trial nor a run that an alarm stopped is meant to reach the end; data without a length showed none)
+        if run.trainer.fast_dev_run or run.common.shared(StopRequest) or self._horizon.inferring:
             return
         for view in run.views:
             track = self._horizon.tracks[view.index]

@@ -13,6 +13,8 @@ from lightning_tricks.schedules.plan import Track
 from lightning_tricks.schedules.position import Position
 from lightning_tricks.schedules.spec import ScheduleSpec
 
+_MOST_CURVES = 5  # of single groups, that one chart can show and a reader can distinguish
+
 
 def momentum_at(momentum: tuple[float, float], lr_fraction: float) -> float:
     """Return the momentum, which falls while the rate rises: ``low_rate + (high_rate - low_rate) * lr_fraction``.
@@ -108,6 +110,20 @@ def _put_momentum(group: dict[str, Any], value: float) -> None:
         group["betas"] = (value, *group["betas"][1:])
 
 
+def shown_groups(number: int) -> list[int]:
+    """Return the indices of the groups whose rates are logged: all, or of many the first, the last, and some between.
+
+    Decay by layer has a group for every parameter, in the order of depth, and all of them follow one curve. The choice
+    depends on the number alone, so that curves keep their names.
+
+    >>> shown_groups(3), shown_groups(57)
+    ([0, 1, 2], [0, 14, 28, 42, 56])
+    """
+    if number <= _MOST_CURVES:
+        return list(range(number))
+    return [round(i * (number - 1) / (_MOST_CURVES - 1)) for i in range(_MOST_CURVES)]
+
+
 def logged_values(spec: ScheduleSpec, groups: Sequence[dict[str, Any]], suffix: str) -> dict[str, float | Tensor]:
     """Return the values that an update uses, by log key.
 
@@ -122,8 +138,8 @@ def logged_values(spec: ScheduleSpec, groups: Sequence[dict[str, Any]], suffix: 
     """
     values = {f"schedule/lr{suffix}": groups[0]["lr"]}
     if len(groups) > 1:
-        names = [str(group.get("name", f"group{j}")) for j, group in enumerate(groups)]
-        values |= {f"schedule/lr{suffix}/{n}": g["lr"] for n, g in zip(names, groups, strict=True)}
+        names = {j: str(groups[j].get("name", f"group{j}")) for j in shown_groups(len(groups))}
+        values |= {f"schedule/lr{suffix}/{name}": groups[j]["lr"] for j, name in names.items()}
     if spec.momentum is not None:
         first = groups[0]
         values[f"schedule/momentum{suffix}"] = float(first["momentum"] if "momentum" in first else first["betas"][0])

@@ -16,7 +16,15 @@ def test_the_parts_are_shares_of_the_loss_before_training() -> None:
 
 @pytest.mark.parametrize(
     ("start", "train", "validation"),
-    [(math.nan, 1.0, []), (1.0, math.inf, []), (-1.0, -2.0, []), (0.0, 0.0, []), (1.0, 0.5, [-0.5])],
+    [
+        (math.nan, 1.0, []),
+        (1.0, math.inf, []),
+        (-1.0, -2.0, []),
+        (0.0, 0.0, []),
+        (1.0, 0.5, [-0.5]),
+        (0.5, 8e23, [9e16]),
+        (1.4, 1.6, [1.39, 1.42]),
+    ],
 )
 def test_nothing_is_said_where_losses_do_not_tell(start: float, train: float, validation: list[float]) -> None:
     assert error_parts(start, train, validation) is None
@@ -44,6 +52,13 @@ def test_label_noise_is_a_bound_and_advice_only_where_the_network_memorised() ->
     assert any("Label noise: at most 1.2, 52%" in s for s in memorised)
     assert "arXiv:1911.00068" in memorised[-1]
     assert "arXiv:1911.00068" not in ErrorParts(2.3, 1.1, 1.2, 1.2).sentences()[-1]
+
+
+def test_beside_a_finding_the_parts_are_numbers_without_advice() -> None:
+    for parts in (ErrorParts(2.3, 1.5), ErrorParts(2.3, 1.5, 1.6, 1.6), ErrorParts(2.3, 0.05, 1.2, 2.0)):
+        said, bare = parts.sentences(), parts.sentences(advise=False)
+        assert bare == said[: len(bare)] and len(bare) < len(said)
+        assert not any("larger part" in s or "arXiv" in s for s in bare)
 
 
 def test_a_task_is_not_solved_while_validation_is_far_off() -> None:

@@ -308,7 +308,7 @@ def test_a_bf16_run_on_a_cpu_is_told_nothing_that_lightning_does_not_say_itself(
 def test_islands_in_a_float32_run_say_that_they_have_nothing_to_do(caplog: Any) -> None:
     with caplog.at_level("INFO"):
         fit(Classifier(), [FP32Islands(["net*"])], n=16)
-    assert "FP32Islands: this run computes in 32-true, so that it has nothing to do." in caplog.text
+    assert "FP32Islands: this run computes in 32-true, so it has nothing to do." in caplog.text
 
 
 def test_polluted_buffers_are_named() -> None:

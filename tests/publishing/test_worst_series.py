@@ -64,4 +64,5 @@ def test_a_restored_choice_goes_on_as_the_one_that_was_saved() -> None:
 
 
 def test_optimizers_share_the_places() -> None:
-    assert [WorstSeries.of_share(n).most for n in (1, 2, 3, 7)] == [5, 3, 2, 1]
+    assert [WorstSeries.of_share(n).most for n in (1, 2, 3, 7)] == [5, 2, 1, 1]
+    assert [WorstSeries.of_share(n).spare for n in (1, 2, 3, 7)] == [2, 1, 1, 1]

@@ -18,6 +18,7 @@ from lightning_tricks import (
     Rollback,
     TrainingDoctor,
 )
+from lightning_tricks.numerics.error_parts import ErrorParts
 from lightning_tricks.report.blocks import Bullets, Conclusion, Heading, Paragraph, Table
 from lightning_tricks.report.logs import Logs, read_logs
 from lightning_tricks.report.page import not_yet_done, story, watch, write_report
@@ -143,6 +144,30 @@ def test_where_the_error_comes_from(values: dict[str, float], words: str) -> Non
     scalars = {f"diagnosis/training_doctor/error/{name}": [(9, value)] for name, value in values.items()}
     shown = texts(story(Logs(Path("run"), scalars)))
     assert "Where the error comes from" in shown and words in shown
+
+
+def error_of(**values: float) -> dict[str, Any]:
+    return {f"diagnosis/training_doctor/error/{name}": [(9, value)] for name, value in values.items()}
+
+
+def test_a_training_that_blew_up_has_no_parts_of_an_error() -> None:
+    shown = texts(story(Logs(Path("run"), error_of(initial=0.5, training=8e23))))
+    assert "Where the error" not in shown and "larger network" not in shown
+
+
+def test_beside_an_alarm_the_parts_of_the_error_advise_nothing_of_their_own() -> None:
+    verdict = "TrainingDoctor: vanishing gradients since step 3 (seen at step 9): x. Try: fewer layers."
+    logs = Logs(Path("run"), error_of(initial=2.3, training=1.5), texts={"diagnosis/x/verdict": [(9, verdict)]})
+    shown = texts(story(logs))
+    assert "Training error (bias): 1.5" in shown and "larger network" not in shown
+
+
+def test_what_to_change_has_steps_of_findings_and_nothing_else_of_a_summary() -> None:
+    finding = "TrainingDoctor: plateau (step 2, confidence 90%): flat. Next: raise the rate; use momentum."
+    summary = "\n\n".join([finding, *ErrorParts(2.3, 1.5, 1.6, 1.7).sentences()])
+    logs = Logs(Path("run"), {"train/loss": [(0, 1.0)]}, texts={"diagnosis/summary": [(9, summary)]})
+    steps = next(b for b in story(logs) if isinstance(b, Bullets)).items
+    assert steps == ("Raise the rate.", "Use momentum.")
 
 
 def test_without_losses_nothing_is_said_about_the_error() -> None:

@@ -16,6 +16,7 @@ from lightning_tricks import (
     GradientClip,
     LRSchedule,
     Plateau,
+    TrainingDoctor,
     TrickError,
     TrickWarning,
     UnsupportedError,
@@ -631,3 +632,12 @@ def test_groups_that_are_unfrozen_in_mid_run_follow_the_curve_from_their_first_u
     curve = [1 - i / 12 for i in range(12)]
     assert [r[0] for r in rates] == pytest.approx(curve)
     assert [r[1] for r in rates[3:]] == pytest.approx([0.1 * c for c in curve[3:]])
+
+
+def test_a_run_that_an_alarm_stopped_is_not_told_that_it_was_short() -> None:
+    doctor = TrainingDoctor(every_n_steps=1, action="stop")
+    module = Classifier(spoil=lambda i, loss: loss * float("nan") if i >= 3 else loss)
+    with pytest.warns(TrickWarning) as caught:
+        t = fit(module, [LRSchedule(), doctor], n=480)
+    assert t.global_step < 60 and doctor.verdict.alarmed
+    assert not any("training ended" in str(w.message) for w in caught)

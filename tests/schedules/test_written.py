@@ -11,7 +11,7 @@ from lightning_tricks.schedules.course import Course
 from lightning_tricks.schedules.groups import GroupPlan, KnownGroup
 from lightning_tricks.schedules.plan import Track, whole_curve
 from lightning_tricks.schedules.position import Position
-from lightning_tricks.schedules.written import logged_values, momentum_at, weight_decay_at, write_groups
+from lightning_tricks.schedules.written import logged_values, momentum_at, shown_groups, weight_decay_at, write_groups
 
 
 def write(
@@ -69,3 +69,13 @@ def test_what_is_logged_names_the_optimizer_and_the_groups_behind_it() -> None:
         "schedule/lr/group0",
         "schedule/lr/head",
     }
+
+
+def test_of_many_groups_few_rates_are_logged_and_the_ends_are_among_them() -> None:
+    groups = [{"lr": 0.1 * 0.9**i} for i in range(57)]
+    keys = list(logged_values(LRSchedule().spec, groups, ""))
+    assert keys[0] == "schedule/lr" and len(keys) == 6
+    assert keys[1] == "schedule/lr/group0" and keys[-1] == "schedule/lr/group56"
+    for number in range(2, 200):
+        shown = shown_groups(number)
+        assert len(set(shown)) == min(number, 5) and shown == sorted(shown) and (shown[0], shown[-1]) == (0, number - 1)

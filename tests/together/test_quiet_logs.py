@@ -104,6 +104,39 @@ class Forecaster(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
+class LayerwiseDecay(Forecaster):
+    """A group for every parameter, as fine-tuning has them."""
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": [p], "lr": 1e-3 * 0.9**i} for i, p in enumerate(self.parameters())]
+        return torch.optim.AdamW(groups)
+
+
+class ThreeOptimizers(L.LightningModule):
+    """Three networks that are trained by hand, with a validation loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.nets = nn.ModuleList(mlp() for _ in range(3))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        for name, net, optimizer in zip("abc", self.nets, self.optimizers(), strict=True):
+            loss = nn.functional.cross_entropy(net(x), y)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.log(f"{name}/loss", loss)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("val/loss", nn.functional.cross_entropy(self.nets[0](x), y))
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.AdamW(net.parameters(), lr=1e-3) for net in self.nets]
+
+
 def list_of_the_readme() -> list[Any]:
     return [
         SanityCheck(),
@@ -130,12 +163,18 @@ ALWAYS = {("forecasting transformer", "README"), ("residual network", "README")}
 
 def keys_of(model: str, tricks: list[Any], **arguments: Any) -> set[str]:
     torch.manual_seed(0)
+    forecasts = model == "forecasting transformer"
+    return keys_of_module(Forecaster(MODELS[model](), forecasts=forecasts), tricks, **arguments)
+
+
+def keys_of_module(
+    module: L.LightningModule, tricks: list[Any], *, validates: bool = False, **arguments: Any
+) -> set[str]:
     generator = torch.Generator().manual_seed(0)
     rows = TensorDataset(torch.randn(64, 6, 8, generator=generator), torch.randint(4, (64,), generator=generator))
     memory = Memory()
     t = trainer(tricks, logger=memory, max_epochs=3, **arguments)
-    forecasts = model == "forecasting transformer"
-    t.fit(Forecaster(MODELS[model](), forecasts=forecasts), DataLoader(rows, 16, shuffle=True))
+    t.fit(module, DataLoader(rows, 16, shuffle=True), DataLoader(rows, 16) if validates else None)
     return {key for _, row in memory.rows for key in row}
 
 
@@ -170,3 +209,19 @@ def test_per_layer_values_are_there_on_request() -> None:
     parameters = len(list(MeanOfTransformer(2).parameters()))
     assert len([key for key in keys if key.startswith("grad/norm/")]) == parameters
     assert len([key for key in keys if key.startswith("amp/headroom/")]) > 10
+
+
+def test_a_group_for_every_parameter_adds_five_curves_and_no_more() -> None:
+    module = LayerwiseDecay(MODELS["forecasting transformer"](), forecasts=True)
+    assert len(module.configure_optimizers().param_groups) > 100
+    keys = keys_of_module(module, list_of_the_readme())
+    assert len([key for key in keys if key.startswith("schedule/lr/")]) == 5
+    assert len(keys) <= MOST, sorted(keys)
+
+
+def test_three_optimizers_stay_below_forty_keys_too() -> None:
+    unfit = (LRFinder, GradientAccumulation)  # (they refuse manual optimization by name)
+    tricks = [trick for trick in list_of_the_readme() if not isinstance(trick, unfit)]
+    keys = keys_of_module(ThreeOptimizers(), tricks, validates=True)
+    assert {f"grad/norm/optimizer{i}" for i in range(3)} <= keys
+    assert len(keys) <= MOST, sorted(keys)

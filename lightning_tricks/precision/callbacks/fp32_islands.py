@@ -107,7 +107,7 @@ class FP32Islands(Trick):
         precision = precision_of(trainer)
         refuse_half_weights(precision, self.modules)
         if precision in ("32-true", "64-true"):
-            rank_zero_info(f"FP32Islands: this run computes in {precision}, so that it has nothing to do.")
+            rank_zero_info(f"FP32Islands: this run computes in {precision}, so it has nothing to do.")
         chosen = named_islands(pl_module, self.modules, self._found)
         self._islands, self._names = Islands(trainer.strategy.root_device.type), list(chosen)
         for name, module in chosen.items():
