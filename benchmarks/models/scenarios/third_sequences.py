@@ -312,10 +312,12 @@ class Sentiment(Example):
         h = self.lstm(self.embed(x))[0]
         return self.fc(h[:, -1] if self.at_the_end else h[torch.arange(len(x)), lengths - 1])
 
-    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch[0], batch[2]), batch[1])
+    def training_step(self, batch: Data, batch_idx: int) -> dict[str, Tensor]:
+        x, labels, lengths = batch
+        logits = self(x, lengths)
+        loss = F.cross_entropy(logits, labels)
         self.log("loss", loss)
-        return loss
+        return {"loss": loss, "logits": logits, "labels": labels}
 
     def validation_step(self, batch: Data, batch_idx: int) -> None:
         self.log("val_loss", F.cross_entropy(self(batch[0], batch[2]), batch[1]))
@@ -326,7 +328,7 @@ def reviews(seed: int, at_the_end: bool) -> Training:
     train, new = padded(3000, 507, 100), padded(400, 508, 100)
     score = lambda m: (m(new[0], new[2]).argmax(1) == new[1]).float().mean()  # noqa: E731
     make = lambda: Sentiment(at_the_end).use(train, new, 32)  # noqa: E731
-    return trained(seed, make, score, predicting("fc", units=False), 200)
+    return trained(seed, make, score, predicting("logits", "labels", units=False), 200)
 
 
 class Bag(Sentiment):
@@ -347,7 +349,7 @@ def reindexed(seed: int) -> Training:
     numbers = F.pad(torch.randperm(40, generator=seeded(513)) + 1, (1, 0))
     other = (numbers[x], y, lengths)
     score = lambda m: (m(other[0], other[2]).argmax(1) == other[1]).float().mean()  # noqa: E731
-    return trained(seed, lambda: Bag().use(train, other, 32), score, predicting("fc", units=False), 300)
+    return trained(seed, lambda: Bag().use(train, other, 32), score, predicting("logits", "labels", units=False), 300)
 
 
 # -- the adding problem -----------------------------------------------------------------------------------------------

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.models import trainings as t
-from benchmarks.models.retold import COLLAPSE, STILL, UNITS, Detectors, Example, embedding, predicting, probed, trained
+from benchmarks.models.retold import (
+    COLLAPSE,
+    DOCTOR,
+    STILL,
+    UNITS,
+    Detectors,
+    Example,
+    embedding,
+    predicting,
+    probed,
+    trained,
+)
 from benchmarks.models.scenario import Scenario, failing, healthy
 from benchmarks.models.scripts import seeded
 from benchmarks.models.trainings import Training
@@ -157,7 +168,7 @@ def patients(seed: int, censored: bool) -> Training:
         first = (time[:, None] < time) & (died[:, None] > 0)
         return ((m(a)[:, None] > m(a)) & first).sum() / first.sum()
 
-    return trained(seed, lambda: DeepSurv(censored).use(train, (), 64), score, UNITS, 300)
+    return trained(seed, lambda: DeepSurv(censored).use(train, (), 64), score, DOCTOR, 300)
 
 
 # -- Keras: graph attention -------------------------------------------------------------------------------------------
