@@ -51,7 +51,7 @@ class TrainingRun:
         self.clock = StepClock()
         self.publisher = Publisher(lambda: self.trainer.loggers, lambda: logged_by_the_user(self.trainer))
         self.writer = GradientWriter()
-        self.rate = RateRequest(self._schedulers)
+        self.rate = RateRequest(lambda: _schedulers(self.trainer))
         self.window = WindowRequest()
         self.attempts = Attempts(lambda: self.trainer, self.writer, self.window)
         self.common = SharedParts()
@@ -201,10 +201,6 @@ class TrainingRun:
         self.window.begin_batch(self.trainer, batch_idx)
         self.publisher.deliver()
 
-    def _schedulers(self) -> list[Any]:
-        known = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        return known + schedulers_kept(self.trainer.lightning_module)
-
     def rolled_back(self) -> None:
         """Weights and optimizers are those of an earlier step: nothing of the steps after it counts any more."""
         self.attempts.forget()
@@ -253,6 +249,12 @@ class TrainingRun:
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})
         self.writer.release(view)
+
+
+def _schedulers(trainer: Any) -> list[Any]:
+    """Return the schedulers of a Trainer, and those that its module keeps for itself."""
+    known = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return known + schedulers_kept(trainer.lightning_module)
 
 
 def _hyperparameters(trainer: Any, tricks: Iterable[Member]) -> dict[str, Any]:

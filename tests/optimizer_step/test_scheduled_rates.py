@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.optim import lr_scheduler as schedulers
 
 from lightning_tricks.optimizer_step.rate_request import RateRequest
@@ -179,26 +178,6 @@ def test_a_warmup_and_an_abrupt_decay_by_hand_keep_the_factor(at: int, factor: f
 
     plain, scaled = rates(None), rates(factor)
     assert scaled == pytest.approx([rate * (factor if step >= at else 1.0) for step, rate in enumerate(plain)])
-
-
-@pytest.mark.parametrize("tensor", [False, True])
-def test_a_step_that_is_skipped_leaves_a_script_its_own_rates(tensor: bool) -> None:
-    rate = torch.tensor(0.1) if tensor else 0.1
-    optimizer, request = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=rate), RateRequest()
-    group = optimizer.param_groups[0]
-    for height in (0.2, 0.1):  # (somebody writes it)
-        request.hold(0, optimizer)
-        request.release()
-        group["lr"] = rate.fill_(height) if isinstance(rate, Tensor) else height
-    request.hold(0, optimizer)
-    request.release()
-    request.ask(0.5, [optimizer], "rollback")
-    for _ in range(3):  # (a GradScaler calls no step)
-        request.hold(0, optimizer)
-        assert float(group["lr"]) == pytest.approx(0.05)
-    request.release()
-    assert float(group["lr"]) == pytest.approx(0.1)
-    assert not tensor or group["lr"] is rate
 
 
 def test_a_resumed_run_knows_which_rates_hold_the_factor() -> None:
