@@ -116,6 +116,7 @@ class GradientAccumulation(Trick):
                 "rate_factor": form.rate,
                 "open": form.none_or(OPEN_WINDOW),
             },
+            optional={"rate_inside": form.none_or(form.list_of(form.list_of(form.positive)))},
             more=True,
         )
     )
@@ -181,7 +182,7 @@ class GradientAccumulation(Trick):
         self._progress.start(state)
         self._splitter.limit = state.get("limit", self._splitter.limit)
         if "rate_factor" in state and not run.rate.claimed:
-            run.rate.restore(state["rate_factor"], "accumulation")  # the rates in the checkpoint have it already
+            run.rate.restore(state["rate_factor"], "accumulation", state.get("rate_inside"))
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
         self._gradients.drop_apart()
         if self.spec.splits:
@@ -351,7 +352,10 @@ class GradientAccumulation(Trick):
         run = self.live_run
         # On several processes each has a weight of its own, and gradients are not kept in a checkpoint.
         alone = run is not None and run.trainer.world_size == 1
-        return {**self._progress.state_dict(with_open_window=alone), "limit": self._splitter.limit}
+        state = {**self._progress.state_dict(with_open_window=alone), "limit": self._splitter.limit}
+        if run is not None and self.spec.scales_rate:
+            state["rate_inside"] = run.rate.inside()
+        return state
 
 
 def _of_rank_0(trainer: Any, weight: Weight) -> float:

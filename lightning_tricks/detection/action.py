@@ -38,7 +38,8 @@ class Rollback:
     a lower rate for all else, with a larger effective batch through accumulation for predictions that collapsed; after
     that, always both. A run that was never healthy goes back to its start: the factor is applied twice at once there,
     though not below 0.04 unless it is smaller itself, and the batch grows only where the cause asks for it. The factor
-    holds for torch's schedulers as well, and for rates that a script computes afresh before each step.
+    holds for torch's schedulers as well. Where a script or a scheduler of another kind writes the rates, groups hold
+    its own between updates, and the factor is multiplied in while the optimizer steps.
 
     Args:
         keep: states in the host's memory, >= 1. Each has the size of the model and of its optimizer's state.

@@ -56,13 +56,18 @@ def put_averages(saved: Mapping[str, Mapping[str, Tensor]], module: nn.Module, c
 def _held(owner: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Yield what an object holds, and what plain objects among it hold, by name."""
     for key, value in vars(owner).items():
+        path = f"{name}.{key}"
         if isinstance(value, (nn.Module, Mapping, list, tuple)):
-            yield f"{name}.{key}", value
-        elif hasattr(value, "__dict__") and callable(getattr(value, "load_state_dict", None)):
+            yield path, value
+        if isinstance(value, (Mapping, list, tuple)) and not key.startswith("_"):
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            yield from ((f"{path}.{inner}", part) for inner, part in pairs if isinstance(part, nn.Module))
+        elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)) and not key.startswith("_"):
             # (such as ``torch_ema.ExponentialMovingAverage``; a Trainer or an optimizer holds no list of this form)
-            for inner, part in vars(value).items():
-                if isinstance(part, (nn.Module, Mapping, list, tuple)):
-                    yield f"{name}.{key}.{inner}", part
+            known = (
+                (nn.Module, Mapping, list, tuple) if callable(getattr(value, "load_state_dict", None)) else nn.Module
+            )
+            yield from ((f"{path}.{inner}", part) for inner, part in vars(value).items() if isinstance(part, known))
 
 
 def _tensors(value: Any) -> dict[str, Tensor]:

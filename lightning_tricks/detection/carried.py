@@ -7,60 +7,131 @@ be NaN again after the next batch.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.numerics.trees import tree_leaves, tree_map
-
-_HOST = torch.device("cpu")
-_MOST_NUMBERS = 4_000_000  # of an attribute: larger ones are data, and are not copied
+_MOST_NUMBERS = 4_000_000  # of a tensor: larger ones are data, and are not copied
+_MOST_PLACES = 1000  # of a container: longer ones are data as well
+_DEEPEST = 4  # containers and objects within each other
+_OF_LIBRARIES = ("builtins", "datetime", "functools", "lightning", "numpy", "pytorch_lightning", "torch", "weakref")
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def carried(module: nn.Module) -> dict[str, Any]:
-    """Return copies of what modules carry, in the host's memory, by name: tensors, floats, and containers of them.
+    """Return copies of what modules carry, in the host's memory, by name: numbers that are finite, and None.
+
+    Args:
+        module: the LightningModule. Looked at are tensors, arrays and floats in attributes of its modules, also in
+            containers, and in objects whose class is of no library.
 
     >>> net = nn.Identity()
-    >>> net.hidden, net.name = (torch.zeros(1), torch.ones(1)), "small"
+    >>> net.hidden, net.name = (torch.zeros(1), None), "small"
     >>> carried(net)
-    {'hidden': (tensor([0.]), tensor([1.]))}
+    {'hidden.0': tensor([0.]), 'hidden.1': None}
     """
-    return {path: tree_map(_copy, value) for _, _, path, value in _attributes(module) if _finite(value)}
+    found: dict[str, Any] = {}
+    for owner, name, path in _attributes(module):
+        for where, leaf in _leaves(vars(owner)[name], path, 0):
+            if leaf is None or _is_finite(leaf):
+                found[where] = _copy(leaf)
+    return found
 
 
 def mend_carried(saved: Mapping[str, Any], module: nn.Module) -> None:
     """Put back what holds NaN or inf now and did not when it was saved; the rest goes on as it is."""
-    for owner, name, path, value in list(_attributes(module)):
-        if path in saved and not _finite(value):
-            devices = [t.device for t in tree_leaves(value) if isinstance(t, Tensor)]
-            setattr(owner, name, tree_map(partial(_copy, device=devices[0] if devices else _HOST), saved[path]))
+    for owner, name, path in list(_attributes(module)):
+        value = vars(owner)[name]
+        mended = _mended(value, path, saved, 0)
+        if mended is not value:
+            setattr(owner, name, mended)
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, Any]]:
-    """Yield owner, name, path and value of each attribute that consists of floats and tensors."""
+def _attributes(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    """Yield owner, name and path of each attribute of modules that is none of torch's or Lightning's own."""
     for prefix, owner in module.named_modules():
         for name, value in vars(owner).items():
-            # (torch's and Lightning's own begin with an underscore; parameters and buffers lie in dicts among these)
-            if not name.startswith("_") and _is_plain(value):
-                yield owner, name, f"{prefix}.{name}".removeprefix("."), value
+            # (parameters and buffers lie in dicts among torch's own; Lightning's that hold objects begin so as well)
+            if name not in _OF_MODULES and not (name.startswith("_") and _is_object(value)):
+                yield owner, name, f"{prefix}.{name}".removeprefix(".")
 
 
-def _is_plain(value: Any) -> bool:
-    leaves = tree_leaves(value) if isinstance(value, (Tensor, float, list, tuple, dict)) else []
-    numbers = sum(x.numel() for x in leaves if isinstance(x, Tensor))
-    return bool(leaves) and numbers <= _MOST_NUMBERS and all(_is_number(x) for x in leaves)
+def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield key and value of what a container or an object holds; nothing of what is none, or is data."""
+    if isinstance(value, (dict, list, tuple, deque)) and len(value) <= _MOST_PLACES:
+        yield from list(value.items()) if isinstance(value, dict) else enumerate(value)
+    elif _is_object(value) and len(vars(value)) <= _MOST_PLACES:
+        yield from list(vars(value).items())
+
+
+def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if value is None or _is_number(value):
+        yield path, value
+    elif depth < _DEEPEST:
+        for key, part in _parts(value):
+            yield from _leaves(part, f"{path}.{key}", depth + 1)
+
+
+def _mended(value: Any, path: str, saved: Mapping[str, Any], depth: int) -> Any:
+    """Return a value with what was saved in the place of what is not finite; containers and objects are written to."""
+    numbers = [leaf for _, leaf in _leaves(value, path, depth) if leaf is not None]
+    if all(map(_is_finite, numbers)):
+        return value
+    if path in saved and (saved[path] is None or _is_number(value)):  # (None: it has begun since)
+        return _put(saved[path], value)
+    parts = {key: _mended(part, f"{path}.{key}", saved, depth + 1) for key, part in _parts(value)}
+    if isinstance(value, tuple):
+        return type(value)(*parts.values()) if hasattr(value, "_fields") else type(value)(parts.values())
+    if isinstance(value, deque):  # (a window over the last numbers: those that are none leave it)
+        kept = [part for part in parts.values() if not _is_number(part) or _is_finite(part)]
+        value.clear()
+        value.extend(kept)
+    elif isinstance(value, (dict, list)):
+        for key, part in parts.items():
+            value[key] = part
+    elif not _is_number(value):
+        vars(value).update(parts)
+    return value
+
+
+def _is_object(value: Any) -> bool:
+    plain = isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, (type, nn.Module, Tensor))
+    library = type(value).__module__.split(".")[0] in _OF_LIBRARIES
+    return plain and not library and not isinstance(value, (dict, list, tuple, deque)) and not callable(value)
 
 
 def _is_number(leaf: Any) -> bool:
-    return isinstance(leaf, float) or (type(leaf) is Tensor and leaf.is_floating_point() and not leaf.is_sparse)
+    if isinstance(leaf, Tensor):
+        dense = type(leaf) is Tensor and leaf.layout == torch.strided
+        return dense and leaf.is_floating_point() and leaf.numel() <= _MOST_NUMBERS
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype.kind == "f" and leaf.itemsize <= 8 and leaf.size <= _MOST_NUMBERS
+    return isinstance(leaf, float)
 
 
-def _finite(value: Any) -> bool:
-    return all(bool(x.isfinite().all()) if isinstance(x, Tensor) else math.isfinite(x) for x in tree_leaves(value))
+def _is_finite(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return bool(leaf.isfinite().all())
+    return bool(np.isfinite(leaf).all()) if isinstance(leaf, np.ndarray) else math.isfinite(leaf)
 
 
-def _copy(leaf: Any, device: torch.device = _HOST) -> Any:
-    return leaf.detach().to(device, copy=True) if isinstance(leaf, Tensor) else leaf
+def _copy(leaf: Any) -> Any:
+    """Return a copy in the host's memory, of kinds that ``torch.load`` takes by itself."""
+    if isinstance(leaf, Tensor):
+        return leaf.detach().to("cpu", copy=True)
+    if isinstance(leaf, np.ndarray):
+        return torch.from_numpy(leaf.copy())
+    return None if leaf is None else float(leaf)
+
+
+def _put(saved: Any, beside: Any) -> Any:
+    """Return a copy of what was saved, in the form of what it takes the place of."""
+    if not isinstance(saved, Tensor):
+        return saved
+    if isinstance(beside, np.ndarray):
+        return saved.numpy().copy()
+    return saved.to(beside.device if isinstance(beside, Tensor) else "cpu", copy=True)

@@ -19,6 +19,7 @@ from lightning_tricks.errors import ConflictError, UnsupportedError
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form
+from lightning_tricks.optimizer_step.rate_request import RateRequest
 
 _ASKER = "rollback"
 _STRONG = 0.04  # a stronger factor than this is used only where the user asks for it
@@ -30,7 +31,12 @@ _TRAINING = form.record(
         "optimizers": form.list_of(form.record({}, more=True)),
         "scaler": form.none_or(form.dict_of(form.plain)),
     },
-    optional={"averages": form.dict_of(form.dict_of(form.tensor)), "carried": form.dict_of(form.anything)},
+    optional={
+        "inner_optimizers": form.list_of(form.record({}, more=True)),
+        "groups": form.list_of(form.list_of(form.dict_of(form.anything))),
+        "averages": form.dict_of(form.dict_of(form.tensor)),
+        "carried": form.dict_of(form.anything),
+    },
 )
 _KEPT = form.record({"step": form.count, "state": _TRAINING})
 ROLLBACK_STATE = form.record(
@@ -41,7 +47,8 @@ ROLLBACK_STATE = form.record(
         "states": form.list_of(_KEPT),
         "first": form.none_or(_KEPT),
         "content": form.dict_of(form.flag),
-    }
+    },
+    optional={"lr_inside": form.none_or(form.list_of(form.list_of(form.positive)))},
 )
 
 
@@ -61,6 +68,7 @@ class RollbackManager:
         self._first: tuple[int, dict[str, Any]] | None = None
         self._states: list[tuple[int, dict[str, Any]]] = []
         self._healthy: dict[str, bool] = {}
+        self._rate: RateRequest | None = None  # of the run, when there is one
 
     @classmethod
     def join(cls, run: TrainingRun, owner: Trick, config: Rollback, distance: int) -> RollbackManager:
@@ -81,6 +89,7 @@ class RollbackManager:
             other = type(manager.owner).__name__
             text = f"{other} rolls back with {manager.config!r}, and {name} with {config!r}"
             raise ConflictError(f"{text}. Give both the same Rollback, or one of them action='warn'.")
+        manager._rate = run.rate
         manager._healthy.setdefault(owner.state_key, True)  # (a resume has put in what it was)
         return manager
 
@@ -177,6 +186,7 @@ class RollbackManager:
         return {
             "times": self.times,
             "lr_factor": self.lr_factor,
+            "lr_inside": None if self._rate is None else self._rate.inside(),
             "accumulate_factor": self.accumulate_factor,
             "states": [{"step": step, "state": state} for step, state in self._states],
             "first": None if self._first is None else {"step": self._first[0], "state": self._first[1]},
@@ -201,6 +211,6 @@ class RollbackManager:
         self._states = [(kept["step"], kept["state"]) for kept in state["states"]]
         first = state["first"]
         self._first = None if first is None else (first["step"], first["state"])
-        run.rate.restore(self.lr_factor, _ASKER)
+        run.rate.restore(self.lr_factor, _ASKER, state.get("lr_inside"))
         if self.accumulate_factor > 1:
             run.window.ask(self.accumulate_factor)

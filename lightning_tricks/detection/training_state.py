@@ -16,17 +16,29 @@ from torch.optim import Optimizer
 
 from lightning_tricks.optimizer_step import gradient_writer
 
+# what schedules, and people, write into groups
+_SCHEDULED = frozenset(
+    {
+        *("lr", "initial_lr", "max_lr", "min_lr", "swa_lr", "base_lr", "weight_decay", "initial_weight_decay"),
+        *("momentum", "base_momentum", "max_momentum", "betas", "eps", "lr_scale"),
+    }
+)
+
 
 def training_state(module: nn.Module, optimizers: Iterable[Optimizer], scaler: Any) -> dict[str, Any]:
     """Return copies, in the host's memory, of what an update changes: parameters, buffers, optimizers' state, scale.
 
     Plain containers and tensors, to keep, to save in a checkpoint, and to give back with ``put_training_state``. Not in
-    it: learning rates and other settings of parameter groups, random states, and where the data stand.
+    it: learning rates and other settings that schedules write, random states, and where the data stand.
     """
+    optimizers = list(optimizers)
+    inner = [optimizer for optimizer in with_inner(optimizers) if optimizer not in optimizers]
     return {
         "parameters": {name: on_host(t) for name, t in module.named_parameters()},
         "buffers": {name: on_host(t) for name, t in module.named_buffers()},
         "optimizers": [_plain_state(optimizer) for optimizer in optimizers],
+        "inner_optimizers": [_plain_state(optimizer) for optimizer in inner],
+        "groups": [_counters(optimizer) for optimizer in [*optimizers, *inner]],
         "scaler": None if scaler is None else dict(scaler.state_dict()),
     }
 
@@ -47,11 +59,34 @@ def put_training_state(state: dict[str, Any], module: nn.Module, optimizers: Ite
     for name, saved in (state["parameters"] | state["buffers"]).items():
         if name in held:
             held[name].copy_(saved)
-    for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
+    optimizers = list(optimizers)
+    inner = [optimizer for optimizer in with_inner(optimizers) if optimizer not in optimizers]
+    saved_states = [*state["optimizers"], *state.get("inner_optimizers", ())]
+    for optimizer, saved_state in zip([*optimizers, *inner], saved_states, strict=False):
         _put_plain_state(optimizer, saved_state)
+    for optimizer, groups in zip([*optimizers, *inner], state.get("groups", ()), strict=False):
+        _put_counters(optimizer, groups)
     if scaler is not None and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
     gradient_writer.clear(list(module.parameters()))
+
+
+def with_inner(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """Return optimizers and those that they hold, each once: Lookahead and others wrap one that has a state of its own.
+
+    >>> outer, inner = (torch.optim.SGD([torch.zeros(1)], lr=0.1) for _ in range(2))
+    >>> outer.base = inner
+    >>> with_inner([outer]) == [outer, inner]
+    True
+    """
+    found: list[Optimizer] = []
+    waiting = list(optimizers)
+    while waiting:
+        optimizer = waiting.pop(0)
+        if not any(optimizer is known for known in found):
+            found.append(optimizer)
+            waiting += [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
+    return found
 
 
 def on_host(tensor: Tensor) -> Tensor:
@@ -89,6 +124,37 @@ def _put_plain_state(optimizer: Optimizer, saved: dict[int, dict[str, Any]]) -> 
             else:
                 held[name] = _copied(value)
         optimizer.state[p] = held
+
+
+def _counters(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return copies of the numbers in an optimizer's groups, without those that schedules write.
+
+    Many optimizers count their steps there, as those of schedulefree do, or estimate a rate, as Prodigy does.
+    """
+    return [
+        {
+            name: on_host(value) if isinstance(value, Tensor) else value
+            for name, value in group.items()
+            if _counts(name, value)
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+def _put_counters(optimizer: Optimizer, saved: list[dict[str, Any]]) -> None:
+    for group, counters in zip(optimizer.param_groups, saved, strict=False):
+        for name in [n for n, value in group.items() if _counts(n, value) and n not in counters]:
+            del group[name]  # (the first step after the snapshot has made it)
+        for name, value in counters.items():
+            mine = group.get(name)
+            if isinstance(value, Tensor) and isinstance(mine, Tensor) and mine.shape == value.shape:
+                mine.copy_(value)
+            else:
+                group[name] = value.clone() if isinstance(value, Tensor) else value
+
+
+def _counts(name: str, value: Any) -> bool:
+    return name not in _SCHEDULED and (type(value) in (int, float) or isinstance(value, Tensor))
 
 
 def _steps_on_device(optimizer: Optimizer) -> bool:

@@ -29,18 +29,34 @@ def given_answers(exam: Examination) -> list[Check]:
     """Change one place of the ids that are the answers, and look at the outputs before, there and behind."""
     if exam.dry_run.steps.anywhere(not any(call.name in _CLASSES for call in exam.first_calls())):
         return []
-    with_ids, calls, pair = Lookups(), LossCalls(), None
+    with_ids, calls = Lookups(), LossCalls()
+    pairs: list[tuple[int, int]] = []
     # (after some updates: a head that begins at zero shows nothing; asked only where it may be so at the beginning)
     for updates in (0, UPDATES_BEFORE_ASKING):
         with_ids, calls = Lookups(), LossCalls()
         watched(exam, exam.batch, with_ids, calls, updates=updates)
-        pair = answered(with_ids.found, calls.found)
-        if exam.dry_run.steps.anywhere(pair is None):
+        pairs = answered(with_ids.found, calls.found)
+        if exam.dry_run.steps.anywhere(not pairs):
             return []
-    if pair is None:
-        return []
-    at, asked = pair
-    ids = with_ids.found[at]
+    # (an encoder may be given the same ids as its decoder; as many experiments on all processes)
+    chosen = [pairs[0], pairs[-1]] if exam.dry_run.steps.anywhere(len(pairs) > 1) else pairs
+    for at, asked in chosen:
+        found = _copied(exam, with_ids.found[at], at, calls, asked)
+        if found:
+            return found
+    return []
+
+
+def _copied(exam: Examination, ids: Tensor, at: int, calls: LossCalls, asked: int) -> list[Check]:
+    """Change the ids of one lookup, and look at what a call is given.
+
+    Args:
+        exam: the examination.
+        ids: of the lookup.
+        at: its number.
+        calls: of the step as it is.
+        asked: number of the call.
+    """
     for axis in (1, 0):
         if ids.shape[axis] < _LENGTH or ids.shape[1 - axis] < 2:
             continue
@@ -56,14 +72,16 @@ def given_answers(exam: Examination) -> list[Check]:
     return []
 
 
-def answered(lookups: Sequence[Tensor], calls: Sequence[LossCall]) -> tuple[int, int] | None:
-    """Return which lookup has the ids that which call asks for at the same places; None where there is none.
+def answered(lookups: Sequence[Tensor], calls: Sequence[LossCall]) -> list[tuple[int, int]]:
+    """Return which lookups have the ids that which calls ask for at the same places.
 
     >>> ids, logits = torch.arange(16).view(4, 4), torch.zeros(16, 16)
     >>> answered([ids], [LossCall("cross_entropy", logits, ids.flatten())])
-    (0, 0)
+    [(0, 0)]
     >>> answered([ids], [LossCall("cross_entropy", logits, ids.flatten() + 1)])
+    []
     """
+    found = []
     for asked, call in enumerate(calls):
         if call.name not in _CLASSES or call.target.is_floating_point():
             continue
@@ -75,8 +93,8 @@ def answered(lookups: Sequence[Tensor], calls: Sequence[LossCall]) -> tuple[int,
             if ids.ndim != 2 or ids.numel() != wanted.numel() or call.target.shape not in (ids.shape, wanted.shape):
                 continue
             if bool((ids.reshape(-1) == wanted)[valid].all()):
-                return at, asked
-    return None
+                found.append((at, asked))
+    return found
 
 
 def copies(apart: Tensor) -> list[Check]:

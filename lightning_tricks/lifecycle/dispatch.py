@@ -87,6 +87,10 @@ class Stations(Protocol):
         """A batch starts."""
 
     @property
+    def rate(self) -> Any:
+        """The factor on the rates."""
+
+    @property
     def attempts(self) -> Any:
         """Remembers losses, and writes the gradients."""
 
@@ -180,6 +184,8 @@ class Dispatch:
             self._run.attempts.commit()
 
     def _batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._run.rate.ready:  # (a step that a GradScaler skips never ends)
+            self._run.rate.release()
         _make(self._calls["on_train_batch_end"], trainer, module, outputs, batch, batch_idx)
         # Only now have all tricks put in their values: there is one copy to the host per batch.
         self._run.publisher.start_transfer()

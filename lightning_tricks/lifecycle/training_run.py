@@ -31,6 +31,7 @@ from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 from lightning_tricks.optimizer_step.rate_request import RateRequest
+from lightning_tricks.optimizer_step.scheduled_rates import schedulers_kept
 from lightning_tricks.optimizer_step.step_clock import StepClock
 from lightning_tricks.optimizer_step.window_request import WindowRequest
 from lightning_tricks.publishing.log_keys import LogKeys
@@ -50,7 +51,7 @@ class TrainingRun:
         self.clock = StepClock()
         self.publisher = Publisher(lambda: self.trainer.loggers, lambda: logged_by_the_user(self.trainer))
         self.writer = GradientWriter()
-        self.rate = RateRequest(lambda: [config.scheduler for config in self.trainer.lr_scheduler_configs])
+        self.rate = RateRequest(lambda: _schedulers(self.trainer))
         self.window = WindowRequest()
         self.attempts = Attempts(lambda: self.trainer, self.writer, self.window)
         self.common = SharedParts()
@@ -231,10 +232,16 @@ class TrainingRun:
 
     def _before_step(self, view: OptimizerView, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.clock.enter(view.index)
+        # a script that steps the bare optimizer comes here only; with a closure, a script has yet to write its rates
+        if view.index not in self.rate.ready and not kwargs and (not args or args == (optimizer,)):
+            self.rate.hold(view.index, optimizer)
 
     def _after_step(self, view: OptimizerView, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self.clock.leave(view.index):  # the step of a parent class, inside of the optimizer's own
             return
+        self.rate.ready.discard(view.index)
+        if self.rate.in_steps.kept:
+            self.rate.release(view.index)
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
         page = self.attempts.close(view)
@@ -243,6 +250,12 @@ class TrainingRun:
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})
         self.writer.release(view)
+
+
+def _schedulers(trainer: Any) -> list[Any]:
+    """Return the schedulers of a Trainer, and those that its module keeps for itself."""
+    known = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return known + schedulers_kept(trainer.lightning_module)
 
 
 def _hyperparameters(trainer: Any, tricks: Iterable[Member]) -> dict[str, Any]:

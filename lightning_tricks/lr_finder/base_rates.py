@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler
+from torch.optim.lr_scheduler import CyclicLR
 
-from lightning_tricks.optimizer_step.scheduled_rates import schedulers_in
+from lightning_tricks.optimizer_step.scheduled_rates import computes_as_torch, schedulers_in
 
 
 def base_rates(optimizer: Optimizer, schedulers: Sequence[Any]) -> list[float]:
@@ -48,5 +48,5 @@ def use_rate(optimizer: Optimizer, lr: float, base: Sequence[float]) -> None:
 
 
 def without_known_rates(schedulers: Sequence[Any]) -> list[str]:
-    """Return the class names of schedulers that are none of torch's kind: what they keep is not known."""
-    return [type(scheduler).__name__ for scheduler in schedulers if not isinstance(scheduler, LRScheduler)]
+    """Return the class names of schedulers that do not compute rates as torch's do: what they keep is not known."""
+    return [type(scheduler).__name__ for scheduler in schedulers_in(schedulers) if not computes_as_torch(scheduler)]

@@ -159,7 +159,7 @@ def test_everything_that_changes_has_one_writer() -> None:
         },
         "grad_scale": {"optimizer_step/gradient_writer.py", "optimizer_step/loss_scale.py"},
         "found_inf": {"optimizer_step/gradient_writer.py"},
-        "[lr]": {"schedules/written.py", "optimizer_step/rate_request.py", "lr_finder/base_rates.py"},
+        "[lr]": {"schedules/written.py", "optimizer_step/rates_in_steps.py", "lr_finder/base_rates.py"},
         "[momentum]": {"schedules/written.py"},
         "[betas]": {"schedules/written.py"},
         "[weight_decay]": {"schedules/written.py"},

@@ -138,3 +138,13 @@ def test_other_lists_of_tensors_are_left_alone() -> None:
     module, holder = nn.Linear(3, 2), L.Callback()
     holder.__dict__.update(losses=[torch.zeros(())], stats={"mean": torch.zeros(3)}, mixed=[torch.zeros(2, 3), "name"])
     assert averages(module, [holder]) == {}
+
+
+def test_models_in_a_dict_or_an_object_of_a_script_are_found() -> None:
+    module, holder = nn.Linear(3, 2), L.Callback()
+    average = AveragedModel(module)
+    box = type("Box", (), {})()
+    box.average = average
+    for held in ({"average": average}, [average], box):
+        holder.__dict__["held"] = held
+        assert [len(tensors) for tensors in averages(module, [holder]).values()] == [3]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from collections import deque
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -85,14 +88,14 @@ def test_what_is_a_number_goes_on_and_what_is_none_is_left_alone() -> None:
     net = nn.Linear(1, 1)
     net.ratio, net.state, net.calls, net.words = 0.5, [torch.ones(2), (0.25, torch.zeros(1))], 3, ["a", 1.0]
     saved = carried(net)
-    assert set(saved) == {"ratio", "state"}
+    assert set(saved) == {"ratio", "state.0", "state.1.0", "state.1.1", "words.1"}
     net.ratio, net.calls = 0.75, 9
     net.state[0][0] = torch.inf
     mend_carried(saved, net)
     assert (net.ratio, net.calls) == (0.75, 9)
     torch.testing.assert_close(net.state, [torch.ones(2), (0.25, torch.zeros(1))])
     net.state[0].fill_(5.0)
-    torch.testing.assert_close(saved["state"][0], torch.ones(2))
+    torch.testing.assert_close(saved["state.0"], torch.ones(2))
 
 
 def test_what_was_nan_before_stays_as_it_is() -> None:
@@ -102,3 +105,31 @@ def test_what_was_nan_before_stays_as_it_is() -> None:
     mend_carried(saved, net)
     assert saved == {}
     assert net.best == float("inf")
+
+
+class Holder:
+    """An object of a script."""
+
+    def __init__(self) -> None:
+        self.mean, self.calls = torch.zeros(2), 0
+
+
+def test_numbers_among_others_are_mended_wherever_they_are() -> None:
+    net = nn.Linear(1, 1)
+    net.stats, net.hidden, net.window = {"mean": torch.zeros(2), "calls": 0, "name": "x"}, None, deque([1.0], maxlen=9)
+    net.holder, net.array, net._own = Holder(), np.zeros(2), torch.zeros(1)
+    saved = carried(net)
+    torch.save(saved, file := io.BytesIO())
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    held, nan = net.holder, float("nan")
+    net.stats["mean"], net.stats["calls"], net.hidden = torch.full((2,), nan), 7, (torch.full((3,), nan), 1)
+    net.window.extend([2.0, nan, nan])
+    held.mean, held.calls, net.array, net._own = torch.full((2,), torch.inf), 5, np.full(2, nan), torch.full((1,), nan)
+    mend_carried(saved, net)
+    assert (net.stats["mean"].tolist(), net.stats["calls"]) == ([0.0, 0.0], 7)
+    assert net.hidden is None
+    assert list(net.window) == [1.0, 2.0]
+    assert net.holder is held
+    assert (held.mean.tolist(), held.calls) == ([0.0, 0.0], 5)
+    assert (net.array.tolist(), net._own.tolist()) == ([0.0, 0.0], [0.0])

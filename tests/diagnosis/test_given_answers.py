@@ -127,18 +127,38 @@ def test_models_that_have_something_to_find_out_are_left_alone(name: str) -> Non
 def test_answers_are_those_at_the_same_places_that_count() -> None:
     logits, left_out = torch.zeros(N * T, V), torch.where(IDS < 3, -100, IDS)
 
-    def found(ids: Tensor, target: Tensor, **options: Any) -> tuple[int, int] | None:
+    def found(ids: Tensor, target: Tensor, **options: Any) -> list[tuple[int, int]]:
         return answered([IDS[:, :3], ids], [LossCall("cross_entropy", logits, target, options)])
 
-    assert found(IDS, IDS) == found(IDS, IDS.flatten()) == found(IDS, left_out) == (1, 0)
-    assert found(IDS, torch.where(IDS < 3, 0, IDS), ignore_index=0) == (1, 0)
-    assert found(IDS, torch.where(IDS < 3, 0, IDS)) is None
-    assert found(IDS.T, IDS.flatten()) is None and found(IDS, IDS.T) is None
-    assert found(torch.ones_like(IDS), torch.ones_like(IDS)) is None  # (one answer for all is no sequence)
-    assert found(IDS, torch.full_like(IDS, -100)) is None
+    assert found(IDS, IDS) == found(IDS, IDS.flatten()) == found(IDS, left_out) == [(1, 0)]
+    assert found(IDS, torch.where(IDS < 3, 0, IDS), ignore_index=0) == [(1, 0)]
+    assert found(IDS, torch.where(IDS < 3, 0, IDS)) == []
+    assert found(IDS.T, IDS.flatten()) == found(IDS, IDS.T) == []
+    assert found(torch.ones_like(IDS), torch.ones_like(IDS)) == []  # (one answer for all is no sequence)
+    assert found(IDS, torch.full_like(IDS, -100)) == []
 
 
 @pytest.mark.parametrize("places", [(0.1, 0.5, 0.2), (0.0, 0.0, 0.2), (0.0, 0.5, 0.0)])
 def test_only_an_order_that_sees_its_own_place_copies(places: tuple[float, float, float]) -> None:
     before, there, behind = places
     assert copies(torch.tensor([before, before, there, behind, behind])) == []
+
+
+class EncoderFirst(Recurrent):
+    """Looks up what the encoder is given before what the decoder is given."""
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        state = self.encoder(self.ids(x))[1]
+        return self.out(self.decoder(self.ids(given), state)[0])
+
+
+def test_a_decoder_that_is_given_the_ids_of_its_encoder_copies() -> None:
+    task = Task(EncoderFirst(), lambda s, batch: asked(s.net(batch[0], batch[0]), batch[0]))
+    assert ROW in failed_of("sample_independence", task, load(IDS))
+
+
+def test_a_decoder_that_says_what_its_encoder_was_given_is_none() -> None:
+    def step(s: Any, batch: Any) -> Tensor:
+        return asked(s.net(batch[0], F.pad(batch[0], (1, -1))), batch[0])
+
+    assert ROW not in failed_of("sample_independence", Task(EncoderFirst(), step), load(IDS))

@@ -12,7 +12,7 @@ import torch
 from torch.optim import lr_scheduler as schedulers
 
 from lightning_tricks.optimizer_step.rate_request import RateRequest
-from lightning_tricks.optimizer_step.scheduled_rates import multiply_rates, was_overwritten
+from lightning_tricks.optimizer_step.scheduled_rates import multiply_rates, schedulers_kept, was_overwritten
 
 Make = Callable[[Any], Any]
 SCHEDULES: dict[str, Make] = {
@@ -52,6 +52,7 @@ def course(make: Make, factor: float | None, *, at: int = 6, steps: int = 20) ->
         request.hold(0, optimizer)
         rates.append([float(group["lr"]) for group in optimizer.param_groups])
         optimizer.step()
+        request.release()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scheduler.step(1.0) if isinstance(scheduler, schedulers.ReduceLROnPlateau) else scheduler.step()
@@ -113,6 +114,7 @@ def test_a_rate_that_a_script_writes_before_each_step_keeps_the_factor(written: 
             request.hold(0, optimizer)
             found.append(group["lr"])
             optimizer.step()
+            request.release(0)
         return found
 
     plain, scaled = rates(None), rates(0.2)
@@ -120,7 +122,90 @@ def test_a_rate_that_a_script_writes_before_each_step_keeps_the_factor(written: 
     assert scaled[6:] == pytest.approx([0.2 * rate for rate in plain[6:]])
 
 
+class Peak(schedulers.LRScheduler):
+    """Computes rates from a number of its own, and never from what torch's keep."""
+
+    def __init__(self, optimizer: Any, peak: float = 0.1) -> None:
+        self.peak = peak
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        step = max(1, self.last_epoch)
+        return [self.peak * min(step / 8, (8 / step) ** 0.5) for _ in self.optimizer.param_groups]
+
+
+class Ramp(schedulers.LRScheduler):
+    """Rises from a start to the base rate, each rate from the one before, as that of lightning-bolts."""
+
+    def __init__(self, optimizer: Any, start: float = 0.01, steps: int = 15) -> None:
+        self.start, self.steps = start, steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch == 0:
+            return [self.start for _ in self.base_lrs]
+        rising = self.last_epoch < self.steps
+        pairs = zip(self.base_lrs, self.optimizer.param_groups, strict=True)
+        return [group["lr"] + rising * (base - self.start) / self.steps for base, group in pairs]
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.7, 2.0])
+@pytest.mark.parametrize("at", [1, 6, 11])
+@pytest.mark.parametrize("make", [Peak, Ramp])
+def test_schedulers_that_somebody_wrote_are_multiplied(make: Make, at: int, factor: float) -> None:
+    plain, scaled = course(make, None), course(make, factor, at=at)
+    assert scaled[:at] == plain[:at]
+    for was, now in zip(plain[at:], scaled[at:], strict=True):
+        assert now == pytest.approx([factor * rate for rate in was], rel=1e-9)
+
+
+@pytest.mark.parametrize(("at", "factor"), [(0, 3.0), (0, 0.7), (6, 0.2), (6, 0.9), (6, 2.0)])
+def test_a_warmup_and_an_abrupt_decay_by_hand_keep_the_factor(at: int, factor: float) -> None:
+    """Each rate afresh, twice the one before at the beginning and a tenth of it at the end of a phase."""
+
+    def rates(asked: float | None) -> list[float]:
+        optimizer, request = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), RateRequest()
+        found = []
+        for step in range(20):
+            if step == at and asked is not None:
+                request.ask(asked, [optimizer], "accumulation")
+            optimizer.param_groups[0]["lr"] = 0.1 * min(1.0, (step + 1) / 5) * (0.1 if step >= 12 else 1.0)
+            request.hold(0, optimizer)
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            request.release(0)
+        return found
+
+    plain, scaled = rates(None), rates(factor)
+    assert scaled == pytest.approx([rate * (factor if step >= at else 1.0) for step, rate in enumerate(plain)])
+
+
+def test_a_resumed_run_knows_which_rates_hold_the_factor() -> None:
+    optimizer, request = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), RateRequest()
+    group = optimizer.param_groups[0]
+    request.ask(0.5, [optimizer], "rollback")
+    assert group["lr"] == pytest.approx(0.05)
+    for written in (False, True):
+        for _ in range(3):
+            if written:
+                group["lr"] = 0.1
+            request.hold(0, optimizer)
+            request.release()
+        again = RateRequest()
+        again.restore(0.5, "rollback", request.inside())
+        again.hold(0, optimizer)
+        assert group["lr"] == pytest.approx(0.05), written
+        again.release()
+
+
+def test_schedulers_that_a_module_keeps_for_itself_are_found() -> None:
+    module = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module.schedule, module.optimizer = [schedulers.StepLR(optimizer, 3)], optimizer
+    assert schedulers_kept(module) == module.schedule
+
+
 def test_nothing_is_taken_for_overwritten_that_cannot_be_told() -> None:
-    assert not was_overwritten(0.1, left=0.08, factor=0.8)
-    assert not was_overwritten(0.0, left=0.1, factor=0.2)
-    assert not was_overwritten(math.nan, left=0.1, factor=0.2)
+    assert was_overwritten(0.05, left=0.1, factor=0.25) is None
+    assert was_overwritten(0.0, left=0.1, factor=0.2) is None
+    assert was_overwritten(math.nan, left=0.1, factor=0.2) is None
