@@ -11,7 +11,10 @@ from lightning_tricks.diagnosis.loss_curve import Check
 _RESOLUTION = 2**-24  # of float32, half of the distance to the next number
 _SAME_LOSS = 1e-4  # of it: weights that move within float32's resolution change a loss by less
 _GONE = 1e-4  # of the largest learning rate
-_NO_EFFECT = 0.01  # of the weights, by all updates of a run together
+# Of the weights, by all updates of a run together. Among the development scenarios no healthy run moves them by less
+# than 0.03, and those that go on with a good network and move them little change the loss by a tenth all the same.
+_NO_EFFECT, _LITTLE_EFFECT = 0.01, 0.05
+_STILL = 0.02  # of the loss on the first batch, by a whole run
 _SHRUNK = 0.3  # of the norm that the weights began with
 
 
@@ -111,10 +114,11 @@ def never_warms_up(checks: Sequence[Check], base: float, total: int, count: int 
 
 
 def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 8) -> bool:
-    """Whether all updates of a run together would change the weights by less than a hundredth, and nothing is learned.
+    """Whether all updates of a run together would hardly change the weights, and nothing is learned.
 
-    Nothing: the loss on the first batch stays within 1 %, or where that is not known the loss within 2 %. A warm-up,
-    in which the rate rises, says nothing yet.
+    By less than a hundredth, where the loss on the first batch stays within 1 %, or where that is not known the loss
+    within 2 %; by less than a twentieth, where the loss on the first batch would have moved by less than 2 % at the end
+    of the run. A warm-up, in which the rate rises, says nothing yet.
 
     Args:
         start: the loss before training.
@@ -129,11 +133,13 @@ def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 
     known = [c for c in checks if math.isfinite(c.ratio) and math.isfinite(c.rate) and math.isfinite(c.median)]
     if len(known) < count or not total or known[-1].rate > min(c.rate for c in known[-count:]):
         return False
-    if max(c.ratio for c in known) * total > _NO_EFFECT:
-        return False
+    moves = max(c.ratio for c in known) * total
     fixed = [c.fixed for c in known if math.isfinite(c.fixed)]
+    if moves > _LITTLE_EFFECT or (moves > _NO_EFFECT and len(fixed) < 2):
+        return False
     if len(fixed) > 1:
-        return abs(fixed[-1] - fixed[0]) <= 0.01 * abs(fixed[0])
+        still = 0.01 if moves <= _NO_EFFECT else _STILL * known[-1].step / total
+        return abs(fixed[-1] - fixed[0]) <= still * abs(fixed[0])
     return abs(known[-1].median - start) <= 0.02 * abs(start)
 
 

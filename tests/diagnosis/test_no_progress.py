@@ -86,3 +86,17 @@ def test_a_warm_up_that_is_longer_than_the_run_never_ends() -> None:
     assert not never_warms_up(rising(45), math.nan, 1000) and not never_warms_up(rising(45), 1e-2, 0)
     falling = [*rising(45), Check(460, 4.0, 4.0, rate=1e-7)]
     assert not never_warms_up(falling, 1e-2, 1000), "a decay"
+
+
+def test_weights_that_a_run_moves_by_a_fiftieth_are_still_only_where_the_loss_is() -> None:
+    def course(falls: float, n: int = 10, ratio: float = 2e-5) -> list[Check]:
+        """The loss on the first batch falls by that share in the whole run of 1,000 updates, evenly."""
+        loss = [4.0 * (1 - falls * (20 * i + 20) / 1000) for i in range(n)]
+        return [Check(20 * i + 20, x, x, rate=1e-5, ratio=ratio, fixed=x) for i, x in enumerate(loss)]
+
+    assert never_moves(4.0, course(0.0), 1000) and never_moves(4.0, course(0.016), 1000)
+    assert not never_moves(4.0, course(0.05), 1000), "fine-tuning: small updates, and something is learned"
+    assert not never_moves(4.0, course(0.05, n=50), 1000), "also at the end"
+    assert not never_moves(4.0, course(0.0, ratio=1e-4), 1000), "the weights move by a tenth: a plateau"
+    unknown = [c._replace(fixed=math.nan) for c in course(0.0)]
+    assert not never_moves(4.0, unknown, 1000), "the losses of batches are too noisy to tell"
