@@ -217,6 +217,7 @@ class Course:
                 or no_progress.never_warms_up(self.checks, plan.base_rate, plan.updates)
             ),
             "evaluation": curves and loss_rises.fails_in_eval_mode(start, self.checks),
+            "unmoved": curves and self.felt and no_progress.never_falls(start, self.checks, plan.updates),
             "shrinkage": plan.decay >= MOST_DECAY or (curves and no_progress.shrinking(start, self.checks)),
             "blow-up": curves and loss_rises.blow_up(self.early, self.checks) is not None,
         }

@@ -216,6 +216,22 @@ def _spike(alarm: CourseAlarm) -> Explained:
     return Cause.LOSS_SPIKES, (reason, *alarm.and_culprit), advice
 
 
+def _unmoved(alarm: CourseAlarm) -> Explained:
+    """Updates change the weights, and the loss stays where it was."""
+    best = min((c.median for c in alarm.checks if math.isfinite(c.median)), default=math.nan)
+    ratio = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
+    reason = (
+        f"after {alarm.checks[-1].step} updates the loss is where it began: {alarm.start:.4g} before training, at best "
+        f"{best:.4g} since, with updates of up to {ratio:.1g} of the weights"
+    )
+    advice = (
+        "ask SanityCheck(): can one batch be learned, and do targets belong to their inputs?",
+        "look at what the loss compares: pairs or negatives of other rows, a softmax or sigmoid too many, masks",
+        "scale the inputs; look for detach() between inputs and loss",
+    )
+    return Cause.LABELS_UNRELATED, (reason,), advice
+
+
 def _evaluation(alarm: CourseAlarm) -> Explained:
     """What was learned does not show in eval mode, not even on training data."""
     fixed = next((c.fixed for c in reversed(alarm.checks) if math.isfinite(c.fixed)), math.nan)
@@ -261,5 +277,6 @@ _EXPLANATIONS: dict[str, Callable[[CourseAlarm], Explained]] = {
     "flow": _flow,
     "spike": _spike,
     "idle": _idle,
+    "unmoved": _unmoved,
     "generalisation": _overfitting,
 }

@@ -32,7 +32,7 @@ from lightning_tricks.optimizer_step.logbook import Page
 # the most serious first
 _SERIOUS = (
     *("finite", "divergence", "blow-up", "silence", "updates", "shrinkage", "flow", "spike", "idle", "evaluation"),
-    *("standstill", "generalisation"),
+    *("standstill", "unmoved", "generalisation"),
 )
 _DECAY_IN_GRADIENT = ("Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adadelta", "Rprop")
 _ROW_ADVICE = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
@@ -158,6 +158,7 @@ class CourseProbe(Probe):
             "updates": at_once,
             "standstill": at_once,
             "blow-up": at_once,
+            "unmoved": patient,
             "generalisation": patient,
         }
 

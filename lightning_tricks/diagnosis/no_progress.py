@@ -14,6 +14,11 @@ _GONE = 1e-4  # of the largest learning rate
 # Of the weights, by all updates of a run together. Among the development scenarios no healthy run moves them by less
 # than 0.03, and those that go on with a good network and move them little change the loss by a tenth all the same.
 _NO_EFFECT, _LITTLE_EFFECT = 0.01, 0.05
+_MOST_OF_A_RUN = 0.6
+_FEWEST_UPDATES = 100  # (fewer may be too few for anything)
+# Of the loss. Among the development scenarios no healthy run is below 0.02 there: a weak signal (AUC 0.556) gives 0.03,
+# most of which is that the outputs of a new network are worse than the best constant ones.
+_UNMOVED = 0.005
 _STILL = 0.02  # of the loss on the first batch, by a whole run
 _SHRUNK = 0.3  # of the norm that the weights began with
 
@@ -141,6 +146,30 @@ def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 
         still = 0.01 if moves <= _NO_EFFECT else _STILL * known[-1].step / total
         return abs(fixed[-1] - fixed[0]) <= still * abs(fixed[0])
     return abs(known[-1].median - start) <= 0.02 * abs(start)
+
+
+def never_falls(start: float, checks: Sequence[Check], total: int, count: int = 10) -> bool:
+    """Whether the loss has not fallen in most of the run: neither that of batches nor that on the first batch.
+
+    Losses of 0 or below are no measure of what is missing, as those of a policy.
+
+    Args:
+        start: the loss before training.
+        checks: the checks so far.
+        total: updates of the whole run.
+        count: checks that are needed.
+
+    >>> flat = [Check(10 * i + 10, 4.844, 4.843, ratio=0.01, fixed=4.844) for i in range(10)]
+    >>> never_falls(4.844, flat, 150), never_falls(4.844, flat, 300), never_falls(4.9, flat, 150)
+    (True, False, False)
+    """
+    enough = max(_FEWEST_UPDATES, _MOST_OF_A_RUN * total)
+    if len(checks) < count or not total or not start > 0 or checks[-1].step < enough:
+        return False
+    fixed = [c.fixed for c in checks if math.isfinite(c.fixed)]
+    losses = [c.median for c in checks if math.isfinite(c.median)]
+    curves = [(start, losses), *([(fixed[0], fixed)] if len(fixed) >= count else [])]
+    return all(values and first - min(values) <= _UNMOVED * abs(first) for first, values in curves)
 
 
 def wasting_away(checks: Sequence[Check], count: int = 3) -> bool:

@@ -365,3 +365,61 @@ def test_a_trial_that_a_search_prunes_is_no_failure(tmp_path: Path, capsys: Any)
     with pytest.raises(TrialPruned):
         fit(Classifier(), [TrainingDoctor(every_n_steps=2), Search()], n=64, default_root_dir=tmp_path)
     assert not list(tmp_path.rglob("health.*")) and "health" not in capsys.readouterr().out
+
+
+class Towers(L.LightningModule):
+    """Two halves of an image are matched; or halves of images that a shuffle has torn apart."""
+
+    def __init__(self, torn: bool) -> None:
+        super().__init__()
+        self.torn = torn
+        self.upper, self.lower = (nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16)) for _ in range(2))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch[0].flatten(1)
+        other = x[torch.randperm(len(x))] if self.torn else x
+        one, two = (nn.functional.normalize(t, dim=1) for t in (self.upper(x[:, :32]), self.lower(other[:, 32:])))
+        return nn.functional.cross_entropy(one @ two.T / 0.5, torch.arange(len(x)))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@quiet
+@pytest.mark.parametrize("torn", [True, False])
+def test_pairs_that_do_not_belong_together_are_a_loss_that_never_falls(torn: bool) -> None:
+    torch.manual_seed(0)
+    doctor = TrainingDoctor(every_n_steps=10, action="log")
+    trainer([doctor], max_epochs=-1, max_steps=300).fit(
+        Towers(torn), DataLoader(digits(1280), batch_size=64, shuffle=True)
+    )
+    assert doctor.verdict.alarmed is torn
+    if torn:
+        assert doctor.verdict.cause == "labels do not follow from inputs" and 180 <= doctor.verdict.step <= 220
+        assert "the loss is where it began: 4.1" in doctor.verdict.reasons[0]
+
+
+class WeakSignal(L.LightningModule):
+    """A click that depends on what is known of it a little: an area under the curve of 0.56."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(self.net(batch[0]).squeeze(1), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@quiet
+@pytest.mark.parametrize("seed", range(3))
+def test_a_weak_signal_is_no_loss_that_never_falls(seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(20_000, 8)
+    clicked = torch.bernoulli((0.25 * x[:, 0]).sigmoid())
+    doctor = TrainingDoctor(every_n_steps=10, action="log")
+    data = torch.utils.data.TensorDataset(x, clicked)
+    trainer([doctor], max_epochs=-1, max_steps=400).fit(WeakSignal(), DataLoader(data, batch_size=128, shuffle=True))
+    assert not doctor.verdict.alarmed

@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 
-from lightning_tricks.diagnosis.loss_curve import (
-    Check,
+from lightning_tricks.diagnosis.loss_curve import Check
+from lightning_tricks.diagnosis.no_progress import (
+    at_floor,
+    never_falls,
+    never_moves,
+    never_warms_up,
+    ran_out,
+    shrinking,
 )
-from lightning_tricks.diagnosis.no_progress import at_floor, never_moves, never_warms_up, ran_out, shrinking
 
 
 def curve(*medians: float, **more: Any) -> list[Check]:
@@ -100,3 +105,20 @@ def test_weights_that_a_run_moves_by_a_fiftieth_are_still_only_where_the_loss_is
     assert not never_moves(4.0, course(0.0, ratio=1e-4), 1000), "the weights move by a tenth: a plateau"
     unknown = [c._replace(fixed=math.nan) for c in course(0.0)]
     assert not never_moves(4.0, unknown, 1000), "the losses of batches are too noisy to tell"
+
+
+def test_a_loss_that_never_falls_is_told_in_the_last_part_of_a_run_only() -> None:
+    def flat(n: int, loss: float = 4.844, **known: float) -> list[Check]:
+        return [Check(10 * i + 10, loss, loss, **{"ratio": 0.01, "fixed": loss, **known}) for i in range(n)]
+
+    assert never_falls(4.844, flat(60), 1000)
+    assert not never_falls(4.844, flat(59), 1000), "a plateau may end"
+    assert not never_falls(4.844, flat(60), 0), "nobody knows how long it will train"
+    assert not never_falls(4.844, flat(9)[:8] + [Check(600, 4.844, 4.844)], 1000), "too few checks"
+    assert not never_falls(4.844, [c._replace(step=i + 1) for i, c in enumerate(flat(60))], 60), "too few updates"
+    assert never_falls(4.844, flat(60, fixed=math.nan), 1000), "the loss on the first batch is not known"
+    dip = [*flat(30), Check(305, 4.844, 4.7, fixed=4.844), *flat(60)[31:]]
+    assert not never_falls(4.844, dip, 1000), "it fell once"
+    learned = [*flat(30), Check(305, 4.844, 4.844, fixed=4.7), *flat(60)[31:]]
+    assert not never_falls(4.844, learned, 1000), "data got harder, and the first batch is known better"
+    assert not never_falls(0.0, flat(60, 0.0), 1000) and not never_falls(-0.1, flat(60, -0.1), 1000), "a policy"
