@@ -114,7 +114,7 @@ def test_a_loss_that_never_falls_is_told_in_the_last_part_of_a_run_only() -> Non
     assert never_falls(4.844, flat(60), 1000)
     assert not never_falls(4.844, flat(59), 1000), "a plateau may end"
     assert not never_falls(4.844, flat(60), 0), "nobody knows how long it will train"
-    assert not never_falls(4.844, flat(9)[:8] + [Check(600, 4.844, 4.844)], 1000), "too few checks"
+    assert not never_falls(4.844, [*flat(8), Check(600, 4.844, 4.844)], 1000), "too few checks"
     assert not never_falls(4.844, [c._replace(step=i + 1) for i, c in enumerate(flat(60))], 60), "too few updates"
     assert never_falls(4.844, flat(60, fixed=math.nan), 1000), "the loss on the first batch is not known"
     dip = [*flat(30), Check(305, 4.844, 4.7, fixed=4.844), *flat(60)[31:]]
