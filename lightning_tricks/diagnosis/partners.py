@@ -15,6 +15,7 @@ from lightning_tricks.modules.trace import floating
 from lightning_tricks.numerics.trees import tree_map
 
 _EDGES = 2  # rows of a list of edges
+_FEWEST_ROWS = 3  # fewer may be equal by chance
 
 
 def partners(exam: Examination) -> list[Check]:
@@ -105,7 +106,18 @@ def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
         matrix = t.shape == (size, size) and len(inputs) > 1 and bool((t >= 0).all())
         if matrix or (edges and len(t) != size) or t.layout != torch.strided:
             return "the batch holds what relates its rows to each other, as a graph"
+        if any(_next_along(t, other, 0) and not _next_along(t, other, 1) for other in tensors_of(exam.batch)):
+            return "time comes first: each row's targets are the inputs of the next row"
     return ""
+
+
+def _next_along(inputs: Tensor, targets: Tensor, axis: int) -> bool:
+    """Whether targets, which may be flat, are the inputs one place further along an axis."""
+    length = inputs.shape[axis] - 1 if inputs.ndim > axis else 0
+    if targets is inputs or length < _FEWEST_ROWS or targets.numel() != inputs.numel():
+        return False
+    following, told = inputs.narrow(axis, 1, length), targets.reshape(inputs.shape).narrow(axis, 0, length)
+    return torch.equal(following, told.to(following.dtype)) and not bool((following == following.flatten()[0]).all())
 
 
 def _the_same(left: Any, right: Any) -> bool:
