@@ -18,6 +18,7 @@ _FELT = 1e-3  # of the largest change of a gradient
 _UPDATES = 40  # on one batch, until outputs are where the loss wants them
 _FEWEST = 8  # labels from which a share says something
 # what an activation can give at least and at most, by the name of its backward function
+_NEAR = 0.02  # of a range
 _RANGES = {"SigmoidBackward": (0.0, 1.0), "TanhBackward": (-1.0, 1.0), "ReluBackward": (0.0, float("inf"))}
 
 
@@ -130,7 +131,8 @@ def reach(exam: Examination) -> list[Check]:
     """Train on one batch, where outputs are bounded: at an end of their range the loss must not ask for more.
 
     As of pixels against a sigmoid, or of negative numbers against a ReLU. Labels at the end of their own range are not
-    looked at: black pixels are reached as nearly as one likes.
+    looked at: black pixels are reached as nearly as one likes. Where the loss is known to compare these very outputs
+    and labels, labels beyond the range say it before any update.
     """
     exam.dry_run.restart()
     look = exam.look(exam.batch, gradient=True)
@@ -138,6 +140,12 @@ def reach(exam: Examination) -> list[Check]:
     if exam.dry_run.steps.anywhere(found is None) or found is None:
         return []
     key, name = found
+    activation = name.removesuffix("Backward").lower()
+    output = look.output(key, tracked=True)
+    device = None if output is None else output.device
+    outside = exam.dry_run.steps.mean(torch.tensor(_labels_beyond(exam, output, _RANGES[name]), device=device))
+    if outside > sanity.OUT_OF_REACH:
+        return [sanity.labels_out_of_reach(outside, activation)]
     exam.dry_run.restart()
     exam.dry_run.data.hold([exam.batch])
     for _ in range(_UPDATES):
@@ -149,7 +157,19 @@ def reach(exam: Examination) -> list[Check]:
         return []
     share = _beyond(output.detach(), slope, target, _RANGES[name])
     share = exam.dry_run.steps.mean(torch.tensor(share, device=output.device))
-    return [sanity.within_reach(share, name.removesuffix("Backward").lower())]
+    return [sanity.within_reach(share, activation)]
+
+
+def _labels_beyond(exam: Examination, output: Tensor | None, bounds: tuple[float, float]) -> float:
+    """Return the share of labels that no output can be equal to; 0 where the loss may compare something else."""
+    found, (low, high) = exam.first.found, bounds
+    if found is None or output is None or found.prediction.shape != output.shape:
+        return 0.0
+    if not torch.equal(found.prediction, output.detach()):
+        return 0.0
+    target = found.target.float()
+    room = _NEAR * (high - low) if high < float("inf") else _NEAR * float(target.std())
+    return float(((target > high + room) | (target < low - room)).float().mean())
 
 
 def _bounded(exam: Examination, look: Look) -> tuple[tuple[str, int], str] | None:
@@ -186,7 +206,7 @@ def _beyond(output: Tensor, slope: Tensor, target: Tensor, bounds: tuple[float, 
     1.0
     """
     low, high = bounds
-    near = 0.02 * (high - low) if high < float("inf") else 0.0
+    near = _NEAR * (high - low) if high < float("inf") else 0.0
     value, pull = output.reshape(target.shape), slope.reshape(target.shape)
     strong = 0.1 * float(pull.abs().max())
     outside = ((value >= high - near) & (pull < -strong)) | ((value <= low + near) & (pull > strong))

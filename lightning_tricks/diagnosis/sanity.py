@@ -9,7 +9,7 @@ from lightning_tricks.errors import listed
 from lightning_tricks.publishing.statement import Outcome, Stated, Statement
 
 LEAK = 1e-3  # of the size of the outputs
-_OUT_OF_REACH = 0.4  # of the outputs
+OUT_OF_REACH = 0.4  # of the outputs
 RESOLUTION = 1e-5  # of outputs of 32 bits: numbers that do not depend on others differ by less
 
 
@@ -227,10 +227,23 @@ def within_reach(share: float, activation: str) -> Check:
     (False, True)
     """
     seen = f"after updates on one batch {share:.0%} of the outputs are at an end of what {activation} can give"
-    if share <= _OUT_OF_REACH:
+    if share <= OUT_OF_REACH:
         return Check("labels are within reach", True, f"{seen}, and have to go on")
-    fix = f"leave the last {activation} out, or bring the labels into its range"
-    return Check("labels are within reach", False, f"{seen}, and the loss asks for more", fix)
+    return Check("labels are within reach", False, f"{seen}, and the loss asks for more", _without(activation))
+
+
+def labels_out_of_reach(share: float, activation: str) -> Check:
+    """Report the share of labels that are beyond all that an output can be.
+
+    >>> labels_out_of_reach(0.9, "sigmoid").evidence
+    '90% of the labels are beyond what sigmoid can give'
+    """
+    seen = f"{share:.0%} of the labels are beyond what {activation} can give"
+    return Check("labels are within reach", False, seen, _without(activation))
+
+
+def _without(activation: str) -> str:
+    return f"leave the last {activation} out, or bring the labels into its range"
 
 
 @dataclass(frozen=True)

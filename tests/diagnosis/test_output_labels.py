@@ -134,6 +134,21 @@ def test_outputs_that_can_reach_their_labels_pass(activation: nn.Module, kind: s
     assert regression(activation, kind, scale)[REACH].passed is True
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_stars_behind_a_sigmoid_are_beyond_it_before_any_update(scaled: bool) -> None:
+    """A rate with which forty updates bring no output to its end."""
+    x, stars = torch.randn(96, 3, generator=numbers()), torch.randint(1, 6, (96,), generator=numbers()).float()
+
+    def step(self: Any, b: Any) -> Tensor:
+        return F.mse_loss(self.net(b[0]).squeeze(1), (b[1] - 1) / 4 if scaled else b[1])
+
+    net = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid())
+    found = checks(Task(net, step, 1e-4), load(x, stars))
+    assert found[REACH].passed is scaled
+    if not scaled:
+        assert "of the labels are beyond what sigmoid can give" in found[REACH].evidence
+
+
 def test_black_and_white_images_of_an_autoencoder_are_reached_as_nearly_as_one_likes() -> None:
     images = (torch.rand(96, 16, generator=numbers()) - 0.5).clamp(min=0) * 2
     images[:, :8] = images[:, :8].round()
