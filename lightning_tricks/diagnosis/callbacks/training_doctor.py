@@ -37,8 +37,8 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     gradients vanish on the way to the first layer, or there are none, while nothing is learned; weights shrink to
     nothing, or no longer change, since the learning rate is gone or no step is made; a copy of an untrained network (a
     teacher, a target, an average of weights) still holds what it began with at three fifths of the run; layers were
-    replaced after the optimizer was made; the loss, which is above 0, has not fallen by half a percent in three fifths
-    of the run, nor that on the first batch; validation gets worse than its noise explains while training gets better.
+    replaced after the optimizer was made; the loss, which is above 0, has not fallen by a thousandth in three fifths of
+    the run, nor that on the first batch; validation gets worse than its noise explains while training gets better.
     Advice, which is only logged: a spike that passed, an outlying row, forgetting, overconfidence, plateau,
     oscillation, learning rate too low, waiting for data. It is told when it has held at three checks, taken back when
     it has not at three, and left out of ``findings`` below a confidence of 60 %, when the schedule explains it, when
