@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 
 import pytest
 
@@ -31,10 +32,9 @@ def test_no_part_of_a_state_overwrites_another(name: str) -> None:
     detector = example(name)
     fit(Logging(), [detector], n=32, **arguments(name))
     watch = detector.watch
-    parts = [
-        watch.judge.state(),
-        watch.response.state(),
-        watch.probe.state(),
-        dict.fromkeys(("sums", "counters", "flags")),
-    ]
-    assert len(watch._trick_state()) == sum(len(part) for part in parts)
+    own = dict.fromkeys(("sums", "counters", "flags"))
+    parts = [watch.judge.state(), watch.response.state(), watch.probe.state(), own]
+    written = Counter(key for part in parts for key in part)
+    # (it means to: a verdict without what this process alone has measured)
+    meant = {"verdict"} if name == "MemoryDoctor" else set()
+    assert {key for key, times in written.items() if times > 1} <= meant
