@@ -13,12 +13,13 @@ import torch
 
 def describe() -> dict[str, Any]:
     """Return hardware, versions and the commit, as plain values."""
-    names = ("torch", "lightning", "torchmetrics")
+    names = ("lightning", "torchmetrics")
     found = {
         "cpu": _cpu(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.system(),
         "python": platform.python_version(),
+        "torch": str(torch.__version__),  # says which build it is, as "+cu130"; its metadata may not
         **{name: version(name) for name in names},
         "commit": _git("rev-parse", "--short", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),

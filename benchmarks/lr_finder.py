@@ -378,7 +378,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print and save; return 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks run lr_finder", description=__doc__)
     parser.add_argument("--grid", action="store_true", help="compute the grid anew first (some minutes)")
-    parser.add_argument("--tasks", default=None, help=f"comma-separated, of {', '.join(ALL)}")
+    parser.add_argument("--tasks", default=None, help=f"comma-separated, of {', '.join(ALL)}".replace("%", "%%"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=out_path, default=FOLDER / "lr_finder-cpu.json")
     parser.add_argument("--quick", action="store_true", help="three small tasks, one seed: to see that it runs")

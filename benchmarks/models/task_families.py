@@ -34,9 +34,9 @@ def _digits() -> tuple[TensorDataset, TensorDataset]:
 
 
 def _text(context: int, count: int) -> Tensor:
-    """Rows of bytes of Python's source, ``[count, context]``."""
+    """Rows of bytes of Python's source, ``[count, context]``; fewer where there is less source, as of Python 3.14."""
     data = torch.frombuffer(bytearray(source_text()[: context * count]), dtype=torch.uint8)
-    return data.long().clamp(max=127).reshape(-1, context)
+    return data[: len(data) // context * context].long().clamp(max=127).reshape(-1, context)
 
 
 # -- transformers -----------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ FORMS: dict[str, form.Form] = {"alarms": form.dict_of(_ALARM), "progress": form.
 OPTIONAL_FORMS: dict[str, form.Form] = {
     "raised": form.list_of(form.record({"verdict": VERDICT, "checks": form.count})),
     "updates": form.least_zero,
-    "highest": form.least_zero,
+    "highest_rate": form.least_zero,
 }
 _LONG = 4.0  # times the grace: a warm-up that has not come far by then is taken for the schedule
 
@@ -192,7 +192,7 @@ class Judge:
             "alarms": {name: dict(state) for name, state in self.states.items()},
             "progress": self.progress,
             "updates": self.updates,
-            "highest": self.highest,
+            "highest_rate": self.highest,
             "verdict": self.verdict.as_dict(),
             "raised": [{"verdict": r.verdict.as_dict(), "checks": r.checks} for r in self.raised],
         }
@@ -208,7 +208,7 @@ class Judge:
             raise ValueError("an alarm without a beginning")
         self.states = {**self.states, **known}
         self.progress, self.verdict = state["progress"], Verdict.from_dict(state["verdict"])
-        self.updates, self.highest = state.get("updates", self.progress), state.get("highest", 0.0)
+        self.updates, self.highest = state.get("updates", self.progress), state.get("highest_rate", 0.0)
         # (before ``raised`` was added, a state held the present verdict only)
         raised = [Raised(Verdict.from_dict(r["verdict"]), r["checks"]) for r in state.get("raised", [])]
         self.raised = raised or ([Raised(self.verdict)] if self.verdict.alarmed else [])

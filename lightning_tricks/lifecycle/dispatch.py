@@ -13,8 +13,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, no_grad
 from torch.optim import Optimizer
 
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
@@ -176,7 +175,9 @@ class Dispatch:
 
     def _before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
         # once for all tricks: in each of them it would cost as much as a small kernel
-        with torch.no_grad():
+        # (not torch.no_grad: after 2.6.6 Lightning puts another in its place during a step, which empties the cache of
+        # autocast; nothing is cast here, and the training would be another one than without callbacks)
+        with no_grad():
             page = self._run.open(optimizer)
             if page is not None:
                 self.call_stage("_gradients_ready", self._run, page)

@@ -119,7 +119,8 @@ def versions() -> dict[str, str]:
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
-    return found
+    # which build of torch it is, as "+cu130", stands in its own words only
+    return found | {"torch": str(torch.__version__)}
 
 
 def optimizer_in_words(optimizer: Any) -> str:

@@ -40,8 +40,7 @@ def multiply_rates(optimizer: Optimizer, schedulers: Sequence[Any], factor: floa
     >>> optimizer.step(); halving.step(); optimizer.param_groups[0]["lr"]
     0.05
     """
-    for group in optimizer.param_groups:
-        multiply_group(group, factor, limits=limits)
+    # schedulers first: those of torch 2.6 hold the very tensors of the groups, which are multiplied in place
     for scheduler in schedulers_in(_of(optimizer, schedulers)):
         for name in _OF_A_SCHEDULER + _LIMITS_OF_A_SCHEDULER * limits:
             value = getattr(scheduler, name, None)
@@ -49,6 +48,8 @@ def multiply_rates(optimizer: Optimizer, schedulers: Sequence[Any], factor: floa
                 setattr(scheduler, name, [rate * factor for rate in value])
             elif isinstance(value, (int, float)):
                 setattr(scheduler, name, value * factor)
+    for group in optimizer.param_groups:
+        multiply_group(group, factor, limits=limits)
 
 
 def multiply_group(group: dict[str, Any], factor: float, *, limits: bool = False) -> None:

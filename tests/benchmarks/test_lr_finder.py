@@ -23,6 +23,7 @@ from benchmarks.lr_finder import (
     pairs,
     spread_of,
 )
+from benchmarks.models import task_families
 from benchmarks.models.small_tasks import OPTIMIZERS, TASKS, trained_loss
 from benchmarks.models.task_families import DEVELOPMENT, FAMILIES, HELD_OUT, optimizers_of
 
@@ -119,3 +120,8 @@ def test_every_family_trains_from_the_weights_of_its_seed_and_is_judged_alike(na
     trained = trained_loss(task, "AdamW", 1e-3, 0, updates=40)
     assert trained == trained_loss(task, "AdamW", 1e-3, 0, updates=40)
     assert trained < untrained
+
+
+def test_families_of_text_take_the_source_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_families, "source_text", lambda: b"x = 1\n" * 101)
+    assert task_families._text(25, 9_000).shape == (24, 25)

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import inspect
+from collections import Counter
+
+import pytest
+
+import lightning_tricks
 from lightning_tricks import DeadUnits
+from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import watch_form
 from lightning_tricks.numerics import form
+from tests.faults.problems import Logging, arguments, example
+from tests.matrix import EXAMPLES
 from tests.problems import Classifier, fit
+
+DETECTORS = [n for n in EXAMPLES if inspect.isclass(c := getattr(lightning_tricks, n)) and issubclass(c, Detector)]
 
 
 def test_a_state_has_the_form_that_it_is_checked_against() -> None:
@@ -13,3 +24,17 @@ def test_a_state_has_the_form_that_it_is_checked_against() -> None:
     assert detector.state_form(state, "state") is None
     assert watch_form(more=form.count)(state, "state") is not None, "a key that is missing"
     assert watch_form(optional={"more": form.count})(state, "state") is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", DETECTORS)
+def test_no_part_of_a_state_overwrites_another(name: str) -> None:
+    detector = example(name)
+    fit(Logging(), [detector], n=32, **arguments(name))
+    watch = detector.watch
+    own = dict.fromkeys(("sums", "counters", "flags"))
+    parts = [watch.judge.state(), watch.response.state(), watch.probe.state(), own]
+    written = Counter(key for part in parts for key in part)
+    # (it means to: a verdict without what this process alone has measured)
+    meant = {"verdict"} if name == "MemoryDoctor" else set()
+    assert {key for key, times in written.items() if times > 1} <= meant

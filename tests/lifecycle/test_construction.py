@@ -17,7 +17,7 @@ from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.recipes import as_recipe, tricks
 from lightning_tricks.schedules.phases import DECAYS, ELSEWHERE
 from tests.matrix import EXAMPLES
-from tests.problems import Classifier, fit, trainer
+from tests.problems import STRICT, Classifier, fit, trainer
 
 
 class Named:
@@ -145,6 +145,7 @@ def test_callbacks_that_their_arguments_tell_apart_are_taken() -> None:
     fit(Classifier(), monitors, n=16)
 
 
+@pytest.mark.skipif(not STRICT, reason="Lightning 2.5 asks of a class what its parent is, and fails first")
 @pytest.mark.parametrize("cls", [lt.GradientClip, lt.GradientMonitor, lt.PredictionCollapse])
 def test_a_class_in_place_of_a_callback_is_answered_with_the_call(cls: type) -> None:
     name = cls.__name__
@@ -163,6 +164,7 @@ def test_a_class_in_place_of_the_list_is_answered_with_the_call(cls: type) -> No
         trainer(cls)  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(not STRICT, reason="Lightning 2.5 asks of a class what its parent is, and fails first")
 @pytest.mark.parametrize(
     "others", [lambda c: [lt.GradientClip(), c], lambda c: [c, lt.GradientClip()]], ids=["last", "first"]
 )
@@ -180,6 +182,7 @@ def test_tools_can_look_through_a_class() -> None:
     assert not hasattr(lt.GradientMonitor, "state_key") and hasattr(lt.GradientMonitor(), "state_key")
 
 
+@pytest.mark.skipif(not STRICT, reason="Lightning 2.5 asks of a class what its parent is, and fails first")
 def test_a_recipe_inside_of_a_list_is_answered_with_the_list() -> None:
     with pytest.raises(TypeError, match=r"a recipe is a list of callbacks already\. Write callbacks=recipe\('cnn'\)"):
         trainer([lt.recipe("cnn")])

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -23,7 +24,7 @@ from lightning_tricks import (
     TrainingDoctor,
 )
 from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
-from tests.problems import Classifier, loader, trainer
+from tests.problems import Classifier, fit, loader, trainer
 
 
 class Peek(L.Callback):
@@ -158,3 +159,18 @@ def test_the_number_of_calls_in_a_step_is_bounded_for_one_callback_and_for_all_o
     alone, together = calls_per_step(one), calls_per_step([*seven, *watchers])
     assert 0 < alone <= 70
     assert alone < together <= 290
+
+
+def test_the_no_grad_that_lightning_puts_in_place_of_torchs_is_not_used_between_backward_and_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lightning after 2.6.6 empties autocast's cache with it, so that training would depend on the callbacks."""
+    callers, usual = [], torch.no_grad
+
+    def counted() -> Any:
+        callers.append(Path(sys._getframe(1).f_code.co_filename).name)
+        return usual()
+
+    monkeypatch.setattr(torch, "no_grad", counted)
+    fit(Classifier(), [GradientClip(1.0), LRSchedule("cosine")])
+    assert "dispatch.py" not in callers

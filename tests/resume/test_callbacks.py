@@ -16,6 +16,7 @@ import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import AsyncCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -23,6 +24,7 @@ from lightning_tricks import DurableCheckpointIO, LRSchedule, ResumeGuard, Trick
 from tests.problems import STRICT, Classifier, digits, loader, sgd, weights
 from tests.resume.problems import usable
 
+ENDS_WITH_ZERO = not SIGTERMException().code  # a SIGTERM; after lightning 2.6.6 it is 143 (#21623)
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 
 
@@ -62,7 +64,7 @@ def test_a_run_that_can_be_resumed_is_silent(told: list[str]) -> None:
         warnings.simplefilter("error", TrickWarning)
         fit(Classifier(), [guard, LRSchedule("cosine", warmup=2)])
     assert guard.findings == []
-    assert "\n".join(told).count("ResumeGuard") == 1, "the line about SIGTERM"
+    assert "\n".join(told).count("ResumeGuard") == ENDS_WITH_ZERO, "the line about SIGTERM"
 
 
 class Path_(L.Callback):
@@ -472,14 +474,14 @@ class Terminates(L.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigterm_ends_with_exit_code_0_and_the_remedy_that_is_told_mends_it(tmp_path: Path, told: list[str]) -> None:
+def test_where_sigterm_ends_with_exit_code_0_the_remedy_that_is_told_mends_it(tmp_path: Path, told: list[str]) -> None:
     keep = ModelCheckpoint(tmp_path / "a", save_on_exception=True)
     with pytest.raises(SystemExit) as end, warnings.catch_warnings():
         warnings.simplefilter("ignore", TrickWarning)
         fit(Classifier(), [ResumeGuard(), Terminates(), keep])
-    assert end.value.code is None, "the interpreter makes it 0"
+    assert end.value.code == (None if ENDS_WITH_ZERO else 143), "the interpreter makes 0 of None"
     assert (end.value.code or 143) == 143
-    assert "\n".join(told).count("a SIGTERM ends this process with exit code 0") == 1
+    assert "\n".join(told).count("a SIGTERM ends this process with exit code 0") == ENDS_WITH_ZERO
     assert torch.load(next((tmp_path / "a").iterdir()), weights_only=True)["global_step"] == 3
 
 
@@ -490,13 +492,13 @@ def test_sigterm_is_told_once_for_each_run_and_not_where_lightning_has_no_handle
     t.fit(Classifier(), loader(16))
     t.fit_loop.max_epochs = 2
     t.fit(Classifier(), loader(16))
-    assert "\n".join(told).count("SIGTERM") == 1
+    assert "\n".join(told).count("SIGTERM") == ENDS_WITH_ZERO
     monkeypatch.setattr(
         "lightning.pytorch.trainer.connectors.signal_connector._SignalConnector.register_signal_handlers",
         lambda self: None,
     )
     fit(Classifier(), [ResumeGuard()])
-    assert "\n".join(told).count("SIGTERM") == 1
+    assert "\n".join(told).count("SIGTERM") == ENDS_WITH_ZERO
 
 
 @strict
