@@ -18,6 +18,8 @@ class Detector:
     The callback keeps the arguments that all detectors share as attributes of their names (``take``).
     """
 
+    _internal = ("figure", "observer", "probe", "settings", "take", "watch")  # not shown by ``dir``
+
     observer = True
     parts: Any
     every_n_steps: int | None

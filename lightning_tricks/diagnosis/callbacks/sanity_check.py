@@ -105,6 +105,7 @@ class SanityCheck(Trick):
     """
 
     observer = True
+    _internal = ("prints",)
     prints: bool = True  # the table on rank 0; the function ``sanity_check`` returns it instead
 
     def __init__(

@@ -84,6 +84,7 @@ class LossScaleGuard(Trick):
 
     log_keys = LOSS_SCALE
 
+    _internal = ("logs_loss_scale",)
     logs_loss_scale: ClassVar[bool] = True  # then PrecisionDoctor does not
     state_form = staticmethod(
         form.record(
