@@ -17,6 +17,7 @@ from lightning_tricks.numerics.arguments import constructor_arguments
 from lightning_tricks.publishing.log_keys import LogKey
 
 _T = TypeVar("_T")
+_PACK = __name__.split(".")[0]
 
 
 class Participant(Stages):
@@ -42,6 +43,14 @@ class Participant(Stages):
     _off: bool = False  # an observer that failed: it does nothing more in this run
 
     # -- what a callback may override -----------------------------------------------------------------------------
+
+    def __dir__(self) -> list[str]:
+        """Leave out what only the pack itself uses: completion shows what is of use to the user."""
+        kinds = type(self).__mro__
+        own = {name for base in (Participant, Stages) for name in vars(base)} - {"configuration"}
+        own |= {name for kind in kinds for name in vars(kind).get("_internal", ())}
+        others = {name for kind in kinds if kind.__module__.split(".")[0] != _PACK for name in vars(kind)}
+        return [name for name in super().__dir__() if name in others or name not in own]
 
     def _make_parts(self) -> tuple[Stages, ...]:
         """Return the parts that do the work, made of the arguments; called for each new run."""

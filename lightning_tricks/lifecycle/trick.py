@@ -19,7 +19,6 @@ from lightning_tricks.lifecycle.guard import GuardsHooks, for_all, not_for_light
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lightning
 from lightning_tricks.lifecycle.participant import Participant
-from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.optimizer_step.rate_request import is_schedule_free
 
@@ -38,6 +37,8 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     Lightning calls the hooks of this class; the hooks of a training step are dispatched (``lifecycle.dispatch``).
     """
 
+    _internal = ("implicit", "newest", "serial")
+
     implicit: bool = False  # enabled by LIGHTNING_TRICKS: yields to an explicit one, and is dropped where unsupported
     serial: int = 0  # among the implicit ones of its class, from 1
     newest: ClassVar[int] = 0  # the largest of these
@@ -55,13 +56,6 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
 
     def __repr__(self) -> str:
         return as_call(self)
-
-    def __dir__(self) -> list[str]:
-        """Leave out what only the pack itself uses: completion shows what is of use to the user."""
-        shared = {name for base in (Trick, Participant, Stages) for name in vars(base)} - set(dir(object))
-        internal = {name for kind in type(self).__mro__ for name in vars(kind).get("_internal", ())}
-        shown = {*dir(lightning_pytorch.Callback), "configuration"}
-        return [name for name in super().__dir__() if name in shown or name not in shared | internal]
 
     # -- Lightning hooks ------------------------------------------------------------------------------------------
 
