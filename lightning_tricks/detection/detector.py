@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_tricks.detection.alarm import Verdict
 from lightning_tricks.detection.judge import worst
@@ -18,7 +18,14 @@ class Detector:
     The callback keeps the arguments that all detectors share as attributes of their names (``take``).
     """
 
-    _internal = ("figure", "observer", "probe", "settings", "take", "watch")  # not shown by ``dir``
+    _internal: ClassVar[tuple[str, ...]] = (
+        "figure",
+        "observer",
+        "probe",
+        "settings",
+        "take",
+        "watch",
+    )  # not shown by ``dir``
 
     observer = True
     parts: Any

@@ -32,6 +32,7 @@ class Participant(Stages):
     """
 
     identity: ClassVar[tuple[str, ...]] = ()
+    _internal: ClassVar[tuple[str, ...]] = ()  # names of its own that ``dir`` leaves out
     state_form: Any = staticmethod(form.anything)  # what ``_trick_state`` of it and of its parts returns looks like
     in_dry_run: ClassVar[bool] = False  # whether a dry run of training needs it, since it shapes gradients
     observer: ClassVar[bool] = False  # whether it only watches
