@@ -37,7 +37,7 @@ class Trick(Participant, lightning_pytorch.Callback, pytorch_lightning.Callback,
     Lightning calls the hooks of this class; the hooks of a training step are dispatched (``lifecycle.dispatch``).
     """
 
-    _internal = ("implicit", "newest", "serial")
+    _internal: ClassVar[tuple[str, ...]] = ("implicit", "newest", "serial")
 
     implicit: bool = False  # enabled by LIGHTNING_TRICKS: yields to an explicit one, and is dropped where unsupported
     serial: int = 0  # among the implicit ones of its class, from 1
