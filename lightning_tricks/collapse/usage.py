@@ -237,7 +237,7 @@ def balance_of_others(perplexity: float, top: float, samples: int, entries: int)
         samples: the shares are of.
         entries: how many there are.
 
-    >>> balance_of_others(4.0, 0.25, 10**6, 4), balance_of_others(2.0, 0.5, 512, 4)
+    >>> round(balance_of_others(8.0, 1 / 8, 10**6, 8), 3), balance_of_others(2.0, 0.5, 512, 8)
     (1.0, 0.0)
     """
     left = round(samples * (1 - top))

@@ -151,7 +151,7 @@ def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 
 def never_falls(start: float, checks: Sequence[Check], total: int, count: int = 10) -> bool:
     """Whether the loss has not fallen in most of the run: neither that of batches nor that on the first batch.
 
-    Losses of 0 or below are no measure of what is missing, as those of a policy.
+    Losses of 0 or below, as those of a policy, do not say how much is missing.
 
     Args:
         start: the loss before training.
