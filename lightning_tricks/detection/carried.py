@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 _MOST_NUMBERS = 4_000_000  # of a tensor: larger ones are data, and are not copied
 _MOST_PLACES = 1000  # of a container: longer ones are data as well
+_MOST_LEAVES = 10_000  # of an attribute: what holds more is data too
 _DEEPEST = 4  # containers and objects within each other
 _OF_LIBRARIES = ("builtins", "datetime", "functools", "lightning", "numpy", "pytorch_lightning", "torch", "weakref")
 _OF_MODULES = frozenset(vars(nn.Module()))
@@ -56,8 +58,11 @@ def _attributes(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     for prefix, owner in module.named_modules():
         for name, value in vars(owner).items():
             # (parameters and buffers lie in dicts among torch's own; Lightning's that hold objects begin so as well)
-            if name not in _OF_MODULES and not (name.startswith("_") and _is_object(value)):
-                yield owner, name, f"{prefix}.{name}".removeprefix(".")
+            if name in _OF_MODULES or (name.startswith("_") and _is_object(value)):
+                continue
+            path = f"{prefix}.{name}".removeprefix(".")
+            if next(islice(_leaves(value, path, 0), _MOST_LEAVES, None), None) is None:
+                yield owner, name, path
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, Any]]:

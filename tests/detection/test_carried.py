@@ -133,3 +133,18 @@ def test_numbers_among_others_are_mended_wherever_they_are() -> None:
     assert net.holder is held
     assert (held.mean.tolist(), held.calls) == ([0.0, 0.0], 5)
     assert (net.array.tolist(), net._own.tolist()) == ([0.0, 0.0], [0.0])
+
+
+def test_data_that_a_module_holds_are_neither_copied_nor_looked_through() -> None:
+    class Counted(list[float]):
+        looks = 0
+
+        def __iter__(self) -> Any:
+            Counted.looks += 1
+            return super().__iter__()
+
+    net = nn.Identity()
+    net.table = [Counted([0.0] * 900) for _ in range(900)]  # type: ignore[assignment]
+    net.hidden = torch.zeros(2)
+    assert list(carried(net)) == ["hidden"]
+    assert Counted.looks < 20
