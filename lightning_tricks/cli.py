@@ -98,6 +98,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     check.add_argument("config", nargs="+", help="YAML files")
     check.set_defaults(do=_check)
     schedule = commands.add_parser("schedule", help="draw a schedule into a PNG")
+    schedule.add_argument("name", nargs="?", metavar="decay", help="the same as --decay")
     schedule.add_argument("--decay", default="cosine", help=f"{DECAY_NAMES} (default: cosine)")
     schedule.add_argument("--updates", type=int, default=1000, help="length of the run (default: 1000)")
     schedule.add_argument("--lr", type=float, default=1.0, help="base rate (default: 1)")
@@ -215,9 +216,12 @@ def _check(options: argparse.Namespace) -> int:
 def _schedule(options: argparse.Namespace) -> int:
     from lightning_tricks.schedules.callbacks import LRSchedule
 
+    if options.name and options.decay not in (options.name, "cosine"):
+        print(f"two decays: {options.name} and --decay {options.decay}. Leave one of them out.")
+        return 2
     try:
         schedule = LRSchedule(
-            options.decay,
+            options.name or options.decay,
             warmup=_length(options.warmup),
             warmup_shape=options.warmup_shape,
             warmup_start=options.warmup_start,

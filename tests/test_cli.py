@@ -54,9 +54,18 @@ def test_a_schedule_is_drawn_as_the_callback_draws_it(tmp_path: Path, capsys: An
         (["--decay", "cosin"], "Did you mean 'cosine'"),
         (["--final", "2"], "final"),
         (["--warmup", "x"], "warmup"),
+        (["cosin"], "Did you mean 'cosine'"),
+        (["linear", "--decay", "sqrt"], "two decays: linear and --decay sqrt"),
     ):
         assert cli.main(["schedule", *wrong, "-o", str(path)]) == 2
         assert words in capsys.readouterr().out
+
+
+def test_a_decay_may_be_given_without_its_option(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    assert cli.main(["schedule", "linear", "-o", str(paths[0])]) == 0
+    assert cli.main(["schedule", "--decay", "linear", "-o", str(paths[1])]) == 0
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_a_report_is_written_and_its_path_is_said(tmp_path: Path, capsys: Any) -> None:
