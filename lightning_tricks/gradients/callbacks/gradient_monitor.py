@@ -36,6 +36,8 @@ from lightning_tricks.publishing.worst_series import STATE_FORM as WORST_FORM
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_LOG10 = 3  # optimizers: with more, a second curve of each norm would be too much of the same
+
 
 @final
 @holds_arguments(MonitorSpec)
@@ -67,7 +69,8 @@ class GradientMonitor(Trick):
         TrickError: at fit start, a group matches no parameter, groups overlap, or ``noise_scale`` has no accumulation.
 
     Logs:
-        - ``grad/norm``, ``grad/norm_log10``: at logged steps. The latter because TensorBoard leaves out outliers.
+        - ``grad/norm``, ``grad/norm_log10``: at logged steps. The latter because TensorBoard leaves out outliers; it is
+          left out itself with more than three optimizers.
         - ``grad/norm/<parameter>``, ``grad/group/<name>``, ``grad/update_ratio/<parameter>``: at logged steps.
         - ``grad/nonfinite``: attempts with a NaN or inf gradient since the last logged step.
         - ``grad/noise_scale``: in samples. ``grad/histogram/<parameter>``: samples of gradients.
@@ -218,7 +221,9 @@ class GradientMonitor(Trick):
     def _publish_norms(self, run: TrainingRun, page: Page, norms: Tensor) -> None:
         view, put, step, ending = page.view, run.publisher, page.step, key_ending(run, page.view)
         total = page.total(self.spec.norm_type)
-        put.put(step, {f"grad/norm{ending}": total, f"grad/norm_log10{ending}": total.log10()})
+        put.put(step, {f"grad/norm{ending}": total})
+        if len(run.views) <= _MOST_LOG10:
+            put.put(step, {f"grad/norm_log10{ending}": total.log10()})
         # logger=False: only for EarlyStopping and ModelCheckpoint, since the publisher gives it to the loggers
         run.trainer.lightning_module.log(
             f"grad/norm{ending}", total, logger=False, on_step=True, on_epoch=False, batch_size=1
