@@ -244,9 +244,9 @@ class PredictionProbe(Probe):
         evidence = Evidence(both_signs=self._targets.kind == "numbers")
         values["seen_before"] = seen
         network, reference, values["_reference"] = references.best(skills, self._targets.kind)
-        if self._recent.compares:
-            values["_by_network"], values["_by_reference"] = self._recent.skills(network, reference)
-        self._recent.compare(references.may_be_ahead(values, self._targets.kind))
+        pair = (network, reference) if self._recent.compares else references.LEVEL
+        values["_by_network"], values["_by_reference"] = self._recent.skills(*pair)
+        self._recent.compares = references.may_be_ahead(values, self._targets.kind)
         if shares:
             values["_pooled"] = self._classes.pooled_skill(values)
             values["_minority"] = values["_count"] * (1 - max(self._classes.labelled))

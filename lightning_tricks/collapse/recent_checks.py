@@ -50,12 +50,6 @@ class RecentChecks:
         count = len(self._skills)
         return sum(pair[0] for pair in self._skills) / count, sum(pair[1] for pair in self._skills) / count
 
-    def compare(self, wanted: bool) -> None:
-        """Say whether the next check compares the network with a reference; else the skills so far are outdated."""
-        self.compares = wanted
-        if not wanted:
-            self._skills = []
-
     def grew(self, extent: float) -> bool:
         """Add how many numbers a sample has, and return whether that is more than ever before, for the second time.
 

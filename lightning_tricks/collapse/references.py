@@ -48,6 +48,7 @@ REFERENCES = {
 }
 _MEASURES = ("classes", "numbers")  # kinds of targets; of others no skill is known
 SKILLS = 2 * len(_MEASURES) * len(REFERENCES)
+LEVEL = (1.0, 1.0)  # skills of a network and a reference that is not asked, since it cannot be far ahead
 _ABOVE = 0.5  # skill of a network that no trivial learner is far ahead of
 # Rows over all processes that make a skill: with these, 0.2 is four standard errors above none.
 _FEWEST = 64

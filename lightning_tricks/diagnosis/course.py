@@ -213,7 +213,7 @@ class Course:
             and not findings.solved(self.checks, start)
             and (
                 no_progress.ran_out(self.checks, plan.updates)
-                or no_progress.never_moves(start, self.checks, plan.updates)
+                or no_progress.never_moves(start, self.checks, plan.updates, plan.base_rate)
                 or no_progress.never_warms_up(self.checks, plan.base_rate, plan.updates)
             ),
             "evaluation": curves and loss_rises.fails_in_eval_mode(start, self.checks),

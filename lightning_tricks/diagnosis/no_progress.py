@@ -19,6 +19,7 @@ _FEWEST_UPDATES = 100  # (fewer may be too few for anything)
 # Of the loss. A weak signal gives more: a logistic regression with an area under the curve of 0.53, from weights of 0
 # and without noise to hide in (4,096 samples a batch), 0.0017. No healthy development scenario is below 0.02.
 _UNMOVED = 0.001
+_WARMS_UP = 0.5  # of the base rate
 _STILL = 0.02  # of the loss on the first batch, by a whole run
 _SHRUNK = 0.3  # of the norm that the weights began with
 
@@ -118,17 +119,18 @@ def never_warms_up(checks: Sequence[Check], base: float, total: int, count: int 
     return all(b > a for a, b in pairwise(rates[-count - 1 :])) and rates[-1] >= max(rates)
 
 
-def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 8) -> bool:
+def never_moves(start: float, checks: Sequence[Check], total: int, base_rate: float = math.nan, count: int = 8) -> bool:
     """Whether all updates of a run together would hardly change the weights, and nothing is learned.
 
     By less than a hundredth, where the loss on the first batch stays within 1 %, or where that is not known the loss
     within 2 %; by less than a twentieth, where the loss on the first batch would have moved by less than 2 % at the end
-    of the run. A warm-up, in which the rate rises, says nothing yet.
+    of the run. A warm-up says nothing yet: the rate rises, or is far below the one that a schedule multiplies.
 
     Args:
         start: the loss before training.
         checks: the checks so far.
         total: updates of the whole run.
+        base_rate: that schedulers multiply; NaN where there is none.
         count: checks that are needed.
 
     >>> still = [Check(10 * i + 10, 0.69, 0.69, rate=1e-8, ratio=1e-7, fixed=0.69) for i in range(9)]
@@ -137,6 +139,8 @@ def never_moves(start: float, checks: Sequence[Check], total: int, count: int = 
     """
     known = [c for c in checks if math.isfinite(c.ratio) and math.isfinite(c.rate) and math.isfinite(c.median)]
     if len(known) < count or not total or known[-1].rate > min(c.rate for c in known[-count:]):
+        return False
+    if max(c.rate for c in known) < _WARMS_UP * base_rate:
         return False
     moves = max(c.ratio for c in known) * total
     fixed = [c.fixed for c in known if math.isfinite(c.fixed)]

@@ -76,6 +76,8 @@ def test_weights_that_a_whole_run_changes_by_less_than_a_hundredth_never_move() 
     assert not never_moves(0.7, [c._replace(fixed=0.7 - 0.01 * i) for i, c in enumerate(still)], 1000), "it learns"
     warm = [c._replace(rate=1e-8 * (i + 1)) for i, c in enumerate(still)]
     assert not never_moves(0.7, warm, 1000), "the rate rises"
+    assert not never_moves(0.7, still, 1000, base_rate=1e-3), "a warm-up whose rate is renewed once in an epoch"
+    assert never_moves(0.7, still, 1000, base_rate=2e-8), "a schedule, whose rate is too low"
     unknown = [c._replace(fixed=math.nan) for c in still]
     assert never_moves(0.7, unknown, 1000)
     assert not never_moves(0.7, [*unknown[:-1], unknown[-1]._replace(median=0.6)], 1000)
