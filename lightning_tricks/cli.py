@@ -99,7 +99,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     check.set_defaults(do=_check)
     schedule = commands.add_parser("schedule", help="draw a schedule into a PNG")
     schedule.add_argument("name", nargs="?", metavar="decay", help="the same as --decay")
-    schedule.add_argument("--decay", default="cosine", help=f"{DECAY_NAMES} (default: cosine)")
+    schedule.add_argument("--decay", help=f"{DECAY_NAMES} (default: cosine)")
     schedule.add_argument("--updates", type=int, default=1000, help="length of the run (default: 1000)")
     schedule.add_argument("--lr", type=float, default=1.0, help="base rate (default: 1)")
     schedule.add_argument("--warmup", default=None, help="updates, epochs (2ep) or a share (5%%)")
@@ -216,12 +216,12 @@ def _check(options: argparse.Namespace) -> int:
 def _schedule(options: argparse.Namespace) -> int:
     from lightning_tricks.schedules.callbacks import LRSchedule
 
-    if options.name and options.decay not in (options.name, "cosine"):
+    if options.name and options.decay and options.name != options.decay:
         print(f"two decays: {options.name} and --decay {options.decay}. Leave one of them out.")
         return 2
     try:
         schedule = LRSchedule(
-            options.name or options.decay,
+            options.name or options.decay or "cosine",
             warmup=_length(options.warmup),
             warmup_shape=options.warmup_shape,
             warmup_start=options.warmup_start,

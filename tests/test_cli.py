@@ -56,6 +56,7 @@ def test_a_schedule_is_drawn_as_the_callback_draws_it(tmp_path: Path, capsys: An
         (["--warmup", "x"], "warmup"),
         (["cosin"], "Did you mean 'cosine'"),
         (["linear", "--decay", "sqrt"], "two decays: linear and --decay sqrt"),
+        (["linear", "--decay", "cosine"], "two decays: linear and --decay cosine"),
     ):
         assert cli.main(["schedule", *wrong, "-o", str(path)]) == 2
         assert words in capsys.readouterr().out

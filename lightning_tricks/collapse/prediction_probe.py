@@ -219,7 +219,9 @@ class PredictionProbe(Probe):
         total = over_all(run, {"known": self._inputs.known.take(vector.device), "extent": extent, **answers})
         known, extent = total.pop("known"), total.pop("extent")
         facts = torch.stack([known[0] / known[1].clamp(min=1), extent / run.trainer.world_size])
-        skills = references.skills(total).reshape(-1) if total else torch.full((references.SKILLS,), torch.nan)
+        # (made where the rest is: from the host it would have to be copied, and the host would wait)
+        unknown = vector.new_full((references.SKILLS,), torch.nan)
+        skills = references.skills(total).reshape(-1) if total else unknown
         return torch.cat([facts.to(vector), skills.to(vector), vector])
 
     def _measured(self, rows: Mapping[str, Tensor], add: Callable[[sums.Sums], sums.Sums]) -> Tensor:

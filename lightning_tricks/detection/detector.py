@@ -18,14 +18,8 @@ class Detector:
     The callback keeps the arguments that all detectors share as attributes of their names (``take``).
     """
 
-    _internal: ClassVar[tuple[str, ...]] = (
-        "figure",
-        "observer",
-        "probe",
-        "settings",
-        "take",
-        "watch",
-    )  # not shown by ``dir``
+    # names that ``dir`` does not show
+    _internal: ClassVar[tuple[str, ...]] = ("figure", "observer", "probe", "settings", "take", "watch")
 
     observer = True
     parts: Any

@@ -46,6 +46,16 @@ class CourseAlarm:
         """The present loss: the median of the last check that has a finite one; NaN where none has."""
         return next((c.median for c in reversed(self.checks) if math.isfinite(c.median)), math.nan)
 
+    @property
+    def best(self) -> float:
+        """The lowest loss so far; NaN where none is finite."""
+        return min((c.median for c in self.checks if math.isfinite(c.median)), default=math.nan)
+
+    @property
+    def largest_update(self) -> float:
+        """The largest update so far, over the weights; NaN where none is known."""
+        return max((c.ratio for c in self.checks if math.isfinite(c.ratio)), default=math.nan)
+
     @cached_property
     def blow_up(self) -> Check | None:
         """The check at which updates that were too large broke the network."""
@@ -118,8 +128,7 @@ def _outlying_row(alarm: CourseAlarm) -> Explained:
 def _blow_up(alarm: CourseAlarm) -> Explained:
     """Updates that were too large broke the network."""
     advice = ("lower the learning rate: LRFinder()", "warm up for longer", "clip gradients: GradientClip(1.0)")
-    largest = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
-    reason = f"{_height_of_blow_up(alarm)}; updates were up to {largest:.1g} of the weights"
+    reason = f"{_height_of_blow_up(alarm)}; updates were up to {alarm.largest_update:.1g} of the weights"
     return Cause.RATE_TOO_HIGH, (reason, *alarm.and_culprit), advice
 
 
@@ -147,7 +156,7 @@ def _idle(alarm: CourseAlarm) -> Explained:
         return Cause.UNCHANGED_WEIGHTS, (reason,), ("shorten the warm-up: LRSchedule(warmup='5%')",)
     # (the rate never fell: it was too low from the start)
     if rates[-1] >= 0.5 * max(rates):
-        ratio = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
+        ratio = alarm.largest_update
         reason = (
             f"an update changes the weights by at most {ratio:.1g} of their size, at a learning rate of {rates[-1]:.2g}"
         )
@@ -210,19 +219,16 @@ def _flow(alarm: CourseAlarm) -> Explained:
 
 def _spike(alarm: CourseAlarm) -> Explained:
     """The loss jumped, and did not come back."""
-    best = min((c.median for c in alarm.checks if math.isfinite(c.median)), default=math.nan)
     advice = ("lower the learning rate", "clip gradients: GradientClip(1.0)", "look at the data of these steps")
-    reason = f"the median loss jumped and stays at {alarm.now:.4g}, after {best:.4g}"
+    reason = f"the median loss jumped and stays at {alarm.now:.4g}, after {alarm.best:.4g}"
     return Cause.LOSS_SPIKES, (reason, *alarm.and_culprit), advice
 
 
 def _unmoved(alarm: CourseAlarm) -> Explained:
     """Updates change the weights, and the loss stays where it was."""
-    best = min((c.median for c in alarm.checks if math.isfinite(c.median)), default=math.nan)
-    ratio = max((c.ratio for c in alarm.checks if math.isfinite(c.ratio)), default=math.nan)
     reason = (
         f"after {alarm.checks[-1].step} updates the loss is where it began: {alarm.start:.4g} before training, at best "
-        f"{best:.4g} since, with updates of up to {ratio:.1g} of the weights"
+        f"{alarm.best:.4g} since, with updates of up to {alarm.largest_update:.1g} of the weights"
     )
     advice = (
         "ask SanityCheck(): can one batch be learned, and do targets belong to their inputs?",
