@@ -23,7 +23,7 @@ from lightning_tricks.accumulation.out_of_memory import SplitStep, run_apart
 from lightning_tricks.accumulation.progress import WindowProgress
 from lightning_tricks.accumulation.reading import BatchReader
 from lightning_tricks.accumulation.refusals import refuse_at_start, refuse_before_setup
-from lightning_tricks.accumulation.spec import AccumulationSpec, current_configuration
+from lightning_tricks.accumulation.spec import AccumulationSpec, current_configuration, stands_alone
 from lightning_tricks.accumulation.weights import Weight
 from lightning_tricks.accumulation.window_gradients import WindowGradients, trained
 from lightning_tricks.dry_run.training_step import StepWrapper
@@ -36,6 +36,15 @@ from lightning_tricks.numerics.shards import reduced
 from lightning_tricks.optimizer_step import gradient_writer
 from lightning_tricks.optimizer_step.logbook import Page
 from lightning_tricks.publishing.publish import Cadence
+
+# where nothing has to be done for a micro-batch that is an update by itself
+_WHILE_ALONE = (
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_train_batch_end",
+    "_before_gradients_read",
+)
 
 
 @final
@@ -144,6 +153,7 @@ class GradientAccumulation(Trick):
         """Forget the last run."""
         self._progress = WindowProgress(self.spec)
         self._effective: float | Tensor | None = None  # samples in the last update over all processes
+        self._alone: float | Tensor | None = None  # of a micro-batch that is an update by itself, and needs no factor
         self._gradients = WindowGradients()
         self._wrapper = StepWrapper()
         self._reader = BatchReader(self.spec)
@@ -169,9 +179,14 @@ class GradientAccumulation(Trick):
         """Refuse what cannot be exact, and take over the window."""
         refuse_before_setup(self.spec, run.trainer)
         progress = self._progress
+
+        def enlarge(factor: int) -> None:
+            progress.enlarge(factor)
+            _accumulate(self, run)
+
         run.attempts.own_mean_factor = lambda: progress.correction()
         # A rollback may ask for a longer window, to average over more samples.
-        run.window.claim(progress.enlarge)
+        run.window.claim(enlarge)
         if progress.fixed is not None:
             steer(run.trainer, progress.fixed)
 
@@ -180,6 +195,7 @@ class GradientAccumulation(Trick):
         trainer, state = run.trainer, state or {}
         refuse_at_start(self.spec, run)
         self._progress.start(state)
+        _accumulate(self, run)
         self._splitter.limit = state.get("limit", self._splitter.limit)
         if "rate_factor" in state and not run.rate.claimed:
             run.rate.restore(state["rate_factor"], "accumulation", state.get("rate_inside"))
@@ -223,6 +239,12 @@ class GradientAccumulation(Trick):
         if run is None:
             return
         fixed = progress.fixed
+        if self._alone is not None:
+            weight = self._reader.weigh(batch)
+            if weight:
+                self._alone = self._reader.samples(batch, weight)
+                return
+            _accumulate(self, run)  # (an empty batch: its loss is NaN, and left out)
         self._gradients.count_again()
         # (ExactResume may have restored the gradients of a window that was open)
         progress.resume(lambda: any(p.grad is not None for p in trained(pl_module)))
@@ -247,6 +269,11 @@ class GradientAccumulation(Trick):
                 run.rate.ask(progress.rate_factor, [view.optimizer for view in run.views], "accumulation")
         if fixed is None:
             steer(trainer, steps_after(batch_idx, progress.closes(_applied(run))))
+        alone = stands_alone(self.spec, progress.fixed, trainer.world_size) and progress.now.batches == 1
+        if alone and weight:  # (a number: weights on a device never stand alone)
+            self._alone = progress.batch.samples if progress.batch is not None else weight
+            progress.now = progress.now.closed()
+            run.dispatch.rest(self, *_WHILE_ALONE)
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Nothing is accumulated. (Lightning clears gradients after the forward pass of the first micro-batch.)"""
@@ -329,6 +356,8 @@ class GradientAccumulation(Trick):
 
     def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
         """Log the window."""
+        if self._alone is not None and not page.empty:
+            self._effective = self._alone
         if self._cadence.due(page.step) and self._effective is not None:
             values = {
                 "accumulation/window": float(self._progress.now.batches),
@@ -356,6 +385,12 @@ class GradientAccumulation(Trick):
         if run is not None and self.spec.scales_rate:
             state["rate_inside"] = run.rate.inside()
         return state
+
+
+def _accumulate(trick: GradientAccumulation, run: TrainingRun) -> None:
+    """Weigh micro-batches, and correct their sum, from now on."""
+    trick._alone = None
+    run.dispatch.rest(trick)
 
 
 def _of_rank_0(trainer: Any, weight: Weight) -> float:

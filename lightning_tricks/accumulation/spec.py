@@ -77,6 +77,21 @@ def rate_factor(scaling: str, window: Window, planned: int, micro_size: float) -
     return SCALINGS[scaling](window.size / micro_size if isinstance(window, Target) else planned)
 
 
+def stands_alone(spec: AccumulationSpec, fixed: int | None, world_size: int) -> bool:
+    """Whether each micro-batch is an update by itself whose gradient is exact as it is: no factor has to be applied.
+
+    Args:
+        spec: the arguments.
+        fixed: micro-batches in every window; None where their number varies.
+        world_size: processes. With several, those with more samples have to count for more.
+
+    >>> stands_alone(AccumulationSpec(1, None, "samples", "raise", "none", None), 1, world_size=1)
+    True
+    """
+    # (the weight may be 0 where tokens are counted, or by a function of the user's: such a loss is left out)
+    return fixed == 1 and world_size == 1 and not spec.splits and spec.weight in ("equal", "samples")
+
+
 def current_configuration(saved: Mapping[str, Any], window: Window) -> dict[str, Any]:
     """Return the arguments in a checkpoint under today's names, so that they can be compared with those of a run.
 

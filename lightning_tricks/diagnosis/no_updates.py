@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_tricks.detection.watch import Watch
 from lightning_tricks.lifecycle.stages import Stages
+from lightning_tricks.lifecycle.training_run import TrainingRun
 
 IDLE_BATCHES = 100  # without any step
 
@@ -20,6 +21,12 @@ class NoUpdates(Stages):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._batches = 0
+
+    def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
+        """With automatic optimization there is nothing to notice."""
+        run.dispatch.rest(
+            self, *(("on_train_batch_end",) if run.trainer.lightning_module.automatic_optimization else ())
+        )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look once, after so many batches."""

@@ -63,12 +63,14 @@ class ReplacedParameters(Stages):
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Ask in each fit."""
         self._asked = False
+        run.dispatch.rest(self)
 
     def _transfer_started(self, run: TrainingRun) -> None:
         """Look, once: their gradients are still there, since only those of the optimizer's parameters are cleared."""
         if self._asked or run.clock.attempted(0) < ASKED_AT:
             return
         self._asked = True
+        run.dispatch.rest(self, "_transfer_started")
         held = [p for view in run.views for g in view.optimizer.param_groups for p in g["params"]]
         names = replaced(run.trainer.lightning_module, held)
         if names:

@@ -124,12 +124,14 @@ class StillCopies(Stages):
         """Find them; in a run that goes on, weights are not those of the beginning any more."""
         held = {id(p) for view in run.views for g in view.optimizer.param_groups for p in g["params"]}
         self._copies = copies(run.trainer.lightning_module, held) if state is None else []
+        run.dispatch.rest(self, *(() if self._copies else ("_transfer_started",)))
 
     def _transfer_started(self, run: TrainingRun) -> None:
         """Look, when it is time."""
         if not self._copies or run.clock.attempted(0) < ASKED_AT * total_of(self._watch.judge):
             return
         still, self._copies = [copy for copy in self._copies if copy.stands_still], []
+        run.dispatch.rest(self, "_transfer_started")
         if still:
             holds = "holds the random weights that it began with"
             self._probe.still = "; ".join(f"{copy.name}, a copy of {copy.original}, {holds}" for copy in still[:3])

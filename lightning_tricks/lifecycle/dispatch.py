@@ -46,6 +46,7 @@ class Member(Protocol):
         """Whether it overrides one of the methods below, or of ``OWN_HOOKS``."""
 
     _off: bool  # whether it failed, and does nothing more in this run
+    _idle: frozenset[str]  # see ``Resting``
 
     def survives(self, error: Exception) -> bool:
         """Whether the run goes on after an error of this member; it is off then."""
@@ -69,6 +70,12 @@ class Member(Protocol):
 
     def call_stage(self, name: str, *arguments: Any) -> None:
         """Call a stage of its own, and then of each part."""
+
+
+class Resting(Protocol):
+    """A trick or a part of one."""
+
+    _idle: frozenset[str]  # stages and hooks of a training step at which it has nothing to do in this run
 
 
 class Stations(Protocol):
@@ -113,6 +120,7 @@ class Dispatch:
 
     def __init__(self, run: Stations) -> None:
         self._run = run
+        self._tricks: Sequence[Member] = ()
         self._before: list[tuple[Member, dict[str, Any]]] = []
         self._calls: dict[str, list[_Call]] = {}
         self._own: dict[str, list[_Call]] = {}
@@ -122,6 +130,7 @@ class Dispatch:
         self.remove()
         if not tricks:
             return
+        self._tricks = tricks
         for hook in STEP_HOOKS:
             receiver = tricks[-1 if hook == _LAST else 0]
             self._calls[hook] = [
@@ -131,7 +140,12 @@ class Dispatch:
                 for function in _functions_at(t, hook)
             ]
         self._own = {
-            name: [_Call(t, getattr(x, name)) for t in tricks for x in (t, *t.parts) if x.does(name)]
+            name: [
+                _Call(t, getattr(x, name))
+                for t in tricks
+                for x in (t, *t.parts)
+                if x.does(name) and name not in x._idle
+            ]
             for name in OWN_HOOKS
         }
         # in the instance's dict, which is looked at before the class: a class may be used by several Trainers
@@ -159,7 +173,20 @@ class Dispatch:
                     vars(trick).pop(hook, None)
                 else:
                     vars(trick)[hook] = value
-        self._before, self._calls, self._own = [], {}, {}
+        self._tricks, self._before, self._calls, self._own = (), [], {}, {}
+
+    def rest(self, part: Resting, *names: str) -> None:
+        """Call a trick or a part of one at these stages and hooks no more, and at all others again.
+
+        For what a run turns out not to need: a call that does nothing costs about as much as a small kernel.
+
+        Args:
+            part: who has nothing to do there.
+            names: of ``STEP_HOOKS`` and ``OWN_HOOKS``; none to be called everywhere.
+        """
+        if part._idle != frozenset(names):
+            part._idle = frozenset(names)
+            self.install(self._tricks)
 
     def call_stage(self, name: str, *arguments: Any) -> None:
         """Call a method of ``OWN_HOOKS`` on each trick that overrides it."""
@@ -210,11 +237,12 @@ def _functions_at(trick: Member, hook: str) -> list[Callable[..., Any]]:
     stock = (getattr(lightning_pytorch.Callback, hook), getattr(pytorch_lightning.Callback, hook))
     own = vars(trick)[hook] if hook in vars(trick) else getattr(type(trick), hook)
     found: list[Callable[..., Any]] = []
-    if callable(own) and own not in stock:
+    rests = hook in trick._idle and hook not in vars(trick)
+    if callable(own) and own not in stock and not rests:
         # the guard of a class makes up for hooks of the base, and a step has none: a plain one is enough, and cheaper
         unguarded = getattr(own, "_unguarded", None)
         found = [getattr(trick, hook) if unguarded is None else MethodType(unguarded, trick)]
-    return found + [getattr(part, hook) for part in trick.parts if hasattr(part, hook)]
+    return found + [getattr(part, hook) for part in trick.parts if hasattr(part, hook) and hook not in part._idle]
 
 
 def _profiled(function: Callable[..., Any], trick: Member, hook: str, profiler: Any) -> Callable[..., Any]:

@@ -15,6 +15,9 @@ class Stages:
     arguments: the dispatch calls them after those of the callback that the part belongs to.
     """
 
+    # of a training step: it has nothing to do there in this run, and is not called (``Dispatch.rest``)
+    _idle: frozenset[str] = frozenset()
+
     def _configure(self, run: TrainingRun) -> None:
         """Fit begins: check the settings of the Trainer and the module. Optimizers do not exist yet."""
 

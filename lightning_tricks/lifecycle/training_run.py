@@ -55,7 +55,7 @@ class TrainingRun:
         self.window = WindowRequest()
         self.attempts = Attempts(lambda: self.trainer, self.writer, self.window)
         self.common = SharedParts()
-        self._dispatch = Dispatch(self)
+        self.dispatch = Dispatch(self)
         self.loss_scale = LossScale(None)
         self._optimizers = FollowedOptimizers(self._before_step, self._after_step)
         self.active = False
@@ -128,7 +128,7 @@ class TrainingRun:
         self.attempts.start()
         self.no_dry_runs = None
         self.publisher.guard()
-        self._dispatch.install(self.tricks)
+        self.dispatch.install(self.tricks)
         self.active = True
         self.facts = RunFacts(self)
         self.facts.begin()
@@ -170,10 +170,10 @@ class TrainingRun:
     def leave(self, trick: Member) -> None:
         """Detach a trick; the run closes when the last one detaches. Never raises."""
         if trick in self.tricks:
-            self._dispatch.remove()
+            self.dispatch.remove()
             self.tricks.remove(trick)
             if self.active and self._trainer() is not None:
-                self._dispatch.install(self.tricks)
+                self.dispatch.install(self.tricks)
             with suppress(TrickError):  # the Trainer of a fit that failed without notifying its callbacks may be gone
                 trick.guarded(trick.call_stage, "_cleanup", self)
         if not self.tricks:
@@ -181,7 +181,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Remove every hook and attribute that the run put anywhere."""
-        self._dispatch.remove()
+        self.dispatch.remove()
         for view in self._optimizers.close():
             self.writer.release(view)
         self.writer.close()
@@ -227,7 +227,7 @@ class TrainingRun:
         self.rate.hold(view.index, optimizer)
         page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
         if page is not None:
-            self._dispatch.call_stage("_before_gradients_read", self, page)
+            self.dispatch.call_stage("_before_gradients_read", self, page)
         return page
 
     def _before_step(self, view: OptimizerView, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -245,7 +245,7 @@ class TrainingRun:
         gradients = any(p.grad is not None for p in view.parameters)
         self.clock.finish(view.index, gradients=gradients, found_inf=getattr(optimizer, "found_inf", None))
         page = self.attempts.close(view)
-        self._dispatch.call_stage("_updated", view, page)
+        self.dispatch.call_stage("_updated", view, page)
         if page is not None and self.publisher.holds(page.step):
             suffix = f"/optimizer{view.index}" if len(self.views) > 1 else ""
             self.publisher.put(page.step, {f"trainer/updates{suffix}": self.clock.applied(view.index)})

@@ -1,4 +1,4 @@
-"""What was measured at one attempted update. Each slot is written once and then read by whoever comes later.
+"""What was measured at one attempted update: once, when first asked for, and then read by whoever comes later.
 
 ``OptimizerView`` is what holds for a whole fit (parameters, names, shards); a ``Page`` is one attempt.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter, is_not
 from typing import Any
@@ -136,15 +136,17 @@ class Page:
         self.step = step
         self.attempt = attempt
         self.losses = losses
-        self._slots: dict[str, Any] = {}
+        # by the kind of norm, measured when first asked for
+        self._norms: dict[float, Tensor] = {}
+        self._totals: dict[float, Tensor] = {}
+        self._values: list[Tensor] | None = None
         self._correction: Tensor | None = None
         self._found: tuple[list[Tensor], Sequence[int]] | None = None
         self.known_sparse: bool | None = None
 
     def look_again(self) -> None:
         """Forget which gradients are there. For whoever adds or takes away some before they are read."""
-        self._found = self.known_sparse = None
-        self._slots.pop("values", None)
+        self._found = self.known_sparse = self._values = None
 
     @property
     def gradients(self) -> list[Tensor]:
@@ -170,28 +172,13 @@ class Page:
         """Whether no parameter has a gradient (``training_step`` returned None)."""
         return not self.gradients
 
-    def write(self, slot: str, value: Any) -> Any:
-        """Put ``value`` into a slot that is still free, and return it.
-
-        Raises:
-            TrickError: it was written before.
-        """
-        if slot in self._slots:
-            raise TrickError(f"logbook: slot {slot!r} of attempt {self.attempt} was written before. Read it instead.")
-        self._slots[slot] = value
-        return value
-
-    def read(self, slot: str, measure: Callable[[], Any]) -> Any:
-        """Return a slot's value; measure it when nobody did yet."""
-        return self._slots[slot] if slot in self._slots else self.write(slot, measure())
-
     def correct(self, factor: Tensor) -> None:
         """Say that the true gradients are ``factor`` (0-d) times what lies there, the loss scale apart.
 
         Raises:
             TrickError: norms were read before.
         """
-        if any(slot.startswith("norms/") for slot in self._slots):
+        if self._norms:
             raise TrickError(f"logbook: norms of attempt {self.attempt} were read before their correction was known.")
         self._correction = factor
 
@@ -223,7 +210,9 @@ class Page:
 
         An uncoalesced sparse gradient is coalesced in a copy: the same gradient, each row once.
         """
-        return self.read("values", lambda: [_values(g) for g in self.locals()] if self.sparse else self.locals())  # type: ignore[no-any-return]
+        if self._values is None:
+            self._values = [_values(g) for g in self.locals()] if self.sparse else self.locals()
+        return self._values
 
     def writable(self) -> list[Tensor]:
         """Return the same to write to: they share the gradients' memory. An uncoalesced one is coalesced in place."""
@@ -244,11 +233,15 @@ class Page:
         Read from the gradients at the first call for this ``norm_type``, from the logbook after that. A parameter
         without gradient has norm 0.
         """
-        return self.read(f"norms/{norm_type}", lambda: self.measure(norm_type))  # type: ignore[no-any-return]
+        if norm_type not in self._norms:
+            self._norms[norm_type] = self.measure(norm_type)
+        return self._norms[norm_type]
 
     def total(self, norm_type: float = 2.0) -> Tensor:
         """Return the true norm of all gradients together, 0-d; computed at the first call for this ``norm_type``."""
-        return self.read(f"total/{norm_type}", lambda: total_norm(self.norms(norm_type), norm_type))  # type: ignore[no-any-return]
+        if norm_type not in self._totals:
+            self._totals[norm_type] = total_norm(self.norms(norm_type), norm_type)
+        return self._totals[norm_type]
 
     def known_finite(self, norm_type: float = 2.0) -> bool:
         """Whether the host can tell, without waiting for a device, that no gradient is NaN or inf."""

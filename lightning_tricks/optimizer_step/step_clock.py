@@ -10,7 +10,7 @@ updates is a tensor there, and an int everywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,6 +118,11 @@ class StepClock:
     def attempted(self, index: int) -> int:
         """Return the attempted steps of an optimizer."""
         return self._attempted[index]
+
+    @property
+    def all_attempted(self) -> Sequence[int]:
+        """The attempted steps of every optimizer."""
+        return self._attempted
 
     def applied(self, index: int) -> int | Tensor:
         """Return the updates of an optimizer: an int, or a 0-d int64 tensor where only the device knows."""

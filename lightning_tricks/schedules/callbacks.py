@@ -263,7 +263,7 @@ class LRSchedule(Trick):
         if run is None:
             return
         # Before the first batch a checkpoint's length holds, also where this Trainer was given another one.
-        attempted = [run.clock.attempted(view.index) for view in run.views]
+        attempted = run.clock.all_attempted
         looks = horizon.pace.begin_batch(batch_idx, attempted)
         if looks or (horizon.resumed and bounds(trainer) != horizon.bounds):
             has_clock = self._writer.clock.read is not None
@@ -279,6 +279,8 @@ class LRSchedule(Trick):
             self._write(run, run.views)
         if not self._horizon.timed:
             for i, (track, attempts) in enumerate(zip(self._horizon.tracks, attempted, strict=True)):
+                if attempts <= (track.course.planned or track.course.total or attempts):
+                    continue
                 text = overrun(track, attempts, f" of optimizer {i}" if len(attempted) > 1 else "")
                 if text is not None:
                     _say_once(run, text)

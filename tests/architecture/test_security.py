@@ -20,7 +20,8 @@ from lightning_tricks.diagnosis.gradient_health import GradientReading
 from lightning_tricks.diagnosis.reference_batch import ReferenceReading
 from lightning_tricks.gradients.layer_history import LayerHistory
 from lightning_tricks.modules.selection import LONGEST_PATTERN, check_patterns, fault_of
-from lightning_tricks.optimizer_step.logbook import Page
+from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.optimizer_step.loss_scale import LossScale
 from lightning_tricks.publishing.publish import Publisher
 from lightning_tricks.report import blocks as page_blocks
 from lightning_tricks.report import rendering
@@ -172,11 +173,14 @@ def test_a_monitor_keeps_as_much_after_many_steps_as_after_few() -> None:
 
 
 def test_a_page_holds_what_belongs_to_one_attempt() -> None:
-    view = SimpleNamespace(parameters=[], everything=range(0))
-    page_ = Page(view, 0, 1, [])  # type: ignore[arg-type]
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.ones(2)
+    page_ = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
+    sizes = []
     for _ in range(1000):
-        page_.read("norms/2.0", lambda: torch.ones(1))
-    assert list(page_._slots) == ["norms/2.0"]
+        page_.norms(), page_.total(), page_.values()
+        sizes.append(sum(len(value) for value in vars(page_).values() if isinstance(value, (dict, list))))
+    assert len(set(sizes)) == 1
 
 
 def fake_run() -> Any:

@@ -10,14 +10,16 @@ from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 
 
-def test_a_slot_is_written_once() -> None:
+def test_gradients_are_read_once_for_each_kind_of_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     p = torch.nn.Parameter(torch.zeros(2))
-    p.grad = torch.ones(2)
+    p.grad = torch.tensor([3.0, 4.0])
     page = Page(OptimizerView(0, torch.optim.SGD([p], lr=1.0), {}, LossScale(None)), 0, 1, [])
-    page.write("x", 1)
-    assert page.read("x", lambda: 2) == 1
-    with pytest.raises(TrickError, match="'x' of attempt 1 was written before"):
-        page.write("x", 3)
+    first = page.norms(), page.total(), page.norms(torch.inf)
+    monkeypatch.setattr(OptimizerView, "read", lambda *_: pytest.fail("they were read before"))
+    assert [x is y for x, y in zip(first, (page.norms(2.0), page.total(2.0), page.norms(torch.inf)), strict=True)] == [
+        True
+    ] * 3
+    assert first[0].tolist() == [5.0] and float(first[1]) == 5.0 and first[2].tolist() == [4.0]
 
 
 def test_a_correction_is_in_the_norms_and_must_come_before_them() -> None:
