@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as L
@@ -60,6 +61,8 @@ BARE, CLIP_VAL, BOTH = "bare Trainer", "gradient_clip_val=1.0", "GradientMonitor
 SCHEDULE, THEIR_WINDOW, OUR_WINDOW = "LRSchedule", "accumulate_grad_batches=4", "GradientAccumulation(4)"
 RECIPE = 'recipe("transformer")'
 FLOOR = "torch's own norms of all gradients, and nothing else"
+BY_HAND = "norm and clip by hand, in the hooks of one callback"
+NOTHING = "seven callbacks of Lightning's that do nothing"
 GRAD_NORM, PER_TENSOR = "Lightning's grad_norm, logged each step", "norms tensor by tensor, as Composer"
 LISTED, LISTED_OFF, LISTED_LOGGED = (
     "README's list",
@@ -71,6 +74,8 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "bare Trainer again": lambda: {},
     CLIP_VAL: lambda: {"gradient_clip_val": 1.0},
     FLOOR: lambda: {"callbacks": [ReadNorms()]},
+    BY_HAND: lambda: {"callbacks": [ClipByHand()]},
+    NOTHING: lambda: {"callbacks": [type(f"Nothing{i}", (L.Callback,), {})() for i in range(7)]},
     GRAD_NORM: lambda: {"callbacks": [LogGradNorm()]},
     PER_TENSOR: lambda: {"callbacks": [LogEachNorm()]},
     "GradientMonitor": lambda: {"callbacks": [GradientMonitor()]},
@@ -121,6 +126,34 @@ class ReadNorms(L.Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # type: ignore[arg-type]
+
+
+class ClipByHand(L.Callback):
+    """The least that a list of callbacks which sees batches, losses and updates and clips can do, written for this case.
+
+    One norm, and a factor that the fused step takes or one multi-tensor product. No name, no check, no log, no count.
+    """
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        nothing = lambda *_: None  # noqa: E731
+        optimizer = trainer.optimizers[0]
+        self.handles = [optimizer.register_step_pre_hook(nothing), optimizer.register_step_post_hook(nothing)]
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None: ...
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None: ...
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # type: ignore[arg-type]
+        coefficient = (1.0 / (total + 1e-6)).clamp_(max=1.0)
+        if not optimizer.param_groups[0]["fused"]:
+            torch._foreach_mul_(gradients, coefficient)
+        elif total.is_cuda or coefficient.tolist() != 1.0:
+            optimizer.grad_scale = coefficient.reciprocal()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        vars(trainer.optimizers[0]).pop("grad_scale", None)
 
 
 class LogEachNorm(L.Callback):
@@ -362,31 +395,65 @@ def _row(
     }
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What is to be reached on a model, with fused AdamW.
+
+    Args:
+        text: as the table has it.
+        model: on which.
+        row: whose cost it is.
+        limit: of the value.
+        floor: the row of what nobody who does this can save; "" where there is none.
+        measure: ``"ratio"`` and ``"added_ms"`` over the bare Trainer, or the row whose added time is the unit.
+    """
+
+    text: str
+    model: str
+    row: str
+    limit: float
+    floor: str = ""
+    measure: str = "ratio"
+
+
+GOALS = (
+    Goal("(a) monitor and clip add at most 0.45 of what gradient_clip_val adds", "a", BOTH, 0.45, FLOOR, CLIP_VAL),
+    Goal("(b) monitor and clip cost at most 1.5 %", "b", BOTH, 1.015, FLOOR),
+    Goal('(b) recipe("transformer") costs at most 2 %', "b", RECIPE, 1.02, FLOOR),
+    *(
+        Goal(f"({m}) README's list adds at most 0.15 ms off logged steps", m, LISTED_OFF, 0.15, BY_HAND, "added_ms")
+        for m in "abc"
+    ),
+    Goal("(a) README's list adds at most 2 ms at a logged step", "a", LISTED_LOGGED, 2.0, BY_HAND, "added_ms"),
+    Goal("(b) GradientAccumulation(4) over accumulate_grad_batches=4", "b", OUR_WINDOW, 1.01, "", THEIR_WINDOW),
+    Goal("(c) LRSchedule adds at most 0.02 ms", "c", SCHEDULE, 0.02, "", "added_ms"),
+)
+
+
 def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the two promises with their measured values, where their rows were measured."""
-    found = {(r["model"], r["optimizer"], r["row"]): r for r in rows if "refused" not in r}
-    out = []
-    both, clip, bare = (found.get(("a", "fused", name)) for name in (BOTH, CLIP_VAL, BARE))
-    if both and clip and bare:
-        share = share_of_added(both["seconds"], clip["seconds"], bare["seconds"], bare.get("session"))
-        text = "(a) fused AdamW: both add at most half of what gradient_clip_val adds"
-        out.append({"gate": text, "limit": 0.5, **vars(share), "passed": share.value <= 0.5})
-    for optimizer in ("fused", "foreach"):
-        if ("b", optimizer, BOTH) in found:
-            ratio = found["b", optimizer, BOTH]["ratio"]
-            text = f"(b) {optimizer} AdamW: both cost at most 2 %"
-            out.append({"gate": text, "limit": 1.02, **ratio, "passed": ratio["value"] <= 1.02})
-        ours, theirs = (found.get(("b", optimizer, name)) for name in (OUR_WINDOW, THEIR_WINDOW))
-        if ours and theirs:
-            windows = {OUR_WINDOW: ours["seconds"], THEIR_WINDOW: theirs["seconds"]}
-            ratio = vars(paired(windows, OUR_WINDOW, THEIR_WINDOW, lambda a, b: a / b))
-            text = f"(b) {optimizer} AdamW: GradientAccumulation(4) over accumulate_grad_batches=4"
-            out.append({"gate": text, "limit": 1.01, **ratio, "passed": ratio["value"] <= 1.01})
-        if ("c", optimizer, SCHEDULE) in found:
-            added = {k: 1e3 * v for k, v in found["c", optimizer, SCHEDULE]["added_ms"].items()}
-            text = f"(c) {optimizer} AdamW: LRSchedule adds at most 20 microseconds"
-            out.append({"gate": text, "limit": 20.0, **added, "passed": added["value"] <= 20.0})
-    return out
+    """Return the goals with what was measured, and with the floor below which nobody gets, where rows are there."""
+    known = {(r["model"], r["row"]): r for r in rows if "refused" not in r and r["optimizer"] == "fused"}
+    found = []
+    for goal in GOALS:
+        of = {name: known.get((goal.model, name)) for name in (goal.row, goal.floor, goal.measure, BARE)}
+        row, floor = of[goal.row], of[goal.floor]
+        if row is None or of[BARE] is None or (goal.measure in ROWS and of[goal.measure] is None):
+            continue
+        value = _value(goal, row, of)
+        entry = {"gate": goal.text, "limit": goal.limit, **vars(value), "passed": value.value <= goal.limit}
+        found.append(entry if floor is None else {**entry, "floor": vars(_value(goal, floor, of))})
+    return found
+
+
+def _value(goal: Goal, row: dict[str, Any], of: dict[str, dict[str, Any] | None]) -> Estimate:
+    if goal.measure in ("ratio", "added_ms"):
+        return Estimate(**row[goal.measure])
+    unit, bare = of[goal.measure], of[BARE]
+    assert unit is not None and bare is not None
+    if goal.measure == CLIP_VAL:
+        return share_of_added(row["seconds"], unit["seconds"], bare["seconds"], bare.get("session"))
+    both = {goal.row: row["seconds"], goal.measure: unit["seconds"]}
+    return paired(both, goal.row, goal.measure, lambda a, b: a / b, bare.get("session"))
 
 
 def share_of_added(
@@ -449,12 +516,23 @@ def markdown(result: dict[str, Any]) -> str:
         [
             g["gate"],
             f"{g['limit']}",
-            f"{g['value']:.3f} [{g['low']:.3f}, {g['high']:.3f}]",
-            "yes" if g["passed"] else "NO",
+            _shown(g),
+            _shown(g["floor"]) if "floor" in g else "-",
+            "yes"
+            if g["passed"]
+            else "no: below the floor"
+            if g.get("floor", g)["low"] > g["limit"] and "floor" in g
+            else "NO",
         ]
         for g in result["gates"]
     ]
-    lines.append(table(["to reach", "limit", "measured [95 %]", "reached"], goals) + "\n")
+    lines.append(
+        table(["to reach, with fused AdamW", "limit", "measured [95 %]", "floor [95 %]", "reached"], goals) + "\n"
+    )
+    if any("floor" in g for g in result["gates"]):
+        lines.append(
+            f'The floor is what the same machine needed in the same rounds for "{FLOOR}", or for "{BY_HAND}" where README\'s list is judged.\n'
+        )
     for model, m in result["memory"].items():
         lines.append(
             f"Memory, model {model}: a step that is not logged allocates {m['all_allocations']:,} bytes in our hooks, "
@@ -465,6 +543,10 @@ def markdown(result: dict[str, Any]) -> str:
     for model, complaint in result["synchronizes"].items():
         lines.append(f"\nWaits for the GPU, model {model}: {complaint or 'no (set_sync_debug_mode error)'}")
     return "\n".join(lines) + "\n"
+
+
+def _shown(estimate: dict[str, Any]) -> str:
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**estimate)
 
 
 def main(arguments: Sequence[str]) -> int:
