@@ -47,6 +47,19 @@ class Readings:
         return sum(self.finished) / len(self.finished) if self.finished else None
 
 
+_CURRENT = threading.local()
+
+
+class Turns:
+    """The batches of the lane whose thread asks for them: data that hold no thread.
+
+    A callback that runs a batch again refuses to do so beside a running thread, and its cost would not be measured.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_CURRENT.lane)
+
+
 class Lane:
     """One variant: a training that advances in blocks of steps.
 
@@ -109,8 +122,9 @@ class Lane:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)  # holds for the calling thread only
+        _CURRENT.lane = self
         try:
-            self._train(self)
+            self._train(Turns())
         except BaseException as error:  # handed to the thread that waits for this lane
             self.error = error
         finally:

@@ -190,7 +190,7 @@ class CourseProbe(Probe):
             parts.gradients.measure(norms, run.views[0].optimizer.param_groups[0].get("lr")),
             parts.culprit.measure(norms.device),
             parts.wait.measure(),
-            parts.reference.measure(run, norms.device),
+            parts.reference.measure(run, norms.device, run.clock.attempted(0) // self._every),
         ]
         self._layouts.append(layout_of(measured))
         # each process has losses of its own, and other samples to show, perhaps fewer
@@ -209,9 +209,11 @@ class CourseProbe(Probe):
         self._checks += 1
         step = self._checks * self._every
         before = dict(course.noted)
-        check = Check(
-            step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss, extent=reading.extent
-        )
+        followed = parts.reference.follow(reading.reference, step)
+        fixed = reading.reference.loss
+        if not reading.reference.there and parts.reference.is_there and course.checks:
+            fixed = course.checks[-1].fixed  # it is not run again at each check
+        check = Check(step, math.nan, math.nan, found.rate, found.ratio, fixed=fixed, extent=reading.extent)
         course.add(check, reading.losses, found.norms, found.sizes)
         share = parts.wait.share(reading.waited, reading.seconds)
         row = reading.row or Hint.OUTLYING_ROW in course.noted
@@ -219,7 +221,7 @@ class CourseProbe(Probe):
         course.follow_spikes(reading.losses, curves=not self.manual)
         if reading.row:
             self._note_row(step)
-        values |= parts.reference.follow(reading.reference, step)
+        values |= followed
         parts.culprit.follow(course.usual)
         if not self.manual:
             self._advise(judge, step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
+from operator import is_
 from typing import Any, Protocol
 
 _MISSING = object()
@@ -25,7 +26,7 @@ class Record(Protocol):
 
 def are_the_same(now: Any, before: Any) -> bool:
     """Whether two sequences hold the very same objects in the same order."""
-    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
+    return len(now) == len(before) and all(map(is_, now, before))
 
 
 class DictRecord:

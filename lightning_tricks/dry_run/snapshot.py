@@ -10,6 +10,8 @@ back is found before user code runs, and refused by name.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -34,6 +36,26 @@ SMALL = 2**20  # bytes: what is not larger is copied at once
 # The hooks of every module in the process, as ``register_module_forward_hook`` sets them.
 _HOOKS_OF_ALL = {n: v for n, v in vars(torch.nn.modules.module).items() if re.fullmatch("_global.*hooks", n)}
 _FALLBACK_MEMORY = 8 * 2**30
+
+
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """Keep Python's garbage collector from running meanwhile.
+
+    A snapshot makes some ten objects for each tensor, none of them garbage. The collector looks at all that the process
+    holds whenever there are many new ones, which takes longer than the snapshot.
+
+    >>> with no_collections():
+    ...     gc.isenabled()
+    False
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class Snapshot:
@@ -68,6 +90,7 @@ class Snapshot:
     """
 
     @torch.no_grad()
+    @no_collections()
     def __init__(
         self,
         roots: Roots,
@@ -183,6 +206,7 @@ class Snapshot:
         self.restore()
 
     @torch.no_grad()
+    @no_collections()
     def restore(self) -> None:
         """Make everything as it was, even if single objects refuse. May be called more than once."""
         # the bytes of these are known; where those of another are not, a version that has moved on has to be noticed
@@ -208,6 +232,7 @@ class Snapshot:
                 yield found.place, found.record.restore_version
 
     @torch.no_grad()
+    @no_collections()
     def damage(self) -> list[str]:
         """Return the places of what is not as it was: nothing, after ``restore``. One host read per device.
 

@@ -31,6 +31,7 @@ from lightning_tricks.numerics.torch_internals import (
 Storage = torch.UntypedStorage
 
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # dicts, which a tensor holds
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})  # nearly all: what is asked of others need not be asked of them
 _BLOCK = 1021  # a prime: rows that move by a power of two do not fall onto their old places
 
 
@@ -218,6 +219,8 @@ def storage_of(tensor: Tensor) -> Storage | None:
     """Return a tensor's storage; None where it has none of its own (sparse, meta, wrappers around other tensors)."""
     if tensor.layout is not torch.strided or tensor.device.type == "meta" or _wraps(tensor) or tensor.is_nested:
         return None
+    if type(tensor) in _PLAIN:
+        return tensor.untyped_storage()
     try:
         with without_subclasses():  # (a lazy parameter refuses to be asked)
             return tensor.untyped_storage()
@@ -301,7 +304,7 @@ def _same_graph(tensor: Tensor, now: Any, before: Any) -> bool:
 
 def _wraps(tensor: Any) -> bool:
     """Whether a tensor is made of others (DTensor, jagged and quantized tensors) and has no memory of its own."""
-    return bool(is_traceable_wrapper_subclass(tensor))
+    return type(tensor) not in _PLAIN and bool(is_traceable_wrapper_subclass(tensor))
 
 
 def _inner_names(tensor: Any) -> list[str]:
@@ -309,5 +312,7 @@ def _inner_names(tensor: Any) -> list[str]:
 
 
 def _version(tensor: Tensor) -> int | None:
+    if type(tensor) in _PLAIN:
+        return None if tensor.is_inference() else version_of(tensor)
     with without_subclasses():
         return None if tensor.is_inference() else version_of(tensor)
