@@ -30,6 +30,7 @@ from benchmarks.models.scenarios import (
     forum_tables,
     forum_updates,
     forum_vision,
+    fourth_classes,
     fresh_classes,
     fresh_sequences,
     fresh_tables,
@@ -168,6 +169,9 @@ SCENARIOS: list[Scenario] = [
     *third_sequences.SCENARIOS,
     *third_unlabelled.SCENARIOS,
     *third_tables.SCENARIOS,
+    # Each failing training beside the healthy one that is easiest to confuse with it, by somebody who has not seen the
+    # rules; their names put them into develop.
+    *fourth_classes.SCENARIOS,
 ]
 
 
