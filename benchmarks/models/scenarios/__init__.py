@@ -31,6 +31,8 @@ from benchmarks.models.scenarios import (
     forum_updates,
     forum_vision,
     fourth_classes,
+    fourth_sequences,
+    fourth_tables,
     fresh_classes,
     fresh_sequences,
     fresh_tables,
@@ -172,6 +174,8 @@ SCENARIOS: list[Scenario] = [
     # Each failing training beside the healthy one that is easiest to confuse with it, by somebody who has not seen the
     # rules; their names put them into develop.
     *fourth_classes.SCENARIOS,
+    *fourth_sequences.SCENARIOS,
+    *fourth_tables.SCENARIOS,
 ]
 
 
