@@ -33,6 +33,7 @@ from benchmarks.models.scenarios import (
     fourth_classes,
     fourth_sequences,
     fourth_tables,
+    fourth_unlabelled,
     fresh_classes,
     fresh_sequences,
     fresh_tables,
@@ -176,6 +177,7 @@ SCENARIOS: list[Scenario] = [
     *fourth_classes.SCENARIOS,
     *fourth_sequences.SCENARIOS,
     *fourth_tables.SCENARIOS,
+    *fourth_unlabelled.SCENARIOS,
 ]
 
 
