@@ -31,6 +31,7 @@ from benchmarks.models.scenarios import (
     forum_updates,
     forum_vision,
     fourth_classes,
+    fourth_generative,
     fourth_sequences,
     fourth_tables,
     fourth_unlabelled,
@@ -178,6 +179,7 @@ SCENARIOS: list[Scenario] = [
     *fourth_sequences.SCENARIOS,
     *fourth_tables.SCENARIOS,
     *fourth_unlabelled.SCENARIOS,
+    *fourth_generative.SCENARIOS,
 ]
 
 
