@@ -35,6 +35,7 @@ from benchmarks.models.scenarios import (
     fourth_sequences,
     fourth_tables,
     fourth_unlabelled,
+    fourth_updates,
     fresh_classes,
     fresh_sequences,
     fresh_tables,
@@ -180,6 +181,7 @@ SCENARIOS: list[Scenario] = [
     *fourth_tables.SCENARIOS,
     *fourth_unlabelled.SCENARIOS,
     *fourth_generative.SCENARIOS,
+    *fourth_updates.SCENARIOS,
 ]
 
 
