@@ -131,7 +131,7 @@ def remembering(seed: int, cell: Any, optimizer: Any, length: int, steps: int, *
     )  # fmt: skip
 
 
-def parity(seed: int, bits: int, steps: int) -> Training:
+def parity(seed: int, bits: int, steps: int, rate: float) -> Training:
     """The parity of some bits in turn, by a GRU: nothing for long, then all of it."""
     g = seeded(562)
     x = torch.randint(2, (6000, bits), generator=g)
@@ -141,7 +141,7 @@ def parity(seed: int, bits: int, steps: int) -> Training:
     def loss(s: Script, batch: Data) -> Any:
         return F.cross_entropy(s.model(batch[0]), batch[1])
 
-    optimizer = lambda s: torch.optim.Adam(s.parameters(), lr=2e-2)  # noqa: E731
+    optimizer = lambda s: torch.optim.Adam(s.parameters(), lr=rate)  # noqa: E731
     model = lambda: Recurrent(nn.GRU(1, 24, batch_first=True), 24)  # noqa: E731
     watched = {"PredictionCollapse": {"output": "model.classifier"}, "TrainingDoctor": {}}
     return fitted(seed, model, loss, right(test), (train, ()), optimizer, batch=64, steps=steps, detectors=watched)
@@ -277,5 +277,6 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "answers, each question repeated for its options", 0.85, lambda s: choosing(s, True)),
     failing(FAMILY, "reviews that attend to padding", 0.6, lambda s: reviewed(s, True), *UNLEARNED, "sanity:inputs matter", ONE_BATCH),
     healthy(FAMILY, "reviews, a mask of padding", 0.85, lambda s: reviewed(s, False)),
-    healthy(FAMILY, "parity of four bits, late", 0.9, lambda s: parity(s, 4, 600)),
+    failing(FAMILY, "parity of four bits by a GRU at 2e-4", 0.9, lambda s: parity(s, 4, 600, 2e-4), *UNLEARNED, "vanishing gradients", ONE_BATCH),
+    healthy(FAMILY, "parity of four bits, late", 0.9, lambda s: parity(s, 4, 600, 2e-2)),
 ]  # fmt: skip

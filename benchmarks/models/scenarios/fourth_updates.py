@@ -405,11 +405,11 @@ def tuned(seed: int) -> Training:
     return fitted(seed, model, entropy, right(TEST), (TRAIN, TEST), optimizer, batch=4, steps=350, detectors=CLASSES)
 
 
-def alone(seed: int) -> Training:
+def alone(seed: int, rate: float) -> Training:
     """Patients one at a time behind a dropout of 0.8."""
     train, test = t.split(t.cancer(), 641, 0.7)
     model = lambda: nn.Sequential(nn.Linear(30, 100), nn.LeakyReLU(), nn.Dropout(0.8), nn.Linear(100, 2))  # noqa: E731
-    optimizer = lambda s: torch.optim.SGD(s.parameters(), lr=3e-3)  # noqa: E731
+    optimizer = lambda s: torch.optim.SGD(s.parameters(), lr=rate)  # noqa: E731
     return fitted(seed, model, entropy, right(test), (train, test), optimizer, batch=1, steps=398, detectors=CLASSES)
 
 
@@ -451,5 +451,6 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "levers by their values", 0.7, lambda s: levers(s, "values", 60)),
     healthy(FAMILY, "three stages of noise", 0.8, lambda s: sorting(s, lambda: t.mlp([64, 80, 10]), None, harder)),
     healthy(FAMILY, "a good convolutional net, four digits at a time", 0.9, tuned),
-    healthy(FAMILY, "patient after patient, a dropout of 0.8", 0.85, alone),
+    failing(FAMILY, "patient after patient, a rate of 3", 0.8, lambda s: alone(s, 3.0), *FAST, *UNLEARNED, "dead units"),
+    healthy(FAMILY, "patient after patient, a dropout of 0.8", 0.85, lambda s: alone(s, 3e-3)),
 ]  # fmt: skip
