@@ -307,7 +307,7 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "DINO, the centre is added", 0.5, lambda s: dino(s, -1.0), *COLLAPSED, "prototype collapse", "inputs ignored"),
     healthy(FAMILY, "DINO, its centre is taken off", 0.6, lambda s: dino(s, 1.0)),
     failing(FAMILY, "CLIP, a table of captions in another order", 0.5, lambda s: captioned(s, False), *UNLEARNED, FOLLOW, *COLLAPSED),
-    healthy(FAMILY, "CLIP, captions that many images share", 0.75, lambda s: captioned(s, True)),
+    healthy(FAMILY, "CLIP, many images share a caption", 0.75, lambda s: captioned(s, True)),
     failing(FAMILY, "triplets, negatives from the anchor's class", 0.5, lambda s: anchored(s, "alike"), *COLLAPSED, *UNLEARNED, ONE_BATCH),
     healthy(FAMILY, "triplets, every one of a batch", 0.75, lambda s: anchored(s, "triplets")),
     healthy(FAMILY, "SupCon, noisy looks at digits", 0.75, lambda s: anchored(s, "supcon")),
