@@ -30,6 +30,12 @@ from benchmarks.models.scenarios import (
     forum_tables,
     forum_updates,
     forum_vision,
+    fourth_classes,
+    fourth_generative,
+    fourth_sequences,
+    fourth_tables,
+    fourth_unlabelled,
+    fourth_updates,
     fresh_classes,
     fresh_sequences,
     fresh_tables,
@@ -168,6 +174,14 @@ SCENARIOS: list[Scenario] = [
     *third_sequences.SCENARIOS,
     *third_unlabelled.SCENARIOS,
     *third_tables.SCENARIOS,
+    # Each failing training beside the healthy one that is easiest to confuse with it, by somebody who has not seen the
+    # rules; their names put them into develop.
+    *fourth_classes.SCENARIOS,
+    *fourth_sequences.SCENARIOS,
+    *fourth_tables.SCENARIOS,
+    *fourth_unlabelled.SCENARIOS,
+    *fourth_generative.SCENARIOS,
+    *fourth_updates.SCENARIOS,
 ]
 
 
