@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from torchmetrics import Metric
 
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules, reachable
 from lightning_tricks.modules.replaced import Hook
-from lightning_tricks.modules.trace import floating, largest
+from lightning_tricks.modules.trace import floating
+from lightning_tricks.numerics.norms import largest_magnitude
 from lightning_tricks.numerics.shards import local
 
 # of float16
@@ -65,10 +66,37 @@ def underflow_counts(gradient: Tensor, factor: float = 1.0) -> Tensor:
     (tensor([1., 2.]), tensor([1., 1.]))
     """
     magnitude = gradient.detach().abs()
-    zeros = magnitude.numel() - magnitude.count_nonzero()
-    small = (magnitude < SMALLEST_NORMAL / factor).sum() - zeros
-    counts = torch.stack([small, (magnitude > 0).sum()]).to(torch.float32)
-    return torch.where(zeros == magnitude.numel(), torch.ones_like(counts), counts)
+    return _underflow([_raw_counts(magnitude, factor)], [magnitude.numel()], magnitude.device)[:, 0]
+
+
+def _raw_counts(magnitude: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many elements are below float16's normal range, above 0, and not 0 (NaN among these), each 0-d."""
+    below = (magnitude < SMALLEST_NORMAL / factor).count_nonzero()
+    return below, (magnitude > 0).count_nonzero(), magnitude.count_nonzero()
+
+
+def _underflow(counts: Sequence[tuple[Tensor, ...]], sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Return the ``underflow_counts`` of several gradients, of ``_raw_counts`` and numbers of elements, ``[2, n]``."""
+    below, positive, nonzero = (torch.stack([n.to(device) for n in column]) for column in zip(*counts, strict=True))
+    zeros = torch.tensor(sizes).to(device, non_blocking=True) - nonzero
+    found = torch.stack([below - zeros, positive]).to(torch.float32)
+    return torch.where(nonzero == 0, torch.ones_like(found), found)
+
+
+class Flow(NamedTuple):
+    """What was seen of a gradient that flowed through a module's output.
+
+    Args:
+        position: of the module.
+        largest: magnitude of an element, 0-d; NaN where one is.
+        counts: see ``_raw_counts``.
+        size: number of elements.
+    """
+
+    position: int
+    largest: Tensor
+    counts: tuple[Tensor, Tensor, Tensor]
+    size: int
 
 
 class Watch:
@@ -100,7 +128,7 @@ class Watch:
         self._factor, self._guard = factor, guard
         self._handles: list[Any] = []
         self._forward: list[tuple[int, Tensor]] = []
-        self._backward: list[tuple[int, Tensor, Tensor]] = []
+        self._backward: list[Flow] = []
 
     @property
     def attached(self) -> bool:
@@ -126,7 +154,7 @@ class Watch:
     @torch.no_grad()
     def _seen(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
         for tensor in floating(output):
-            self._forward.append((index, largest(local(tensor))))
+            self._forward.append((index, largest_magnitude(local(tensor).detach())))
             self.dtypes[self.names[index]] = tensor.dtype
             if tensor.requires_grad:  # (a module backward hook would forbid in-place operations on the output)
                 tensor.register_hook(partial(self._guard(self._flowed), index))  # type: ignore[no-untyped-call]
@@ -134,8 +162,10 @@ class Watch:
     @torch.no_grad()
     def _flowed(self, index: int, gradient: Tensor) -> None:
         if self._handles and gradient.numel():
-            mine = local(gradient)
-            self._backward.append((index, largest(mine), underflow_counts(mine, self._factor)))
+            # (few operations: this is done for every module at a logged step)
+            magnitude = local(gradient).detach().abs()
+            counts = _raw_counts(magnitude, self._factor)
+            self._backward.append(Flow(index, magnitude.max(), counts, magnitude.numel()))
 
     def collect(self, device: torch.device) -> Tensor:
         """Return what was measured since the last call, ``[4, n]`` on ``device``, and start from scratch.
@@ -152,15 +182,15 @@ class Watch:
 
 def summed_up(
     outputs: Sequence[tuple[int, Tensor]],
-    gradients: Sequence[tuple[int, Tensor, Tensor]],
+    gradients: Sequence[Flow],
     size: int,
     device: torch.device,
 ) -> Tensor:
     """Return the largest output, the largest gradient and the counts of underflow of each module, ``[4, size]``.
 
     Args:
-        outputs: position of a module and the largest magnitude of one of its outputs, 0-d.
-        gradients: position, the largest magnitude of a gradient, 0-d, and its ``underflow_counts``.
+        outputs: position of a module and the largest magnitude of one of its outputs, 0-d; NaN counts as inf.
+        gradients: what was seen of each.
         size: number of modules.
         device: of the result.
 
@@ -170,12 +200,13 @@ def summed_up(
     out = torch.zeros(4, size, device=device)
     # (-1: not called, as no magnitude is negative)
     out[:2] = -1.0
-    for row, seen in enumerate((outputs, [(i, top) for i, top, _ in gradients])):
+    for row, seen in enumerate((outputs, [(flow.position, flow.largest) for flow in gradients])):
         if seen:
-            values = torch.stack([top.to(device) for _, top in seen])
+            values = torch.stack([top.to(device, torch.float32) for _, top in seen])
+            values = torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
             out[row] = out[row].scatter_reduce(0, _index(seen, device), values, "amax")
     if gradients:
-        counts = torch.stack([count.to(device) for _, _, count in gradients], dim=1)
+        counts = _underflow([flow.counts for flow in gradients], [flow.size for flow in gradients], device)
         out[2:] = out[2:].index_add(1, _index(gradients, device), counts)
     return out
 
