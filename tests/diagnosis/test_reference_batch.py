@@ -16,6 +16,7 @@ from lightning_tricks.diagnosis.reference_batch import (
     runs_again,
     same_loss,
 )
+from lightning_tricks.dry_run.isolated import step_again
 from tests.problems import Classifier, fit
 
 
@@ -90,3 +91,24 @@ def test_the_loss_on_it_is_that_in_eval_mode_with_the_weights_of_the_check() -> 
     assert doctor.history[0][1]["fixed_batch_loss"] == pytest.approx(module.then, rel=1e-6)
     (step, shown), *_ = doctor.probe.parts.reference.predictions
     assert step == 4 and len(shown) == 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_first_batch_is_run_again_at_each_early_check_and_at_ever_fewer_later_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+
+    def noted(run: Any, *arguments: Any, **named: Any) -> Any:
+        looks.extend([run.clock.attempted(0)] * named.get("evaluate", False))
+        return step_again(run, *arguments, **named)
+
+    monkeypatch.setattr("lightning_tricks.diagnosis.reference_batch.step_again", noted)
+    doctor = TrainingDoctor(every_n_steps=2)
+    fit(Classifier(), [doctor], n=8 * 132)
+    assert looks == [2 * check for check in (*range(1, 17), *range(18, 33, 2), *range(36, 65, 4))]
+    known = {round(check.step): check.fixed for check in doctor.probe.course.checks}
+    assert all(math.isfinite(loss) for loss in known.values())
+    assert known[34] == known[32] != known[36], "between two looks the last one holds"
+    logged = [values.get("fixed_batch_loss") for _, values in doctor.history]
+    assert sum(loss is not None for loss in logged) <= len(looks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import functools
+import gc
 import itertools
 import random
 import socket
@@ -620,3 +621,31 @@ def test_globals_that_the_users_classes_name() -> None:
         assert net() == first
     finally:
         del sys.modules["a_users_script"]
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_does_not_run_in_a_snapshot_and_is_left_as_it_was(collects: bool) -> None:
+    net = nn.Sequential(*[nn.Linear(2, 2) for _ in range(300)])
+    runs: list[str] = []
+    before, thresholds = gc.isenabled(), gc.get_threshold()
+    gc.callbacks.append(lambda phase, info: runs.extend([phase] * (phase == "start")))
+    try:
+        gc.set_threshold(100)
+        (gc.enable if collects else gc.disable)()
+        runs.clear()
+        with Snapshot(Roots({"module": net})) as snapshot:
+            inside = len(runs)
+            assert gc.isenabled() == collects, "the user's code runs as it always does"
+        assert snapshot.damage() == [] and gc.isenabled() == collects
+    finally:
+        gc.callbacks.pop()
+        gc.set_threshold(*thresholds)
+        (gc.enable if before else gc.disable)()
+    assert inside <= 3, "one before and one after each of the parts; each of its 300 layers would make one"
+
+
+def test_the_garbage_collector_runs_again_after_a_refusal() -> None:
+    assert gc.isenabled()
+    with pytest.raises(NotRestorableError):
+        Snapshot(Roots({"module": [iter([1])]}))
+    assert gc.isenabled()
