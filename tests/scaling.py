@@ -92,7 +92,7 @@ SCALES: dict[str, Scale] = {
     ),
     "TrainingDoctor": Scale(
         "2 * B + 4 * (u + 2 * L)", logged=("4", "4 * (u + 5 + L + 2 * W)"), sharded_logged=(NORMS,),
-        once="before the first step and at 16 checks, then at ever fewer, a forward pass of the first batch",
+        once="before the first step and at 8 checks, then at ever fewer, a forward pass of the first batch",
     ),
     "UsageCollapse": Scale("8 * K + 20", logged=("4", "4 * (2 * K + 5)")),
 }  # fmt: skip

@@ -165,11 +165,12 @@ class Course:
         longer or images that grow in stages.
         """
         cut = len(self.checks) - max(self._since_rise(), 1)
-        parts = self.checks[max(0, cut - _BEFORE) : cut], self.checks[cut:]
-        if loss_curve.samples_grew(*parts):
+        before, since = self.checks[:cut], self.checks[cut:]
+        if loss_curve.samples_grew(before[-_BEFORE:], since):
             return True
-        before, since = ([c.fixed for c in part if math.isfinite(c.fixed)] for part in parts)
-        return bool(before and since) and min(since[:2]) <= max(before) + 0.2 * abs(max(before))
+        # (late in a run, the first batch is run again at few checks only)
+        known, now = ([c.fixed for c in part if math.isfinite(c.fixed)] for part in (before, since))
+        return bool(known and now) and min(now[:2]) <= max(known[-_BEFORE:]) + 0.2 * abs(max(known[-_BEFORE:]))
 
     def stays(self) -> bool:
         """Whether a rise above the usual losses stays, and comes neither from the rate's schedule nor from the data."""

@@ -35,6 +35,7 @@ _SERIOUS = (
     *("standstill", "unmoved", "generalisation"),
 )
 _DECAY_IN_GRADIENT = ("Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adadelta", "Rprop")
+_DOUBT = 8  # bad checks in a row at which the first batch is run again, so that alarms see it as it is
 _ROW_ADVICE = "look at that row; scale the inputs, or clip gradients: GradientClip(1.0)"
 
 
@@ -140,6 +141,7 @@ class CourseProbe(Probe):
         self._checks = 0
         self._every = 1  # updates between two checks
         self._run: TrainingRun | None = None
+        self._judge: Judge | None = None
 
     # -- what is judged -------------------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class CourseProbe(Probe):
 
     def on_start(self, run: TrainingRun, judge: Judge, every: int) -> None:
         """Know the run."""
-        self._run, self._every = run, every
+        self._run, self._judge, self._every = run, judge, every
         self.manual = not run.trainer.lightning_module.automatic_optimization
 
     def before_check(self, run: TrainingRun, page: Page) -> None:
@@ -190,11 +192,16 @@ class CourseProbe(Probe):
             parts.gradients.measure(norms, run.views[0].optimizer.param_groups[0].get("lr")),
             parts.culprit.measure(norms.device),
             parts.wait.measure(),
-            parts.reference.measure(run, norms.device, run.clock.attempted(0) // self._every),
+            parts.reference.measure(run, norms.device, run.clock.attempted(0) // self._every, asked=self._in_doubt()),
         ]
         self._layouts.append(layout_of(measured))
         # each process has losses of its own, and other samples to show, perhaps fewer
         return with_those_apart(reduced(run.trainer.strategy, shared_vector(measured), "mean"), measured)
+
+    def _in_doubt(self) -> bool:
+        """Whether an alarm is about to begin, as the last check has it: the same on all processes."""
+        states = [] if self._judge is None else self._judge.states.values()
+        return any(0 < state["streak"] <= _DOUBT for state in states)
 
     # -- on the host ----------------------------------------------------------------------------------------------
 
@@ -210,10 +217,9 @@ class CourseProbe(Probe):
         step = self._checks * self._every
         before = dict(course.noted)
         followed = parts.reference.follow(reading.reference, step)
-        fixed = reading.reference.loss
-        if not reading.reference.there and parts.reference.is_there and course.checks:
-            fixed = course.checks[-1].fixed  # it is not run again at each check
-        check = Check(step, math.nan, math.nan, found.rate, found.ratio, fixed=fixed, extent=reading.extent)
+        check = Check(
+            step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss, extent=reading.extent
+        )
         course.add(check, reading.losses, found.norms, found.sizes)
         share = parts.wait.share(reading.waited, reading.seconds)
         row = reading.row or Hint.OUTLYING_ROW in course.noted

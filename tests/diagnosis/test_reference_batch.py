@@ -106,9 +106,22 @@ def test_the_first_batch_is_run_again_at_each_early_check_and_at_ever_fewer_late
     monkeypatch.setattr("lightning_tricks.diagnosis.reference_batch.step_again", noted)
     doctor = TrainingDoctor(every_n_steps=2)
     fit(Classifier(), [doctor], n=8 * 132)
-    assert looks == [2 * check for check in (*range(1, 17), *range(18, 33, 2), *range(36, 65, 4))]
-    known = {round(check.step): check.fixed for check in doctor.probe.course.checks}
-    assert all(math.isfinite(loss) for loss in known.values())
-    assert known[34] == known[32] != known[36], "between two looks the last one holds"
-    logged = [values.get("fixed_batch_loss") for _, values in doctor.history]
-    assert sum(loss is not None for loss in logged) <= len(looks)
+    assert looks == [2 * check for check in (*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), *range(40, 65, 8))]
+    known = [round(check.step) for check in doctor.probe.course.checks if math.isfinite(check.fixed)]
+    assert known == looks
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_is_run_again_at_once_where_an_alarm_is_about_to_begin() -> None:
+    class Breaks(Classifier):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 100:
+                with torch.no_grad():
+                    for p in self.parameters():
+                        p.normal_(std=3.0)
+
+    doctor = TrainingDoctor(every_n_steps=2, action="log")
+    fit(Breaks(), [doctor], n=8 * 120)
+    looks = {round(check.step) for check in doctor.probe.course.checks if math.isfinite(check.fixed)}
+    assert {96, 108, 110} <= looks and not {98, 100, 102, 104} & looks
+    assert doctor.alarms[0].step <= 111, "as soon as if it had been run again at each check"

@@ -50,10 +50,10 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     With manual optimization the losses of several optimizers mix: then only NaN and vanishing gradients are judged.
     In a module that is compiled as a whole, no module inside it is named, and the first batch is not followed.
 
-    At each of the first 16 checks, and ever more seldom later, the first batch is run again, in eval mode and in a
-    snapshot that puts everything back, to follow the loss and the predictions on it. This is done only where it is
-    proven to leave no trace: everything that the module holds can be put back, and such a run before the first step
-    gave the loss that the step itself then had.
+    At each of the first 8 checks, ever more seldom later, and where an alarm is about to begin, the first batch is run
+    again, in eval mode and in a snapshot that puts everything back, to follow the loss and the predictions on it. This
+    is done only where it is proven to leave no trace: everything that the module holds can be put back, and such a run
+    before the first step gave the loss that the step itself then had.
 
     Args:
         every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
@@ -84,7 +84,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
 
     Cost:
         Once a forward pass before the first step; at a check the norms of the gradients (shared with the other tricks)
-        and one copy of some hundred numbers. Where the first batch is run again (the first 16 checks, then 8 in each
+        and one copy of some hundred numbers. Where the first batch is run again (the first 8 checks, then 4 in each
         doubling of the run), a snapshot and a forward pass: some 40 ms on a CPU for 200 tensors. At other steps two
         readings of the clock; on a CPU it looks at the loss. Once, where there are copies of the network, a host read.
 
