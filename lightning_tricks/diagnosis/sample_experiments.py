@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.experiments import NO_INPUT
 from lightning_tricks.diagnosis.partners import related
+from lightning_tricks.diagnosis.sample_axis import along_second_axis
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.numerics.torch_internals import BATCH_NORM
@@ -22,14 +24,18 @@ def sample_independence(exam: Examination) -> list[Check]:
     """Replace all samples but one by others, and look at the row of the output that belongs to it.
 
     Asked of the first sample and of the last one: a recurrent network that takes the batch for time carries what it has
-    seen of the first samples to the later ones, and never back.
+    seen of the first samples to the later ones, and never back. Samples lie along the second axis where time comes
+    first.
     """
     name = "samples do not leak"
     inputs = exam.inputs(exam.batch)
-    size = max((len(t) for t in inputs), default=0)
+    axes = dict.fromkeys(map(id, along_second_axis(exam)), 1)
+    second = exam.dry_run.steps.anywhere(any(id(t) in axes for t in inputs))
+    along = [t for t in inputs if id(t) in axes] if second else inputs
+    size = max((t.shape[axes.get(id(t), 0)] for t in along), default=0)
     if exam.dry_run.steps.anywhere(size < 2):
         return [Check(name, None, "the batch holds one sample" if inputs else NO_INPUT)]
-    kept = [_kept(exam, size, position) for position in (0, size - 1)]
+    kept = [_kept(exam, size, position, axes) for position in (0, size - 1)]
     changes = []
     for evaluate in (True, False):
         usual = exam.prediction(exam.batch, evaluate=evaluate)[0]
@@ -43,9 +49,9 @@ def sample_independence(exam: Examination) -> list[Check]:
             found.append(leak)
         changes.append(max(found))
     norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
-    moved = _by_place_in_batch(exam, size) if changes[0] <= sanity.LEAK else 0.0
-    reason = related(exam, inputs, size)
-    if not reason and exam.first.target is None:
+    moved = _by_place_in_batch(exam, size) if changes[0] <= sanity.LEAK and not second else 0.0
+    reason = "" if second else related(exam, inputs, size)
+    if not reason and exam.first.target is None and not _label_is_given(exam, size):
         reason = "no label is known, and the loss may compare samples"
     if not reason and exam.first.found is None and _mixed_before(exam, kept[0][0], size):
         reason = "the step itself mixes the samples, before they reach the model"
@@ -113,29 +119,40 @@ def _entry_follows(exam: Examination, rolled: Any, size: int) -> bool:
     return bool(pairs) and torch.equal(pairs[0][1].roll(-1, 0), pairs[0][0])
 
 
-def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:
+def _label_is_given(exam: Examination, size: int) -> bool:
+    """Whether a loss function is given a tensor of the batch as it is, with one label for each sample."""
+    given = [t for t in tensors_of(exam.batch) if t.ndim and len(t) == size]
+    return any(
+        call.target.shape == t.shape and torch.equal(call.target, t) for call in exam.first_calls() for t in given
+    )
+
+
+def _kept(exam: Examination, size: int, position: int, axes: Mapping[int, int]) -> tuple[Any, Any]:
     """Return two batches: one in which only that sample is the same, and one in which only that sample is another.
 
     Args:
         exam: the examination.
         size: samples in the batch.
         position: of the sample.
+        axes: by the id of a tensor, the axis of its samples; the first one where it is not said.
     """
     far = size - 1 - position  # (the first or the last)
 
     def one_replaced(t: Tensor) -> Tensor:
-        return torch.cat([t[:position], t[far : far + 1], t[position + 1 :]]) if len(t) == size else t
+        return torch.cat([t[:position], t[far : far + 1], t[position + 1 :]])
 
     def others_replaced(t: Tensor) -> Tensor:
-        if len(t) != size:
-            return t
         # (the same ones in another order would have the same mean)
         other = t[far : far + 1] if size > 2 else t[position : position + 1]
         alone = other.expand(size, *t.shape[1:]).clone()
         alone[position] = t[position]
         return alone
 
-    return exam.with_inputs(others_replaced), exam.with_inputs(one_replaced)
+    def changed(t: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        axis = axes.get(id(t), 0)
+        return change(t.transpose(0, axis)).transpose(0, axis) if t.shape[axis] == size else t
+
+    return exam.with_inputs(lambda t: changed(t, others_replaced)), exam.with_inputs(lambda t: changed(t, one_replaced))
 
 
 def _leak(seen: list[Tensor], size: int) -> float | None:
