@@ -156,9 +156,9 @@ def never_moves(start: float, checks: Sequence[Check], total: int, base_rate: fl
 def never_falls(start: float, checks: Sequence[Check], total: int, count: int = 10) -> bool:
     """Whether the loss has not fallen in most of the run: neither that of batches nor that on the first batch.
 
-    Losses of 0 or below, as those of a policy, do not say how much is missing. A loss that is far above its beginning is
-    not where it was: the first losses may have been of an easier task, of a teacher that answers the same for all or of
-    an empty queue of negatives, or the training diverges.
+    Losses of 0 or below, as those of a policy, do not say how much is missing. A loss that is far above its beginning
+    is not where it was: the first losses may have been of an easier task, as of a teacher that answers the same for all
+    or of an empty queue of negatives, or the training diverges.
 
     Args:
         start: the loss before training.
