@@ -22,7 +22,7 @@ from lightning_tricks.diagnosis.class_weights import SPREAD, counted_less, drawn
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.input_scales import prepared_differently
 from lightning_tricks.diagnosis.sanity import Check
-from lightning_tricks.dry_run.loaders import is_read_by_position
+from lightning_tricks.dry_run.loaders import is_read_by_position, items_of
 from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.modules.labels import counts
 
@@ -102,7 +102,7 @@ def _last(loader: Any, per_epoch: float, batches: int) -> list[list[Tensor]] | N
         return None
     size, end = int(loader.batch_size), min(len(data), int(per_epoch) * int(loader.batch_size))
     groups = [range(i, min(i + size, end)) for i in range(max(0, end - batches * size), end, size)]
-    return [tensors_of(loader.collate_fn(_items(data, list(group)))) for group in groups]
+    return [tensors_of(loader.collate_fn(items_of(data, list(group)))) for group in groups]
 
 
 def _spread(loader: Any, at: int) -> Tensor | None:
@@ -140,7 +140,7 @@ def _read(loader: Any, most: int, start: int = 0) -> list[Any] | None:
     wanted = positions(start, size, most)
     step = int(sized or 32)
     groups = [wanted[i : i + step] for i in range(0, len(wanted), step)]
-    return [loader.collate_fn(_items(data, group)) for group in groups]
+    return [loader.collate_fn(items_of(data, group)) for group in groups]
 
 
 def _first(loader: Any, most: int) -> list[Any]:
@@ -153,13 +153,6 @@ def _first(loader: Any, most: int) -> list[Any]:
         if rows >= most:
             break
     return batches
-
-
-def _items(data: Any, positions: list[int]) -> list[Any]:
-    # (asked as torch's fetcher asks)
-    if hasattr(data, "__getitems__") and data.__getitems__:
-        return list(data.__getitems__(positions))
-    return [data[i] for i in positions]
 
 
 # -- validation -------------------------------------------------------------------------------------------------------

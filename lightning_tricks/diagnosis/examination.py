@@ -194,14 +194,14 @@ class Examination:
             batch: what is looked at.
             evaluate: in eval mode.
             updates: made before it.
-            shifted: with other random numbers.
+            shifted: with other random numbers, after the updates.
         """
         self.dry_run.restart()
+        for _ in range(updates):
+            self.dry_run.update()
         if shifted:
             for device in {t.device for t in tensors_of(batch)}:
                 torch.rand(7, device=device)
-        for _ in range(updates):
-            self.dry_run.update()
         with self.evaluating() if evaluate else nullcontext():
             return self.look(batch)
 

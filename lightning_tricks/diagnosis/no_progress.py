@@ -19,6 +19,7 @@ _FEWEST_UPDATES = 100  # (fewer may be too few for anything)
 # Of the loss. A weak signal gives more: a logistic regression with an area under the curve of 0.53, from weights of 0
 # and without noise to hide in (4,096 samples a batch), 0.0017. No healthy development scenario is below 0.02.
 _UNMOVED = 0.001
+_RISEN = 0.2  # of the loss: in the failing ones at least one of the last ten checks is less above their beginning
 _WARMS_UP = 0.5  # of the base rate
 _STILL = 0.02  # of the loss on the first batch, by a whole run
 _SHRUNK = 0.3  # of the norm that the weights began with
@@ -155,7 +156,9 @@ def never_moves(start: float, checks: Sequence[Check], total: int, base_rate: fl
 def never_falls(start: float, checks: Sequence[Check], total: int, count: int = 10) -> bool:
     """Whether the loss has not fallen in most of the run: neither that of batches nor that on the first batch.
 
-    Losses of 0 or below, as those of a policy, do not say how much is missing.
+    Losses of 0 or below, as those of a policy, do not say how much is missing. A loss that is far above its beginning
+    is not where it was: the first losses may have been of an easier task, as of a teacher that answers the same for all
+    or of an empty queue of negatives, or the training diverges.
 
     Args:
         start: the loss before training.
@@ -172,6 +175,8 @@ def never_falls(start: float, checks: Sequence[Check], total: int, count: int = 
         return False
     fixed = [c.fixed for c in checks if math.isfinite(c.fixed)]
     losses = [c.median for c in checks if math.isfinite(c.median)]
+    if min(losses[-count:], default=math.inf) - start > _RISEN * start:
+        return False
     curves = [(start, losses), *([(fixed[0], fixed)] if len(fixed) >= count else [])]
     return all(values and first - min(values) <= _UNMOVED * abs(first) for first, values in curves)
 

@@ -19,7 +19,15 @@ _UPDATES = 40  # on one batch, until outputs are where the loss wants them
 _FEWEST = 8  # labels from which a share says something
 # what an activation can give at least and at most, by the name of its backward function
 _NEAR = 0.02  # of a range
-_RANGES = {"SigmoidBackward": (0.0, 1.0), "TanhBackward": (-1.0, 1.0), "ReluBackward": (0.0, float("inf"))}
+# Of the labels' variance. What is measured where nothing is has noise about 0, so that up to half of it is below 0; it
+# is no more than this unless there is little but noise. Standardised labels behind a ReLU: a half.
+_MOST_NOISE = 1 / 3
+_RANGES = {
+    **dict.fromkeys(("SigmoidBackward", "HardsigmoidBackward"), (0.0, 1.0)),
+    "TanhBackward": (-1.0, 1.0),
+    "ReluBackward": (0.0, float("inf")),
+}
+_CHOSEN = "HardtanhBackward"  # (ReLU6 too: its range is an argument)
 
 
 # -- one label, one place ---------------------------------------------------------------------------------------------
@@ -139,11 +147,10 @@ def reach(exam: Examination) -> list[Check]:
     found = _bounded(exam, look)
     if exam.dry_run.steps.anywhere(found is None) or found is None:
         return []
-    key, name = found
-    activation = name.removesuffix("Backward").lower()
+    key, activation, bounds = found
     output = look.output(key, tracked=True)
     device = None if output is None else output.device
-    outside = exam.dry_run.steps.mean(torch.tensor(_labels_beyond(exam, output, _RANGES[name]), device=device))
+    outside = exam.dry_run.steps.mean(torch.tensor(_labels_beyond(exam, output, bounds), device=device))
     if outside > sanity.OUT_OF_REACH:
         return [sanity.labels_out_of_reach(outside, activation)]
     exam.dry_run.restart()
@@ -155,30 +162,60 @@ def reach(exam: Examination) -> list[Check]:
     slope, target = _by(look, output), _compared(exam, output)
     if output is None or slope is None or target is None:
         return []
-    share = _beyond(output.detach(), slope, target, _RANGES[name])
+    share = _beyond(output.detach(), slope, target, bounds)
     share = exam.dry_run.steps.mean(torch.tensor(share, device=output.device))
     return [sanity.within_reach(share, activation)]
 
 
 def _labels_beyond(exam: Examination, output: Tensor | None, bounds: tuple[float, float]) -> float:
     """Return the share of labels that no output can be equal to; 0 where the loss may compare something else."""
-    found, (low, high) = exam.first.found, bounds
+    found = exam.first.found
     if found is None or output is None or found.prediction.shape != output.shape:
         return 0.0
     if not torch.equal(found.prediction, output.detach()):
         return 0.0
-    target = found.target.float()
+    return beyond(found.target.float(), bounds)
+
+
+def beyond(target: Tensor, bounds: tuple[float, float]) -> float:
+    """Return the share of labels beyond a range; 0 where that may be noise about an end of it.
+
+    Of noise at most half is beyond, within two standard errors, and most of what there is to explain is within.
+
+    Args:
+        target: the labels.
+        bounds: of the range.
+
+    >>> numbers = torch.linspace(-1, 1, 101)
+    >>> round(beyond(numbers, (0.0, float("inf"))), 2), beyond(torch.cat([0.1 * numbers, 4 + numbers]), (0.0, 9.0))
+    (0.5, 0.0)
+    """
+    low, high = bounds
     room = _NEAR * (high - low) if high < float("inf") else _NEAR * float(target.std())
-    return float(((target > high + room) | (target < low - room)).float().mean())
+    share = float(((target > high + room) | (target < low - room)).float().mean())
+    missed, whole = (target - target.clamp(low, high)).square().sum(), (target - target.mean()).square().sum()
+    noise = share <= 0.5 + target.numel() ** -0.5 and bool(missed <= _MOST_NOISE * whole)
+    return 0.0 if noise else share
 
 
-def _bounded(exam: Examination, look: Look) -> tuple[tuple[str, int], str] | None:
-    """Return where the output of a bounded activation comes from that is compared with numbers, and its kind."""
+def _bounded(exam: Examination, look: Look) -> tuple[tuple[str, int], str, tuple[float, float]] | None:
+    """Return where the output of a bounded activation comes from that is compared with numbers, its kind and range."""
     for key, output in zip(look.keys, look.tracked, strict=True):
         kind = "" if output.grad_fn is None else output.grad_fn.name().rstrip("0123456789")
-        if kind in _RANGES and _compared(exam, output) is not None and _by(look, output) is not None:
-            return key, kind
+        bounds = _range_of_its_own(output.grad_fn) if kind == _CHOSEN else _RANGES.get(kind)
+        if bounds is not None and _compared(exam, output) is not None and _by(look, output) is not None:
+            return key, kind.removesuffix("Backward").lower(), bounds
     return None
+
+
+def _range_of_its_own(made_by: Any) -> tuple[float, float] | None:
+    """Return what an activation can give at least and at most whose range is an argument; None for no range.
+
+    >>> _range_of_its_own(torch.nn.ReLU6()(torch.zeros(2, requires_grad=True)).grad_fn)
+    (0.0, 6.0)
+    """
+    low, high = (getattr(made_by, f"_saved_{name}_val", None) for name in ("min", "max"))
+    return (float(low), float(high)) if low is not None and high is not None and low < high else None
 
 
 def _compared(exam: Examination, output: Tensor | None) -> Tensor | None:

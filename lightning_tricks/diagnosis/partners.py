@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
+from lightning_tricks.diagnosis.sample_axis import along_second_axis
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.trace import floating
@@ -100,6 +101,8 @@ def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
     first, second = exam.dry_run.data.next_batch(), exam.dry_run.data.next_batch()
     if exam.dry_run.data.batches_per_epoch == 1 or _the_same(first, second):
         return "every batch is the same: the rows of one graph or series"
+    if any(t is second for second in along_second_axis(exam) for t in inputs):
+        return "time comes first: samples lie along the second axis"
     for t in inputs:
         # (numbers below the size may be indices of rows)
         edges = not t.is_floating_point() and t.ndim == 2 and _EDGES in t.shape and int(t.max()) < size

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_tricks.diagnosis import sanity
-from lightning_tricks.diagnosis.examination import Examination, tensors_of
+from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.experiments import NO_INPUT
 from lightning_tricks.diagnosis.partners import related
+from lightning_tricks.diagnosis.sample_axis import along_second_axis
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.numerics.torch_internals import BATCH_NORM
@@ -22,30 +24,31 @@ def sample_independence(exam: Examination) -> list[Check]:
     """Replace all samples but one by others, and look at the row of the output that belongs to it.
 
     Asked of the first sample and of the last one: a recurrent network that takes the batch for time carries what it has
-    seen of the first samples to the later ones, and never back.
+    seen of the first samples to the later ones, and never back. Samples lie along the second axis where time comes
+    first.
     """
     name = "samples do not leak"
     inputs = exam.inputs(exam.batch)
-    size = max((len(t) for t in inputs), default=0)
+    axes = dict.fromkeys(map(id, along_second_axis(exam)), 1)
+    second = exam.dry_run.steps.anywhere(any(id(t) in axes for t in inputs))
+    along = [t for t in inputs if id(t) in axes] if second else inputs
+    size = max((t.shape[axes.get(id(t), 0)] for t in along), default=0)
     if exam.dry_run.steps.anywhere(size < 2):
         return [Check(name, None, "the batch holds one sample" if inputs else NO_INPUT)]
-    kept = [_kept(exam, size, position) for position in (0, size - 1)]
-    changes = []
-    for evaluate in (True, False):
-        usual = exam.prediction(exam.batch, evaluate=evaluate)[0]
-        found = []
-        for batches in kept:
-            seen = [usual, *(exam.prediction(batch, evaluate=evaluate)[0] for batch in batches)]
-            outputs = [t for t in seen if t is not None]
-            leak = _leak(outputs, size) if len(outputs) == len(seen) else None
-            if leak is None:
-                return [Check(name, None, "no output with one row per sample was seen")]
-            found.append(leak)
-        changes.append(max(found))
+    kept = [_kept(exam, size, position, axes) for position in (0, size - 1)]
+    found = [_changes(exam, kept, size, evaluate=evaluate) for evaluate in (True, False)]
+    # (a codebook or a scale that is made of the first batch depends on all of its samples, and then stays)
+    if exam.dry_run.steps.anywhere(found[0] is not None and found[0] > sanity.LEAK):
+        found[0] = _changes(exam, kept, size, evaluate=True, updates=UPDATES_BEFORE_ASKING)
+    if found[0] is None or found[1] is None:
+        return [Check(name, None, "no output with one row per sample was seen")]
+    changes = found[0], found[1]
     norms = {n: m for n, m in exam.modules.items() if isinstance(m, BATCH_NORM)}
-    moved = _by_place_in_batch(exam, size) if changes[0] <= sanity.LEAK else 0.0
-    reason = related(exam, inputs, size)
-    if not reason and exam.first.target is None:
+    moved = _by_place_in_batch(exam, size) if changes[0] <= sanity.LEAK and not second else 0.0
+    if exam.dry_run.steps.anywhere(moved > sanity.LEAK):
+        moved = _by_place_in_batch(exam, size, UPDATES_BEFORE_ASKING)
+    reason = "" if second else related(exam, inputs, size)
+    if not reason and exam.first.target is None and not _label_is_given(exam, size):
         reason = "no label is known, and the loss may compare samples"
     if not reason and exam.first.found is None and _mixed_before(exam, kept[0][0], size):
         reason = "the step itself mixes the samples, before they reach the model"
@@ -56,17 +59,22 @@ def sample_independence(exam: Examination) -> list[Check]:
     return [sanity.independence(changes[0], changes[1], list(norms), by_design=reason)]
 
 
-def _by_place_in_batch(exam: Examination, size: int) -> float:
+def _by_place_in_batch(exam: Examination, size: int, updates: int = 0) -> float:
     """Return by how much outputs change with the place of a sample in the batch, over their size, in eval mode.
 
     0 where they are random in eval mode too: noise belongs to a place. 0 as well where the step itself makes the
     difference, before the model sees the samples: random crops belong to a place too, also with a seed of their own.
+
+    Args:
+        exam: the examination.
+        size: samples in the batch.
+        updates: made before it.
     """
     # (labels move with their samples: an output to which a margin was added depends on them)
     other = tree_map(lambda t: t.roll(1, 0) if isinstance(t, Tensor) and t.ndim and len(t) == size else t, exam.batch)
-    usual = exam.prediction(exam.batch, evaluate=True)[0]
-    again = exam.prediction(exam.batch, evaluate=True, shifted=True)[0]
-    moved = exam.prediction(other, evaluate=True)[0]
+    usual = exam.prediction(exam.batch, evaluate=True, updates=updates)[0]
+    again = exam.prediction(exam.batch, evaluate=True, updates=updates, shifted=True)[0]
+    moved = exam.prediction(other, evaluate=True, updates=updates)[0]
     if usual is None or again is None or moved is None or not usual.shape == again.shape == moved.shape:
         return 0.0
     scale = max(float(usual.float().abs().max()), 1e-12)
@@ -113,29 +121,64 @@ def _entry_follows(exam: Examination, rolled: Any, size: int) -> bool:
     return bool(pairs) and torch.equal(pairs[0][1].roll(-1, 0), pairs[0][0])
 
 
-def _kept(exam: Examination, size: int, position: int) -> tuple[Any, Any]:
+def _changes(
+    exam: Examination, kept: Sequence[tuple[Any, Any]], size: int, *, evaluate: bool, updates: int = 0
+) -> float | None:
+    """Return by how much the output of a sample changes with the others, at most; None where no output is by samples.
+
+    Args:
+        exam: the examination.
+        kept: of some samples, what ``_kept`` returned.
+        size: samples in the batch.
+        evaluate: in eval mode.
+        updates: made before it.
+    """
+    usual = exam.prediction(exam.batch, evaluate=evaluate, updates=updates)[0]
+    found = []
+    for batches in kept:
+        seen = [usual, *(exam.prediction(batch, evaluate=evaluate, updates=updates)[0] for batch in batches)]
+        outputs = [t for t in seen if t is not None]
+        leak = _leak(outputs, size) if len(outputs) == len(seen) else None
+        if leak is None:
+            return None
+        found.append(leak)
+    return max(found)
+
+
+def _label_is_given(exam: Examination, size: int) -> bool:
+    """Whether a loss function is given a tensor of the batch as it is, with one label for each sample."""
+    tensors = enumerate(tensors_of(exam.batch))
+    labels = [t for i, t in tensors if exam.roles.get(i) == "target" and t.ndim and len(t) == size]
+    given = [call.target for call in exam.first_calls()]
+    return any(t.shape == other.shape and torch.equal(t, other) for t in labels for other in given)
+
+
+def _kept(exam: Examination, size: int, position: int, axes: Mapping[int, int]) -> tuple[Any, Any]:
     """Return two batches: one in which only that sample is the same, and one in which only that sample is another.
 
     Args:
         exam: the examination.
         size: samples in the batch.
         position: of the sample.
+        axes: by the id of a tensor, the axis of its samples; the first one where it is not said.
     """
     far = size - 1 - position  # (the first or the last)
 
     def one_replaced(t: Tensor) -> Tensor:
-        return torch.cat([t[:position], t[far : far + 1], t[position + 1 :]]) if len(t) == size else t
+        return torch.cat([t[:position], t[far : far + 1], t[position + 1 :]])
 
     def others_replaced(t: Tensor) -> Tensor:
-        if len(t) != size:
-            return t
         # (the same ones in another order would have the same mean)
         other = t[far : far + 1] if size > 2 else t[position : position + 1]
         alone = other.expand(size, *t.shape[1:]).clone()
         alone[position] = t[position]
         return alone
 
-    return exam.with_inputs(others_replaced), exam.with_inputs(one_replaced)
+    def changed(t: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        axis = axes.get(id(t), 0)
+        return change(t.transpose(0, axis)).transpose(0, axis) if t.shape[axis] == size else t
+
+    return exam.with_inputs(lambda t: changed(t, others_replaced)), exam.with_inputs(lambda t: changed(t, one_replaced))
 
 
 def _leak(seen: list[Tensor], size: int) -> float | None:

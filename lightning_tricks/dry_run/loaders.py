@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -52,6 +53,17 @@ def is_read_by_position(loader: Any) -> bool:
     (True, False)
     """
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+
+
+def items_of(data: Any, positions: Sequence[int]) -> list[Any]:
+    """Return samples of a data set by their positions, asked for as torch's fetcher asks.
+
+    >>> items_of(["a", "b", "c"], [2, 0])
+    ['c', 'a']
+    """
+    if hasattr(data, "__getitems__") and data.__getitems__:
+        return list(data.__getitems__(list(positions)))
+    return [data[i] for i in positions]
 
 
 def unrepeatable(loader: Any) -> str | None:

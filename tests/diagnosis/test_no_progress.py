@@ -123,4 +123,16 @@ def test_a_loss_that_never_falls_is_told_in_the_last_part_of_a_run_only() -> Non
     assert not never_falls(4.844, dip, 1000), "it fell once"
     learned = [*flat(30), Check(305, 4.844, 4.844, fixed=4.7), *flat(60)[31:]]
     assert not never_falls(4.844, learned, 1000), "data got harder, and the first batch is known better"
+    assert never_falls(4.844, flat(60, 5.3), 1000), "noise, or a little worse than at first"
     assert not never_falls(0.0, flat(60, 0.0), 1000) and not never_falls(-0.1, flat(60, -0.1), 1000), "a policy"
+
+
+def test_a_loss_that_rises_at_first_and_falls_from_there_is_not_where_it_began() -> None:
+    """As of DINO, whose teacher answers the same for all at first: the easiest task of the whole run."""
+
+    def checks(*losses: float) -> list[Check]:
+        return [Check(10 * i + 10, x, x, ratio=0.005, fixed=x) for i, x in enumerate(losses)]
+
+    taught = checks(3.0, 3.7, *[4.16 - 0.01 * i for i in range(60)])
+    assert not any(never_falls(2.633, taught[:n], 700) for n in range(1, len(taught)))
+    assert never_falls(2.633, checks(*[2.7 + 0.1 * (i % 9) for i in range(60)]), 700), "losses that scatter that far"

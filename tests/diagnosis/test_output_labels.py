@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_tricks.diagnosis.output_labels import beyond
+from lightning_tricks.diagnosis.sanity import OUT_OF_REACH
 from tests.diagnosis.problems import Task, checks, load, numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -112,7 +114,10 @@ def regression(activation: nn.Module, kind: str, scale: float = 1.0, rate: float
 
 @pytest.mark.parametrize(
     ("activation", "kind"),
-    [(nn.Sigmoid(), "pixels"), (nn.Tanh(), "pixels"), (nn.ReLU(), "standardised"), (nn.Sigmoid(), "standardised")],
+    [
+        *((nn.Sigmoid(), "pixels"), (nn.Tanh(), "pixels"), (nn.ReLU(), "standardised"), (nn.Sigmoid(), "standardised")),
+        *((nn.Hardsigmoid(), "pixels"), (nn.Hardtanh(), "pixels"), (nn.Hardtanh(0.0, 2.0), "pixels")),
+    ],
 )
 def test_outputs_that_cannot_reach_their_labels_fail(activation: nn.Module, kind: str) -> None:
     found = regression(activation, kind)[REACH]
@@ -128,10 +133,32 @@ def test_outputs_that_cannot_reach_their_labels_fail(activation: nn.Module, kind
         (nn.ReLU(), "counts", 1.0),
         (nn.ReLU(), "pixels", 1.0),
         (nn.Tanh(), "shares", 1.0),
+        (nn.ReLU6(), "pixels", 20.0),
+        (nn.Hardtanh(0.0, 100.0), "pixels", 1.0),
     ],
 )
 def test_outputs_that_can_reach_their_labels_pass(activation: nn.Module, kind: str, scale: float) -> None:
     assert regression(activation, kind, scale)[REACH].passed is True
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid])
+def test_noise_about_an_end_of_the_range_is_not_out_of_reach(activation: Any, noise: float) -> None:
+    """As of a measurement where there is nothing, or of noisy images: what a sound network answers lies at the end."""
+    x = torch.randn(96, 3, generator=numbers())
+    what_is = (x - 0.3).clamp(min=0, max=1 if activation is nn.Sigmoid else None)
+    size = noise * float(what_is.std())
+    net = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 3), activation())
+    data = load(x, what_is + size * torch.randn(x.shape, generator=torch.Generator().manual_seed(7)))
+    found = checks(Task(net, lambda self, b: F.mse_loss(self.net(b[0]), b[1]), 0.03), data)
+    assert found[REACH].passed is True
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_standardised_labels_are_beyond_a_relu_however_skewed_they_are(skewed: bool) -> None:
+    labels = torch.randn(512, generator=numbers())
+    labels = labels.exp() if skewed else labels
+    assert beyond((labels - labels.mean()) / labels.std(), (0.0, float("inf"))) > OUT_OF_REACH
 
 
 @pytest.mark.parametrize("scaled", [True, False])

@@ -178,3 +178,31 @@ def test_one_number_for_each_sample_can_be_asked_for_leaks(leaks: bool) -> None:
 
     found = checks(Task(One(), lambda self, b: F.mse_loss(self.net(b[0]), b[1])), load(x, y.float()))
     assert found["samples do not leak"].passed is not leaks
+
+
+class Scaled(nn.Module):
+    """Shift and scale are made of the first batch that is seen, as ``ActNorm`` and a codebook by k-means are.
+
+    Args:
+        always: of every batch.
+    """
+
+    def __init__(self, width: int, always: bool) -> None:
+        super().__init__()
+        self.always = always
+        self.shift, self.scale = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.ones(width))
+        self.made: torch.Tensor
+        self.register_buffer("made", torch.tensor(False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.always or not self.made:
+            self.shift.data.copy_(x.detach()[0] + x.detach().mean(0))  # (another one for each order, too)
+            self.scale.data.copy_(x.detach().std(0) + 1e-3)
+            self.made.fill_(True)
+        return (x - self.shift) / self.scale
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_what_is_made_of_the_first_batch_alone_lets_no_sample_leak(always: bool) -> None:
+    net = nn.Sequential(nn.Linear(12, 16), Scaled(16, always), nn.ReLU(), nn.Linear(16, 4))
+    assert checks(Task(net, cross_entropy), load(*classes()))["samples do not leak"].passed is not always

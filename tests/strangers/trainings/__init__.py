@@ -2,7 +2,17 @@
 
 import importlib
 
-_FILES = ("metric_learning", "self_supervised", "quantizers", "densities", "language", "images", "graphs", "tables")
+_FILES = (
+    "metric_learning",
+    "self_supervised",
+    "quantizers",
+    "densities",
+    "language",
+    "images",
+    "graphs",
+    "tables",
+    "sequences",
+)
 
 TRAININGS = tuple(
     training for name in _FILES for training in importlib.import_module(f"tests.strangers.trainings.{name}").TRAININGS

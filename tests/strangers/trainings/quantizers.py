@@ -1,4 +1,4 @@
-"""Autoencoders of digits: quantizers of vector-quantize-pytorch, and graph autoencoders are elsewhere."""
+"""Autoencoders and a classifier of digits with quantizers of vector-quantize-pytorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.strangers.trainings.data import digits, explained
+from tests.strangers.trainings.data import accuracy, digits, explained
 from tests.strangers.trainings.training import Ready, Training
 
 
@@ -83,6 +83,38 @@ def scalars() -> Ready:
     return _ready(_Autoencoder(FSQ(levels=[8, 5, 5]), 3))
 
 
+class _Classifier(L.LightningModule):
+    """Classes from one code of an image; k-means makes the codebook of the first batch that is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from vector_quantize_pytorch import VectorQuantize
+
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
+        self.quantizer = VectorQuantize(dim=16, codebook_size=64, kmeans_init=True)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        quantized, _, commitment = self.quantizer(self.encoder(images)[:, None])
+        return self.head(quantized[:, 0]), commitment.sum()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits, commitment = self(images)
+        return F.cross_entropy(logits, labels) + commitment
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=2e-3)
+
+
+def classifier() -> Ready:
+    module = _Classifier()
+    x, y, new, labels = digits()
+    loader = DataLoader(TensorDataset(x, y), 32, shuffle=True)
+    score = lambda: accuracy(module, lambda images: module(images)[0], new, labels)  # noqa: E731
+    return Ready(module, loader, score, trainer={"max_epochs": 8})
+
+
 _PACKAGE = ("vector_quantize_pytorch",)
 _CODES = {"UsageCollapse": {"assignments": "quantizer"}}
 
@@ -90,4 +122,5 @@ TRAININGS = (
     Training("vector-quantize: codebook", codebook, _PACKAGE, 0.6, _CODES),
     Training("vector-quantize: residual", residual, _PACKAGE, 0.6, _CODES),
     Training("vector-quantize: scalars", scalars, _PACKAGE, 0.6, _CODES),
+    Training("vector-quantize: classes from a code", classifier, _PACKAGE, 0.7, _CODES),
 )
