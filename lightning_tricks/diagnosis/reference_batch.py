@@ -71,6 +71,7 @@ class ReferenceBatch(Stages):
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Know the run, and how it computes."""
         self._run = run
+        run.dispatch.rest(self)
         self._coarse = "16" in str(getattr(run.trainer.precision_plugin, "precision", ""))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -113,6 +114,8 @@ class ReferenceBatch(Stages):
         """Keep the loss of its step, to compare it with that of the dry run before."""
         if self._expected is not None and self._actual is None:
             self._actual = loss.detach().reshape(()).float() * trainer.accumulate_grad_batches  # Lightning divided it
+        if self._run is not None and (self._actual is not None or self._tries >= _MOST_TRIES):
+            self._run.dispatch.rest(self, "on_train_batch_start", "on_before_backward")
 
     def _followed(self, run: TrainingRun) -> bool:
         """Whether the reference batch is there, and its first step had the loss of the dry run before it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
+from lightning_tricks.optimizer_step.logbook import OptimizerView
 
 
 def key_ending(run: TrainingRun, view: OptimizerView) -> str:
@@ -12,15 +12,14 @@ def key_ending(run: TrainingRun, view: OptimizerView) -> str:
     return f"/optimizer{view.index}" if len(run.views) > 1 else ""
 
 
-def warn_if_unannounced(run: TrainingRun, owner: str, page: Page | None) -> None:
-    """Warn once per run, after a step that Lightning did not announce: no callback saw its gradients.
+def warn_of_unannounced(run: TrainingRun, owner: str) -> None:
+    """Warn once per run of a step that Lightning did not announce: no callback saw its gradients.
 
     Args:
         run: of the step.
         owner: who warns.
-        page: of the step; None where it was not announced.
     """
-    if page is None and run.common.first_to_say("unseen step"):
+    if run.common.first_to_say("unseen step"):
         warn(
             owner,
             "an optimizer was stepped without Lightning, e.g. through self.optimizers(use_pl_optimizer=False): the "

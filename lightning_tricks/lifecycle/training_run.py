@@ -223,9 +223,9 @@ class TrainingRun:
             view.refresh()
             self._renewed(view)
         # counted here and not in the step: a GradScaler that skips calls no ``optimizer.step``, and so no hook of it
-        self.clock.attempt(view.index)
+        number = self.clock.attempt(view.index)
         self.rate.hold(view.index, optimizer)
-        page = self.attempts.open(view, self.step, self.clock.attempted(view.index))
+        page = self.attempts.open(view, self.step, number)
         if page is not None:
             self.dispatch.call_stage("_before_gradients_read", self, page)
         return page

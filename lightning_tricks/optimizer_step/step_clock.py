@@ -27,8 +27,8 @@ class StepClock:
     Example:
         >>> clock = StepClock()
         >>> clock.start(1)
-        >>> clock.attempt(0); clock.finish(0, gradients=True)     # an update
-        >>> clock.attempt(0); clock.finish(0, gradients=False)    # no gradient: nothing happened
+        >>> _ = clock.attempt(0); clock.finish(0, gradients=True)     # an update
+        >>> _ = clock.attempt(0); clock.finish(0, gradients=False)    # no gradient: nothing happened
         >>> clock.applied(0), clock.attempted(0)
         (1, 2)
     """
@@ -77,11 +77,15 @@ class StepClock:
         """Torch's step pre hook fired: twice for an optimizer whose own ``step`` calls its parent's."""
         self._depth[index] += 1
 
-    def attempt(self, index: int) -> None:
-        """Gradients of an attempted step are ready. LBFGS says so several times within one step; it is one attempt."""
+    def attempt(self, index: int) -> int:
+        """Gradients of an attempted step are ready; return its number, from 1.
+
+        LBFGS says so several times within one step; it is one attempt.
+        """
         if not (self._depth[index] and self._open[index]):
             self._attempted[index] += 1
         self._open[index] = True
+        return self._attempted[index]
 
     def leave(self, index: int) -> bool:
         """Torch's step post hook fired; return whether the whole step is over, and not only its parent's part."""

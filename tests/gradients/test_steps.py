@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import warnings
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lightning_tricks import TrickWarning
-from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
+from lightning_tricks.gradients.steps import key_ending, warn_of_unannounced
 
 
 def test_keys_have_an_ending_where_there_are_several_optimizers() -> None:
@@ -18,7 +17,7 @@ def test_keys_have_an_ending_where_there_are_several_optimizers() -> None:
     assert [key_ending(two, view) for view in views] == ["/optimizer0", "/optimizer1"]
 
 
-def test_a_step_without_a_page_is_told_once_per_run() -> None:
+def test_a_step_that_was_not_announced_is_told_once_per_run() -> None:
     said: set[str] = set()
 
     def first_to_say(what: str) -> bool:
@@ -26,11 +25,8 @@ def test_a_step_without_a_page_is_told_once_per_run() -> None:
         said.add(what)
         return first
 
-    run, page = SimpleNamespace(common=SimpleNamespace(first_to_say=first_to_say)), object()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_if_unannounced(run, "GradientClip", page)  # type: ignore[arg-type]
+    run = SimpleNamespace(common=SimpleNamespace(first_to_say=first_to_say))
     with pytest.warns(TrickWarning, match="GradientClip: an optimizer was stepped without Lightning") as told:
         for _ in range(3):
-            warn_if_unannounced(run, "GradientClip", None)  # type: ignore[arg-type]
+            warn_of_unannounced(run, "GradientClip")  # type: ignore[arg-type]
     assert len(told) == 1

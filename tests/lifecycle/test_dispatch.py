@@ -158,7 +158,7 @@ def test_the_number_of_calls_in_a_step_is_bounded_for_one_callback_and_for_all_o
     one, seven = [LossScaleGuard()], [GradientMonitor(), GradientClip(1e6), schedule, GradientAccumulation(1)]
     alone, together = calls_per_step(one), calls_per_step([*seven, *watchers])
     assert 0 < alone <= 66
-    assert alone < together <= 200
+    assert alone < together <= 210
 
 
 def test_the_no_grad_that_lightning_puts_in_place_of_torchs_is_not_used_between_backward_and_step(

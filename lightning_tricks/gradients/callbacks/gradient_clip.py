@@ -16,7 +16,7 @@ from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import claimed
 from lightning_tricks.gradients.rules import ClipRule, as_rule
 from lightning_tricks.gradients.specs import ClipSpec
-from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
+from lightning_tricks.gradients.steps import key_ending, warn_of_unannounced
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning
@@ -215,8 +215,8 @@ class GradientClip(Trick):
 
     def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """Warn of a step that Lightning did not announce: its gradients were not clipped."""
-        if view.index in self._clippers:
-            warn_if_unannounced(self.run, "GradientClip", page)
+        if page is None and view.index in self._clippers:
+            warn_of_unannounced(self.run, "GradientClip")
 
     # -- NaN and inf --------------------------------------------------------------------------------------------------
 

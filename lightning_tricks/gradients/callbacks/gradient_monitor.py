@@ -20,7 +20,7 @@ from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, named_parts
 from lightning_tricks.gradients.samples import histogram_samples, moves_and_sizes, update_ratio, weight_samples
 from lightning_tricks.gradients.specs import MonitorSpec
-from lightning_tricks.gradients.steps import key_ending, warn_if_unannounced
+from lightning_tricks.gradients.steps import key_ending, warn_of_unannounced
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
@@ -267,7 +267,8 @@ class GradientMonitor(Trick):
 
     def _updated(self, view: OptimizerView, page: Page | None) -> None:
         """Measure by how much the weights have moved."""
-        warn_if_unannounced(self.run, "GradientMonitor", page)
+        if page is None:
+            warn_of_unannounced(self.run, "GradientMonitor")
         before = self._before.pop(view.index, None)
         if before is None or page is None:
             return
