@@ -93,6 +93,7 @@ _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 BATCH_NORM = _classes(nn.modules.batchnorm, "_BatchNorm", *_BATCH_NORMS)
 INSTANCE_NORM = _classes(nn.modules.instancenorm, "_InstanceNorm", *_INSTANCE_NORMS)
 NORM = _classes(nn.modules.batchnorm, "_NormBase", *_BATCH_NORMS, *_INSTANCE_NORMS)
+NORM_LAYERS: tuple[type[nn.Module], ...] = (*NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # all that have parameters
 DROPOUT = _classes(
     nn.modules.dropout,
     "_DropoutNd",
