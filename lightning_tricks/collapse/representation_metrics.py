@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from lightning_tricks.collapse import generation, representation
-from lightning_tricks.collapse.metric_sums import Features, Moments, Sums
+from lightning_tricks.collapse.metric_sums import Features, FeatureSums, Moments, Sums
 from lightning_tricks.errors import message
 
 
-class _Directions(Sums):
+class _Directions(FeatureSums):
     """Sums of unit rows."""
 
     unit_sum: Tensor
     unit_squares: Tensor
     nonzero: Tensor
-    count: Tensor
+    dimensions: ClassVar[dict[str, int]] = {"unit_sum": 1, "unit_squares": 1, "nonzero": 0}
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = self._count_of("num_features", num_features)
-        self._add("unit_sum", num_features)
-        self._add("unit_squares", num_features)
-        self._add("nonzero")
-        self._add("count")
-
-    def update(self, features: Tensor) -> None:
-        """Add features ``[..., num_features]``."""
-        self._check("features", features, self.num_features)
-        unit, there = representation.unit_rows(features)
-        self.unit_sum += unit.sum(0)
-        self.unit_squares += unit.square().sum(0)
-        self.nonzero += there.sum()
-        self.count += len(unit)
+    def _terms(self, rows: Tensor) -> dict[str, Tensor]:
+        unit, there = representation.unit_rows(rows)
+        return {"unit_sum": unit.sum(0), "unit_squares": unit.square().sum(0), "nonzero": there.sum()}
 
 
 class SphereVariance(_Directions):
@@ -135,36 +124,20 @@ class DeadDimensions(Moments):
 
     higher_is_better = False
 
-    def update(self, features: Tensor) -> None:
-        """Add features ``[..., num_features]``."""
-        self._add_rows("features", features)
-
     def compute(self) -> Tensor:
         """Return the share."""
         return representation.dead_dimensions(self.total, self.squares, self.count)
 
 
-class _Covariance(Sums):
+class _Covariance(FeatureSums):
     """Sums of rows and of their outer products: ``d * d`` numbers, however many samples."""
 
     total: Tensor
     second: Tensor
-    count: Tensor
+    dimensions: ClassVar[dict[str, int]] = {"total": 1, "second": 2}
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = self._count_of("num_features", num_features)
-        self._add("total", num_features)
-        self._add("second", num_features, num_features)
-        self._add("count")
-
-    def update(self, features: Tensor) -> None:
-        """Add features ``[..., num_features]``."""
-        self._check("features", features, self.num_features)
-        flat = representation.rows(features)
-        self.total += flat.sum(0)
-        self.second += flat.T @ flat
-        self.count += len(flat)
+    def _terms(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"total": rows.sum(0), "second": rows.T @ rows}
 
     def covariance(self) -> Tensor:
         """Return the centred covariance ``[d, d]``."""

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
 from lightning_tricks.collapse import sums
-from lightning_tricks.collapse.metrics import (
+from lightning_tricks.collapse.prediction_metrics import (
     ClassShare,
     InputDependence,
     MacroF1Gain,
