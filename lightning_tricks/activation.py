@@ -8,7 +8,8 @@ from typing import Any
 from lightning_tricks.detection.action import Rollback
 from lightning_tricks.errors import nearest
 from lightning_tricks.gradients.rules import ClipRule
-from lightning_tricks.recipes import KINDS, named, recipe, tricks
+from lightning_tricks.recipe_choices import named, tricks
+from lightning_tricks.recipes import KINDS, recipe
 from lightning_tricks.schedules.phases import DECAYS
 
 _FORM = "Write names, with arguments if need be: GradientMonitor,GradientClip(0.5) or the name of a recipe"

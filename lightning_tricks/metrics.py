@@ -22,23 +22,19 @@ from lightning_tricks.collapse.prediction_metrics import (
     ClassShare,
     InputDependence,
     MacroF1Gain,
-    MultilabelSkill,
     PredictionEntropy,
     PredictionSkill,
-    RegressionSkill,
-    SpreadRatio,
 )
 from lightning_tricks.collapse.representation_metrics import (
-    Alignment,
     DeadDimensions,
     EffectiveRank,
     EmbeddingStd,
     MeanCosine,
     ParticipationRatio,
     SphereVariance,
-    Uniformity,
-    VendiScore,
 )
+from lightning_tricks.collapse.similarity_metrics import Alignment, Uniformity, VendiScore
+from lightning_tricks.collapse.value_metrics import MultilabelSkill, RegressionSkill, SpreadRatio
 
 __all__ = [
     "ActiveUnits",

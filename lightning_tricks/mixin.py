@@ -12,7 +12,8 @@ from lightning_tricks.lifecycle.lightning_internals import trainer_of
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.modules.names import compiled_as_a_whole
 from lightning_tricks.precision.callbacks import PrecisionDoctor
-from lightning_tricks.recipes import Recipe, Tricks, as_recipe
+from lightning_tricks.recipe_choices import Recipe
+from lightning_tricks.recipes import Tricks, as_recipe
 
 
 class TricksMixin:

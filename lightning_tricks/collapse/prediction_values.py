@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import pairs, sums
+from lightning_tricks.collapse import pairs, prediction_sums, sums
 from lightning_tricks.collapse.pair_numbers import NUMBERS, measured_pairs
 from lightning_tricks.collapse.pooling import Part, pooled_skill
 from lightning_tricks.detection.judge import keep_bounded
@@ -60,13 +60,13 @@ def measured_rows(rows: Mapping[str, Tensor], logits: bool, add: Callable[[sums.
     """
     part = rows["part"]
     if "output" not in rows:
-        return sums.measured_classes(rows["logits"].float(), rows["target"], part, add)
+        return prediction_sums.measured_classes(rows["logits"].float(), rows["target"], part, add)
     output, values = rows["output"].float(), rows["values"].float()
     vector = measured_pairs(output, values, part, add, logits)
     if output.shape[1] > 1:
         return vector
     certain = (vector[NUMBERS.index("beyond")] == 0) & (not logits)
-    return torch.cat([vector, sums.measured_classes(*pairs.two_classes(output, values, certain), part, add)])
+    return torch.cat([vector, prediction_sums.measured_classes(*pairs.two_classes(output, values, certain), part, add)])
 
 
 def read_rows(vector: list[float], targets: Targets) -> tuple[dict[str, float], list[float], Targets]:

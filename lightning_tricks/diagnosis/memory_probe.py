@@ -22,7 +22,7 @@ from lightning_tricks.diagnosis.memory_level import MemoryLevel
 from lightning_tricks.diagnosis.memory_looks import MemoryLooks
 from lightning_tricks.diagnosis.memory_readings import Reading
 from lightning_tricks.diagnosis.memory_use import batch_size, model_bytes
-from lightning_tricks.dry_run.holders import commonest_tensors
+from lightning_tricks.dry_run.holdings import commonest_tensors
 from lightning_tricks.lifecycle.horizon import UnknownHorizonError, forecast_updates
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.shards import reduced

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 
 from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.errors import NonFiniteError
-from lightning_tricks.lr_finder.bake_off import candidates
 from lightning_tricks.lr_finder.base_rates import use_rate
 from lightning_tricks.lr_finder.result import Result, judged_result
 from lightning_tricks.lr_finder.spec import FinderSpec
-from lightning_tricks.lr_finder.sweep import diverged, smoothed
+from lightning_tricks.lr_finder.sweep import candidates, diverged, smoothed
 
 
 def find_rate(spec: FinderSpec, dry_run: DryRun, base: Sequence[float], advance: Callable[[], None]) -> Result:

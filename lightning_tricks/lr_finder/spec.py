@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_tricks.errors import require_choice, require_count, require_flag, require_number
-from lightning_tricks.lr_finder.bake_off import CANDIDATES
 from lightning_tricks.lr_finder.suggest import RULES
-from lightning_tricks.lr_finder.sweep import MODES, rates
+from lightning_tricks.lr_finder.sweep import CANDIDATES, MODES, rates
 
 OWNER = "LRFinder"
 
