@@ -7,13 +7,10 @@ would lose the variance where the mean is large.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lightning_tricks.collapse import representation, structure
-from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
 from lightning_tricks.numerics.trees import tree_leaves
@@ -24,24 +21,6 @@ SKETCH = 128
 WIDEST = 65_536  # numbers of a row that are kept, and projected by a matrix
 _KEPT = 4096  # of a wider one
 _COLUMNS = 16_384
-
-
-def form_of(**dimensions: int) -> form.Form:
-    """Return the form of what rows are gathered in: nothing yet, or a tensor of so many dimensions by name.
-
-    >>> form_of(rows=2)({"rows": torch.zeros(3)}, "sums")
-    "sums['rows'] must have 2 dimensions"
-    """
-    tensors = form.either_empty_or(form.record(dict.fromkeys(dimensions, form.tensor)))
-
-    def check(value: Any, where: str) -> str | None:
-        fault = tensors(value, where)
-        if fault is not None or not value:
-            return fault
-        wrong = next((name for name, n in dimensions.items() if value[name].ndim != n), None)
-        return None if wrong is None else f"{where}[{wrong!r}] must have {dimensions[wrong]} dimensions"
-
-    return check
 
 
 def floating_tensor(output: object) -> Tensor | None:

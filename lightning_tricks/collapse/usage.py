@@ -8,7 +8,7 @@ is counted: it does not depend on a temperature, which is often applied outside 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ _FEWEST_OTHERS = 32  # samples
 _FEWEST_ENTRIES = 8  # of few, a handful is not little
 SHOWN = 256  # points of the curve that is drawn
 
-_ROUTED = 0.9  # bits about the input in the choice of an expert
 _APPROXIMATE_FROM = 50.0  # samples for each entry
 
 
@@ -234,26 +233,3 @@ def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
         del values["conditional_entropy"]
     values["_effective"], values["_given"] = float(samples), given
     return values, list(vector[len(USAGE) :])
-
-
-def information_share(values: Mapping[str, float]) -> float:
-    """Return ``(marginal - conditional entropy) / ln K``, the mutual information of input and entry, in [0, 1].
-
-    NaN where assignments are whole numbers.
-
-    >>> round(information_share({"marginal_entropy": 0.69, "conditional_entropy": 0.0, "entries": 2.0}), 2)
-    1.0
-    """
-    if "conditional_entropy" not in values or values["entries"] < 2:
-        return math.nan
-    return max(0.0, values["marginal_entropy"] - values["conditional_entropy"]) / math.log(values["entries"])
-
-
-def routes(values: Mapping[str, float]) -> bool:
-    """Whether a choice depends on the input by nearly one bit: few experts may be all that the data need.
-
-    >>> routes({"marginal_entropy": 0.74, "conditional_entropy": 0.05}), routes({"marginal_entropy": 0.1})
-    (True, False)
-    """
-    bits = (values["marginal_entropy"] - values.get("conditional_entropy", math.inf)) / math.log(2)
-    return bits >= _ROUTED

@@ -73,8 +73,11 @@ ABSENT = missing(INTERNALS, {"torch": torch, "torch.utils.data.DataLoader": Data
 require_torch(ABSENT)
 
 # Imported after the check: a torch that lacks them is refused with a message instead of an ImportError.
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass  # noqa: E402
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # noqa: E402
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_traceable_wrapper_subclass  # noqa: E402
+from torch.utils._pytree import tree_flatten_with_path as tree_flatten_with_path  # noqa: E402
+from torch.utils._pytree import tree_leaves as tree_leaves  # noqa: E402
+from torch.utils._pytree import tree_map as tree_map  # noqa: E402
 
 
 def _classes(module: Any, private: str, *public: type[nn.Module]) -> tuple[type[nn.Module], ...]:
@@ -270,44 +273,3 @@ def skip_one(iterator: Any) -> None:
     # The sampler still draws its indices, which leaves its generator where loading the batch would have left it.
     iterator._next_index()
     iterator._num_yielded += 1
-
-
-__all__ = [
-    "ABSENT",
-    "BATCH_NORM",
-    "CONVOLUTION",
-    "DROPOUT",
-    "INSTANCE_NORM",
-    "INTERNALS",
-    "LOSS",
-    "NORM",
-    "TorchDispatchMode",
-    "can_skip",
-    "chained_schedulers",
-    "children_of",
-    "compiled_as_one",
-    "compiled_forward",
-    "compiled_original",
-    "file_writer",
-    "foreach_clamp_",
-    "foreach_mul_",
-    "foreach_norm",
-    "in_functorch",
-    "is_traceable_wrapper_subclass",
-    "is_view",
-    "loader_iterator",
-    "require_torch",
-    "schema_of",
-    "script_parts",
-    "set_version",
-    "shut_down_iterator",
-    "skip_one",
-    "sparse_indices",
-    "sparse_values",
-    "storage_id",
-    "tree_flatten_with_path",
-    "tree_leaves",
-    "tree_map",
-    "version_of",
-    "without_subclasses",
-]

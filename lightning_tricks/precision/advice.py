@@ -128,8 +128,5 @@ def advise_precision(
     finally:
         set_global_state(state)
     recommended, reasons = recommend(rows, where)
-    return PrecisionAdvice(recommended, [*reasons, *shape_findings(module, where)], rows, _device_name(where))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)
+    return PrecisionAdvice(recommended, [*reasons, *shape_findings(module, where)], rows, name)

@@ -79,14 +79,10 @@ def watch(
     Raises:
         ValueError: as ``write_report``.
     """
-    while _under_way(run):
+    while is_under_way(read_logs(run)):
         write_report(run, output, compare=compare, renew=seconds)
         sleep(seconds)
     return write_report(run, output, compare=compare)
-
-
-def _under_way(run: Path) -> bool:
-    return is_under_way(read_logs(run))
 
 
 def name_of(logs: Logs) -> str:

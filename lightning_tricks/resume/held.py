@@ -76,7 +76,7 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
     # (``keep_vars`` gives the very tensors of the module, which can be recognised by identity)
     known = set() if module is None else {id(t) for t in module.state_dict(keep_vars=True).values()}
     for place, record in walk.records:
-        if isinstance(record, (objects.DictRecord, objects.EmptyRecord)) and not _is_looked_at(place.name):
+        if isinstance(record, (objects.DictRecord, objects.EmptyRecord)) and place.name.lstrip(".") in _OF_TORCH:
             continue
         where = str(place)
         if isinstance(record, objects.ObjectRecord) and not isinstance(record.owner, Tensor):
@@ -173,10 +173,6 @@ def _add(found: Held, place: str, owner: Any, contents: Mapping[Any, Any], known
                 found.digests[f"{place}.{name}"] = hash(tuple(map(id, value)))
     if values:
         found.values[place] = values
-
-
-def _is_looked_at(name: str) -> bool:
-    return name.lstrip(".") not in _OF_TORCH
 
 
 def _attributes(owner: Any) -> dict[str, Any]:

@@ -7,8 +7,7 @@ import numpy
 import pytest
 import torch
 
-from lightning_tricks.collapse import rewards
-from lightning_tricks.collapse.rewards import Rewards, reward_in
+from lightning_tricks.collapse.rewards import Rewards, has_learned, has_unlearned, reward_in
 from lightning_tricks.detection.judge import MOST_POINTS
 
 CPU = torch.device("cpu")
@@ -84,7 +83,7 @@ def test_a_state_is_a_copy_and_comes_back() -> None:
     ],
 )
 def test_learning_is_a_clear_rise_of_the_reward(rewards: list[float], start: float, learned: bool | None) -> None:
-    assert rewards.has_learned(rewards, start, 16) is learned
+    assert has_learned(rewards, start, 16) is learned
 
 
 def test_noise_is_seldom_taken_for_learning() -> None:
@@ -92,7 +91,7 @@ def test_noise_is_seldom_taken_for_learning() -> None:
     found = 0
     for _ in range(300):
         start, rewards = draw.normal(), (draw.normal(size=20) / 4).tolist()  # means over 16 batches
-        found += rewards.has_learned(rewards, float(start), 16) is True
+        found += has_learned(rewards, float(start), 16) is True
     assert found <= 15, "5 %"
 
 
@@ -101,7 +100,7 @@ def test_rewards_that_fall_are_told_from_noise_and_from_a_dip_after_a_rise() -> 
     for seed in range(100):
         noise = torch.randn(40, generator=torch.Generator().manual_seed(seed)).tolist()
         flat, falls = ([0.25 + 0.02 * e - slope * i for i, e in enumerate(noise)] for slope in (0.0, 0.006))
-        alarms += any(rewards.has_unlearned(flat[:n], math.nan, 16) for n in range(1, 41))
-        found += rewards.has_unlearned(falls, math.nan, 16)
+        alarms += any(has_unlearned(flat[:n], math.nan, 16) for n in range(1, 41))
+        found += has_unlearned(falls, math.nan, 16)
     assert alarms <= 5 and found == 100
-    assert not rewards.has_unlearned([0.2, 0.3, 0.6, 0.9, 0.9, 0.3, 0.2, 0.15, 0.15], math.nan, 16)
+    assert not has_unlearned([0.2, 0.3, 0.6, 0.9, 0.9, 0.3, 0.2, 0.15, 0.15], math.nan, 16)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_tricks.collapse import assignments, usage
+from lightning_tricks.collapse import assignments, usage, usage_kinds
 
 INF = math.inf
 
@@ -47,7 +47,7 @@ def test_entropies_of_rows_are_those_of_torch_and_scipy() -> None:
         counts = numpy.bincount(logits.argmax(1).numpy(), minlength=7)
         assert values["perplexity"] == pytest.approx(math.exp(scipy.stats.entropy(counts)), rel=1e-5)
         assert values["top_entry"] == counts.argmax() and values["samples"] == 300
-    assert usage.information_share(read(logits)) == pytest.approx(
+    assert usage_kinds.information_share(read(logits)) == pytest.approx(
         (scipy.stats.entropy(p.mean(0).numpy()) - float(torch.distributions.Categorical(p).entropy().mean()))
         / math.log(7),
         rel=1e-4,
@@ -122,6 +122,6 @@ def test_a_single_entry_has_no_use_to_speak_of() -> None:
     sums = {"votes": torch.tensor([40.0]), "effective": torch.tensor(40.0)}
     values, _ = usage.read_usage(usage.measured_usage(sums, 0.05).tolist())
     assert values["usage"] == values["capacity"] == values["balance"] == 0.0
-    assert math.isnan(usage.information_share(values))
+    assert math.isnan(usage_kinds.information_share(values))
     broken, _ = usage.read_usage(usage.measured_usage({**sums, "effective": torch.tensor(math.nan)}, 0.05).tolist())
     assert math.isnan(broken["usage"])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import causes, figures, structure, sums
+from lightning_tricks.collapse import causes, figures, reduction, structure, sums
 from lightning_tricks.collapse.reduction import over_all
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.attachment import Attachment
@@ -57,10 +57,10 @@ _WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 def rows_form(value: Any, where: str) -> str | None:
     """Rows of features of each layer, and their labels unless an older version gathered them."""
     if not isinstance(value, dict):
-        return sums.form_of(rows=2)(value, where)
+        return reduction.form_of(rows=2)(value, where)
     for key, tensor in value.items():
         kind = str(key).split("/", 1)[0]
-        fault = sums.form_of(**{kind: 1 if kind == "labels" else 2})({kind: tensor}, where)
+        fault = reduction.form_of(**{kind: 1 if kind == "labels" else 2})({kind: tensor}, where)
         if fault is not None or kind not in ("rows", "labels"):
             return fault or f"{where}[{key!r}] is not known"
     return None

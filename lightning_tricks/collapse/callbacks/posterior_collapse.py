@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import figures, latent_causes, posterior, sums
+from lightning_tricks.collapse import figures, latent_causes, posterior, reduction, sums
 from lightning_tricks.collapse.keys import POSTERIOR
 from lightning_tricks.collapse.reduction import over_all, require_name
 from lightning_tricks.detection.action import Action
@@ -198,7 +198,7 @@ class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning ha
 
     log_keys = POSTERIOR
     identity = ("mean", "log_variance")
-    state_form = watch_form(sums=sums.form_of(mean=2, log_variance=2))
+    state_form = watch_form(sums=reduction.form_of(mean=2, log_variance=2))
 
     def __init__(
         self,
