@@ -43,7 +43,8 @@ def roots_of(trainer: Any, model: Mapping[str, Any]) -> Roots:
     loop = trainer.fit_loop
     combined = combined_loader(loop)
     loaders = of_loaders("train_dataloader", tree_leaves([] if combined is None else combined.iterables))
-    others = {callback_name(c): c for c in trainer.callbacks if callback_name(c) not in model and _is_the_users(c)}
+    users = [c for c in trainer.callbacks if not isinstance(c, Trick) and not of_lightning(type(c))]
+    others = {callback_name(c): c for c in users if callback_name(c) not in model}
     surfaces = {"trainer": trainer, "fit_loop": loop, "epoch_loop": loop.epoch_loop}
     surfaces["wrapped module"] = trainer.strategy.model  # (DistributedDataParallel notes what it did last)
     return Roots(
@@ -75,10 +76,6 @@ def of_loaders(name: str, loaders: Sequence[Any]) -> Roots:
 def callback_name(callback: Any) -> str:
     """Return the name of a callback as a root."""
     return f"callback {type(callback).__name__} ({id(callback):x})"
-
-
-def _is_the_users(callback: Any) -> bool:
-    return not isinstance(callback, Trick) and not of_lightning(type(callback))
 
 
 def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,12 +43,6 @@ INTERNALS = (
     Internal("torch.nn.modules.loss._Loss", "modules that are losses and not outputs", "the public classes"),
     Internal("torch.utils.data.DataLoader._iterator", "persistent workers at a resume", "they are not shut down"),
 )
-CONVOLUTION: tuple[type[nn.Module], ...]
-NORM: tuple[type[nn.Module], ...]
-BATCH_NORM: tuple[type[nn.Module], ...]
-INSTANCE_NORM: tuple[type[nn.Module], ...]
-DROPOUT: tuple[type[nn.Module], ...]
-LOSS: tuple[type[nn.Module], ...]
 
 
 def require_torch(absent: Sequence[Internal]) -> None:

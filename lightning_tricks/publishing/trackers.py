@@ -45,7 +45,8 @@ class Table:
         '| check | result |\n| --- | --- |\n| loss | 1 \\| 2 |'
         """
         rows = [list(self.columns), ["---"] * len(self.columns), *self.cells]
-        return "\n".join("| " + " | ".join(_in_a_cell(cell) for cell in row) + " |" for row in rows)
+        texts = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+        return "\n".join("| " + " | ".join(row) + " |" for row in texts)
 
     def csv(self) -> str:
         r"""Return the table as comma-separated values.
@@ -58,10 +59,6 @@ class Table:
         writer.writerow(self.columns)
         writer.writerows(self.cells)
         return file.getvalue()
-
-
-def _in_a_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def key_for(logger: Any, key: str) -> str:
