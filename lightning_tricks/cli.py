@@ -116,11 +116,9 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     schedule.add_argument("-o", "--output", default="schedule.png", help="the picture (default: schedule.png)")
     schedule.set_defaults(do=_schedule, told=(OSError, TypeError, ValueError, RuntimeError))
     report = commands.add_parser("report", help="write one page about a run, from its logs")
-    report.add_argument("run", help="folder of a run: TensorBoard events or metrics.csv")
-    report.add_argument(
-        "-o", "--output", default=None, help="the page, .html or .md (default: report.html and .md in it)"
-    )
-    report.add_argument("--compare", metavar="RUN2", default=None, help="folder of another run to compare it with")
+    report.add_argument("run", type=Path, help="folder of a run: TensorBoard events or metrics.csv")
+    report.add_argument("-o", "--output", type=Path, help="the page, .html or .md (default: report.html and .md in it)")
+    report.add_argument("--compare", type=Path, metavar="RUN2", help="folder of another run to compare it with")
     report.add_argument("--watch", action="store_true", help="renew the page every 30 seconds until the run has ended")
     report.set_defaults(do=_report, told=(OSError, ValueError))
     for name, text in (("demo", "train on real data for half a minute"), ("bench", "run the benchmarks")):
@@ -226,10 +224,8 @@ def _length(text: str | None) -> int | str | None:
 def _report(options: argparse.Namespace) -> int:
     from lightning_tricks.report.page import watch, write_report
 
-    output = None if options.output is None else Path(options.output)
-    compare = None if options.compare is None else Path(options.compare)
     try:
-        written = (watch if options.watch else write_report)(Path(options.run), output, compare=compare)
+        written = (watch if options.watch else write_report)(options.run, options.output, compare=options.compare)
     except KeyboardInterrupt:  # (the way in which a --watch is ended before the run is)
         return 0
     except ImportError as error:

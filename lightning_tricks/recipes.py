@@ -24,8 +24,11 @@ _WATCH = (
     Choice("LossScaleGuard", why="ends a 16-mixed run in which every update is skipped; nothing elsewhere"),
 )
 
-# left out otherwise: it refuses a module without labels, and that would end e.g. an autoencoder
-_LOGITS = "needs labels; output='logits' finds the logits by itself"
+
+def _one_answer(told: str) -> Choice:
+    # (left out unless it is asked for: it refuses a module without labels, and that would end e.g. an autoencoder)
+    why = f"notices {told}; needs labels; output='logits' finds the logits by itself"
+    return Choice("PredictionCollapse", {}, why, needs=("output",))
 
 
 def cnn() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
@@ -45,9 +48,7 @@ def cnn() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
         "no milestones to tune; the warm-up lets a large rate begin",
         "arXiv:1608.03983, 1706.02677",
     )
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a classifier that always says the same; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a classifier that always says the same")
     return optimizer, why, (*_WATCH[:1], schedule, *_WATCH[1:], collapse)
 
 
@@ -67,9 +68,7 @@ def rnn() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
         "hold, then fall in steps",
         "arXiv:1409.2329",
     )
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a model that always says the same; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a model that always says the same")
     return optimizer, why, (_WATCH[0], clip, schedule, *_WATCH[1:], collapse)
 
 
@@ -90,9 +89,7 @@ def transformer() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
     )
     clip = Choice("GradientClip", {"rule": 1.0}, "bounds the spikes of rare batches", "arXiv:2005.14165")
     doctor = Choice("PrecisionDoctor", why="names the module that overflows under 16-bit precision")
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a model that always says the same; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a model that always says the same")
     return optimizer, why, (_WATCH[0], clip, schedule, *_WATCH[1:], doctor, collapse)
 
 
@@ -112,9 +109,7 @@ def finetune() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
         "arXiv:2006.04884",
     )
     clip = Choice("GradientClip", {"rule": 1.0}, "a new head's first gradients are large", "arXiv:1810.04805")
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a fine-tuning that fell to one class; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a fine-tuning that fell to one class")
     return optimizer, why, (_WATCH[0], clip, schedule, *_WATCH[1:], collapse)
 
 

@@ -15,8 +15,7 @@ from lightning_tricks.detection.causes import Explained
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.diagnosis import memory_advice
-from lightning_tricks.diagnosis.batch_in_hand import BatchInHand
-from lightning_tricks.diagnosis.first_step import FirstStep
+from lightning_tricks.diagnosis.first_step import BatchInHand, FirstStep
 from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, looks_this_time
 from lightning_tricks.diagnosis.memory_level import MemoryLevel
 from lightning_tricks.diagnosis.memory_looks import MemoryLooks
