@@ -13,35 +13,6 @@ from lightning_tricks.collapse.callbacks import (
     RepresentationCollapse,
     UsageCollapse,
 )
-from lightning_tricks.collapse.latent_metrics import (
-    ActiveUnits,
-    ConditionalEntropy,
-    MarginalEntropy,
-    PosteriorKL,
-    UnusedEntries,
-    UsagePerplexity,
-)
-from lightning_tricks.collapse.metrics import (
-    BalancedSkill,
-    ClassShare,
-    DeadDimensions,
-    EffectiveRank,
-    EmbeddingStd,
-    InputDependence,
-    MacroF1Gain,
-    MeanCosine,
-    MultilabelSkill,
-    NearestDistanceRatio,
-    PairwiseDistanceRatio,
-    ParticipationRatio,
-    PredictionEntropy,
-    PredictionSkill,
-    RegressionSkill,
-    RepetitionRate,
-    SphereVariance,
-    SpreadRatio,
-    VendiScore,
-)
 from lightning_tricks.collapse.recursive import MixedGenerations
 from lightning_tricks.detection.action import AlarmError, Rollback
 from lightning_tricks.detection.alarm import Verdict
@@ -53,6 +24,33 @@ from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
 from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
 from lightning_tricks.lifecycle.messages import TrickWarning
 from lightning_tricks.lr_finder.callbacks import LRFinder
+from lightning_tricks.metrics import (
+    ActiveUnits,
+    BalancedSkill,
+    ClassShare,
+    ConditionalEntropy,
+    DeadDimensions,
+    EffectiveRank,
+    EmbeddingStd,
+    InputDependence,
+    MacroF1Gain,
+    MarginalEntropy,
+    MeanCosine,
+    MultilabelSkill,
+    NearestDistanceRatio,
+    PairwiseDistanceRatio,
+    ParticipationRatio,
+    PosteriorKL,
+    PredictionEntropy,
+    PredictionSkill,
+    RegressionSkill,
+    RepetitionRate,
+    SphereVariance,
+    SpreadRatio,
+    UnusedEntries,
+    UsagePerplexity,
+    VendiScore,
+)
 from lightning_tricks.mixin import TricksMixin
 from lightning_tricks.precision.advice import PrecisionAdvice, advise_precision
 from lightning_tricks.precision.callbacks import FP32Islands, LossScaleGuard, PrecisionDoctor

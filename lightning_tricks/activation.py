@@ -8,7 +8,8 @@ from typing import Any
 from lightning_tricks.detection.action import Rollback
 from lightning_tricks.errors import nearest
 from lightning_tricks.gradients.rules import ClipRule
-from lightning_tricks.recipes import KINDS, named, recipe, tricks
+from lightning_tricks.recipe_choices import named, tricks
+from lightning_tricks.recipes import KINDS, recipe
 from lightning_tricks.schedules.phases import DECAYS
 
 _FORM = "Write names, with arguments if need be: GradientMonitor,GradientClip(0.5) or the name of a recipe"
@@ -81,14 +82,10 @@ def _value(node: ast.expr) -> Any:
         except ValueError:
             raise ValueError(f"{ast.unparse(node)!r} cannot be read. {_FORM}.") from None
     # (all of them only keep their arguments: to call one runs no code of the environment)
-    known = {cls.__name__: cls for cls in (*ClipRule.__subclasses__(), *_decays(), Rollback)}
+    known = {cls.__name__: cls for cls in (*ClipRule.__subclasses__(), *map(type, DECAYS.values()), Rollback)}
     if not isinstance(node.func, ast.Name) or node.func.id not in known:
         name = ast.unparse(node.func)
         near = nearest(name, known)
         raise ValueError(f"there is no {name!r}. " + (f"Did you mean {near!r}?" if near else _FORM + "."))
     values, named_values = _arguments(node)
     return known[node.func.id](*values, **named_values)
-
-
-def _decays() -> list[type]:
-    return [type(decay) for decay in DECAYS.values()]

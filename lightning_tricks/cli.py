@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_tricks.errors import nearest
+from lightning_tricks.errors import TrickError, nearest
 
 # the names of ``schedules.phases.DECAYS``, for a help that is there at once
 DECAY_NAMES = (
@@ -54,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] in (["demo"], ["bench"]):
         return _in_checkout(given[0], given[1:])
     options = parser.parse_args(given)
-    return int(options.do(options))
+    try:  # (what else is raised is a fault of ours, and keeps its traceback)
+        return int(options.do(options))
+    except options.told as error:
+        print(error)
+        return 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,20 +72,22 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """Return the parser, and the names of its commands."""
+    from lightning_tricks import __version__
+
     form = argparse.RawDescriptionHelpFormatter
     parser = _Parser("lightning-tricks", description=__doc__, formatter_class=form)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     listing = commands.add_parser("list", help="every public name, with one line")
-    listing.set_defaults(do=_list)
+    listing.set_defaults(do=_list, told=())
     explain = commands.add_parser("explain", help="what a name, a recipe or a log key means")
     explain.add_argument("name", nargs="+", help="e.g. GradientClip, cnn, grad/norm")
-    explain.set_defaults(do=_explain)
+    explain.set_defaults(do=_explain, told=ValueError)
     doctor = commands.add_parser("doctor", help="run a script as it is, watched, and write one page about it")
     doctor.add_argument("--folder", default="runs/doctor", help="for runs without a logger (default: runs/doctor)")
     doctor.add_argument("script", help="a Python file that trains")
     doctor.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
-    doctor.set_defaults(do=_doctor)
+    doctor.set_defaults(do=_doctor, told=ValueError)
     find = commands.add_parser("lr-find", help="the learning rate for the model that a function makes")
     find.add_argument("target", help="package.module:name or file.py:name; returns a module or (module, train_loader)")
     find.add_argument("--min-lr", type=float, default=1e-7, help="first rate (default: 1e-7)")
@@ -89,14 +95,14 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     find.add_argument("--num-steps", type=int, default=100, help="rates to try (default: 100)")
     find.add_argument("--suggestion", default="minimum", help="minimum, center, slide, valley or steepest")
     find.add_argument("-o", "--output", default=None, help="a picture of the curve, .png")
-    find.set_defaults(do=_lr_find)
+    find.set_defaults(do=_lr_find, told=(ImportError, OSError, TypeError, ValueError, TrickError))
     advise = commands.add_parser("advise", help="the precision that pays for a model on this machine")
     advise.add_argument("target", help="package.module:name or file.py:name; returns (module, batch)")
     advise.add_argument("--seconds", type=float, default=10.0, help="time to spend (default: 10)")
-    advise.set_defaults(do=_advise)
+    advise.set_defaults(do=_advise, told=(TypeError, ValueError, TrickError))
     check = commands.add_parser("check", help="name what is wrong in a LightningCLI config, without running it")
     check.add_argument("config", nargs="+", help="YAML files")
-    check.set_defaults(do=_check)
+    check.set_defaults(do=_check, told=())
     schedule = commands.add_parser("schedule", help="draw a schedule into a PNG")
     schedule.add_argument("name", nargs="?", metavar="decay", help="the same as --decay")
     schedule.add_argument("--decay", help=f"{DECAY_NAMES} (default: cosine)")
@@ -108,27 +114,19 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     schedule.add_argument("--hold", default="0", help="length at the base rate")
     schedule.add_argument("--final", type=float, default=0.0, help="multiplier at the end")
     schedule.add_argument("-o", "--output", default="schedule.png", help="the picture (default: schedule.png)")
-    schedule.set_defaults(do=_schedule)
+    schedule.set_defaults(do=_schedule, told=(OSError, TypeError, ValueError, RuntimeError))
     report = commands.add_parser("report", help="write one page about a run, from its logs")
-    report.add_argument("run", help="folder of a run: TensorBoard events or metrics.csv")
-    report.add_argument(
-        "-o", "--output", default=None, help="the page, .html or .md (default: report.html and .md in it)"
-    )
-    report.add_argument("--compare", metavar="RUN2", default=None, help="folder of another run to compare it with")
+    report.add_argument("run", type=Path, help="folder of a run: TensorBoard events or metrics.csv")
+    report.add_argument("-o", "--output", type=Path, help="the page, .html or .md (default: report.html and .md in it)")
+    report.add_argument("--compare", type=Path, metavar="RUN2", help="folder of another run to compare it with")
     report.add_argument("--watch", action="store_true", help="renew the page every 30 seconds until the run has ended")
-    report.set_defaults(do=_report)
+    report.set_defaults(do=_report, told=(OSError, ValueError))
     for name, text in (("demo", "train on real data for half a minute"), ("bench", "run the benchmarks")):
         commands.add_parser(name, help=f"{text} (in a checkout)", add_help=False)
     return parser, list(commands.choices)
 
 
 # Each command imports what it needs by itself: torch and Lightning take seconds, and a help text needs neither.
-def _version() -> str:
-    from lightning_tricks import __version__
-
-    return __version__
-
-
 def _list(options: argparse.Namespace) -> int:
     from lightning_tricks.name_pages import listing
 
@@ -139,11 +137,7 @@ def _list(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     from lightning_tricks.name_pages import explanation
 
-    try:
-        print("\n\n".join(explanation(name) for name in options.name))
-    except ValueError as error:
-        print(error)
-        return 2
+    print("\n\n".join(explanation(name) for name in options.name))
     return 0
 
 
@@ -151,11 +145,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from lightning_tricks.report.page import write_report
     from lightning_tricks.script_run import run_script
 
-    try:
-        code, folders = run_script(Path(options.script), options.arguments, Path(options.folder))
-    except ValueError as error:
-        print(error)
-        return 2
+    code, folders = run_script(Path(options.script), options.arguments, Path(options.folder))
     for folder in folders:
         try:
             print(write_report(folder)[0])
@@ -165,30 +155,20 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _lr_find(options: argparse.Namespace) -> int:
-    from lightning_tricks.errors import TrickError
     from lightning_tricks.model_commands import find_rate
 
     names = ("min_lr", "max_lr", "num_steps", "suggestion")
-    try:
-        result = find_rate(options.target, {name: getattr(options, name) for name in names})
-        if options.output is not None:
-            result.plot().savefig(options.output, dpi=180)
-    except (ImportError, OSError, TypeError, ValueError, TrickError) as error:
-        print(error)
-        return 2
+    result = find_rate(options.target, {name: getattr(options, name) for name in names})
+    if options.output is not None:
+        result.plot().savefig(options.output, dpi=180)
     print(result)
     return int(not result.confident)
 
 
 def _advise(options: argparse.Namespace) -> int:
-    from lightning_tricks.errors import TrickError
     from lightning_tricks.model_commands import advise
 
-    try:
-        print(advise(options.target, options.seconds))
-    except (TypeError, ValueError, TrickError) as error:
-        print(error)
-        return 2
+    print(advise(options.target, options.seconds))
     return 0
 
 
@@ -233,9 +213,6 @@ def _schedule(options: argparse.Namespace) -> int:
     except ImportError:
         print("a picture needs matplotlib. Install it: pip install matplotlib.")
         return 2
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
-        print(error)
-        return 2
     print(options.output)
     return 0
 
@@ -247,17 +224,12 @@ def _length(text: str | None) -> int | str | None:
 def _report(options: argparse.Namespace) -> int:
     from lightning_tricks.report.page import watch, write_report
 
-    output = None if options.output is None else Path(options.output)
-    compare = None if options.compare is None else Path(options.compare)
     try:
-        written = (watch if options.watch else write_report)(Path(options.run), output, compare=compare)
+        written = (watch if options.watch else write_report)(options.run, options.output, compare=options.compare)
     except KeyboardInterrupt:  # (the way in which a --watch is ended before the run is)
         return 0
     except ImportError as error:
         print(f"{error}. A report needs matplotlib and tensorboard: pip install matplotlib tensorboard.")
-        return 2
-    except (OSError, ValueError) as error:
-        print(error)
         return 2
     for path in written:
         print(path)

@@ -1,5 +1,14 @@
 """All metrics of collapse (torchmetrics), in one namespace: ``lightning_tricks.metrics.Recall(k=5)``."""
 
+from lightning_tricks.collapse.generation_metrics import (
+    Coverage,
+    Density,
+    NearestDistanceRatio,
+    PairwiseDistanceRatio,
+    Precision,
+    Recall,
+    RepetitionRate,
+)
 from lightning_tricks.collapse.latent_metrics import (
     ActiveUnits,
     ConditionalEntropy,
@@ -8,33 +17,24 @@ from lightning_tricks.collapse.latent_metrics import (
     UnusedEntries,
     UsagePerplexity,
 )
-from lightning_tricks.collapse.metrics import (
-    Alignment,
+from lightning_tricks.collapse.prediction_metrics import (
     BalancedSkill,
     ClassShare,
-    Coverage,
-    DeadDimensions,
-    Density,
-    EffectiveRank,
-    EmbeddingStd,
     InputDependence,
     MacroF1Gain,
-    MeanCosine,
-    MultilabelSkill,
-    NearestDistanceRatio,
-    PairwiseDistanceRatio,
-    ParticipationRatio,
-    Precision,
     PredictionEntropy,
     PredictionSkill,
-    Recall,
-    RegressionSkill,
-    RepetitionRate,
-    SphereVariance,
-    SpreadRatio,
-    Uniformity,
-    VendiScore,
 )
+from lightning_tricks.collapse.representation_metrics import (
+    DeadDimensions,
+    EffectiveRank,
+    EmbeddingStd,
+    MeanCosine,
+    ParticipationRatio,
+    SphereVariance,
+)
+from lightning_tricks.collapse.similarity_metrics import Alignment, Uniformity, VendiScore
+from lightning_tricks.collapse.value_metrics import MultilabelSkill, RegressionSkill, SpreadRatio
 
 __all__ = [
     "ActiveUnits",

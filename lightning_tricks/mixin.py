@@ -12,7 +12,8 @@ from lightning_tricks.lifecycle.lightning_internals import trainer_of
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.modules.names import compiled_as_a_whole
 from lightning_tricks.precision.callbacks import PrecisionDoctor
-from lightning_tricks.recipes import Recipe, Tricks, as_recipe
+from lightning_tricks.recipe_choices import Recipe
+from lightning_tricks.recipes import Tricks, as_recipe
 
 
 class TricksMixin:
@@ -97,7 +98,7 @@ class TricksMixin:
             TrickError: there is nothing to train, or a part is not there.
         """
         inherited = getattr(super(), "configure_optimizers", None)
-        if inherited is not None and not _is_lightnings_own(inherited):
+        if inherited is not None and inherited.__func__.__qualname__.split(".")[0] != "LightningModule":
             return inherited()
         choice = self.recipe.optimizer
         rate = self._rate()
@@ -136,7 +137,3 @@ class TricksMixin:
         # until lightning>2.6.6 (#21435): with a fused optimizer, mixed precision refuses gradient_clip_val
         trainer = trainer_of(self)
         return bool(trainer is not None and trainer.gradient_clip_val)
-
-
-def _is_lightnings_own(method: Any) -> bool:
-    return bool(method.__func__.__qualname__.split(".")[0] == "LightningModule")

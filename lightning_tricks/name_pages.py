@@ -68,11 +68,8 @@ def explanation(name: str) -> str:
 def _public() -> dict[str, object]:
     """Return all public names: those of the package, its decays and its metrics."""
     places = (lightning_tricks, decays, metrics)
-    return {name: getattr(place, name) for place in places for name in place.__all__ if not _is_module(place, name)}
-
-
-def _is_module(place: object, name: str) -> bool:
-    return inspect.ismodule(getattr(place, name))
+    found = {name: getattr(place, name) for place in places for name in place.__all__}
+    return {name: value for name, value in found.items() if not inspect.ismodule(value)}
 
 
 def _kind(value: object) -> str:

@@ -15,16 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_tricks.errors import TrickError, is_list, message, nearest, require_choice, require_number
-from lightning_tricks.numerics.torch_internals import NORM
+from lightning_tricks.numerics.torch_internals import NORM_LAYERS
 
 _KINDS: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-_NORMS = (
-    *NORM,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
 
 
 @dataclass(frozen=True)
@@ -175,7 +168,7 @@ def parameter_groups(
         >>> [(g["name"], len(g["params"]), g["weight_decay"]) for g in parameter_groups(net, lr=0.1, weight_decay=0.01)]
         [('decay', 2, 0.01), ('no_decay', 4, 0.0)]
     """
-    normalising = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    normalising = {id(p) for m in module.modules() if isinstance(m, NORM_LAYERS) for p in m.parameters(recurse=False)}
     blocks = layers(module) if layer_decay is not None else [[name for name, _ in module.named_parameters()]]
     parameters = dict(module.named_parameters())
     groups = []

@@ -6,107 +6,16 @@ To add a recipe, write a function below that returns its choices, with the reaso
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_tricks.errors import message, nearest
-from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.optimizers import OptimizerChoice
-from lightning_tricks.publishing.html import table
+from lightning_tricks.recipe_choices import Choice, Recipe, kind_of, named, settings_of, with_all, with_argument
+from lightning_tricks.recipe_choices import tricks as tricks
 from lightning_tricks.schedules.lengths import MultiStep
 
 Tricks = str | Sequence[Any] | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One callback of a recipe.
-
-    Args:
-        trick: name of the callback's class.
-        arguments: those that differ from the defaults.
-        why: the reason, in a sentence.
-        source: where it is recommended.
-        needs: arguments that only the user can give; without them the callback is left out.
-    """
-
-    trick: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    why: str = ""
-    source: str = ""
-    needs: tuple[str, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything that it needs is there."""
-        return all(name in self.arguments for name in self.needs)
-
-    def build(self) -> Trick:
-        """Return the callback."""
-        return named(self.trick)(**self.arguments)
-
-
-class Recipe(list[Any]):
-    """A list of callbacks that knows its reasons: ``print(recipe("cnn"))``.
-
-    Args:
-        kind: name of the recipe; empty for a list of the user's own.
-        optimizer: what ``TricksMixin.configure_optimizers`` takes.
-        why: the reason for the optimizer.
-        choices: the callbacks, built and left out.
-        callbacks: the callbacks themselves, where they are not built from choices.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        optimizer: OptimizerChoice,
-        why: str,
-        choices: Sequence[Choice] = (),
-        callbacks: Sequence[Any] = (),
-    ) -> None:
-        super().__init__([*(choice.build() for choice in choices if choice.complete), *callbacks])
-        self.kind = kind
-        self.optimizer = optimizer
-        self.why = why
-        self.choices = tuple(choices)
-
-    @property
-    def state_dict(self) -> Any:
-        """Refuse a list where a callback belongs: this is the first that a Trainer asks of one.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError(
-            f"callbacks=[recipe({self.kind!r})]: a recipe is a list of callbacks already. Write "
-            f"callbacks=recipe({self.kind!r}), or callbacks=[*recipe({self.kind!r}), ...] for more of them."
-        )
-
-    def __str__(self) -> str:
-        lines = [f"recipe({self.kind!r})", f"  optimizer {self.optimizer}", f"      {self.why}"]
-        for choice in self.choices:
-            shown = ", ".join(f"{k}={v!r}" for k, v in choice.arguments.items())
-            if choice.complete:
-                lines.append(f"  {choice.trick}({shown})")
-            else:
-                missing = ", ".join(f"{name}=" for name in choice.needs if name not in choice.arguments)
-                lines.append(f"  {choice.trick}: left out; pass {missing} to have it")
-            lines.append(f"      {choice.why}" + (f" ({choice.source})" if choice.source else ""))
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        rows = [("optimizer", str(self.optimizer), self.why, "")]
-        for choice in self.choices:
-            shown = ", ".join(f"{k}={v!r}" for k, v in choice.arguments.items())
-            missing = ", ".join(f"{name}=" for name in choice.needs if name not in choice.arguments)
-            arguments = shown if choice.complete else f"left out; pass {missing} to have it"
-            rows.append((choice.trick, arguments, choice.why, choice.source))
-        chosen = {choice.trick for choice in self.choices if choice.complete}
-        rows += [(type(c).__name__, repr(c), "given", "") for c in self if type(c).__name__ not in chosen]
-        return table(("", "arguments", "why", "source"), rows)
 
 
 _WATCH = (
@@ -115,8 +24,11 @@ _WATCH = (
     Choice("LossScaleGuard", why="ends a 16-mixed run in which every update is skipped; nothing elsewhere"),
 )
 
-# left out otherwise: it refuses a module without labels, and that would end e.g. an autoencoder
-_LOGITS = "needs labels; output='logits' finds the logits by itself"
+
+def _one_answer(told: str) -> Choice:
+    # (left out unless it is asked for: it refuses a module without labels, and that would end e.g. an autoencoder)
+    why = f"notices {told}; needs labels; output='logits' finds the logits by itself"
+    return Choice("PredictionCollapse", {}, why, needs=("output",))
 
 
 def cnn() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
@@ -136,9 +48,7 @@ def cnn() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
         "no milestones to tune; the warm-up lets a large rate begin",
         "arXiv:1608.03983, 1706.02677",
     )
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a classifier that always says the same; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a classifier that always says the same")
     return optimizer, why, (*_WATCH[:1], schedule, *_WATCH[1:], collapse)
 
 
@@ -158,9 +68,7 @@ def rnn() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
         "hold, then fall in steps",
         "arXiv:1409.2329",
     )
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a model that always says the same; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a model that always says the same")
     return optimizer, why, (_WATCH[0], clip, schedule, *_WATCH[1:], collapse)
 
 
@@ -181,9 +89,7 @@ def transformer() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
     )
     clip = Choice("GradientClip", {"rule": 1.0}, "bounds the spikes of rare batches", "arXiv:2005.14165")
     doctor = Choice("PrecisionDoctor", why="names the module that overflows under 16-bit precision")
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a model that always says the same; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a model that always says the same")
     return optimizer, why, (_WATCH[0], clip, schedule, *_WATCH[1:], doctor, collapse)
 
 
@@ -203,9 +109,7 @@ def finetune() -> tuple[OptimizerChoice, str, tuple[Choice, ...]]:
         "arXiv:2006.04884",
     )
     clip = Choice("GradientClip", {"rule": 1.0}, "a new head's first gradients are large", "arXiv:1810.04805")
-    collapse = Choice(
-        "PredictionCollapse", {}, f"notices a fine-tuning that fell to one class; {_LOGITS}", needs=("output",)
-    )
+    collapse = _one_answer("a fine-tuning that fell to one class")
     return optimizer, why, (_WATCH[0], clip, schedule, *_WATCH[1:], collapse)
 
 
@@ -254,27 +158,6 @@ KINDS: dict[str, Callable[[], tuple[OptimizerChoice, str, tuple[Choice, ...]]]] 
 }
 
 
-# parts of the names of networks -> the recipe for them; the first that fits
-_NETWORKS = {
-    "self_supervised": ("simclr", "simsiam", "byol", "moco", "dino", "barlow", "vicreg", "swav", "ssl", "contrastive"),
-    "gan": ("gan",),
-    "finetune": ("bert", "lora", "peft", "pretrained", "transfer", "fine"),
-    "cnn": ("resnet", "resnext", "vgg", "convnext", "efficientnet", "mobilenet", "densenet", "unet", "yolo", "conv"),
-    "rnn": ("lstm", "gru", "recurrent", "seq2seq"),
-    "transformer": ("gpt", "vit", "llama", "t5", "swin", "attention", "llm", "former"),
-}
-
-
-def _kind_of(network: str) -> str | None:
-    """Return the recipe for a network of that name; None for one that is not known.
-
-    >>> _kind_of("resnet18"), _kind_of("DistilBERT"), _kind_of("mine")
-    ('cnn', 'finetune', None)
-    """
-    name = network.lower()
-    return next((kind for kind, parts in _NETWORKS.items() if any(part in name for part in parts)), None)
-
-
 def recipe(kind: str, **overrides: Any) -> Recipe:
     """Return the callbacks that the literature recommends for a kind of network; ``print`` shows them with reasons.
 
@@ -298,19 +181,19 @@ def recipe(kind: str, **overrides: Any) -> Recipe:
         ['GradientMonitor', 'LRSchedule', 'TrainingDoctor', 'GradientClip']
     """
     if kind not in KINDS:
-        near = _kind_of(str(kind)) or nearest(str(kind), KINDS)
+        near = kind_of(str(kind)) or nearest(str(kind), KINDS)
         hint = f"Did you mean {near!r}?" if near else "Use one of these"
         raise ValueError(message("recipe", "kind", kind, f"kind must be one of {', '.join(KINDS)}", hint))
     optimizer, why, choices = KINDS[kind]()
     settings = overrides.pop("optimizer", None)
     if settings is not None:
-        optimizer = optimizer.changed(_settings("recipe", "optimizer", settings))
+        optimizer = optimizer.changed(settings_of("recipe", "optimizer", settings))
     # (callbacks are classes, whose names are capitalised)
     whole = {name: value for name, value in overrides.items() if name[:1].isupper()}
-    choices, replaced = _with_all(choices, whole)
+    choices, replaced = with_all(choices, whole)
     for name, value in overrides.items():
         if name not in whole:
-            choices = _argument(kind, choices, name, value)
+            choices = with_argument(kind, choices, name, value)
     return Recipe(kind, optimizer, why, choices, replaced)
 
 
@@ -343,8 +226,8 @@ def as_recipe(tricks: Tricks) -> Recipe:
             if str(name)[:1].islower() and nearest(str(name), ["recipe", "optimizer"]) == "recipe":
                 rule = "a key must be 'recipe', 'optimizer' or the name of a callback"
                 raise ValueError(message("tricks", str(name), settings[name], rule, "Did you mean 'recipe'?"))
-        optimizer = OptimizerChoice().changed(_settings("tricks", "optimizer", settings.pop("optimizer", {})))
-        return Recipe("", optimizer, "the default", *_with_all((), settings))
+        optimizer = OptimizerChoice().changed(settings_of("tricks", "optimizer", settings.pop("optimizer", {})))
+        return Recipe("", optimizer, "the default", *with_all((), settings))
     callbacks: Any = tricks
     if not isinstance(callbacks, Sequence):
         rule = "tricks must be the name of a recipe, a list of callbacks, or a dict of arguments by callback"
@@ -355,85 +238,3 @@ def as_recipe(tricks: Tricks) -> Recipe:
             rule = "every element of tricks must be a callback or the name of one"
             raise TypeError(message("TricksMixin", "tricks", callback, rule, "Use e.g. [GradientClip(1.0)]"))
     return Recipe("", OptimizerChoice(), "the default", callbacks=callbacks)
-
-
-def tricks() -> dict[str, type[Trick]]:
-    """Return the callbacks of the pack by name: the subclasses of ``Trick`` that none of the pack's own extends."""
-    found = [cls for cls in _subclasses(Trick) if cls.__module__.startswith("lightning_tricks.")]
-    extended = {base for cls in found for base in cls.__bases__}
-    return {cls.__name__: cls for cls in sorted(found, key=lambda cls: cls.__name__) if cls not in extended}
-
-
-def _subclasses(cls: type[Trick]) -> list[type[Trick]]:
-    own = cls.__subclasses__()
-    return own + [found for sub in own for found in _subclasses(sub)]
-
-
-def named(name: str) -> type[Trick]:
-    """Return the public callback of that name.
-
-    Raises:
-        ValueError: there is none.
-
-    >>> named("GradientClip").__name__
-    'GradientClip'
-    """
-    known = tricks()
-    if name not in known:
-        near = nearest(name, known)
-        remedy = f"Did you mean {near!r}?" if near else f"There are: {', '.join(known)}"
-        raise ValueError(f"lightning_tricks has no callback {name!r}. {remedy.rstrip('.')}")
-    return known[name]
-
-
-def _settings(owner: str, argument: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        rule = f"{argument} must be a dict of settings"
-        raise TypeError(message(owner, argument, value, rule, "Use e.g. {'lr': 0.01}"))
-    return dict(value)
-
-
-def _with_all(choices: tuple[Choice, ...], whole: Mapping[str, Any]) -> tuple[tuple[Choice, ...], list[Any]]:
-    """Return the choices changed by callbacks' names, and the objects that take the place of some."""
-    replaced: list[Any] = []
-    for name, value in whole.items():
-        choices, callback = _with(choices, name, value)
-        replaced += [] if callback is None else [callback]
-    return choices, replaced
-
-
-def _with(choices: tuple[Choice, ...], name: str, value: Any) -> tuple[tuple[Choice, ...], Any]:
-    """Return the choices with one callback changed, added or left out, and an object that takes its place."""
-    cls = named(name)
-    if value is None or isinstance(value, cls):
-        return tuple(choice for choice in choices if choice.trick != name), value
-    arguments = _settings("recipe", name, value)
-    known = list(inspect.signature(cls).parameters)
-    for argument in arguments:
-        if argument not in known:
-            near = nearest(argument, known)
-            remedy = f"Did you mean {near!r}?" if near else f"It has: {', '.join(known)}"
-            raise TypeError(message(name, argument, arguments[argument], f"{name} has no {argument}", remedy))
-    if any(choice.trick == name for choice in choices):
-        merged = [
-            replace(choice, arguments={**choice.arguments, **arguments}) if choice.trick == name else choice
-            for choice in choices
-        ]
-        return tuple(merged), None
-    return (*choices, Choice(name, arguments, "asked for")), None
-
-
-def _argument(kind: str, choices: tuple[Choice, ...], name: str, value: Any) -> tuple[Choice, ...]:
-    """Return the choices with an argument given to the only callback that has one of that name."""
-    owners = {choice.trick: list(inspect.signature(named(choice.trick)).parameters) for choice in choices}
-    needing = [choice.trick for choice in choices if name in choice.needs]
-    having = needing or [trick for trick, arguments in owners.items() if name in arguments]
-    if len(having) != 1:
-        every = {argument for arguments in owners.values() for argument in arguments} | set(tricks()) | {"optimizer"}
-        near = nearest(name, every)
-        rule = f"several callbacks have {name}" if having else f"no callback of this recipe has {name}"
-        remedy = (
-            f"Say which: {having[0]}={{{name!r}: {value!r}}}" if having else f"Did you mean {near!r}?" if near else ""
-        )
-        raise TypeError(message(f"recipe({kind!r})", name, value, rule, remedy or "print(recipe(...)) shows them"))
-    return _with(choices, having[0], {name: value})[0]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lightning_tricks.diagnosis.callbacks import SanityCheck
-from lightning_tricks.diagnosis.check_table import CheckTable
+from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.errors import TrickError, message
 from lightning_tricks.lifecycle.lightning_internals import put_trainer, trainer_of
 from lightning_tricks.lifecycle.messages import TrickWarning
@@ -21,6 +22,7 @@ from lightning_tricks.lifecycle.namespaces import lightning_pytorch, pytorch_lig
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.lr_finder.callbacks import LRFinder
 from lightning_tricks.lr_finder.result import Result
+from lightning_tricks.publishing.statement import as_html, as_table, as_text
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 
@@ -175,3 +177,48 @@ def _as_before(module: Any) -> Iterator[None]:
         for child, training in modes.items():
             child.training = training
         put_trainer(module, trainer)
+
+
+@dataclass(frozen=True)
+class CheckTable:
+    """The answers of ``SanityCheck``, in the order of its experiments.
+
+    Args:
+        checks: one for each experiment.
+
+    Example:
+        >>> table = CheckTable((Check("inputs matter", False, "the loss by 0", "follow the input"),))
+        >>> table.ok, [check.name for check in table.failed]
+        (False, ['inputs matter'])
+        >>> print(table)
+        FAIL  inputs matter  the loss by 0
+              -> follow the input
+    """
+
+    checks: Sequence[Check]
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that say that the training cannot work as it is."""
+        return [check for check in self.checks if check.passed is False]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return not self.failed
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self.checks)
+
+    def __len__(self) -> int:
+        return len(self.checks)
+
+    def __str__(self) -> str:
+        return as_text(self.checks)
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        return as_table(self.checks).markdown()
+
+    def _repr_html_(self) -> str:
+        return as_html(self.checks)

@@ -10,7 +10,8 @@ import lightning_tricks as lt
 import lightning_tricks.cli as cli
 from lightning_tricks import decays, metrics
 from lightning_tricks.name_pages import explanation, listing
-from lightning_tricks.recipes import KINDS, tricks
+from lightning_tricks.recipe_choices import tricks
+from lightning_tricks.recipes import KINDS
 from lightning_tricks.report.all_keys import ALL_KEYS
 
 

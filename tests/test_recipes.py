@@ -9,7 +9,7 @@ import torch
 
 from lightning_tricks import GradientClip, GradientMonitor, LRSchedule, recipe
 from lightning_tricks.optimizers import OptimizerChoice
-from lightning_tricks.recipes import KINDS, as_recipe, named, tricks
+from lightning_tricks.recipes import KINDS, as_recipe
 from tests.problems import Classifier, fit, weights
 
 
@@ -115,7 +115,3 @@ def test_a_recipe_can_be_copied_and_pickled() -> None:
 def test_two_recipes_share_no_callback() -> None:
     one, two = recipe("cnn"), recipe("cnn")
     assert not {id(c) for c in one} & {id(c) for c in two}
-
-
-def test_every_public_callback_can_be_named() -> None:
-    assert "GradientClip" in tricks() and named("GradientClip") is GradientClip

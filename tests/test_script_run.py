@@ -127,6 +127,6 @@ def test_what_does_not_train_is_told_in_one_line(
 
 
 def test_all_that_watch_are_observers_of_this_package() -> None:
-    from lightning_tricks.recipes import tricks
+    from lightning_tricks.recipe_choices import tricks
 
     assert all(tricks()[name].observer for name in OBSERVERS.split(","))

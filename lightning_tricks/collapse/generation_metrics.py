@@ -62,7 +62,6 @@ class Coverage(_Neighbours):
     """
 
     higher_is_better = True
-
     measure = staticmethod(generation.coverage)
 
 
@@ -85,7 +84,6 @@ class Density(_Neighbours):
     """
 
     higher_is_better = True
-
     measure = staticmethod(generation.density)
 
 
@@ -108,7 +106,6 @@ class Recall(_Neighbours):
     """
 
     higher_is_better = True
-
     measure = staticmethod(generation.recall)
 
 
@@ -131,7 +128,6 @@ class Precision(_Neighbours):
     """
 
     higher_is_better = True
-
     measure = staticmethod(generation.precision)
 
 

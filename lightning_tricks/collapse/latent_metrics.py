@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_tricks.collapse import posterior, usage
+from lightning_tricks.collapse.assignments import as_probabilities, counted_entries, votes
 from lightning_tricks.collapse.metric_sums import Moments, Sums
 from lightning_tricks.collapse.prediction import entropy, shares
 from lightning_tricks.collapse.representation import rows
@@ -32,7 +33,7 @@ class _Assignments(Sums):
     def update(self, assignments: Tensor) -> None:
         """Add whole numbers ``[...]``, of which those outside of the entries are left out, or rows ``[..., K]``."""
         if not assignments.is_floating_point():
-            counted = usage.counted_entries(assignments.detach(), self.num_entries).double()
+            counted = counted_entries(assignments.detach(), self.num_entries).double()
             self.votes += counted
             # (a choice is a probability of 1)
             self.probability += counted
@@ -40,8 +41,8 @@ class _Assignments(Sums):
             return
         self._check("assignments", assignments, self.num_entries)
         flat = rows(assignments)
-        p, _ = usage.as_probabilities(flat)
-        self.votes += usage.votes(flat).sum(0)
+        p, _ = as_probabilities(flat)
+        self.votes += votes(flat).sum(0)
         self.probability += p.sum(0)
         self.entropy += entropy(p).sum()
         self.count += len(flat)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -35,26 +38,43 @@ class Sums(Metric):
         return require_count(type(self).__name__, argument, value, low=2, remedy="Use the size of the last dimension")
 
 
-class Moments(Sums):
-    """Sums of rows and of their squares, counted by dimension."""
+class FeatureSums(Sums):
+    """Sums over rows of features. A subclass says how many dimensions of ``num_features`` each has, and its terms."""
 
-    total: Tensor
-    squares: Tensor
+    dimensions: ClassVar[dict[str, int]]
     count: Tensor
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = self._count_of("num_features", num_features)
-        for name in ("total", "squares"):
-            self._add(name, num_features)
-        self._add("count")
+        for name, number in {**self.dimensions, "count": 0}.items():
+            self._add(name, *[num_features] * number)
+
+    def update(self, features: Tensor) -> None:
+        """Add features ``[..., num_features]``."""
+        self._add_rows("features", features)
 
     def _add_rows(self, what: str, tensor: Tensor) -> None:
         self._check(what, tensor, self.num_features)
         flat = representation.rows(tensor)
-        self.total += flat.sum(0)
-        self.squares += flat.square().sum(0)
+        for name, terms in self._terms(flat).items():
+            getattr(self, name).add_(terms)
         self.count += len(flat)
+
+    @abstractmethod
+    def _terms(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return what rows ``[n, num_features]`` add to each sum but the count."""
+
+
+class Moments(FeatureSums):
+    """Sums of rows and of their squares, counted by dimension."""
+
+    total: Tensor
+    squares: Tensor
+    dimensions: ClassVar[dict[str, int]] = {"total": 1, "squares": 1}
+
+    def _terms(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"total": rows.sum(0), "squares": rows.square().sum(0)}
 
 
 class Samples(Metric):

@@ -39,15 +39,11 @@ def paired(output: Tensor, target: Tensor, *, quantiles: bool = False) -> tuple[
         return (output, target.reshape(-1, 1).to(output.dtype)) if fits else None
     if output.shape == target.shape:
         one, two = _rows(output), _rows(target)
-    elif any(_without(a, i) == tuple(b) for a, b in _either_way(output, target) for i in (1, -1)):
+    elif any(_without(a.shape, i) == tuple(b.shape) for a, b in ((output, target), (target, output)) for i in (1, -1)):
         one, two = output.reshape(-1, 1), target.reshape(-1, 1)
     else:
         return None
     return one, two.to(one.dtype)
-
-
-def _either_way(output: Tensor, target: Tensor) -> tuple[tuple[torch.Size, torch.Size], ...]:
-    return (output.shape, target.shape), (target.shape, output.shape)
 
 
 def _without(shape: torch.Size, place: int) -> tuple[int, ...] | None:

@@ -125,11 +125,6 @@ def of_prediction(
     return next(explain(alarm) for holds, explain in _RULES if holds(alarm))
 
 
-def _is_nonfinite(alarm: PredictionAlarm) -> bool:
-    """Whether the loss is NaN or inf: nothing else can be measured then."""
-    return not math.isfinite(alarm.loss)
-
-
 def _nonfinite(alarm: PredictionAlarm) -> Explained:
     return nonfinite(f"the {alarm.kind.replace('_', ' ')} is {alarm.loss}")
 
@@ -145,11 +140,6 @@ def _reversed(alarm: PredictionAlarm) -> Explained:
     return Cause.LABELS_UNRELATED, (reason,), (_SIGN, *_LABELS[:2])
 
 
-def _is_lost(alarm: PredictionAlarm) -> bool:
-    """Whether there was skill earlier in the run."""
-    return alarm.on("lost")
-
-
 def _lost(alarm: PredictionAlarm) -> Explained:
     fell = f"skill fell from {alarm.peak:.2f} to {alarm.skill:.2f}"
     if alarm.kind == "cross_entropy" and alarm.loss > 3 * max(alarm.values.get("label_entropy", 1.0), 1e-9):
@@ -159,11 +149,6 @@ def _lost(alarm: PredictionAlarm) -> Explained:
     if alarm.kind == "squared_error" and alarm.rose:
         return Cause.DIVERGENCE, (fell, alarm.risen), _SLOWER
     return Cause.PREDICTION_COLLAPSE, (fell, *alarm.shares), _LESS_NOISE
-
-
-def _is_constant(alarm: PredictionAlarm) -> bool:
-    """Whether the output does not depend on the input."""
-    return alarm.on("constant")
 
 
 def _constant(alarm: PredictionAlarm) -> Explained:
@@ -178,11 +163,6 @@ def _constant(alarm: PredictionAlarm) -> Explained:
     return Cause.PREDICTION_COLLAPSE, (same, was, *alarm.shares), _REVIVE
 
 
-def _is_worse(alarm: PredictionAlarm) -> bool:
-    """Whether the best constant answer would be better."""
-    return alarm.on("worse")
-
-
 def _worse(alarm: PredictionAlarm) -> Explained:
     worse = f"skill {alarm.skill:.3g}: worse than always answering with the label frequencies "
     worse += f"(cross entropy {alarm.loss:.3g})"
@@ -191,29 +171,14 @@ def _worse(alarm: PredictionAlarm) -> Explained:
     return Cause.PREDICTION_COLLAPSE, (worse, *alarm.shares), (*_LESS_NOISE[:2], _SHUFFLED)
 
 
-def _is_one_answer(alarm: PredictionAlarm) -> bool:
-    """Whether one class is predicted for all; in a segmentation that is what the background does at first."""
-    return alarm.values.get("top_share", 0.0) > _ALL and not alarm.on("background")
-
-
 def _one_answer(alarm: PredictionAlarm) -> Explained:
     one = f"skill {alarm.skill:.3f}, and one answer for all"
     return Cause.PREDICTION_COLLAPSE, (one, *alarm.shares), _LESS_NOISE
 
 
-def _is_background(alarm: PredictionAlarm) -> bool:
-    """Whether a segmentation finds the commonest class only."""
-    return alarm.on("background")
-
-
 def _background(alarm: PredictionAlarm) -> Explained:
     found = f"balanced skill {alarm.values['balanced_skill']:.3f}: no pixel of another class is found"
     return Cause.PREDICTION_COLLAPSE, (found, *alarm.shares), _RARE
-
-
-def _is_behind(alarm: PredictionAlarm) -> bool:
-    """Whether a trivial learner answers far better, and there is some skill."""
-    return alarm.on("behind") and not alarm.on("association", "skill")
 
 
 def _behind(alarm: PredictionAlarm) -> Explained:
@@ -222,11 +187,6 @@ def _behind(alarm: PredictionAlarm) -> Explained:
     of = tuple(REFERENCES.values())[int(alarm.values["_reference"])].told
     told = f"skill {network:.2f}; {answer} of {of}, has {reference:.2f}"
     return Cause.INPUTS_IGNORED, (told, *alarm.shares), _USE
-
-
-def _is_unrelated(_: PredictionAlarm) -> bool:
-    """The last rule, which holds when no other does: predictions vary, and not with their targets."""
-    return True
 
 
 def _unrelated(alarm: PredictionAlarm) -> Explained:
@@ -242,13 +202,21 @@ def _unrelated(alarm: PredictionAlarm) -> Explained:
 
 # the first rule that holds explains an alarm: what leaves the least to be explained stands first
 _RULES: tuple[tuple[Callable[[PredictionAlarm], bool], Callable[[PredictionAlarm], Explained]], ...] = (
-    (_is_nonfinite, _nonfinite),
+    # the loss is NaN or inf: nothing else can be measured then
+    (lambda a: not math.isfinite(a.loss), _nonfinite),
     (_is_reversed, _reversed),
-    (_is_lost, _lost),
-    (_is_constant, _constant),
-    (_is_worse, _worse),
-    (_is_one_answer, _one_answer),
-    (_is_background, _background),
-    (_is_behind, _behind),
-    (_is_unrelated, _unrelated),
+    # there was skill earlier in the run
+    (lambda a: a.on("lost"), _lost),
+    # the output does not depend on the input
+    (lambda a: a.on("constant"), _constant),
+    # the best constant answer would be better
+    (lambda a: a.on("worse"), _worse),
+    # one class is predicted for all; in a segmentation that is what the background does at first
+    (lambda a: a.values.get("top_share", 0.0) > _ALL and not a.on("background"), _one_answer),
+    # a segmentation finds the commonest class only
+    (lambda a: a.on("background"), _background),
+    # a trivial learner answers far better, and there is some skill
+    (lambda a: a.on("behind") and not a.on("association", "skill"), _behind),
+    # the last rule, which holds when no other does: predictions vary, and not with their targets
+    (lambda a: True, _unrelated),
 )

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.collapse import figures, prediction_alarms, references, sums
+from lightning_tricks.collapse import figures, prediction_alarms, reduction, references, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.first_batch import FirstBatch
-from lightning_tricks.collapse.pooling import Part
 from lightning_tricks.collapse.prediction_causes import of_prediction
 from lightning_tricks.collapse.prediction_rows import (
     ANY_OUTPUT,
@@ -27,7 +26,7 @@ from lightning_tricks.collapse.prediction_rows import (
     targets_of,
 )
 from lightning_tricks.collapse.prediction_search import OutputSearch, explains, loss_of
-from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Targets, measured_rows, read_rows
+from lightning_tricks.collapse.prediction_values import KINDS, ClassCurve, Part, Targets, measured_rows, read_rows
 from lightning_tricks.collapse.raw_inputs import RawInputs
 from lightning_tricks.collapse.recent_checks import RecentChecks
 from lightning_tricks.collapse.reduction import averaged, over_all
@@ -47,7 +46,7 @@ from lightning_tricks.numerics.subset import subset
 # pairs of them (4,096 rows take 0.6 s and 64 MB).
 _MOST_TIMES = 2
 _FEWEST_ROWS, _MOST_NUMBERS = 128, 2**26  # of logits that are kept until a check
-_ROWS = {"logits": sums.form_of(logits=2, target=1), "output": sums.form_of(output=2, values=2)}
+_ROWS = {"logits": reduction.form_of(logits=2, target=1), "output": reduction.form_of(output=2, values=2)}
 OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
     "start": form.none_or(form.tensor),
     "at_start": form.dict_of(form.measured),
@@ -75,7 +74,7 @@ def rows_form(value: Any, where: str) -> str | None:
     rows = {name: part for name, part in value.items() if name not in beside}
     fault = _ROWS["output" if "output" in rows else "logits"](rows, where)
     for name in beside.keys() & value.keys():
-        fault = fault or sums.form_of(**{name: beside[name]})({name: value[name]}, where)
+        fault = fault or reduction.form_of(**{name: beside[name]})({name: value[name]}, where)
     return fault
 
 

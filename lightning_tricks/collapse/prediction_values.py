@@ -5,15 +5,16 @@ What kind of target it is, is told from the values, on the host: what could be o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import pairs, sums
+from lightning_tricks.collapse import pairs, prediction_sums, sums
 from lightning_tricks.collapse.pair_numbers import NUMBERS, measured_pairs
-from lightning_tricks.collapse.pooling import Part, pooled_skill
 from lightning_tricks.detection.judge import keep_bounded
 
 KINDS = ("classes", "shares", "labels", "numbers")  # the later ones are what the earlier ones are seen to be
@@ -60,13 +61,13 @@ def measured_rows(rows: Mapping[str, Tensor], logits: bool, add: Callable[[sums.
     """
     part = rows["part"]
     if "output" not in rows:
-        return sums.measured_classes(rows["logits"].float(), rows["target"], part, add)
+        return prediction_sums.measured_classes(rows["logits"].float(), rows["target"], part, add)
     output, values = rows["output"].float(), rows["values"].float()
     vector = measured_pairs(output, values, part, add, logits)
     if output.shape[1] > 1:
         return vector
     certain = (vector[NUMBERS.index("beyond")] == 0) & (not logits)
-    return torch.cat([vector, sums.measured_classes(*pairs.two_classes(output, values, certain), part, add)])
+    return torch.cat([vector, prediction_sums.measured_classes(*pairs.two_classes(output, values, certain), part, add)])
 
 
 def read_rows(vector: list[float], targets: Targets) -> tuple[dict[str, float], list[float], Targets]:
@@ -110,3 +111,47 @@ class ClassCurve:
         part = Part(values["moved_skill"], size * values["label_entropy"], size * (1 - max(self.labelled)))
         skill, self.pool = pooled_skill([*self.pool, part])
         return skill
+
+
+ENOUGH = 24.0  # labels that are not the most frequent one: the skill has an error of about a fifth then
+
+
+MOST_CHECKS = 12
+
+
+class Part(NamedTuple):
+    """What one check says about the skill.
+
+    Args:
+        skill: ``1 - CE / H`` of its labels.
+        information: ``n H`` of its labels, in nats: what the skill is a share of.
+        telling: how many of its labels are not the most frequent one.
+    """
+
+    skill: float
+    information: float
+    telling: float
+
+
+def pooled_skill(parts: Sequence[Part]) -> tuple[float, list[Part]]:
+    """Return the skill of the last checks together, and those of them that it needs.
+
+    Of 200 labels of which two are positive, the cross entropy hangs on these two: the skill of one check is noise. So
+    many checks are taken together, weighted with their information, that 24 labels are not the most frequent one; one
+    check is enough where classes are balanced. NaN where twelve checks do not hold as many.
+
+    Args:
+        parts: of the checks so far, the last one last; a skill of NaN, of labels that were all the same, is left out.
+
+    >>> pooled_skill([Part(0.9, 100.0, 60.0), Part(0.5, 100.0, 60.0)])[0]
+    0.5
+    >>> round(pooled_skill([Part(0.9, 20.0, 12.0), Part(0.5, 20.0, 12.0)])[0], 3)
+    0.7
+    """
+    known = [p for p in parts if math.isfinite(p.skill) and p.information > 0][-MOST_CHECKS:]
+    for start in range(len(known) - 1, -1, -1):
+        used = known[start:]
+        if sum(p.telling for p in used) >= ENOUGH:
+            total = sum(p.information for p in used)
+            return sum(p.skill * p.information for p in used) / total, known
+    return math.nan, known

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_tricks.errors import message
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import reduced
 
 
@@ -35,3 +36,21 @@ def require_name(owner: str, argument: str, value: object) -> str:
         rule = f"{argument} must be a name"
         raise TypeError(message(owner, argument, value, rule, "Use e.g. 'encoder', as in named_modules()"))
     return value
+
+
+def form_of(**dimensions: int) -> form.Form:
+    """Return the form of what rows are gathered in: nothing yet, or a tensor of so many dimensions by name.
+
+    >>> form_of(rows=2)({"rows": torch.zeros(3)}, "sums")
+    "sums['rows'] must have 2 dimensions"
+    """
+    tensors = form.either_empty_or(form.record(dict.fromkeys(dimensions, form.tensor)))
+
+    def check(value: Any, where: str) -> str | None:
+        fault = tensors(value, where)
+        if fault is not None or not value:
+            return fault
+        wrong = next((name for name, n in dimensions.items() if value[name].ndim != n), None)
+        return None if wrong is None else f"{where}[{wrong!r}] must have {dimensions[wrong]} dimensions"
+
+    return check

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from lightning_tricks.collapse import generation, representation
-from lightning_tricks.collapse.metric_sums import Features, Moments, Sums
-from lightning_tricks.errors import message
+from lightning_tricks.collapse import representation
+from lightning_tricks.collapse.metric_sums import FeatureSums, Moments
 
 
-class _Directions(Sums):
+class _Directions(FeatureSums):
     """Sums of unit rows."""
 
     unit_sum: Tensor
     unit_squares: Tensor
     nonzero: Tensor
-    count: Tensor
+    dimensions: ClassVar[dict[str, int]] = {"unit_sum": 1, "unit_squares": 1, "nonzero": 0}
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = self._count_of("num_features", num_features)
-        self._add("unit_sum", num_features)
-        self._add("unit_squares", num_features)
-        self._add("nonzero")
-        self._add("count")
-
-    def update(self, features: Tensor) -> None:
-        """Add features ``[..., num_features]``."""
-        self._check("features", features, self.num_features)
-        unit, there = representation.unit_rows(features)
-        self.unit_sum += unit.sum(0)
-        self.unit_squares += unit.square().sum(0)
-        self.nonzero += there.sum()
-        self.count += len(unit)
+    def _terms(self, rows: Tensor) -> dict[str, Tensor]:
+        unit, there = representation.unit_rows(rows)
+        return {"unit_sum": unit.sum(0), "unit_squares": unit.square().sum(0), "nonzero": there.sum()}
 
 
 class SphereVariance(_Directions):
@@ -135,36 +123,20 @@ class DeadDimensions(Moments):
 
     higher_is_better = False
 
-    def update(self, features: Tensor) -> None:
-        """Add features ``[..., num_features]``."""
-        self._add_rows("features", features)
-
     def compute(self) -> Tensor:
         """Return the share."""
         return representation.dead_dimensions(self.total, self.squares, self.count)
 
 
-class _Covariance(Sums):
+class _Covariance(FeatureSums):
     """Sums of rows and of their outer products: ``d * d`` numbers, however many samples."""
 
     total: Tensor
     second: Tensor
-    count: Tensor
+    dimensions: ClassVar[dict[str, int]] = {"total": 1, "second": 2}
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = self._count_of("num_features", num_features)
-        self._add("total", num_features)
-        self._add("second", num_features, num_features)
-        self._add("count")
-
-    def update(self, features: Tensor) -> None:
-        """Add features ``[..., num_features]``."""
-        self._check("features", features, self.num_features)
-        flat = representation.rows(features)
-        self.total += flat.sum(0)
-        self.second += flat.T @ flat
-        self.count += len(flat)
+    def _terms(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"total": rows.sum(0), "second": rows.T @ rows}
 
     def covariance(self) -> Tensor:
         """Return the centred covariance ``[d, d]``."""
@@ -227,88 +199,3 @@ class ParticipationRatio(_Covariance):
     def compute(self) -> Tensor:
         """Return the ratio."""
         return representation.participation_ratio(self.covariance())
-
-
-class Uniformity(Features):
-    """``log mean over pairs of exp(-2 ||a - b||^2)`` of unit features: 0 when all are one, lower when spread.
-
-    Shape:
-        ``update(features: [n, ...])``; ``compute()`` 0-d float64, <= 0.
-
-    Example:
-        >>> import torch
-        >>> metric = Uniformity()
-        >>> metric.update(torch.ones(4, 3))
-        >>> metric.compute().round(decimals=6)
-        tensor(0., dtype=torch.float64)
-
-    Reference: Wang and Isola, 2020, arXiv:2005.10242.
-    """
-
-    higher_is_better = False
-
-    def compute(self) -> Tensor:
-        """Return the uniformity."""
-        return representation.uniformity(self._kept("features", 2))
-
-
-class Alignment(Sums):
-    """Mean squared distance of the unit features of two views of the same samples: 0 when equal, at most 4.
-
-    Shape:
-        ``update(one: [n, d], two: [n, d])``; ``compute()`` 0-d float64.
-
-    Example:
-        >>> import torch
-        >>> metric = Alignment()
-        >>> metric.update(torch.eye(2), torch.eye(2).flip(0))
-        >>> metric.compute()
-        tensor(2., dtype=torch.float64)
-
-    Reference: Wang and Isola, 2020, arXiv:2005.10242.
-    """
-
-    higher_is_better = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._add("total")
-        self._add("count")
-
-    def update(self, one: Tensor, two: Tensor) -> None:
-        """Add two views of the same samples."""
-        if one.shape != two.shape:
-            rule = f"the first view has the shape {tuple(one.shape)}"
-            raise ValueError(message("Alignment", "two", tuple(two.shape), rule, "Pass two views of the same samples"))
-        count = len(representation.rows(one))
-        self.total += representation.alignment(one, two) * count
-        self.count += count
-
-    def compute(self) -> Tensor:
-        """Return the mean distance."""
-        return self.total / self.count
-
-
-class VendiScore(Features):
-    """Effective number of different samples: ``exp`` of the entropy of the cosine kernel's eigenvalues, in [1, n].
-
-    Shape:
-        ``update(features: [n, ...])``; ``compute()`` 0-d float64.
-
-    Example:
-        >>> import torch
-        >>> metric = VendiScore()
-        >>> metric.update(torch.eye(3))
-        >>> metric.compute()
-        tensor(3., dtype=torch.float64)
-
-    Reference: Friedman and Dieng, 2022, arXiv:2210.02410.
-    """
-
-    higher_is_better = True
-
-    def compute(self) -> Tensor:
-        """Return the score."""
-        return generation.vendi_score(self._kept("features", 1))

@@ -7,15 +7,10 @@ would lose the variance where the mean is large.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import association, prediction, representation, structure
-from lightning_tricks.modules.labels import counts
-from lightning_tricks.numerics import form
+from lightning_tricks.collapse import representation, structure
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
 from lightning_tricks.numerics.trees import tree_leaves
@@ -26,26 +21,6 @@ SKETCH = 128
 WIDEST = 65_536  # numbers of a row that are kept, and projected by a matrix
 _KEPT = 4096  # of a wider one
 _COLUMNS = 16_384
-CLASSES_SHOWN = 32
-_ROUNDING = 1e-6  # of float32
-
-
-def form_of(**dimensions: int) -> form.Form:
-    """Return the form of what rows are gathered in: nothing yet, or a tensor of so many dimensions by name.
-
-    >>> form_of(rows=2)({"rows": torch.zeros(3)}, "sums")
-    "sums['rows'] must have 2 dimensions"
-    """
-    tensors = form.either_empty_or(form.record(dict.fromkeys(dimensions, form.tensor)))
-
-    def check(value: Any, where: str) -> str | None:
-        fault = tensors(value, where)
-        if fault is not None or not value:
-            return fault
-        wrong = next((name for name, n in dimensions.items() if value[name].ndim != n), None)
-        return None if wrong is None else f"{where}[{wrong!r}] must have {dimensions[wrong]} dimensions"
-
-    return check
 
 
 def floating_tensor(output: object) -> Tensor | None:
@@ -129,9 +104,6 @@ def most_rows(width: int, least: int, numbers: int) -> int:
     return max(least, numbers // max(1, width))
 
 
-# -- representation ---------------------------------------------------------------------------------------------------
-
-
 def centre(sums: Sums) -> Tensor:
     """Return the mean of the rows that ``add_rows`` has seen, ``[d]``, float32."""
     return sums["rows_total"] / sums["rows_count"].clamp(min=1)
@@ -144,7 +116,7 @@ def add_rows(sums: Sums, rows: Tensor) -> None:
     >>> add_rows(sums, torch.tensor([[1.0, 5.0], [3.0, 5.0]])); centre(sums)
     tensor([2., 5.])
     """
-    _add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
+    add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
 
 
 def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None = None) -> None:
@@ -167,7 +139,7 @@ def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None =
         "total": small.sum(0),
         "second": small.T @ small,
     }
-    _add_to(sums, new)
+    add_to(sums, new)
     if label is not None:
         structure.add_structure(sums, rows, small, label)
 
@@ -238,71 +210,10 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
     return values, eigenvalues.tolist()
 
 
-def _add_to(sums: Sums, new: Sums) -> None:
+def add_to(sums: Sums, new: Sums) -> None:
+    """Add new sums to those that are there."""
     for name, value in new.items():
         sums[name] = sums[name] + value if name in sums else value
-
-
-# -- prediction -------------------------------------------------------------------------------------------------------
-
-
-def add_predictions(sums: Sums, logits: Tensor, target: Tensor) -> None:
-    """Add logits ``[n, K]`` and targets ``[n]``.
-
-    Args:
-        sums: written in place.
-        logits: float32, not normalised; log-probabilities do as well.
-        target: class numbers; negative ones are left out, with whatever their logits are.
-    """
-    classes = logits.shape[1]
-    valid = counts(target)
-    # (what is left out gets any class, and the weight 0)
-    weight, label = valid.float(), target.clamp(min=0, max=classes - 1)
-    log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)  # (0 x NaN is NaN)
-    p = log_p.exp()
-    guess = logits.argmax(1)
-    zeros = torch.zeros(classes, device=logits.device)
-    cross_entropy = -log_p.gather(1, label[:, None]).squeeze(1)
-    new = {
-        "count": weight.sum(),
-        "cross_entropy": (cross_entropy * weight).sum(),
-        "entropy": (prediction.entropy(p) * weight).sum(),
-        "probability": (p * weight[:, None]).sum(0),
-        "predicted": zeros.scatter_add(0, guess, weight),
-        "labels": zeros.scatter_add(0, label, weight),
-        "hits": zeros.scatter_add(0, label, weight * (guess == label)),
-        "soft_hits": zeros.scatter_add(0, label, weight * p.gather(1, label[:, None]).squeeze(1)),
-    }
-    _add_to(sums, new)
-
-
-def association_of(sums: Sums, logits: Tensor, target: Tensor, part: Tensor) -> Sums:
-    """Return sums for the association of predictions and labels, given those of all samples.
-
-    Also how much predictions differ within a batch, and the cross entropy with the labels' frequencies in place of the
-    predictions' own mean: weights of classes in the loss move all predictions away from the frequencies, which is not a
-    lack of skill.
-
-    Args:
-        sums: of ``add_predictions``, over all samples and processes.
-        logits: ``[n, K]``, as there.
-        target: ``[n]``, as there.
-        part: numbers of batches, ``[n]``.
-    """
-    n = sums["count"].clamp(min=1)
-    mean, share = sums["probability"] / n, prediction.shares(sums["labels"])
-    valid = counts(target)
-    label = target.clamp(min=0, max=logits.shape[1] - 1)
-    log_p = torch.where(valid[:, None], logits, 0.0).log_softmax(1)
-    p, tiny = log_p.exp(), torch.finfo(mean.dtype).tiny
-    total, variance = association.permutation_test(p.index_select(1, label), part, valid)
-    moved = (log_p + share.clamp(min=tiny).log() - mean.clamp(min=tiny).log()).log_softmax(1)
-    return {
-        "total": total,
-        "variance": variance,
-        "apart": association.centred_within(p, part, valid).square().sum(),
-        "moved_loss": -(moved.gather(1, label[:, None]).squeeze(1) * valid).sum(),
-    }
 
 
 PREDICTION: tuple[str, ...] = (
@@ -322,59 +233,3 @@ PREDICTION: tuple[str, ...] = (
     "_count",
 )
 CLASSES = ("_score", "_spread", "moved_skill", *PREDICTION)
-
-
-def measured_predictions(sums: Sums) -> Tensor:
-    """Return the values of ``PREDICTION``, and the shares of predicted and labelled classes, in one vector."""
-    s = {name: value.double() for name, value in sums.items()}
-    n = s["count"].clamp(min=1)
-    guessed, labelled = prediction.shares(s["predicted"]), prediction.shares(s["labels"])
-    f1 = prediction.macro_f1(s["hits"], s["predicted"], s["labels"])
-    scalars = [
-        prediction.skill(s["cross_entropy"] / n, s["labels"]),
-        prediction.input_dependence(s["probability"] / n, s["entropy"] / n, s["labels"]),
-        prediction.jensen_shannon(guessed, labelled),
-        f1 - prediction.trivial_macro_f1(s["labels"]),
-        f1,
-        prediction.entropy(guessed).exp(),
-        prediction.entropy(labelled).exp(),
-        guessed.max(),
-        guessed.argmax().double(),
-        s["cross_entropy"] / n,
-        prediction.entropy(labelled),
-        prediction.balanced_skill(s["hits"], s["labels"]),
-        prediction.balanced_skill(s["soft_hits"], s["labels"]),
-        s["count"],
-    ]
-    shown = min(CLASSES_SHOWN, len(guessed))
-    return torch.cat([torch.stack(scalars), guessed[:shown], labelled[:shown]])
-
-
-def measured_association(sums: Sums, parts: Sums) -> Tensor:
-    """Return the first three values of ``CLASSES``.
-
-    Args:
-        sums: of ``add_predictions``.
-        parts: of ``association_of``, over all processes.
-    """
-    n = sums["count"].clamp(min=1)
-    even = 1 - prediction.shares(sums["labels"]).square().sum()
-    score = association.standard_score(parts["total"], parts["variance"])
-    spread = prediction.spread_ratio(parts["apart"] / n, torch.where(even > _ROUNDING, even, 0.0))
-    return torch.stack([score, spread, prediction.skill(parts["moved_loss"] / n, sums["labels"])])
-
-
-def measured_classes(logits: Tensor, target: Tensor, part: Tensor, add: Callable[[Sums], Sums]) -> Tensor:
-    """Return the values of ``CLASSES``, and the shares of predicted and labelled classes, over all processes.
-
-    Args:
-        logits: ``[n, K]``, float32.
-        target: ``[n]``.
-        part: numbers of batches, ``[n]``.
-        add: returns sums over all processes.
-    """
-    own: Sums = {}
-    add_predictions(own, logits, target)
-    whole = add(own)
-    parts = add(association_of(whole, logits, target, part))
-    return torch.cat([measured_association(whole, parts).double(), measured_predictions(whole)])

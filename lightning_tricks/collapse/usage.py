@@ -7,140 +7,20 @@ is counted: it does not depend on a temperature, which is often applied outside 
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lightning_tricks.collapse.assignments import as_probabilities, votes
 from lightning_tricks.collapse.prediction import entropy, shares
-from lightning_tricks.numerics.shards import local
-from lightning_tricks.numerics.subset import subset
-from lightning_tricks.numerics.trees import tree_leaves
 
 _FEWEST_OTHERS = 32  # samples
 _FEWEST_ENTRIES = 8  # of few, a handful is not little
-MOST_ENTRIES = 2**20  # a whole number beyond is not the number of an entry
-MOST_ROWS = 2048  # of one forward pass
-MOST_NUMBERS = 2**22  # in the rows of one forward pass
-ROWS_OF_A_SAMPLE = 32  # positions of one image or sequence say little about the others: so many count at most
 SHOWN = 256  # points of the curve that is drawn
 
-_ROUTED = 0.9  # bits about the input in the choice of an expert
-_SUM_TOLERANCE = 0.02  # probabilities in bfloat16
-_NEGATIVE_TOLERANCE = 1e-3  # straight-through estimates: hard - soft.detach() + soft
 _APPROXIMATE_FROM = 50.0  # samples for each entry
-
-
-# -- what a module's output means -------------------------------------------------------------------------------------
-
-
-def assignments_of(output: object) -> Tensor | None:
-    """Return the tensor of assignments in a module's output; None when it holds none.
-
-    Whole numbers come first: a quantiser returns them beside its floating-point vectors. Of floating-point tensors the
-    first one with rows of at least two numbers is taken.
-
-    >>> assignments_of((torch.zeros(2, 8, 4), torch.zeros(2, 8, dtype=torch.long), torch.tensor(0.5))).shape
-    torch.Size([2, 8])
-    """
-    deeper = [x for leaf in tree_leaves(output) for x in (leaf.values() if isinstance(leaf, dict) else [leaf])]
-    tensors = [local(t.detach()) for t in deeper if isinstance(t, Tensor) and not t.is_complex()]
-    whole = [t for t in tensors if not t.is_floating_point() and t.ndim > int(t.dtype == torch.bool)]
-    rows = [t for t in tensors if t.is_floating_point() and t.ndim > 1 and t.shape[-1] > 1]
-    return next(iter([*whole, *rows]), None)
-
-
-def is_mask(numbers: Tensor) -> bool:
-    """Whether whole numbers are one-hot rows ``[..., K]`` rather than the numbers of entries; one host read.
-
-    Each row has at most one 1, and at least half of them have one: tokens that a router dropped are rows of zeros.
-
-    >>> is_mask(torch.nn.functional.one_hot(torch.tensor([3, 0]), 5)), is_mask(torch.tensor([[3, 0, 1], [4, 0, 1]]))
-    (True, False)
-    """
-    if numbers.dtype == torch.bool:
-        return True
-    if numbers.ndim < 2 or numbers.shape[-1] < 3 or not numbers.numel():
-        return False
-    rows = numbers.reshape(-1, numbers.shape[-1])
-    marked = rows.sum(1)
-    binary = ((rows == 0) | (rows == 1)).all() & (marked <= 1).all()
-    return bool(binary & (marked.float().mean() >= 0.5))
-
-
-def rows_of_mask(mask: Tensor) -> Tensor:
-    """Return the rows of a mask as probabilities; a row without any mark as ``-inf``, which is left out.
-
-    >>> rows_of_mask(torch.tensor([[True, True], [False, False]]))
-    tensor([[0.5000, 0.5000],
-            [  -inf,   -inf]])
-    """
-    marks = mask.reshape(-1, mask.shape[-1]).float()
-    total = marks.sum(1, keepdim=True)
-    return torch.where(total > 0, marks / total.clamp(min=1), -math.inf)
-
-
-def kept_rows(rows: Tensor) -> Tensor:
-    """Return at most so many rows ``[n, K]`` or numbers ``[n]`` as are looked at in one forward pass, spread evenly.
-
-    >>> kept_rows(torch.zeros(5000)).shape, kept_rows(torch.zeros(500, 65536)).shape
-    (torch.Size([2048]), torch.Size([64, 65536]))
-    """
-    wide = rows.shape[1] if rows.ndim > 1 else 1
-    return subset(rows, min(MOST_ROWS, max(64, MOST_NUMBERS // wide)))
-
-
-def as_probabilities(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows as probabilities, and whether they were: all of them >= 0 with a sum of 1. No host read.
-
-    Args:
-        rows: ``[n, K]``, probabilities or logits; float32.
-
-    Returns:
-        ``[n, K]`` and a bool, 0-d, on the device.
-
-    Example:
-        >>> as_probabilities(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))[0]
-        tensor([[0.5000, 0.5000],
-                [0.7311, 0.2689]])
-        >>> as_probabilities(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))[1]
-        tensor(True)
-    """
-    total = rows.sum(-1, keepdim=True)
-    normal = (rows >= -_NEGATIVE_TOLERANCE).all() & ((total - 1).abs() <= _SUM_TOLERANCE).all()
-    positive = rows.clamp(min=0.0)
-    given = positive / positive.sum(-1, keepdim=True).clamp(min=0.5)
-    return torch.where(normal, given, rows.softmax(-1)), normal
-
-
-def votes(rows: Tensor) -> Tensor:
-    """Return which entry each row chooses, as shares ``[n, K]``; entries that are exactly equal share the vote.
-
-    A router or a head whose weights begin at zero gives equal logits: it has not chosen anything yet.
-
-    >>> votes(torch.tensor([[0.0, 2.0], [1.0, 1.0]]))
-    tensor([[0.0000, 1.0000],
-            [0.5000, 0.5000]])
-    """
-    best = (rows == rows.amax(-1, keepdim=True)).to(rows.dtype)
-    return best / best.sum(-1, keepdim=True).clamp(min=1)
-
-
-# -- measures ---------------------------------------------------------------------------------------------------------
-
-
-def counted_entries(numbers: Tensor, entries: int) -> Tensor:
-    """Return how often each entry occurs ``[entries]``; numbers that are negative or too large are left out.
-
-    >>> counted_entries(torch.tensor([0, 2, 2, -1]), 3)
-    tensor([1., 0., 2.])
-    """
-    flat = numbers.reshape(-1).to(torch.int64)
-    valid = (flat >= 0) & (flat < entries)
-    zeros = torch.zeros(entries, device=flat.device)
-    return zeros.scatter_add(0, flat.clamp(0, entries - 1), valid.float())
 
 
 def perplexity(counts: Tensor) -> Tensor:
@@ -246,8 +126,6 @@ def balance_of_others(perplexity: float, top: float, samples: int, entries: int)
     rest = (math.log(perplexity) + top * math.log(top)) / (1 - top) + math.log(1 - top)
     return portion(math.exp(rest), expected_perplexity(left, entries - 1))
 
-
-# -- what a detector gathers ------------------------------------------------------------------------------------------
 
 USAGE: tuple[str, ...] = (
     "entries",
@@ -355,91 +233,3 @@ def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
         del values["conditional_entropy"]
     values["_effective"], values["_given"] = float(samples), given
     return values, list(vector[len(USAGE) :])
-
-
-def information_share(values: Mapping[str, float]) -> float:
-    """Return ``(marginal - conditional entropy) / ln K``, the mutual information of input and entry, in [0, 1].
-
-    NaN where assignments are whole numbers.
-
-    >>> round(information_share({"marginal_entropy": 0.69, "conditional_entropy": 0.0, "entries": 2.0}), 2)
-    1.0
-    """
-    if "conditional_entropy" not in values or values["entries"] < 2:
-        return math.nan
-    return max(0.0, values["marginal_entropy"] - values["conditional_entropy"]) / math.log(values["entries"])
-
-
-def routes(values: Mapping[str, float]) -> bool:
-    """Whether a choice depends on the input by nearly one bit: few experts may be all that the data need.
-
-    >>> routes({"marginal_entropy": 0.74, "conditional_entropy": 0.05}), routes({"marginal_entropy": 0.1})
-    (True, False)
-    """
-    bits = (values["marginal_entropy"] - values.get("conditional_entropy", math.inf)) / math.log(2)
-    return bits >= _ROUTED
-
-
-# -- rewards ----------------------------------------------------------------------------------------------------------
-
-_FALLEN = 4.0  # standard errors
-FEWEST_REWARDS = 3  # after the one at the start; without that twice as many
-
-
-def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | None:
-    """Return whether rewards, check by check, have clearly risen and are still up; None for too few to tell.
-
-    The mean of the last three checks must exceed the first reward, or the mean of the first three checks, by three
-    standard errors, and at least half of the largest rise must be left. The first reward is of one batch, so that it
-    may be noisy; the first three checks may lie behind most of the rise. The noise is told from the differences of
-    neighbouring checks.
-
-    Args:
-        rewards: means over the batches before each check.
-        start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
-        batches: how many a mean is taken over.
-
-    >>> has_learned([1.0, 1.0, 1.0], 0.3, 16), has_learned([0.27, 0.26, 0.28, 0.25], 0.22, 16)
-    (True, False)
-    >>> has_learned([0.59, 0.75, 0.93, 0.99, 0.98, 0.99], 0.45, 12)
-    True
-    >>> has_learned([1.0, 1.1, 9.0], math.nan, 16) is None
-    True
-    """
-    starts = {start, math.nan} if math.isfinite(start) else {math.nan}
-    known = [found for first in starts if (found := _rise(rewards, first, batches)) is not None]
-    if not known:
-        return None
-    return any(rise > max(3 * error, 1e-6 * abs(first)) and rise >= best / 2 for rise, error, best, first in known)
-
-
-def has_unlearned(rewards: Sequence[float], start: float, batches: int) -> bool:
-    """Return whether rewards have clearly fallen below the start, and lie lower than they have ever been above it.
-
-    Args:
-        rewards: means over the batches before each check.
-        start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
-        batches: how many a mean is taken over.
-
-    >>> falls = [0.5, 0.48, 0.5, 0.49, 0.2, 0.21, 0.2, 0.19, 0.2, 0.21]
-    >>> has_unlearned(falls, 0.5, 16), has_unlearned([0.27, 0.26, 0.2, 0.25], 0.22, 16)
-    (True, False)
-    """
-    found = _rise(rewards, start, batches)
-    if found is None:
-        return False
-    rise, error, best, first = found
-    return -rise > max(_FALLEN * error, 1e-6 * abs(first), best)
-
-
-def _rise(rewards: Sequence[float], start: float, batches: int) -> tuple[float, float, float, float] | None:
-    """Return the rise of the last rewards, its standard error, the largest rise, and the start; None for too few."""
-    begun = math.isfinite(start)
-    if len(rewards) < FEWEST_REWARDS * (1 if begun else 2):
-        return None
-    means = [sum(rewards[i : i + 3]) / 3 for i in range(len(rewards) - 2)]
-    first = start if begun else means[0]
-    steps = sorted(abs(b - a) for a, b in itertools.pairwise(rewards))
-    noise = steps[len(steps) // 2] / (math.sqrt(2) * 0.6745)  # a median: one large rise is not noise
-    error = noise * math.sqrt(1 / 3 + (max(1, batches) if begun else 1 / 3))
-    return means[-1] - first, error, max(means) - first, first

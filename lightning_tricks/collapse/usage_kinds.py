@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lightning_tricks.collapse import usage
 from lightning_tricks.detection.alarm import Alarm
 
 _ENOUGH = 32  # samples: with fewer, chance alone can leave entries out
@@ -77,16 +76,16 @@ def statistics(
         return dict.fromkeys(names, -1.0)
     if values["_effective"] < _ENOUGH:
         return dict.fromkeys(names, math.nan)
-    information = usage.information_share(values)
+    information = information_share(values)
     if kind == "policy":
         if unlearned and not learned:
             return {"variety": 1.0, "exploration": -1.0}
         return _of_a_policy(values, information, learned, rewarded)
     # while a router is undecided, a balancing loss moves many choices at once: it may take longer
     own = {
-        "usage": max(values["usage"], values["_soft"], float(usage.routes(values))),
+        "usage": max(values["usage"], values["_soft"], float(routes(values))),
         "balance": max(values["balance"], values["_soft"]),
-        "starved": max(values["usage"], float(usage.routes(values))),
+        "starved": max(values["usage"], float(routes(values))),
         "capacity": values["capacity"],
         "others": values["_others"],
         # of logits the temperature is not known
@@ -111,3 +110,29 @@ def _of_a_policy(
     if learned is None:  # too early to tell: only its best value counts
         random = max(random, 0.1) if rewarded else math.nan
     return {"variety": max(share, dependence / 4), "exploration": random}
+
+
+_ROUTED = 0.9  # bits about the input in the choice of an expert
+
+
+def information_share(values: Mapping[str, float]) -> float:
+    """Return ``(marginal - conditional entropy) / ln K``, the mutual information of input and entry, in [0, 1].
+
+    NaN where assignments are whole numbers.
+
+    >>> round(information_share({"marginal_entropy": 0.69, "conditional_entropy": 0.0, "entries": 2.0}), 2)
+    1.0
+    """
+    if "conditional_entropy" not in values or values["entries"] < 2:
+        return math.nan
+    return max(0.0, values["marginal_entropy"] - values["conditional_entropy"]) / math.log(values["entries"])
+
+
+def routes(values: Mapping[str, float]) -> bool:
+    """Whether a choice depends on the input by nearly one bit: few experts may be all that the data need.
+
+    >>> routes({"marginal_entropy": 0.74, "conditional_entropy": 0.05}), routes({"marginal_entropy": 0.1})
+    (True, False)
+    """
+    bits = (values["marginal_entropy"] - values.get("conditional_entropy", math.inf)) / math.log(2)
+    return bits >= _ROUTED

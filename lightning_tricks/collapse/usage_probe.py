@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.collapse import causes, figures, usage, usage_kinds
+from lightning_tricks.collapse import assignments, figures, latent_causes, usage, usage_kinds
 from lightning_tricks.collapse.reduction import over_all
 from lightning_tricks.collapse.rewards import Rewards
 from lightning_tricks.detection.alarm import Alarm
@@ -88,7 +88,7 @@ class UsageProbe(Probe):
     # -- on the device --------------------------------------------------------------------------------------------
 
     def _see(self, output: Any) -> None:
-        found = usage.assignments_of(output)
+        found = assignments.assignments_of(output)
         if found is None:
             rule = f"its output ({type(output).__name__}) holds neither whole numbers nor rows of two numbers or more"
             raise self._refused(rule, "Name the module that returns codes, experts, actions, or their logits")
@@ -99,25 +99,25 @@ class UsageProbe(Probe):
             self._add_rows(rows.reshape(-1, rows.shape[-1]), len(found))
             return
         if self._sampler.first:
-            self._masks = self._masks or usage.is_mask(found)
+            self._masks = self._masks or assignments.is_mask(found)
         if self._masks or found.dtype == torch.bool:
-            self._add_rows(usage.rows_of_mask(found), len(found))
+            self._add_rows(assignments.rows_of_mask(found), len(found))
             return
         if self._sampler.first:
             self._check_numbers(found)
-        numbers = usage.kept_rows(found.reshape(-1)).to(torch.int64)
-        self.keep("numbers", numbers.clamp(-1, usage.MOST_ENTRIES).to(torch.int32))
+        numbers = assignments.kept_rows(found.reshape(-1)).to(torch.int64)
+        self.keep("numbers", numbers.clamp(-1, assignments.MOST_ENTRIES).to(torch.int32))
         self._seen.append((len(found), len(numbers)))
 
     def _add_rows(self, rows: Tensor, samples: int) -> None:
-        kept = usage.kept_rows(rows)
+        kept = assignments.kept_rows(rows)
         usage.add_assignments(self.sums, kept)
         self._seen.append((samples, len(kept)))
 
     def _check_numbers(self, found: Tensor) -> None:
         """Once, at the first batch: one host read."""
         largest = int(found.max())
-        if largest >= usage.MOST_ENTRIES:
+        if largest >= assignments.MOST_ENTRIES:
             rule = f"its output holds {largest}, which is not the number of an entry"
             raise self._refused(rule, "Name the module that returns codes, experts or actions")
         self._exceeded = largest >= self._known  # what the module says is the size of something else
@@ -134,7 +134,7 @@ class UsageProbe(Probe):
                 raise self._refused("it was not called in the first training step", "Name one that is")
             return 0
         samples = min(sum(n for n, _ in seen), _batch_size(batch) or rows)
-        effective = min(rows, usage.ROWS_OF_A_SAMPLE * max(1, samples))
+        effective = min(rows, assignments.ROWS_OF_A_SAMPLE * max(1, samples))
         device = next(iter(self.sums.values())).device
         self.sums["effective"] = self.sums.get("effective", torch.zeros((), device=device)) + effective
         if self._kind == "policy":
@@ -147,7 +147,7 @@ class UsageProbe(Probe):
         sums = dict(self.sums)
         if "numbers" in sums:
             numbers = sums.pop("numbers")
-            sums["votes"] = usage.counted_entries(numbers, self._size(run, numbers))
+            sums["votes"] = assignments.counted_entries(numbers, self._size(run, numbers))
         if self._kind == "policy":
             baseline = self._rewards.baseline
             sums["start"] = torch.zeros_like(sums["reward"]) if baseline is None else baseline
@@ -162,7 +162,7 @@ class UsageProbe(Probe):
         if run.trainer.world_size == 1 and not exceeded:
             return self._known
         largest = over_all(run, {"largest": numbers.max().float()}, "max")["largest"]
-        self._entries = min(usage.MOST_ENTRIES, max(self._entries, int(largest) + 1, 1))
+        self._entries = min(assignments.MOST_ENTRIES, max(self._entries, int(largest) + 1, 1))
         # on several processes only what all of them know may decide
         alone = run.trainer.world_size == 1
         return self._entries if self._entries > self._known or (alone and exceeded) else self._known
@@ -192,7 +192,7 @@ class UsageProbe(Probe):
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what is no longer used."""
-        return causes.of_usage(self._kind, active, values, self._assignments)
+        return latent_causes.of_usage(self._kind, active, values, self._assignments)
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """Shares of the entries, and curves."""
@@ -210,7 +210,7 @@ class UsageProbe(Probe):
         Raises:
             ValueError: there are too many entries, or the first reward has another shape.
         """
-        if state["entries"] > usage.MOST_ENTRIES:
+        if state["entries"] > assignments.MOST_ENTRIES:
             raise ValueError("the number of entries in the checkpoint is too large")
         self._rewards.load(state, run.trainer.strategy.root_device)
         self._entries, self._masks = state["entries"], state["masks"]
@@ -220,7 +220,7 @@ def entries_of(module: nn.Module) -> int:
     """Return how many entries a module says that it has; 0 where it does not."""
     sizes = [getattr(module, name, None) for name in _HOLDING_SIZES]
     for size in sizes:
-        if type(size) is int and 1 < size <= usage.MOST_ENTRIES:
+        if type(size) is int and 1 < size <= assignments.MOST_ENTRIES:
             return size
     tables = [child for child in module.children() if isinstance(child, nn.Embedding)]
     return tables[0].num_embeddings if len(tables) == 1 else 0

@@ -32,8 +32,6 @@ from lightning_tricks.optimizer_step.logbook import Page
 
 _T = TypeVar("_T")
 
-LONGEST_GRACE = 1000
-UNKNOWN_GRACE = 200
 UNKNOWN_CADENCE = 50
 
 

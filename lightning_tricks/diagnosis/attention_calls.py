@@ -7,16 +7,16 @@ in the scores that a softmax gets, for attention that is written by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-MOST_MASKS = 64  # of a step that are kept
+from lightning_tricks.diagnosis.recorded_calls import RecordedCalls
+
 _HIDDEN = -100.0  # scores so far below others have no weight in 32 bits
 _FEWEST = 3  # elements of a sequence
 
@@ -38,7 +38,7 @@ class AttentionMask:
     added: Tensor | None = None
 
 
-class AttentionMasks(TorchFunctionMode):
+class AttentionMasks(RecordedCalls[AttentionMask]):
     """Records the masks of attention while it is entered.
 
     Example:
@@ -49,16 +49,10 @@ class AttentionMasks(TorchFunctionMode):
         [[[True, True, False]]]
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[AttentionMask] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Keep the masks of a call, and make it."""
-        read = _READERS.get(func)
-        if read is not None and len(self.found) < MOST_MASKS:
-            self.found.extend(read(args, kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    def read(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[AttentionMask]:
+        """Return the masks of a call."""
+        reader = _READERS.get(func)
+        return [] if reader is None else reader(args, kwargs)
 
 
 def _of_heads(args: Any, kwargs: Any) -> list[AttentionMask]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.diagnosis import sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.output_labels import class_axis, slope_of
 from lightning_tricks.diagnosis.sanity import Check
@@ -72,7 +71,7 @@ def exchanged(exam: Examination) -> list[Check]:
     if not exam.dry_run.steps.anywhere(bool(found)):
         return []
     name, shape, before = found[0] if found else ("a module, on another process,", (), ())
-    return [sanity.axes_exchanged(name, shape, before)]
+    return [axes_exchanged(name, shape, before)]
 
 
 def _is_exchanged(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
@@ -117,9 +116,29 @@ def normalised(exam: Examination) -> list[Check]:
     wrong = bool(over) and axis not in over
     if not exam.dry_run.steps.anywhere(wrong):
         return []
-    return [sanity.other_axis_normalised(tuple(prediction.shape), over[0] if over else 0, axis)]
+    return [other_axis_normalised(tuple(prediction.shape), over[0] if over else 0, axis)]
 
 
 def _sums_to_zero(slope: Tensor, axis: int) -> bool:
     sums, sizes = slope.double().sum(axis).abs(), slope.double().abs().sum(axis)
     return bool(torch.isfinite(slope).all()) and float(sizes.max()) > 0 and bool((sums <= _ZERO * sizes.max()).all())
+
+
+def axes_exchanged(module: str, shape: tuple[int, ...], before: tuple[int, ...]) -> Check:
+    """Report a module that gets a tensor whose axes were exchanged by a reshape.
+
+    >>> axes_exchanged("net.0", (8, 6, 30), (8, 30, 6)).evidence
+    'net.0 gets (8, 6, 30), with the elements in the order of (8, 30, 6)'
+    """
+    seen = f"{module} gets {shape}, with the elements in the order of {before}"
+    return Check("shapes of outputs and labels", False, seen, "permute or transpose in place of view or reshape")
+
+
+def other_axis_normalised(shape: tuple[int, ...], over: int, classes: int) -> Check:
+    """Report a softmax over an axis that is not that of the classes.
+
+    >>> other_axis_normalised((8, 24, 2), 1, 2).passed
+    False
+    """
+    seen = f"the loss normalises outputs {shape} over axis {over}, and the classes are axis {classes}"
+    return Check("shapes of outputs and labels", False, seen, f"softmax over the classes: dim={classes}")

@@ -97,6 +97,11 @@ def reading_of(layout: Layout, vector: list[float]) -> CourseReading:
     )
 
 
+def _in_doubt(judge: Judge | None) -> bool:
+    """Whether an alarm is about to begin, as the last check has it: the same on all processes."""
+    return judge is not None and any(0 < state["streak"] <= _DOUBT for state in judge.states.values())
+
+
 def base_rate(run: TrainingRun | None) -> float:
     """Return the rate that schedulers multiply, of the first parameter group; NaN without any."""
     group = run.views[0].optimizer.param_groups[0] if run is not None and run.views else {}
@@ -192,16 +197,13 @@ class CourseProbe(Probe):
             parts.gradients.measure(norms, run.views[0].optimizer.param_groups[0].get("lr")),
             parts.culprit.measure(norms.device),
             parts.wait.measure(),
-            parts.reference.measure(run, norms.device, run.clock.attempted(0) // self._every, asked=self._in_doubt()),
+            parts.reference.measure(
+                run, norms.device, run.clock.attempted(0) // self._every, asked=_in_doubt(self._judge)
+            ),
         ]
         self._layouts.append(layout_of(measured))
         # each process has losses of its own, and other samples to show, perhaps fewer
         return with_those_apart(reduced(run.trainer.strategy, shared_vector(measured), "mean"), measured)
-
-    def _in_doubt(self) -> bool:
-        """Whether an alarm is about to begin, as the last check has it: the same on all processes."""
-        states = [] if self._judge is None else self._judge.states.values()
-        return any(0 < state["streak"] <= _DOUBT for state in states)
 
     # -- on the host ----------------------------------------------------------------------------------------------
 

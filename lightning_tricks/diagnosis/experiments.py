@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.diagnosis import sanity
+from lightning_tricks.diagnosis import sanity, sanity_gradients
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, emptied, tensors_of
 from lightning_tricks.diagnosis.recognition import alike, other_values
 from lightning_tricks.diagnosis.sanity import Check
@@ -166,7 +166,7 @@ def units(exam: Examination) -> list[Check]:
         share = float(stacked.mean()) if bounded else float(dead_share(stacked.amax(0)))
         if share > 0.8:
             stopped.append((name, "saturated" if bounded else "dead", share))
-    return [sanity.units_are_alive(stopped, rows)]
+    return [sanity_gradients.units_are_alive(stopped, rows)]
 
 
 def modes(exam: Examination) -> list[Check]:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.diagnosis import sanity
+from lightning_tricks.diagnosis import sanity_gradients
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
-from lightning_tricks.diagnosis.sanity import Check, Gradients
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.diagnosis.sanity_gradients import Gradients
 from lightning_tricks.diagnosis.weights import as_initialised, units_alike
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.selection import parameter_names
@@ -44,9 +45,9 @@ def gradients(exam: Examination) -> list[Check]:
     del look  # (a graph less while the updates are made)
     _make_updates(exam)
     if dry_run.steps.anywhere(first == 0 and not learning.alive and bool(untrained)):
-        return [sanity.nothing_to_learn(UPDATES_BEFORE_ASKING + 1)]
+        return [sanity_gradients.nothing_to_learn(UPDATES_BEFORE_ASKING + 1)]
     satisfied = math.isfinite(first) and abs(first) < 1e-6
-    return [sanity.gradients_arrive(_flow(exam, learning, graphs, untrained, satisfied=satisfied))]
+    return [sanity_gradients.gradients_arrive(_flow(exam, learning, graphs, untrained, satisfied=satisfied))]
 
 
 class Learning:

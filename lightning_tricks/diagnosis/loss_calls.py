@@ -7,15 +7,14 @@ output that is reshaped on its way is not that of any module. The call of the fu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-MOST_CALLS = 64  # of a step that are kept
+from lightning_tricks.diagnosis.recorded_calls import RecordedCalls
 
 _FUNCTIONS: dict[Callable[..., Any], str] = {
     getattr(F, name): name
@@ -46,7 +45,7 @@ class LossCall:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class LossCalls(TorchFunctionMode):
+class LossCalls(RecordedCalls[LossCall]):
     """Records the calls of loss functions while it is entered; a loss that calls another one is one call.
 
     Args:
@@ -62,22 +61,19 @@ class LossCalls(TorchFunctionMode):
 
     def __init__(self, *, tracked: bool = False) -> None:
         super().__init__()
-        self.found: list[LossCall] = []
         self._tracked = tracked
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Keep what a loss function is given, and call it."""
+    def read(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[LossCall]:
+        """Yield what a loss function is given."""
         name = _FUNCTIONS.get(func)
-        if name is not None and len(self.found) < MOST_CALLS:
-            self._keep(name, inspect.signature(func).bind(*args, **(kwargs or {})).arguments)
-        return func(*args, **(kwargs or {}))
-
-    def _keep(self, name: str, given: Mapping[str, Any]) -> None:
+        if name is None:
+            return
+        given = inspect.signature(func).bind(*args, **kwargs).arguments
         output = next((given[key] for key in _OUTPUTS if key in given), None)
         target = next((given[key] for key in _TARGETS if key in given), None)
         if isinstance(output, Tensor) and isinstance(target, Tensor):
             options = {key: value for key, value in given.items() if key not in (*_OUTPUTS, *_TARGETS)}
-            self.found.append(LossCall(name, self._kept(output), self._kept(target), options))
+            yield LossCall(name, self._kept(output), self._kept(target), options)
 
     def _kept(self, tensor: Tensor) -> Tensor:
         # (copies: a step may write to them later)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_tricks.diagnosis import sanity
+from lightning_tricks.diagnosis import sanity_gradients
 from lightning_tricks.diagnosis.examination import Examination, emptied, tensors_of
 from lightning_tricks.diagnosis.experiments import says_nothing
 from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, left_out, mark_gradients
-from lightning_tricks.diagnosis.sanity import Check, Gradients
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.diagnosis.sanity_gradients import Gradients
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.numerics.trees import tree_map
@@ -59,10 +60,10 @@ def learning(exam: Examination) -> list[Check]:
         left_out=tuple(names[id(p)] for p in outside if id(p) in whole),
         kept=_kept(exam, [p for p in seen.parameters if id(p) in seen.present & held]),
     )
-    check = sanity.gradients_arrive(found)
+    check = sanity_gradients.gradients_arrive(found)
     still = [names[id(p)] for p in seen.parameters if id(p) in held and id(p) not in moved]
     if check.passed and still:
-        return [sanity.do_not_move(still, STEPS)]
+        return [sanity_gradients.do_not_move(still, STEPS)]
     return [check]
 
 

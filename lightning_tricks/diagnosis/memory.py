@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from lightning_tricks.detection.alarm import steepness
-from lightning_tricks.dry_run.holders import Holding
+from lightning_tricks.dry_run.holdings import Holding
 
 LEAST_CHECKS = 4  # that a holder has grown over
 LEAST_READINGS = 8  # of the memory of the process or the device

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, growth_of, is_suspect
-from lightning_tricks.dry_run.holders import Census, Holding, take_census
+from lightning_tricks.dry_run.holders import take_census
+from lightning_tricks.dry_run.holdings import Census, Holding
 from lightning_tricks.dry_run.roots import callback_name, roots_of
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.trees import tree_leaves

@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.memory_probe import MemoryProbe
 from lightning_tricks.diagnosis.memory_readings import Reading
 from lightning_tricks.diagnosis.memory_table import MemoryReport, MemoryTable
 from lightning_tricks.diagnosis.memory_use import BatchSize, batch_rows, batch_size, model_bytes, steps_foreach
-from lightning_tricks.dry_run.holders import Holding
+from lightning_tricks.dry_run.holdings import Holding
 from lightning_tricks.errors import in_one_line, is_out_of_memory
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.stages import Stages

@@ -15,14 +15,13 @@ from lightning_tricks.detection.causes import Explained
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.detection.probe import Probe
 from lightning_tricks.diagnosis import memory_advice
-from lightning_tricks.diagnosis.batch_in_hand import BatchInHand
-from lightning_tricks.diagnosis.first_step import FirstStep
+from lightning_tricks.diagnosis.first_step import BatchInHand, FirstStep
 from lightning_tricks.diagnosis.memory import Growth, Moment, Prospect, looks_this_time
 from lightning_tricks.diagnosis.memory_level import MemoryLevel
 from lightning_tricks.diagnosis.memory_looks import MemoryLooks
 from lightning_tricks.diagnosis.memory_readings import Reading
 from lightning_tricks.diagnosis.memory_use import batch_size, model_bytes
-from lightning_tricks.dry_run.holders import commonest_tensors
+from lightning_tricks.dry_run.holdings import commonest_tensors
 from lightning_tricks.lifecycle.horizon import UnknownHorizonError, forecast_updates
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.shards import reduced

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tricks.dry_run.graphs import Graph
-from lightning_tricks.dry_run.tensors import storage_of
+from lightning_tricks.dry_run.storages import storage_of
 from lightning_tricks.modules.batches import samples_of
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.torch_internals import storage_id, tree_flatten_with_path

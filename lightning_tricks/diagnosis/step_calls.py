@@ -6,7 +6,6 @@ depends on it: an experiment, where recording alone is an observation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,15 +15,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lightning_tricks.diagnosis.examination import Examination
-
-MOST_CALLS = 64  # of a step that are kept
+from lightning_tricks.diagnosis.recorded_calls import ChangedCalls
 
 _NORMAL: frozenset[Any] = frozenset({torch.randn, torch.randn_like, torch.normal, Tensor.normal_})
 
-Change = Callable[[Tensor], Tensor]
 
-
-class Lookups(TorchFunctionMode):
+class Lookups(ChangedCalls):
     """Records the ids that embeddings are given while it is entered, and may change those of one call.
 
     Args:
@@ -39,26 +35,21 @@ class Lookups(TorchFunctionMode):
         ([tensor([0, 1])], tensor([1, 2]))
     """
 
-    def __init__(self, at: int | None = None, change: Change | None = None) -> None:
-        super().__init__()
-        self.found: list[Tensor] = []
-        self._at, self._change, self._calls = at, change, 0
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Keep the ids, and look them up."""
         if func is not F.embedding:
             return func(*args, **(kwargs or {}))
         given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
-        ids = given["input"]
-        if len(self.found) < MOST_CALLS:
-            self.found.append(ids.detach().clone())
-        if self._change is not None and self._calls == self._at:
-            ids = self._change(ids)
-        self._calls += 1
-        return func(ids, given["weight"], *args[2:], **{k: v for k, v in given.items() if k not in ("input", "weight")})
+        ids, others = given["input"], self.replaced(given["input"])
+        return func(
+            ids if others is None else others,
+            given["weight"],
+            *args[2:],
+            **{k: v for k, v in given.items() if k not in ("input", "weight")},
+        )
 
 
-class Draws(TorchFunctionMode):
+class Draws(ChangedCalls):
     """Records normal random numbers that are drawn while it is entered, and may change those of one call.
 
     Args:
@@ -72,23 +63,16 @@ class Draws(TorchFunctionMode):
         (1, tensor(0.))
     """
 
-    def __init__(self, at: int | None = None, change: Change | None = None) -> None:
-        super().__init__()
-        self.found: list[Tensor] = []
-        self._at, self._change, self._calls = at, change, 0
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Draw, and keep what was drawn."""
         drawn = func(*args, **(kwargs or {}))
         if func not in _NORMAL or not isinstance(drawn, Tensor):
             return drawn
-        if len(self.found) < MOST_CALLS:
-            self.found.append(drawn.detach().clone())
-        if self._change is not None and self._calls == self._at:
+        others = self.replaced(drawn)
+        if others is not None:
             # (in place, as ``normal_`` does: whoever holds the tensor sees the other numbers)
             with torch.no_grad():
-                drawn.copy_(self._change(drawn.detach().clone()))
-        self._calls += 1
+                drawn.copy_(others)
         return drawn
 
 

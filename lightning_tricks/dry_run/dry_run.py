@@ -12,22 +12,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.isolated import copied, report_damage
-from lightning_tricks.dry_run.loaders import unrepeatable
 from lightning_tricks.dry_run.roots import callback_name, roots_of
 from lightning_tricks.dry_run.second_data import SecondData
 from lightning_tricks.dry_run.snapshot import Snapshot, taken
-from lightning_tricks.dry_run.steps import Steps
+from lightning_tricks.dry_run.steps import Steps, refuse_trainer
 from lightning_tricks.dry_run.training_step import loggers_kept_silent, loss_of
-from lightning_tricks.errors import NotRestorableError, UnsupportedError
+from lightning_tricks.errors import NotRestorableError
 from lightning_tricks.lifecycle.horizon import window_at, window_lengths
-from lightning_tricks.lifecycle.lightning_internals import DATA, DRY_RUN, combined_loader, require
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
-from lightning_tricks.numerics.trees import tree_leaves, tree_map
+from lightning_tricks.numerics.trees import tree_map
 
 # Lightning's own callbacks that only watch, save or show: they would write files and draw bars
 _BYSTANDERS = frozenset(
@@ -61,7 +58,7 @@ class DryRun:
         self._run, self._trainer, self._owner = run, run.trainer, owner
         self._remove = f"remove {owner}{', and ' if instead else ''}{instead}"
         self._module = self._trainer.lightning_module
-        _refuse(run.trainer, owner, self._remove, manual=manual)
+        refuse_trainer(run.trainer, owner, self._remove, manual=manual)
         self.steps = Steps(self._trainer, owner)
         self.data = SecondData(self._trainer, owner)
         self._probe: Any = None
@@ -222,37 +219,6 @@ class DryRun:
             loss = loss_of(self.output(batch))
         set_global_state(state)
         return None if loss is None else self.steps.mean(loss)
-
-
-def _refuse(trainer: Any, owner: str, remove: str, *, manual: bool) -> None:
-    """Refuse a Trainer whose steps cannot be made without a trace.
-
-    Args:
-        trainer: of the run.
-        owner: who asks.
-        remove: what a user does who goes on without it.
-        manual: whether a ``training_step`` that makes its own updates is of use.
-    """
-    reason, module = None, trainer.lightning_module
-    if not module.automatic_optimization and not manual:
-        reason = "manual optimization, whose steps only the module can make"
-    elif len(trainer.optimizers) != 1 and module.automatic_optimization:
-        reason = f"{len(trainer.optimizers)} optimizers"
-    elif any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
-        reason = "LBFGS, which has no plain step"
-    elif type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
-        reason = f"{type(trainer.strategy).__name__}, whose state cannot be put back"
-    elif is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
-        reason = "training_step(dataloader_iter), which takes batches that cannot be given back"
-    if reason is not None:
-        raise UnsupportedError(f"{owner} does not work with {reason}: {remove}.")
-    require(trainer, owner, (*DATA, *DRY_RUN))
-    for loader in tree_leaves(combined_loader(trainer.fit_loop).iterables):
-        what = unrepeatable(loader)
-        if what is not None:
-            raise UnsupportedError(
-                f"{owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader, or {remove}."
-            )
 
 
 def _takes_part(callback: Any) -> bool:

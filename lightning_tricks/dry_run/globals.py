@@ -18,7 +18,6 @@ from lightning_tricks.dry_run.walk import Walk
 _NOT_THE_USERS = frozenset(
     {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_tricks", "numpy"}
 )
-_DESCRIPTORS = (property, classmethod, staticmethod, functools.cached_property)
 
 
 class Globals:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_tricks.dry_run import tensors
+from lightning_tricks.dry_run import storages
 from lightning_tricks.numerics.torch_internals import storage_id
 
 BYTES_OF_A_NODE = 500  # in the host's memory, also after the backward pass has freed what was saved (measured)
@@ -80,7 +80,7 @@ def _note_saved(graph: Graph, node: Any, without: Collection[int]) -> None:
                 if one.unpack_hook is not None:
                     graph.packed += 1
                 elif isinstance(one.data, Tensor):
-                    storage = tensors.storage_of(one.data)
+                    storage = storages.storage_of(one.data)
                     if storage is not None and storage_id(storage) not in without:
                         graph.saved[storage_id(storage)] = storage.nbytes()
         except (RuntimeError, AttributeError):  # freed by a backward pass; or an older torch, which does not show them

@@ -5,83 +5,29 @@ The walk of the snapshot engine without its records: nothing is copied, and of l
 
 from __future__ import annotations
 
-import gc
-import types
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.dry_run import memory, objects, tensors
+from lightning_tricks.dry_run import attributes, memory, storages, tensors
+from lightning_tricks.dry_run.attributes import SAMPLED, base_of, some_items
 from lightning_tricks.dry_run.globals import Globals
 from lightning_tricks.dry_run.graphs import Graph, graph_below
+from lightning_tricks.dry_run.holdings import OWN_PARTS, Census, Holding, holder_of
 from lightning_tricks.dry_run.places import Limits, Place
 from lightning_tricks.dry_run.walk import Visit, Walk
 from lightning_tricks.numerics.torch_internals import storage_id, without_subclasses
 
 LIMITS = Limits(objects=50_000, seconds=1.0, data_seconds=0.3)
-_SAMPLED = 96  # items of a larger container that are looked at
-_NEWEST = 32  # of them at its end
 _GRAPHS_OF_A_HOLDER = 2  # that are looked at; the others are taken to be as large
 _CONTAINERS = (dict, OrderedDict, list, set, tuple)
-_OWN_PARTS = ("._modules", "._parameters", "._buffers")
 _LARGE = 20_000  # operations of a graph that are counted
-
-
-@dataclass
-class Holding:
-    """What one attribute, list or variable keeps alive.
-
-    Args:
-        name: where it is, as ``module.losses`` or ``callback Keeps.outputs``.
-        tensors: how many tensors; of a large container estimated from a sample, as all that follows.
-        graphs: how many of them carry an autograd graph.
-        nodes: operations in these graphs.
-        elements: of the largest tensor.
-        nbytes: memory of tensors, arrays and graphs.
-        device_bytes: of tensors on an accelerator.
-        arrays: how many numpy arrays.
-        hooks: how many hooks a module or tensor calls.
-        kept: tensors of an earlier batch, or of what ``training_step`` returned for it.
-        metric: whether it is a state of a torchmetrics metric.
-        bounded: whether it is in a ``deque`` with a largest length.
-        traceback: whether an exception's traceback keeps it.
-    """
-
-    name: str
-    tensors: float = 0.0
-    graphs: float = 0.0
-    nodes: float = 0.0
-    elements: int = 0
-    nbytes: float = 0.0
-    device_bytes: float = 0.0
-    arrays: float = 0.0
-    hooks: float = 0.0
-    kept: int = 0
-    metric: bool = False
-    bounded: bool = False
-    traceback: bool = False
-
-
-@dataclass
-class Census:
-    """What was found at one look.
-
-    Args:
-        holdings: by name; parameters and their gradients are left out.
-        tensors: how many tensors are reachable, parameters too.
-        nbytes: of their memory.
-    """
-
-    holdings: dict[str, Holding] = field(default_factory=dict)
-    tensors: float = 0.0
-    nbytes: float = 0.0
 
 
 @dataclass
@@ -156,16 +102,16 @@ class HolderWalk(Walk):
         """An exception keeps the local variables of the functions that it passed through."""
         named: list[tuple[str, Any]] = []
         step = error.__traceback__
-        while step is not None and len(named) < _SAMPLED:
+        while step is not None and len(named) < SAMPLED:
             named += [(f"[{n}]", v) for n, v in step.tb_frame.f_locals.items() if issubclass(type(v), Tensor)]
             step = step.tb_next
         self._mark(place).traceback = True
         self._push_all(place, named, data, trained)
 
     def _visit_container(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        base = _base_of(type(thing))
+        base = base_of(type(thing))
         size = base.__len__(thing)
-        items = _some_items(base, thing, size if place.name in _OWN_PARTS else _SAMPLED)
+        items = some_items(base, thing, size if place.name in OWN_PARTS else SAMPLED)
         if place.name.endswith("_hooks") and base is dict:
             self._holding(place)[0].hooks += size
         if size > len(items):
@@ -180,10 +126,10 @@ class HolderWalk(Walk):
         kind: Any = type(thing)
         if _is_metric(kind):
             self._mark(place).metric = True
-        attributes = objects.attributes_of(thing) or {}
-        held = [(f".{n}", v) for n, v in attributes.items() if type(v) not in _CONTAINERS or v]
-        slots = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in _slots_of(kind)]
-        held += [s for s in slots if not objects.is_missing(s[1])]
+        own = attributes.attributes_of(thing) or {}
+        held = [(f".{n}", v) for n, v in own.items() if type(v) not in _CONTAINERS or v]
+        slots = [(f".{n}", attributes.slot_value(thing, slot)) for n, slot in _slots_of(kind)]
+        held += [s for s in slots if not attributes.is_missing(s[1])]
         if issubclass(kind, torch.utils.data.DataLoader):  # what is under way in its workers is not kept
             held = [(name, value) for name, value in held if name != "._iterator"]
         if held:
@@ -223,12 +169,12 @@ class HolderWalk(Walk):
             self._storages.add(id(owner))  # (the array itself is held, so its base is alive)
             holding.nbytes += scale * owner.nbytes
         if array.dtype.hasobject:
-            self._push_all(place, _some_items(list, array.ravel().tolist()), data, trained)
+            self._push_all(place, some_items(list, array.ravel().tolist()), data, trained)
 
     def _visit_tensor(self, place: Place, tensor: Tensor, data: bool, trained: bool) -> None:
         with without_subclasses():
             gradient, grad_fn = (tensor.grad if tensor.is_leaf else None), tensor.grad_fn
-            held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in tensors.inner_tensors(tensor)]
+            held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in storages.inner_tensors(tensor)]
             held += [(f".{n}", hooks) for n in tensors.HOOKS if (hooks := getattr(tensor, n, None))]
         if gradient is not None:
             held.append((".grad", gradient))
@@ -253,7 +199,7 @@ class HolderWalk(Walk):
             self._note_graph(holding, grad_fn)
 
     def _new_bytes(self, tensor: Tensor) -> int:
-        storage = tensors.storage_of(tensor)
+        storage = storages.storage_of(tensor)
         if storage is None or storage_id(storage) in self._storages:
             return 0
         self._storages.add(storage_id(storage))
@@ -294,65 +240,11 @@ class HolderWalk(Walk):
         return found, scale
 
 
-def holder_of(place: Place) -> str:
-    """Return the name of the attribute or variable that a place is part of: what is before the first index.
-
-    >>> losses = Place(Place(None, "module"), ".losses")
-    >>> holder_of(Place(Place(losses, "[3]"), "['loss']")), holder_of(losses)
-    ('module.losses', 'module.losses')
-    """
-    above, chain = place, [place]
-    while above.parent is not None:
-        above = above.parent
-        chain.append(above)
-    end = above
-    for before, here in zip([None, *reversed(chain)], reversed(chain), strict=False):
-        if here.name.startswith("[") and not (before is not None and before.name in _OWN_PARTS):
-            break
-        end = here
-    return str(end)
-
-
 @lru_cache(maxsize=10_000)
 def _slots_of(kind: type) -> list[tuple[str, Any]]:
-    return objects.slots_of(kind)
+    return attributes.slots_of(kind)
 
 
 @lru_cache(maxsize=10_000)
 def _is_metric(kind: type) -> bool:
     return any(c.__name__ == "Metric" and c.__module__.startswith("torchmetrics") for c in kind.__mro__)
-
-
-def _base_of(kind: type) -> Any:
-    """Return the builtin class whose methods read a container; those that a subclass overrides are not called."""
-    return next(b for b in (dict, list, tuple, deque, set, frozenset, types.MappingProxyType) if issubclass(kind, b))
-
-
-def _some_items(base: Any, container: Any, most: int = _SAMPLED) -> list[tuple[str, Any]]:
-    """Return the items of a container, of a large one the newest and some of the others."""
-    size = base.__len__(container)
-    if base is dict or base is types.MappingProxyType:
-        pairs: Any = base.items(container)
-        found = list(pairs) if size <= most else [*islice(pairs, most - _NEWEST), *islice(reversed(pairs), _NEWEST)]
-        return [(f"[{key!r}]" if isinstance(key, str) else f"[{i}]", value) for i, (key, value) in enumerate(found)]
-    if size <= most:
-        return [(f"[{i}]", value) for i, value in enumerate(list(base.__iter__(container)))]
-    if base in (list, tuple):  # evenly spaced; of the others the middle is slow to reach
-        step = max(1, (size - _NEWEST) // (most - _NEWEST))
-        places = [*islice(range(0, size - _NEWEST, step), most - _NEWEST), *range(size - _NEWEST, size)]
-        return [(f"[{i}]", base.__getitem__(container, i)) for i in places]
-    oldest = list(islice(base.__iter__(container), most - _NEWEST))
-    newest = list(islice(base.__reversed__(container), _NEWEST)) if base is deque else []
-    return [(f"[{i}]", value) for i, value in enumerate([*oldest, *newest])]
-
-
-def commonest_tensors(most: int = 3) -> list[str]:
-    """Return the commonest kinds of live tensors in this process, with their number. Slow: reads all of Python's heap.
-
-    >>> kept = [torch.zeros(2, 977) for _ in range(500)]
-    >>> "500 of float32 [2, 977]" in commonest_tensors(most=1_000_000)  # (others may live in this process)
-    True
-    """
-    found = [x for x in gc.get_objects() if issubclass(type(x), Tensor) and not issubclass(type(x), nn.Parameter)]
-    kinds = Counter(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in found)
-    return [f"{count:,} of {kind}" for kind, count in kinds.most_common(most)]

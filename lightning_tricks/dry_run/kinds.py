@@ -129,7 +129,7 @@ def obstacle(thing: Any, *, data: bool) -> str | None:
     if data:
         return None
     if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
-        return None if thing.closed or thing in _streams() else "an open file"
+        return None if thing.closed or thing in (sys.stdout, sys.stderr, sys.stdin) else "an open file"
     if issubclass(kind, threading.Thread):
         return "a running thread" if thing.is_alive() else None
     kinds = {cls.__module__.split(".")[0] + "." + cls.__name__ for cls in kind.__mro__}
@@ -142,10 +142,6 @@ def obstacle(thing: Any, *, data: bool) -> str | None:
 def is_only_read(file: Any) -> bool:
     """Whether a file is only read, and can be set back to where it stands."""
     return not file.closed and file.readable() and not file.writable() and file.seekable()
-
-
-def _streams() -> tuple[Any, ...]:
-    return sys.stdout, sys.stderr, sys.stdin
 
 
 def shown(kind: type) -> str:

@@ -13,7 +13,7 @@ import torch
 from lightning_tricks.dry_run.generators import set_state, state_of
 from lightning_tricks.dry_run.objects import are_the_same
 from lightning_tricks.dry_run.states import equal_states
-from lightning_tricks.dry_run.tensors import checksum
+from lightning_tricks.dry_run.storages import checksum
 
 
 class ArrayRecord:

@@ -6,12 +6,15 @@ list, a module in a dict or a tensor in a tuple is afterwards the same Parameter
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from operator import is_
 from typing import Any, Protocol
 
-_MISSING = object()
+from lightning_tricks.dry_run import objects
+from lightning_tricks.dry_run.attributes import MISSING, attributes_of, slot_value
+from lightning_tricks.dry_run.states import equal_states
 
 
 class Record(Protocol):
@@ -120,7 +123,7 @@ class ObjectRecord:
             self._contents.restore()
         for slot, value in self._slots:
             if slot_value(self.owner, slot) is not value:
-                if value is _MISSING:
+                if value is MISSING:
                     slot.__delete__(self.owner)
                 else:
                     slot.__set__(self.owner, value)
@@ -149,12 +152,12 @@ class ValueRecord:
         """Return the record of a name in a namespace, where it may be missing."""
 
         def write(value: Any) -> None:
-            if value is _MISSING:
+            if value is MISSING:
                 variables.pop(name, None)
             else:
                 variables[name] = value
 
-        return cls(lambda: variables.get(name, _MISSING), write)
+        return cls(lambda: variables.get(name, MISSING), write)
 
     def restore(self) -> None:
         """Write it, if it has changed."""
@@ -185,7 +188,7 @@ class ClassRecord:
         for name in now.keys() - self._attributes.keys():
             type.__delattr__(self.owner, name)
         for name, value in self._attributes.items():
-            if now.get(name, _MISSING) is not value:
+            if now.get(name, MISSING) is not value:
                 type.__setattr__(self.owner, name, value)
 
     def intact(self) -> bool:
@@ -213,42 +216,22 @@ class CacheRecord:
         return bool(self.owner.cache_info().misses in (self._misses, 0))
 
 
-def attributes_of(owner: Any) -> dict[str, Any] | None:
-    """Return an object's own ``__dict__``, whatever its class makes of that name; None without one."""
-    try:
-        found = object.__getattribute__(owner, "__dict__")
-    except AttributeError:
-        return None
-    return found if type(found) is dict else None
+def property_record(kind: type, name: str) -> objects.ValueRecord:
+    """A parametrized module has a class of its own, with a property that computes the parameter."""
+    return objects.ValueRecord(lambda: vars(kind).get(name), functools.partial(setattr, kind, name))
 
 
-def slots_of(kind: type) -> list[tuple[str, Any]]:
-    """Return name and descriptor of the slots that a class and its bases declare.
+class ScriptedRecord:
+    """An attribute of a TorchScript module, which gives out a new Python object at every reading."""
 
-    >>> class Point: __slots__ = ("x", "__y")
-    >>> [name for name, _ in slots_of(Point)]
-    ['x', '__y']
-    """
-    found = []
-    for cls in kind.__mro__:
-        declared = cls.__dict__.get("__slots__", ())
-        for name in (declared,) if isinstance(declared, str) else tuple(declared):
-            # (Python mangles the names of such slots)
-            private = name.startswith("__") and not name.endswith("__")
-            descriptor = cls.__dict__.get(f"_{cls.__name__.lstrip('_')}{name}" if private else name)
-            if hasattr(descriptor, "__set__") and hasattr(descriptor, "__delete__"):
-                found.append((name, descriptor))
-    return found
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        self._read, self._write, self._value = read, write, read()
 
+    def restore(self) -> None:
+        """Write the value that it had."""
+        if not self.intact():
+            self._write(self._value)
 
-def slot_value(owner: Any, slot: Any) -> Any:
-    """Return what a slot holds; a value of its own where it is empty."""
-    try:
-        return slot.__get__(owner, type(owner))
-    except AttributeError:
-        return _MISSING
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a slot was empty."""
-    return value is _MISSING
+    def intact(self) -> bool:
+        """Whether it reads as it did."""
+        return equal_states(self._read(), self._value)

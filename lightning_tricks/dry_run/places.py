@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -84,3 +85,37 @@ class FoundArray(NamedTuple):
     place: Place
     array: numpy.ndarray[Any, Any]
     data: bool
+
+
+SMALL = 2**20  # bytes: what is not larger is copied at once
+
+
+_FALLBACK_MEMORY = 8 * 2**30
+
+
+def affordable(found: list[FoundArray], limits: Limits) -> tuple[list[FoundArray], list[FoundArray]]:
+    """Return the arrays that are copied, and those whose checksum is noted; what is larger still is only held."""
+    copied = [f for f in found if not f.data]
+    left, spent, read = [], 0, 0
+    for f in sorted((f for f in found if f.data), key=lambda f: f.array.nbytes):
+        spent += f.array.nbytes
+        if spent <= limits.data_copied or f.array.nbytes <= SMALL:
+            copied.append(f)
+        elif f.array.flags.c_contiguous and not f.array.dtype.hasobject and read + f.array.nbytes <= limits.data_read:
+            read += f.array.nbytes
+            left.append(f)
+    return copied, left
+
+
+def spare_memory() -> int:
+    """Return half of the host's free memory, divided among the processes that run on it."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # (only Linux tells the number of free pages)
+        free = 2 * _FALLBACK_MEMORY
+    return max(free // 2, 2**28) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def gigabytes(size: int) -> str:
+    """Return a number of bytes in GiB."""
+    return f"{size / 2**30:.2f} GiB"

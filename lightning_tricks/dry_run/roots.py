@@ -8,7 +8,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from lightning_tricks.dry_run import memory
 from lightning_tricks.dry_run.loaders import is_read_by_position
+from lightning_tricks.dry_run.walk import Walk
 from lightning_tricks.lifecycle.lightning_internals import combined_loader
 from lightning_tricks.lifecycle.trick import Trick, of_lightning
 from lightning_tricks.numerics.trees import tree_leaves
@@ -41,7 +43,8 @@ def roots_of(trainer: Any, model: Mapping[str, Any]) -> Roots:
     loop = trainer.fit_loop
     combined = combined_loader(loop)
     loaders = of_loaders("train_dataloader", tree_leaves([] if combined is None else combined.iterables))
-    others = {callback_name(c): c for c in trainer.callbacks if callback_name(c) not in model and _is_the_users(c)}
+    users = [c for c in trainer.callbacks if not isinstance(c, Trick) and not of_lightning(type(c))]
+    others = {callback_name(c): c for c in users if callback_name(c) not in model}
     surfaces = {"trainer": trainer, "fit_loop": loop, "epoch_loop": loop.epoch_loop}
     surfaces["wrapped module"] = trainer.strategy.model  # (DistributedDataParallel notes what it did last)
     return Roots(
@@ -75,5 +78,27 @@ def callback_name(callback: Any) -> str:
     return f"callback {type(callback).__name__} ({id(callback):x})"
 
 
-def _is_the_users(callback: Any) -> bool:
-    return not isinstance(callback, Trick) and not of_lightning(type(callback))
+def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the random generators that objects hold, by place.
+
+    Args:
+        model: roots by name.
+        data: roots of which large containers are not looked through.
+
+    Example:
+        >>> import torch
+        >>> module = torch.nn.Linear(1, 1)
+        >>> module.noise = torch.Generator()
+        >>> list(held_generators({"module": module}, {}))
+        ['module.noise']
+    """
+    found: dict[str, Any] = {}
+    for roots, in_data in ((model, False), (data, True)):  # (one after the other: a large model hides none of the data)
+        walk = Walk()
+        for name, root in roots.items():
+            walk.add(name, root, data=in_data)
+        walk.run()
+        known = {id(owner) for owner in found.values()}
+        records = [(place, r.owner) for place, r in walk.records if isinstance(r, memory.GeneratorRecord)]
+        found.update({str(place): owner for place, owner in records if id(owner) not in known})
+    return found

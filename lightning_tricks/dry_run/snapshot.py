@@ -12,19 +12,27 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
 
-from lightning_tricks.dry_run import tensors
+from lightning_tricks.dry_run import storages
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.dry_run.globals import Globals
 from lightning_tricks.dry_run.memory import ArrayRecord, ChecksumRecord
 from lightning_tricks.dry_run.objects import DictRecord, Record
-from lightning_tricks.dry_run.places import FoundArray, FoundTensor, Limits, Obstacle, Place
+from lightning_tricks.dry_run.places import (
+    SMALL,
+    FoundTensor,
+    Limits,
+    Obstacle,
+    Place,
+    affordable,
+    gigabytes,
+    spare_memory,
+)
 from lightning_tricks.dry_run.roots import Roots
 from lightning_tricks.dry_run.states import equal_states
 from lightning_tricks.dry_run.tensors import CopyOnWrite, StorageRecord
@@ -32,10 +40,8 @@ from lightning_tricks.dry_run.walk import Walk
 from lightning_tricks.errors import NotRestorableError, in_one_line
 from lightning_tricks.numerics.torch_internals import storage_id
 
-SMALL = 2**20  # bytes: what is not larger is copied at once
 # The hooks of every module in the process, as ``register_module_forward_hook`` sets them.
 _HOOKS_OF_ALL = {n: v for n, v in vars(torch.nn.modules.module).items() if re.fullmatch("_global.*hooks", n)}
-_FALLBACK_MEMORY = 8 * 2**30
 
 
 @contextlib.contextmanager
@@ -127,7 +133,7 @@ class Snapshot:
         self._optimizers = frozenset(roots.trained)
         self._failed: list[str] = []
         self._mode: CopyOnWrite | None = None
-        limit = _spare_memory() if max_bytes is None else max_bytes
+        limit = spare_memory() if max_bytes is None else max_bytes
         self._sort(walk, steps, frozenset(also), limit)
         self._watches = watch
         if watch:
@@ -138,13 +144,13 @@ class Snapshot:
         """Decide for each storage and array whether it is copied, watched or held."""
         grouped: dict[int, tuple[StorageRecord, list[FoundTensor]]] = {}
         for found in walk.tensors:
-            storage = tensors.storage_of(found.record.tensor)
+            storage = storages.storage_of(found.record.tensor)
             if storage is not None and storage.nbytes():
                 # (large copies go to the host: what is free on the device belongs to the run)
                 record = StorageRecord(storage, on_host=storage.nbytes() > SMALL)
                 grouped.setdefault(storage_id(storage), (record, []))[1].append(found)
         copied: list[tuple[Place, StorageRecord]] = []
-        arrays, left = _affordable(walk.arrays, walk.limits)
+        arrays, left = affordable(walk.arrays, walk.limits)
         for record, founds in grouped.values():
             # Whatever an update writes is copied at once: at its first write it would be the same copy, only later.
             place, learns = founds[0].place, steps and any(f.trained for f in founds)
@@ -160,8 +166,8 @@ class Snapshot:
         if total > limit:
             size, place = max(sizes, key=lambda found: found[0])
             raise NotRestorableError(
-                f"copies would take {_gigabytes(total)} of {_gigabytes(limit)} that may be used; "
-                f"the largest is {place} ({_gigabytes(size)})",
+                f"copies would take {gigabytes(total)} of {gigabytes(limit)} that may be used; "
+                f"the largest is {place} ({gigabytes(size)})",
                 place.root,
             )
         for _, record in copied:
@@ -227,7 +233,7 @@ class Snapshot:
             yield place, storage.restore
         # Versions come last, because putting back memory and flags may count as writing.
         for found in self._tensors:
-            memory = tensors.storage_of(found.record.tensor)
+            memory = storages.storage_of(found.record.tensor)
             if memory is None or not memory.nbytes() or storage_id(memory) in known:
                 yield found.place, found.record.restore_version
 
@@ -260,20 +266,6 @@ def taken(roots: Callable[[], Roots], *, steps: bool = False, limits: Limits | N
         raise NotRestorableError(what) from error
 
 
-def _affordable(found: list[FoundArray], limits: Limits) -> tuple[list[FoundArray], list[FoundArray]]:
-    """Return the arrays that are copied, and those whose checksum is noted; what is larger still is only held."""
-    copied = [f for f in found if not f.data]
-    left, spent, read = [], 0, 0
-    for f in sorted((f for f in found if f.data), key=lambda f: f.array.nbytes):
-        spent += f.array.nbytes
-        if spent <= limits.data_copied or f.array.nbytes <= SMALL:
-            copied.append(f)
-        elif f.array.flags.c_contiguous and not f.array.dtype.hasobject and read + f.array.nbytes <= limits.data_read:
-            read += f.array.nbytes
-            left.append(f)
-    return copied, left
-
-
 def _is_intact(record: Any) -> bool:
     try:
         return bool(record.intact())
@@ -284,16 +276,3 @@ def _is_intact(record: Any) -> bool:
 def _told(obstacles: list[Obstacle]) -> str:
     more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
     return f"{obstacles[0]}{more}"
-
-
-def _spare_memory() -> int:
-    """Return half of the host's free memory, divided among the processes that run on it."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # (only Linux tells the number of free pages)
-        free = 2 * _FALLBACK_MEMORY
-    return max(free // 2, 2**28) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

@@ -7,17 +7,24 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from lightning_tricks.dry_run.loaders import unrepeatable
 from lightning_tricks.dry_run.training_step import loss_of, original_step, step_arguments
-from lightning_tricks.errors import TrickError
+from lightning_tricks.errors import TrickError, UnsupportedError
 from lightning_tricks.lifecycle.lightning_internals import (
+    DATA,
+    DRY_RUN,
     call_callback_hooks,
     call_module_hook,
     call_strategy_hook,
+    combined_loader,
+    require,
     wrapped_optimizers,
 )
 from lightning_tricks.numerics.shards import on_any_rank, reduced
+from lightning_tricks.numerics.trees import tree_leaves
 from lightning_tricks.optimizer_step.gradient_writer import average
 
 
@@ -156,3 +163,34 @@ class Steps:
         """Return the mean of a 0-d value over all processes: every decision is made from it."""
         # (a host read: a dry run may wait for the device)
         return float(reduced(self.trainer.strategy, value.detach().float().reshape(()), "mean"))
+
+
+def refuse_trainer(trainer: Any, owner: str, remove: str, *, manual: bool) -> None:
+    """Refuse a Trainer whose steps cannot be made without a trace.
+
+    Args:
+        trainer: of the run.
+        owner: who asks.
+        remove: what a user does who goes on without it.
+        manual: whether a ``training_step`` that makes its own updates is of use.
+    """
+    reason, module = None, trainer.lightning_module
+    if not module.automatic_optimization and not manual:
+        reason = "manual optimization, whose steps only the module can make"
+    elif len(trainer.optimizers) != 1 and module.automatic_optimization:
+        reason = f"{len(trainer.optimizers)} optimizers"
+    elif any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
+        reason = "LBFGS, which has no plain step"
+    elif type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
+        reason = f"{type(trainer.strategy).__name__}, whose state cannot be put back"
+    elif is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        reason = "training_step(dataloader_iter), which takes batches that cannot be given back"
+    if reason is not None:
+        raise UnsupportedError(f"{owner} does not work with {reason}: {remove}.")
+    require(trainer, owner, (*DATA, *DRY_RUN))
+    for loader in tree_leaves(combined_loader(trainer.fit_loop).iterables):
+        what = unrepeatable(loader)
+        if what is not None:
+            raise UnsupportedError(
+                f"{owner}: {what}, so the batches that it takes could not be given back. Use a DataLoader, or {remove}."
+            )

@@ -15,24 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_tricks.dry_run.storages import (
+    PLAIN,
+    Storage,
+    as_bytes,
+    checksum,
+    inner_names,
+    same_memory,
+    storage_of,
+    wraps,
+)
 from lightning_tricks.numerics.torch_internals import (
     TorchDispatchMode,
-    is_traceable_wrapper_subclass,
     is_view,
     schema_of,
     set_version,
-    sparse_indices,
-    sparse_values,
     storage_id,
     version_of,
     without_subclasses,
 )
 
-Storage = torch.UntypedStorage
-
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # dicts, which a tensor holds
-_PLAIN = frozenset({Tensor, torch.nn.Parameter})  # nearly all: what is asked of others need not be asked of them
-_BLOCK = 1021  # a prime: rows that move by a power of two do not fall onto their old places
 
 
 class StorageRecord:
@@ -97,7 +100,7 @@ class TensorRecord:
             self._hooks = [getattr(tensor, name, None) for name in HOOKS]
             self._version = _version(tensor)
             # shares the memory of today, whatever the tensor's own ``.data`` will be
-            self._alias = None if _wraps(tensor) else tensor.detach()
+            self._alias = None if wraps(tensor) else tensor.detach()
 
     def restore(self) -> None:
         """Give the tensor its memory, flags and gradient back. Bytes are the ``StorageRecord``'s."""
@@ -188,8 +191,8 @@ class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*args, **given)
 
     def _copy(self, tensor: Tensor) -> None:
-        if _wraps(tensor):
-            for name in _inner_names(tensor):
+        if wraps(tensor):
+            for name in inner_names(tensor):
                 self._copy(getattr(tensor, name))
             return
         storage = storage_of(tensor)
@@ -215,104 +218,13 @@ def _written(function: Any) -> Sequence[tuple[int | None, str]]:
     return known
 
 
-def storage_of(tensor: Tensor) -> Storage | None:
-    """Return a tensor's storage; None where it has none of its own (sparse, meta, wrappers around other tensors)."""
-    if tensor.layout is not torch.strided or tensor.device.type == "meta" or _wraps(tensor) or tensor.is_nested:
-        return None
-    if type(tensor) in _PLAIN:
-        return tensor.untyped_storage()
-    try:
-        with without_subclasses():  # (a lazy parameter refuses to be asked)
-            return tensor.untyped_storage()
-    except RuntimeError:  # (a backend without storages)
-        return None
-
-
-def inner_tensors(tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """Return the tensors that one without a storage of its own is made of, by name.
-
-    >>> [name for name, _ in inner_tensors(torch.eye(2).to_sparse())]
-    ['indices', 'values']
-    """
-    if tensor.is_nested and tensor.layout is torch.strided:
-        return [("values", tensor.values())]
-    if tensor.layout is torch.sparse_coo:
-        return [("indices", sparse_indices(tensor)), ("values", sparse_values(tensor))]
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return [(n, getattr(tensor, n)()) for n in ("crow_indices", "col_indices", "values")]
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return [(n, getattr(tensor, n)()) for n in ("ccol_indices", "row_indices", "values")]
-    if _wraps(tensor):
-        return [(name, getattr(tensor, name)) for name in _inner_names(tensor)]
-    return []
-
-
-def same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same elements of the same storage."""
-    if one.dtype != other.dtype or one.layout != other.layout or one.is_nested != other.is_nested:
-        return False
-    if not one.is_nested and one.size() != other.size():
-        return False
-    if one.layout is not torch.strided or one.is_nested:
-        parts, others = inner_tensors(one), inner_tensors(other)
-        return len(parts) == len(others) and all(
-            same_memory(a, b) for (_, a), (_, b) in zip(parts, others, strict=True)
-        )
-    a, b = storage_of(one), storage_of(other)
-    if a is None or b is None:
-        return a is b
-    same_place = one.storage_offset() == other.storage_offset() and one.stride() == other.stride()
-    return same_place and storage_id(a) == storage_id(b)
-
-
-def as_bytes(storage: Storage) -> Tensor:
-    """Return the bytes of a storage as a tensor that shares its memory."""
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-
-
-@torch.no_grad()
-def checksum(storage: Storage) -> Tensor:
-    """Return three numbers that change with any likely change of the bytes, also when rows change places.
-
-    Two reads of the memory, no copy of it; nothing is read by the host.
-
-    Example:
-        >>> storage = torch.arange(4096).untyped_storage()
-        >>> before = checksum(storage)
-        >>> _ = torch.arange(0).set_(storage, 0, (4096,)).copy_(torch.arange(4096).roll(1024))
-        >>> torch.equal(checksum(storage), before)
-        False
-    """
-    flat = as_bytes(storage)
-    whole = len(flat) // 8 * 8
-    words, rest = flat[:whole].view(torch.int64), flat[whole:]
-    body = words[: len(words) // _BLOCK * _BLOCK].view(-1, _BLOCK)
-    tail = words[body.numel() :]
-    parts = [body.sum(0), body.sum(1), torch.cat([tail, rest.to(torch.int64)])]
-    return torch.stack([_weighted(part) for part in parts])
-
-
-def _weighted(numbers: Tensor) -> Tensor:
-    weights = torch.arange(1, 2 * len(numbers) + 1, 2, device=numbers.device) * 0x9E3779B97F4A7C1  # odd, no small sums
-    return (numbers * weights).sum()
-
-
 def _same_graph(tensor: Tensor, now: Any, before: Any) -> bool:
     """Whether a tensor is the result of the same operation; torch rebuilds that of a view from its base."""
     return type(now) is type(before) if is_view(tensor) else now is before
 
 
-def _wraps(tensor: Any) -> bool:
-    """Whether a tensor is made of others (DTensor, jagged and quantized tensors) and has no memory of its own."""
-    return type(tensor) not in _PLAIN and bool(is_traceable_wrapper_subclass(tensor))
-
-
-def _inner_names(tensor: Any) -> list[str]:
-    return list(tensor.__tensor_flatten__()[0])
-
-
 def _version(tensor: Tensor) -> int | None:
-    if type(tensor) in _PLAIN:
+    if type(tensor) in PLAIN:
         return None if tensor.is_inference() else version_of(tensor)
     with without_subclasses():
         return None if tensor.is_inference() else version_of(tensor)

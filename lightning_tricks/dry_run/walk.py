@@ -17,7 +17,7 @@ import io
 import time
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 import numpy
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_tricks.dry_run import generators, memory, objects, tensors
+from lightning_tricks.dry_run import attributes, generators, memory, objects, storages, tensors
 from lightning_tricks.dry_run.kinds import (
     LIBRARIES,
     OURS,
@@ -38,9 +38,8 @@ from lightning_tricks.dry_run.kinds import (
     obstacle,
     shown,
 )
-from lightning_tricks.dry_run.objects import Record
+from lightning_tricks.dry_run.objects import Record, ScriptedRecord, property_record
 from lightning_tricks.dry_run.places import FoundArray, FoundTensor, Limits, Obstacle, Place
-from lightning_tricks.dry_run.states import equal_states
 from lightning_tricks.numerics.torch_internals import children_of, script_parts, without_subclasses
 
 _CACHE = type(functools.lru_cache(lambda: 0))
@@ -233,19 +232,19 @@ class Walk:
             self._visit_attributes(place, thing, data, trained)
 
     def _visit_attributes(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
-        slots = objects.slots_of(type(thing))
-        attributes = objects.attributes_of(thing)
-        if not slots and attributes is None:
+        slots = attributes.slots_of(type(thing))
+        own = attributes.attributes_of(thing)
+        if not slots and own is None:
             return
         self._record(place, objects.ObjectRecord(thing, slots))
         if issubclass(type(thing), torch.nn.Module) and isinstance(children_of(thing), dict):
             for name in children_of(thing).get("parametrizations") or ():
-                self._record(Place(place, f".{name}"), _property_record(type(thing), name))
+                self._record(Place(place, f".{name}"), property_record(type(thing), name))
         skipped = next((names for kind, names in _SKIPPED.items() if issubclass(type(thing), kind)), ())
-        known = (attributes or {}).items()
+        known = (own or {}).items()
         named = [(f".{n}", v) for n, v in known if type(v) not in VALUES and n not in skipped]
-        held = [(f".{n}", objects.slot_value(thing, slot)) for n, slot in slots]
-        self._push_all(place, [*named, *(h for h in held if not objects.is_missing(h[1]))], data, trained)
+        held = [(f".{n}", attributes.slot_value(thing, slot)) for n, slot in slots]
+        self._push_all(place, [*named, *(h for h in held if not attributes.is_missing(h[1]))], data, trained)
 
     def _visit_function(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         """Variables of its closure, default values and attributes; of a library's function nothing."""
@@ -294,7 +293,7 @@ class Walk:
         self.tensors.append(FoundTensor(place, record, data, learns))
         with without_subclasses():
             gradient = tensor.grad if tensor.is_leaf else None
-            held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in tensors.inner_tensors(tensor)]
+            held: list[tuple[str, Any]] = [(f".{n}", t) for n, t in storages.inner_tensors(tensor)]
             if gradient is not None:
                 held.append((".grad", gradient))
             for name in tensors.HOOKS:
@@ -314,53 +313,9 @@ class Walk:
                 self._record(place, objects.ValueRecord(read, write))
                 self._push_all(place, [(f".{name}", value)], data, trained)
             elif isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
-                self._record(place, _ScriptedRecord(read, write))
+                self._record(place, ScriptedRecord(read, write))
         self._push_all(place, [(f".{name}", child) for name, child in children_of(module).items()], data, trained)
         self._visit_attributes(place, module, data, trained)
-
-
-def _property_record(kind: type, name: str) -> objects.ValueRecord:
-    """A parametrized module has a class of its own, with a property that computes the parameter."""
-    return objects.ValueRecord(lambda: vars(kind).get(name), functools.partial(setattr, kind, name))
-
-
-class _ScriptedRecord:
-    """An attribute of a TorchScript module, which gives out a new Python object at every reading."""
-
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        self._read, self._write, self._value = read, write, read()
-
-    def restore(self) -> None:
-        if not self.intact():
-            self._write(self._value)
-
-    def intact(self) -> bool:
-        return equal_states(self._read(), self._value)
-
-
-def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the random generators that objects hold, by place.
-
-    Args:
-        model: roots by name.
-        data: roots of which large containers are not looked through.
-
-    Example:
-        >>> module = torch.nn.Linear(1, 1)
-        >>> module.noise = torch.Generator()
-        >>> list(held_generators({"module": module}, {}))
-        ['module.noise']
-    """
-    found: dict[str, Any] = {}
-    for roots, in_data in ((model, False), (data, True)):  # (one after the other: a large model hides none of the data)
-        walk = Walk()
-        for name, root in roots.items():
-            walk.add(name, root, data=in_data)
-        walk.run()
-        known = {id(owner) for owner in found.values()}
-        records = [(place, r.owner) for place, r in walk.records if isinstance(r, memory.GeneratorRecord)]
-        found.update({str(place): owner for place, owner in records if id(owner) not in known})
-    return found
 
 
 def _items(container: Any) -> Iterator[tuple[str, Any]]:

@@ -17,8 +17,7 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.lr_finder.base_rates import base_rates, without_known_rates
 from lightning_tricks.lr_finder.result import Result
-from lightning_tricks.lr_finder.search import find_rate
-from lightning_tricks.lr_finder.spec import OWNER, FinderSpec
+from lightning_tricks.lr_finder.search import OWNER, FinderSpec, find_rate
 from lightning_tricks.numerics import form
 from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.optimizer_step.rate_request import require_rates

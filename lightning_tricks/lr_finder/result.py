@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lightning_tricks.lr_finder.bake_off import best_candidate
 from lightning_tricks.lr_finder.figures import draw_sweep
 from lightning_tricks.lr_finder.judgement import has_learnt, has_turned, judge
 from lightning_tricks.lr_finder.suggest import RULES
+from lightning_tricks.lr_finder.sweep import best_candidate
 from lightning_tricks.publishing.html import with_picture
 
 if TYPE_CHECKING:

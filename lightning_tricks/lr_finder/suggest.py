@@ -25,7 +25,7 @@ def steepest(lrs: Sequence[float], losses: Sequence[float], first: float) -> flo
     # (a slope needs a neighbour on each side)
     if end < 2 or not _fell(losses, first):
         return None
-    slopes = [_slope(lrs, losses, i) for i in range(1, end)]
+    slopes = [(losses[i + 1] - losses[i - 1]) / math.log10(lrs[i + 1] / lrs[i - 1]) for i in range(1, end)]
     return lrs[1 + slopes.index(min(slopes))]
 
 
@@ -102,7 +102,3 @@ def _fell(losses: Sequence[float], first: float) -> bool:
 def _difference(values: Sequence[float], i: int) -> float:
     low, high = max(0, i - 1), min(len(values) - 1, i + 1)
     return (values[high] - values[low]) / (high - low)
-
-
-def _slope(lrs: Sequence[float], losses: Sequence[float], i: int) -> float:
-    return (losses[i + 1] - losses[i - 1]) / math.log10(lrs[i + 1] / lrs[i - 1])

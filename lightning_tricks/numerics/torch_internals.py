@@ -43,12 +43,6 @@ INTERNALS = (
     Internal("torch.nn.modules.loss._Loss", "modules that are losses and not outputs", "the public classes"),
     Internal("torch.utils.data.DataLoader._iterator", "persistent workers at a resume", "they are not shut down"),
 )
-CONVOLUTION: tuple[type[nn.Module], ...]
-NORM: tuple[type[nn.Module], ...]
-BATCH_NORM: tuple[type[nn.Module], ...]
-INSTANCE_NORM: tuple[type[nn.Module], ...]
-DROPOUT: tuple[type[nn.Module], ...]
-LOSS: tuple[type[nn.Module], ...]
 
 
 def require_torch(absent: Sequence[Internal]) -> None:
@@ -73,8 +67,11 @@ ABSENT = missing(INTERNALS, {"torch": torch, "torch.utils.data.DataLoader": Data
 require_torch(ABSENT)
 
 # Imported after the check: a torch that lacks them is refused with a message instead of an ImportError.
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass  # noqa: E402
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # noqa: E402
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_traceable_wrapper_subclass  # noqa: E402
+from torch.utils._pytree import tree_flatten_with_path as tree_flatten_with_path  # noqa: E402
+from torch.utils._pytree import tree_leaves as tree_leaves  # noqa: E402
+from torch.utils._pytree import tree_map as tree_map  # noqa: E402
 
 
 def _classes(module: Any, private: str, *public: type[nn.Module]) -> tuple[type[nn.Module], ...]:
@@ -93,6 +90,7 @@ _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 BATCH_NORM = _classes(nn.modules.batchnorm, "_BatchNorm", *_BATCH_NORMS)
 INSTANCE_NORM = _classes(nn.modules.instancenorm, "_InstanceNorm", *_INSTANCE_NORMS)
 NORM = _classes(nn.modules.batchnorm, "_NormBase", *_BATCH_NORMS, *_INSTANCE_NORMS)
+NORM_LAYERS: tuple[type[nn.Module], ...] = (*NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # all that have parameters
 DROPOUT = _classes(
     nn.modules.dropout,
     "_DropoutNd",
@@ -269,44 +267,3 @@ def skip_one(iterator: Any) -> None:
     # The sampler still draws its indices, which leaves its generator where loading the batch would have left it.
     iterator._next_index()
     iterator._num_yielded += 1
-
-
-__all__ = [
-    "ABSENT",
-    "BATCH_NORM",
-    "CONVOLUTION",
-    "DROPOUT",
-    "INSTANCE_NORM",
-    "INTERNALS",
-    "LOSS",
-    "NORM",
-    "TorchDispatchMode",
-    "can_skip",
-    "chained_schedulers",
-    "children_of",
-    "compiled_as_one",
-    "compiled_forward",
-    "compiled_original",
-    "file_writer",
-    "foreach_clamp_",
-    "foreach_mul_",
-    "foreach_norm",
-    "in_functorch",
-    "is_traceable_wrapper_subclass",
-    "is_view",
-    "loader_iterator",
-    "require_torch",
-    "schema_of",
-    "script_parts",
-    "set_version",
-    "shut_down_iterator",
-    "skip_one",
-    "sparse_indices",
-    "sparse_values",
-    "storage_id",
-    "tree_flatten_with_path",
-    "tree_leaves",
-    "tree_map",
-    "version_of",
-    "without_subclasses",
-]

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import random
 import statistics
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_tricks.dry_run.generators import global_state, set_global_state
-from lightning_tricks.errors import TrickError, UnsupportedError, message, require_number
-from lightning_tricks.numerics.trees import tree_leaves, tree_map
-from lightning_tricks.precision.candidate import Candidate
-from lightning_tricks.precision.fp32_flags import fp32_mode
-from lightning_tricks.precision.peak_memory import held_tensors, peak_bytes
+from lightning_tricks.errors import UnsupportedError, message, require_number
+from lightning_tricks.precision.measuring import OWNER, measure
 from lightning_tricks.precision.recommendation import (
     PRECISIONS,
     PrecisionRow,
@@ -32,9 +24,6 @@ from lightning_tricks.precision.recommendation import (
 from lightning_tricks.publishing.html import note
 from lightning_tricks.publishing.html import table as html_table
 from lightning_tricks.publishing.statement import Outcome
-
-_ROUNDS = 3  # each precision in each round, in random order: a clock that drifts hits all of them
-_OWNER = "advise_precision"
 
 
 @dataclass(frozen=True)
@@ -120,140 +109,24 @@ def advise_precision(
 
     Reference: Micikevicius et al., "Mixed Precision Training", 2018, arXiv:1710.03740.
     """
-    require_number(_OWNER, "seconds", seconds, remedy="Use e.g. 10.0")
+    require_number(OWNER, "seconds", seconds, remedy="Use e.g. 10.0")
     given: object = module
     if not isinstance(given, nn.Module):
         text = "module must be a torch.nn.Module or a LightningModule"
-        raise TypeError(message(_OWNER, "module", type(module).__name__, text, "Pass the model itself"))
+        raise TypeError(message(OWNER, "module", type(module).__name__, text, "Pass the model itself"))
     if not getattr(module, "automatic_optimization", True):
         text = "manual optimization makes its steps with a Trainer only"
         remedy = "Pass a part of it, as net.encoder"
-        raise UnsupportedError(message(_OWNER, "module", type(module).__name__, text, remedy))
+        raise UnsupportedError(message(OWNER, "module", type(module).__name__, text, remedy))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = {p: PrecisionRow(p, problem=unavailable(p, where)) for p in PRECISIONS}
     state = global_state()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of self.log without a Trainer, say: the user trains nothing here
-            _measure(module, batch, where, rows, seconds)
+            measure(module, batch, where, rows, seconds)
     finally:
         set_global_state(state)
     recommended, reasons = recommend(rows, where)
-    return PrecisionAdvice(recommended, [*reasons, *shape_findings(module, where)], rows, _device_name(where))
-
-
-def _measure(
-    module: nn.Module, batch: Any, device: torch.device, rows: dict[str, PrecisionRow], seconds: float
-) -> None:
-    """Fill the rows: first memory and gradients, each precision alone; then times, in turns."""
-    _measure_gradients(module, batch, device, rows)
-    usable = [row for row in rows.values() if not row.problem]
-    _measure_times(module, batch, device, usable, 0.7 * seconds / (_ROUNDS * max(1, len(usable))))
-    for row in usable:
-        if row.problem:  # rows are compared round by round, so one with rounds missing cannot be
-            row.seconds = []
-
-
-def _measure_gradients(module: nn.Module, batch: Any, device: torch.device, rows: dict[str, PrecisionRow]) -> None:
-    """Fill in loss, gradient and memory. IEEE float32 comes first: the other gradients are compared with it."""
-    reference: Tensor | None = None
-    for row in [r for r in rows.values() if not r.problem]:
-        with fp32_mode(row.precision == "tf32"), _trouble_in(row, required=row.precision == "ieee-fp32"):
-            candidate = Candidate(module, batch, device, row.precision)
-            gradient, row.loss = candidate.gradient()
-            reference = gradient if reference is None else reference
-            row.cosine = _cosine(gradient, reference)
-            row.length = float(gradient.double().norm() / reference.double().norm().clamp(min=1e-300))
-            if row.precision == "ieee-fp32" and (half := half_of(batch)) is not None:
-                row.noise = _noise(module, half, device, gradient)
-            candidate.warm_up()  # the optimizer's state is part of the memory
-            static = sum(t.nbytes for t in held_tensors(candidate.module, [candidate.optimizer]))
-            row.peak_bytes = static + peak_bytes(candidate.step, device)
-            del candidate, gradient
-
-
-def _measure_times(
-    module: nn.Module, batch: Any, device: torch.device, usable: list[PrecisionRow], budget: float
-) -> None:
-    """Fill in times and skipped steps: ``budget`` seconds of each precision in each round."""
-    # (a generator of its own, so that the user's stays where it is)
-    order = random.Random(0)
-    for _ in range(_ROUNDS):
-        for row in order.sample(usable, len(usable)):
-            with fp32_mode(row.precision == "tf32"), _trouble_in(row):
-                candidate = Candidate(module, batch, device, row.precision)
-                candidate.warm_up()
-                seconds_per_step, row.host_share = _time(candidate, budget)
-                row.seconds.append(seconds_per_step)
-                row.skipped += candidate.skipped / candidate.steps / _ROUNDS
-                del candidate
-
-
-def _cosine(first: Tensor, second: Tensor) -> float:
-    return float(nn.functional.cosine_similarity(first.double(), second.double(), dim=0))
-
-
-def _noise(module: nn.Module, half: Any, device: torch.device, gradient: Tensor) -> float:
-    """Return the cosine of half of a batch's gradient to ``gradient``; NaN where the module does not take the half."""
-    try:
-        return _cosine(Candidate(module, half, device, "ieee-fp32").gradient()[0], gradient)
-    except Exception:  # the half is our own making, and the comparison can do without it
-        return math.nan
-
-
-def half_of(batch: Any) -> Any:
-    """Return the first half of the samples of a batch; None where the shapes do not say what a sample is.
-
-    The shortest first dimension is the number of samples; targets that were flattened hold several rows for each.
-
-    >>> half_of((torch.zeros(4, 3), torch.zeros(8)))[1].shape
-    torch.Size([4])
-    """
-    rows = [len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim]
-    samples = min(rows, default=0)
-    if samples < 2 or any(n % samples for n in rows):
-        return None
-    kept = samples // 2
-    return tree_map(lambda t: t[: len(t) // samples * kept] if isinstance(t, Tensor) and t.ndim else t, batch)
-
-
-def _time(candidate: Candidate, budget: float) -> tuple[float, float]:
-    """Return the median seconds of a step, and the share of them after which all its kernels were launched."""
-    times, launched = list[float](), list[float]()
-    for i in range(10_000):
-        _synchronize(candidate.device)
-        start = time.perf_counter()
-        candidate.step()
-        ready = time.perf_counter()
-        _synchronize(candidate.device)
-        if i >= 2:  # the first steps still allocate memory and choose kernels
-            times.append(time.perf_counter() - start)
-            launched.append(ready - start)
-        if len(times) >= 3 and sum(times) > budget:
-            break
-    return statistics.median(times), statistics.median(launched) / statistics.median(times)
-
-
-@contextmanager
-def _trouble_in(row: PrecisionRow, *, required: bool = False) -> Iterator[None]:
-    """A precision that fails has no numbers; the others go on."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        row.problem = "out of memory"
-    except Exception as error:
-        if required:
-            raise TrickError(
-                f"{_OWNER}: the model could not be trained a step outside of a Trainer ({type(error).__name__}: "
-                f"{error}). Pass the network itself and a batch of (input, target)."
-            ) from error
-        row.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:100]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)
+    return PrecisionAdvice(recommended, [*reasons, *shape_findings(module, where)], rows, name)

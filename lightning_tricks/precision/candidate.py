@@ -33,7 +33,10 @@ class Candidate:
         true_half = precision == "bf16-true"
         if true_half:
             self.module.to(torch.bfloat16)  # as Lightning's HalfPrecision does: buffers too
-        self.batch = tree_map(lambda t: _moved(t, device, true_half) if isinstance(t, Tensor) else t, batch)
+        half = torch.bfloat16 if true_half else None
+        self.batch = tree_map(
+            lambda t: t.to(device, half if t.is_floating_point() else None) if isinstance(t, Tensor) else t, batch
+        )
         self.scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
         self.optimizer = _optimizer(self.module)
         self.steps = 0
@@ -131,7 +134,3 @@ def _optimizer(module: nn.Module) -> Optimizer:
         if isinstance(found, Optimizer):
             return found
     return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
-
-
-def _moved(tensor: Tensor, device: torch.device, half: bool) -> Tensor:
-    return tensor.to(device, torch.bfloat16) if half and tensor.is_floating_point() else tensor.to(device)

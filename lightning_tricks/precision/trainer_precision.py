@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import torch
+
+from lightning_tricks.errors import UnsupportedError, message
 from lightning_tricks.precision.plugins import CachedMixedPrecision
 
 
@@ -27,3 +30,11 @@ def switch_precision(trainer: Any, precision: str) -> None:
         make = CachedMixedPrecision if isinstance(old, CachedMixedPrecision) else plugins.MixedPrecision
         plugin = make("bf16-mixed", old.device)
     trainer.strategy.precision_plugin = plugin
+
+
+def refuse_without_bfloat16(device: torch.device) -> None:
+    """Refuse a device that computes in bfloat16 slower than in float32, or not at all."""
+    # (False: torch would also count the emulation, which is slower than float32)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        text = f"{torch.cuda.get_device_name(device)} has no bfloat16"
+        raise UnsupportedError(message("LossScaleGuard", "on_failure", "bf16", text, "Use 'fp32' or 'raise'"))

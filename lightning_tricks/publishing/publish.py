@@ -14,10 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_tricks.publishing.dashboard import filled_layout
 from lightning_tricks.publishing.events import Event, events
 from lightning_tricks.publishing.log_keys import LogKeys
-from lightning_tricks.publishing.recipients import Recipients
+from lightning_tricks.publishing.recipients import Recipients, filled_layout
 from lightning_tricks.publishing.trackers import Table
 from lightning_tricks.publishing.transfer import Listener, Selector, Transfer
 

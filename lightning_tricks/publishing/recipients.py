@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_tricks.publishing.dashboard import write_hyperparameters
+from lightning_tricks.numerics.torch_internals import file_writer
+from lightning_tricks.publishing.log_keys import LogKeys, is_own_loss
 from lightning_tricks.publishing.loggers import guard, system_error
-from lightning_tricks.publishing.trackers import Kind, hand_over, is_of_another_rank, key_for, offered, way_of
+from lightning_tricks.publishing.tracker_ways import Kind, offered
+from lightning_tricks.publishing.trackers import hand_over, is_of_another_rank, key_for, way_of
 
 
 class Recipients:
@@ -133,3 +135,42 @@ def draws_histograms(logger: Any) -> bool:
 def _can(logger: Any, method: str) -> bool:
     """Whether a logger's experiment has a method. On ranks that do not log, Lightning's stand-in has all of them."""
     return not is_of_another_rank(logger) and offered(logger, f"experiment.{method}") is not None
+
+
+Layout = dict[str, dict[str, list[object]]]
+
+
+def filled_layout(keys: LogKeys, logged: Iterable[str], of_the_user: Iterable[str]) -> Layout:
+    """Return the layout of the Custom Scalars page: the user's losses first, then our charts that have a value.
+
+    Args:
+        keys: declarations of the callbacks in the run.
+        logged: our keys that have had a value so far.
+        of_the_user: keys that the training script logs.
+
+    Example:
+        >>> from lightning_tricks.gradients.keys import CLIP
+        >>> filled_layout(LogKeys(CLIP), ["grad/clip_coefficient"], ["train/loss", "lr"])["training"]
+        {'loss': ['Multiline', ['train/loss$']]}
+    """
+    losses = sorted(key for key in of_the_user if is_own_loss(key))
+    first: Layout = {}
+    if losses:
+        first = {"training": {"loss": ["Multiline", [LogKeys.exactly(key) for key in losses]]}}
+    return first | keys.layout(logged)
+
+
+def write_hyperparameters(experiment: Any, configuration: Mapping[str, Any]) -> None:
+    """Write what TensorBoard's HParams page shows.
+
+    The page shows a run only if its hyperparameters name a metric. It is ``hp_metric``, which Lightning leaves to the
+    user (``self.log("hp_metric", ...)``); no value is written for it.
+    """
+    # (imported where a TensorBoard logger is in use: the package is optional)
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in configuration.items()}
+    # ``SummaryWriter.add_hparams`` would open a second run in a folder of its own; the summaries go into this run's
+    # file.
+    for summary in hparams(plain, {"hp_metric": 0}):  # type: ignore[no-untyped-call]
+        file_writer(experiment).add_summary(summary)

@@ -7,19 +7,15 @@ A logger is recognised by its methods and their arguments, not by its class, so 
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-
-Kind = Literal["text", "table", "figure", "histogram"]
-HandOver = Callable[[Any, str, Any, int], object]  # of the logger, the name, the content and the step
+from lightning_tricks.publishing.tracker_ways import WAYS, Kind, Way, file_name, offered, png
 
 _ENDINGS = {"text": "md", "table": "csv", "figure": "png"}
 FOLDER = "lightning_tricks"  # inside the folder of a run, for what its logger does not take
@@ -49,7 +45,8 @@ class Table:
         '| check | result |\n| --- | --- |\n| loss | 1 \\| 2 |'
         """
         rows = [list(self.columns), ["---"] * len(self.columns), *self.cells]
-        return "\n".join("| " + " | ".join(_in_a_cell(cell) for cell in row) + " |" for row in rows)
+        texts = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+        return "\n".join("| " + " | ".join(row) + " |" for row in texts)
 
     def csv(self) -> str:
         r"""Return the table as comma-separated values.
@@ -62,184 +59,6 @@ class Table:
         writer.writerow(self.columns)
         writer.writerows(self.cells)
         return file.getvalue()
-
-
-def _in_a_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of handing something to a logger.
-
-    Args:
-        method: by which the logger is recognised, from the logger on, e.g. ``"experiment.add_text"``.
-        arguments: names that the method must take: methods of one name differ between loggers.
-        hand_over: called with the logger, the name, the content and the step.
-        instead: the method that gets the content, where it is not the one by which the logger is recognised.
-    """
-
-    method: str
-    arguments: tuple[str, ...]
-    hand_over: HandOver
-    instead: str | None = None
-
-    @property
-    def called(self) -> str:
-        """The method that gets the content."""
-        return self.instead or self.method
-
-    def fits(self, logger: Any) -> bool:
-        """Whether a logger has this method, with these arguments."""
-        found = offered(logger, self.method)
-        return callable(found) and set(self.arguments) <= _arguments_of(found)
-
-
-def offered(logger: Any, path: str) -> Any:
-    """Return what a logger has at a path of attributes; None where it has not.
-
-    >>> offered("text", "upper.__name__"), offered("text", "experiment.add_text")
-    ('upper', None)
-    """
-    found = logger
-    for name in path.split("."):
-        try:
-            found = getattr(found, name, None)
-        except Exception:  # Neptune's runs raise an error of their own for names that they do not know
-            return None
-    return found
-
-
-def _arguments_of(method: Callable[..., Any]) -> set[str]:
-    try:
-        return set(inspect.signature(method).parameters)
-    except (TypeError, ValueError):  # of a class that is written in C
-        return set()
-
-
-def _file(name: str, step: int, ending: str) -> str:
-    return f"{name}/step_{step:07d}.{ending}"
-
-
-def png(figure: Any) -> bytes:
-    """Return a matplotlib figure as the bytes of a PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi="figure")
-    return file.getvalue()
-
-
-def _picture(figure: Any) -> Any:
-    """Return a matplotlib figure as a picture of Pillow, which matplotlib brings along."""
-    from PIL import Image
-
-    return Image.open(io.BytesIO(png(figure))).convert("RGB")
-
-
-def _to_wandb_histogram(logger: Any, name: str, values: list[float], step: int) -> None:
-    import wandb
-
-    logger.log_metrics({name: wandb.Histogram(values)}, step)
-
-
-def _to_aim(kind: str, convert: Callable[[Any], Any]) -> HandOver:
-    def track(logger: Any, name: str, content: Any, step: int) -> None:
-        import aim
-
-        logger.experiment.track(getattr(aim, kind)(convert(content)), name=name, step=step)
-
-    return track
-
-
-def _to_neptune(logger: Any, name: str, figure: Any, step: int) -> None:
-    from neptune.types import File
-
-    logger.experiment[name].append(File.as_image(_picture(figure)), step=step)
-
-
-# Arguments of WandbLogger's ``log_text`` and ``log_table``, and of ``track`` of Aim's runs.
-_WANDB = ("columns", "data", "dataframe", "step")
-_AIM = ("value", "name", "step", "context")
-
-# The first one that fits a logger is taken. A table without a way of its own is sent as text.
-WAYS: Mapping[Kind, tuple[Way, ...]] = {
-    "text": (
-        # TensorBoard
-        Way("experiment.add_text", (), lambda at, name, text, step: at.experiment.add_text(name, text, step)),
-        # Weights & Biases
-        Way("log_text", _WANDB, lambda at, name, text, step: at.log_text(name, ["text"], [[text]], step=step)),
-        Way("log_text", ("key", "texts"), lambda at, name, text, step: at.log_text(name, [text], step=step)),
-        Way(
-            "experiment.log_text",
-            # MLflow, whose client wants the run with each call
-            ("run_id", "text", "artifact_file"),
-            lambda at, name, text, step: at.experiment.log_text(at.run_id, text, _file(name, step, "md")),
-        ),
-        Way(
-            "experiment.log_text",
-            # Comet
-            ("text", "step", "metadata"),
-            lambda at, name, text, step: at.experiment.log_text(text, step=step, metadata={"name": name}),
-        ),
-        # Aim
-        Way("experiment.track", _AIM, _to_aim("Text", str)),
-        Way(
-            # Neptune, whose runs answer to any name; this method is recognised because only they have it
-            "experiment.print_structure",
-            (),
-            lambda at, name, text, step: at.experiment[name].append(text, step=step),
-            instead="experiment[name].append",
-        ),
-    ),
-    "table": (
-        Way("log_table", _WANDB, lambda at, name, t, step: at.log_table(name, list(t.columns), t.cells, step=step)),
-        Way(
-            "experiment.log_table",
-            ("run_id", "data", "artifact_file"),
-            lambda at, name, t, step: at.experiment.log_table(
-                at.run_id,
-                {c: [row[i] for row in t.cells] for i, c in enumerate(t.columns)},
-                _file(name, step, "json"),
-            ),
-        ),
-        Way(
-            "experiment.log_table",
-            ("filename", "tabular_data", "headers"),
-            lambda at, name, t, step: at.experiment.log_table(
-                _file(name, step, "csv"), tabular_data=t.cells, headers=list(t.columns)
-            ),
-        ),
-    ),
-    "figure": (
-        Way("experiment.add_figure", (), lambda at, name, fig, step: at.experiment.add_figure(name, fig, step)),
-        Way("log_image", ("key", "images"), lambda at, name, fig, step: at.log_image(name, [_picture(fig)], step=step)),
-        Way(
-            "experiment.log_image",
-            ("run_id", "image", "key", "step"),
-            lambda at, name, fig, step: at.experiment.log_image(at.run_id, _picture(fig), key=name, step=step),
-        ),
-        Way(
-            "experiment.log_figure",
-            ("figure_name", "figure", "step"),
-            lambda at, name, fig, step: at.experiment.log_figure(figure_name=name, figure=fig, step=step),
-        ),
-        Way("experiment.track", _AIM, _to_aim("Image", _picture)),
-        Way("experiment.print_structure", (), _to_neptune, instead="experiment[name].append"),
-    ),
-    "histogram": (
-        Way(
-            "experiment.add_histogram",
-            (),
-            lambda at, name, values, step: at.experiment.add_histogram(name, torch.tensor(values), step),
-        ),
-        Way("log_table", _WANDB, _to_wandb_histogram, instead="log_metrics"),
-        Way(
-            "experiment.log_histogram_3d",
-            ("values", "name", "step"),
-            lambda at, name, values, step: at.experiment.log_histogram_3d(values, name=name, step=step),
-        ),
-        Way("experiment.track", _AIM, _to_aim("Distribution", list)),
-    ),
-}
 
 
 def key_for(logger: Any, key: str) -> str:
@@ -323,7 +142,7 @@ def folder_of(logger: Any) -> Path | None:
 def _keep(folder: Path, kind: Kind, name: str, content: Any, step: int) -> None:
     # Keys may hold what file names must not (``:`` on Windows), and a part of dots alone would lead out of the folder.
     safe = "/".join(re.sub(r"[^\w. -]", "_", part).strip(". ") or "_" for part in name.split("/"))
-    path = folder / _file(safe, step, _ENDINGS[kind])
+    path = folder / file_name(safe, step, _ENDINGS[kind])
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "figure":
         path.write_bytes(png(content))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_tricks.dry_run import memory, objects
+from lightning_tricks.dry_run import attributes, memory, objects
 from lightning_tricks.dry_run.kinds import GENERATOR, ITERATOR
 from lightning_tricks.dry_run.places import SHORT
 from lightning_tricks.dry_run.states import equal_states
@@ -76,7 +76,7 @@ def held(module: nn.Module | None, loaders: Iterable[Any] = (), datamodule: Any 
     # (``keep_vars`` gives the very tensors of the module, which can be recognised by identity)
     known = set() if module is None else {id(t) for t in module.state_dict(keep_vars=True).values()}
     for place, record in walk.records:
-        if isinstance(record, (objects.DictRecord, objects.EmptyRecord)) and not _is_looked_at(place.name):
+        if isinstance(record, (objects.DictRecord, objects.EmptyRecord)) and place.name.lstrip(".") in _OF_TORCH:
             continue
         where = str(place)
         if isinstance(record, objects.ObjectRecord) and not isinstance(record.owner, Tensor):
@@ -175,14 +175,10 @@ def _add(found: Held, place: str, owner: Any, contents: Mapping[Any, Any], known
         found.values[place] = values
 
 
-def _is_looked_at(name: str) -> bool:
-    return name.lstrip(".") not in _OF_TORCH
-
-
 def _attributes(owner: Any) -> dict[str, Any]:
-    own = objects.attributes_of(owner) or {}
-    slots = {name: objects.slot_value(owner, slot) for name, slot in objects.slots_of(type(owner))}
-    found = {**own, **{name: value for name, value in slots.items() if not objects.is_missing(value)}}
+    own = attributes.attributes_of(owner) or {}
+    slots = {name: attributes.slot_value(owner, slot) for name, slot in attributes.slots_of(type(owner))}
+    found = {**own, **{name: value for name, value in slots.items() if not attributes.is_missing(value)}}
     hidden = _hidden(type(owner))
     return {name: value for name, value in found.items() if name not in hidden}
 
@@ -219,8 +215,8 @@ def _put(owner: Any, name: str, code: Any) -> None:
     if isinstance(owner, dict):
         owner[name] = value
         return
-    slot, attributes = dict(objects.slots_of(type(owner))).get(name), objects.attributes_of(owner)
+    slot, own = dict(attributes.slots_of(type(owner))).get(name), attributes.attributes_of(owner)
     if slot is not None:
         slot.__set__(owner, value)
-    elif attributes is not None:
-        attributes[name] = value
+    elif own is not None:
+        own[name] = value

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_tricks.dry_run.generators import State, places_of, set_state, state_of
 from lightning_tricks.dry_run.generators import global_state as random_state
 from lightning_tricks.dry_run.generators import set_global_state as put_random_state
-from lightning_tricks.dry_run.walk import held_generators
+from lightning_tricks.dry_run.roots import held_generators
 from lightning_tricks.optimizer_step import gradient_writer
 
 __all__ = [

@@ -12,8 +12,9 @@ from torch.utils.data import IterableDataset, RandomSampler, SubsetRandomSampler
 from lightning_tricks.lifecycle.horizon import updates_per_epoch
 from lightning_tricks.lifecycle.lightning_internals import combined_loader, resumes_weights_only, saves_shards
 from lightning_tricks.resume import folders
+from lightning_tricks.resume.durable_files import local
 from lightning_tricks.resume.findings import Finding
-from lightning_tricks.resume.plugins import DurableCheckpointIO, local
+from lightning_tricks.resume.plugins import DurableCheckpointIO
 from lightning_tricks.resume.replay import keeps_its_own_state
 from lightning_tricks.resume.training_data import Data, Loader
 from lightning_tricks.resume.writers import Writer

@@ -20,7 +20,7 @@ from lightning_tricks import (
     UnsupportedError,
 )
 from lightning_tricks.collapse import unit_sums
-from lightning_tricks.collapse.callbacks.generation_drift import GenerationsProbe
+from lightning_tricks.collapse.callbacks.generations_probe import GenerationsProbe
 from lightning_tricks.detection.announcer import log_prefix
 from lightning_tricks.detection.judge import Judge
 from lightning_tricks.functional import coverage, recall, skill

@@ -3,10 +3,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
-from lightning_tricks.collapse.rewards import Rewards, reward_in
+from lightning_tricks.collapse.rewards import Rewards, has_learned, has_unlearned, reward_in
 from lightning_tricks.detection.judge import MOST_POINTS
 
 CPU = torch.device("cpu")
@@ -67,3 +68,39 @@ def test_a_state_is_a_copy_and_comes_back() -> None:
     assert second.means == [1.0] and second.baseline is not None and second.baseline.tolist() == [2, 1]
     with pytest.raises(ValueError, match="the first reward in the checkpoint is not a sum and a number"):
         second.load({"rewards": [], "start": torch.zeros(3)}, CPU)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "start", "learned"),
+    [
+        ([0.5, 0.8, 0.9, 0.92, 0.93, 0.93], 0.25, True),
+        ([1.0, 1.0, 1.0], 1.0, False),  # nothing was gained
+        ([0.5, 0.9, 0.9, 0.3, 0.28, 0.3], 0.25, False),  # it is lost again
+        ([-20.0, -19.5, -20.5, -20.0, -19.8, -20.2], math.nan, False),
+        ([-20.0, -19.0, -20.0, -10.0, -5.0, -5.0, -5.0], math.nan, True),
+        ([0.5, 0.9], 0.25, None),
+        ([0.5] * 5, math.nan, None),
+    ],
+)
+def test_learning_is_a_clear_rise_of_the_reward(rewards: list[float], start: float, learned: bool | None) -> None:
+    assert has_learned(rewards, start, 16) is learned
+
+
+def test_noise_is_seldom_taken_for_learning() -> None:
+    draw = numpy.random.default_rng(0)
+    found = 0
+    for _ in range(300):
+        start, rewards = draw.normal(), (draw.normal(size=20) / 4).tolist()  # means over 16 batches
+        found += has_learned(rewards, float(start), 16) is True
+    assert found <= 15, "5 %"
+
+
+def test_rewards_that_fall_are_told_from_noise_and_from_a_dip_after_a_rise() -> None:
+    alarms, found = 0, 0
+    for seed in range(100):
+        noise = torch.randn(40, generator=torch.Generator().manual_seed(seed)).tolist()
+        flat, falls = ([0.25 + 0.02 * e - slope * i for i, e in enumerate(noise)] for slope in (0.0, 0.006))
+        alarms += any(has_unlearned(flat[:n], math.nan, 16) for n in range(1, 41))
+        found += has_unlearned(falls, math.nan, 16)
+    assert alarms <= 5 and found == 100
+    assert not has_unlearned([0.2, 0.3, 0.6, 0.9, 0.9, 0.3, 0.2, 0.15, 0.15], math.nan, 16)

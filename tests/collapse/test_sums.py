@@ -11,25 +11,16 @@ from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
 from lightning_tricks.collapse import sums
-from lightning_tricks.collapse.metrics import (
-    ClassShare,
-    InputDependence,
-    MacroF1Gain,
-    PredictionEntropy,
-    PredictionSkill,
-)
+from lightning_tricks.collapse.prediction_sums import add_predictions, measured_predictions
 from lightning_tricks.collapse.sums import (
     add_features,
-    add_predictions,
     add_rows,
     centre,
     feature_rows,
     floating_tensor,
     measured_features,
-    measured_predictions,
     read_features,
 )
-from lightning_tricks.modules.labels import counted
 
 
 def measured(features: Tensor, parts: int = 4) -> dict[str, float]:
@@ -147,27 +138,6 @@ def test_predictions_are_those_of_scikit_learn() -> None:
     assert values["macro_f1"] == pytest.approx(f1_score(y, guess, average="macro"), rel=1e-6)
     assert values["top_share"] == pytest.approx(numpy.bincount(guess).max() / len(guess))
     assert vector[len(sums.PREDICTION) :][4:] == pytest.approx(q.tolist(), abs=1e-6)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(-200, -1), st.integers(0, 2**31))
-def test_negative_labels_are_one_thing_to_detectors_and_metrics(negative: int, seed: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    logits, target = torch.randn(60, 4, generator=draw), torch.randint(4, (60,), generator=draw)
-    out = torch.rand(60, generator=draw) < 0.4
-    marked, spoilt = target.masked_fill(out, negative), logits.masked_fill(out[:, None], torch.nan)
-    expected: dict[str, Tensor] = {}
-    add_predictions(expected, logits[~out], target[~out])
-    gathered: dict[str, Tensor] = {}
-    add_predictions(gathered, spoilt, marked)
-    for name, value in expected.items():
-        torch.testing.assert_close(gathered[name], value, rtol=1e-5, atol=1e-5)
-    for metric in (PredictionSkill, PredictionEntropy, ClassShare, InputDependence, MacroF1Gain):
-        one, other = metric(4), metric(4)
-        one.update(spoilt, marked)
-        other.update(logits[~out], target[~out])
-        torch.testing.assert_close(one.compute(), other.compute(), rtol=1e-9, atol=1e-9)
-    assert torch.equal(counted(marked, 4), torch.bincount(target[~out], minlength=4).float())
 
 
 def test_one_class_of_labels_is_undefined_and_not_divided_by() -> None:

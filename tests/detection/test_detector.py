@@ -23,7 +23,7 @@ from lightning_tricks import (
     UsageCollapse,
     Verdict,
 )
-from lightning_tricks.collapse.callbacks.representation_collapse import FeaturesProbe
+from lightning_tricks.collapse.callbacks.features_probe import FeaturesProbe
 from lightning_tricks.detection.alarm import Alarm
 from lightning_tricks.detection.causes import Cause, Explained
 from lightning_tricks.detection.detector import Detector

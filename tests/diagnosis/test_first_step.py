@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_tricks.detection.attachment import Attachment
 from lightning_tricks.detection.sampler import Sampler
-from lightning_tricks.diagnosis.first_step import FirstStep, keeps_activations
+from lightning_tricks.diagnosis.first_step import BatchInHand, FirstStep, keeps_activations
 
 
 def attached(net: nn.Module) -> FirstStep:
@@ -70,3 +70,14 @@ def test_of_an_unfinished_first_step_the_modules_that_were_reached_are_known() -
 )
 def test_leaves_that_are_not_metrics_may_keep_activations(module: nn.Module, keeps: bool) -> None:
     assert keeps_activations(module) is keeps
+
+
+@pytest.mark.parametrize("end", ["_transfer_started", "_cleanup"])
+def test_the_batch_and_its_outputs_are_known_until_the_step_or_the_fit_ends(end: str) -> None:
+    hand = BatchInHand()
+    hand.on_train_batch_start(None, None, "batch", 0)
+    assert (hand.batch, hand.outputs) == ("batch", None)
+    hand.on_train_batch_end(None, None, "outputs", "batch", 0)
+    assert (hand.batch, hand.outputs) == ("batch", "outputs")
+    getattr(hand, end)(None)
+    assert (hand.batch, hand.outputs) == (None, None)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 
-from lightning_tricks.diagnosis.loss_calls import MOST_CALLS, LossCalls
+from lightning_tricks.diagnosis.loss_calls import LossCalls
 
 
 def test_calls_are_recorded_however_the_function_is_reached() -> None:
@@ -30,16 +30,6 @@ def test_a_loss_that_calls_another_one_is_one_call_and_what_is_outside_is_none()
         F.margin_ranking_loss(torch.zeros(2), torch.ones(2), torch.ones(2))
     F.mse_loss(torch.zeros(2), torch.ones(2))
     assert [call.name for call in calls.found] == ["ctc_loss", "margin_ranking_loss"]
-
-
-def test_what_is_recorded_is_a_copy_and_not_more_than_so_much() -> None:
-    x: Tensor = torch.zeros(3)
-    with LossCalls() as calls:
-        for _ in range(MOST_CALLS + 3):
-            F.l1_loss(x, torch.ones(3))
-            x.add_(1.0)
-    assert len(calls.found) == MOST_CALLS
-    assert calls.found[2].output.tolist() == [2.0, 2.0, 2.0]
 
 
 def test_triplets_are_recorded_with_all_three_and_with_their_graph_where_that_is_asked_for() -> None:

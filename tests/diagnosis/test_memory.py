@@ -21,7 +21,7 @@ from lightning_tricks.diagnosis.memory import (
     steady,
     survives_epochs,
 )
-from lightning_tricks.dry_run.holders import Holding
+from lightning_tricks.dry_run.holdings import Holding
 from tests.laws.strategies import law
 
 MODEL = Prospect(model=1e6, free=1e10, left=1e5, left_in_epoch=10)

@@ -9,7 +9,7 @@ import torch
 
 from lightning_tricks.diagnosis.memory import Moment, Prospect
 from lightning_tricks.diagnosis.memory_looks import MemoryLooks, census_of
-from lightning_tricks.dry_run.holders import Census, Holding
+from lightning_tricks.dry_run.holdings import Census, Holding
 from tests.problems import Classifier, fit
 
 PROSPECT = Prospect(model=1e3, left=1e3)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from lightning_tricks.diagnosis.memory_page import in_short, in_words, kept_of
 from lightning_tricks.diagnosis.memory_table import MemoryReport, MemoryTable, remedies
 from lightning_tricks.diagnosis.memory_use import BatchSize
-from lightning_tricks.dry_run.holders import Holding
+from lightning_tricks.dry_run.holdings import Holding
 
 
 def test_a_batch_is_described_by_what_is_known_of_it() -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from lightning_tricks.diagnosis import sanity
-from lightning_tricks.diagnosis.sanity import Check, Gradients
+from lightning_tricks.diagnosis import sanity, sanity_gradients
+from lightning_tricks.diagnosis.sanity import Check
+from lightning_tricks.diagnosis.sanity_gradients import Gradients
 
 
 def test_a_check_has_a_mark() -> None:
@@ -44,7 +45,7 @@ def test_a_label_belongs_to_the_rows_of_its_sample() -> None:
 
 def test_who_takes_part() -> None:
     def arrive(**found: object) -> Check:
-        return sanity.gradients_arrive(Gradients(**found))  # type: ignore[arg-type]
+        return sanity_gradients.gradients_arrive(Gradients(**found))  # type: ignore[arg-type]
 
     assert arrive().passed
     assert arrive(unused=("a",)).passed is None
@@ -58,13 +59,6 @@ def test_who_takes_part() -> None:
     assert arrive(left_out=("a",)).passed is None
     assert arrive(kept=True).passed is False
     assert "and 3 more" in arrive(unused=tuple(f"p{i}" for i in range(9))).evidence
-
-
-def test_layers_are_dead_for_certain_only_when_nearly_all_units_are_on_enough_samples() -> None:
-    assert sanity.units_are_alive([], 512).passed
-    assert sanity.units_are_alive([("a", "dead", 1.0)], 512).passed is False
-    assert sanity.units_are_alive([("a", "dead", 1.0)], 8).passed is None
-    assert sanity.units_are_alive([("a", "saturated", 0.9)], 512).passed is None
 
 
 def test_eval_mode_is_a_fault_unless_statistics_of_an_earlier_training_are_kept() -> None:

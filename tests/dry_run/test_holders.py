@@ -15,7 +15,7 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_tricks.dry_run.holders import commonest_tensors, take_census
+from lightning_tricks.dry_run.holders import take_census
 
 KEPT: list[Tensor] = []
 Pair = namedtuple("Pair", "x y")
@@ -229,13 +229,3 @@ def test_a_closed_loop_of_references_ends() -> None:
     module.loop = [module.out()]
     module.loop.append(module.loop)
     assert graphs(module) == {"module.loop": 1.0}
-
-
-def test_the_commonest_tensors_are_named() -> None:
-    kept = [torch.zeros(3, 977) for _ in range(200)]
-    found = commonest_tensors(most=1_000_000)  # (other tests may have left tensors alive)
-    assert f"{len(kept)} of float32 [3, 977]" in found
-    counts = [int(line.split()[0].replace(",", "")) for line in found]
-    assert (
-        counts == sorted(counts, reverse=True) and commonest_tensors(1)[0].split(" of ")[1] == found[0].split(" of ")[1]
-    )

@@ -2,12 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_tricks.dry_run.objects import (
-    DictRecord,
-    ObjectRecord,
-    attributes_of,
-    slots_of,
-)
+from lightning_tricks.dry_run.attributes import slots_of
+from lightning_tricks.dry_run.objects import DictRecord, ObjectRecord
 
 
 class Shouting(dict[str, Any]):
@@ -56,7 +52,3 @@ def test_a_class_that_was_exchanged_and_a_dict_that_was_replaced() -> None:
     thing.__class__, thing.__dict__ = Two, {"y": 2}
     record.restore()
     assert type(thing) is One and vars(thing) is attributes and attributes == {"x": 1}
-
-
-def test_a_value_has_no_attributes() -> None:
-    assert attributes_of(3) is None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import abc
+import random
 from typing import Any
 
 import lightning.pytorch as L
 import torch
+from torch import nn
 
 from lightning_tricks import GradientMonitor
-from lightning_tricks.dry_run.roots import roots_of
+from lightning_tricks.dry_run.roots import held_generators, roots_of
 from lightning_tricks.dry_run.snapshot import Snapshot
 from tests.problems import Classifier, digits, trainer
 
@@ -61,3 +63,14 @@ def test_a_loader_of_an_unknown_kind_has_to_be_put_back_completely() -> None:
     seen = seen_in(Classifier(), loader)
     assert seen["roots"].model["train_dataloader 0"] is loader
     assert "train_dataloader 0" not in seen["roots"].data
+
+
+def test_generators_wherever_they_are() -> None:
+    module = nn.Module()
+    module.rngs = {"noise": (random.Random(1),)}  # type: ignore[assignment]
+    data = torch.utils.data.TensorDataset(torch.ones(1))
+    data.rng = torch.Generator()  # type: ignore[attr-defined]
+    assert list(held_generators({"module": module}, {"0.dataset": data})) == [
+        "module.rngs['noise'][0]",
+        "0.dataset.rng",
+    ]

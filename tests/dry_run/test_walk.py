@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import torch
 from torch import nn
 
 from lightning_tricks.dry_run.places import Limits
-from lightning_tricks.dry_run.walk import Walk, held_generators
+from lightning_tricks.dry_run.walk import Walk
 
 
 def test_everything_is_seen_once_also_in_a_circle() -> None:
@@ -78,14 +77,3 @@ def test_weak_references_and_views_are_values() -> None:
     walk.add("module", module)
     walk.run()
     assert not walk.obstacles
-
-
-def test_generators_wherever_they_are() -> None:
-    module = nn.Module()
-    module.rngs = {"noise": (random.Random(1),)}  # type: ignore[assignment]
-    data = torch.utils.data.TensorDataset(torch.ones(1))
-    data.rng = torch.Generator()  # type: ignore[attr-defined]
-    assert list(held_generators({"module": module}, {"0.dataset": data})) == [
-        "module.rngs['noise'][0]",
-        "0.dataset.rng",
-    ]

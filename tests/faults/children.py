@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from lightning_tricks import TrickError
-from lightning_tricks.resume import plugins
+from lightning_tricks.resume import durable_files
 from tests.faults.scenes import BATCHES, durable, exactly, example, fitted, fitted_by, goes_on, no_hooks, pick
 from tests.forked import server
 from tests.matrix import EXAMPLES, UNDER
@@ -131,7 +131,7 @@ def killed_while_writing(name: str, folder: Path, elsewhere: Path | None) -> Non
     if elsewhere is not None:
         tempfile.tempdir = str(elsewhere)
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-    plugins._Sink.write = counted(plugins._Sink.write)  # type: ignore[method-assign]
+    durable_files.Sink.write = counted(durable_files.Sink.write)  # type: ignore[method-assign]
     fitted(Classifier(), exactly([example(name)], folder), durable(arguments_of(name)))
     raise AssertionError("nothing was written")
 

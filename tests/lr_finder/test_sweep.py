@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_tricks.lr_finder.sweep import diverged, rates, smoothed
+from lightning_tricks.lr_finder.sweep import best_candidate, candidates, diverged, rates, smoothed
 
 
 @pytest.mark.parametrize(("low", "high", "n"), [(1e-7, 10.0, 100), (1e-3, 1.0, 11)])
@@ -32,3 +33,19 @@ def test_divergence_needs_no_positive_loss() -> None:
     assert not diverged(-5.0, [-6.0, -7.0, -4.0])
     assert diverged(1.0, [math.nan])
     assert not diverged(1.0, [])
+
+
+@given(st.floats(1e-7, 1.0), st.floats(1e-6, 1e3))
+def test_the_bake_off_of_a_doubtful_sweep_reaches_a_third_of_its_last_rate(suggestion: float, last: float) -> None:
+    near, wide = candidates(suggestion), candidates(suggestion, last)
+    assert near == pytest.approx([0.1 * suggestion, 0.3 * suggestion, suggestion, 3.0 * suggestion])
+    assert wide[:4] == near and wide == sorted(wide)
+    assert all(lr <= last / 3.0 * 1.0001 for lr in wide[4:])
+    assert all(high / low < 3.4 for low, high in itertools.pairwise(wide))
+    assert wide[-1] * 3.4 > last / 3.0
+
+
+def test_of_the_candidates_the_smallest_good_one_is_taken() -> None:
+    assert best_candidate({0.1: 1.0, 0.3: 0.5, 1.0: 0.48}, 2.0) == 0.3
+    assert best_candidate({0.1: math.inf, 0.3: math.nan}, 2.0) is None
+    assert best_candidate({0.1: 3.0, 0.3: 4.0}, 2.0) == 0.1

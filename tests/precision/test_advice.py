@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from lightning_tricks import PrecisionAdvice, TrickError, UnsupportedError, advise_precision
-from lightning_tricks.precision.advice import half_of
 from lightning_tricks.precision.fp32_flags import fp32_flags
 from tests.problems import Classifier, digits, weights
 
@@ -109,16 +108,6 @@ def test_steps_without_an_index_and_with_a_dict_work() -> None:
             return {"loss": loss}
 
     assert advise_precision(Short(), batch(), device="cpu", seconds=0.05).rows["bf16-mixed"].problem == ""
-
-
-def test_half_of_a_batch_is_the_first_half_of_its_samples() -> None:
-    half = half_of({"x": torch.arange(6).reshape(3, 2), "y": torch.arange(6), "scale": torch.tensor(2.0), "n": 3})
-    assert half["x"].tolist() == [[0, 1]]
-    assert half["y"].tolist() == [0, 1]
-    assert (float(half["scale"]), half["n"]) == (2.0, 3)
-    assert half_of(torch.zeros(1, 3)) is None
-    assert half_of((torch.zeros(4), torch.zeros(6))) is None
-    assert half_of("words") is None
 
 
 def test_a_healthy_deep_network_with_batch_norm_is_not_called_unfaithful() -> None:

@@ -13,17 +13,8 @@ from PIL import Image
 
 from lightning_tricks import GradientMonitor
 from lightning_tricks.publishing.publish import Publisher
-from lightning_tricks.publishing.trackers import (
-    WAYS,
-    Table,
-    folder_of,
-    hand_over,
-    is_of_another_rank,
-    key_for,
-    offered,
-    png,
-    way_of,
-)
+from lightning_tricks.publishing.tracker_ways import WAYS, offered
+from lightning_tricks.publishing.trackers import Table, folder_of, hand_over, is_of_another_rank, key_for, way_of
 from tests.problems import Classifier, Memory, fit
 
 
@@ -196,10 +187,3 @@ def test_a_method_without_a_signature_fits_only_where_none_is_asked_for() -> Non
     logger = SimpleNamespace(experiment=SimpleNamespace(add_text=str, log_text=type))
     assert way_of(logger, "text").called == "experiment.add_text"  # type: ignore[union-attr]
     assert way_of(SimpleNamespace(log_text=type), "text") is None
-
-
-def test_a_figure_stays_what_it_was() -> None:
-    drawn = figure()
-    before = drawn.canvas
-    assert Image.open(io.BytesIO(png(drawn))).size == (150, 100)
-    assert drawn.canvas is before

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lightning_tricks import DurableCheckpointIO, ExactResume, GradientAccumulation, GradientClip, LRSchedule
-from lightning_tricks.resume import plugins
+from lightning_tricks.resume import durable_files
 from tests.problems import weights
 from tests.resume.problems import Augmented, Net
 
@@ -70,7 +70,7 @@ class DieWhileWriting(DurableCheckpointIO):
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         update = checkpoint["global_step"]
         due = [i for i, kill in enumerate(self.kills) if kill.get("checkpoint") == update // EVERY]
-        whole, writes = plugins._Sink.write, 0
+        whole, writes = durable_files.Sink.write, 0
 
         def write(sink: Any, data: bytes) -> int:
             nonlocal writes
@@ -81,11 +81,11 @@ class DieWhileWriting(DurableCheckpointIO):
                 die(self.folder, due[0], f"{temporary.stat().st_size} bytes")
             return whole(sink, data)
 
-        plugins._Sink.write = write  # type: ignore[method-assign,assignment]
+        durable_files.Sink.write = write  # type: ignore[method-assign,assignment]
         try:
             super().save_checkpoint(checkpoint, path, storage_options)
         finally:
-            plugins._Sink.write = whole  # type: ignore[method-assign]
+            durable_files.Sink.write = whole  # type: ignore[method-assign]
 
 
 def train(folder: Path, kills: list[dict[str, int]], window: int, gradients: bool) -> None:

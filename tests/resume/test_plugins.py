@@ -8,7 +8,6 @@ import pickle
 import resource
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from lightning.pytorch.plugins import AsyncCheckpointIO
 from torch import nn
 
 from lightning_tricks import DurableCheckpointIO, TrickError, TrickWarning, UnsupportedError
-from lightning_tricks.resume import plugins
+from lightning_tricks.resume import durable_files, plugins
 from tests.forked import run_module
 from tests.problems import STRICT, Classifier, loader, sgd, weights
 from tests.resume.kills import checkpoint, whole
@@ -122,7 +121,7 @@ def test_an_error_while_writing_goes_on_as_it_is(
 ) -> None:
     path = tmp_path / "last.ckpt"
     DurableCheckpointIO().save_checkpoint(checkpoint(1, 0.1), path)
-    real, written = plugins.temporary, []
+    real, written = durable_files.temporary, []
 
     class Full(io.BytesIO):
         def write(self, data: Any) -> int:
@@ -212,33 +211,6 @@ def test_a_filesystem_that_cannot_flush_folders_is_taken_as_it_is_but_other_erro
     answer = errno.EIO
     with pytest.raises(OSError, match="folder"):
         DurableCheckpointIO().save_checkpoint({"number": 2}, tmp_path / "last.ckpt")
-
-
-def test_where_there_are_no_locks_files_are_closed_before_they_are_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plugins, "fcntl", None)
-    stale = tmp_path / f".durable-checkpoint-{plugins._HOST}-{'0' * 16}.tmp"
-    stale.touch()
-    DurableCheckpointIO(checksum=True).save_checkpoint({"number": 1}, tmp_path / "last.ckpt")
-    assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "last.ckpt.sha256"]
-    assert number(tmp_path / "last.ckpt") == 1
-
-
-def test_only_its_own_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    def name(host: str, token: str) -> Path:
-        return tmp_path / f".durable-checkpoint-{host}-{token * 16}.tmp"
-
-    own, theirs, old = name(plugins._HOST, "0"), name("other_machine", "1"), name("other_machine", "2")
-    foreign = [tmp_path / "tmpabc", tmp_path / ".durable-checkpoint.tmp", tmp_path / "x.ckpt", name("a", "g")]
-    for path in (own, theirs, old, *foreign):
-        path.touch()
-    os.utime(old, (time.time() - 2 * 86_400,) * 2)
-    with plugins.temporary(tmp_path) as (_, writing):
-        DurableCheckpointIO().save_checkpoint({"number": 1}, tmp_path / "last.ckpt")
-        assert not own.exists() and not old.exists()
-        assert theirs.exists() and writing.exists() and all(path.exists() for path in foreign)
-    assert not writing.exists()
 
 
 def test_a_link_to_the_best_checkpoint_is_replaced_and_not_written_through(tmp_path: Path) -> None:

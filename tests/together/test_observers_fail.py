@@ -15,7 +15,7 @@ import torch
 
 import lightning_tricks
 from lightning_tricks import AlarmError, GradientClip, GradientMonitor, TrickError, TrickWarning
-from lightning_tricks.collapse.callbacks.dead_units import UnitsProbe
+from lightning_tricks.collapse.callbacks.units_probe import UnitsProbe
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import Watch
 from lightning_tricks.lifecycle.trick import Trick

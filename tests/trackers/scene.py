@@ -129,7 +129,8 @@ def main(name: str, folder: Path) -> None:
     from lightning_tricks import GradientMonitor, SanityCheck
     from lightning_tricks.lifecycle.training_run import TrainingRun
     from lightning_tricks.lifecycle.trick import Trick
-    from lightning_tricks.publishing.trackers import WAYS, way_of
+    from lightning_tricks.publishing.tracker_ways import WAYS
+    from lightning_tricks.publishing.trackers import way_of
     from tests.problems import Classifier, Memory, fit
 
     class Speaks(Trick):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import causes, figures, generation, sums
+from lightning_tricks.collapse import causes, figures, generation, reduction, sums
 from lightning_tricks.collapse.keys import MODES
 from lightning_tricks.collapse.reduction import averaged, require_name
 from lightning_tricks.detection.action import Action
@@ -186,7 +186,7 @@ class ModeCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
 
     log_keys = MODES
     identity = ("generator",)
-    state_form = watch_form(sums=sums.form_of(generated=2, real=2))
+    state_form = watch_form(sums=reduction.form_of(generated=2, real=2))
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from lightning_tricks.collapse import causes, figures, posterior, sums
+from lightning_tricks.collapse import figures, latent_causes, posterior, reduction, sums
 from lightning_tricks.collapse.keys import POSTERIOR
 from lightning_tricks.collapse.reduction import over_all, require_name
 from lightning_tricks.detection.action import Action
@@ -133,7 +133,9 @@ class PosteriorProbe(Probe):
 
     def explain(self, active: list[str], values: Mapping[str, float], judge: Judge) -> Explained:
         """Say what is missing."""
-        return causes.of_posterior(active, values, self._arguments["mean"], judge.states["fallen"]["peak"] or 0.0)
+        return latent_causes.of_posterior(
+            active, values, self._arguments["mean"], judge.states["fallen"]["peak"] or 0.0
+        )
 
     def figure(self, history: list[tuple[int, dict[str, float]]]) -> Callable[[], Any] | None:
         """KL of each dimension, and curves."""
@@ -196,7 +198,7 @@ class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning ha
 
     log_keys = POSTERIOR
     identity = ("mean", "log_variance")
-    state_form = watch_form(sums=sums.form_of(mean=2, log_variance=2))
+    state_form = watch_form(sums=reduction.form_of(mean=2, log_variance=2))
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from lightning_tricks.diagnosis import (
     loss_experiments,
     manual_experiments,
     sample_experiments,
-    schedule_experiments,
+    schedule_arguments,
 )
 from lightning_tricks.diagnosis.attention_masks import masks
 from lightning_tricks.diagnosis.axes import axes
@@ -192,7 +192,7 @@ class SanityCheck(Trick):
             asked["inputs matter"] = manual_experiments.inputs
             asked["all parameters learn"] = manual_experiments.learning
             asked["modules are in training mode"] = experiments.modes
-            asked["learning rate schedule"] = schedule_experiments.schedules
+            asked["learning rate schedule"] = schedule_arguments.schedules
         if self.sample_independence:
             asked["validation data are new"] = data_experiments.validation
         return asked
@@ -207,7 +207,7 @@ class SanityCheck(Trick):
             asked["all parameters learn"] = gradient_flow.gradients
             asked["units are alive"] = experiments.units
             asked["modules are in training mode"] = experiments.modes
-            asked["learning rate schedule"] = schedule_experiments.schedules
+            asked["learning rate schedule"] = schedule_arguments.schedules
         if self.sample_independence:
             asked["samples do not leak"] = sample_experiments.sample_independence
             asked["no look into the future"] = _future

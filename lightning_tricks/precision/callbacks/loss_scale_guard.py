@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from lightning_tricks.errors import NonFiniteError, UnsupportedError, message
+from lightning_tricks.errors import NonFiniteError
 from lightning_tricks.lifecycle.messages import warn
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
@@ -32,7 +32,7 @@ from lightning_tricks.precision.scale_policy import (
     describe_fallback,
     on_host,
 )
-from lightning_tricks.precision.trainer_precision import precision_of, switch_precision
+from lightning_tricks.precision.trainer_precision import precision_of, refuse_without_bfloat16, switch_precision
 from lightning_tricks.publishing.publish import Cadence
 
 
@@ -129,7 +129,7 @@ class LossScaleGuard(Trick):
         """Check that the precision to go on in is there; keep the losses for the message."""
         run.attempts.keeps_losses = True
         if self.on_failure == "bf16":
-            _refuse_without_bfloat16(run.trainer.strategy.root_device)
+            refuse_without_bfloat16(run.trainer.strategy.root_device)
 
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Take up the counts; go on in the precision that was changed to."""
@@ -248,10 +248,3 @@ class LossScaleGuard(Trick):
         switch_precision(run.trainer, precision)
         run.loss_scale.retire()  # the tricks of this run see gradients without a scale from the next attempt on
         self._fallback = precision
-
-
-def _refuse_without_bfloat16(device: torch.device) -> None:
-    # (False: torch would also count the emulation, which is slower than float32)
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        text = f"{torch.cuda.get_device_name(device)} has no bfloat16"
-        raise UnsupportedError(message("LossScaleGuard", "on_failure", "bf16", text, "Use 'fp32' or 'raise'"))

@@ -157,8 +157,6 @@ class PrecisionDoctor(Trick):
         findings = [vars(f).copy() for f in self._findings]
         return {"findings": findings, "looks": self._explainer.looks, "modules": self._worst.state()}
 
-    # -- one batch ----------------------------------------------------------------------------------------------------
-
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Attach hooks, for a step that will be logged or that follows a skip."""
         run = self.live_run
@@ -235,8 +233,6 @@ class PrecisionDoctor(Trick):
     def _note(self, finding: Finding) -> None:
         if self._findings.add(finding) and finding.serious:
             warn("PrecisionDoctor", str(finding))
-
-    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finished(self, run: TrainingRun) -> None:
         """Deliver what came after the last logged step."""
