@@ -191,7 +191,7 @@ def is_followed_at(check: int) -> bool:
     To put everything back takes as long as some steps. A curve whose axis is the length of the run needs no more.
 
     >>> [check for check in range(1, 100) if is_followed_at(check)][12:]
-    [24, 28, 32, 40, 48, 56, 64, 80, 96]
+    [20, 24, 28, 32, 40, 48, 56, 64, 80, 96]
     """
     return check % max(1, (1 << (check - 1).bit_length()) // _EACH) == 0
 
