@@ -295,7 +295,10 @@ def gradients_arrive(found: Gradients) -> Check:
     if found.detached:
         seen = f"no gradient, though the loss depends on them: {listed(found.detached, 6)}{told}"
         return Check(
-            name, False, seen, "a detach(), .data or numpy() behind them? Or freeze them: requires_grad_(False)"
+            name,
+            False,
+            seen,
+            "a detach(), no_grad(), numpy() or argmax behind them? Or freeze them: requires_grad_(False)",
         )
     if found.still:
         seen = f"a learning rate of 0, and no schedule that raises it: {listed(found.still, 6)}{told}"
