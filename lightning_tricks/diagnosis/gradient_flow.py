@@ -22,6 +22,7 @@ from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION
 _NORMS = (*BATCH_NORM, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 _BATCHES_WITHOUT_LOSS = 8
+_FEWEST = 64  # weights whose distribution tells that they were never trained
 MARK = 1e8  # no gradient is that large in every element
 
 
@@ -112,6 +113,7 @@ def _flow(
     cut = _cut(exam, missing, alive, graphs, untrained)
     whole = left_out(exam, outside, held)
     still = _still(exam, alive) if not anywhere(bool(cut)) else []
+    fresh = _fresh(exam, alive)
     shaping = bool(zero) if anywhere(bool(zero)) and _influence(exam, zero) else False
     names = parameter_names(exam.module)
 
@@ -125,6 +127,7 @@ def _flow(
         zero=() if satisfied else named(zero),
         all_zero=len(zero) > 0.5 * len(trained) or shaping,
         frozen=named(p for p in exam.module.parameters() if not p.requires_grad),
+        fresh=named(fresh),
         forgotten=named(p for p in outside if id(p) not in whole),
         left_out=named(p for p in outside if id(p) in whole),
         kept=kept,
@@ -154,6 +157,20 @@ def _cut(
     if not cut and anywhere(bool(hidden)) and _at_some_time(_shapes_prediction, exam, hidden):
         cut = hidden  # called under no_grad, as a network that was trained before may be
     return cut
+
+
+def _fresh(exam: Examination, alive: set[int]) -> list[nn.Parameter]:
+    """Return weights that are frozen as they were initialised and shape the prediction: no checkpoint has reached them.
+
+    That may be meant, as of random features. Those of a teacher are told by a twin that learns.
+    """
+    exam.dry_run.restart()
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *CONVOLUTION, nn.RNNBase)
+    layers = [m for m in exam.modules.values() if isinstance(m, kinds) and as_initialised(m)]
+    frozen = [p for m in layers for p in m.parameters() if not p.requires_grad and p.ndim > 1]
+    # (a few numbers may look like new ones by chance)
+    found = [p for p in frozen if p.numel() >= _FEWEST and not _has_twin(exam.module, p, alive)]
+    return found if exam.dry_run.steps.anywhere(bool(found)) and _shapes_prediction(exam, found) else []
 
 
 def _at_some_time(asked: Callable[..., bool], exam: Examination, parameters: Sequence[Tensor]) -> bool:

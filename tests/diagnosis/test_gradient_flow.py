@@ -104,6 +104,36 @@ def test_a_head_of_zeros_does_not_hide_that_nothing_reaches_the_layers_before_it
     assert begun(through).passed
 
 
+def test_a_frozen_backbone_that_is_as_new_ones_are_may_be_meant_and_is_named() -> None:
+    def frozen(factor: float) -> Any:
+        module = Parts(through)
+        module.backbone.requires_grad_(False)
+        with torch.no_grad():
+            for p in module.backbone.parameters():
+                p.mul_(factor)
+        module.held = ("head",)
+        return learn(module)
+
+    found = frozen(1.0)
+    assert found.passed is None and found.evidence.startswith("frozen, and as new layers are: backbone.0.weight")
+    assert frozen(1.3).passed, "weights like these were trained"
+
+
+def test_a_frozen_network_that_gives_the_target_and_a_copy_of_one_that_learns_are_no_checkpoints() -> None:
+    def against(self: Any, b: Any) -> Any:
+        return F.mse_loss(self.head(self.backbone(b[0])), self.random(b[0]))
+
+    def beside(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.head(self.backbone(b[0]) + self.copied(b[0])), b[1])
+
+    module = Parts(against)
+    module.random = nn.Linear(12, 4).requires_grad_(False)
+    assert learn(module).passed
+    module = Parts(beside)
+    module.copied = deepcopy(module.backbone).requires_grad_(False)
+    assert learn(module).passed
+
+
 def test_a_choice_by_argmax_gives_the_layer_that_chooses_no_gradient() -> None:
     """The largest output stays the largest one when all weights are multiplied by one factor."""
 
