@@ -95,7 +95,8 @@ class SanityCheck(Trick):
 
     Cost:
         Once: about 36 forward passes and 20 updates where all is well, at most as much as 150 training steps, and 180
-        more where two inputs form pairs; up to 2048 training and 128 validation samples are read.
+        more where two inputs form pairs; up to 2048 training and 128 validation samples are read, and all labels of at
+        most 1024 batches until a second one is seen.
 
     Example:
         >>> from lightning_tricks import SanityCheck
