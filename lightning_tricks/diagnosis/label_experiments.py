@@ -188,7 +188,12 @@ def pairs(exam: Examination) -> list[Check]:
     """
     dry_run, size = exam.dry_run, max((len(t) for t in exam.inputs(exam.batch)), default=0)
     tensors = tensors_of(exam.batch)
-    wide = [i for i, t in enumerate(tensors) if exam.roles.get(i) == "input" and t.ndim > 1 and t[0].numel() >= 4]
+    # (three words say as much as many numbers)
+    wide = [
+        i
+        for i, t in enumerate(tensors)
+        if exam.roles.get(i) == "input" and t.ndim > 1 and t[0].numel() >= (4 if t.is_floating_point() else 2)
+    ]
     wide = [i for i in wide if len(tensors[i]) == size and size >= 4]
     batches = int(min(dry_run.data.batches_per_epoch, 1e6))
     known = exam.first.target is not None or exam.first.sequence is not None

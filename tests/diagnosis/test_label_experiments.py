@@ -128,3 +128,25 @@ def two_towers(apart: bool) -> Any:
 def test_two_inputs_that_were_shuffled_apart_fail() -> None:
     assert two_towers(apart=False).passed
     assert two_towers(apart=True).passed is False
+
+
+def captioned(apart: bool) -> Any:
+    """Pictures and three words about each: its class, and two that say nothing."""
+    x, y = pictures()
+    generator = torch.Generator().manual_seed(0)
+    words = torch.stack([y, *(10 + torch.randint(20, (2, len(y)), generator=generator))], 1)
+    if apart:
+        words = words[torch.randperm(len(y), generator=generator)]
+
+    def step(self: Any, b: Any) -> Tensor:
+        one, two = F.normalize(self.net(b[0]), dim=1), F.normalize(self.words(b[1]), dim=1)
+        return F.cross_entropy(10 * one @ two.T, torch.arange(len(one)))
+
+    module = Task(mlp(16, 64), step, 1e-2)
+    module.words = torch.nn.EmbeddingBag(30, 16)
+    return checks(module, DataLoader(TensorDataset(x, words), 64, shuffle=True))[NAME]
+
+
+def test_captions_of_a_few_words_that_were_shuffled_apart_fail() -> None:
+    assert captioned(apart=False).passed
+    assert captioned(apart=True).passed is False
