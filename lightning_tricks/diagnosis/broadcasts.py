@@ -5,7 +5,7 @@ gradients do with rewards. Pairs are often meant: in distances, contrasts and ra
 them are only added up, no column meets itself, and one of two things holds:
 
 - what is added up is their product: it is that of two sums, so it does not matter which numbers belong together;
-- the column came out of a layer or the batch as it is, and the row is no column that was squeezed for this purpose.
+- the column came out of a layer or the batch as it is, and the row is not a column that was squeezed for this purpose.
 """
 
 from __future__ import annotations
