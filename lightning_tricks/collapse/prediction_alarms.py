@@ -15,6 +15,7 @@ _FOLLOWED = 0.05  # squared correlation of predictions that are not constant
 _NO_SPREAD = 3e-4  # of the limit of the variance of classes
 _SHRUNK = 1e-5  # of the limit of the variance of classes: that of numbers is 1e-4 of the targets', 1 % of their std
 _FEWEST = 1000  # samples of a test that may say that there is no association
+_FEW_OTHERS = 5  # labels of other classes than the most frequent one, in a check
 _BACKGROUND = 0.01  # balanced skill of hard answers: below it all of them are one class
 _TOLD = 0.2  # skill of the answers of a reference: below it, they say too little
 # Of the skill of a reference. Measured on the development scenarios: with two images in one (CutMix) training has 0.26
@@ -96,7 +97,12 @@ def statistics(
     # mixed are compared with the labels of one of the two
     answers = values.get("macro_f1_gain", math.nan) / 2
     kept = max(values.get("_pooled", moved), -math.inf if math.isnan(answers) else answers)
-    found |= {"worse": worth((moved if related else skill) + error), "lost": kept}
+    worse = worth((moved if related else skill) + error)
+    # (a network begins at ln 2 or above; on its way down to the entropy of rare labels it is above that for long, and
+    # of so few labels that entropy is hardly known)
+    if values.get("_minority", math.inf) < _FEW_OTHERS and values.get("cross_entropy", math.inf) < math.log(2):
+        worse = math.nan
+    found |= {"worse": worse, "lost": kept}
     if targets.dense and not math.isnan(values["balanced_skill"]):
         found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
     return found

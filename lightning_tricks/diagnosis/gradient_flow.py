@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION
 _NORMS = (*BATCH_NORM, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 _BATCHES_WITHOUT_LOSS = 8
+_FEWEST = 64  # weights whose distribution tells that they were never trained
 MARK = 1e8  # no gradient is that large in every element
 
 
@@ -113,6 +114,7 @@ def _flow(
     cut = _cut(exam, missing, alive, graphs, untrained)
     whole = left_out(exam, outside, held)
     still = _still(exam, alive) if not anywhere(bool(cut)) else []
+    fresh = _fresh(exam, alive)
     shaping = bool(zero) if anywhere(bool(zero)) and _influence(exam, zero) else False
     names = parameter_names(exam.module)
 
@@ -126,6 +128,7 @@ def _flow(
         zero=() if satisfied else named(zero),
         all_zero=len(zero) > 0.5 * len(trained) or shaping,
         frozen=named(p for p in exam.module.parameters() if not p.requires_grad),
+        fresh=named(fresh),
         forgotten=named(p for p in outside if id(p) not in whole),
         left_out=named(p for p in outside if id(p) in whole),
         kept=kept,
@@ -150,11 +153,30 @@ def _cut(
     anywhere, module = exam.dry_run.steps.anywhere, exam.module
     cut = [p for p in missing if id(p) in graphs and not _has_twin(module, p, alive)]
     if anywhere(bool(cut)):
-        cut = cut if _influence(exam, cut) else []
+        cut = cut if _at_some_time(_influence, exam, cut) else []
     hidden = [p for p in missing if id(p) not in graphs and id(p) in untrained and not _has_twin(module, p, alive)]
-    if not cut and anywhere(bool(hidden)) and _shapes_prediction(exam, hidden):
+    if not cut and anywhere(bool(hidden)) and _at_some_time(_shapes_prediction, exam, hidden):
         cut = hidden  # called under no_grad, as a network that was trained before may be
     return cut
+
+
+def _fresh(exam: Examination, alive: set[int]) -> list[nn.Parameter]:
+    """Return weights that are frozen as they were initialised and shape the prediction: no checkpoint has reached them.
+
+    That may be meant, as of random features. Those of a teacher are told by a twin that learns.
+    """
+    exam.dry_run.restart()
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *CONVOLUTION, nn.RNNBase)
+    layers = [m for m in exam.modules.values() if isinstance(m, kinds) and as_initialised(m)]
+    frozen = [p for m in layers for p in m.parameters() if not p.requires_grad and p.ndim > 1]
+    # (a few numbers may look like new ones by chance)
+    found = [p for p in frozen if p.numel() >= _FEWEST and not _has_twin(exam.module, p, alive)]
+    return found if exam.dry_run.steps.anywhere(bool(found)) and _shapes_prediction(exam, found) else []
+
+
+def _at_some_time(asked: Callable[..., bool], exam: Examination, parameters: Sequence[Tensor]) -> bool:
+    """Whether the answer is yes at the beginning or after some updates: a head of 0 hides what is before it."""
+    return asked(exam, parameters) or asked(exam, parameters, UPDATES_BEFORE_ASKING)
 
 
 def _without_loss(exam: Examination) -> Check:
@@ -183,21 +205,36 @@ def _weights(exam: Examination) -> set[int]:
     return {id(m.weight) for m in exam.modules.values() if isinstance(m, kinds)}
 
 
-def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor]) -> bool:
+def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor], updates: int = 0) -> bool:
     """Whether the prediction of a loss that is known changes with these parameters: they are not those of a teacher."""
     if exam.dry_run.steps.anywhere(exam.first.found is None):
         return False
-    usual, _ = exam.prediction(exam.batch, evaluate=True)
-    exam.dry_run.restart()
-    with torch.no_grad():
-        for p in parameters:
-            # (0.01, so that parameters that are all 0 change as well)
-            p.mul_(1.5).add_(0.01)
+    usual, _ = exam.prediction(exam.batch, evaluate=True, updates=updates)
+    _restarted(exam, updates)
+    _disturb(parameters)
     with exam.evaluating():
-        other = exam.look(exam.batch).prediction
+        other = exam.look(exam.batch).output(exam.first.key)
     exam.dry_run.restart()
     changed = usual is not None and other is not None and not torch.allclose(usual.float(), other.float(), rtol=1e-5)
     return exam.dry_run.steps.anywhere(changed)
+
+
+def _restarted(exam: Examination, updates: int) -> None:
+    """Go back to where the dry run began, and make some updates from there."""
+    exam.dry_run.restart()
+    for _ in range(updates):
+        exam.dry_run.update()
+
+
+@torch.no_grad()
+def _disturb(parameters: Iterable[Tensor]) -> None:
+    """Change each element by another share of its size, and by a little more, so that those that are 0 change as well.
+
+    One factor for all of them would leave choices as they are: the largest output of a layer stays the largest one.
+    """
+    for p in parameters:
+        waves = torch.arange(p.numel(), device=p.device).mul(2.4).cos().view(p.shape)
+        p.add_((p.abs() + 0.01) * waves.to(p.dtype))
 
 
 class _Calls:
@@ -237,14 +274,12 @@ def _has_twin(module: nn.Module, parameter: Tensor, alive: set[int]) -> bool:
     )
 
 
-def _influence(exam: Examination, parameters: Sequence[Tensor]) -> bool:
+def _influence(exam: Examination, parameters: Sequence[Tensor], updates: int = 0) -> bool:
     """Whether the loss changes with these parameters."""
-    exam.dry_run.restart()
+    _restarted(exam, updates)
     usual = exam.look(exam.batch).loss
-    exam.dry_run.restart()
-    with torch.no_grad():
-        for p in parameters:
-            p.mul_(1.5).add_(0.01)
+    _restarted(exam, updates)
+    _disturb(parameters)
     other = exam.look(exam.batch).loss
     exam.dry_run.restart()
     changed = False

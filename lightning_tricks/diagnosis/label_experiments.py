@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sized
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tricks.diagnosis import sanity_data
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
@@ -20,6 +23,7 @@ NEIGHBOURS = 1024
 UPDATES_ON_SOME, SEEN, UNSEEN = 60, 16, 4
 ROUNDS = 4  # of so many updates
 FEW_LABELS = 64
+MOST_BATCHES = 1024  # that are read in search of a second class
 MET = 0.1  # of the first loss: below it, there is nothing left to learn
 
 
@@ -30,6 +34,9 @@ def labels(exam: Examination) -> list[Check]:
     # (``anywhere``, here and below: all processes have to take the same turns)
     if not dry_run.steps.anywhere(look.target is not None):
         return one_answer(exam) or pairs(exam)
+    alone = one_class(exam)
+    if not dry_run.steps.anywhere(not alone):
+        return alone
     one_each = look.labels is not None and look.target is not None and look.target.shape == (len(look.target),)
     if dry_run.steps.anywhere(not (one_each and inputs and at is not None)) or look.logits is None or at is None:
         return []
@@ -89,6 +96,42 @@ def _skill(exam: Examination) -> tuple[float, float] | None:
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
+def one_class(exam: Examination) -> list[Check]:
+    """Are all labels of all the data the same, where the loss is that of outputs and these labels?
+
+    Then a constant is the right answer everywhere. Rare classes are missing in many batches, so that nothing is said
+    before the whole data have been read; most data have a second label in the first batches, where reading ends.
+    """
+    found, at, data = exam.first.found, exam.target_at, exam.dry_run.data
+    about_labels = found is not None and found.kind in ("cross entropy", "binary cross entropy")
+    known = about_labels and at is not None and exam.first.sequence is None and exam.roles.get(at) == "target"
+    if not known or at is None or found is None or data.batches_per_epoch > MOST_BATCHES:
+        return []
+    exam.dry_run.restart()
+    seen: list[Tensor] = []  # the first label
+    labels, rows = 0, 0
+    for _ in range(int(data.batches_per_epoch)):
+        target = tensors_of(data.next_batch())[at]
+        values = target[counts(target)] if not target.is_floating_point() else target.flatten()
+        seen = seen or list(values[:1])
+        if seen and not bool((values == seen[0]).all()):
+            return []
+        labels, rows = labels + len(values), rows + len(target)
+    # (a rest that makes no whole batch may be left out)
+    if labels < FEW_LABELS or (rows + len(found.target)) * exam.dry_run.steps.trainer.world_size <= _samples(exam):
+        return []
+    classes = 2 if found.logits is None else found.logits.shape[1]
+    return [sanity_data.one_label(round(float(seen[0])), labels, classes)]
+
+
+def _samples(exam: Examination) -> float:
+    """Return how many samples the data have; infinity where that is not known."""
+    loaders = exam.dry_run.data.loaders
+    if any(not isinstance(x, DataLoader) or isinstance(x.dataset, IterableDataset) for x in loaders):
+        return math.inf
+    return max((len(x.dataset) for x in loaders if isinstance(x.dataset, Sized)), default=math.inf)
+
+
 def one_answer(exam: Examination) -> list[Check]:
     """Are labels that the step makes itself all the same, and is that all there is to learn?
 
@@ -145,7 +188,12 @@ def pairs(exam: Examination) -> list[Check]:
     """
     dry_run, size = exam.dry_run, max((len(t) for t in exam.inputs(exam.batch)), default=0)
     tensors = tensors_of(exam.batch)
-    wide = [i for i, t in enumerate(tensors) if exam.roles.get(i) == "input" and t.ndim > 1 and t[0].numel() >= 4]
+    # (three words say as much as many numbers)
+    wide = [
+        i
+        for i, t in enumerate(tensors)
+        if exam.roles.get(i) == "input" and t.ndim > 1 and t[0].numel() >= (4 if t.is_floating_point() else 2)
+    ]
     wide = [i for i in wide if len(tensors[i]) == size and size >= 4]
     batches = int(min(dry_run.data.batches_per_epoch, 1e6))
     known = exam.first.target is not None or exam.first.sequence is not None

@@ -143,7 +143,12 @@ def one_label(label: int, count: int, classes: int) -> Check:
     'all of 1024 labels are 4, of 5 classes'
     """
     seen = f"all of {count} labels are {label}, of {classes} classes"
-    return Check("labels follow from inputs", False, seen, "look at how labels are read, mapped and clamped")
+    return Check(
+        "labels follow from inputs",
+        False,
+        seen,
+        "look at how data are filtered, and how labels are read, mapped and clamped",
+    )
 
 
 def pairs_belong(at_once: float, shape: float, skill: tuple[float, float] | None) -> Check:

@@ -19,6 +19,7 @@ class Gradients:
         zero: a gradient that is 0 everywhere, on several batches and after several updates.
         all_zero: whether that are all of them, or most.
         frozen: do not require a gradient.
+        fresh: do not require one, shape the prediction, and are as layers begin.
         forgotten: have a gradient, and no optimizer, though their neighbours have one.
         left_out: have a gradient and no optimizer, as whole modules.
         kept: whether gradients are never cleared.
@@ -32,6 +33,7 @@ class Gradients:
     zero: tuple[str, ...] = ()
     all_zero: bool = False
     frozen: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
     forgotten: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     kept: bool = False
@@ -58,7 +60,10 @@ def gradients_arrive(found: Gradients) -> Check:
     if found.detached:
         seen = f"no gradient, though the loss depends on them: {listed(found.detached, 6)}{told}"
         return Check(
-            name, False, seen, "a detach(), .data or numpy() behind them? Or freeze them: requires_grad_(False)"
+            name,
+            False,
+            seen,
+            "a detach(), no_grad(), numpy() or argmax behind them? Or freeze them: requires_grad_(False)",
         )
     if found.still:
         seen = f"a learning rate of 0, and no schedule that raises it: {listed(found.still, 6)}{told}"
@@ -77,6 +82,9 @@ def gradients_arrive(found: Gradients) -> Check:
     if found.left_out:
         seen = f"in no optimizer, as a whole: {listed(found.left_out, 6)}{told}"
         return Check(name, None, seen, "requires_grad_(False), if that is meant; else pass self.parameters()")
+    if found.fresh:
+        fix = "fine for random features; of a checkpoint, look at what load_state_dict(strict=False) returns"
+        return Check(name, None, f"frozen, and as new layers are: {listed(found.fresh, 6)}", fix)
     return Check(name, True, f"all parameters get gradients{told}")
 
 

@@ -53,6 +53,22 @@ def test_few_labels_of_rare_classes_say_little_about_how_bad_predictions_are() -
     assert "worse" in below(statistics(values(skill=-3.0, moved_skill=-3.0, _minority=6.0), Targets(), MANY))
 
 
+def test_a_loss_on_its_way_down_to_the_entropy_of_very_rare_labels_is_not_worse_than_a_constant() -> None:
+    """Of 500 labels two are of another class: their entropy is 0.026, and a loss of 0.1 is four times as much."""
+
+    def worse(loss: float, minority: float) -> bool:
+        share = minority / 500
+        entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+        skill = 1 - loss / entropy
+        found = values(skill=skill, moved_skill=skill, cross_entropy=loss, _minority=minority)
+        return "worse" in below(statistics(found, Targets(), MANY))
+
+    assert not worse(0.1, 2.0)
+    assert worse(0.9, 2.0), "no network that was just made has a loss like this"
+    assert worse(0.9, 50.0)
+    assert worse(0.6, 50.0)
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_worse_than_any_limit(loss: float) -> None:
     found = statistics(values(cross_entropy=loss), Targets(), MANY)

@@ -110,9 +110,17 @@ def test_parameters_that_take_no_part_are_named_and_no_fault() -> None:
 
 
 def test_frozen_parameters_are_named_and_no_fault() -> None:
-    found = marks(Net("frozen"), overfit_batch=False)["all parameters learn"]
+    module = Net("frozen")
+    with torch.no_grad():  # (not as a new layer is: it was trained somewhere else)
+        module.net[0].weight.mul_(torch.linspace(0.5, 3.0, module.net[0].weight.shape[1]))
+    found = marks(module, overfit_batch=False)["all parameters learn"]
     assert found.mark == "pass"
     assert found.evidence.endswith("frozen: net.0.weight, net.0.bias")
+
+
+def test_frozen_layers_that_are_as_new_ones_are_asked_about() -> None:
+    found = marks(Net("frozen"), overfit_batch=False)["all parameters learn"]
+    assert found.mark == "?" and found.evidence.startswith("frozen, and as new layers are: net.0")
 
 
 def test_shuffled_labels_are_found() -> None:

@@ -79,6 +79,82 @@ def test_a_network_under_no_grad_whose_output_is_the_target_may_be_random() -> N
     assert learn(module).passed is not False
 
 
+def test_a_head_of_zeros_does_not_hide_that_nothing_reaches_the_layers_before_it() -> None:
+    def without(self: Any, b: Any) -> Any:
+        with torch.no_grad():
+            h = self.backbone(b[0])
+        return F.cross_entropy(self.head(h), b[1])
+
+    def cut(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.head(self.backbone(b[0]).detach()), b[1])
+
+    def begun(step: Any, factor: float = 1.0) -> Any:
+        module = Parts(step)
+        nn.init.zeros_(module.head.weight)
+        nn.init.zeros_(module.head.bias)
+        with torch.no_grad():
+            for p in module.backbone.parameters():
+                p.mul_(factor)
+        return learn(module)
+
+    for step in (without, cut):
+        found = begun(step)
+        assert found.passed is False and "backbone.0.weight" in found.evidence
+    assert begun(without, 1.3).passed is None, "a trained backbone may be meant"
+    assert begun(through).passed
+
+
+def test_a_frozen_backbone_that_is_as_new_ones_are_may_be_meant_and_is_named() -> None:
+    def frozen(factor: float) -> Any:
+        module = Parts(through)
+        module.backbone.requires_grad_(False)
+        with torch.no_grad():
+            for p in module.backbone.parameters():
+                p.mul_(factor)
+        module.held = ("head",)
+        return learn(module)
+
+    found = frozen(1.0)
+    assert found.passed is None and found.evidence.startswith("frozen, and as new layers are: backbone.0.weight")
+    assert frozen(1.3).passed, "weights like these were trained"
+
+
+def test_a_frozen_network_that_gives_the_target_and_a_copy_of_one_that_learns_are_no_checkpoints() -> None:
+    def against(self: Any, b: Any) -> Any:
+        return F.mse_loss(self.head(self.backbone(b[0])), self.random(b[0]))
+
+    def beside(self: Any, b: Any) -> Any:
+        return F.cross_entropy(self.head(self.backbone(b[0]) + self.copied(b[0])), b[1])
+
+    module = Parts(against)
+    module.random = nn.Linear(12, 4).requires_grad_(False)
+    assert learn(module).passed
+    module = Parts(beside)
+    module.copied = deepcopy(module.backbone).requires_grad_(False)
+    assert learn(module).passed
+
+
+def test_a_choice_by_argmax_gives_the_layer_that_chooses_no_gradient() -> None:
+    """The largest output stays the largest one when all weights are multiplied by one factor."""
+
+    def chosen(self: Any, b: Any, *, weighed: bool) -> Any:
+        share, index = self.router(b[0]).softmax(1).max(1)
+        outputs = torch.stack([self.head(self.backbone(b[0])), self.other(b[0])], 1)[torch.arange(len(b[0])), index]
+        return F.cross_entropy(outputs * share[:, None] if weighed else outputs, b[1])
+
+    def routed(weighed: bool, *, used: bool = True) -> Any:
+        module = Parts(lambda self, b: chosen(self, b, weighed=weighed) if used else through(self, b))
+        module.router, module.other = nn.Linear(12, 2), nn.Linear(12, 4)
+        module.held = ("backbone", "head", "router", "other")
+        return learn(module)
+
+    found = routed(False)
+    assert found.passed is False
+    assert found.evidence == "no gradient, though the loss depends on them: router.weight, router.bias"
+    assert routed(True).passed
+    assert routed(False, used=False).passed is None, "what takes no part may wait for another phase"
+
+
 def test_units_with_equal_weights_stay_alike_and_a_head_of_zeros_does_not() -> None:
     module = Parts(through)
     for p in module.backbone.parameters():

@@ -528,7 +528,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "broadcast": (
         lambda: regression(lambda p, y: (p - y).abs().sqrt().mean()),
         "shapes of outputs and labels",
-        "the loss stays the same",
+        "makes (16, 16) pairs",
     ),
     "broadcast squares": (lambda: regression(F.mse_loss), "shapes of outputs and labels", "squeeze the prediction"),
     "labels of other copies": (lambda: repeated(False), "shapes of outputs and labels", "repeat_interleave"),

@@ -32,7 +32,7 @@ def test_what_is_needed_and_not_there_is_refused_by_name() -> None:
 def test_a_trick_that_needs_one_refuses_before_the_first_step(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = (Internal("trainer._of_tomorrow", "", REFUSED),)
     monkeypatch.setattr("lightning_tricks.resume.exact.RESUME", lacking)
-    monkeypatch.setattr("lightning_tricks.dry_run.dry_run.DRY_RUN", lacking)
+    monkeypatch.setattr("lightning_tricks.dry_run.steps.DRY_RUN", lacking)
     module = Classifier()
     with pytest.raises(UnsupportedError, match=rf"{make.__name__}: lightning .* has no trainer._of_tomorrow"):
         trainer([make()]).fit(module, loader(16))

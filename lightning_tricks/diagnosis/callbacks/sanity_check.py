@@ -22,6 +22,7 @@ from lightning_tricks.diagnosis import (
 )
 from lightning_tricks.diagnosis.attention_masks import masks
 from lightning_tricks.diagnosis.axes import axes
+from lightning_tricks.diagnosis.broadcasts import meetings
 from lightning_tricks.diagnosis.examination import Examination
 from lightning_tricks.diagnosis.given_answers import given_answers
 from lightning_tricks.diagnosis.loss_pairs import pairs_of_losses
@@ -94,7 +95,8 @@ class SanityCheck(Trick):
 
     Cost:
         Once: about 36 forward passes and 20 updates where all is well, at most as much as 150 training steps, and 180
-        more where two inputs form pairs; up to 2048 training and 128 validation samples are read.
+        more where two inputs form pairs; up to 2048 training and 128 validation samples are read, and all labels of at
+        most 1024 batches until a second one is seen.
 
     Example:
         >>> from lightning_tricks import SanityCheck
@@ -222,7 +224,9 @@ class SanityCheck(Trick):
 
 def _shapes(exam: Examination) -> list[Check]:
     """Return the first fault of shapes that is found, from broadcasting to an axis that is mistaken for another."""
-    return loss_experiments.shapes(exam) or places(exam) or axes(exam) or _quietly(misplaced, exam)
+    # (a number that meets those of all others reaches rows of others, which would be told as labels in a wrong order)
+    found = _quietly(meetings, exam) or loss_experiments.shapes(exam)
+    return found or places(exam) or axes(exam) or _quietly(misplaced, exam)
 
 
 def _inputs(exam: Examination) -> list[Check]:
