@@ -59,12 +59,8 @@ def gradients_arrive(found: Gradients) -> Check:
         return Check(name, False, seen, "pass self.parameters() to the optimizer, after the last layer was replaced")
     if found.detached:
         seen = f"no gradient, though the loss depends on them: {listed(found.detached, 6)}{told}"
-        return Check(
-            name,
-            False,
-            seen,
-            "a detach(), no_grad(), numpy() or argmax behind them? Or freeze them: requires_grad_(False)",
-        )
+        fix = "a detach(), no_grad(), numpy() or argmax behind them? Or freeze them: requires_grad_(False)"
+        return Check(name, False, seen, fix)
     if found.still:
         seen = f"a learning rate of 0, and no schedule that raises it: {listed(found.still, 6)}{told}"
         return Check(name, False, seen, "give these parameter groups a rate, or freeze them: requires_grad_(False)")
