@@ -350,8 +350,8 @@ def results_list() -> str:
 def result_title(path: str) -> str:
     """Return what a committed result is about, for people: its heading, and what distinguishes it from others.
 
-    >>> result_title("benchmarks/results/overhead-recipe-cpu.md")
-    'Overhead of the callbacks (recipe, cpu)'
+    >>> result_title("benchmarks/results/overhead-goals-cpu.md")
+    'Overhead of the callbacks (goals, cpu)'
     """
     title = (ROOT / path).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
     stem = Path(path).stem
