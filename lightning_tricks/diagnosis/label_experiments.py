@@ -23,7 +23,7 @@ NEIGHBOURS = 1024
 UPDATES_ON_SOME, SEEN, UNSEEN = 60, 16, 4
 ROUNDS = 4  # of so many updates
 FEW_LABELS = 64
-MOST_BATCHES = 256  # that are read in search of a second class: a user waits for them
+MOST_BATCHES = 512  # that are read in search of a second class: a user waits for them
 MET = 0.1  # of the first loss: below it, there is nothing left to learn
 
 
