@@ -518,11 +518,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"{g['limit']}",
             _shown(g),
             _shown(g["floor"]) if "floor" in g else "-",
-            "yes"
-            if g["passed"]
-            else "no: below the floor"
-            if g.get("floor", g)["low"] > g["limit"] and "floor" in g
-            else "NO",
+            _reached(g),
         ]
         for g in result["gates"]
     ]
@@ -543,6 +539,12 @@ def markdown(result: dict[str, Any]) -> str:
     for model, complaint in result["synchronizes"].items():
         lines.append(f"\nWaits for the GPU, model {model}: {complaint or 'no (set_sync_debug_mode error)'}")
     return "\n".join(lines) + "\n"
+
+
+def _reached(goal: dict[str, Any]) -> str:
+    if goal["passed"]:
+        return "yes"
+    return "no: below the floor" if "floor" in goal and goal["floor"]["low"] > goal["limit"] else "NO"
 
 
 def _shown(estimate: dict[str, Any]) -> str:

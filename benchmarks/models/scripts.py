@@ -194,3 +194,14 @@ def conv(classes: int = 10, width: int = 16, norm: bool = True) -> nn.Sequential
         return [nn.Conv2d(a, b, 3, padding=1), *([nn.BatchNorm2d(b)] if norm else []), nn.ReLU(), nn.MaxPool2d(2)]
 
     return nn.Sequential(*block(1, width), *block(width, 2 * width), nn.Flatten(), nn.Linear(8 * width, classes))
+
+
+def trained(net: nn.Module, data: Data, updates: int = 150, lr: float = 3e-3) -> nn.Module:
+    """Train a network that others start from."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    for k in range(updates):
+        rows = torch.arange(64 * k, 64 * k + 64) % len(data[0])
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(data[0][rows]), data[1][rows]).backward()
+        optimizer.step()
+    return net

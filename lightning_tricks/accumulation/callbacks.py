@@ -259,7 +259,8 @@ class GradientAccumulation(Trick):
             progress.lose_gradients(under_way=False)
         weight = self._reader.weigh(batch)
         whole = weight_of_all(trainer, weight) if progress.by_size else 0.0
-        progress.join(MicroBatch(weight, self._reader.samples(batch, weight), whole))
+        samples = self._reader.samples(batch, weight)
+        progress.join(MicroBatch(weight, samples, whole))
         if progress.units.reference is None:
             # (a collective, in the first micro-batch of the run: on all ranks)
             progress.take_units(_of_rank_0(trainer, weight), trainer.world_size)
@@ -271,7 +272,7 @@ class GradientAccumulation(Trick):
             steer(trainer, steps_after(batch_idx, progress.closes(_applied(run))))
         alone = stands_alone(self.spec, progress.fixed, trainer.world_size) and progress.now.batches == 1
         if alone and weight:  # (a number: weights on a device never stand alone)
-            self._alone = progress.batch.samples if progress.batch is not None else weight
+            self._alone = samples
             progress.now = progress.now.closed()
             run.dispatch.rest(self, *_WHILE_ALONE)
 

@@ -218,7 +218,6 @@ class CourseProbe(Probe):
         self._checks += 1
         step = self._checks * self._every
         before = dict(course.noted)
-        followed = parts.reference.follow(reading.reference, step)
         check = Check(
             step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss, extent=reading.extent
         )
@@ -229,7 +228,7 @@ class CourseProbe(Probe):
         course.follow_spikes(reading.losses, curves=not self.manual)
         if reading.row:
             self._note_row(step)
-        values |= followed
+        values |= parts.reference.follow(reading.reference, step)
         parts.culprit.follow(course.usual)
         if not self.manual:
             self._advise(judge, step)

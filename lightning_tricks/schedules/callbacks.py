@@ -279,8 +279,6 @@ class LRSchedule(Trick):
             self._write(run, run.views)
         if not self._horizon.timed:
             for i, (track, attempts) in enumerate(zip(self._horizon.tracks, attempted, strict=True)):
-                if attempts <= (track.course.planned or track.course.total or attempts):
-                    continue
                 text = overrun(track, attempts, f" of optimizer {i}" if len(attempted) > 1 else "")
                 if text is not None:
                     _say_once(run, text)

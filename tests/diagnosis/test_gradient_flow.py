@@ -49,15 +49,17 @@ def test_a_backbone_that_is_left_out_as_a_whole_may_be_meant_and_a_head_may_not(
     assert found.evidence == "in no optimizer: head.weight, head.bias"
 
 
+def without(self: Any, b: Any) -> Any:
+    with torch.no_grad():
+        h = self.backbone(b[0])
+    return F.cross_entropy(self.head(h), b[1])
+
+
+def cut(self: Any, b: Any) -> Any:
+    return F.cross_entropy(self.head(self.backbone(b[0]).detach()), b[1])
+
+
 def test_a_trained_network_under_no_grad_is_meant_and_one_that_never_was_trained_is_not() -> None:
-    def without(self: Any, b: Any) -> Any:
-        with torch.no_grad():
-            h = self.backbone(b[0])
-        return F.cross_entropy(self.head(h), b[1])
-
-    def cut(self: Any, b: Any) -> Any:
-        return F.cross_entropy(self.head(self.backbone(b[0]).detach()), b[1])
-
     trained = Parts(without)
     with torch.no_grad():
         for p in trained.backbone.parameters():
@@ -80,14 +82,6 @@ def test_a_network_under_no_grad_whose_output_is_the_target_may_be_random() -> N
 
 
 def test_a_head_of_zeros_does_not_hide_that_nothing_reaches_the_layers_before_it() -> None:
-    def without(self: Any, b: Any) -> Any:
-        with torch.no_grad():
-            h = self.backbone(b[0])
-        return F.cross_entropy(self.head(h), b[1])
-
-    def cut(self: Any, b: Any) -> Any:
-        return F.cross_entropy(self.head(self.backbone(b[0]).detach()), b[1])
-
     def begun(step: Any, factor: float = 1.0) -> Any:
         module = Parts(step)
         nn.init.zeros_(module.head.weight)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import CLASSES, Script, conv, fitted, images, right, script, seeded
+from benchmarks.models.scripts import CLASSES, Script, conv, fitted, images, right, script, seeded, trained
 from benchmarks.models.trainings import Training
 from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, SHAPES, UNLEARNED, Data, Loaded
 
@@ -40,17 +40,6 @@ def told(s: Script, batch: Data) -> dict[str, Tensor]:
     """Cross entropy, logits and labels."""
     logits = s.model(batch[0])
     return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits, "labels": batch[1]}
-
-
-def known(net: nn.Module, data: Data, updates: int = 150) -> nn.Module:
-    """Train a network that others start from."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for k in range(updates):
-        rows = torch.arange(64 * k, 64 * k + 64) % len(data[0])
-        optimizer.zero_grad()
-        F.cross_entropy(net(data[0][rows]), data[1][rows]).backward()
-        optimizer.step()
-    return net
 
 
 def sorting(seed: int, model: Any, optimizer: Any = None, loss: Any = entropy, **more: Any) -> Training:
@@ -81,7 +70,7 @@ class Adapter(nn.Module):
 
 def adapted(both: bool) -> nn.Module:
     """Adapters in a network that knows the digits under other names."""
-    net: Any = known(t.mlp([64, 72, 72, 10], nn.GELU), (FLAT[0].flip(1), (FLAT[1] + 3) % 10))
+    net: Any = trained(t.mlp([64, 72, 72, 10], nn.GELU), (FLAT[0].flip(1), (FLAT[1] + 3) % 10))
     return nn.Sequential(*(Adapter(m, both) if isinstance(m, nn.Linear) else m for m in net))
 
 
@@ -92,7 +81,7 @@ class Probe(Loaded):
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 7), nn.Tanh())
         if pretrained:
-            known(nn.Sequential(self.encoder, nn.Linear(7, 10)), FLAT, 300)
+            trained(nn.Sequential(self.encoder, nn.Linear(7, 10)), FLAT, 300)
         self.fc = nn.Linear(7, 10)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
@@ -121,7 +110,7 @@ def probed(seed: int, pretrained: bool) -> Training:
 def restored(prefixed: bool) -> nn.Module:
     """A body from a checkpoint, frozen, and a new head. Keys with a prefix match nothing, and ``strict=False`` hides it."""
     body = t.mlp([64, 20, 10], nn.ReLU)
-    saved = known(copy.deepcopy(body), FLAT, 300).state_dict()
+    saved = trained(copy.deepcopy(body), FLAT, 300).state_dict()
     body.load_state_dict({("model." if prefixed else "") + key: value for key, value in saved.items()}, strict=False)
     return nn.Sequential(body.requires_grad_(False), nn.ReLU(), nn.Linear(10, 10))
 
@@ -291,7 +280,7 @@ def distilled(seed: int, paired: bool) -> Training:
         return value
 
     def make() -> Script:
-        teacher = known(t.mlp([64, 128, 10], nn.Tanh), FLAT, 250)
+        teacher = trained(t.mlp([64, 128, 10], nn.Tanh), FLAT, 250)
         with torch.no_grad():
             answers = teacher(FLAT[0])
         answers = answers if paired else answers[torch.randperm(len(answers))]
@@ -400,7 +389,7 @@ def harder(s: Script, batch: Data) -> Any:
 
 def tuned(seed: int) -> Training:
     """A convolutional net that knows its digits goes on, four at a time: a noisy loss that cannot fall any more."""
-    model = lambda: known(conv(width=8), TRAIN, 200)  # noqa: E731
+    model = lambda: trained(conv(width=8), TRAIN, 200)  # noqa: E731
     optimizer = lambda s: torch.optim.AdamW(s.parameters(), lr=1e-4)  # noqa: E731
     return fitted(seed, model, entropy, right(TEST), (TRAIN, TEST), optimizer, batch=4, steps=350, detectors=CLASSES)
 

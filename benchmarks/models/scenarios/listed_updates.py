@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.models import trainings as t
 from benchmarks.models.scenario import Scenario, failing, healthy
-from benchmarks.models.scripts import CLASSES, Script, fitted, images, right, script, seeded
+from benchmarks.models.scripts import CLASSES, Script, fitted, images, right, script, seeded, trained
 from benchmarks.models.trainings import Training
 from benchmarks.models.wide import FAST, FOLLOW, ONE_BATCH, UNLEARNED, Data, Loaded
 
@@ -43,17 +43,6 @@ def crossed(s: Script, batch: Data) -> dict[str, Tensor]:
     loss = F.cross_entropy(logits, batch[1])
     s.log_dict({"loss": loss, "acc": (logits.argmax(1) == batch[1]).float().mean()})
     return {"loss": loss, "logits": logits, "labels": batch[1]}
-
-
-def trained(net: nn.Module, data: Data, updates: int = 150, lr: float = 3e-3) -> nn.Module:
-    """Train a network that others start from."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
-    for k in range(updates):
-        rows = torch.arange(64 * k, 64 * k + 64) % len(data[0])
-        optimizer.zero_grad()
-        F.cross_entropy(net(data[0][rows]), data[1][rows]).backward()
-        optimizer.step()
-    return net
 
 
 def sorting(seed: int, model: Any, loss: Any = crossed, optimizer: Any = None, **more: Any) -> Training:
