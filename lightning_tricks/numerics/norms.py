@@ -75,12 +75,11 @@ def _read(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Te
 
 def _mended(norms: Tensor, tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     """Return float32 norms, those again in float64 whose sum may have overflowed, or lost what is small. On a CPU."""
-    low = lowest_safe(norm_type, norms.dtype)
-    least, most = torch.aminmax(norms)
-    if least.tolist() >= low and most.tolist() < math.inf:  # type: ignore[operator]  # (0-d: numbers, and no lists)
+    low, values = lowest_safe(norm_type, norms.dtype), norms.tolist()
+    if low <= min(values) and max(values) < math.inf:
         return norms
     # (float64 does not change a NaN)
-    doubtful = [i for i, n in enumerate(norms.tolist()) if n < low or n == math.inf]
+    doubtful = [i for i, n in enumerate(values) if n < low or n == math.inf]
     doubtful = [i for i in doubtful if tensors[i].numel() and not _all_zero(tensors[i])]
     if not doubtful:
         return norms
