@@ -54,7 +54,7 @@ def test_the_figures_of_the_finder_are_measured() -> None:
     assert shown[2].startswith(rows["Lightning's Tuner.lr_find"][1] + " with")
 
 
-@pytest.mark.parametrize(("start", "column"), [("failing trainings found", 0), ("false alarms", 1)])
+@pytest.mark.parametrize(("start", "column"), [("small failing trainings found", 0), ("false alarms", 1)])
 def test_the_figures_of_the_detectors_are_of_the_half_that_nothing_was_tuned_on(start: str, column: int) -> None:
     rows = result("collapse-verify.md", "### verify: beside the rules of other tools")
     counted = {
@@ -64,6 +64,10 @@ def test_the_figures_of_the_detectors_are_of_the_half_that_nothing_was_tuned_on(
     what, ours, others = proof(start)
     assert re.search(rf"\b{counted['lightning_tricks'][1]}\b", what)
     assert ours.startswith(counted["lightning_tricks"][0] + " ")
+    interval = re.search(r"\[(.+), (.+)\]", rows["lightning_tricks"][column])
+    assert interval is not None
+    low, high = (round(100 * float(end)) for end in interval.groups())
+    assert f"(95 % interval: {low} to {high} %)" in ours
     assert re.findall(r"\b\d+\b", others) == [counted["SageMaker Debugger"][0], counted["Lightning SpikeDetection"][0]]
 
 
