@@ -18,6 +18,7 @@ from lightning_tricks.numerics.torch_internals import (
 Storage = torch.UntypedStorage
 
 PLAIN = frozenset({Tensor, torch.nn.Parameter})  # nearly all: what is asked of others need not be asked of them
+_FEW = 4096  # bytes that are compared faster one by one than in words
 _BLOCK = 1021  # a prime: rows that move by a power of two do not fall onto their old places
 
 
@@ -76,6 +77,26 @@ def as_bytes(storage: Storage) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
+def same_bytes(one: Storage, other: Storage) -> bool:
+    """Whether two storages of one device hold the same bytes. A host read.
+
+    >>> same_bytes(torch.ones(5).untyped_storage(), torch.tensor([1.0] * 4 + [2.0]).untyped_storage())
+    False
+    """
+    if one.nbytes() != other.nbytes():
+        return False
+    if one.nbytes() <= _FEW:
+        return torch.equal(as_bytes(one), as_bytes(other))
+    # (torch compares eight bytes as fast as one)
+    return all(map(torch.equal, _words_and_rest(one), _words_and_rest(other)))
+
+
+def _words_and_rest(storage: Storage) -> tuple[Tensor, Tensor]:
+    flat = as_bytes(storage)
+    whole = len(flat) // 8 * 8
+    return flat[:whole].view(torch.int64), flat[whole:]
+
+
 @torch.no_grad()
 def checksum(storage: Storage) -> Tensor:
     """Return three numbers that change with any likely change of the bytes, also when rows change places.
@@ -89,9 +110,7 @@ def checksum(storage: Storage) -> Tensor:
         >>> torch.equal(checksum(storage), before)
         False
     """
-    flat = as_bytes(storage)
-    whole = len(flat) // 8 * 8
-    words, rest = flat[:whole].view(torch.int64), flat[whole:]
+    words, rest = _words_and_rest(storage)
     body = words[: len(words) // _BLOCK * _BLOCK].view(-1, _BLOCK)
     tail = words[body.numel() :]
     parts = [body.sum(0), body.sum(1), torch.cat([tail, rest.to(torch.int64)])]

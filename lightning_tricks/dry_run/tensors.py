@@ -18,9 +18,9 @@ from torch import Tensor
 from lightning_tricks.dry_run.storages import (
     PLAIN,
     Storage,
-    as_bytes,
     checksum,
     inner_names,
+    same_bytes,
     same_memory,
     storage_of,
     wraps,
@@ -35,6 +35,7 @@ from lightning_tricks.numerics.torch_internals import (
     without_subclasses,
 )
 
+_MUCH = 1 << 16  # bytes
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # dicts, which a tensor holds
 
 
@@ -64,19 +65,24 @@ class StorageRecord:
         self._before = checksum(self.storage)
 
     def restore(self) -> None:
-        """Put the bytes back where they were copied."""
-        if self.saved is not None:
-            # (sharded modules free a storage by giving it a size of 0)
-            if self.storage.nbytes() != self.size:
-                self.storage.resize_(self.size)
-            self.storage.copy_(self.saved)
+        """Put the bytes back where they were copied and are others now."""
+        if self.saved is None:
+            return
+        # of much memory a look is cheaper than a copy, where it is no host read
+        if self.size > _MUCH and self.storage.device.type == "cpu" and self.intact():
+            return
+        # (sharded modules free a storage by giving it a size of 0)
+        if self.storage.nbytes() != self.size:
+            self.storage.resize_(self.size)
+        self.storage.copy_(self.saved)
 
     def intact(self) -> bool:
         """Whether the bytes are what they were, as far as that is known. Reads from the device."""
         if self.storage.nbytes() != self.size:
             return False
         if self.saved is not None:
-            return torch.equal(as_bytes(self.storage), as_bytes(self.saved).to(self.storage.device))
+            moved = self.saved.device != self.storage.device
+            return same_bytes(self.storage, self.saved.to(device=self.storage.device) if moved else self.saved)
         return self._before is None or torch.equal(checksum(self.storage), self._before)
 
 
