@@ -18,7 +18,7 @@ import yaml
 import lightning_tricks
 from lightning_tricks import decays, metrics
 from lightning_tricks.errors import nearest
-from lightning_tricks.lifecycle.trick import trainer_arguments
+from lightning_tricks.lifecycle.namespaces import trainer_arguments
 from lightning_tricks.trainer_check import conflicts, trainer_faults
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")

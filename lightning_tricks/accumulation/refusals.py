@@ -8,8 +8,8 @@ import torch
 
 from lightning_tricks.accumulation.spec import OWNER, AccumulationSpec
 from lightning_tricks.errors import ConflictError, TrickError, UnsupportedError, message
+from lightning_tricks.lifecycle.namespaces import defined_by_lightning
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.lifecycle.trick import defined_by_lightning
 
 
 def refuse_before_setup(spec: AccumulationSpec, trainer: Any) -> None:

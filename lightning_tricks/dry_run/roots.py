@@ -12,7 +12,8 @@ from lightning_tricks.dry_run import memory
 from lightning_tricks.dry_run.loaders import is_read_by_position
 from lightning_tricks.dry_run.walk import Walk
 from lightning_tricks.lifecycle.lightning_internals import combined_loader
-from lightning_tricks.lifecycle.trick import Trick, of_lightning
+from lightning_tricks.lifecycle.namespaces import of_lightning
+from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.trees import tree_leaves
 
 

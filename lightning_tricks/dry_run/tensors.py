@@ -68,7 +68,7 @@ class StorageRecord:
         """Put the bytes back where they were copied and are others now."""
         if self.saved is None:
             return
-        # of much memory a look is cheaper than a copy, where it is no host read
+        # to look at much memory is cheaper than to copy it; on another device it would be a host read
         if self.size > _MUCH and self.storage.device.type == "cpu" and self.intact():
             return
         # (sharded modules free a storage by giving it a size of 0)

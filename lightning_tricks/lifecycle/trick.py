@@ -6,7 +6,6 @@ and state are here, once.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -312,26 +311,3 @@ def _is_superseded(trick: Trick, trainer: Any) -> bool:
     """Whether the Trainer has an explicit callback of the same class, or an implicit one that was made later."""
     others = [c for c in trainer.callbacks if type(c) is type(trick) and c is not trick]
     return any(not other.implicit or other.serial > trick.serial for other in others)
-
-
-def defined_by_lightning(module: Any, method: str) -> bool:
-    """Whether a module's method is Lightning's own, in either namespace, and not overridden."""
-    return of_lightning(next(cls for cls in type(module).__mro__ if method in vars(cls)))
-
-
-def of_lightning(kind: type) -> bool:
-    """Whether a class is Lightning's own, in either namespace.
-
-    >>> of_lightning(lightning_pytorch.Trainer), of_lightning(dict)
-    (True, False)
-    """
-    return kind.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
-
-
-def trainer_arguments() -> list[str]:
-    """Return the names of the Trainer's arguments.
-
-    >>> "max_epochs" in trainer_arguments()
-    True
-    """
-    return list(inspect.signature(lightning_pytorch.Trainer).parameters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_tricks.lifecycle.lightning_internals import combined_loader
-from lightning_tricks.lifecycle.trick import defined_by_lightning, of_lightning
+from lightning_tricks.lifecycle.namespaces import defined_by_lightning, of_lightning
 from lightning_tricks.resume import held
 from lightning_tricks.resume.encoding import is_numeric
 from lightning_tricks.resume.findings import Finding

@@ -20,7 +20,7 @@ from lightning_tricks.dry_run.places import SHORT
 from lightning_tricks.dry_run.states import equal_states
 from lightning_tricks.dry_run.walk import Walk
 from lightning_tricks.lifecycle.lightning_internals import combined_loader
-from lightning_tricks.lifecycle.trick import of_lightning
+from lightning_tricks.lifecycle.namespaces import of_lightning
 from lightning_tricks.resume.encoding import MOST_ITEMS, NotPlainError, decoded, encoded, filled, without_references
 from lightning_tricks.resume.replay import keeps_its_own_state
 

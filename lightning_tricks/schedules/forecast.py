@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lightning_tricks.errors import TrickError
-from lightning_tricks.lifecycle.horizon import (
-    Pace,
-    Standing,
-    UnknownHorizonError,
-    forecast_updates,
-    updates_per_epoch,
-)
+from lightning_tricks.lifecycle.horizon import Standing, UnknownHorizonError, forecast_updates, updates_per_epoch
+from lightning_tricks.lifecycle.pace import Pace
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.schedules.plan import Forecast, needs_length
 from lightning_tricks.schedules.spec import OWNER, ScheduleSpec

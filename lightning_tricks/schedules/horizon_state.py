@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_tricks.errors import TrickError
-from lightning_tricks.lifecycle.horizon import PACE, Pace, Standing, UnknownHorizonError, bounds
+from lightning_tricks.lifecycle.horizon import Standing, UnknownHorizonError, bounds
+from lightning_tricks.lifecycle.pace import PACE, Pace
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics import form
 from lightning_tricks.schedules.course import COURSE, Course

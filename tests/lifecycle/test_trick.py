@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_tricks import AutoClip, GradientClip, GradientMonitor, LRSchedule, TrickError
-from lightning_tricks.lifecycle.trick import defined_by_lightning
 from tests.problems import Classifier, fit, loader, trainer
 
 
@@ -72,17 +71,6 @@ def test_a_state_from_an_unknown_version_is_refused(tmp_path: Any) -> None:
     torch.save(checkpoint, tmp_path / "b.ckpt")
     with pytest.raises(ValueError, match=r"\(version 99\) cannot be read by this version, which reads version 1"):
         trainer([GradientClip(1.0)], max_epochs=2).fit(Classifier(), loader(16), ckpt_path=tmp_path / "b.ckpt")
-
-
-def test_overridden_methods_are_told_from_lightnings_in_both_namespaces() -> None:
-    import pytorch_lightning
-
-    class Own(Classifier):
-        def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None: ...
-
-    assert defined_by_lightning(Classifier(), "configure_gradient_clipping")
-    assert defined_by_lightning(pytorch_lightning.LightningModule(), "configure_gradient_clipping")
-    assert not defined_by_lightning(Own(), "configure_gradient_clipping")
 
 
 def test_clean_up_may_come_twice_and_never_raises() -> None:

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from lightning_tricks import LRSchedule, TrickError
-from lightning_tricks.lifecycle.horizon import Pace, Standing, UnknownHorizonError
+from lightning_tricks.lifecycle.horizon import Standing, UnknownHorizonError
+from lightning_tricks.lifecycle.pace import Pace
 from lightning_tricks.schedules.forecast import read_forecast, refuse_unless_inferable
 from tests.schedules.fake_run import fake_run
 

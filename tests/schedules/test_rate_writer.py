@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lightning_tricks import LRSchedule
-from lightning_tricks.lifecycle.horizon import Pace, Standing
+from lightning_tricks.lifecycle.horizon import Standing
+from lightning_tricks.lifecycle.pace import Pace
 from lightning_tricks.optimizer_step.logbook import OptimizerView
 from lightning_tricks.optimizer_step.loss_scale import LossScale
 from lightning_tricks.schedules.forecast import read_forecast

@@ -18,8 +18,9 @@ from lightning_tricks.gradients.rules import ClipRule, as_rule
 from lightning_tricks.gradients.specs import ClipSpec
 from lightning_tricks.gradients.steps import key_ending, warn_of_unannounced
 from lightning_tricks.lifecycle.messages import warn
+from lightning_tricks.lifecycle.namespaces import defined_by_lightning
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.lifecycle.trick import Trick, defined_by_lightning
+from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.modules.replaced import PutBack, replaced
 from lightning_tricks.numerics import form, host
 from lightning_tricks.numerics.norms import total_norm
