@@ -25,6 +25,7 @@ from benchmarks.models.scenarios import (
     everyday_updates,
     everyday_vision,
     fifth_classes,
+    fifth_tables,
     finetuning,
     forum_generative,
     forum_sequences,
@@ -186,6 +187,7 @@ SCENARIOS: list[Scenario] = [
     # From the same list with new data and architectures, by somebody who has not seen the rules; their names put them into
     # develop.
     *fifth_classes.SCENARIOS,
+    *fifth_tables.SCENARIOS,
 ]
 
 
