@@ -25,6 +25,7 @@ from benchmarks.models.scenarios import (
     everyday_updates,
     everyday_vision,
     fifth_classes,
+    fifth_sequences,
     fifth_tables,
     finetuning,
     forum_generative,
@@ -188,6 +189,7 @@ SCENARIOS: list[Scenario] = [
     # develop.
     *fifth_classes.SCENARIOS,
     *fifth_tables.SCENARIOS,
+    *fifth_sequences.SCENARIOS,
 ]
 
 
