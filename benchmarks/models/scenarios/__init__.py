@@ -25,8 +25,11 @@ from benchmarks.models.scenarios import (
     everyday_updates,
     everyday_vision,
     fifth_classes,
+    fifth_generative,
     fifth_sequences,
     fifth_tables,
+    fifth_unlabelled,
+    fifth_updates,
     finetuning,
     forum_generative,
     forum_sequences,
@@ -190,6 +193,9 @@ SCENARIOS: list[Scenario] = [
     *fifth_classes.SCENARIOS,
     *fifth_tables.SCENARIOS,
     *fifth_sequences.SCENARIOS,
+    *fifth_unlabelled.SCENARIOS,
+    *fifth_generative.SCENARIOS,
+    *fifth_updates.SCENARIOS,
 ]
 
 
