@@ -241,7 +241,7 @@ SCENARIOS: list[Scenario] = [
     healthy(FAMILY, "five signs repeated", 0.85, lambda s: echoing(s, False)),
     failing(FAMILY, "pulses, states that grow by half", 0.65, lambda s: stateful(s, lambda: growing(1.5), lambda p: torch.optim.SGD(p, lr=0.05),
             40, False, 200), *FAST, *UNLEARNED, "dead units", "sanity:initial loss", ONE_BATCH),
-    healthy(FAMILY, "pulses, states that turn, a clip of 1", 0.65, lambda s: stateful(s, lambda: growing(1.0), adam(3e-3), 20, False, 300,
+    healthy(FAMILY, "pulses, states that turn, a clip of 1", 0.75, lambda s: stateful(s, lambda: growing(1.0), adam(2e-3), 10, False, 400,
             gradient_clip_val=1.0)),
     failing(FAMILY, "parity of three of four bits, Adam at 1e-4", 0.8, lambda s: stateful(s, lambda: nn.LSTM(2, 32, batch_first=True), adam(1e-4), 4, True, 500),
             *UNLEARNED, *STILL, ONE_BATCH),
