@@ -44,8 +44,10 @@ def output_of(outputs: Any, name: str) -> Tensor | None:
 def no_output(outputs: Any, name: str, modules: Iterable[str]) -> TrickError:
     """Return the error that says that an output is neither a key of what was returned nor a module."""
     keys = [k for k, v in outputs.items() if isinstance(v, Tensor)] if isinstance(outputs, Mapping) else []
-    near = nearest(name, [*keys, *(n for n in modules if n)])
-    rule = "training_step returns no such key, and there is no such module that it calls"
+    there = [n for n in modules if n]
+    near = nearest(name, [n for n in (*keys, *there) if n != name])
+    what = "does not call the module of that name" if name in there else "there is no such module"
+    rule = f"training_step returns no such key, and {what}"
     remedy = f"The nearest name is {near!r}" if near else "Return {'loss': loss, 'logits': logits}"
     return refused("output", name, rule, remedy)
 

@@ -33,6 +33,10 @@ class Attachment:
         self.sampler = sampler
         self._if_watched = if_watched
         self._handles: list[Any] = []
+        self._paths = {
+            id(m): tuple(name.split(".")) for name, m in run.trainer.lightning_module.named_modules() if name
+        }
+        self._watched: list[nn.Module] = []
 
     @property
     def root(self) -> nn.Module:
@@ -67,6 +71,12 @@ class Attachment:
         """Return the names of the modules that names or globs match; no match is an error with the nearest name."""
         return matching_modules(plain_modules(self.root), patterns, owner=self.owner)
 
+    @property
+    def outdated(self) -> bool:
+        """Whether another module is now where a watched one was: heads grow, and adapters are put around layers."""
+        places = ((module, self._paths[id(module)]) for module in self._watched if id(module) in self._paths)
+        return any(_at(self.root, path) is not module for module, path in places)
+
     def watch(self, module: nn.Module, seen: Callable[[Any], None]) -> Any:
         """Call ``seen(output)`` for each forward pass of ``module`` in the training step of a watched batch.
 
@@ -80,6 +90,7 @@ class Attachment:
         # (``no_grad``: what is computed of the output must not join the graph of the user's loss)
         handle = module.register_forward_hook(Hook(torch.no_grad()(hook)))
         self.keep(handle)
+        self._watched.append(module)
         return handle
 
     def watch_input(self, module: nn.Module, seen: Callable[[Any], None]) -> Any:
@@ -101,4 +112,12 @@ class Attachment:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._watched = [], []
+
+
+def _at(root: nn.Module, path: tuple[str, ...]) -> nn.Module | None:
+    """Return the module at a path; None where there is none now."""
+    found: nn.Module | None = root
+    for name in path:
+        found = None if found is None else found._modules.get(name)
+    return found

@@ -29,7 +29,7 @@ from lightning_tricks.dry_run.dry_run import DryRun
 from lightning_tricks.dry_run.training_step import loss_of
 from lightning_tricks.errors import shortened
 from lightning_tricks.modules.names import in_compiled_graphs, plain_modules
-from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.modules.replaced import Hook, replaced
 from lightning_tricks.modules.trace import floating
 from lightning_tricks.numerics.torch_internals import LOSS
 from lightning_tricks.numerics.trees import tree_leaves, tree_map
@@ -235,12 +235,15 @@ class Examination:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put all modules in eval mode meanwhile."""
+        """Put all modules in eval mode meanwhile; hooks of the module that set it back to training mode do not."""
         training = [(m, m.training) for m in self.module.modules()]
         self.module.eval()
+        stays = [replaced(m, "train", _as_it_is(m)) for m, _ in training]
         try:
             yield
         finally:
+            for put_back in stays:
+                put_back()
             for m, was in training:
                 m.training = was
 
@@ -363,3 +366,12 @@ def emptied(tensor: Tensor) -> Tensor:
     (tensor([0, 0]), tensor([1.]))
     """
     return torch.zeros_like(tensor) if bool((tensor != 0).any()) else torch.ones_like(tensor)
+
+
+def _as_it_is(module: nn.Module) -> Callable[..., nn.Module]:
+    """Return what takes the place of ``module.train``: the mode stays."""
+
+    def train(mode: bool = True) -> nn.Module:
+        return module
+
+    return train

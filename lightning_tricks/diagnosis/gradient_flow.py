@@ -151,12 +151,15 @@ def _cut(
         untrained: ids of parameters that are as they were initialised.
     """
     anywhere, module = exam.dry_run.steps.anywhere, exam.module
-    cut = [p for p in missing if id(p) in graphs and not _has_twin(module, p, alive)]
+    twins = {id(p) for p in missing if _has_twin(module, p, alive)}
+    cut = [p for p in missing if id(p) in graphs and id(p) not in twins]
     if anywhere(bool(cut)):
         cut = cut if _at_some_time(_influence, exam, cut) else []
-    hidden = [p for p in missing if id(p) not in graphs and id(p) in untrained and not _has_twin(module, p, alive)]
+    # called under no_grad, as a network that was trained before may be; or as a decoder is that learns beside it, where
+    # a teacher would have something to say about the target
+    hidden = [p for p in missing if (id(p) in graphs) == (id(p) in twins) and id(p) in untrained]
     if not cut and anywhere(bool(hidden)) and _at_some_time(_shapes_prediction, exam, hidden):
-        cut = hidden  # called under no_grad, as a network that was trained before may be
+        cut = hidden
     return cut
 
 

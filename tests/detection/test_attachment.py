@@ -45,3 +45,19 @@ def test_a_name_that_is_not_there_is_refused_with_the_nearest() -> None:
 def test_globs_are_matched_against_plain_names() -> None:
     to = attachment(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), lambda do: do())
     assert to.matching(["*"])[-2:] == ["0", "1"] and to.hidden() == set()
+
+
+def test_it_is_outdated_once_another_module_has_taken_the_place_of_a_watched_one_or_of_its_parent() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 2)))
+    to = attachment(net, lambda do: do())
+    to.watch(to.module("1.1", "layer"), lambda output: None)
+    net[0] = nn.Linear(2, 3)  # (nobody watches this one)
+    assert not to.outdated
+    kept, net[1] = net[1], nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
+    assert to.outdated
+    net[1] = kept
+    assert not to.outdated
+    kept[1] = nn.Linear(3, 2)
+    assert to.outdated
+    to.detach()
+    assert not to.outdated

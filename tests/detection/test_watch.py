@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from typing import Any
 
 import pytest
+from torch import nn
 
 import lightning_tricks
-from lightning_tricks import DeadUnits
+from lightning_tricks import DeadUnits, PredictionCollapse
+from lightning_tricks.collapse.prediction_probe import PredictionProbe
 from lightning_tricks.detection.detector import Detector
 from lightning_tricks.detection.watch import watch_form
 from lightning_tricks.numerics import form
@@ -38,3 +41,31 @@ def test_no_part_of_a_state_overwrites_another(name: str) -> None:
     # (it means to: a verdict without what this process alone has measured)
     meant = {"verdict"} if name == "MemoryDoctor" else set()
     assert {key for key, times in written.items() if times > 1} <= meant
+
+
+class Grows(Classifier):
+    """Its head is exchanged when training begins, and made wider in the middle of it."""
+
+    def on_train_start(self) -> None:
+        self.widen(10)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.global_step == 6:
+            self.widen(12)
+
+    def widen(self, classes: int) -> None:
+        self.net[-1] = nn.Linear(self.net[-1].in_features, classes)
+
+
+def test_a_module_that_takes_the_place_of_a_watched_one_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, seen, see = Grows(), [], PredictionProbe._see
+
+    def note(probe: PredictionProbe, output: Any) -> None:
+        seen.append(output.shape[1])
+        see(probe, output)
+
+    monkeypatch.setattr(PredictionProbe, "_see", note)
+    last = f"net.{len(module.net) - 1}"
+    fit(module, [PredictionCollapse(output=last, every_n_steps=1)], n=80, max_steps=10)
+    # (the new head is followed from the next batch on)
+    assert seen == [10] * 6 + [12] * 3 and not module.net[-1]._forward_hooks

@@ -34,8 +34,12 @@ def through(self: Any, b: Any) -> Any:
     return F.cross_entropy(self.head(self.backbone(b[0])), b[1])
 
 
+def learn_from(module: Any, data: Any) -> Any:
+    return checks(module, data)["all parameters learn"]
+
+
 def learn(module: Any) -> Any:
-    return checks(module, load(*classes()))["all parameters learn"]
+    return learn_from(module, load(*classes()))
 
 
 def test_a_backbone_that_is_left_out_as_a_whole_may_be_meant_and_a_head_may_not() -> None:
@@ -193,6 +197,40 @@ def test_a_teacher_in_the_optimizer_is_no_fault() -> None:
     module.teacher = deepcopy(module.backbone)
     module.held = ("backbone", "head", "teacher")
     assert learn(module).passed is not False
+
+
+class Echo(Task):
+    """An encoder and a decoder of one kind and size; the state may be detached on its way, or go nowhere."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(nn.Identity(), None)  # type: ignore[arg-type]
+        self.way, self.embed, self.head = way, nn.Embedding(9, 8), nn.Linear(16, 9)
+        self.encoder, self.decoder = nn.GRU(8, 16, batch_first=True), nn.GRU(8, 16, batch_first=True)
+
+    def training_step(self, b: Any, batch_idx: int) -> Any:
+        state = self.encoder(self.embed(b[0]))[1]
+        state = {"whole": state, "detached": state.detach(), "nowhere": torch.zeros_like(state)}[self.way]
+        given = F.pad(b[0], (1, 0), value=8)[:, :-1]
+        return F.cross_entropy(self.head(self.decoder(self.embed(given), state)[0]).flatten(0, 1), b[0].flatten())
+
+
+@pytest.mark.parametrize(("way", "passed"), [("whole", True), ("detached", False), ("nowhere", None)])
+def test_an_encoder_that_is_cut_off_is_no_teacher_of_a_decoder_like_it(way: str, passed: bool | None) -> None:
+    tokens = torch.randint(8, (64, 6), generator=torch.Generator().manual_seed(0))
+    assert learn_from(Echo(way), load(tokens)).passed is passed
+
+
+def test_a_target_network_that_was_not_copied_yet_is_no_encoder_that_is_cut_off() -> None:
+    def step(self: Any, b: Any) -> Any:
+        values = self.backbone(b[0]).gather(1, b[1][:, None]).squeeze(1)
+        return F.mse_loss(values, b[0][:, 0] + 0.9 * self.later(b[0].roll(1, 0)).max(1).values.detach()) + through(
+            self, b
+        )
+
+    module = Parts(step)
+    module.later = mlp(8)
+    module.held = ("backbone", "head", "later")
+    assert learn(module).passed is None
 
 
 def test_a_loss_that_depends_on_no_parameter_is_a_fault() -> None:

@@ -206,3 +206,28 @@ class Scaled(nn.Module):
 def test_what_is_made_of_the_first_batch_alone_lets_no_sample_leak(always: bool) -> None:
     net = nn.Sequential(nn.Linear(12, 16), Scaled(16, always), nn.ReLU(), nn.Linear(16, 4))
     assert checks(Task(net, cross_entropy), load(*classes()))["samples do not leak"].passed is not always
+
+
+class LooksInEval(Task):
+    """Goes to eval mode and back at the start of each batch, as one that asks a teacher there does."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.eval()
+        self.train()
+
+
+class Centred(nn.Module):
+    """Takes the mean of the batch away, in both modes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_module_that_sets_itself_to_training_mode_is_examined_in_eval_mode_all_the_same(leaks: bool) -> None:
+    last = Centred() if leaks else nn.Identity()
+    net = nn.Sequential(nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 4), last)
+    module = LooksInEval(net, cross_entropy)
+    found = checks(module, load(*classes()))["samples do not leak"]
+    assert found.passed is not leaks
+    assert module.training and all("train" not in vars(m) for m in module.modules())
