@@ -147,16 +147,11 @@ class Watch(Stages):
         run = self.trick.live_run
         if run is not None:
             self.sampler.begin_batch(run.clock.attempted(0))
-            if self.sampler.watched and self._attachment is not None:
-                self._follow(run, self._attachment)
+            if self.sampler.watched and self._attachment is not None and self._attachment.outdated:
+                self._attach(run, final=True)
+                # (what was gathered of the other module may be of another width)
+                self.probe.sums, self.sampler.samples, self.sampler.armed = {}, 0, True
             self.response.begin_batch(run)
-
-    def _follow(self, run: TrainingRun, attachment: Attachment) -> None:
-        """Watch the modules that have taken the places of those that were watched."""
-        if attachment.outdated:
-            self._attach(run, final=True)
-            # (what was gathered of the other module may be of another width)
-            self.probe.sums, self.sampler.samples, self.sampler.armed = {}, 0, True
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Look away: activation checkpointing runs modules again. With manual optimization, more is to come."""
