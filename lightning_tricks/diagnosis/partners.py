@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def partners(exam: Examination) -> list[Check]:
     tensors = tensors_of(exam.batch)
     target = tensors[at]  # type: ignore[index]
     size = len(target) if target.ndim else 0
-    if exam.dry_run.steps.anywhere(size < 4 or bool(related(exam, inputs, size))):
+    if exam.dry_run.steps.anywhere(size < 4 or bool(related(exam, inputs, size, along_second_axis(exam)))):
         return []
     sample = 1  # (the first one is at its place whatever happens to the others)
     differs = (target != target[sample]).flatten(1).any(1) if target.ndim > 1 else target != target[sample]
@@ -95,13 +96,20 @@ def _entry(exam: Examination, batch: Any) -> tuple[Any, Any]:
     return entries[0].detach(), None if slope is None else slope.detach()
 
 
-def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
-    """Return why the rows of these inputs may belong together; empty where they are samples."""
+def related(exam: Examination, inputs: list[Tensor], size: int, time_first: Sequence[Tensor]) -> str:
+    """Return why the rows of these inputs may belong together; empty where they are samples.
+
+    Args:
+        exam: the examination; its dry run starts again.
+        inputs: of the batch.
+        size: samples in the batch.
+        time_first: what ``along_second_axis`` returned.
+    """
     exam.dry_run.restart()
     first, second = exam.dry_run.data.next_batch(), exam.dry_run.data.next_batch()
     if exam.dry_run.data.batches_per_epoch == 1 or _the_same(first, second):
         return "every batch is the same: the rows of one graph or series"
-    if any(t is second for second in along_second_axis(exam) for t in inputs):
+    if any(t is second for second in time_first for t in inputs):
         return "time comes first: samples lie along the second axis"
     for t in inputs:
         # (numbers below the size may be indices of rows)
