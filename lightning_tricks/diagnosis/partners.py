@@ -18,6 +18,7 @@ from lightning_tricks.numerics.trees import tree_map
 
 _EDGES = 2  # rows of a list of edges
 _FEWEST_ROWS = 3  # fewer may be equal by chance
+_ROUNDING = 1e-4  # of a gradient
 
 
 def partners(exam: Examination) -> list[Check]:
@@ -57,6 +58,33 @@ def partners(exam: Examination) -> list[Check]:
         return []
     check = sanity.wrong_partner(by_input, by_label, sample)
     return [] if check is None else [check]
+
+
+def outputs_meet(exam: Examination) -> bool:
+    """Whether the gradients of some samples change with the inputs of others, in eval mode.
+
+    A loss that stays the same when its targets change places may be one of a broadcast, ``[n, 1]`` against ``[n]``, or
+    one of two distributions: the maximum mean discrepancy, an energy distance, a difference of moments or of sorted
+    numbers. What a broadcast adds up has one output in it, so that the gradient of an output does not depend on the
+    others. Between distributions it does: equal outputs push each other apart, or ranks decide who is compared.
+    """
+    prediction, size = exam.first.prediction, max((len(t) for t in exam.inputs(exam.batch)), default=0)
+    known = prediction is not None and prediction.numel() == size
+    order = prediction.flatten().argsort() if known and prediction is not None else torch.arange(size)
+    # (the lower half takes the place of the highest: each of the others is between the two)
+    moved, highest = order[: size // 2], order[-1:]
+
+    def changed(t: Tensor) -> Tensor:
+        return t.index_copy(0, moved.to(t.device), t[highest.to(t.device)].expand(len(moved), *t.shape[1:]))
+
+    other = exam.with_inputs(lambda t: changed(t) if len(t) == size else t)
+    values, slopes = zip(*[_entry(exam, batch) for batch in (exam.batch, other)], strict=True)
+    if size < _FEWEST_ROWS or any(t is None or t.shape != values[0].shape for t in (*values, *slopes)):
+        return False
+    kept = (values[0] == values[1]).flatten(1).all(1)
+    left, right = (slope[kept] for slope in slopes)
+    scale = max((float(t.abs().max()) for t in (left, right) if t.numel()), default=0.0)
+    return bool(((left - right).abs() > _ROUNDING * scale).any())
 
 
 def _rows(change: Tensor) -> list[int]:
