@@ -261,7 +261,10 @@ class PredictionProbe(Probe):
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """What is asked depends on the kind of target."""
-        return prediction_alarms.statistics(values, self._targets, **self._evidence_of(judge))
+        found = prediction_alarms.statistics(values, self._targets, **self._evidence_of(judge))
+        before = {name: state["last"] for name, state in judge.states.items()}
+        early = prediction_alarms.too_early(found, before)
+        return {name: value for name, value in found.items() if judge.states[name]["alarmed"] or name not in early}
 
     def _evidence_of(self, judge: Judge) -> dict[str, Any]:
         return {
