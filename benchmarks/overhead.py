@@ -69,6 +69,11 @@ LISTED, LISTED_OFF, LISTED_LOGGED = (
     "README's list, steps not logged",
     "README's list, each step logged",
 )
+CHECK, LOOK, MODULES = (
+    "TrainingDoctor, a check each step",
+    "TrainingDoctor, a check and the first batch again each step",
+    "PrecisionDoctor, each step logged",
+)
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     BARE: lambda: {},
     "bare Trainer again": lambda: {},
@@ -90,7 +95,10 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "DeadUnits": lambda: {"callbacks": [DeadUnits()]},
     "TrainingDoctor": lambda: {"callbacks": [TrainingDoctor()]},
     "LossScaleGuard": lambda: {"callbacks": [LossScaleGuard()]},
+    CHECK: lambda: {"callbacks": [TrainingDoctor(every_n_steps=1), LookAgain(False)]},
+    LOOK: lambda: {"callbacks": [TrainingDoctor(every_n_steps=1), LookAgain(True)]},
     "PrecisionDoctor": lambda: {"callbacks": [PrecisionDoctor()]},
+    MODULES: lambda: {"callbacks": [PrecisionDoctor()], "log_every_n_steps": 1},
     "MemoryDoctor": lambda: {"callbacks": [MemoryDoctor()]},
     "ExactResume": lambda: {"callbacks": [ExactResume()]},
     "ResumeGuard": lambda: {"callbacks": [ResumeGuard()]},
@@ -172,6 +180,32 @@ def listed() -> list[Any]:
     schedule = LRSchedule("constant", total=10**6, warmup=0)
     watch = [LossScaleGuard(), PrecisionDoctor(), TrainingDoctor()]
     return [GradientMonitor(), GradientClip(1.0), schedule, GradientAccumulation(1), *watch]
+
+
+class LookAgain(L.Callback):
+    """Lets ``TrainingDoctor`` run the first batch again at every check, or at none; by itself, ever more seldom.
+
+    Args:
+        always: at every one.
+    """
+
+    def __init__(self, always: bool) -> None:
+        self.always, self.looks = always, 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        for doctor in (c for c in trainer.callbacks if isinstance(c, TrainingDoctor)):
+            reference = doctor.probe.parts.reference
+            reference.measure = self.instead_of(reference.measure)  # type: ignore[method-assign]
+
+    def instead_of(self, measure: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what measures at a check in place of this."""
+        often, never = 1, 2**40 + 1  # numbers of checks at which the batch is run again, and is not
+
+        def measured(run: Any, device: torch.device, check: int, *, asked: bool = False) -> Any:
+            self.looks += self.always
+            return measure(run, device, often if self.always else never, asked=self.always)
+
+        return measured
 
 
 class Null(L.loggers.Logger):

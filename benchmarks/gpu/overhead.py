@@ -16,12 +16,26 @@ import torch
 from benchmarks import overhead
 from benchmarks.gpu.rows import Clock, Context, Task, measured
 from benchmarks.measure import LEAST_ROUNDS, TooLittleTimeError, paired
-from benchmarks.overhead import BARE, BOTH, CLIP_VAL, LISTED, LISTED_LOGGED, LISTED_OFF, RECIPE, ROWS
+from benchmarks.overhead import (
+    BARE,
+    BOTH,
+    CHECK,
+    CLIP_VAL,
+    LISTED,
+    LISTED_LOGGED,
+    LISTED_OFF,
+    LOOK,
+    MODULES,
+    RECIPE,
+    ROWS,
+)
 from benchmarks.quiet import loggers_silent
 
 ROUNDS, SESSIONS = 6, 3
 MAIN = (BARE, "bare Trainer again", CLIP_VAL, overhead.GRAD_NORM, overhead.PER_TENSOR, BOTH, LISTED_OFF, LISTED_LOGGED, LISTED, RECIPE)  # fmt: skip
-REST = (BARE, *(name for name in ROWS if name not in MAIN and "(4)" not in name and "=4" not in name))
+# (what is seldom in a run and takes long at each step would take the time of the others)
+SELDOM = (CHECK, LOOK, MODULES)
+REST = (BARE, *(name for name in ROWS if name not in (*MAIN, *SELDOM) and "(4)" not in name and "=4" not in name))
 FEW = (BARE, CLIP_VAL, BOTH, LISTED_OFF)
 LARGE_STEP = 5.0  # milliseconds from which on README's list may cost 1 %
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.prediction_values import Targets
@@ -21,6 +21,7 @@ _TOLD = 0.2  # skill of the answers of a reference: below it, they say too littl
 # Of the skill of a reference. Measured on the development scenarios: with two images in one (CutMix) training has 0.26
 # of it, and all other healthy classifiers that do not rise any more have more than 0.4.
 _BEHIND = 0.25
+_LATE_GAIN, _LATE_GROWTH = 0.05, 10.0  # of the skill in three checks; of predictions that hardly vary yet, in eight
 _GRACE = {"association": 3.0, "behind": 3.0, "skill": 2.0, "background": 2.0, "lost": 0.5}
 _PLATEAU = 4.0  # times the grace: two fifths of the run
 
@@ -119,6 +120,31 @@ def behind(values: Mapping[str, float]) -> dict[str, float]:
         return {}
     # (below 0 too: a network that comes back from answers worse than the best constant one does rise)
     return {"behind": network / reference if reference > _TOLD else 1.0}
+
+
+def too_early(found: Mapping[str, float], before: Mapping[str, Sequence[float]]) -> set[str]:
+    """Return which alarms conclude nothing of a network that starts late: predictions begin to vary, or skill rises.
+
+    The first steps of a deep network, or of a long momentum, move predictions that are the same for all inputs apart by
+    orders of magnitude, before any answer is another one. The answers that ``behind`` compares are those of some checks
+    together, which rise later than the skill.
+
+    Args:
+        found: of ``statistics`` at this check.
+        before: the same at the checks before it, by name.
+
+    >>> too_early({"lost": 0.1, "constant": 1.0}, {"lost": [0.0, 0.01, 0.02], "constant": [1.0]})
+    {'behind'}
+    >>> sorted(too_early({"lost": 0.0, "constant": 1e-5}, {"lost": [0.0], "constant": [1e-9, 1e-7]}))
+    ['behind', 'skill']
+    >>> too_early({"lost": 0.02, "constant": 0.1}, {"lost": [0.02], "constant": [0.001]})
+    set()
+    """
+    (skill, *_), (varied, *_) = (before[name] or [math.inf] for name in ("lost", "constant"))
+    varies = found.get("constant", math.nan)
+    if varies < _NO_SPREAD and varies >= _LATE_GROWTH * varied > 0:
+        return {"behind", "skill"}
+    return {"behind"} if found.get("lost", math.nan) >= skill + _LATE_GAIN else set()
 
 
 def association(

@@ -21,6 +21,7 @@ from lightning_tricks.collapse.prediction_rows import (
     are_next_tokens,
     no_output,
     output_of,
+    rearranged,
     refused,
     rows_of,
     targets_of,
@@ -38,8 +39,10 @@ from lightning_tricks.detection.probe import Probe
 from lightning_tricks.detection.sampler import Sampler
 from lightning_tricks.lifecycle.messages import inform
 from lightning_tricks.lifecycle.training_run import TrainingRun
+from lightning_tricks.modules.graph import compared_targets
 from lightning_tricks.modules.names import plain_modules
 from lightning_tricks.numerics import form
+from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
 
 # Of the samples that a check wants: an update of many micro-batches has more, and the test of association compares all
@@ -64,6 +67,8 @@ OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older ver
         optional={"extents": form.list_of(form.measured, 2), "compares": form.flag},
     ),
 }
+
+_MOST_LOSSES = 8  # of a batch
 
 
 def rows_form(value: Any, where: str) -> str | None:
@@ -92,6 +97,7 @@ class PredictionProbe(Probe):
         self._output, self._target, self._patience = output, target, patience
         self._sampler = Sampler(1, self.samples)  # that of the watch, once attached
         self._logits: list[Tensor] = []  # what the module gave in this batch
+        self._compared: list[Tensor] = []  # targets of the loss functions in it
         self._parts = Parts()
         self._inputs = RawInputs()
         self._targets = Targets()
@@ -133,19 +139,25 @@ class PredictionProbe(Probe):
 
     # -- on the device --------------------------------------------------------------------------------------------
 
+    def before_backward(self, loss: Tensor) -> None:
+        """Note with what the step compares its outputs: it may have flipped images with their masks."""
+        # (with manual optimization a batch may have several losses)
+        self._compared = [*self._compared, *map(local, compared_targets(loss))][-_MOST_LOSSES:]
+
     def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
         """Add the predictions of this batch."""
         seen, self._logits = self._logits, []
+        compared, self._compared = self._compared, []
         output = seen[0] if seen else output_of(outputs, self._output)
         if self._search is not None and (output is not None or loss_of(outputs) is not None):
-            output = self._found_output(self._search, batch, outputs) if output is None else output
+            output = self._found_output(self._search, batch, outputs, compared) if output is None else output
             self._search.end()
             self._search = None
         if output is None:
             if first:
                 raise no_output(outputs, self._output, plain_modules(run.trainer.lightning_module))
             return 0  # this training step returned nothing
-        targets = targets_of(batch, outputs, self._target)
+        targets = rearranged(targets_of(batch, outputs, self._target), batch, compared)
         if first:
             shifted = are_next_tokens(output, targets, loss_of(outputs))
             self._targets = replace(self._targets, next_tokens=shifted)
@@ -173,7 +185,7 @@ class PredictionProbe(Probe):
             self._first_batch.note(self._measured(kept, lambda own: own))
         return count
 
-    def _found_output(self, search: OutputSearch, batch: Any, outputs: Any) -> Tensor:
+    def _found_output(self, search: OutputSearch, batch: Any, outputs: Any, compared: list[Tensor]) -> Tensor:
         """Find the module whose output are the predictions, and watch it from now on.
 
         Reads losses on the host, in the first batch only.
@@ -181,7 +193,8 @@ class PredictionProbe(Probe):
         Raises:
             TrickError: no output explains the loss; the message has the candidates.
         """
-        name, output = search.find(self._output, targets_of(batch, outputs, self._target), loss_of(outputs))
+        targets = rearranged(targets_of(batch, outputs, self._target), batch, compared)
+        name, output = search.find(self._output, targets, loss_of(outputs))
         inform(f"PredictionCollapse: watches the output of {name!r}; output={name!r} says so for good.")
         search.watch(name, self._see)
         return output
@@ -261,7 +274,10 @@ class PredictionProbe(Probe):
 
     def statistics(self, values: Mapping[str, float], judge: Judge) -> dict[str, float]:
         """What is asked depends on the kind of target."""
-        return prediction_alarms.statistics(values, self._targets, **self._evidence_of(judge))
+        found = prediction_alarms.statistics(values, self._targets, **self._evidence_of(judge))
+        before = {name: state["last"] for name, state in judge.states.items()}
+        early = prediction_alarms.too_early(found, before)
+        return {name: value for name, value in found.items() if judge.states[name]["alarmed"] or name not in early}
 
     def _evidence_of(self, judge: Judge) -> dict[str, Any]:
         return {

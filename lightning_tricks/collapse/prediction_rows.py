@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, where
 from torch.nn.functional import cross_entropy
 
 from lightning_tricks.collapse import pairs
@@ -82,6 +82,37 @@ def targets_of(batch: Any, outputs: Any, name: str) -> list[Tensor]:
     tensors = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor)]
     whole = [t for t in tensors if not t.is_floating_point()]
     return [*reversed(whole), *(t for t in reversed(tensors[1:]) if t.is_floating_point())]
+
+
+def rearranged(targets: list[Tensor], batch: Any, compared: list[Tensor]) -> list[Tensor]:
+    """Return targets as the loss has compared them, where a step has flipped or exchanged those of its batch.
+
+    Of the same shape, and within the values of the batch. What a step returns stays as it is, and so does what the loss
+    has compared as it is, as the labels of one of two mixed images. No host read.
+
+    Args:
+        targets: as ``targets_of`` returns them.
+        batch: of the training step.
+        compared: targets of the loss functions in it.
+
+    >>> import torch
+    >>> labels = torch.tensor([0, 1, 2])
+    >>> rearranged([labels], (labels,), [labels.flip(0)]), rearranged([labels], (labels,), [labels + 5])
+    ([tensor([2, 1, 0])], [tensor([0, 1, 2])])
+    """
+    given = {local(t).data_ptr() for t in tree_leaves(batch) if isinstance(t, Tensor)}
+    return [_as_compared(t, compared) if t.data_ptr() in given and t.numel() else t for t in targets]
+
+
+def _as_compared(target: Tensor, compared: list[Tensor]) -> Tensor:
+    alike = [t for t in compared if t.shape == target.shape and t.dtype == target.dtype and t.device == target.device]
+    # (of several, as those of two mixed images, none stands for the others)
+    if len(alike) != 1 or alike[0].data_ptr() == target.data_ptr():
+        return target
+    least, most = alike[0].aminmax()
+    lower, upper = target.aminmax()
+    # (labels that are all the same are not those of the batch in another order)
+    return where((least >= lower) & (most <= upper) & (least < most), alike[0], target)
 
 
 def rows_of(output: Tensor, targets: list[Tensor]) -> tuple[dict[str, Tensor], bool] | None:

@@ -2,7 +2,7 @@
 
 ``loss_arguments.py`` looks at what loss functions are given. A step may also multiply or subtract by hand, as policy
 gradients do with rewards. Pairs are often meant: in distances, contrasts and rankings. They are not meant where all of
-them are only added up, no column meets itself, and one of two things holds:
+them are only added up, no numbers meet themselves, and one of two things holds:
 
 - what is added up is their product: it is that of two sums, so it does not matter which numbers belong together;
 - the column came out of a layer or the batch as it is, and the row is not a column that was squeezed for this purpose.
@@ -10,6 +10,7 @@ them are only added up, no column meets itself, and one of two things holds:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ class Meetings(TorchFunctionMode):
         self._squeezed: dict[int, Tensor] = {}
         self._pairs: dict[int, tuple[Tensor, Meeting, bool]] = {}  # and whether they are products still
         self._sums: dict[int, tuple[Tensor, Meeting]] = {}
-        self._meant = False  # a column meets itself: the step is about pairs, as a kernel is
+        self._meant = False  # numbers meet themselves: the step is about pairs, as a kernel is
 
     def of(self, loss: Tensor | None) -> Meeting | None:
         """Return the meeting whose pairs were added up in this loss; None for none that was not meant."""
@@ -101,6 +102,7 @@ class Meetings(TorchFunctionMode):
         return made
 
     def _follow(self, name: str, given: list[Tensor], made: Tensor) -> None:
+        self._meant = self._meant or _pairs_itself(name, given, made)
         if made.ndim == 0:
             self._add_up(name, given, made)
         elif _is_column(made):
@@ -129,8 +131,7 @@ class Meetings(TorchFunctionMode):
         if not columns or not rows or not all(_varies(t) for t in others):
             return
         one, two = columns[0], rows[0]
-        if one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr():
-            self._meant = True
+        if _is_same(one, two):
             return
         natural = id(one) in self._natural and id(two) not in self._squeezed
         first, second = (tuple(t.shape) for t in others[:2])
@@ -170,6 +171,31 @@ def _met(exam: Examination, batch: Any) -> Meeting | None:
         loss = loss_of(exam.dry_run.output(batch))
     met: Meeting | None = followed.of(loss)
     return met
+
+
+def _pairs_itself(name: str, given: Sequence[Tensor], made: Tensor) -> bool:
+    """Whether numbers of samples are combined with themselves, each with each.
+
+    >>> import torch
+    >>> z = torch.randn(5, 1)
+    >>> _pairs_itself("sub", [z, z.T], z - z.T), _pairs_itself("pdist", [z], torch.pdist(z))
+    (True, True)
+    >>> _pairs_itself("sub", [z, torch.randn(5)], z - torch.randn(5)), _pairs_itself("mul", [z, z], z * z)
+    (False, False)
+    """
+    size = given[0].numel()
+    if (
+        size < _FEWEST
+        or not made.is_floating_point()
+        or max(given[0].shape) != size
+        or made.numel() not in (size * size, size * (size - 1) // 2)
+    ):
+        return False
+    return name == "pdist" or (len(given) > 1 and given[1].numel() == size and _is_same(given[0], given[1]))
+
+
+def _is_same(one: Tensor, two: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
 
 
 def _is_column(tensor: Tensor) -> bool:

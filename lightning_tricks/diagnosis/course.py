@@ -33,6 +33,8 @@ _FINDING = form.record(
 )
 _NUMBERS = form.list_of(form.measured)
 # of a check; the loss on the first batch is apart, since a resumed run measures it on the first batch that it gets
+_NOTHING = 1e-5  # a loss that is about 0
+_LEVEL = 1e-2  # a gradient that is, of such a loss
 _SAVED = ("mean", "median", "rate", "ratio", "weights", "spread")
 FORMS: dict[str, form.Form] = {
     **{"steps": form.list_of(form.number), "findings": form.list_of(_FINDING)},
@@ -85,6 +87,8 @@ class Course:
         self.scores: list[float] = []  # accuracies of the validations that log one
         self.sizes: list[float] = []  # norms that the weights began with
         self.felt = False  # whether there was a gradient
+        self.slope = math.nan  # norm of the whole gradient at the last check
+        self.trained = False  # whether the network was trained before: a loss of about 0 is then no fault
         self.noted: dict[Cause | Hint, Finding] = {}
         self.hints: dict[Hint, tuple[Finding, int]] = {}  # with the number of checks at which it held
 
@@ -99,6 +103,17 @@ class Course:
         train = loss_curve.finite_median([c.median for c in self.checks[-3:]])
         return error_parts(self.start, train, self.validation)
 
+    @property
+    def nothing_left(self) -> bool:
+        """Whether loss and gradients were about 0 from the start, and are now: at an optimum, or by a fault."""
+        losses = self.start, self.checks[-1].median if self.checks else math.nan
+        return all(abs(loss) <= _NOTHING for loss in losses) and self.slope <= _LEVEL
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the network was at its optimum from the start."""
+        return self.trained and self.nothing_left
+
     # -- a check ------------------------------------------------------------------------------------------------------
 
     def add(self, check: Check, losses: Sequence[float], norms: Sequence[float], sizes: Sequence[float]) -> None:
@@ -111,6 +126,7 @@ class Course:
             sizes: norms of the weights.
         """
         self.felt |= any(n > 0 for n in norms)
+        self.slope = math.hypot(*norms)
         self.early = [*self.early, *losses][:_EARLY_LOSSES]
         recent = [*self.usual, *self.spike, *losses][-max(len(losses), _EARLY_LOSSES) :]
         check = check._replace(
@@ -204,13 +220,15 @@ class Course:
         plan = plan or Plan()
         start, now = self.start, self.checks[-1]
         lost = values["_vanishing"] and not no_progress.has_learned(start, self.checks)
-        # (a loss that was 0 from the start has nothing behind it)
+        # (a loss that was 0 from the start has nothing behind it, unless the network was trained before)
         finished = (now.median == 0.0 and start != 0) or (self.felt and no_progress.at_floor(start, self.checks))
+        finished = finished or self.satisfied
         bad = {
             "spike": curves and self.stays(),
             "silence": values["_silent"] and not finished,
             "flow": lost,
             "idle": self.felt
+            and not self.satisfied
             and not findings.solved(self.checks, start)
             and (
                 no_progress.ran_out(self.checks, plan.updates)
@@ -218,7 +236,10 @@ class Course:
                 or no_progress.never_warms_up(self.checks, plan.base_rate, plan.updates)
             ),
             "evaluation": curves and loss_rises.fails_in_eval_mode(start, self.checks),
-            "unmoved": curves and self.felt and no_progress.never_falls(start, self.checks, plan.updates),
+            "unmoved": curves
+            and self.felt
+            and not self.satisfied
+            and no_progress.never_falls(start, self.checks, plan.updates),
             "shrinkage": plan.decay >= MOST_DECAY or (curves and no_progress.shrinking(start, self.checks)),
             "blow-up": curves and loss_rises.blow_up(self.early, self.checks) is not None,
         }
@@ -253,7 +274,7 @@ class Course:
         Args:
             total: updates of the whole run.
         """
-        if findings.solved(self.checks, self.start):
+        if self.satisfied or findings.solved(self.checks, self.start):
             return []
         return [
             findings.update_size(self.checks[-1].ratio, self.checks[-1].step),

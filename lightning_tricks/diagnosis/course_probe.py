@@ -24,6 +24,7 @@ from lightning_tricks.diagnosis.loss_curve import Check
 from lightning_tricks.diagnosis.loss_record import LossRecord
 from lightning_tricks.diagnosis.reference_batch import ReferenceBatch, ReferenceReading
 from lightning_tricks.diagnosis.slices import Layout, layout_of, numbers_of, shared_vector, with_those_apart
+from lightning_tricks.diagnosis.weights import trained_before
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.numerics.error_parts import ErrorParts
 from lightning_tricks.numerics.shards import reduced
@@ -147,6 +148,7 @@ class CourseProbe(Probe):
         self._every = 1  # updates between two checks
         self._run: TrainingRun | None = None
         self._judge: Judge | None = None
+        self._trained: bool | None = None  # whether the network was trained before; None as long as nobody has asked
 
     # -- what is judged -------------------------------------------------------------------------------------------
 
@@ -222,6 +224,7 @@ class CourseProbe(Probe):
             step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss, extent=reading.extent
         )
         course.add(check, reading.losses, found.norms, found.sizes)
+        course.trained = course.nothing_left and self._was_trained()
         share = parts.wait.share(reading.waited, reading.seconds)
         row = reading.row or Hint.OUTLYING_ROW in course.noted
         values = {**values_of(course.checks[-1], reading, share), "_row": float(row)}
@@ -234,6 +237,16 @@ class CourseProbe(Probe):
             self._advise(judge, step)
         self.tell_changes(before)
         return values
+
+    def _was_trained(self) -> bool:
+        """Whether the network was trained before, decided alike on all processes; asked where loss and gradients are 0.
+
+        Then the weights are still those of the beginning, so that it can be asked once it matters.
+        """
+        if self._trained is None and self._run is not None:
+            new = not trained_before(self._run.trainer.lightning_module)
+            self._trained = not reference_batch.anywhere(self._run, [new])[0]
+        return bool(self._trained)
 
     def _note_row(self, step: int) -> None:
         evidence = self.parts.culprit.text or "a batch of another process had a row with values far above the others"

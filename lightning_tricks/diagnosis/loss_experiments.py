@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_tricks.diagnosis import first_loss, loss_arguments, one_batch, sanity
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
 from lightning_tricks.diagnosis.one_batch import Trial
-from lightning_tricks.diagnosis.partners import partners
+from lightning_tricks.diagnosis.partners import outputs_meet, partners
 from lightning_tricks.diagnosis.recognition import LEFT_OUT, broadcast, reversed_risk
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.modules.labels import counted, counts
@@ -108,11 +108,15 @@ def _falls(exam: Examination, share: float, *, one: bool = False) -> bool:
 
 
 def shapes(exam: Examination) -> list[Check]:
-    """Let targets change places: the loss of a broadcast, ``[n, 1]`` against ``[n]``, stays as it is."""
-    wrong = partners(exam)
-    if wrong or exam.first.found is not None:
-        return wrong
-    return _invariant_pairing(exam) or _given_shapes(exam)
+    """Let targets change places: the loss of a broadcast, ``[n, 1]`` against ``[n]``, stays as it is.
+
+    So does a distance of two distributions, where outputs say what the gradients of others are.
+    """
+    found = partners(exam)
+    if not found and exam.first.found is None:
+        found = _invariant_pairing(exam) or _given_shapes(exam)
+    several = exam.dry_run.steps.anywhere(bool(found))
+    return [] if several and exam.dry_run.steps.anywhere(outputs_meet(exam)) else found
 
 
 def _given_shapes(exam: Examination) -> list[Check]:

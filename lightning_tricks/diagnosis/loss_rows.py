@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination, tensors_of
 from lightning_tricks.diagnosis.loss_calls import LossCall, LossCalls
 from lightning_tricks.diagnosis.partners import related
+from lightning_tricks.diagnosis.sample_axis import along_second_axis
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.diagnosis.step_calls import Draws, watched
 from lightning_tricks.dry_run.training_step import loss_of
@@ -56,7 +57,10 @@ def misplaced(exam: Examination) -> list[Check]:
         seen = {place: _changed_rows(exam, usual, size, place, updates) for place in (1, size // 2)}
         if not exam.dry_run.steps.anywhere(any(r.target and not r.output for rows in seen.values() for r in rows)):
             break
-    if exam.dry_run.steps.anywhere(not _suspects(usual, seen)) or related(exam, exam.inputs(exam.batch), size):
+    inputs = exam.inputs(exam.batch)
+    if exam.dry_run.steps.anywhere(not _suspects(usual, seen)):
+        return []
+    if related(exam, inputs, size, along_second_axis(exam)):
         return []
     # (the first and the last: what is compared with its neighbour in a series has none at one end)
     seen |= {place: _changed_rows(exam, usual, size, place, updates) for place in (0, size - 1)}

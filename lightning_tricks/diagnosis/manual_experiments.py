@@ -16,6 +16,7 @@ from lightning_tricks.diagnosis.experiments import says_nothing
 from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, left_out, mark_gradients
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.diagnosis.sanity_gradients import Gradients
+from lightning_tricks.diagnosis.weights import trained_before
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.numerics.trees import tree_map
@@ -35,6 +36,8 @@ def inputs(exam: Examination) -> list[Check]:
         return [Check(name, None, f"no weight changes in {STEPS} steps")]
     if exam.dry_run.steps.anywhere(_differ(usual, other)):
         return [Check(name, True, "the updates depend on the batch")]
+    if _satisfied(exam):
+        return [Check(name, None, f"every gradient is 0 in {STEPS} steps")]
     seen = f"after {STEPS} steps the weights are the same with a batch of zeros"
     return [Check(name, False, seen, "look whether the batch reaches the model")]
 
@@ -48,6 +51,9 @@ def learning(exam: Examination) -> list[Check]:
         exam.dry_run.update()
     moved, held = seen.moved(), exam.held()
     names = parameter_names(exam.module)
+    if anywhere(not moved & held) and _satisfied(exam):
+        seen_zero = f"every gradient is 0 in {STEPS} steps, of a network that was trained before"
+        return [Check(name, None, seen_zero, "nothing to learn, or a factor of 0 in the loss?")]
     if anywhere(not moved & held):
         rates = [float(g["lr"]) for o in exam.optimizers for g in o.param_groups]
         fix = "call self.manual_backward(loss) and step() of the optimizers that self.optimizers() returns"
@@ -65,6 +71,20 @@ def learning(exam: Examination) -> list[Check]:
     if check.passed and still:
         return [sanity_gradients.do_not_move(still, STEPS)]
     return [check]
+
+
+def _satisfied(exam: Examination) -> bool:
+    """Whether gradients arrive in some steps and all of them are 0, of a network that was trained before.
+
+    So they are where nothing is left to learn: every margin is kept, every target met.
+    """
+    exam.dry_run.restart()
+    trained = trained_before(exam.module)
+    seen = Learning([p for p in exam.module.parameters() if p.requires_grad])
+    for _ in range(STEPS):
+        exam.dry_run.update()
+    held = exam.held()
+    return not exam.dry_run.steps.anywhere(not (trained and seen.present & held) or bool(seen.alive))
 
 
 def _kept(exam: Examination, learns: list[nn.Parameter]) -> bool:

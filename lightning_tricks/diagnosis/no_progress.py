@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from lightning_tricks.detection.alarm import steepness
 from lightning_tricks.diagnosis.loss_curve import Check
 
 _RESOLUTION = 2**-24  # of float32, half of the distance to the next number
@@ -22,6 +23,7 @@ _UNMOVED = 0.001
 _RISEN = 0.2  # of the loss: in the failing ones at least one of the last ten checks is less above their beginning
 _WARMS_UP = 0.5  # of the base rate
 _STILL = 0.02  # of the loss on the first batch, by a whole run
+_GROWS, _STEADILY = 1.1, 4.0  # times, from four checks to the next four; standard errors of a slope
 _SHRUNK = 0.3  # of the norm that the weights began with
 
 
@@ -125,7 +127,8 @@ def never_moves(start: float, checks: Sequence[Check], total: int, base_rate: fl
 
     By less than a hundredth, where the loss on the first batch stays within 1 %, or where that is not known the loss
     within 2 %; by less than a twentieth, where the loss on the first batch would have moved by less than 2 % at the end
-    of the run. A warm-up says nothing yet: the rate rises, or is far below the one that a schedule multiplies.
+    of the run. A warm-up says nothing yet: the rate rises, or is far below the one that a schedule multiplies. Nor do
+    updates that still grow over the rate, as with a momentum of 0.99 in its first hundred steps.
 
     Args:
         start: the loss before training.
@@ -143,6 +146,8 @@ def never_moves(start: float, checks: Sequence[Check], total: int, base_rate: fl
         return False
     if max(c.rate for c in known) < _WARMS_UP * base_rate:
         return False
+    if _grow([c.ratio / c.rate for c in known[-count:] if c.rate > 0]):
+        return False
     moves = max(c.ratio for c in known) * total
     fixed = [c.fixed for c in known if math.isfinite(c.fixed)]
     if moves > _LITTLE_EFFECT or (moves > _NO_EFFECT and len(fixed) < 2):
@@ -151,6 +156,16 @@ def never_moves(start: float, checks: Sequence[Check], total: int, base_rate: fl
         still = 0.01 if moves <= _NO_EFFECT else _STILL * known[-1].step / total
         return abs(fixed[-1] - fixed[0]) <= still * abs(fixed[0])
     return abs(known[-1].median - start) <= 0.02 * abs(start)
+
+
+def _grow(values: Sequence[float]) -> bool:
+    """Whether the later half of some values is larger than the earlier one, and they rise as chance does not.
+
+    >>> _grow([1.0, 2.0, 3.0, 4.0]), _grow([4.0, 4.1, 4.0, 3.9]), _grow([1.0, 4.0, 2.0, 4.0])
+    (True, False, False)
+    """
+    half = len(values) // 2
+    return sum(values[-half:]) > _GROWS * sum(values[:half]) and steepness(values) > _STEADILY
 
 
 def never_falls(start: float, checks: Sequence[Check], total: int, count: int = 10) -> bool:

@@ -24,9 +24,7 @@ class NoUpdates(Stages):
 
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """With automatic optimization there is nothing to notice."""
-        run.dispatch.rest(
-            self, *(("on_train_batch_end",) if run.trainer.lightning_module.automatic_optimization else ())
-        )
+        run.dispatch.rest(self, "on_train_batch_end", when=run.trainer.lightning_module.automatic_optimization)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look once, after so many batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lightning_tricks.numerics.trees import tree_map
 
 _EDGES = 2  # rows of a list of edges
 _FEWEST_ROWS = 3  # fewer may be equal by chance
+_ROUNDING = 1e-4  # of a gradient
 
 
 def partners(exam: Examination) -> list[Check]:
@@ -30,7 +32,7 @@ def partners(exam: Examination) -> list[Check]:
     tensors = tensors_of(exam.batch)
     target = tensors[at]  # type: ignore[index]
     size = len(target) if target.ndim else 0
-    if exam.dry_run.steps.anywhere(size < 4 or bool(related(exam, inputs, size))):
+    if exam.dry_run.steps.anywhere(size < 4 or bool(related(exam, inputs, size, along_second_axis(exam)))):
         return []
     sample = 1  # (the first one is at its place whatever happens to the others)
     differs = (target != target[sample]).flatten(1).any(1) if target.ndim > 1 else target != target[sample]
@@ -56,6 +58,33 @@ def partners(exam: Examination) -> list[Check]:
         return []
     check = sanity.wrong_partner(by_input, by_label, sample)
     return [] if check is None else [check]
+
+
+def outputs_meet(exam: Examination) -> bool:
+    """Whether the gradients of some samples change with the inputs of others, in eval mode.
+
+    A loss that stays the same when its targets change places may be one of a broadcast, ``[n, 1]`` against ``[n]``, or
+    one of two distributions: the maximum mean discrepancy, an energy distance, a difference of moments or of sorted
+    numbers. What a broadcast adds up has one output in it, so that the gradient of an output does not depend on the
+    others. Between distributions it does: equal outputs push each other apart, or ranks decide who is compared.
+    """
+    prediction, size = exam.first.prediction, max((len(t) for t in exam.inputs(exam.batch)), default=0)
+    known = prediction is not None and prediction.numel() == size
+    order = prediction.flatten().argsort() if known and prediction is not None else torch.arange(size)
+    # (the lower half takes the place of the highest: each of the others is between the two)
+    moved, highest = order[: size // 2], order[-1:]
+
+    def changed(t: Tensor) -> Tensor:
+        return t.index_copy(0, moved.to(t.device), t[highest.to(t.device)].expand(len(moved), *t.shape[1:]))
+
+    other = exam.with_inputs(lambda t: changed(t) if len(t) == size else t)
+    values, slopes = zip(*[_entry(exam, batch) for batch in (exam.batch, other)], strict=True)
+    if size < _FEWEST_ROWS or any(t is None or t.shape != values[0].shape for t in (*values, *slopes)):
+        return False
+    kept = (values[0] == values[1]).flatten(1).all(1)
+    left, right = (slope[kept] for slope in slopes)
+    scale = max((float(t.abs().max()) for t in (left, right) if t.numel()), default=0.0)
+    return bool(((left - right).abs() > _ROUNDING * scale).any())
 
 
 def _rows(change: Tensor) -> list[int]:
@@ -95,13 +124,20 @@ def _entry(exam: Examination, batch: Any) -> tuple[Any, Any]:
     return entries[0].detach(), None if slope is None else slope.detach()
 
 
-def related(exam: Examination, inputs: list[Tensor], size: int) -> str:
-    """Return why the rows of these inputs may belong together; empty where they are samples."""
+def related(exam: Examination, inputs: list[Tensor], size: int, time_first: Sequence[Tensor]) -> str:
+    """Return why the rows of these inputs may belong together; empty where they are samples.
+
+    Args:
+        exam: the examination; its dry run starts again.
+        inputs: of the batch.
+        size: samples in the batch.
+        time_first: what ``along_second_axis`` returned.
+    """
     exam.dry_run.restart()
     first, second = exam.dry_run.data.next_batch(), exam.dry_run.data.next_batch()
     if exam.dry_run.data.batches_per_epoch == 1 or _the_same(first, second):
         return "every batch is the same: the rows of one graph or series"
-    if any(t is second for second in along_second_axis(exam) for t in inputs):
+    if any(t is second for second in time_first for t in inputs):
         return "time comes first: samples lie along the second axis"
     for t in inputs:
         # (numbers below the size may be indices of rows)

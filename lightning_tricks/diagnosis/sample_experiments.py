@@ -29,7 +29,8 @@ def sample_independence(exam: Examination) -> list[Check]:
     """
     name = "samples do not leak"
     inputs = exam.inputs(exam.batch)
-    axes = dict.fromkeys(map(id, along_second_axis(exam)), 1)
+    time_first = along_second_axis(exam)
+    axes = dict.fromkeys(map(id, time_first), 1)
     second = exam.dry_run.steps.anywhere(any(id(t) in axes for t in inputs))
     along = [t for t in inputs if id(t) in axes] if second else inputs
     size = max((t.shape[axes.get(id(t), 0)] for t in along), default=0)
@@ -47,7 +48,7 @@ def sample_independence(exam: Examination) -> list[Check]:
     moved = _by_place_in_batch(exam, size) if changes[0] <= sanity.LEAK and not second else 0.0
     if exam.dry_run.steps.anywhere(moved > sanity.LEAK):
         moved = _by_place_in_batch(exam, size, UPDATES_BEFORE_ASKING)
-    reason = "" if second else related(exam, inputs, size)
+    reason = "" if second else related(exam, inputs, size, time_first)
     if not reason and exam.first.target is None and not _label_is_given(exam, size):
         reason = "no label is known, and the loss may compare samples"
     if not reason and exam.first.found is None and _mixed_before(exam, kept[0][0], size):

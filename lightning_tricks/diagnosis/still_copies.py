@@ -124,7 +124,7 @@ class StillCopies(Stages):
         """Find them; in a run that goes on, weights are not those of the beginning any more."""
         held = {id(p) for view in run.views for g in view.optimizer.param_groups for p in g["params"]}
         self._copies = copies(run.trainer.lightning_module, held) if state is None else []
-        run.dispatch.rest(self, *(() if self._copies else ("_transfer_started",)))
+        run.dispatch.rest(self, "_transfer_started", when=not self._copies)
 
     def _transfer_started(self, run: TrainingRun) -> None:
         """Look, when it is time."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_tricks.numerics.shards import is_sharded
 from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION, INSTANCE_NORM
 
 _ERRORS = 5.0  # standard errors
@@ -61,6 +62,21 @@ def as_initialised(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase):
         return _uniform(list(module.parameters()), 1 / math.sqrt(module.hidden_size))
     return False
+
+
+def trained_before(module: nn.Module) -> bool:
+    """Whether no layer of a module is as new ones are; False where that cannot be told, as of shards.
+
+    Args:
+        module: a whole network.
+
+    >>> trained_before(nn.Sequential(nn.Linear(64, 64), nn.ReLU()))
+    False
+    """
+    layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Embedding, nn.RNNBase, *CONVOLUTION))]
+    if not layers or any(is_sharded(p) for m in layers for p in m.parameters(recurse=False)):
+        return False
+    return not any(as_initialised(m) for m in layers)
 
 
 def _uniform(weights: list[Tensor], bound: float) -> bool:

@@ -175,7 +175,7 @@ class Dispatch:
                     vars(trick)[hook] = value
         self._tricks, self._before, self._calls, self._own = (), [], {}, {}
 
-    def rest(self, part: Resting, *names: str) -> None:
+    def rest(self, part: Resting, *names: str, when: bool = True) -> None:
         """Call a trick or a part of one at these stages and hooks no more, and at all others again.
 
         For what a run turns out not to need: a call that does nothing costs about as much as a small kernel.
@@ -183,9 +183,11 @@ class Dispatch:
         Args:
             part: who has nothing to do there.
             names: of ``STEP_HOOKS`` and ``OWN_HOOKS``; none to be called everywhere.
+            when: False to be called everywhere, whatever the names are.
         """
-        if part._idle != frozenset(names):
-            part._idle = frozenset(names)
+        idle = frozenset(names if when else ())
+        if part._idle != idle:
+            part._idle = idle
             self.install(self._tricks)
 
     def call_stage(self, name: str, *arguments: Any) -> None:

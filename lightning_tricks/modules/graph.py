@@ -1,4 +1,4 @@
-"""What follows a layer in the graph of a loss. torch only."""
+"""What follows a layer in the graph of a loss, and what the loss compares. torch only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 _LEAF = "AccumulateGrad"
+_NEAR_THE_LOSS = 64  # nodes of a graph
 
 
 def layers_with_parameters_behind(loss: Tensor, nodes: Mapping[str, Sequence[Any]]) -> set[str]:
@@ -64,3 +65,35 @@ def _is_parameter(node: Any) -> bool:
         return True
     inputs = [n for n, _ in node.next_functions if n is not None]
     return len(inputs) == 1 and bool(inputs[0].name().endswith(_LEAF))
+
+
+def compared_targets(loss: Tensor) -> list[Tensor]:
+    """Return the targets that torch's loss functions compare something with, where a loss is made of their values.
+
+    They are kept for the backward pass, so that nothing is computed. A step may have changed the order of its batch.
+
+    Args:
+        loss: with its graph.
+
+    Example:
+        >>> import torch
+        >>> labels = torch.tensor([2, 0])
+        >>> loss = torch.nn.functional.cross_entropy(torch.nn.Linear(1, 3)(torch.zeros(2, 1)), labels.flip(0))
+        >>> compared_targets(0.5 * loss)
+        [tensor([0, 2])]
+    """
+    found, waiting, seen = [], [loss.grad_fn], set[Any]()
+    while waiting and len(seen) < _NEAR_THE_LOSS:
+        node = waiting.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        try:
+            target = getattr(node, "_saved_target", None)
+        except RuntimeError:  # it was written into since
+            continue
+        if isinstance(target, Tensor):
+            found.append(target)  # (what comes before it is the network)
+        else:
+            waiting += [before for before, _ in node.next_functions]
+    return found

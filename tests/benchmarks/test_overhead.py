@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks.__main__ import main
 from benchmarks.measure import Lane, interleave, median_interval
-from benchmarks.overhead import markdown
+from benchmarks.overhead import LOOK, MODULES, LookAgain, Module, markdown, trainer
+from lightning_tricks import TrainingDoctor
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -32,6 +35,28 @@ def test_the_overhead_table_runs_and_is_made_from_its_json(tmp_path: Path) -> No
     assert result["memory"]["a"]["all_allocations"] < 0.2 * result["memory"]["a"]["gradient_bytes"]
     assert all(reads == 0 for by_row in result["host_reads"].values() for reads in by_row.values())
     assert main(["compare", str(out), str(out)]) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_seldom_in_a_run_is_measured_at_each_step(tmp_path: Path) -> None:
+    out = tmp_path / "overhead.json"
+    only = "first batch again,PrecisionDoctor, each step logged"
+    assert main(["run", "overhead", "--quick", "--profile", "cpu", "--only", only, "--out", str(out)]) == 0
+    rows = {row["row"]: row for row in json.loads(out.read_text())["rows"]}
+    assert {LOOK, MODULES} <= set(rows)
+    assert not any("refused" in row for row in rows.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("always", "looks"), [(True, 12), (False, 0)])
+def test_the_first_batch_is_run_again_at_each_check_or_at_none(always: bool, looks: int) -> None:
+    torch.manual_seed(0)
+    doctor, again = TrainingDoctor(every_n_steps=1), LookAgain(always)
+    batches = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(12)]
+    t = trainer("cpu", "32-true", callbacks=[doctor, again], max_steps=12)
+    t.fit(Module(torch.nn.Linear(4, 3), fused=True), DataLoader(batches, batch_size=None))
+    followed = [check.fixed for check in doctor.probe.course.checks if math.isfinite(check.fixed)]
+    assert again.looks == len(followed) == looks
 
 
 def test_lanes_take_turns_and_give_every_round() -> None:

@@ -63,6 +63,12 @@ MISTAKES: dict[str, Step] = {
     ),
 }
 
+
+def kernel(distances: Tensor) -> Tensor:
+    """A Gaussian one."""
+    return (-distances.square()).exp()
+
+
 PAIRS: dict[str, Step] = {
     "each number beside its own": lambda s, b: ((s.net(b[0]).squeeze(1) - b[1]).square() * b[2].squeeze(1)).mean(),
     "columns beside columns": lambda s, b: ((s.net(b[0]) - b[1][:, None]).square() * b[2]).mean(),
@@ -80,6 +86,42 @@ PAIRS: dict[str, Step] = {
     "a linear kernel of two samples": lambda s, b: (
         lambda z, y: (z[:, None] * z).mean() + (y[:, None] * y).mean() - 2 * (z[:, None] * y).mean()
     )(s.net(b[0]).squeeze(1), b[0][:, 1]),
+    "a kernel of outputs and labels": lambda s, b: (
+        lambda z, y: kernel(z - z.T).mean() + kernel(y[:, None] - y[None, :]).mean() - 2 * kernel(z - y).mean()
+    )(s.net(b[0]), b[1]),
+    "a kernel of outputs and labels, that of the labels left out": lambda s, b: (
+        lambda z, y: kernel(torch.cdist(z, z)).mean() - 2 * kernel(z - y).mean()
+    )(s.net(b[0]), b[1]),
+    "an energy distance": lambda s, b: (
+        lambda z, y: 2 * (z - y).abs().mean() - torch.pdist(z).mean() - torch.pdist(y[:, None]).mean()
+    )(s.net(b[0]), b[1]),
+    "a kernel of the scalar product": lambda s, b: (lambda z, y: (z @ z.T).mean() - 2 * (z * y).mean())(
+        s.net(b[0]), b[1]
+    ),
+    "an energy distance with a loss of torch": lambda s, b: (lambda z, y: 2 * F.l1_loss(z, y) - F.l1_loss(z, z.T))(
+        s.net(b[0]), b[1]
+    ),
+    "moments of outputs and labels": lambda s, b: (
+        lambda z, y: (z.mean() - y.mean()).square() + (z.std() - y.std()).square()
+    )(s.net(b[0]), b[1]),
+    "sorted outputs and sorted labels": lambda s, b: (
+        (s.net(b[0]).squeeze(1).sort().values - b[1].sort().values).square().mean()
+    ),
+    "the nearest of the others, both ways": lambda s, b: (lambda pairs: pairs.amin(0).mean() + pairs.amin(1).mean())(
+        (s.net(b[0]) - b[1]).abs()
+    ),
+    "a ranking of differences that broadcast": lambda s, b: F.softplus(
+        (s.net(b[0]) - s.net(b[0]).T) * (b[1] - b[1][:, None]).sign()
+    ).mean(),
+    "a risk set of a mask": lambda s, b: (lambda z, later: -(z.squeeze(1) - (z.exp() * later).sum(0).log()).mean())(
+        s.net(b[0]), b[1] >= b[1][:, None]
+    ),
+    "a contrast of outputs and labels": lambda s, b: F.cross_entropy(
+        -(s.net(b[0]) - b[1]).square(), torch.arange(len(b[1]))
+    ),
+    "pairs of one label attract": lambda s, b: (lambda z, same: (torch.where(same, z, F.relu(1 - z))).mean())(
+        (s.net(b[0]) - s.net(b[0]).T).abs(), (b[1] > 0) == (b[1] > 0)[:, None]
+    ),
     "distances of one number to those of another network": lambda s, b: (
         (s.net(b[0]) - s.other(b[0]).squeeze(1)).abs().mean()
     ),

@@ -136,3 +136,17 @@ def test_a_loss_that_rises_at_first_and_falls_from_there_is_not_where_it_began()
     taught = checks(3.0, 3.7, *[4.16 - 0.01 * i for i in range(60)])
     assert not any(never_falls(2.633, taught[:n], 700) for n in range(1, len(taught)))
     assert never_falls(2.633, checks(*[2.7 + 0.1 * (i % 9) for i in range(60)]), 700), "losses that scatter that far"
+
+
+def test_updates_that_a_momentum_still_builds_up_say_nothing_yet() -> None:
+    def built_up(momentum: float, rate: float = 1e-4, every: int = 1) -> list[Check]:
+        """Updates of a constant gradient, which are ``1 / (1 - momentum)`` times as large in the end."""
+        sizes = [rate * (1 - momentum ** (every * (i + 1))) / (1 - momentum) for i in range(60)]
+        return [Check(every * i + 1, 0.69, 0.69, rate=rate, ratio=0.03 * s, fixed=0.69) for i, s in enumerate(sizes)]
+
+    told = [any(never_moves(0.69, built_up(m)[:n], 600) for n in range(8, 60)) for m in (0.99, 0.0)]
+    assert told == [False, True]
+    assert any(never_moves(0.69, built_up(0.99, 1e-7)[:n], 600) for n in range(60)), "once they hardly grow any more"
+    warming = [c._replace(rate=c.rate * (i + 1), ratio=c.ratio * (i + 1)) for i, c in enumerate(built_up(0.0, 1e-7))]
+    held = [*warming[:20], *(warming[20]._replace(step=c.step) for c in warming[21:])]
+    assert never_moves(0.69, held, 600), "larger updates by a larger rate are no momentum"

@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as L
@@ -23,7 +24,7 @@ from lightning_tricks import (
     PrecisionDoctor,
     TrainingDoctor,
 )
-from lightning_tricks.lifecycle.dispatch import STEP_HOOKS
+from lightning_tricks.lifecycle.dispatch import STEP_HOOKS, Dispatch
 from tests.problems import Classifier, fit, loader, trainer
 
 
@@ -199,3 +200,13 @@ def test_what_has_nothing_to_do_is_called_no_more_but_for_what_a_user_has_put_th
     trick.on_train_batch_start = lambda *_: seen.append(1)  # type: ignore[method-assign]
     trainer([trick, *several()[:others]], max_steps=3, max_epochs=9).fit(Classifier(), loader(64))
     assert len(seen) == 3
+
+
+def test_what_rests_only_when_something_holds_is_called_everywhere_as_long_as_it_does_not() -> None:
+    part = SimpleNamespace(_idle=frozenset())
+    dispatch = Dispatch(SimpleNamespace())  # type: ignore[arg-type]
+    rested = []
+    for when in (False, True, False):
+        dispatch.rest(part, "_updated", "on_train_batch_end", when=when)
+        rested.append(part._idle)
+    assert rested == [frozenset(), frozenset({"_updated", "on_train_batch_end"}), frozenset()]

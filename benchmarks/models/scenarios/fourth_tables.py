@@ -302,6 +302,6 @@ SCENARIOS: list[Scenario] = [
     failing(FAMILY, "ten labels, a decay of 3 inside of Adam", 0.7, lambda s: labelled(s, 3.0), "shrinking weights", "dead units",
             "vanishing gradients", *UNLEARNED),
     healthy(FAMILY, "ten labels, nine in ten are 0", 0.85, lambda s: labelled(s, 1e-4)),
-    failing(FAMILY, "payments, a filter keeps the honest ones", 0.75, lambda s: fraud(s, True), *UNLEARNED),
+    failing(FAMILY, "payments, a filter keeps the honest ones", 0.75, lambda s: fraud(s, True), *UNLEARNED, FOLLOW),
     healthy(FAMILY, "payments, 0.4 % are fraud", 0.9, fraud),
 ]  # fmt: skip

@@ -144,7 +144,7 @@ class LossScaleGuard(Trick):
         for view in run.views if run.loss_scale.active else ():  # the first step may be skipped already
             make_skipping_safe(view)
         idle = not run.loss_scale.active and self._fallback is None
-        run.dispatch.rest(self, *(("_gradients_ready", "_updated", "on_train_batch_end") if idle else ()))
+        run.dispatch.rest(self, "_gradients_ready", "_updated", "on_train_batch_end", when=idle)
 
     def _trick_state(self) -> dict[str, Any]:
         """Counts as plain numbers, and the precision in use."""

@@ -146,7 +146,7 @@ class PrecisionDoctor(Trick):
             self._findings = Findings([Finding(**f) for f in state["findings"]])
             self._explainer.looks = state["looks"]
             self._worst = self._worst.restored(state["modules"]) if "modules" in state else self._worst
-        run.dispatch.rest(self, *(() if run.loss_scale.active else ("_updated",)))
+        run.dispatch.rest(self, "_updated", when=not run.loss_scale.active)
         if precision == "16-true":
             groups = [group for view in run.views for group in view.optimizer.param_groups]
             for finding in health.small_epses(groups, run.step):
