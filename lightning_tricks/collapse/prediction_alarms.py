@@ -95,10 +95,11 @@ def statistics(
     # few labels of other classes than the frequent one say little about how much worse than the best constant it is
     error = 1 / math.sqrt(max(values.get("_minority", math.inf), 1.0))
     # answers that are mostly right are not lost, however bad their probabilities are: those for images that a step has
-    # mixed are compared with the labels of one of the two
+    # mixed are compared with the labels of one of the two, and losses that forgive wrong labels make sure of the others
     answers = values.get("macro_f1_gain", math.nan) / 2
-    kept = max(values.get("_pooled", moved), -math.inf if math.isnan(answers) else answers)
-    worse = worth((moved if related else skill) + error)
+    answers = -math.inf if math.isnan(answers) else answers
+    kept = max(values.get("_pooled", moved), answers)
+    worse = worth(max(moved if related else skill, answers) + error)
     # (a network begins at ln 2 or above; on its way down to the entropy of rare labels it is above that for long, and
     # of so few labels that entropy is hardly known)
     if values.get("_minority", math.inf) < _FEW_OTHERS and values.get("cross_entropy", math.inf) < math.log(2):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,10 +32,8 @@ def gradients(exam: Examination) -> list[Check]:
     """Make some updates: which parameters get a gradient, and from whom are they kept?"""
     dry_run = exam.dry_run
     dry_run.restart()
-    called, graphs = _calls(exam)
-    look = exam.look(exam.batch, gradient=True)
-    for handle in called.handles:
-        handle.remove()
+    with in_graphs(exam) as graphs:
+        look = exam.look(exam.batch, gradient=True)
     if dry_run.steps.anywhere(look.loss is None) or look.loss is None:
         return [_without_loss(exam)]
     if dry_run.steps.anywhere(not look.loss.requires_grad):
@@ -240,25 +239,25 @@ def _disturb(parameters: Iterable[Tensor]) -> None:
         p.add_((p.abs() + 0.01) * waves.to(p.dtype))
 
 
-class _Calls:
-    """Hooks that are there for one forward pass."""
-
-    def __init__(self) -> None:
-        self.handles: list[Any] = []
-
-
-def _calls(exam: Examination) -> tuple[_Calls, set[int]]:
-    """Note the parameters of modules whose outputs are parts of a graph: these were not called under ``no_grad``."""
-    calls, graphs = _Calls(), set[int]()
+@contextmanager
+def in_graphs(exam: Examination) -> Iterator[set[int]]:
+    """Note the ids of parameters of modules whose outputs are parts of a graph: not called under ``no_grad``."""
+    graphs: set[int] = set()
 
     def note(module: nn.Module, output: Any) -> None:
         if any(t.requires_grad for t in floating(output)):
             graphs.update(id(p) for p in module.parameters(recurse=False))
 
-    for module in exam.modules.values():
-        if any(True for _ in module.parameters(recurse=False)):
-            calls.handles.append(module.register_forward_hook(Hook(lambda m, args, out: note(m, out))))
-    return calls, graphs
+    handles = [
+        module.register_forward_hook(Hook(lambda m, args, out: note(m, out)))
+        for module in exam.modules.values()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    try:
+        yield graphs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _fingerprint(parameter: Tensor) -> tuple[float, float]:

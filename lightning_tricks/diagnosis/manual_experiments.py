@@ -13,10 +13,10 @@ from torch import nn
 from lightning_tricks.diagnosis import sanity_gradients
 from lightning_tricks.diagnosis.examination import Examination, emptied, tensors_of
 from lightning_tricks.diagnosis.experiments import says_nothing
-from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, left_out, mark_gradients
+from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, in_graphs, left_out, mark_gradients
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.diagnosis.sanity_gradients import Gradients
-from lightning_tricks.diagnosis.weights import trained_before
+from lightning_tricks.diagnosis.weights import as_initialised, trained_before
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.numerics.trees import tree_map
@@ -67,10 +67,32 @@ def learning(exam: Examination) -> list[Check]:
         kept=_kept(exam, [p for p in seen.parameters if id(p) in seen.present & held]),
     )
     check = sanity_gradients.gradients_arrive(found)
-    still = [names[id(p)] for p in seen.parameters if id(p) in held and id(p) not in moved]
+    still = [p for p in seen.parameters if id(p) in held and id(p) not in moved]
+    cut = _cut_off(exam, [p for p in still if id(p) not in seen.present], moved) if anywhere(bool(still)) else []
+    if check.passed and cut:
+        return [sanity_gradients.are_cut_off([names[id(p)] for p in cut], STEPS)]
     if check.passed and still:
-        return [sanity_gradients.do_not_move(still, STEPS)]
+        return [sanity_gradients.do_not_move([names[id(p)] for p in still], STEPS)]
     return [check]
+
+
+def _cut_off(exam: Examination, without: list[nn.Parameter], moved: set[int]) -> list[nn.Parameter]:
+    """Return the parameters without gradients that should have one: their layers are called, and are as new ones are.
+
+    That of an optimizer that moves others; a network whose turn comes later has one of its own.
+
+    Args:
+        exam: the examination; its dry run starts again.
+        without: parameters that get no gradient in some steps.
+        moved: ids of the parameters that these steps change.
+    """
+    exam.dry_run.restart()
+    untrained = {id(p) for m in exam.modules.values() if as_initialised(m) for p in m.parameters(recurse=False)}
+    groups = [[id(p) for g in o.param_groups for p in g["params"]] for o in exam.optimizers]
+    beside = {i for ids in groups if moved.intersection(ids) for i in ids}
+    with in_graphs(exam) as graphs:
+        exam.dry_run.update()
+    return [p for p in without if id(p) in untrained & beside & graphs]
 
 
 def _satisfied(exam: Examination) -> bool:

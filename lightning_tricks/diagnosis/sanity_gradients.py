@@ -103,6 +103,17 @@ def do_not_move(names: Sequence[str], steps: int) -> Check:
     return Check("all parameters learn", None, seen, "is their optimizer stepped, and do they get gradients?")
 
 
+def are_cut_off(names: Sequence[str], steps: int) -> Check:
+    """Report layers that are called, that some steps of a module's own leave as new, and whose optimizer moves others.
+
+    >>> are_cut_off(["encoder.weight"], 12).passed
+    False
+    """
+    seen = f"no gradient in {steps} steps: {listed(names, 6)}, which are as new layers are and were called"
+    fix = "a detach(), no_grad(), numpy() or argmax behind them? Or freeze them: requires_grad_(False)"
+    return Check("all parameters learn", False, seen, fix)
+
+
 def units_are_alive(stopped: Sequence[tuple[str, str, float]], rows: int) -> Check:
     """Judge layers before the first update.
 

@@ -137,3 +137,12 @@ def test_answers_that_are_mostly_right_are_not_lost_however_bad_their_probabilit
     }
     found = statistics({**values, "cross_entropy": 2.5}, Targets(), 2048.0)["lost"]
     assert (found < 0.25 * 0.5) is lost
+
+
+@pytest.mark.parametrize(("gain", "worse"), [(0.65, False), (0.05, True), (math.nan, True)])
+def test_a_loss_that_forgives_wrong_labels_makes_sure_of_its_answers_and_is_not_worse_than_a_constant(
+    gain: float, worse: bool
+) -> None:
+    # 10 classes, three labels in ten wrong, probabilities of nearly 1: 0.3 * 9 nats beside an entropy of 2.3
+    given = {"skill": -0.6, "moved_skill": -0.6, "macro_f1_gain": gain, "cross_entropy": 3.6}
+    assert ("worse" in below(statistics(values(**given), Targets(), MANY))) is worse

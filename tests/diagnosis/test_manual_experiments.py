@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import lightning.pytorch as L
@@ -80,6 +81,42 @@ def test_what_is_wrong_is_named(fault: str, row: str, passed: bool | None, evide
     found = asked(fault)[row]
     assert found.passed is passed
     assert evidence in found.evidence
+
+
+class Byol(L.LightningModule):
+    """An encoder, a predictor of what its slow copy says, and one optimizer."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.automatic_optimization = False
+        self.way = way
+        self.encoder = nn.Sequential(nn.Linear(D, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
+        self.predictor, self.spare = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.slow = deepcopy(self.encoder).requires_grad_(False)
+        if way == "trained before":
+            with torch.no_grad():
+                for p in self.encoder.parameters():
+                    p.add_(torch.randn_like(p).exp())
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        z = self.encoder(batch[0] + 0.1 * torch.randn_like(batch[0]))
+        p = self.predictor(z if self.way == "whole" else z.detach())
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(-F.cosine_similarity(p, self.slow(batch[0])).mean())
+        optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        # (that of the spare layer, whose turn has not come, is no matter of the others)
+        return torch.optim.Adam([p for n, p in self.named_parameters() if not n.startswith("slow")], lr=1e-3)
+
+
+@pytest.mark.parametrize(("way", "passed"), [("whole", None), ("detached", False), ("trained before", None)])
+def test_an_encoder_as_new_that_is_cut_off_from_its_predictor_is_a_fault(way: str, passed: bool | None) -> None:
+    found = checks(Byol(way), load(*classes()))["all parameters learn"]
+    assert found.passed is passed
+    assert "spare" not in found.evidence or way == "whole"
 
 
 def test_a_generator_that_is_updated_seldom_is_no_fault() -> None:
