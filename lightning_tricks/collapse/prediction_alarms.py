@@ -21,6 +21,7 @@ _TOLD = 0.2  # skill of the answers of a reference: below it, they say too littl
 # Of the skill of a reference. Measured on the development scenarios: with two images in one (CutMix) training has 0.26
 # of it, and all other healthy classifiers that do not rise any more have more than 0.4.
 _BEHIND = 0.25
+_MOSTLY_RIGHT = 0.4  # F1 of the answers above that of the best constant one
 _LATE_GAIN, _LATE_GROWTH = 0.05, 10.0  # of the skill in three checks; of predictions that hardly vary yet, in eight
 _GRACE = {"association": 3.0, "behind": 3.0, "skill": 2.0, "background": 2.0, "lost": 0.5}
 _PLATEAU = 4.0  # times the grace: two fifths of the run
@@ -96,10 +97,9 @@ def statistics(
     error = 1 / math.sqrt(max(values.get("_minority", math.inf), 1.0))
     # answers that are mostly right are not lost, however bad their probabilities are: those for images that a step has
     # mixed are compared with the labels of one of the two, and losses that forgive wrong labels make sure of the others
-    answers = values.get("macro_f1_gain", math.nan) / 2
-    answers = -math.inf if math.isnan(answers) else answers
-    kept = max(values.get("_pooled", moved), answers)
-    worse = worth(max(moved if related else skill, answers) + error)
+    gain = values.get("macro_f1_gain", math.nan)
+    kept = max(values.get("_pooled", moved), -math.inf if math.isnan(gain) else gain / 2)
+    worse = worth(max(moved if related else skill, gain / 2 if gain > _MOSTLY_RIGHT else -math.inf) + error)
     # (a network begins at ln 2 or above; on its way down to the entropy of rare labels it is above that for long, and
     # of so few labels that entropy is hardly known)
     if values.get("_minority", math.inf) < _FEW_OTHERS and values.get("cross_entropy", math.inf) < math.log(2):
