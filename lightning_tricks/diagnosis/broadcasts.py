@@ -5,7 +5,8 @@ gradients do with rewards. Pairs are often meant: in distances, contrasts and ra
 them are only added up, no column meets itself, and one of two things holds:
 
 - what is added up is their product: it is that of two sums, so it does not matter which numbers belong together;
-- the column came out of a layer or the batch as it is, and the row is not a column that was squeezed for this purpose.
+- the column came out of a layer or the batch as it is, or is a slice of what did, as a mean beside a variance; and the
+  row is not a column that was squeezed for this purpose.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _ELEMENTWISE = _SAME | _PRODUCTS | {
 }  # fmt: skip
 _LOSSES = frozenset(name for name in _ELEMENTWISE if "loss" in name or "entropy" in name)
 _COLUMNS = frozenset({"embedding", "gather", "linear"})  # layers and lookups that give [n, 1] unless that is changed
+_PARTS = frozenset({"chunk", "getitem", "narrow", "split", "tensor_split"})  # keep one column of several
 _SQUEEZES = frozenset({"flatten", "getitem", "ravel", "reshape", "select", "squeeze", "view"})
 
 
@@ -97,15 +99,18 @@ class Meetings(TorchFunctionMode):
         given = [t for t in (*args, *(kwargs or {}).values()) if isinstance(t, Tensor)]
         for result in made if isinstance(made, (tuple, list)) else [made]:
             if isinstance(result, Tensor) and given:
-                self._follow(name, given, result)
+                # (``x[:, 0, None]`` says that a column is meant, ``x[:, :1]`` only keeps what there was)
+                asked_for = name == "getitem" and _inserts_axis(args[1])
+                self._follow(name, given, result, part=name in _PARTS and not asked_for)
         return made
 
-    def _follow(self, name: str, given: list[Tensor], made: Tensor) -> None:
+    def _follow(self, name: str, given: list[Tensor], made: Tensor, *, part: bool) -> None:
         if made.ndim == 0:
             self._add_up(name, given, made)
         elif _is_column(made):
             kept = name in _ELEMENTWISE or name == "broadcast_tensors"
-            if name in _COLUMNS or (kept and any(id(t) in self._natural for t in given)):
+            cut = part and given[0].ndim == 2 and not _is_column(given[0])
+            if name in _COLUMNS or cut or (kept and any(id(t) in self._natural for t in given)):
                 self._natural[id(made)] = made
         elif made.ndim == 1 and name in _SQUEEZES and _is_column(given[0]) and len(given[0]) == len(made):
             self._squeezed[id(made)] = made
@@ -174,6 +179,10 @@ def _met(exam: Examination, batch: Any) -> Meeting | None:
 
 def _is_column(tensor: Tensor) -> bool:
     return tensor.ndim == 2 and tensor.shape[1] == 1
+
+
+def _inserts_axis(index: Any) -> bool:
+    return any(part is None for part in (index if isinstance(index, tuple) else (index,)))
 
 
 def _varies(tensor: Tensor) -> bool:
