@@ -24,6 +24,7 @@ from lightning_tricks.numerics.trees import tree_map
 
 NEIGHBOURS = 1024
 SEEN = 16
+_MARGIN = 0.03  # of the loss of a batch, by which it is above that of half of it
 
 
 def labels(exam: Examination) -> list[Check]:
@@ -125,15 +126,44 @@ def pairs(exam: Examination) -> list[Check]:
     if at_once > 3 or shape < sanity_data.STRUCTURE:
         return [sanity_data.pairs_belong(at_once, shape, None)]
     dry_run.data.hold(seen)
+    before = [_mean_loss(exam, group) for group in (seen, unseen)]
+    contrasts = _compares_samples(exam, unseen, wide[1])
     for _ in range(ROUNDS):  # until seen pairs are memorised, or unseen ones recognised
         for _ in range(UPDATES_ON_SOME):
             dry_run.update()
-        check = sanity_data.pairs_belong(
-            at_once, shape, (_gain_of_pairs(exam, seen, wide[1]), _gain_of_pairs(exam, unseen, wide[1]))
-        )
+        skill = (_gain_of_pairs(exam, seen, wide[1]), _gain_of_pairs(exam, unseen, wide[1]))
+        known, new = (loss - _mean_loss(exam, group) for loss, group in zip(before, (seen, unseen), strict=True))
+        learned = 0.0 if contrasts else new / known if known > 0 else 1.0
+        check = sanity_data.pairs_belong(at_once, shape, skill, learned)
         if dry_run.steps.anywhere(check.passed is not None):
             break
     return [check]
+
+
+def _mean_loss(exam: Examination, batches: list[Any]) -> float:
+    """Return the mean loss of some batches in eval mode, each with the same random numbers."""
+    state, losses = global_state(), []
+    with exam.evaluating():
+        for batch in batches:
+            set_global_state(state)
+            loss = exam.look(batch).loss
+            losses.append(0.0 if loss is None else exam.dry_run.steps.mean(loss))
+    return sum(losses) / len(losses)
+
+
+def _compares_samples(exam: Examination, batches: list[Any], at: int) -> bool:
+    """Whether each sample is told from the others of its batch: then the loss of half a batch is lower."""
+    whole, halves = [], []
+    for batch in batches:
+        size = len(tensors_of(batch)[at])
+        parts = [
+            tree_map(lambda t, part=part, size=size: t[part] if t.ndim and len(t) == size else t, batch)
+            for part in (slice(0, size // 2), slice(size // 2, None))
+        ]
+        whole.append(_mean_loss(exam, [batch]))
+        halves.append(_mean_loss(exam, parts))
+    # (the loss of a sum is half as large)
+    return all(_MARGIN * one < one - half < one / 3 for one, half in zip(whole, halves, strict=True))
 
 
 def _gain_of_pairs(exam: Examination, batches: list[Any], at: int) -> float:

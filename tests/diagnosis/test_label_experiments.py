@@ -95,3 +95,35 @@ def captioned(apart: bool) -> Any:
 def test_captions_of_a_few_words_that_were_shuffled_apart_fail() -> None:
     assert captioned(apart=False).passed
     assert captioned(apart=True).passed is False
+
+
+def beside(kind: str) -> Any:
+    """Pictures and a second input that has nothing to do with them, and that the training needs all the same."""
+    x, _ = pictures()
+    generator = torch.Generator().manual_seed(0)
+    if kind == "style":
+        other = x[torch.randperm(len(x), generator=generator)]
+    else:
+        other = torch.randint(5, (len(x), 3), generator=generator)
+
+    def step(self: Any, b: Any) -> Tensor:
+        content, second = b[0], b[1]
+        if kind == "style":
+            made = self.net(torch.cat([content, second], 1))
+            size = (made.mean(1) - second.mean(1)).square() + (made.std(1) - second.std(1)).square()
+            return F.mse_loss(made[:, 16:48], content[:, 16:48]) + size.mean()
+        hidden = self.net(torch.cat([content, F.one_hot(second, 5).flatten(1).float()], 1))
+        loss = F.mse_loss(hidden[:, :64], content)
+        return loss + sum(F.cross_entropy(hidden[:, 64 + 5 * i : 69 + 5 * i], second[:, i]) for i in range(3))
+
+    style = kind == "style"
+    net = torch.nn.Sequential(
+        torch.nn.Linear(128 if style else 79, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64 if style else 79)
+    )
+    return checks(Task(net, step, 1e-2), DataLoader(TensorDataset(x, other), 32, shuffle=True)).get(NAME)
+
+
+@pytest.mark.parametrize("kind", ["style", "categories"])
+def test_two_inputs_that_need_not_belong_together_do_not_fail(kind: str) -> None:
+    found = beside(kind)
+    assert found is None or found.passed is not False
