@@ -132,8 +132,8 @@ def pairs(exam: Examination) -> list[Check]:
         for _ in range(UPDATES_ON_SOME):
             dry_run.update()
         skill = (_gain_of_pairs(exam, seen, wide[1]), _gain_of_pairs(exam, unseen, wide[1]))
-        known, new = (loss - _mean_loss(exam, group) for loss, group in zip(before, (seen, unseen), strict=True))
-        learned = 0.0 if contrasts else new / known if known > 0 else 1.0
+        old, new = (loss - _mean_loss(exam, group) for loss, group in zip(before, (seen, unseen), strict=True))
+        learned = 0.0 if contrasts else new / old if old > 0 else 1.0
         check = sanity_data.pairs_belong(at_once, shape, skill, learned)
         if dry_run.steps.anywhere(check.passed is not None):
             break
