@@ -35,6 +35,8 @@ _ELEMENTWISE = _SAME | _PRODUCTS | {
 }  # fmt: skip
 _LOSSES = frozenset(name for name in _ELEMENTWISE if "loss" in name or "entropy" in name)
 _COLUMNS = frozenset({"embedding", "gather", "linear"})  # layers and lookups that give [n, 1] unless that is changed
+_SUMS = frozenset({"mean", "nanmean", "sum"})
+_LINEAR = _SAME | {"add", "neg", "negative", "radd", "rsub", "sub", "subtract"}
 _PARTS = frozenset({"chunk", "getitem", "narrow", "split", "tensor_split"})  # keep one column of several
 _SQUEEZES = frozenset({"flatten", "getitem", "ravel", "reshape", "select", "squeeze", "view"})
 
@@ -85,6 +87,7 @@ class Meetings(TorchFunctionMode):
         self._natural = {id(t): t for t in tensors_of(batch) if _is_column(t)}
         self._squeezed: dict[int, Tensor] = {}
         self._pairs: dict[int, tuple[Tensor, Meeting, bool]] = {}  # and whether they are products still
+        self._rows: dict[int, tuple[Tensor, Meeting]] = {}  # sums along one axis of them
         self._sums: dict[int, tuple[Tensor, Meeting]] = {}
         self._meant = False  # a column meets itself: the step is about pairs, as a kernel is
 
@@ -107,6 +110,8 @@ class Meetings(TorchFunctionMode):
     def _follow(self, name: str, given: list[Tensor], made: Tensor, *, part: bool) -> None:
         if made.ndim == 0:
             self._add_up(name, given, made)
+        elif made.ndim == 1 and any(id(t) in self._pairs or id(t) in self._rows for t in given):
+            self._add_along_axis(name, given, made)
         elif _is_column(made):
             kept = name in _ELEMENTWISE or name == "broadcast_tensors"
             cut = part and given[0].ndim == 2 and not _is_column(given[0])
@@ -141,14 +146,25 @@ class Meetings(TorchFunctionMode):
         first, second = (tuple(t.shape) for t in others[:2])
         self._pairs[id(made)] = (made, Meeting(name, first, second, natural), name in _PRODUCTS)
 
+    def _add_along_axis(self, name: str, given: list[Tensor], made: Tensor) -> None:
+        """Follow sums of the pairs of each row, as of a log-likelihood, as long as nothing but sums is made of them."""
+        rows = [self._rows[id(t)][1] for t in given if id(t) in self._rows]
+        pairs = [p for t in given if (p := self._pairs.get(id(t))) is not None and _counts(*p[1:])]
+        others = [t for t in given if id(t) not in self._rows and t.numel() > 1]
+        if pairs and name in _SUMS:
+            self._rows[id(made)] = (made, pairs[0][1])
+        elif rows and (name in _LINEAR or (name in _PRODUCTS and len(rows) == 1 and not others)):
+            self._rows[id(made)] = (made, rows[0])
+
     def _add_up(self, name: str, given: list[Tensor], made: Tensor) -> None:
         for t in given:
             pairs, reduced = self._pairs.get(id(t)), self._sums.get(id(t))
-            if reduced is not None:
-                self._sums[id(made)] = (made, reduced[1])
-            elif pairs is not None and (name in {"mean", "nanmean", "sum"} or (name in _LOSSES and len(given) > 1)):
+            rows = self._rows.get(id(t)) if name in _SUMS else None
+            if reduced is not None or rows is not None:
+                self._sums[id(made)] = (made, (reduced or rows)[1])  # type: ignore[index]
+            elif pairs is not None and (name in _SUMS or (name in _LOSSES and len(given) > 1)):
                 _, meeting, product = pairs
-                if (product and name not in _LOSSES) or meeting.natural:
+                if _counts(meeting, product and name not in _LOSSES):
                     self._sums[id(made)] = (made, meeting)
 
 
@@ -175,6 +191,10 @@ def _met(exam: Examination, batch: Any) -> Meeting | None:
         loss = loss_of(exam.dry_run.output(batch))
     met: Meeting | None = followed.of(loss)
     return met
+
+
+def _counts(meeting: Meeting, product: bool) -> bool:
+    return product or meeting.natural
 
 
 def _is_column(tensor: Tensor) -> bool:

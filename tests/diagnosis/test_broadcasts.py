@@ -67,6 +67,9 @@ MISTAKES: dict[str, Step] = {
     "a distribution of the chunks of one output": lambda s, b: (
         lambda mean, scale, _: -torch.distributions.Normal(mean, F.softplus(scale) + 0.1).log_prob(b[1]).mean()
     )(*s.policy(b[0]).chunk(3, 1)),
+    "log-likelihoods that are summed for each sample first": lambda s, b: (
+        -(torch.distributions.Normal(s.net(b[0]), 1.0).log_prob(b[1]).sum(-1) / 4 + b[1].mean()).mean()
+    ),
 }
 
 PAIRS: dict[str, Step] = {
@@ -100,6 +103,10 @@ PAIRS: dict[str, Step] = {
     "parts of an output beside their own": lambda s, b: (
         lambda mean, scale, _: -torch.distributions.Normal(mean, F.softplus(scale) + 0.1).log_prob(b[1][:, None]).mean()
     )(*s.policy(b[0]).chunk(3, 1)),
+    "a density of all others for each sample": lambda s, b: (
+        -(-(s.net(b[0]) - s.centres).square()).exp().sum(1).log().mean()
+    ),
+    "sums of pairs that are squared": lambda s, b: (s.net(b[0]) - s.centres).abs().mean(1).square().mean(),
     "a risk set": lambda s, b: (
         lambda risk, time: (
             -(risk - risk.expand(len(time), -1).masked_fill(time[:, None] > time, -9).logsumexp(1)).mean()
