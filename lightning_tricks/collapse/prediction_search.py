@@ -174,12 +174,18 @@ def _losses(rows: Mapping[str, Tensor]) -> list[Tensor]:
         target = target.masked_fill(target < 0, -100)
         # (a module may return log-probabilities)
         return [F.cross_entropy(logits, target), F.nll_loss(logits, target)]
-    output, values = rows["output"].float(), rows["values"].float()
+    output, values = _numbers(rows)
     if bool(((values >= 0) & (values <= 1)).all()):
         return [*_losses_of_numbers(rows), F.binary_cross_entropy_with_logits(output, values)]
     return _losses_of_numbers(rows)
 
 
 def _losses_of_numbers(rows: Mapping[str, Tensor]) -> list[Tensor]:
-    output, values = rows["output"].float(), rows["values"].float()
+    output, values = _numbers(rows)
     return [F.mse_loss(output, values), F.l1_loss(output, values), F.smooth_l1_loss(output, values)]
+
+
+def _numbers(rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return outputs and values of one shape: of several quantiles, or members of an ensemble, each with the value."""
+    output = rows["output"].float()
+    return output, rows["values"].float().expand_as(output)

@@ -5,7 +5,8 @@ gradients do with rewards. Pairs are often meant: in distances, contrasts and ra
 them are only added up, no numbers meet themselves, and one of two things holds:
 
 - what is added up is their product: it is that of two sums, so it does not matter which numbers belong together;
-- the column came out of a layer or the batch as it is, and the row is not a column that was squeezed for this purpose.
+- the column came out of a layer or the batch as it is, or is a slice of what did, as a mean beside a variance; and the
+  row is not a column that was squeezed for this purpose.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _ELEMENTWISE = _SAME | _PRODUCTS | {
 }  # fmt: skip
 _LOSSES = frozenset(name for name in _ELEMENTWISE if "loss" in name or "entropy" in name)
 _COLUMNS = frozenset({"embedding", "gather", "linear"})  # layers and lookups that give [n, 1] unless that is changed
+_SUMS = frozenset({"mean", "nanmean", "sum"})
+_LINEAR = _SAME | {"add", "neg", "negative", "radd", "rsub", "sub", "subtract"}
+_PARTS = frozenset({"chunk", "getitem", "narrow", "split", "tensor_split"})  # keep one column of several
 _SQUEEZES = frozenset({"flatten", "getitem", "ravel", "reshape", "select", "squeeze", "view"})
 
 
@@ -84,6 +88,7 @@ class Meetings(TorchFunctionMode):
         self._natural = {id(t): t for t in tensors_of(batch) if _is_column(t)}
         self._squeezed: dict[int, Tensor] = {}
         self._pairs: dict[int, tuple[Tensor, Meeting, bool]] = {}  # and whether they are products still
+        self._rows: dict[int, tuple[Tensor, Meeting]] = {}  # sums along one axis of them
         self._sums: dict[int, tuple[Tensor, Meeting]] = {}
         self._meant = False  # numbers meet themselves: the step is about pairs, as a kernel is
 
@@ -98,16 +103,21 @@ class Meetings(TorchFunctionMode):
         given = [t for t in (*args, *(kwargs or {}).values()) if isinstance(t, Tensor)]
         for result in made if isinstance(made, (tuple, list)) else [made]:
             if isinstance(result, Tensor) and given:
-                self._follow(name, given, result)
+                # (``x[:, 0, None]`` says that a column is meant, ``x[:, :1]`` only keeps what there was)
+                asked_for = name == "getitem" and _inserts_axis(args[1])
+                self._follow(name, given, result, part=name in _PARTS and not asked_for)
         return made
 
-    def _follow(self, name: str, given: list[Tensor], made: Tensor) -> None:
+    def _follow(self, name: str, given: list[Tensor], made: Tensor, *, part: bool) -> None:
         self._meant = self._meant or _pairs_itself(name, given, made)
         if made.ndim == 0:
             self._add_up(name, given, made)
+        elif made.ndim == 1 and any(id(t) in self._pairs or id(t) in self._rows for t in given):
+            self._add_along_axis(name, given, made)
         elif _is_column(made):
             kept = name in _ELEMENTWISE or name == "broadcast_tensors"
-            if name in _COLUMNS or (kept and any(id(t) in self._natural for t in given)):
+            cut = part and given[0].ndim == 2 and not _is_column(given[0])
+            if name in _COLUMNS or cut or (kept and any(id(t) in self._natural for t in given)):
                 self._natural[id(made)] = made
         elif made.ndim == 1 and name in _SQUEEZES and _is_column(given[0]) and len(given[0]) == len(made):
             self._squeezed[id(made)] = made
@@ -137,14 +147,25 @@ class Meetings(TorchFunctionMode):
         first, second = (tuple(t.shape) for t in others[:2])
         self._pairs[id(made)] = (made, Meeting(name, first, second, natural), name in _PRODUCTS)
 
+    def _add_along_axis(self, name: str, given: list[Tensor], made: Tensor) -> None:
+        """Follow sums of the pairs of each row, as of a log-likelihood, as long as nothing but sums is made of them."""
+        rows = [self._rows[id(t)][1] for t in given if id(t) in self._rows]
+        pairs = [p for t in given if (p := self._pairs.get(id(t))) is not None and _counts(*p[1:])]
+        others = [t for t in given if id(t) not in self._rows and t.numel() > 1]
+        if pairs and name in _SUMS:
+            self._rows[id(made)] = (made, pairs[0][1])
+        elif rows and (name in _LINEAR or (name in _PRODUCTS and len(rows) == 1 and not others)):
+            self._rows[id(made)] = (made, rows[0])
+
     def _add_up(self, name: str, given: list[Tensor], made: Tensor) -> None:
         for t in given:
             pairs, reduced = self._pairs.get(id(t)), self._sums.get(id(t))
-            if reduced is not None:
-                self._sums[id(made)] = (made, reduced[1])
-            elif pairs is not None and (name in {"mean", "nanmean", "sum"} or (name in _LOSSES and len(given) > 1)):
+            rows = self._rows.get(id(t)) if name in _SUMS else None
+            if reduced is not None or rows is not None:
+                self._sums[id(made)] = (made, (reduced or rows)[1])  # type: ignore[index]
+            elif pairs is not None and (name in _SUMS or (name in _LOSSES and len(given) > 1)):
                 _, meeting, product = pairs
-                if (product and name not in _LOSSES) or meeting.natural:
+                if _counts(meeting, product and name not in _LOSSES):
                     self._sums[id(made)] = (made, meeting)
 
 
@@ -198,8 +219,16 @@ def _is_same(one: Tensor, two: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
 
 
+def _counts(meeting: Meeting, product: bool) -> bool:
+    return product or meeting.natural
+
+
 def _is_column(tensor: Tensor) -> bool:
     return tensor.ndim == 2 and tensor.shape[1] == 1
+
+
+def _inserts_axis(index: Any) -> bool:
+    return any(part is None for part in (index if isinstance(index, tuple) else (index,)))
 
 
 def _varies(tensor: Tensor) -> bool:

@@ -107,8 +107,14 @@ class Examination:
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def look(self, batch: Any, *, gradient: bool = False) -> Look:
-        """Run ``training_step`` on a batch once, and find the prediction and its target."""
+    def look(self, batch: Any, *, gradient: bool = False, inputs: bool = False) -> Look:
+        """Run ``training_step`` on a batch once, and find the prediction and its target.
+
+        Args:
+            batch: what is looked at.
+            gradient: keep the graph.
+            inputs: give the step the tensors themselves, so that gradients arrive at them; else copies.
+        """
         ended: list[tuple[str, Tensor]] = []
         learns = {n: any(True for _ in m.parameters()) for n, m in self.modules.items()}
         targets = self.possible_targets(batch)[0] if self.roles else []
@@ -135,7 +141,7 @@ class Examination:
         ]
         try:
             with torch.enable_grad() if gradient else self.dry_run.looking():
-                result = self.dry_run.output(batch)
+                result = self.dry_run.output(batch, tracked=inputs)
         finally:
             for handle in handles:
                 handle.remove()

@@ -15,7 +15,7 @@ from lightning_tricks.diagnosis import sanity_gradients
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.diagnosis.sanity_gradients import Gradients
-from lightning_tricks.diagnosis.weights import as_initialised, units_alike
+from lightning_tricks.diagnosis.weights import as_initialised, as_often_drawn, units_alike
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.modules.trace import floating
@@ -169,7 +169,9 @@ def _fresh(exam: Examination, alive: set[int]) -> list[nn.Parameter]:
     """
     exam.dry_run.restart()
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, *CONVOLUTION, nn.RNNBase)
-    layers = [m for m in exam.modules.values() if isinstance(m, kinds) and as_initialised(m)]
+    still = [m for m in exam.modules.values() if not any(p.requires_grad for p in m.parameters(recurse=False))]
+    layers = [m for m in still if isinstance(m, kinds) and as_initialised(m)]
+    layers += [m for m in as_often_drawn(still) if all(m is not other for other in layers)]
     frozen = [p for m in layers for p in m.parameters() if not p.requires_grad and p.ndim > 1]
     # (a few numbers may look like new ones by chance)
     found = [p for p in frozen if p.numel() >= _FEWEST and not _has_twin(exam.module, p, alive)]

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sized
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tricks.diagnosis import sanity_data
 from lightning_tricks.diagnosis.examination import Examination, tensors_of
-from lightning_tricks.diagnosis.loss_calls import LossCall
-from lightning_tricks.diagnosis.recognition import LEFT_OUT
+from lightning_tricks.diagnosis.one_class import (
+    ROUNDS,
+    UNSEEN,
+    UPDATES_ON_SOME,
+    fits_without_inputs,
+    one_answer,
+    one_class,
+)
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.dry_run.generators import global_state, set_global_state
 from lightning_tricks.modules.labels import counts
 from lightning_tricks.numerics.trees import tree_map
 
 NEIGHBOURS = 1024
-UPDATES_ON_SOME, SEEN, UNSEEN = 60, 16, 4
-ROUNDS = 4  # of so many updates
-FEW_LABELS = 64
-MOST_BATCHES = 512  # that are read in search of a second class: a user waits for them
-MET = 0.1  # of the first loss: below it, there is nothing left to learn
+SEEN = 16
+_MARGIN = 0.03  # of the loss of a batch, by which it is above that of half of it
 
 
 def labels(exam: Examination) -> list[Check]:
     """Do labels belong to inputs? Nearest neighbours first, a short training where they say nothing."""
     look, at, dry_run = exam.first, exam.target_at, exam.dry_run
     inputs = exam.inputs(exam.batch)
+    alone = one_class(exam)
+    if alone:
+        return alone
     # (``anywhere``, here and below: all processes have to take the same turns)
     if not dry_run.steps.anywhere(look.target is not None):
         return one_answer(exam) or pairs(exam)
-    alone = one_class(exam)
-    if not dry_run.steps.anywhere(not alone):
-        return alone
     one_each = look.labels is not None and look.target is not None and look.target.shape == (len(look.target),)
     if dry_run.steps.anywhere(not (one_each and inputs and at is not None)) or look.logits is None or at is None:
         return []
@@ -65,7 +65,7 @@ def labels(exam: Examination) -> list[Check]:
     # (actions of a game may be all the same, and they are not labels of this loss)
     if not dry_run.steps.anywhere(
         look.found is None or len(y) < 256 or len(torch.unique(y)) > 1 or look.logits.shape[1] < 3
-    ):
+    ) and fits_without_inputs(exam):
         return [sanity_data.one_label(int(y[0]), len(y), look.logits.shape[1])]
     if dry_run.steps.anywhere(int((torch.bincount(y) >= 8).sum()) < 2):
         return [Check(name, None, "hardly any label but one was seen")]
@@ -94,91 +94,6 @@ def _skill(exam: Examination) -> tuple[float, float] | None:
     with exam.evaluating():
         found = [_association(exam, group) for group in (seen[:UNSEEN], unseen)]
     return None if found[0] is None or found[1] is None else (found[0], found[1])
-
-
-def one_class(exam: Examination) -> list[Check]:
-    """Are all labels of all the data the same, where the loss is that of outputs and these labels?
-
-    Then a constant is the right answer everywhere. Rare classes are missing in many batches, so that nothing is said
-    before the whole data have been read; most data have a second label in the first batches, where reading ends.
-    """
-    found, at, data = exam.first.found, exam.target_at, exam.dry_run.data
-    about_labels = found is not None and found.kind in ("cross entropy", "binary cross entropy")
-    known = about_labels and at is not None and exam.first.sequence is None and exam.roles.get(at) == "target"
-    if not known or at is None or found is None or data.batches_per_epoch > MOST_BATCHES:
-        return []
-    exam.dry_run.restart()
-    seen: list[Tensor] = []  # the first label
-    labels, rows = 0, 0
-    for _ in range(int(data.batches_per_epoch)):
-        target = tensors_of(data.next_batch())[at]
-        values = target[counts(target)] if not target.is_floating_point() else target.flatten()
-        seen = seen or list(values[:1])
-        if seen and not bool((values == seen[0]).all()):
-            return []
-        labels, rows = labels + len(values), rows + len(target)
-    # (a rest that makes no whole batch may be left out)
-    if labels < FEW_LABELS or (rows + len(found.target)) * exam.dry_run.steps.trainer.world_size <= _samples(exam):
-        return []
-    classes = 2 if found.logits is None else found.logits.shape[1]
-    return [sanity_data.one_label(round(float(seen[0])), labels, classes)]
-
-
-def _samples(exam: Examination) -> float:
-    """Return how many samples the data have; infinity where that is not known."""
-    loaders = exam.dry_run.data.loaders
-    if any(not isinstance(x, DataLoader) or isinstance(x.dataset, IterableDataset) for x in loaders):
-        return math.inf
-    return max((len(x.dataset) for x in loaders if isinstance(x.dataset, Sized)), default=math.inf)
-
-
-def one_answer(exam: Examination) -> list[Check]:
-    """Are labels that the step makes itself all the same, and is that all there is to learn?
-
-    As of masked words, whose labels are taken after masking, or of masks that are divided twice. Labels that are all
-    the same may be meant, as in contrasts whose right answer stands first: then the loss depends on the inputs.
-    """
-    dry_run = exam.dry_run
-    dry_run.restart()
-    batches = [dry_run.data.next_batch() for _ in range(UNSEEN)]
-    seen = [_labels_of(calls) for calls in exam.loss_calls(batches)]
-    known = [found for found in seen if found is not None]
-    labels = torch.cat([label for label, _ in known]) if known else torch.zeros(0)
-    same = len(known) == UNSEEN and len(labels) >= FEW_LABELS and bool((labels == labels[0]).all())
-    if not same or dry_run.steps.anywhere(not same):
-        return []
-    # (a picture without any foreground may be all that two classes are about)
-    classes, size = known[0][1], len(known[0][0])
-    alike = [t for t in tensors_of(batches[0]) if not t.is_floating_point() and t.numel() == size]
-    varied = any(bool((t != t.flatten()[0]).any()) for t in alike)
-    if dry_run.steps.anywhere(classes < 3 and not varied):
-        return []
-    losses = _without_inputs(exam, batches)
-    if losses is None or max(losses[1:]) > MET * losses[0]:
-        return []
-    return [sanity_data.one_label(int(labels[0]), len(labels), classes)]
-
-
-def _labels_of(calls: list[LossCall]) -> tuple[Tensor, int] | None:
-    """Return the class numbers of the first loss of a step that takes some, and how many classes there are."""
-    for call in calls:
-        if call.name in ("cross_entropy", "nll_loss") and not call.target.is_floating_point() and call.output.ndim > 1:
-            kept = call.target != call.options.get("ignore_index", LEFT_OUT)
-            return call.target[kept], call.output.shape[1]
-    return None
-
-
-def _without_inputs(exam: Examination, batches: list[Any]) -> tuple[float, float, float] | None:
-    """Return the loss before a short training, after it, and after it where the inputs are those of other samples."""
-    dry_run = exam.dry_run
-    dry_run.restart()
-    dry_run.data.hold(batches)
-    losses = [dry_run.update() for _ in range(ROUNDS * UPDATES_ON_SOME)]
-    mixed = tree_map(lambda t: t.flatten().flip(0).view(t.shape) if t.is_floating_point() else t.flip(0), batches[0])
-    other = exam.look(mixed).loss
-    if losses[0] is None or losses[-1] is None or other is None:
-        return None
-    return losses[0], losses[-1], dry_run.steps.mean(other)
 
 
 def pairs(exam: Examination) -> list[Check]:
@@ -211,15 +126,44 @@ def pairs(exam: Examination) -> list[Check]:
     if at_once > 3 or shape < sanity_data.STRUCTURE:
         return [sanity_data.pairs_belong(at_once, shape, None)]
     dry_run.data.hold(seen)
+    before = [_mean_loss(exam, group) for group in (seen, unseen)]
+    contrasts = _compares_samples(exam, unseen, wide[1])
     for _ in range(ROUNDS):  # until seen pairs are memorised, or unseen ones recognised
         for _ in range(UPDATES_ON_SOME):
             dry_run.update()
-        check = sanity_data.pairs_belong(
-            at_once, shape, (_gain_of_pairs(exam, seen, wide[1]), _gain_of_pairs(exam, unseen, wide[1]))
-        )
+        skill = (_gain_of_pairs(exam, seen, wide[1]), _gain_of_pairs(exam, unseen, wide[1]))
+        old, new = (loss - _mean_loss(exam, group) for loss, group in zip(before, (seen, unseen), strict=True))
+        learned = 0.0 if contrasts else new / old if old > 0 else 1.0
+        check = sanity_data.pairs_belong(at_once, shape, skill, learned)
         if dry_run.steps.anywhere(check.passed is not None):
             break
     return [check]
+
+
+def _mean_loss(exam: Examination, batches: list[Any]) -> float:
+    """Return the mean loss of some batches in eval mode, each with the same random numbers."""
+    state, losses = global_state(), []
+    with exam.evaluating():
+        for batch in batches:
+            set_global_state(state)
+            loss = exam.look(batch).loss
+            losses.append(0.0 if loss is None else exam.dry_run.steps.mean(loss))
+    return sum(losses) / len(losses)
+
+
+def _compares_samples(exam: Examination, batches: list[Any], at: int) -> bool:
+    """Whether each sample is told from the others of its batch: then the loss of half a batch is lower."""
+    whole, halves = [], []
+    for batch in batches:
+        size = len(tensors_of(batch)[at])
+        parts = [
+            tree_map(lambda t, part=part, size=size: t[part] if t.ndim and len(t) == size else t, batch)
+            for part in (slice(0, size // 2), slice(size // 2, None))
+        ]
+        whole.append(_mean_loss(exam, [batch]))
+        halves.append(_mean_loss(exam, parts))
+    # (the loss of a sum is half as large)
+    return all(_MARGIN * one < one - half < one / 3 for one, half in zip(whole, halves, strict=True))
 
 
 def _gain_of_pairs(exam: Examination, batches: list[Any], at: int) -> float:

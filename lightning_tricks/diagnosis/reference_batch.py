@@ -259,7 +259,9 @@ def _outputs(run: TrainingRun, batch: Any) -> tuple[Any, list[Tensor]]:
     seen: list[Tensor] = []
     module = run.trainer.lightning_module
     hidden = in_compiled_graphs(module)
-    leaves = [m for m in plain_modules(module).values() if not any(m.children()) and id(m) not in hidden]
+    # (counted, since a module may refuse to be true or false, as one that holds parameters under names)
+    modules = [m for m in plain_modules(module).values() if id(m) not in hidden]
+    leaves = [m for m in modules if next(m.children(), None) is None]
     handles = [m.register_forward_hook(Hook(lambda _, args, out: seen.extend(floating(out)[:1]))) for m in leaves]
     try:
         return step_again(run, batch, 0, evaluate=True, together=True), seen

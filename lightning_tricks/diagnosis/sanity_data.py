@@ -13,6 +13,7 @@ from lightning_tricks.diagnosis.sanity import Check
 
 _CHANCE = 3.0
 _BY_HEART = 4.0  # standard errors by which pairs that were trained on are told from wrong ones
+_COMMON = 0.4  # of what is learned of seen pairs: more is not about pairs
 STRUCTURE = 0.1  # inputs with less are like noise: labels need not have to do with their neighbours
 _RARE = 1e-6  # error rate of the test for sorted data
 _MISSING = 0.3  # share of the data whose labels are missing in a stretch of it
@@ -151,16 +152,21 @@ def one_label(label: int, count: int, classes: int) -> Check:
     )
 
 
-def pairs_belong(at_once: float, shape: float, skill: tuple[float, float] | None) -> Check:
+def pairs_belong(at_once: float, shape: float, skill: tuple[float, float] | None, learned: float = 0.0) -> Check:
     """Judge whether two inputs of each sample belong together, from the loss of wrong pairs.
 
     Args:
         at_once: standard errors by which wrong pairs have a higher loss, before training.
         shape: ``structure`` of one of the inputs.
         skill: the same after a short training, on pairs that were trained on and on others; None where not measured.
+        learned: by how much the loss of others has fallen, over that of those that were trained on; 0 where the loss
+            compares samples with each other, so that it is about pairs. Else what it learns of each of the two inputs
+            holds for all, and the two need not belong together, as content and style.
 
     >>> pairs_belong(9.0, 0.3, None).passed, pairs_belong(0.1, 0.3, (20.0, 0.2)).passed
     (True, False)
+    >>> pairs_belong(0.1, 0.3, (20.0, 0.2), learned=0.9).evidence.endswith("the loss of unseen ones falls all the same")
+    True
     """
     name = "labels follow from inputs"
     if skill is None:
@@ -174,6 +180,8 @@ def pairs_belong(at_once: float, shape: float, skill: tuple[float, float] | None
         return Check(name, True, seen)
     if skill[0] < _BY_HEART or skill[1] > 0.5 * _CHANCE:
         return Check(name, None, seen)
+    if learned > _COMMON:
+        return Check(name, None, f"{seen}, and the loss of unseen ones falls all the same")
     return Check(name, False, seen, "the two inputs may have been shuffled or sorted apart: look at some pairs")
 
 

@@ -1,8 +1,9 @@
-"""What weights tell about their own past: are they as a layer begins, and are all units of a layer the same?"""
+"""What weights tell about their own past: are they as layers begin, and are all units of a layer the same?"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from lightning_tricks.numerics.torch_internals import BATCH_NORM, CONVOLUTION, I
 
 _ERRORS = 5.0  # standard errors
 _FEWEST = 8  # weights from which a variance says something
+_FEWEST_DRAWN = 4096  # weights from which it tells one of several usual variances from any other
+_MOST_OF = 0.9  # of the layers
 _NORMS: tuple[Any, ...] = (*BATCH_NORM, nn.LayerNorm, nn.GroupNorm, *INSTANCE_NORM)
 
 
@@ -77,6 +80,44 @@ def trained_before(module: nn.Module) -> bool:
     if not layers or any(is_sharded(p) for m in layers for p in m.parameters(recurse=False)):
         return False
     return not any(as_initialised(m) for m in layers)
+
+
+def as_often_drawn(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the layers whose weights are normal numbers of a usual variance, where that holds for nearly all layers.
+
+    So torchvision, timm and transformers begin: with a variance of 2 over the inputs or the outputs of a unit, of 1
+    over its inputs, or with a standard deviation of 0.02. Of one layer alone, training may have made it so by chance.
+
+    Args:
+        modules: linear and convolutional layers; small ones are left out.
+
+    Reference: He et al., arXiv:1502.01852; Devlin et al., arXiv:1810.04805.
+
+    >>> layers = [nn.Linear(64, 64) for _ in range(4)]
+    >>> for layer in layers:
+    ...     _ = nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    >>> len(as_often_drawn(layers))
+    4
+    >>> _ = [layer.weight.data.mul_(1.2) for layer in layers]
+    >>> as_often_drawn(layers)
+    []
+    """
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *CONVOLUTION)
+    large = [m for m in modules if isinstance(m, kinds) and m.weight.numel() >= _FEWEST_DRAWN]  # type: ignore[operator]
+    drawn = [m for m in large if _usual_normal(m.weight)]  # type: ignore[arg-type]
+    return drawn if large and len(drawn) >= _MOST_OF * len(large) else []
+
+
+def _usual_normal(weight: Tensor) -> bool:
+    values = weight.detach().double()
+    squares = values.square()
+    inputs = weight[0].numel()
+    outputs = len(weight) * weight[0, 0].numel()
+    variances = (2 / inputs, 2 / outputs, 1 / inputs, 2 / (inputs + outputs), 0.02**2)
+    # (the fourth moment of a normal distribution has a variance of 24 over the number of values)
+    peak = float(squares.square().mean() / squares.mean().square().clamp(min=1e-300)) - 3
+    normal = abs(peak) <= _ERRORS * math.sqrt(24 / values.numel())
+    return normal and any(_varies(values, variance, 2.0) for variance in variances)
 
 
 def _uniform(weights: list[Tensor], bound: float) -> bool:

@@ -78,6 +78,36 @@ def test_the_usual_losses_are_recognised_and_no_other_output_is_taken(case: int)
     assert chosen({"decoy": decoy, "head": rows}, loss + 1.0) is None
 
 
+class OneNumber(Classifier):
+    """A hidden layer, and one number for each sample; labels of 0 and 1 are numbers as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 12), nn.Linear(12, 1)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0], (batch[1] % 2).float()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return F.binary_cross_entropy_with_logits(self.head(self.body(x.flatten(1)).relu()).squeeze(1), y)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_one_number_is_found_beside_wider_outputs_where_labels_are_zeros_and_ones() -> None:
+    found, module = PredictionCollapse(every_n_steps=2), OneNumber()
+    fit(module, [found], max_epochs=4)
+    assert found.verdict.values
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_a_loss_of_several_outputs_beside_one_value_is_that_of_each_with_the_value() -> None:
+    torch.manual_seed(0)
+    output, values = torch.randn(6, 3), torch.randint(2, (6, 1)).float()
+    each = torch.stack([F.binary_cross_entropy_with_logits(output[:, i], values[:, 0]) for i in range(3)])
+    assert chosen({"head": {"output": output, "values": values}}, each.mean()) == "head"
+
+
 def test_a_loss_that_is_not_finite_explains_nothing() -> None:
     rows, _ = losses()[0]
     both = {"a": rows, "b": rows}

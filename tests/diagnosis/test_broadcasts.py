@@ -61,6 +61,15 @@ MISTAKES: dict[str, Step] = {
     "a likelihood of a distribution": lambda s, b: (
         -torch.distributions.Normal(s.net(b[0]), F.softplus(s.other(b[0])) + 0.1).log_prob(b[1]).mean()
     ),
+    "a mean and a variance that are slices of one output": lambda s, b: (
+        lambda out: (0.5 * ((b[1] - out[:, :1]).square() / out[:, 1:2].exp() + out[:, 1:2])).mean()
+    )(s.policy(b[0])),
+    "a distribution of the chunks of one output": lambda s, b: (
+        lambda mean, scale, _: -torch.distributions.Normal(mean, F.softplus(scale) + 0.1).log_prob(b[1]).mean()
+    )(*s.policy(b[0]).chunk(3, 1)),
+    "log-likelihoods that are summed for each sample first": lambda s, b: (
+        -(torch.distributions.Normal(s.net(b[0]), 1.0).log_prob(b[1]).sum(-1) / 4 + b[1].mean()).mean()
+    ),
 }
 
 
@@ -130,6 +139,16 @@ PAIRS: dict[str, Step] = {
         -(s.net(b[0]) * b[1]).log_softmax(1).diagonal().mean() + s.net(b[0]).square().mean()
     ),
     "as many centres as samples": lambda s, b: (-(s.net(b[0]) - s.centres).square()).exp().mean(),
+    "all pairs of a feature of one network and an output of another": lambda s, b: (
+        (s.policy(b[0])[:, 0, None] - s.other(b[0]).squeeze(1)).abs().mean()
+    ),
+    "parts of an output beside their own": lambda s, b: (
+        lambda mean, scale, _: -torch.distributions.Normal(mean, F.softplus(scale) + 0.1).log_prob(b[1][:, None]).mean()
+    )(*s.policy(b[0]).chunk(3, 1)),
+    "a density of all others for each sample": lambda s, b: (
+        -(-(s.net(b[0]) - s.centres).square()).exp().sum(1).log().mean()
+    ),
+    "sums of pairs that are squared": lambda s, b: (s.net(b[0]) - s.centres).abs().mean(1).square().mean(),
     "a risk set": lambda s, b: (
         lambda risk, time: (
             -(risk - risk.expand(len(time), -1).masked_fill(time[:, None] > time, -9).logsumexp(1)).mean()

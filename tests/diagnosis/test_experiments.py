@@ -39,6 +39,29 @@ def test_fresh_running_statistics_of_many_layers_do_not_hide_the_input() -> None
     assert checks(module, load(*classes()))["inputs matter"].passed
 
 
+class Rounds(nn.Module):
+    """An encoder, whole numbers, and a decoder; gradients pass the rounding, or they do not."""
+
+    def __init__(self, passed_on: bool, factor: float = 1.0) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(12, 4), nn.Linear(4, 4)
+        self.passed_on, self.factor = passed_on, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (so small that it is rounded to 0)
+        z = self.encoder(x * self.factor).tanh() * 0.3
+        return self.decoder(z + (z.round() - z).detach() if self.passed_on else z.round())
+
+
+def test_what_a_rounding_hides_at_first_is_no_fault_where_gradients_pass_it() -> None:
+    assert checks(Task(Rounds(True), cross_entropy), load(*classes()))["inputs matter"].passed is None
+
+
+@pytest.mark.parametrize(("passed_on", "factor"), [(False, 1.0), (True, 0.0)])
+def test_a_rounding_that_keeps_gradients_back_and_a_factor_of_0_are_faults(passed_on: bool, factor: float) -> None:
+    assert checks(Task(Rounds(passed_on, factor), cross_entropy), load(*classes()))["inputs matter"].passed is False
+
+
 class Signs(nn.Module):
     """A recurrent network over signs, in one direction or in both."""
 

@@ -117,6 +117,20 @@ def test_a_frozen_backbone_that_is_as_new_ones_are_may_be_meant_and_is_named() -
     assert frozen(1.3).passed, "weights like these were trained"
 
 
+def test_a_frozen_backbone_as_libraries_draw_its_weights_is_named_too() -> None:
+    def frozen(factor: float) -> Any:
+        net = nn.Sequential(nn.Linear(12, 400), nn.ReLU(), nn.Linear(400, 64), nn.ReLU())
+        for layer in (net[0], net[2]):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            layer.weight.data.mul_(factor)
+        module = Task(nn.Sequential(net.requires_grad_(False), nn.Linear(64, 4)), cross_entropy)
+        return learn(module)
+
+    found = frozen(1.0)
+    assert found.passed is None and found.evidence.startswith("frozen, and as new layers are: net.0.0.weight")
+    assert frozen(1.3).passed, "weights like these were trained"
+
+
 def test_a_frozen_network_that_gives_the_target_and_a_copy_of_one_that_learns_are_no_checkpoints() -> None:
     def against(self: Any, b: Any) -> Any:
         return F.mse_loss(self.head(self.backbone(b[0])), self.random(b[0]))

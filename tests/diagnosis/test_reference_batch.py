@@ -125,3 +125,28 @@ def test_it_is_run_again_at_once_where_an_alarm_is_about_to_begin() -> None:
     looks = {round(check.step) for check in doctor.probe.course.checks if math.isfinite(check.fixed)}
     assert {96, 108, 110} <= looks and not {98, 100, 102, 104} & looks
     assert doctor.alarms[0].step <= 111, "as soon as if it had been run again at each check"
+
+
+class NeitherTrueNorFalse(nn.Module):
+    """Holds parameters, as those of tensordict do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(10))
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("not permitted")
+
+
+@pytest.mark.filterwarnings("error::lightning_tricks.TrickWarning")
+def test_a_module_that_refuses_to_be_true_or_false_is_run_again_as_any_other() -> None:
+    class Holding(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleDict({"held": NeitherTrueNorFalse()})
+
+    doctor = TrainingDoctor(every_n_steps=2)
+    module = Holding()
+    fit(module, [doctor], max_epochs=2)
+    reference = doctor.probe.parts.reference
+    assert len(reference.predictions) > 1 and all(shown for _, shown in reference.predictions)

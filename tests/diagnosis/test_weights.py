@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from lightning_tricks.diagnosis.weights import as_initialised, units_alike
+from lightning_tricks.diagnosis.weights import as_initialised, as_often_drawn, units_alike
 
 LAYERS = [
     lambda: nn.Linear(40, 30),
@@ -53,3 +55,36 @@ def test_units_are_alike_whatever_the_kind_of_layer() -> None:
     assert not units_alike(conv.weight)
     nn.init.constant_(conv.weight, 0.1)
     assert units_alike(conv.weight) and not units_alike(torch.ones(1, 5)) and not units_alike(torch.ones(5))
+
+
+def drawn(draw: Any, changed: float = 0.0, kept: int = 0) -> list[Any]:
+    """Return which of several layers look as an initialisation made them; some are changed, as by training."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(96, 80), nn.Conv2d(32, 48, 3), nn.Conv2d(64, 64, 3), nn.Linear(128, 300), nn.Linear(4, 4)]
+    for i, layer in enumerate(layers):
+        draw(layer.weight)
+        if i >= kept:
+            with torch.no_grad():
+                layer.weight.add_(changed * layer.weight.std() * torch.randn_like(layer.weight).pow(3))
+    return as_often_drawn(layers)
+
+
+DRAWS = {
+    "outputs": lambda w: nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu"),
+    "inputs": lambda w: nn.init.kaiming_normal_(w, nonlinearity="relu"),
+    "one": lambda w: nn.init.kaiming_normal_(w, nonlinearity="linear"),
+    "both": nn.init.xavier_normal_,
+    "small": lambda w: nn.init.trunc_normal_(w, std=0.02),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=list(DRAWS))
+def test_layers_as_libraries_draw_them_are_told_from_such_that_were_trained(draw: Any) -> None:
+    assert len(drawn(draw)) == 4, "the smallest one says nothing"
+    assert not drawn(draw, 0.1), "a heavy tail"
+    assert not drawn(draw, 0.1, kept=2), "half of them"
+
+
+def test_layers_of_another_variance_were_not_drawn_so() -> None:
+    assert not drawn(lambda w: nn.init.normal_(w, std=0.035))
+    assert not as_often_drawn([]) and not as_often_drawn([nn.ReLU(), nn.LayerNorm(9000)])

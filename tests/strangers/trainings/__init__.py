@@ -12,6 +12,7 @@ _FILES = (
     "graphs",
     "tables",
     "sequences",
+    "relations",
 )
 
 TRAININGS = tuple(
