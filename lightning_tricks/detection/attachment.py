@@ -13,6 +13,7 @@ from lightning_tricks.errors import TrickError, message, nearest
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.names import in_compiled_graphs, matching_modules, plain_modules, reachable
 from lightning_tricks.modules.replaced import Hook
+from lightning_tricks.numerics.torch_internals import children_of
 
 Call = Callable[[Callable[[], None]], Any]
 
@@ -119,5 +120,5 @@ def _at(root: nn.Module, path: tuple[str, ...]) -> nn.Module | None:
     """Return the module at a path; None where there is none now."""
     found: nn.Module | None = root
     for name in path:
-        found = None if found is None else found._modules.get(name)
+        found = None if found is None else children_of(found).get(name)
     return found

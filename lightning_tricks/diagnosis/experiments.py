@@ -74,8 +74,8 @@ def _gradient_arrives(exam: Examination) -> bool:
         (asks,) = torch.autograd.grad(loss.sum(), [prediction], allow_unused=True, retain_graph=True)
         size = prediction.float().square().sum()
         slopes = torch.autograd.grad(size / 2, leaves, allow_unused=True)
-        moved = sum(float((s * t).abs().sum()) for s, t in zip(slopes, leaves, strict=True) if s is not None)
-        share = moved / max(float(size), 1e-12) if asks is not None and bool(asks.any()) else 0.0
+        moved = sum(float((s * t.detach()).abs().sum()) for s, t in zip(slopes, leaves, strict=True) if s is not None)
+        share = moved / max(float(size.detach()), 1e-12) if asks is not None and bool(asks.any()) else 0.0
     return exam.dry_run.steps.anywhere(share > _ARRIVES)
 
 

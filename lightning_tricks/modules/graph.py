@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_tricks.numerics.torch_internals import saved_for_backward
+
 _LEAF = "AccumulateGrad"
 _NEAR_THE_LOSS = 64  # nodes of a graph
 
@@ -89,7 +91,7 @@ def compared_targets(loss: Tensor) -> list[Tensor]:
             continue
         seen.add(node)
         try:
-            target = getattr(node, "_saved_target", None)
+            target = saved_for_backward(node, "target")
         except RuntimeError:  # it was written into since
             continue
         if isinstance(target, Tensor):
