@@ -88,7 +88,7 @@ class Course:
         self.sizes: list[float] = []  # norms that the weights began with
         self.felt = False  # whether there was a gradient
         self.slope = math.nan  # norm of the whole gradient at the last check
-        self.trained = False  # whether the network was trained before: a loss of about 0 is then no fault
+        self.trained: bool | None = None  # before this run: a loss of about 0 is then no fault; None until it is asked
         self.noted: dict[Cause | Hint, Finding] = {}
         self.hints: dict[Hint, tuple[Finding, int]] = {}  # with the number of checks at which it held
 
@@ -112,7 +112,7 @@ class Course:
     @property
     def satisfied(self) -> bool:
         """Whether the network was at its optimum from the start."""
-        return self.trained and self.nothing_left
+        return bool(self.trained) and self.nothing_left
 
     # -- a check ------------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,6 @@ class CourseProbe(Probe):
         self._every = 1  # updates between two checks
         self._run: TrainingRun | None = None
         self._judge: Judge | None = None
-        self._trained: bool | None = None  # whether the network was trained before; None as long as nobody has asked
 
     # -- what is judged -------------------------------------------------------------------------------------------
 
@@ -224,7 +223,8 @@ class CourseProbe(Probe):
             step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss, extent=reading.extent
         )
         course.add(check, reading.losses, found.norms, found.sizes)
-        course.trained = course.nothing_left and self._was_trained()
+        if course.trained is None and course.nothing_left and self._run is not None:
+            course.trained = _was_trained(self._run)
         share = parts.wait.share(reading.waited, reading.seconds)
         row = reading.row or Hint.OUTLYING_ROW in course.noted
         values = {**values_of(course.checks[-1], reading, share), "_row": float(row)}
@@ -237,16 +237,6 @@ class CourseProbe(Probe):
             self._advise(judge, step)
         self.tell_changes(before)
         return values
-
-    def _was_trained(self) -> bool:
-        """Whether the network was trained before, decided alike on all processes; asked where loss and gradients are 0.
-
-        Then the weights are still those of the beginning, so that it can be asked once it matters.
-        """
-        if self._trained is None and self._run is not None:
-            new = not trained_before(self._run.trainer.lightning_module)
-            self._trained = not reference_batch.anywhere(self._run, [new])[0]
-        return bool(self._trained)
 
     def _note_row(self, step: int) -> None:
         evidence = self.parts.culprit.text or "a batch of another process had a row with values far above the others"
@@ -324,6 +314,14 @@ class CourseProbe(Probe):
         # not by the number of points: those of a long run were thinned out
         checks = self.course.checks
         self._checks = max(0, round(checks[-1].step / self._every)) if checks else 0
+
+
+def _was_trained(run: TrainingRun) -> bool:
+    """Whether the network was trained before, decided alike on all processes; asked where loss and gradients are 0.
+
+    Then the weights are still those of the beginning, so that it can be asked once it matters.
+    """
+    return not reference_batch.anywhere(run, [not trained_before(run.trainer.lightning_module)])[0]
 
 
 def total_of(judge: Judge) -> int:
