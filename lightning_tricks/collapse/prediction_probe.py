@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +83,16 @@ def rows_form(value: Any, where: str) -> str | None:
     return fault
 
 
-@dataclass
-class _Seen:
-    """What a batch has shown: what the module gave, and the targets of the loss functions."""
+class _Seen(NamedTuple):
+    """What a watched batch has shown.
 
-    logits: list[Tensor] = field(default_factory=list)
-    compared: list[Tensor] = field(default_factory=list)
+    Args:
+        outputs: what the module gave.
+        compared: targets of the loss functions.
+    """
+
+    outputs: list[Tensor]
+    compared: list[Tensor]
 
 
 class PredictionProbe(Probe):
@@ -104,7 +108,7 @@ class PredictionProbe(Probe):
         super().__init__()
         self._output, self._target, self._patience = output, target, patience
         self._sampler = Sampler(1, self.samples)  # that of the watch, once attached
-        self._seen = _Seen()  # in this batch
+        self._seen = _Seen([], [])
         self._parts = Parts()
         self._inputs = RawInputs()
         self._targets = Targets()
@@ -142,18 +146,18 @@ class PredictionProbe(Probe):
         if tensor is None:
             rule = f"the output of that module ({type(output).__name__}) holds no floating-point tensor"
             raise refused("output", self._output, rule, "Name the last layer")
-        self._seen.logits.append(tensor)
+        self._seen.outputs.append(tensor)
 
     # -- on the device --------------------------------------------------------------------------------------------
 
     def before_backward(self, loss: Tensor) -> None:
         """Note with what the step compares its outputs: it may have flipped images with their masks."""
         # (with manual optimization a batch may have several losses)
-        self._seen.compared = [*self._seen.compared, *map(local, compared_targets(loss))][-_MOST_LOSSES:]
+        self._seen.compared[:] = [*self._seen.compared, *map(local, compared_targets(loss))][-_MOST_LOSSES:]
 
     def gather(self, run: TrainingRun, batch: Any, outputs: Any, *, first: bool) -> int:
         """Add the predictions of this batch."""
-        (seen, compared), self._seen = (self._seen.logits, self._seen.compared), _Seen()
+        (seen, compared), self._seen = self._seen, _Seen([], [])
         output = seen[0] if seen else output_of(outputs, self._output)
         if self._search is not None and (output is not None or loss_of(outputs) is not None):
             output = self._found_output(self._search, batch, outputs, compared) if output is None else output

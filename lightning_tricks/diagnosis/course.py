@@ -88,8 +88,7 @@ class Course:
         self.sizes: list[float] = []  # norms that the weights began with
         self.felt = False  # whether there was a gradient
         self.slope = math.nan  # norm of the whole gradient at the last check
-        # whether the network was trained before: a loss of about 0 is then no fault; None as long as nobody has asked
-        self.trained: bool | None = None
+        self.trained: bool | None = None  # before this run: a loss of about 0 is then no fault; None until it is asked
         self.noted: dict[Cause | Hint, Finding] = {}
         self.hints: dict[Hint, tuple[Finding, int]] = {}  # with the number of checks at which it held
 

@@ -223,7 +223,7 @@ class CourseProbe(Probe):
             step, math.nan, math.nan, found.rate, found.ratio, fixed=reading.reference.loss, extent=reading.extent
         )
         course.add(check, reading.losses, found.norms, found.sizes)
-        if course.nothing_left and course.trained is None and self._run is not None:
+        if course.trained is None and course.nothing_left and self._run is not None:
             course.trained = _was_trained(self._run)
         share = parts.wait.share(reading.waited, reading.seconds)
         row = reading.row or Hint.OUTLYING_ROW in course.noted
@@ -314,6 +314,14 @@ class CourseProbe(Probe):
         # not by the number of points: those of a long run were thinned out
         checks = self.course.checks
         self._checks = max(0, round(checks[-1].step / self._every)) if checks else 0
+
+
+def _was_trained(run: TrainingRun) -> bool:
+    """Whether the network was trained before, decided alike on all processes; asked where loss and gradients are 0.
+
+    Then the weights are still those of the beginning, so that it can be asked once it matters.
+    """
+    return not reference_batch.anywhere(run, [not trained_before(run.trainer.lightning_module)])[0]
 
 
 def total_of(judge: Judge) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_tricks.numerics.torch_internals import saved_for_backward
+from lightning_tricks.numerics.torch_internals import saved_target
 
 _LEAF = "AccumulateGrad"
 _NEAR_THE_LOSS = 64  # nodes of a graph
@@ -90,11 +90,8 @@ def compared_targets(loss: Tensor) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        try:
-            target = saved_for_backward(node, "target")
-        except RuntimeError:  # it was written into since
-            continue
-        if isinstance(target, Tensor):
+        target = saved_target(node)
+        if target is not None:
             found.append(target)  # (what comes before it is the network)
         else:
             waiting += [before for before, _ in node.next_functions]

@@ -26,6 +26,7 @@ INTERNALS = (
     Internal("torch._C.DisableTorchFunctionSubclass", "snapshots of tensors of any subclass", REFUSED),
     Internal("torch._C._autograd._unsafe_set_version_counter", "graphs that outlive a dry run", "they become invalid"),
     Internal("torch._C._functorch.peek_interpreter_stack", "forward hooks inside of torch.func", "they read there too"),
+    Internal("torch._C._functions.NllLossBackward0._saved_target", "targets that a step has flipped", "the batch's"),
     Internal("torch._foreach_norm", "one kernel for many norms", "one kernel a tensor"),
     Internal("torch._foreach_mul_", "one kernel to scale many gradients", "one kernel a tensor"),
     Internal("torch._foreach_clamp_min_", "one kernel to clip many gradients by value", "one kernel a tensor"),
@@ -268,6 +269,15 @@ def shut_down_iterator(loader: Any) -> None:
     if iterator is not None:
         iterator._shutdown_workers()
         loader._iterator = None
+
+
+def saved_target(node: Any) -> Tensor | None:
+    """Return the target that a loss function keeps for its backward pass; None where a node of a graph has none."""
+    try:
+        found = getattr(node, "_saved_target", None)
+    except RuntimeError:  # (it was written into since)
+        return None
+    return found if isinstance(found, Tensor) else None
 
 
 def can_skip(iterator: Any) -> bool:
