@@ -359,11 +359,3 @@ def log_key(kind: Cause | Hint) -> str:
     'diagnosis/waiting_for_data'
     """
     return f"diagnosis/{kind.replace(' ', '_')}"
-
-
-def _was_trained(run: TrainingRun) -> bool:
-    """Whether the network was trained before, decided alike on all processes; asked where loss and gradients are 0.
-
-    Then the weights are still those of the beginning, so that it can be asked once it matters.
-    """
-    return not reference_batch.anywhere(run, [not trained_before(run.trainer.lightning_module)])[0]

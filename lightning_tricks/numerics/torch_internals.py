@@ -205,19 +205,6 @@ def in_functorch() -> bool:
     return peek_interpreter_stack() is not None
 
 
-def saved_for_backward(node: Any, name: str) -> Any:
-    """Return what the operation of a graph keeps for its backward pass under a name; None where it keeps no such thing.
-
-    Raises:
-        RuntimeError: it was written to since, or the backward pass is over.
-
-    >>> x = torch.ones(2, requires_grad=True)
-    >>> saved_for_backward(torch.nn.functional.mse_loss(x, torch.zeros(2)).grad_fn, "target")
-    tensor([0., 0.])
-    """
-    return getattr(node, f"_saved_{name}", None)
-
-
 # -- modules and loaders ----------------------------------------------------------------------------------------------
 
 
