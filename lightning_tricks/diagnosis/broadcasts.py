@@ -6,7 +6,7 @@ them are only added up, no numbers meet themselves, and one of two things holds:
 
 - what is added up is their product: it is that of two sums, so it does not matter which numbers belong together;
 - the column came out of a layer or the batch as it is, or is a slice of what did, as a mean beside a variance; and the
-  row is not a column that was squeezed for this purpose.
+  row is not a column of an output that was squeezed for this purpose.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Meetings(TorchFunctionMode):
         super().__init__()
         # (tensors are kept beside what is known of them, so that no other one gets their ``id``)
         self._natural = {id(t): t for t in tensors_of(batch) if _is_column(t)}
+        self._given = frozenset(self._natural)
         self._squeezed: dict[int, Tensor] = {}
         self._pairs: dict[int, tuple[Tensor, Meeting, bool]] = {}  # and whether they are products still
         self._rows: dict[int, tuple[Tensor, Meeting]] = {}  # sums along one axis of them
@@ -120,7 +121,9 @@ class Meetings(TorchFunctionMode):
             if name in _COLUMNS or cut or (kept and any(id(t) in self._natural for t in given)):
                 self._natural[id(made)] = made
         elif made.ndim == 1 and name in _SQUEEZES and _is_column(given[0]) and len(given[0]) == len(made):
-            self._squeezed[id(made)] = made
+            # (a label of the batch is squeezed to fit an output, and the output forgotten)
+            if id(given[0]) not in self._given:
+                self._squeezed[id(made)] = made
         elif made.ndim == 2 and made.shape[0] == made.shape[1] and name in _ELEMENTWISE:
             self._pair(name, given, made)
 

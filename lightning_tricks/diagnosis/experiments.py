@@ -42,7 +42,7 @@ def input_matters(exam: Examination) -> list[Check]:
         again, _ = _input_matters(exam, zeroed, UPDATES_BEFORE_ASKING, before, evaluate=False)
         check = again if exam.dry_run.steps.anywhere(again.passed is True) else check
     known = exam.dry_run.steps.anywhere(exam.first.target is not None)
-    if known and exam.dry_run.steps.anywhere(check.passed is False) and _gradient_arrives(exam):
+    if known and exam.dry_run.steps.anywhere(check.passed is False) and _gradient_arrives(exam, zeroed):
         seen = f"{check.evidence}; gradients pass from the prediction to the input all the same, as through a rounding"
         return [Check("inputs matter", None, seen)]
     if exam.dry_run.steps.anywhere(check.passed is False) and exam.first.target is None:
@@ -57,11 +57,12 @@ def input_matters(exam: Examination) -> list[Check]:
     return [sanity.input_lost(lost)] if lost else [check]
 
 
-def _gradient_arrives(exam: Examination) -> bool:
-    """Whether the loss has a gradient by the inputs, through the prediction: what is between is rounded still.
+def _gradient_arrives(exam: Examination, zeroed: Any) -> bool:
+    """Whether a prediction that stays as it is has a gradient by the inputs, and the loss one by it.
 
     Codes of a quantiser with a straight-through estimator may be the same for all inputs at first.
     """
+    without, _ = exam.prediction(zeroed, evaluate=True, updates=UPDATES_BEFORE_ASKING)
     exam.dry_run.restart()
     for _ in range(UPDATES_BEFORE_ASKING):
         exam.dry_run.update()
@@ -69,14 +70,23 @@ def _gradient_arrives(exam: Examination) -> bool:
     leaves = [t for t in tensors_of(asked) if t.requires_grad]
     with exam.evaluating():
         look = exam.look(asked, gradient=True, inputs=True)
-    prediction, loss, share = look.output(exam.first.key, tracked=True), look.loss, 0.0
-    if prediction is not None and prediction.requires_grad and loss is not None and loss.requires_grad and leaves:
-        (asks,) = torch.autograd.grad(loss.sum(), [prediction], allow_unused=True, retain_graph=True)
-        size = prediction.float().square().sum()
-        slopes = torch.autograd.grad(size / 2, leaves, allow_unused=True)
-        moved = sum(float((s * t.detach()).abs().sum()) for s, t in zip(slopes, leaves, strict=True) if s is not None)
-        share = moved / max(float(size.detach()), 1e-12) if asks is not None and bool(asks.any()) else 0.0
+    share = _share_of_gradient(look.output(exam.first.key, tracked=True), without, look.loss, leaves)
     return exam.dry_run.steps.anywhere(share > _ARRIVES)
+
+
+def _share_of_gradient(prediction: Tensor | None, without: Tensor | None, loss: Tensor | None, leaves: Any) -> float:
+    """Return how far inputs could move a prediction that stays as it is without them, over its size."""
+    if prediction is None or without is None or loss is None or not alike([prediction.detach()], [without]):
+        return 0.0
+    if not (leaves and prediction.requires_grad and loss.requires_grad):
+        return 0.0
+    (asks,) = torch.autograd.grad(loss.sum(), [prediction], allow_unused=True, retain_graph=True)
+    if asks is None or not bool(asks.any()):
+        return 0.0
+    size = prediction.float().square().sum()
+    slopes = torch.autograd.grad(size / 2, leaves, allow_unused=True)
+    moved = sum(float((s * t).abs().sum()) for s, t in zip(slopes, leaves, strict=True) if s is not None)
+    return moved / max(float(size), 1e-12)
 
 
 def _lost_inputs(exam: Examination) -> list[str]:

@@ -62,6 +62,14 @@ def test_a_rounding_that_keeps_gradients_back_and_a_factor_of_0_are_faults(passe
     assert checks(Task(Rounds(passed_on, factor), cross_entropy), load(*classes()))["inputs matter"].passed is False
 
 
+def test_a_prediction_that_moves_by_too_little_for_its_loss_is_not_taken_for_a_rounding() -> None:
+    """Targets far from 0: what the network says of the input is lost in the loss, and no rounding hides it."""
+    x, _ = classes()
+    module = Task(mlp(1, 12), lambda s, b: F.mse_loss(s.net(b[0]).squeeze(1), b[1]), 1e-2)
+    found = checks(module, load(x * 0.01, 1e5 + 100 * x[:, 0]))["inputs matter"]
+    assert found.passed is False and "as through a rounding" not in found.evidence
+
+
 class Signs(nn.Module):
     """A recurrent network over signs, in one direction or in both."""
 

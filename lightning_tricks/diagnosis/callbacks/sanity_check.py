@@ -94,9 +94,9 @@ class SanityCheck(Trick):
         None: a resumed run is not checked again.
 
     Cost:
-        Once: about 36 forward passes and 20 updates where all is well, at most as much as 150 training steps, and 180
-        more where two inputs form pairs; up to 2048 training and 128 validation samples are read, and all labels of at
-        most 1024 batches until a second one is seen.
+        Once: about 36 forward passes and 20 updates where all is well, at most as much as 150 training steps, and 240
+        more where two inputs may form pairs or all labels are the same; up to 2048 training and 128 validation samples
+        are read, and all labels of at most 512 batches until a second one is seen.
 
     Example:
         >>> from lightning_tricks import SanityCheck
