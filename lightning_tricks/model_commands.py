@@ -59,7 +59,6 @@ def advise(target: str, seconds: float) -> PrecisionAdvice:
 
     Args:
         target: of a function that returns ``(module, batch)``.
-        seconds: time to spend.
 
     Raises:
         ValueError, TypeError: as ``made`` and ``advise_precision``, or it does not return a pair.

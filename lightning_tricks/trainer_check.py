@@ -23,9 +23,6 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
 
     Only arguments whose every allowed form is a plain value are looked at.
 
-    Args:
-        trainer: the section ``trainer`` of a configuration.
-
     Example:
         >>> list(trainer_faults({"max_epochs": "ten"}))
         ["max_epochs: 'ten' is not a whole number or null."]
@@ -52,7 +49,6 @@ def conflicts(callbacks: Sequence[Any], trainer: Mapping[str, Any], config: Mapp
 
     Args:
         callbacks: of this package.
-        trainer: the section ``trainer``.
         config: all sections.
 
     Example:

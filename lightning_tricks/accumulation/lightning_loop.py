@@ -41,7 +41,6 @@ def begin_window(trainer: Any, batch_idx: int, *, clears_itself: bool) -> None:
     """Make the beginning of a window one for Lightning and DDP too.
 
     Args:
-        trainer: the Trainer.
         batch_idx: of the first micro-batch.
         clears_itself: whether Lightning clears the gradients at this batch.
     """

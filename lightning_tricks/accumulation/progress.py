@@ -14,9 +14,6 @@ from lightning_tricks.accumulation.window import Fixed
 class WindowProgress:
     """Follows the micro-batches of a run from window to window.
 
-    Args:
-        spec: the arguments of the callback.
-
     Example:
         >>> progress = WindowProgress(AccumulationSpec(2, None, "samples", "raise", "linear", None))
         >>> progress.join(MicroBatch(8, 8, 0.0))
@@ -103,17 +100,12 @@ class WindowProgress:
 
         Args:
             first: its weight on rank 0, so that the unit is the same on all processes.
-            world: processes.
         """
         assert self.batch is not None
         self.units = self.units.taken_from(first, self.batch.whole, world)
 
     def plan(self, updates: int) -> None:
-        """Plan the window that has begun, and the factor on the learning rate that belongs to its size.
-
-        Args:
-            updates: that were made so far.
-        """
+        """Plan the window that has begun, and the factor on the learning rate that belongs to its size."""
         size = self.units.micro_size or 1.0
         planned = self.window.planned(size, updates)
         if planned != self.now.planned:

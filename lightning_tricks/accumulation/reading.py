@@ -15,11 +15,7 @@ _CONTAINERS = (list, tuple, dict)
 
 
 class BatchReader:
-    """Weighs, counts and splits batches. One that can be read in two ways is read like those before it.
-
-    Args:
-        spec: the arguments of the callback.
-    """
+    """Weighs, counts and splits batches. One that can be read in two ways is read like those before it."""
 
     def __init__(self, spec: AccumulationSpec) -> None:
         self.spec = spec

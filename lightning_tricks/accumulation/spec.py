@@ -66,8 +66,6 @@ def rate_factor(scaling: str, window: Window, planned: int, micro_size: float) -
 
     Args:
         scaling: ``"none"``, ``"linear"`` or ``"sqrt"``.
-        window: when it closes.
-        planned: micro-batches in it.
         micro_size: of one micro-batch; of a target size the exact ratio counts, not the number of micro-batches.
 
     >>> from lightning_tricks.accumulation.window import Fixed
@@ -81,7 +79,6 @@ def stands_alone(spec: AccumulationSpec, fixed: int | None, world_size: int) -> 
     """Whether each micro-batch is an update by itself whose gradient is exact as it is: no factor has to be applied.
 
     Args:
-        spec: the arguments.
         fixed: micro-batches in every window; None where their number varies.
         world_size: processes. With several, those with more samples have to count for more.
 

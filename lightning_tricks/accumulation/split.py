@@ -126,9 +126,6 @@ def _cut(value: Any, start: int, stop: int, length: int, dim: int, records: bool
     """Return the part of a value from ``start`` to ``stop``; what is not of that length is kept whole.
 
     Args:
-        value: a batch or something in it.
-        start: of the part.
-        stop: of the part.
         length: samples or positions of the whole batch.
         dim: of tensors, that is cut.
         records: whether lists of tensors hold one per sample.

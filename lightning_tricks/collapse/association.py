@@ -169,8 +169,6 @@ class Evidence:
 
         Args:
             score: z of this check.
-            samples: how many it is from.
-            state: as ``init`` or the last ``update`` returned it.
             seen: share of the samples that were seen before.
         """
         if not self.counts(seen):

@@ -16,9 +16,6 @@ def of_representation(
     """Explain a collapsed representation.
 
     Args:
-        active: the alarms.
-        values: of the check.
-        layer: its name.
         labelled: whether batches hold labels; the remedies of self-supervision come behind then.
 
     >>> of_representation(["sphere_variance"], {"sphere_variance": 0.01, "mean_cosine": 0.99}, "head")[0]
@@ -71,8 +68,6 @@ def of_depth(
     """Explain the collapse of one or several of many layers: by depth, or that of the worst one.
 
     Args:
-        active: the alarms.
-        values: of the check.
         layers: from the first to the last.
         labelled: whether batches hold labels.
 
@@ -120,11 +115,6 @@ def nonfinite(reason: str) -> Explained:
 
 def of_modes(values: Mapping[str, float], generator: str, active: Sequence[str] = ("recall",)) -> Explained:
     """Explain a generator that misses modes, or whose samples lie far from all real ones.
-
-    Args:
-        values: of the check.
-        generator: its name.
-        active: the alarms.
 
     >>> of_modes({"recall": 0.1, "coverage": 0.1, "pairwise_distance_ratio": 0.2}, "generator")[0]
     Cause.MODE_COLLAPSE

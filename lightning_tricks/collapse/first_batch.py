@@ -38,7 +38,6 @@ class FirstBatch:
 
         Args:
             vector: of the check, as long as what was measured.
-            average: returns the mean over all processes.
         """
         self._sent = self._measured is not None
         return vector if self._measured is None else torch.cat([vector, average(self._measured)])

@@ -113,9 +113,6 @@ def of_prediction(
     """Explain predictions without skill: never learned, or lost.
 
     Args:
-        active: alarms that are on; see :class:`PredictionAlarm`.
-        values: of the check.
-        peak: the best skill of the run.
         start: the values of the first batch, and the largest loss; None or empty where they are not known.
 
     >>> of_prediction(["constant"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]

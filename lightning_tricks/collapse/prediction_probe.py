@@ -84,7 +84,6 @@ class PredictionProbe(Probe):
     Args:
         output: a key of what ``training_step`` returns, or the name of a module.
         target: a key of what ``training_step`` returns or of the batch.
-        patience: of the alarms.
     """
 
     def __init__(self, output: str, target: str, patience: int) -> None:

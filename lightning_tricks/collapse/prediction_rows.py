@@ -54,8 +54,6 @@ def targets_of(batch: Any, outputs: Any, name: str) -> list[Tensor]:
     """Return the tensors that may be the labels, the likeliest first.
 
     Args:
-        batch: of a training step.
-        outputs: what the training step returned.
         name: a key of either; with ``"target"`` also the only one of the usual keys, as ``"labels"``, or of a batch
             without keys its tensors but the first: class numbers before floats, later ones before earlier ones.
 
@@ -125,8 +123,6 @@ def are_next_tokens(output: Tensor, targets: list[Tensor], loss: Tensor | None) 
 
     Args:
         output: logits ``[n, T, K]``.
-        targets: tensors that may be the labels.
-        loss: of the batch.
 
     >>> import torch
     >>> logits, tokens = torch.randn(2, 5, 7), torch.tensor([[1, 2, 3, 4, 5], [0, 1, 2, 3, 4]])
@@ -166,7 +162,6 @@ class Parts:
         """Return the number of the part of a batch.
 
         Args:
-            count: of its rows.
             first: nothing has been gathered before it.
         """
         if first:

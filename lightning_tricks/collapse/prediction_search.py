@@ -53,7 +53,6 @@ class OutputSearch:
         Args:
             argument: what the user gave as ``output``, for the message.
             targets: tensors that may be the labels, the likeliest first.
-            loss: of the batch.
 
         Raises:
             TrickError: no output explains the loss; the message has the candidates.
@@ -110,7 +109,6 @@ def chosen(fits: Mapping[str, Mapping[str, Tensor]], loss: Tensor | None) -> str
 
     Args:
         fits: name of a module -> rows, as ``candidates`` returns them.
-        loss: of the same batch.
 
     Example:
         >>> rows = {"logits": torch.tensor([[2.0, 0.0]]), "target": torch.tensor([0])}

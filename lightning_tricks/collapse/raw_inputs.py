@@ -115,7 +115,6 @@ class RawInputs:
 
         Args:
             rows: as of ``prediction_rows.rows_of``.
-            batch: they are of.
             targets: what is known of them. Pixels stand for no sample, and none of both is known of them.
             held: rows of earlier batches, whose columns of ids there are to be.
             explained: whether the loss is one of these rows, bool 0-d.

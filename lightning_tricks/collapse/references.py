@@ -93,7 +93,6 @@ def best(skills: Sequence[float], kind: str) -> tuple[float, float, float]:
 
     Args:
         skills: of ``skills``, flat.
-        kind: of the targets.
 
     >>> best([0.1, 0.9, *[math.nan] * 6], "classes"), best([0.1, 0.9, *[math.nan] * 6], "numbers")
     ((0.1, 0.9, 0.0), (nan, nan, 0.0))
@@ -112,7 +111,6 @@ def may_be_ahead(values: Mapping[str, float], kind: str) -> bool:
 
     Args:
         values: of a check, by the names that are logged.
-        kind: of the targets.
 
     >>> may_be_ahead({"balanced_skill": 0.1}, "classes"), may_be_ahead({"balanced_skill": 0.9}, "classes")
     (True, False)

@@ -41,14 +41,7 @@ class Rewards:
         self.begun = math.nan  # their mean over all processes
 
     def of_batch(self, outputs: Any, logged: Mapping[str, Any], device: torch.device, *, first: bool) -> Tensor:
-        """Return the reward that a step returned or logged, ``[2]``, on the device; the very first one is a baseline.
-
-        Args:
-            outputs: what the training step returned.
-            logged: what was logged so far.
-            device: of the sums.
-            first: whether it is the first batch.
-        """
+        """Return the reward that a step returned or logged, ``[2]``, on the device; the first one is a baseline."""
         found = reward_in(outputs) if isinstance(outputs, Mapping) else None
         found = reward_in(logged) if found is None else found
         pair = torch.zeros(2) if found is None else torch.stack([found, torch.ones_like(found)])
@@ -124,10 +117,7 @@ def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | 
 def has_unlearned(rewards: Sequence[float], start: float, batches: int) -> bool:
     """Return whether rewards have clearly fallen below the start, and lie lower than they have ever been above it.
 
-    Args:
-        rewards: means over the batches before each check.
-        start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
-        batches: how many a mean is taken over.
+    The arguments are those of ``has_learned``.
 
     >>> falls = [0.5, 0.48, 0.5, 0.49, 0.2, 0.21, 0.2, 0.19, 0.2, 0.21]
     >>> has_unlearned(falls, 0.5, 16), has_unlearned([0.27, 0.26, 0.2, 0.25], 0.22, 16)

@@ -112,10 +112,8 @@ def balance_of_others(perplexity: float, top: float, samples: int, entries: int)
     NaN where too few samples, or entries, are left.
 
     Args:
-        perplexity: of all entries.
         top: share of the commonest one.
         samples: the shares are of.
-        entries: how many there are.
 
     >>> round(balance_of_others(8.0, 1 / 8, 10**6, 8), 3), balance_of_others(2.0, 0.5, 512, 8)
     (1.0, 0.0)

@@ -50,9 +50,7 @@ class UsageProbe(Probe):
     """Choices of a module.
 
     Args:
-        assignments: name of the module.
         kind: a key of ``usage_kinds.KINDS``.
-        patience: of the alarms.
     """
 
     samples: ClassVar[int] = 1024

@@ -107,7 +107,6 @@ def carry_out(
     """Do to the run what is to be done about a verdict. All ranks call, with verdicts that are equal.
 
     Args:
-        run: the run.
         action: as ``as_action`` returned it.
         verdict: with an alarm.
         roll_back: puts an earlier state back and returns what it did, in words; needed for a ``Rollback``.

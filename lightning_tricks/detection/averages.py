@@ -18,10 +18,6 @@ Averages = dict[str, dict[str, Tensor]]
 def averages(module: nn.Module, callbacks: Iterable[Any]) -> Averages:
     """Return the averages of a module's weights, by who keeps them: the tensors themselves, by name.
 
-    Args:
-        module: the LightningModule.
-        callbacks: of the Trainer.
-
     >>> net = nn.Linear(2, 1)
     >>> keeper = type("Keeper", (), {})()
     >>> keeper.shadow = {name: p.detach().clone() for name, p in net.named_parameters()}

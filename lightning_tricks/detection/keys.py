@@ -31,7 +31,6 @@ def detector_keys(detector: str, title: str) -> tuple[LogKey, ...]:
 
     Args:
         detector: its class in lower case with underscores.
-        title: of the chart.
     """
     values = LogKey(f"collapse/{detector}<.label>/<value...>", "a value of the last check", ("collapse", title))
     return (alarm_key(detector), values, *ROLLBACK)

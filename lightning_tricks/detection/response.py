@@ -17,8 +17,6 @@ class Response:
     """Carries out the action of one detector.
 
     Args:
-        trick: the detector.
-        settings: with the action.
         show: gives a verdict to the loggers.
     """
 
@@ -31,7 +29,6 @@ class Response:
         """A fit begins.
 
         Args:
-            run: the run.
             distance: updates between two states that are kept for a rollback.
         """
         action = self._action

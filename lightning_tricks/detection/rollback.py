@@ -57,7 +57,6 @@ class RollbackManager:
 
     Args:
         owner: the detector that keeps the states in its checkpoint state.
-        config: its action.
         distance: updates between two kept states.
     """
 

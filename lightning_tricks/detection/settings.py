@@ -21,7 +21,6 @@ class WatchSettings:
     """The four arguments that detectors share, checked.
 
     Args:
-        owner: the detector's class, for messages.
         every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
         action: as ``as_action`` takes it.
         patience: bad checks in a row that make an alarm.

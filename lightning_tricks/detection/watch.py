@@ -58,7 +58,6 @@ class Watch(Stages):
     """The part of a detector that looks at a run now and then, judges what it sees, and acts.
 
     Args:
-        trick: the detector.
         probe: what is looked at and what it means.
         settings: when to look and what to do.
         topic: what log keys begin with.
@@ -232,9 +231,7 @@ class Watch(Stages):
         """Judge what was measured at a check.
 
         Args:
-            run: the run.
             step: of the check, on the loggers' axis.
-            updates: since the last check.
             numbers: the vector of the probe.
             rate: now, over the one that the schedule multiplies.
         """
@@ -258,8 +255,6 @@ class Watch(Stages):
 
         Args:
             run: the run; what is noticed has to be the same on all ranks.
-            name: of the alarm.
-            value: of its statistic.
             values: for the verdict.
         """
         if self.judge.follow_one(name, value, run.step):

@@ -75,12 +75,7 @@ def take_census(
 
 
 class HolderWalk(Walk):
-    """A walk that notes who holds what, and nothing to put back; see ``take_census``.
-
-    Args:
-        earlier: ids of tensors of an earlier batch or output that are still alive.
-        limits: how far it goes.
-    """
+    """A walk that notes who holds what, and nothing to put back; see ``take_census``."""
 
     def __init__(self, earlier: Collection[int], limits: Limits) -> None:
         super().__init__(limits)

@@ -162,9 +162,6 @@ class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     A compiled module runs uncompiled meanwhile (torch does not enter compiled code under a dispatch mode).
 
-    Args:
-        records: of the storages that are watched.
-
     Example:
         >>> weight = torch.ones(2)
         >>> record = StorageRecord(weight.untyped_storage(), on_host=False)

@@ -56,9 +56,6 @@ Visit = Callable[["Place", Any, bool, bool], None]
 class Walk:
     """Everything that roots hold. Add roots, then ``run``.
 
-    Args:
-        limits: how far it goes.
-
     Example:
         >>> walk = Walk()
         >>> walk.add("module", torch.nn.Linear(1, 1))
@@ -88,7 +85,6 @@ class Walk:
 
         Args:
             name: what messages call it.
-            root: the object.
             data: whether it is data, of which handles are held and not walked.
             trained: whether a step writes to all its tensors (an optimizer's state).
         """

@@ -123,11 +123,7 @@ def batch_size(noise_scale: float) -> int | None:
 
 
 class NoiseMeter:
-    """Measures the noise scale window by window.
-
-    Args:
-        owner: who asks, for messages.
-    """
+    """Measures the noise scale window by window."""
 
     def __init__(self, owner: str) -> None:
         self.window = NoiseWindow()
@@ -158,8 +154,6 @@ class NoiseMeter:
         """Take in a window whose gradient has this norm, 0-d; return the noise scale, None where it shows nothing.
 
         Args:
-            norm: 0-d, of the mean gradient of the window.
-            world: processes that share a window.
             synced: as for ``NoiseWindow.estimate``.
         """
         pair = self.window.estimate(norm, world, synced=synced)

@@ -34,7 +34,6 @@ def use_rate(optimizer: Optimizer, lr: float, base: Sequence[float]) -> None:
     """Write ``lr`` into the first group that has a rate, and into the others what keeps their ratios to it.
 
     Args:
-        optimizer: whose groups are written.
         lr: of the reference group.
         base: the rate of each group before, at least one of them > 0.
     """

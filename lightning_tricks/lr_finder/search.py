@@ -18,7 +18,6 @@ def find_rate(spec: FinderSpec, dry_run: DryRun, base: Sequence[float], advance:
     """Return what a sweep finds, and with ``refine`` the bake-off after it.
 
     Args:
-        spec: the arguments.
         dry_run: of the training, which everything is put back after.
         base: the rates of the groups, whose ratios are kept.
         advance: called after each update, for a progress bar.
@@ -63,7 +62,6 @@ def one_update(dry_run: DryRun, probe: bool, *, begun: bool) -> tuple[float | No
     """Make one update; return its loss, and whether the run cannot go on with these weights or gradients.
 
     Args:
-        dry_run: of the training.
         probe: whether the loss is that of the fixed batch after the update.
         begun: whether an update before it had a loss; before that, an error is the user's.
     """

@@ -18,9 +18,7 @@ def matching_modules(modules: Mapping[str, nn.Module], patterns: Sequence[str], 
     """Return the names that a name or glob of ``patterns`` matches, in the order of ``modules``.
 
     Args:
-        modules: name -> module.
         patterns: full names or globs, as ``head`` or ``blocks.*.norm``.
-        owner: who asks, for the message.
 
     Raises:
         TrickError: a pattern matches nothing; the message shows the nearest name.

@@ -29,7 +29,6 @@ class Call(NamedTuple):
     """One call of a module.
 
     Args:
-        name: of the module.
         largest_input: largest magnitude; inf for NaN or inf.
         largest_output: the same of the output.
         weights_finite: whether the module's own weights are.
@@ -49,7 +48,6 @@ class Trace:
     For one forward pass after an overflow; read it with ``calls``.
 
     Args:
-        modules: name -> module.
         guard: put around what the model calls: an error in it must not end the user's forward pass.
 
     Example:

@@ -117,8 +117,6 @@ def error_parts(start: float, train: float, validation: Sequence[float] = ()) ->
     loss it began with: nothing was fitted, so no share of the error is left to divide.
 
     Args:
-        start: loss before training.
-        train: loss of training at the end.
         validation: losses of validation, in order; may be empty.
 
     >>> error_parts(2.0, 0.5, [1.0, 0.6, 0.7]), error_parts(-1.0, -2.0)

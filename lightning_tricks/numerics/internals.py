@@ -28,7 +28,6 @@ def missing(internals: Iterable[Internal], roots: Mapping[str, Any]) -> list[Int
     """Return the names that are not there.
 
     Args:
-        internals: what to look for.
         roots: objects by the beginning of a path; the longest beginning counts.
 
     >>> import math

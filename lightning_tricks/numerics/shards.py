@@ -61,7 +61,6 @@ class Shards:
 
         Args:
             local_norms: ``[P]``.
-            norm_type: p > 0, or inf.
         """
         if not self._members:
             return local_norms
@@ -89,7 +88,6 @@ def reduced(strategy: Any, tensor: Tensor, operation: Literal["sum", "mean", "ma
     Args:
         strategy: the Trainer's; asked where torch.distributed is not what it communicates by (XLA).
         tensor: of the same shape on all ranks; it is left as it is.
-        operation: ``"sum"``, ``"mean"`` or ``"max"``.
     """
     if not (dist.is_available() and dist.is_initialized()):
         elsewhere: Tensor = strategy.reduce(tensor, reduce_op=operation)

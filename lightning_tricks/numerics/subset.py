@@ -22,11 +22,6 @@ def spread(total: int, most: int, device: torch.device | None = None) -> Tensor:
 
     For every divisor T of ``total``, the counts of ``index % T`` differ by at most 1. Nothing is drawn.
 
-    Args:
-        total: N, how many there are.
-        most: how many are wanted.
-        device: of the indices.
-
     Returns:
         int64; in rising order where all are taken.
 

@@ -48,9 +48,6 @@ INTERNALS = (
 def require_torch(absent: Sequence[Internal]) -> None:
     """Refuse a torch that lacks what cannot be replaced.
 
-    Args:
-        absent: what is missing.
-
     Raises:
         UnsupportedError: something of it has no replacement.
     """
@@ -121,7 +118,6 @@ def foreach_mul_(tensors: Sequence[Tensor], factor: Any) -> None:
     """Multiply tensors in place.
 
     Args:
-        tensors: written to.
         factor: a number or 0-d tensor for all, or a sequence with one for each.
     """
     kernel = getattr(torch, "_foreach_mul_", None)

@@ -34,7 +34,6 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
     Args:
         function: of a leaf, and of the leaves at its place in the other trees.
-        tree: that is mapped.
         others: of the same form.
 
     >>> tree_map(lambda x, y: x + y, {"a": [1, 2]}, {"a": [3, 4]})

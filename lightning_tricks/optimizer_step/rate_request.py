@@ -129,8 +129,6 @@ class RateRequest:
         """Take up a factor.
 
         Args:
-            factor: of this asker.
-            asker: who asked.
             inside: what ``inside`` returned, for the rates that the checkpoint holds; None where they hold all of it.
         """
         self._asked[asker], self._needed = factor, self._needed or factor != 1.0
@@ -144,9 +142,7 @@ class RateRequest:
         """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before).
 
         Args:
-            factor: on every rate.
             optimizers: all of the Trainer, in its order.
-            asker: who asks.
         """
         if factor == self._asked.get(asker, 1.0):
             return

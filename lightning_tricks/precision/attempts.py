@@ -15,11 +15,7 @@ from lightning_tricks.optimizer_step.loss_scale import LossScale
 
 
 class Attempt:
-    """An attempt under a GradScaler: open until it is known whether it was skipped.
-
-    Args:
-        page: what was measured at it.
-    """
+    """An attempt under a GradScaler: open until it is known whether it was skipped."""
 
     def __init__(self, page: Page) -> None:
         self.view, self.step, self.number, self.losses = page.view, page.step, page.attempt, list(page.losses)

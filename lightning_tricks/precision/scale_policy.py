@@ -66,7 +66,6 @@ class ScalePolicy:
 
         Args:
             skipped: whether it was; a 0-d tensor (1.0 for skipped) where only the device knows. Not read here.
-            state: the one before.
         """
         if isinstance(skipped, Tensor):
             flag = skipped.detach().to(torch.float32).clamp(max=1.0)  # it counts devices; several may have found inf
@@ -173,7 +172,6 @@ def describe_failure(
     Args:
         consecutive: skips in a row.
         attempt: number of the last one.
-        step: of Lightning's loggers, at the last one.
         scale: the loss scale at the last one; None where there is none.
         names: parameters whose gradients hold NaN or inf.
         loss_finite: whether the last loss was finite.
@@ -199,9 +197,7 @@ def describe_fallback(text: str, polluted: Sequence[str], precision: str) -> str
     """Return the text of a failure after which training goes on in another precision.
 
     Args:
-        text: of the failure.
         polluted: buffers in which NaN or inf is left: the weights are as they were, running statistics may not be.
-        precision: in use now.
 
     >>> describe_fallback("3 attempts in a row were skipped.", [], "bf16-mixed")
     '3 attempts in a row were skipped. Training goes on in bf16-mixed.'

@@ -71,7 +71,6 @@ class SkipExplainer:
 
         Args:
             modules: all that hooks can reach, by name.
-            optimizers: how many there are.
         """
         self.modules, self._streaks = dict(modules), [0] * optimizers
         self._attempts, self._late = [], []
@@ -199,7 +198,6 @@ def look_again(run: TrainingRun, batch: Any, batch_idx: int, modules: Mapping[st
     Args:
         run: whose ``training_step`` is called; with automatic optimization, or it would step.
         batch: as it was trained on.
-        batch_idx: its number.
         modules: whose calls are noted, by name.
     """
     trace = Trace(modules)

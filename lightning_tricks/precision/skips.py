@@ -52,9 +52,6 @@ def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, ste
 
     Args:
         calls: in the order in which they ended.
-        loss_finite: whether the loss was.
-        input_finite: whether the batch was.
-        step: of Lightning's loggers.
 
     >>> calls = [Call("a", 9.0, 3e4), Call("b", 3e4, math.inf)]
     >>> explain(calls, loss_finite=False, input_finite=True, step=3).text
@@ -142,10 +139,8 @@ def overflows(names: Sequence[str], anywhere: Sequence[bool], own: Finding | Non
     Each process has another batch, but what follows from the findings has to be the same on all of them.
 
     Args:
-        names: of all modules.
         anywhere: whether the module overflowed in some process.
         own: what this process found.
-        step: of Lightning's loggers.
 
     >>> [f.module for f in overflows(["a", "b"], [False, True], None, 4)]
     ['b']

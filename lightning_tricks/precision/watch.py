@@ -37,10 +37,8 @@ def chosen(root: nn.Module, patterns: list[str] | None, *, owner: str) -> dict[s
     """Return the modules to measure, by plain name.
 
     Args:
-        root: the network.
         patterns: names or globs; None for all modules that have no children. A module that was compiled as a part
             counts as one, since its inside cannot be seen.
-        owner: who asks, for messages.
 
     Raises:
         TrickError: a pattern matches nothing.
@@ -192,7 +190,6 @@ def summed_up(
         outputs: position of a module and the largest magnitude of one of its outputs, 0-d; NaN counts as inf.
         gradients: what was seen of each.
         size: number of modules.
-        device: of the result.
 
     >>> summed_up([(1, torch.tensor(3.0)), (1, torch.tensor(5.0))], [], 2, torch.device("cpu")).tolist()
     [[-1.0, 5.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]

@@ -63,7 +63,6 @@ def mark_events(axes: Any, marked: Sequence[Event]) -> None:
     """Mark events in a matplotlib axes over steps: small marks at the bottom; lines for alarms and rollbacks.
 
     Args:
-        axes: whose x axis counts steps.
         marked: what to show; each kind gets a line in the legend, with its number.
     """
     for kind in KINDS:

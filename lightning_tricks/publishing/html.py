@@ -15,8 +15,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], colors: Mapping[st
     """Return a table.
 
     Args:
-        head: a title for each column.
-        rows: cells, as plain strings.
         colors: text of a cell -> colour, for words such as ``FAIL``.
 
     Example:
@@ -47,7 +45,6 @@ def with_picture(text: str, draw: Callable[[], Any] | None) -> str:
     """Return a note with a picture below it; without the picture where matplotlib is missing.
 
     Args:
-        text: of the note.
         draw: returns a figure; None for no picture.
 
     >>> with_picture("a", None) == note("a")

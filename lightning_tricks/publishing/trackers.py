@@ -26,7 +26,6 @@ class Table:
     """Rows under names.
 
     Args:
-        columns: their names.
         rows: one cell per column; cells are shown by ``str``.
     """
 
@@ -97,11 +96,9 @@ def hand_over(logger: Any, kind: Kind, name: str, content: Callable[[], Any], st
     """Hand something to a logger, or write it into the folder of its run.
 
     Args:
-        logger: any of Lightning's, or with its interface.
         kind: of the content: Markdown text, a ``Table``, a matplotlib figure, or a list of floats.
         name: with ``/`` between its parts, like a log key.
         content: makes it; not called where nobody takes it.
-        step: on the x axis of Lightning's loggers.
 
     Returns:
         True where the logger took it; the folder where it is now; False where the run has no folder either.

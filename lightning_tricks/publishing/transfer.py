@@ -34,7 +34,6 @@ class Transfer:
     """Values of one step on their way to the host.
 
     Args:
-        step: to which they belong.
         numbers: values that lie on the host already, by key.
         names: keys of the elements of ``tensors``, in their order.
         tensors: vectors of values that are logged.

@@ -24,8 +24,6 @@ def comparison(one: Logs, two: Logs, name: str, other: str) -> list[Block]:
     Args:
         one: logs of the run that the report is about.
         two: of the other run.
-        name: of the run.
-        other: name of the other run.
     """
     found: list[Block] = [Heading(f"Compared with {other}"), Paragraph(in_words(one, two, other))]
     rows = [

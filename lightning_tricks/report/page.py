@@ -36,9 +36,7 @@ def write_report(
     """Write the report of a run; return the files.
 
     Args:
-        run: folder of a run.
         output: ``.html`` or ``.md``; None for both, as ``report.html`` and ``report.md`` in the run's folder.
-        compare: folder of another run, which is compared with it.
         renew: seconds after which a browser loads the page again; None for never.
 
     Raises:
@@ -71,10 +69,7 @@ def watch(
 
     Args:
         run: as of ``write_report``, like ``output`` and ``compare``.
-        output: the page.
-        compare: another run.
         seconds: between two pages; an open page renews itself as often.
-        sleep: waits that long.
 
     Raises:
         ValueError: as ``write_report``.
@@ -94,7 +89,6 @@ def story(logs: Logs, other: Logs | None = None) -> list[Block]:
     """Return the blocks of a report: verdict, results, what to change, the run, what happened, pictures, numbers.
 
     Args:
-        logs: of the run.
         other: of a run to compare it with.
     """
     happened = events(logs.scalars, ALL_KEYS)

@@ -77,7 +77,6 @@ def is_under_way(logs: Logs, now: datetime | None = None) -> bool:
     """Whether a run has not ended and its logs grew in the last minutes.
 
     Args:
-        logs: of the run.
         now: the time at which it is asked; None for the present.
     """
     age = (now or datetime.now(timezone.utc)).timestamp() - logs.changed
@@ -94,8 +93,6 @@ def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None)
     """Return how a run went: failed, without a finite loss, with alarms, under way, without a known end, or well.
 
     Args:
-        logs: of the run.
-        happened: its events.
         now: the time at which it is asked; None for the present.
     """
     length = _length(logs)

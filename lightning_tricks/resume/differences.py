@@ -73,7 +73,6 @@ def difference(common: Mapping[Path, bytes], own: Mapping[str, Any]) -> Differen
 
     Args:
         common: what ``digests`` returned for the other state.
-        own: the state.
 
     Example:
         >>> difference(digests({"a": 1, "b": {"c": 2}}), {"a": 5, "b": {"d": 5}})

@@ -60,7 +60,6 @@ def encoded(value: Any, budget: list[int], spare: list[int] | None = None) -> An
     """Return a copy of a value as plain values; arrays become tensors, kinds of containers are noted.
 
     Args:
-        value: of any kind.
         budget: how many items are left.
         spare: of a data set, how many bytes may still be read for digests: larger arrays and tensors are not copied.
 

@@ -34,7 +34,6 @@ def state_of(loop: Any, *, held: Found, began: Found | None, validated: int) -> 
     """Return where a run is, for a checkpoint.
 
     Args:
-        loop: the fit loop.
         held: what has changed since the fit began.
         began: what the iterator of the epoch began with.
         validated: after how many batches there was a validation last.
@@ -99,8 +98,6 @@ def beginning_of_epoch(combined: Any, module: Any, changed: dict[str, Any]) -> d
     """Return what the iterator of an epoch begins with, just before it is made.
 
     Args:
-        combined: the loaders of the run.
-        module: the LightningModule.
         changed: what has changed in the data since the fit began.
     """
     return {
@@ -115,9 +112,6 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
     """Make the iterator as it was made, and skip the batches that were taken.
 
     Args:
-        loop: the fit loop.
-        fetcher: whose iterator is made.
-        found: what the checkpoint holds.
         put_data: makes the data as they were at the beginning of the epoch.
 
     Raises:
@@ -155,7 +149,6 @@ def validation_is_due(loop: Any, validated: int) -> bool:
     """Whether this batch is one after which Lightning validates, and it has not yet.
 
     Args:
-        loop: the fit loop.
         validated: after how many batches there was a validation last.
     """
     ready = loop.epoch_loop.batch_progress.total.ready
@@ -183,8 +176,6 @@ def hold_back(checkpoint: Any, resumed_at: int, hooks: LoopHooks) -> None:
 
     Args:
         checkpoint: any checkpoint callback; others than ModelCheckpoint are left alone.
-        resumed_at: the global step.
-        hooks: by which its method is replaced.
     """
     usual = checkpoint.on_train_batch_end
 

@@ -58,7 +58,6 @@ def unrepeatable(loaders: list[Any], *, cycled: bool) -> str | None:
     """Return why the middle of an epoch cannot be found again in these loaders; None when it can.
 
     Args:
-        loaders: of an epoch, side by side.
         cycled: whether a shorter one starts over when it ends.
 
     >>> unrepeatable([DataLoader([1, 2, 3])], cycled=True) is None
@@ -114,7 +113,6 @@ def skip_batches(iterator: Any, loaders: list[Any], count: int) -> None:
     Args:
         iterator: it has given no batch yet.
         loaders: whose iterators it combines.
-        count: batches.
     """
     inner = getattr(getattr(iterator, "_iterator", None), "iterators", [])
     if len(loaders) == len(inner) == 1 and can_skip(inner[0]) and _order_is_all(loaders[0]):

@@ -32,7 +32,6 @@ def generator_states(loaders: Iterable[Any], module: nn.Module | None = None) ->
 
     Args:
         loaders: looked at with their samplers, samplers inside these, and data sets.
-        module: looked at with all that it holds.
 
     Example:
         >>> import torch

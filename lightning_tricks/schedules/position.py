@@ -35,9 +35,6 @@ def position_of(
     """Return the position of the next update.
 
     Args:
-        track: of the optimizer.
-        applied: updates so far.
-        attempted: attempts so far.
         skipped: attempts that changed nothing, as the host knew it last; used where ``applied`` is on a device.
         time: share of ``max_time`` that is over, where it hurries this optimizer; else None.
     """

@@ -9,7 +9,6 @@ def overrun(track: Track, attempted: int, which: str = "") -> str | None:
     """Return that a run goes on after the end of its curve: the rate would stay there silently otherwise.
 
     Args:
-        track: of an optimizer.
         attempted: its attempts so far. Two more than expected, and 2 %, are not a reason to speak.
         which: names the optimizer where there are several.
     """
@@ -32,9 +31,7 @@ def shortfall(track: Track, position: float, applied: int, *, timed: bool) -> st
     """Return how far a curve got in a run that is over, where that is not its end.
 
     Args:
-        track: of an optimizer.
         position: at which it stands.
-        applied: its updates.
         timed: whether the wall clock bounded the run.
     """
     curve = track.curves[0]

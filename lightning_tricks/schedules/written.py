@@ -58,11 +58,7 @@ def write_groups(
     """Write the values of the next update into every group that is known.
 
     Args:
-        spec: the arguments.
-        groups: of the optimizer.
         known: their base values, in the same order.
-        track: of the optimizer.
-        position: of the next update.
         factor: on every rate, that other callbacks asked for.
         multiplier: number of a curve -> its multiplier at the position.
     """
@@ -128,8 +124,6 @@ def logged_values(spec: ScheduleSpec, groups: Sequence[dict[str, Any]], suffix: 
     """Return the values that an update uses, by log key.
 
     Args:
-        spec: the arguments.
-        groups: of the optimizer.
         suffix: of every key: empty, or ``/optimizer<index>`` where there are several.
 
     >>> from lightning_tricks import LRSchedule

@@ -72,7 +72,6 @@ class FeaturesProbe(Probe):
     Args:
         layer: name of a module, or a list of names from the first layer to the last; with a list each value has the
             name of its layer.
-        patience: of the alarms.
     """
 
     def __init__(self, layer: str | list[str], patience: int) -> None:

@@ -109,8 +109,6 @@ class _Generations(Stages):
     """Keeps the real data of the first epoch, and looks after each generation.
 
     Args:
-        watch: judges what was seen, and acts.
-        probe: of the watch.
         every_n_epochs: epochs in one generation.
     """
 

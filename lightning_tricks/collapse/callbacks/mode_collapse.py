@@ -39,7 +39,6 @@ class ModesProbe(Probe):
 
     Args:
         generator: name of the module whose output is a batch of samples.
-        patience: of the alarm.
     """
 
     samples: ClassVar[int] = _MODE_SAMPLES

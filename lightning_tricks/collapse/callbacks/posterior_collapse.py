@@ -37,7 +37,6 @@ class PosteriorProbe(Probe):
     Args:
         mean: name of the module of the means.
         log_variance: name of the module of the log-variances; the same one for a module that returns both.
-        patience: of the alarms.
     """
 
     def __init__(self, mean: str, log_variance: str, patience: int) -> None:

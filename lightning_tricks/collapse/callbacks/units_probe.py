@@ -45,7 +45,6 @@ class UnitsProbe(Probe):
 
     Args:
         layers: names or globs of modules; None for all activation modules.
-        patience: of the alarms.
     """
 
     def __init__(self, layers: list[str] | None, patience: int) -> None:
