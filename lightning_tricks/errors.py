@@ -141,9 +141,6 @@ def require_number(
     Raises:
         TypeError: ``value`` is a bool, a str or otherwise no real number.
         ValueError: it is NaN, infinite or out of range.
-
-    >>> require_number("ClipNorm", "max_norm", 1, remedy="Use e.g. 1.0")
-    1.0
     """
     left = f"{argument} must be {'>=' if low_included else '>'} {low:g}"
     right = "finite" if math.isinf(high) else f"{'<=' if high_included else '<'} {high:g}"
@@ -164,9 +161,6 @@ def require_count(owner: str, argument: str, value: object, *, low: int = 1, rem
     Raises:
         TypeError: ``value`` is not an int, or is a bool.
         ValueError: it is below ``low``.
-
-    >>> require_count("AutoClip", "window", 100, remedy="Use e.g. 1000")
-    100
     """
     rule = f"{argument} must be a whole number >= {low}"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -181,9 +175,6 @@ def require_choice(owner: str, argument: str, value: object, choices: Iterable[s
 
     Raises:
         ValueError: ``value`` is none of them.
-
-    >>> require_choice("GradientClip", "per", "layer", ["model", "layer"])
-    'layer'
     """
     names = list(choices)
     if isinstance(value, str) and value in names:
@@ -197,9 +188,6 @@ def require_flag(owner: str, argument: str, value: object) -> bool:
 
     Raises:
         TypeError: it is anything else.
-
-    >>> require_flag("GradientMonitor", "per_layer", True)
-    True
     """
     if not isinstance(value, bool):
         raise TypeError(message(owner, argument, value, f"{argument} must be True or False", "Pass a bool"))

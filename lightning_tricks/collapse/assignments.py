@@ -76,11 +76,7 @@ def rows_of_mask(mask: Tensor) -> Tensor:
 
 
 def kept_rows(rows: Tensor) -> Tensor:
-    """Return at most so many rows ``[n, K]`` or numbers ``[n]`` as are looked at in one forward pass, spread evenly.
-
-    >>> kept_rows(torch.zeros(5000)).shape, kept_rows(torch.zeros(500, 65536)).shape
-    (torch.Size([2048]), torch.Size([64, 65536]))
-    """
+    """Return at most so many rows ``[n, K]`` or numbers ``[n]`` as are looked at in one forward pass, spread evenly."""
     wide = rows.shape[1] if rows.ndim > 1 else 1
     return subset(rows, min(MOST_ROWS, max(64, MOST_NUMBERS // wide)))
 
@@ -122,11 +118,7 @@ def votes(rows: Tensor) -> Tensor:
 
 
 def counted_entries(numbers: Tensor, entries: int) -> Tensor:
-    """Return how often each entry occurs ``[entries]``; numbers that are negative or too large are left out.
-
-    >>> counted_entries(torch.tensor([0, 2, 2, -1]), 3)
-    tensor([1., 0., 2.])
-    """
+    """Return how often each entry occurs ``[entries]``; numbers that are negative or too large are left out."""
     flat = numbers.reshape(-1).to(torch.int64)
     valid = (flat >= 0) & (flat < entries)
     zeros = torch.zeros(entries, device=flat.device)

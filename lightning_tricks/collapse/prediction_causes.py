@@ -114,9 +114,6 @@ def of_prediction(
 
     Args:
         start: the values of the first batch, and the largest loss; None or empty where they are not known.
-
-    >>> of_prediction(["constant"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
-    Cause.INPUTS_IGNORED
     """
     alarm = PredictionAlarm(active, values, peak, start or {})
     return next(explain(alarm) for holds, explain in _RULES if holds(alarm))

@@ -31,12 +31,7 @@ def refused(argument: str, value: str, rule: str, remedy: str) -> TrickError:
 
 
 def output_of(outputs: Any, name: str) -> Tensor | None:
-    """Return the tensor of a name in what ``training_step`` returned; None where there is none.
-
-    >>> import torch
-    >>> output_of({"logits": torch.zeros(2)}, "logits")
-    tensor([0., 0.])
-    """
+    """Return the tensor of a name in what ``training_step`` returned; None where there is none."""
     found = outputs.get(name) if isinstance(outputs, Mapping) else None
     return local(found) if isinstance(found, Tensor) else None
 

@@ -127,11 +127,7 @@ def chosen(fits: Mapping[str, Mapping[str, Tensor]], loss: Tensor | None) -> str
 
 
 def loss_of(outputs: Any) -> Tensor | None:
-    """Return the loss in what ``training_step`` returned; None where there is none.
-
-    >>> loss_of({"loss": torch.tensor(1.0)}), loss_of(None)
-    (tensor(1.), None)
-    """
+    """Return the loss in what ``training_step`` returned; None where there is none."""
     found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     return local(found).detach() if isinstance(found, Tensor) and found.numel() == 1 else None
 

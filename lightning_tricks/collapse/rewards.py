@@ -19,11 +19,7 @@ _FEWEST_REWARDS = 3  # after the one at the start; without that twice as many
 
 
 def reward_in(place: Mapping[Any, Any]) -> Tensor | None:
-    """Return the mean of the first tensor with "reward" or "return" in its name, 0-d; None where there is none.
-
-    >>> reward_in({"loss": torch.tensor(3.0), "train/reward": torch.tensor([1.0, 2.0])})
-    tensor(1.5000)
-    """
+    """Return the mean of the first tensor with "reward" or "return" in its name, 0-d; None where there is none."""
     for name, value in place.items():
         # (the loss of a reward model is not a reward)
         named = isinstance(name, str) and _NAMED.search(name) and "loss" not in name.lower()

@@ -24,11 +24,7 @@ _COLUMNS = 16_384
 
 
 def floating_tensor(output: object) -> Tensor | None:
-    """Return the first floating-point tensor in a module's output; None when it holds none.
-
-    >>> floating_tensor({"hidden": torch.zeros(2, 3)}).shape
-    torch.Size([2, 3])
-    """
+    """Return the first floating-point tensor in a module's output; None when it holds none."""
     deeper = [x for leaf in tree_leaves(output) for x in (leaf.values() if isinstance(leaf, dict) else [leaf])]
     return next((local(t.detach()) for t in deeper if isinstance(t, Tensor) and t.is_floating_point()), None)
 
@@ -46,11 +42,7 @@ def feature_rows(output: Tensor, most: int) -> Tensor:
 
 
 def sketch(width: int, size: int, device: torch.device) -> Tensor:
-    """Return a fixed random projection ``[width, size]`` that keeps distances on average; the same at every call.
-
-    >>> sketch(1000, 64, torch.device("cpu")).shape
-    torch.Size([1000, 64])
-    """
+    """Return a fixed random projection ``[width, size]`` that keeps distances on average; the same at every call."""
     # A generator of its own, on the CPU: the same projection on all devices and processes, and the run's numbers stay.
     generator = torch.Generator().manual_seed(0)
     matrix: Tensor = torch.randn(width, size, generator=generator) / float(size) ** 0.5
@@ -62,9 +54,6 @@ def hashed(rows: Tensor, size: int) -> Tensor:
 
     Scalar products are kept on average, as by ``sketch``, whose matrix would have more numbers than the rows.
     Reference: Charikar et al., "Finding Frequent Items in Data Streams", 2002; Weinberger et al., arXiv:0902.2206.
-
-    >>> hashed(torch.ones(2, 100), 16).shape
-    torch.Size([2, 16])
     """
     generator = torch.Generator().manual_seed(0)
     found = rows.new_zeros(len(rows), size)
@@ -87,20 +76,12 @@ def projected(rows: Tensor, size: int) -> Tensor:
 
 
 def narrowed(rows: Tensor) -> Tensor:
-    """Return rows as they are kept for a check: those of more than ``WIDEST`` numbers through ``hashed``.
-
-    >>> narrowed(torch.zeros(2, 5)).shape, narrowed(torch.zeros(2, WIDEST + 1)).shape
-    (torch.Size([2, 5]), torch.Size([2, 4096]))
-    """
+    """Return rows as they are kept for a check: those of more than ``WIDEST`` numbers through ``hashed``."""
     return rows if rows.shape[1] <= WIDEST else hashed(rows, _KEPT)
 
 
 def most_rows(width: int, least: int, numbers: int) -> int:
-    """Return how many rows of a width are kept, so that they hold at most so many numbers; at least ``least``.
-
-    >>> most_rows(100, 32, 2**24), most_rows(1_000_000, 32, 2**24)
-    (167772, 32)
-    """
+    """Return how many rows of a width are kept, so that they hold at most so many numbers; at least ``least``."""
     return max(least, numbers // max(1, width))
 
 
@@ -110,12 +91,7 @@ def centre(sums: Sums) -> Tensor:
 
 
 def add_rows(sums: Sums, rows: Tensor) -> None:
-    """Add what the mean of features ``[n, d]`` is made of: their moments are then counted from it.
-
-    >>> sums = {}
-    >>> add_rows(sums, torch.tensor([[1.0, 5.0], [3.0, 5.0]])); centre(sums)
-    tensor([2., 5.])
-    """
+    """Add what the mean of features ``[n, d]`` is made of: their moments are then counted from it."""
     add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
 
 

@@ -80,9 +80,6 @@ def live_entries(counts: Tensor, least: float) -> Tensor:
     Args:
         counts: ``[K]``.
         least: of the share that each entry would have if all were used equally, in [0, 1].
-
-    >>> live_entries(torch.tensor([9_000.0, 990.0, 10.0, 0.0]), 0.05)
-    tensor(2)
     """
     enough = counts.sum() * least / len(counts)
     return ((counts > 0) & (counts + 2 * (counts + 1).sqrt() >= enough)).sum()

@@ -47,11 +47,7 @@ def second_loader(loader: Any) -> Any:
 
 
 def is_read_by_position(loader: Any) -> bool:
-    """Whether a loader asks its data set for samples by their positions, so that reading leaves the data as they are.
-
-    >>> is_read_by_position(DataLoader([1])), is_read_by_position([1])
-    (True, False)
-    """
+    """Whether a loader asks its data set for samples by position, so that reading leaves the data as they are."""
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
 
 

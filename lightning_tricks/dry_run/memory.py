@@ -164,11 +164,7 @@ class ProtocolRecord:
 
 
 def is_bytes(kind: type) -> bool:
-    """Whether instances of a class are a stretch of memory.
-
-    >>> is_bytes(bytearray), is_bytes(list)
-    (True, False)
-    """
+    """Whether instances of a class are a stretch of memory."""
     return issubclass(kind, (bytearray, array.array)) or _is_shared(kind)
 
 

@@ -84,13 +84,6 @@ def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[s
     Args:
         model: roots by name.
         data: roots of which large containers are not looked through.
-
-    Example:
-        >>> import torch
-        >>> module = torch.nn.Linear(1, 1)
-        >>> module.noise = torch.Generator()
-        >>> list(held_generators({"module": module}, {}))
-        ['module.noise']
     """
     found: dict[str, Any] = {}
     for roots, in_data in ((model, False), (data, True)):  # (one after the other: a large model hides none of the data)

@@ -8,20 +8,12 @@ Totals = Mapping[str, float]  # updates, clipped, coefficients: sums over all op
 
 
 def clipped_fraction(totals: Totals) -> float:
-    """Return the share of updates whose gradient was clipped; 0.0 before the first.
-
-    >>> clipped_fraction({"updates": 8.0, "clipped": 2.0, "coefficients": 1.0})
-    0.25
-    """
+    """Return the share of updates whose gradient was clipped; 0.0 before the first."""
     return totals["clipped"] / totals["updates"] if totals["updates"] else 0.0
 
 
 def mean_coefficient(totals: Totals) -> float:
-    """Return the mean coefficient over the clipped updates; 1.0 when none was clipped.
-
-    >>> mean_coefficient({"updates": 8.0, "clipped": 2.0, "coefficients": 1.0})
-    0.5
-    """
+    """Return the mean coefficient over the clipped updates; 1.0 when none was clipped."""
     return (totals["coefficients"] / totals["clipped"] if totals["clipped"] else 0.0) or 1.0
 
 

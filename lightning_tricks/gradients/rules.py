@@ -242,9 +242,6 @@ def as_rule(rule: object) -> ClipRule:
     Raises:
         TypeError: ``rule`` is neither, or the class instead of an instance.
         ValueError: the number is not > 0 and finite.
-
-    >>> as_rule(0.5)
-    ClipNorm(max_norm=0.5, norm_type=2.0)
     """
     remedy = "Use e.g. 1.0, or GradientMonitor to only watch"
     if isinstance(rule, ClipRule):

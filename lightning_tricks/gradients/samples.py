@@ -26,9 +26,6 @@ def moves_and_sizes(before: Sequence[Tensor], parameters: Sequence[Tensor]) -> t
     Args:
         before: what ``weight_samples`` gave before the update.
         parameters: after it.
-
-    >>> moves_and_sizes([torch.ones(4)], [torch.full((4,), 3.0)])
-    (tensor([4.]), tensor([2.]))
     """
     after = [bounded_sample(local(p)) for p in parameters]
     # (the difference of two neighbours in bfloat16 has more digits than bfloat16)
@@ -38,11 +35,7 @@ def moves_and_sizes(before: Sequence[Tensor], parameters: Sequence[Tensor]) -> t
 
 
 def update_ratio(moves: Tensor, sizes: Tensor) -> Tensor:
-    """Return ``moves / sizes``, ``[P]``; NaN for a parameter that was all zero.
-
-    >>> update_ratio(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 0.0]))
-    tensor([0.2500,    nan])
-    """
+    """Return ``moves / sizes``, ``[P]``; NaN for a parameter that was all zero."""
     return torch.where(sizes > 0, moves / sizes, torch.nan)
 
 
@@ -52,9 +45,6 @@ def histogram_sample(gradient: Tensor, to_true: Tensor | None) -> Tensor:
     Args:
         gradient: dense.
         to_true: 0-d, what it has to be multiplied by to be the true one; None for 1.
-
-    >>> histogram_sample(torch.tensor([1.0, 2.0], dtype=torch.float16), torch.tensor(0.5))
-    tensor([0.5000, 1.0000])
     """
     sample = bounded_sample(gradient, _HISTOGRAM_SAMPLE)
     sample = torch.view_as_real(sample.resolve_conj()).reshape(-1) if sample.is_complex() else sample

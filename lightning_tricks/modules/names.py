@@ -22,9 +22,6 @@ def matching_modules(modules: Mapping[str, nn.Module], patterns: Sequence[str], 
 
     Raises:
         TrickError: a pattern matches nothing; the message shows the nearest name.
-
-    >>> matching_modules({"": nn.ReLU(), "body": nn.ReLU(), "head": nn.ReLU()}, ["h*"], owner="FP32Islands")
-    ['head']
     """
     names = [name for name in modules if name]
     for pattern in patterns:

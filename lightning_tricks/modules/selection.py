@@ -70,9 +70,6 @@ def matching(names: Sequence[str], pattern: str, *, owner: str, argument: str) -
 
     Raises:
         TrickError: it is found in none; the message shows the nearest name.
-
-    >>> matching(["body.weight", "head.weight"], "^head", owner="AGC", argument="exclude")
-    [1]
     """
     search = re.compile(pattern).search
     found = [i for i, name in enumerate(names) if search(name)]
@@ -88,9 +85,6 @@ def assign(names: Sequence[str], groups: Mapping[str, str], *, owner: str, stric
 
     Raises:
         TrickError: a pattern matches nothing (unless ``strict`` is off), or two groups share a parameter.
-
-    >>> assign(["body.weight", "head.weight"], {"head": "^head"}, owner="GradientMonitor")
-    [-1, 0]
     """
     group_of = [-1] * len(names)
     titles = list(groups)

@@ -126,11 +126,7 @@ def _real(tensor: Tensor, norm_type: float) -> Tensor:
 
 
 def largest_magnitude(tensor: Tensor) -> Tensor:
-    """Return the largest magnitude of a real tensor, 0-d; 0 for an empty one, NaN where an element is.
-
-    >>> largest_magnitude(torch.tensor([1.0, -3.0]))
-    tensor(3.)
-    """
+    """Return the largest magnitude of a real tensor, 0-d; 0 for an empty one, NaN where an element is."""
     if not tensor.numel():
         return tensor.new_zeros(())
     if not tensor.is_cpu:

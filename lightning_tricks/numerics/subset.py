@@ -35,11 +35,7 @@ def spread(total: int, most: int, device: torch.device | None = None) -> Tensor:
 
 
 def subset(rows: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` of the rows of a tensor, spread evenly; the tensor itself where it has no more.
-
-    >>> subset(torch.arange(10), 4)
-    tensor([0, 7, 4, 1])
-    """
+    """Return at most ``most`` of the rows of a tensor, spread evenly; the tensor itself where it has no more."""
     return rows if len(rows) <= most else rows.index_select(0, spread(len(rows), most, rows.device))
 
 

@@ -103,11 +103,7 @@ LOSS = _classes(
 
 
 def foreach_norm(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> list[Tensor]:
-    """Return the norm of each tensor, added up in a given type.
-
-    >>> foreach_norm([torch.tensor([3.0, 4.0])], 2.0, torch.float64)
-    [tensor(5., dtype=torch.float64)]
-    """
+    """Return the norm of each tensor, added up in a given type."""
     kernel = getattr(torch, "_foreach_norm", None)
     if kernel is None:
         return [torch.linalg.vector_norm(tensor, norm_type, dtype=dtype) for tensor in tensors]

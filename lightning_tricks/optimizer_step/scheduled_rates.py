@@ -66,14 +66,7 @@ def multiply_group(group: dict[str, Any], factor: float, *, limits: bool = False
 
 
 def schedulers_kept(holder: object) -> list[Any]:
-    """Return schedulers that an object keeps beside the Trainer's, to advance them by hand.
-
-    >>> import torch
-    >>> module = torch.nn.Linear(1, 1)
-    >>> module.schedule = torch.optim.lr_scheduler.StepLR(torch.optim.SGD(module.parameters(), lr=1.0), 5)
-    >>> len(schedulers_kept(module))
-    1
-    """
+    """Return schedulers that an object keeps beside the Trainer's, to advance them by hand."""
     kept = []
     for value in vars(holder).values():
         inside = value if isinstance(value, (list, tuple)) else [value]

@@ -149,11 +149,7 @@ class SkipCount:
 
 
 def on_host(state: State) -> State:
-    """Return the state with plain numbers only (one host read where only a device knew).
-
-    >>> on_host({"version": 1, "consecutive": torch.tensor(2.0), "skipped": 5})
-    {'version': 1, 'consecutive': 2, 'skipped': 5}
-    """
+    """Return the state with plain numbers only (one host read where only a device knew)."""
     return {name: int(value) for name, value in state.items()}
 
 

@@ -16,10 +16,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], colors: Mapping[st
 
     Args:
         colors: text of a cell -> colour, for words such as ``FAIL``.
-
-    Example:
-        >>> table(["a"], [["<b>"]]).count("&lt;b&gt;")
-        1
     """
 
     def cell(text: str) -> str:
@@ -33,11 +29,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], colors: Mapping[st
 
 
 def note(text: str, color: str = "#57606a") -> str:
-    """Return a paragraph with a bar of a colour at its left.
-
-    >>> note("a < b").endswith(">a &lt; b</p>")
-    True
-    """
+    """Return a paragraph with a bar of a colour at its left."""
     return f'<p style="border-left:4px solid {color};padding-left:0.6em;margin:0.4em 0">{escape(text)}</p>'
 
 
@@ -46,9 +38,6 @@ def with_picture(text: str, draw: Callable[[], Any] | None) -> str:
 
     Args:
         draw: returns a figure; None for no picture.
-
-    >>> with_picture("a", None) == note("a")
-    True
     """
     try:
         figure = None if draw is None else draw()

@@ -124,9 +124,6 @@ def device_of(tensors: Sequence[Tensor]) -> torch.device:
 
     A value on the host may come first, as a learning rate of a resumed run does. Gathered there, values of a GPU would
     be read before they are computed.
-
-    >>> device_of([torch.zeros(1), torch.zeros(1, device="meta")])
-    device(type='meta')
     """
     return next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
 

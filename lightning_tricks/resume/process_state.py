@@ -105,11 +105,7 @@ def of_rank(state: dict[str, Any], rank: int) -> dict[str, Any]:
 
 
 def other_world(saved: int, now: int) -> str | None:
-    """Return a warning where the checkpoint is of another number of processes; None where it is of as many.
-
-    >>> other_world(2, 2) is None
-    True
-    """
+    """Return a warning where the checkpoint is of another number of processes; None where it is of as many."""
     if saved == now:
         return None
     return (
@@ -119,11 +115,7 @@ def other_world(saved: int, now: int) -> str | None:
 
 
 def other_epoch(saved: float, now: float) -> str | None:
-    """Return a warning where an epoch has another number of batches now; None where it has as many.
-
-    >>> other_epoch(10.0, 10) is None
-    True
-    """
+    """Return a warning where an epoch has another number of batches now; None where it has as many."""
     if saved == float(now):
         return None
     return (
@@ -133,11 +125,7 @@ def other_epoch(saved: float, now: float) -> str | None:
 
 
 def lost_gradients(rank: dict[str, Any]) -> str | None:
-    """Return a warning where the checkpoint is of the middle of a window, and holds no gradients.
-
-    >>> lost_gradients({"in_window": False, "gradients": {}}) is None
-    True
-    """
+    """Return a warning where the checkpoint is of the middle of a window, and holds no gradients."""
     if not rank["in_window"] or rank["gradients"]:
         return None
     return (

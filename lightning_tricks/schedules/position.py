@@ -90,11 +90,7 @@ def table_size(curve: Curve, course: Course, attempted: int, have: int) -> int:
 
 
 def looked_up(table: Tensor, position: Tensor) -> Tensor:
-    """Return the entry of a table at a 0-d position on the same device; between two entries it is interpolated.
-
-    >>> looked_up(torch.tensor([0.0, 1.0, 3.0]), torch.tensor(1.5))
-    tensor(2.)
-    """
+    """Return the entry of a table at a 0-d position on the same device; between two entries it is interpolated."""
     # not table[position]: torch reads a 0-d index on the host
     place = position.clamp(max=len(table) - 1).reshape(1)
     if not place.is_floating_point():
