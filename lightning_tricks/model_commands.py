@@ -77,7 +77,6 @@ def _pair(found: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _imported(place: str) -> Any:
-    """Return the module of a dotted name or of a file."""
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():

@@ -150,7 +150,6 @@ class GradientAccumulation(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget the last run."""
         self._progress = WindowProgress(self.spec)
         self._effective: float | Tensor | None = None  # samples in the last update over all processes
         self._alone: float | Tensor | None = None  # of a micro-batch that is an update by itself, and needs no factor
@@ -207,7 +206,6 @@ class GradientAccumulation(Trick):
             self._wrapper.install(trainer.lightning_module, self._around_step)
 
     def _cleanup(self, run: TrainingRun) -> None:
-        """Put back what was changed."""
         self._wrapper.remove()
         steer(run.trainer, 1)
         if self.spec.splits:
@@ -356,7 +354,6 @@ class GradientAccumulation(Trick):
             run.writer.scale(factor)
 
     def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """Log the window."""
         if self._alone is not None and not page.empty:
             self._effective = self._alone
         if self._cadence.due(page.step) and self._effective is not None:
@@ -378,7 +375,6 @@ class GradientAccumulation(Trick):
         super().load_state_dict(state_dict)
 
     def _trick_state(self) -> dict[str, Any]:
-        """Return the unit of weights, the size that fitted, the factor on the rate, and the window that is open."""
         run = self.live_run
         # On several processes each has a weight of its own, and gradients are not kept in a checkpoint.
         alone = run is not None and run.trainer.world_size == 1

@@ -12,16 +12,7 @@ from lightning_tricks.accumulation.window import Fixed
 
 
 class WindowProgress:
-    """Follows the micro-batches of a run from window to window.
-
-    Example:
-        >>> progress = WindowProgress(AccumulationSpec(2, None, "samples", "raise", "linear", None))
-        >>> progress.join(MicroBatch(8, 8, 0.0))
-        >>> progress.take_units(8.0, world=1)
-        >>> progress.plan(updates=0)
-        >>> progress.now.planned, progress.rate_factor
-        (2, 2.0)
-    """
+    """Follows the micro-batches of a run from window to window."""
 
     def __init__(self, spec: AccumulationSpec) -> None:
         self.window = spec.window  # a longer one once a rollback has asked for it

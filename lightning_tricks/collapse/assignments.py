@@ -34,9 +34,6 @@ def assignments_of(output: object) -> Tensor | None:
 
     Whole numbers come first: a quantiser returns them beside its floating-point vectors. Of floating-point tensors the
     first one with rows of at least two numbers is taken.
-
-    >>> assignments_of((torch.zeros(2, 8, 4), torch.zeros(2, 8, dtype=torch.long), torch.tensor(0.5))).shape
-    torch.Size([2, 8])
     """
     deeper = [x for leaf in tree_leaves(output) for x in (leaf.values() if isinstance(leaf, dict) else [leaf])]
     tensors = [local(t.detach()) for t in deeper if isinstance(t, Tensor) and not t.is_complex()]

@@ -118,12 +118,6 @@ def are_next_tokens(output: Tensor, targets: list[Tensor], loss: Tensor | None) 
 
     Args:
         output: logits ``[n, T, K]``.
-
-    >>> import torch
-    >>> logits, tokens = torch.randn(2, 5, 7), torch.tensor([[1, 2, 3, 4, 5], [0, 1, 2, 3, 4]])
-    >>> loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    >>> are_next_tokens(logits, [tokens], loss), are_next_tokens(logits, [tokens], loss + 1)
-    (True, False)
     """
     for tokens in [t for t in targets if not t.is_floating_point() and t.shape == output.shape[:2]]:
         if output.ndim != 3 or tokens.shape[1] < 3 or loss is None or loss.numel() != 1:

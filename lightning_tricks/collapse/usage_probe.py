@@ -225,7 +225,6 @@ def entries_of(module: nn.Module) -> int:
 
 
 def _batch_size(batch: Any) -> int | None:
-    """Return how many samples the batch holds; None where it cannot be told."""
     try:
         return samples_of(batch).count
     except ValueError:

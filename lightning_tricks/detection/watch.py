@@ -136,7 +136,6 @@ class Watch(Stages):
             self.announcer.draw(run, self.judge.history[-1][0])
 
     def _cleanup(self, run: TrainingRun) -> None:
-        """Remove the hooks."""
         self._detach()
 
     # -- a batch --------------------------------------------------------------------------------------------------

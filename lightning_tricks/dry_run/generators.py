@@ -34,12 +34,6 @@ def state_of(generator: Any) -> Any:
 
     Args:
         generator: of torch, numpy (``Generator``, ``RandomState``, ``BitGenerator``) or Python.
-
-    Example:
-        >>> generator = numpy.random.default_rng(0)
-        >>> state, first = state_of(generator), generator.random()
-        >>> set_state(generator, state); generator.random() == first
-        True
     """
     if isinstance(generator, torch.Generator):
         return generator.get_state()

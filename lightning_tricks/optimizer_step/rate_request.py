@@ -71,14 +71,6 @@ class RateRequest:
 
     Args:
         schedulers: gives the Trainer's schedulers.
-
-    Example:
-        >>> weight = __import__("torch").nn.Parameter(__import__("torch").zeros(1))
-        >>> optimizer = __import__("torch").optim.SGD([weight], lr=0.1)
-        >>> rate = RateRequest()
-        >>> rate.ask(2.0, [optimizer], "accumulation"); rate.ask(0.25, [optimizer], "rollback")
-        >>> optimizer.param_groups[0]["lr"], rate.factor
-        (0.05, 0.5)
     """
 
     def __init__(self, schedulers: Callable[[], Sequence[Any]] = lambda: ()) -> None:

@@ -51,10 +51,6 @@ def shares(
         measured: ``[4, n]``, as ``Watch.collect`` gives it.
         called: positions of the modules whose outputs were seen; the others have no value.
         flowed: positions of the modules whose gradients were seen.
-
-    >>> table = torch.tensor([[1.0, -1.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
-    >>> [(kind, list(positions)) for kind, positions, _ in shares(table, called=[0], flowed=[])]
-    [('headroom', [0])]
     """
     if called:
         yield "headroom", called, picked(headroom(measured[0]), called)

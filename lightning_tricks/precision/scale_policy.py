@@ -101,15 +101,6 @@ class SkipCount:
         attempts: counted in this fit.
         consecutive: skips in a row, as far as the host knows.
         known_at: the attempt for which the host knows that.
-
-    Example:
-        >>> policy = ScalePolicy()
-        >>> count = SkipCount(policy.init()).after(True, policy).after(torch.tensor(1.0), policy)
-        >>> count.consecutive, count.possible, count.up_to_date
-        (1, 2, False)
-        >>> count = count.told(2.0, at=2)
-        >>> count.consecutive, count.possible, count.up_to_date
-        (2, 2, True)
     """
 
     state: State

@@ -156,7 +156,6 @@ class SkipExplainer:
             self._note(skips.backward_overflow(scale, nonfinite_names(attempt.view), streak, attempt.step))
 
     def _explain(self, run: TrainingRun, attempt: Attempt) -> None:
-        """Look at the forward pass of a batch whose update was skipped."""
         self.looks += 1
         seen = None if self._batch is None else look_again(run, *self._batch, self.modules)
         finding = None if seen is None else skips.explain(**seen._asdict(), step=attempt.step)

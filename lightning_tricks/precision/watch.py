@@ -104,15 +104,6 @@ class Watch:
         modules: name -> module. A module that is in it under two names counts under the first.
         factor: what gradients have to be multiplied by to be as large as under a loss scale; 1 where they are.
         guard: put around what the model calls: an error in it must not end the user's forward pass.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> watch = Watch({"0": net[0], "1": net[1]})
-        >>> watch.attach()
-        >>> net(torch.full((1, 2), 3.0)).sum().backward()
-        >>> watch.detach()
-        >>> watch.collect(torch.device("cpu")).shape
-        torch.Size([4, 2])
     """
 
     def __init__(

@@ -80,15 +80,7 @@ def key_for(logger: Any, key: str) -> str:
 
 
 def way_of(logger: Any, kind: Kind) -> Way | None:
-    """Return how a logger takes something of a kind; None where it does not.
-
-    Example:
-        >>> from types import SimpleNamespace as Has
-        >>> way_of(Has(experiment=Has(add_text=print)), "text").method
-        'experiment.add_text'
-        >>> way_of(Has(experiment=Has(add_text=print)), "figure") is None
-        True
-    """
+    """Return how a logger takes something of a kind; None where it does not."""
     return next((way for way in WAYS[kind] if way.fits(logger)), None)
 
 

@@ -32,13 +32,6 @@ def generator_states(loaders: Iterable[Any], module: nn.Module | None = None) ->
 
     Args:
         loaders: looked at with their samplers, samplers inside these, and data sets.
-
-    Example:
-        >>> import torch
-        >>> sampler = torch.utils.data.RandomSampler(range(4), generator=torch.Generator().manual_seed(1))
-        >>> state = generator_states([sampler]); first = list(sampler)
-        >>> put_generator_states([sampler], state); list(sampler) == first
-        True
     """
     return {place: state_of(generator) for place, generator in _generators(loaders, module).items()}
 

@@ -158,7 +158,6 @@ def _size(value: object) -> float:
 
 
 def _instead(value: Any) -> str:
-    """Return what to save instead."""
     numpy = type(value).__module__.split(".")[0] == "numpy"
     if isinstance(value, nn.Module):
         return "Leave it out: save_hyperparameters(ignore=[...])"

@@ -170,7 +170,6 @@ class LRSchedule(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget the last run."""
         self._horizon = HorizonState()
         self._writer = RateWriter(self.spec)
         self._plateau = None if self.spec.plateau is None else PlateauWatch.of(self.spec.plateau)
@@ -284,7 +283,6 @@ class LRSchedule(Trick):
                     _say_once(run, text)
 
     def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """Log what this attempt uses."""
         if self._cadence.due(page.step):
             suffix = f"/optimizer{page.view.index}" if len(run.views) > 1 else ""
             run.publisher.put(page.step, logged_values(self.spec, page.view.optimizer.param_groups, suffix))
@@ -332,7 +330,6 @@ class LRSchedule(Trick):
     # -- the end, and state -------------------------------------------------------------------------------------
 
     def _finished(self, run: TrainingRun) -> None:
-        """Say how far the curve got, if not to its end."""
         if self._plateau is not None:
             self._take(shown_what_came_late(self._plateau, run.trainer, strict=True))
         # (neither a trial nor a run that an alarm stopped is meant to reach the end; data without a length showed none)
@@ -347,7 +344,6 @@ class LRSchedule(Trick):
                 warn(OWNER, text)
 
     def _cleanup(self, run: TrainingRun) -> None:
-        """Put back what was changed."""
         self._conflict.close()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -358,7 +354,6 @@ class LRSchedule(Trick):
         super().load_state_dict(state_dict)
 
     def _trick_state(self) -> dict[str, Any]:
-        """Return base values and length, and what a plateau has seen."""
         if self._plateau is not None and self.live_run is not None:
             # (not strict: a checkpoint may be written before the metric of its epoch is logged)
             self._take(shown_what_came_late(self._plateau, self.live_run.trainer, strict=False))

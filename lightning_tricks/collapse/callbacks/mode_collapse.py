@@ -200,5 +200,4 @@ class ModeCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over the samples of the generator."""
         return (Watch(self, ModesProbe(self.generator, self.patience), self.settings),)

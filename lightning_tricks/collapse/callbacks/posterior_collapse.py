@@ -214,5 +214,4 @@ class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning ha
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over the posterior."""
         return (Watch(self, PosteriorProbe(self.mean, self.log_variance, self.patience), self.settings),)

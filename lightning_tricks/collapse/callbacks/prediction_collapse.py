@@ -119,5 +119,4 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over predictions and targets."""
         return (Watch(self, PredictionProbe(self.output, self.target, self.patience), self.settings),)

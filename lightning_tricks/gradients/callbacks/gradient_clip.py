@@ -118,7 +118,6 @@ class GradientClip(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was measured."""
         self._clippers: dict[int, Clipper] = {}
         self._warned = False
 
@@ -255,7 +254,6 @@ class GradientClip(Trick):
             warn("GradientClip", nonfinite_policy.warning_text(self.nonfinite, step, found, scaled=scaled))
 
     def _finished(self, run: TrainingRun) -> None:
-        """Say whether the threshold does anything."""
         for clipper in self._clippers.values():
             self._report(run, clipper, run.step)
         found = self.clipped_fraction, self.mean_coefficient, self.suggested_threshold
@@ -264,7 +262,6 @@ class GradientClip(Trick):
     # -- state --------------------------------------------------------------------------------------------------------
 
     def _trick_state(self) -> dict[str, Any]:
-        """Each optimizer's rule and statistics, on the CPU."""
         return {str(index): clipper.state() for index, clipper in self._clippers.items()}
 
 

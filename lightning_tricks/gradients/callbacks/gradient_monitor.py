@@ -123,7 +123,6 @@ class GradientMonitor(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was measured."""
         self._nonfinite: dict[str, int] = {}
         self._warned = False
         self._before: dict[int, list[Tensor]] = {}  # samples of the weights, until the step that is under way is over
