@@ -171,11 +171,7 @@ def require_count(owner: str, argument: str, value: object, *, low: int = 1, rem
 
 
 def require_choice(owner: str, argument: str, value: object, choices: Iterable[str]) -> str:
-    """Return ``value`` when it is one of ``choices``; else raise and name the nearest.
-
-    Raises:
-        ValueError: ``value`` is none of them.
-    """
+    """Return ``value`` when it is one of ``choices``; else raise and name the nearest."""
     names = list(choices)
     if isinstance(value, str) and value in names:
         return value
@@ -184,11 +180,7 @@ def require_choice(owner: str, argument: str, value: object, choices: Iterable[s
 
 
 def require_flag(owner: str, argument: str, value: object) -> bool:
-    """Return ``value`` when it is True or False.
-
-    Raises:
-        TypeError: it is anything else.
-    """
+    """Return ``value`` when it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(message(owner, argument, value, f"{argument} must be True or False", "Pass a bool"))
     return value

@@ -45,9 +45,6 @@ def find_rate(target: str, arguments: dict[str, Any]) -> Result:
     Args:
         target: of a function that returns a LightningModule, or ``(module, train_loader)``.
         arguments: of ``LRFinder``.
-
-    Raises:
-        ValueError, TypeError, TrickError: as ``made`` and ``lr_find``.
     """
     found = made(target)
     module, loader = _pair(found) if isinstance(found, (tuple, list)) else (found, None)

@@ -101,11 +101,7 @@ class SplitStep:
             return None, str(error)
 
     def _more(self, batch: Any, parts: int, error: str) -> int:
-        """Return twice as many parts, and remember.
-
-        Raises:
-            TrickError: it cannot be split further.
-        """
+        """Return twice as many parts, and remember."""
         size = self._count(batch)
         # What the failed attempt held may be in reference cycles, and ``empty_cache`` gives back only what is free.
         gc.collect()

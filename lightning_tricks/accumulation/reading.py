@@ -23,11 +23,7 @@ class BatchReader:
         self._last: tuple[Any, int] | None = None  # the form of the last batch that has one, and its samples
 
     def read(self, batch: Any) -> int:
-        """Return the samples of a batch.
-
-        Raises:
-            TrickError: they are not known.
-        """
+        """Return the samples of a batch."""
         form = form_of(batch)
         if form is not None and self._last is not None and form == self._last[0]:
             return self._last[1]

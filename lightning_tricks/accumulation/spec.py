@@ -18,12 +18,7 @@ SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda ratio: 1.0, "lin
 
 @dataclass(frozen=True)
 class AccumulationSpec:
-    """What a user asked for: the constructor arguments of ``GradientAccumulation``, which documents them.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range or contradicts another.
-    """
+    """What a user asked for: the constructor arguments of ``GradientAccumulation``, which documents them."""
 
     batches: int | dict[int, int]
     target_batch_size: int | None

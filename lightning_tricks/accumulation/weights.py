@@ -36,11 +36,7 @@ def samples(batch: Any) -> int:
 
 
 def read_samples(batch: Any, records: bool | None = None) -> Samples:
-    """Return how many samples a batch holds, and how it was read; ``records`` as in ``samples_of``.
-
-    Raises:
-        TrickError: it cannot be told.
-    """
+    """Return how many samples a batch holds, and how it was read; ``records`` as in ``samples_of``."""
     try:
         return samples_of(batch, records)
     except (ValueError, RecursionError) as error:

@@ -17,12 +17,7 @@ CONFLICT = ("error", "replace")
 
 @dataclass(frozen=True)
 class MonitorSpec:
-    """What a ``GradientMonitor`` was asked for.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range.
-    """
+    """What a ``GradientMonitor`` was asked for."""
 
     every_n_steps: int | None = None
     per_layer: bool | Literal["top"] = "top"
@@ -50,12 +45,7 @@ class MonitorSpec:
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What a ``GradientClip`` was asked for. A number as ``rule`` becomes a ``ClipNorm``.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range, or ``per`` contradicts the rule.
-    """
+    """What a ``GradientClip`` was asked for. A number as ``rule`` becomes a ``ClipNorm``."""
 
     rule: ClipRule
     per: str = "model"

@@ -93,12 +93,7 @@ OWNER = "LRFinder"
 
 @dataclass(frozen=True)
 class FinderSpec:
-    """What a user asked for. The fields are the constructor arguments of ``LRFinder``, which documents them.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range.
-    """
+    """What a user asked for. The fields are the constructor arguments of ``LRFinder``, which documents them."""
 
     min_lr: float
     max_lr: float

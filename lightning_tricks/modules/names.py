@@ -66,11 +66,7 @@ def compiled_as_a_whole(module: Any) -> bool:
 
 
 def refuse_compiled(module: Any, owner: str) -> None:
-    """Refuse a LightningModule that is compiled as a whole: no hook in it can be reached.
-
-    Raises:
-        UnsupportedError: it is.
-    """
+    """Refuse a LightningModule that is compiled as a whole: no hook in it can be reached."""
     if compiled_as_a_whole(module):
         raise UnsupportedError(
             f"{owner}: the whole LightningModule is compiled, so that no module in it can be reached. "

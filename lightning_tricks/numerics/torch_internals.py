@@ -46,11 +46,7 @@ INTERNALS = (
 
 
 def require_torch(absent: Sequence[Internal]) -> None:
-    """Refuse a torch that lacks what cannot be replaced.
-
-    Raises:
-        UnsupportedError: something of it has no replacement.
-    """
+    """Refuse a torch that lacks what cannot be replaced."""
     needed = [internal.path for internal in absent if internal.without == REFUSED]
     if needed:
         raise UnsupportedError(

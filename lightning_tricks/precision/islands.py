@@ -127,11 +127,7 @@ class Islands:
 
 
 def refuse_half_weights(precision: str, modules: list[str]) -> None:
-    """Refuse a precision that keeps the weights themselves in 16 bit.
-
-    Raises:
-        UnsupportedError: it is such a precision.
-    """
+    """Refuse a precision that keeps the weights themselves in 16 bit."""
     if precision not in _WITH_FLOAT32_WEIGHTS:
         text = f"precision={precision!r} keeps the weights themselves in 16 bit"
         remedy = "Use precision='16-mixed' or 'bf16-mixed'"

@@ -29,10 +29,6 @@ class ScalePolicy:
         max_consecutive_skips: skips in a row that are still tolerated, >= 1.
         on_failure: ``"raise"``, ``"warn"``, ``"bf16"`` or ``"fp32"``.
 
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range.
-
     Example:
         >>> policy = ScalePolicy(max_consecutive_skips=2)
         >>> state = policy.init()

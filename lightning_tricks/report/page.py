@@ -70,9 +70,6 @@ def watch(
     Args:
         run: as of ``write_report``, like ``output`` and ``compare``.
         seconds: between two pages; an open page renews itself as often.
-
-    Raises:
-        ValueError: as ``write_report``.
     """
     while is_under_way(read_logs(run)):
         write_report(run, output, compare=compare, renew=seconds)

@@ -61,11 +61,7 @@ def put_numbers(loop: Any, found: Found) -> None:
 
 
 def check_numbers(loop: Any, found: Found) -> None:
-    """Put the saved numbers into the generators and today's back, so that what does not fit is told now, by name.
-
-    Raises:
-        TrickError: they cannot be used.
-    """
+    """Put the saved numbers into the generators and today's back, so that what does not fit is told now, by name."""
     loaders, module = combined_loader(loop).flattened, loop.trainer.lightning_module
     today, generators = random_state(), generator_states(loaders, module)
     try:
