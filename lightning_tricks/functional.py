@@ -53,13 +53,13 @@ from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coeffici
 from lightning_tricks.lr_finder.suggest import minimum, slide, steepest, valley
 from lightning_tricks.lr_finder.sweep import smoothed
 from lightning_tricks.numerics.norms import (
-    bounded_sample,
     group_norms,
     nonfinite,
     tensor_norms,
     total_norm,
     unit_norms,
 )
+from lightning_tricks.numerics.subset import bounded_sample
 from lightning_tricks.numerics.units import (
     dead_share,
     dormant_share,

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lightning_tricks.numerics.norms import bounded_sample, tensor_norms
+from lightning_tricks.numerics.norms import tensor_norms
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.subset import bounded_sample
 from lightning_tricks.optimizer_step.logbook import Page
 
 _HISTOGRAM_SAMPLE = 16384

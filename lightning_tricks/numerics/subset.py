@@ -39,6 +39,19 @@ def subset(rows: Tensor, most: int) -> Tensor:
     return rows if len(rows) <= most else rows.index_select(0, spread(len(rows), most, rows.device))
 
 
+def bounded_sample(tensor: Tensor, limit: int = 65536) -> Tensor:
+    """Return at most ``limit`` elements spread evenly over ``tensor``: itself as a flat view, or a copy of a part.
+
+    Used where a copy of all weights would double the memory (update ratio, histograms). Of a matrix, elements of all
+    rows and of all columns are taken about equally often.
+
+    Example:
+        >>> bounded_sample(torch.arange(10), limit=4)
+        tensor([0, 7, 4, 1])
+    """
+    return subset(tensor.detach().reshape(-1), limit)
+
+
 @lru_cache(maxsize=1024)
 def _step(total: int) -> int:
     """Return a number coprime to ``total``, near the golden part of it, and of these the one that spreads best.
