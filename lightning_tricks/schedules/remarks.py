@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+
+from lightning_tricks.optimizer_step.rate_request import is_schedule_free
+from lightning_tricks.schedules.curves import Constant, Decay
 from lightning_tricks.schedules.plan import Track
+
+
+def two_decays(decay: Decay, optimizer: Optimizer) -> str | None:
+    """Return that an optimizer without a schedule was given one; a constant rate, after a warm-up, is what it needs."""
+    if not is_schedule_free(optimizer) or isinstance(decay, Constant):
+        return None
+    return f"{type(optimizer).__name__} is schedule-free: it averages weights in place of a decay. Use one of the two."
+
+
+def overruns(tracks: Sequence[Track], attempted: Sequence[int]) -> list[str | None]:
+    """Return what ``overrun`` says of each optimizer, given its attempts so far."""
+    several = len(attempted) > 1
+    named = enumerate(zip(tracks, attempted, strict=True))
+    return [overrun(track, attempts, f" of optimizer {i}" if several else "") for i, (track, attempts) in named]
 
 
 def overrun(track: Track, attempted: int, which: str = "") -> str | None:
