@@ -36,9 +36,8 @@ class ArrayRecord:
         self._make_writeable(self._writeable)
 
     def _make_writeable(self, flag: bool) -> None:
-        if (
-            self.owner.flags.writeable != flag
-        ):  # (numpy refuses to be asked for memory of torch, even if nothing changes)
+        # (numpy refuses to be asked for memory of torch, even if nothing changes)
+        if self.owner.flags.writeable != flag:
             self.owner.setflags(write=flag)
 
     def intact(self) -> bool:

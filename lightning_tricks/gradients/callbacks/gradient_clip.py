@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_tricks.errors import ConflictError, NonFiniteError, message
-from lightning_tricks.gradients import clip_summary, nonfinite_policy
+from lightning_tricks.gradients import clip_statistics, nonfinite_policy
 from lightning_tricks.gradients.clipper import Clipper
 from lightning_tricks.gradients.keys import CLIP
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
@@ -126,12 +126,12 @@ class GradientClip(Trick):
     @property
     def clipped_fraction(self) -> float:
         """Share of updates whose gradient was clipped since the start of training; 0.0 before the first."""
-        return clip_summary.clipped_fraction(self._totals())
+        return clip_statistics.clipped_fraction(self._totals())
 
     @property
     def mean_coefficient(self) -> float:
         """Mean coefficient over the clipped updates; 1.0 when none was clipped."""
-        return clip_summary.mean_coefficient(self._totals())
+        return clip_statistics.mean_coefficient(self._totals())
 
     @property
     def suggested_threshold(self) -> float | dict[str, float] | None:
@@ -141,7 +141,7 @@ class GradientClip(Trick):
         threshold is a ratio.
         """
         found = {index: clipper.percentiles(90.0) for index, clipper in self._clippers.items()}
-        return clip_summary.suggested_threshold(found)
+        return clip_statistics.suggested_threshold(found)
 
     def _totals(self) -> dict[str, float]:
         names, clippers = ("updates", "clipped", "coefficients"), self._clippers.values()
@@ -257,7 +257,7 @@ class GradientClip(Trick):
         for clipper in self._clippers.values():
             self._report(run, clipper, run.step)
         found = self.clipped_fraction, self.mean_coefficient, self.suggested_threshold
-        rank_zero_info(clip_summary.summary(self.rule, *found))
+        rank_zero_info(clip_statistics.summary(self.rule, *found))
 
     # -- state --------------------------------------------------------------------------------------------------------
 
