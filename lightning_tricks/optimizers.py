@@ -90,9 +90,6 @@ class OptimizerChoice:
     def build(self, module: nn.Module, *, fused: bool = True) -> list[Optimizer]:
         """Return the optimizers for the trainable parameters of ``module``: one, or one for each of ``parts``.
 
-        Args:
-            fused: take torch's fused step where the device has one.
-
         Raises:
             TrickError: there is nothing to train, or a part is not there.
         """

@@ -38,11 +38,7 @@ class WindowProgress:
         self.window = self._spec.window.enlarged(factor)
 
     def start(self, state: Mapping[str, Any]) -> None:
-        """A fit begins.
-
-        Args:
-            state: what ``state_dict`` gave; empty without a checkpoint.
-        """
+        """A fit begins."""
         units = self.units
         self.units = Units(state.get("reference", units.reference), state.get("micro_size", units.micro_size))
         self.now, self._left_open = OpenWindow(), state.get("open")

@@ -80,10 +80,6 @@ def as_weight(value: Any) -> Weight:
 
     Raises:
         TrickError: it is not one number, or is negative or not finite.
-
-    >>> import torch
-    >>> as_weight(torch.tensor([3])), as_weight(2.5)
-    (3, 2.5)
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.detach().reshape(())

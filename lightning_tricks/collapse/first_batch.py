@@ -23,11 +23,7 @@ class FirstBatch:
         self._measured = measured
 
     def appended_to(self, vector: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the vector of a check with what was measured behind it, where it was not read yet.
-
-        Args:
-            vector: of the check, as long as what was measured.
-        """
+        """Return the vector of a check with what was measured behind it, where it was not read yet."""
         self._sent = self._measured is not None
         return vector if self._measured is None else torch.cat([vector, average(self._measured)])
 

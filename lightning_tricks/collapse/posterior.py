@@ -135,13 +135,7 @@ def measured_posterior(sums: dict[str, Tensor]) -> Tensor:
 
 
 def read_posterior(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
-    """Return the values by name, and the KL of each dimension, from what ``measured_posterior`` sent.
-
-    >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    >>> values, kl = read_posterior(measured_posterior(moments(rows, torch.zeros(2, 2), torch.zeros(2))).tolist())
-    >>> values["kl"], values["active_units"], values["active_share"], kl
-    (0.5, 1.0, 0.5, [0.5, 0.0])
-    """
+    """Return the values by name, and the KL of each dimension, from what ``measured_posterior`` sent."""
     values = dict(zip(POSTERIOR, vector, strict=False))
     units = values.pop("units")
     values["active_share"] = values["active_units"] / max(1.0, units)

@@ -110,11 +110,7 @@ class PredictionAlarm:
 def of_prediction(
     active: Sequence[str], values: Mapping[str, float], peak: float, start: Mapping[str, float] | None = None
 ) -> Explained:
-    """Explain predictions without skill: never learned, or lost.
-
-    Args:
-        start: the values of the first batch, and the largest loss; None or empty where they are not known.
-    """
+    """Explain predictions without skill: never learned, or lost."""
     alarm = PredictionAlarm(active, values, peak, start or {})
     return next(explain(alarm) for holds, explain in _RULES if holds(alarm))
 

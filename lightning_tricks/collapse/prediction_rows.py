@@ -162,12 +162,6 @@ class Parts:
 
     @classmethod
     def of(cls, numbers: Tensor) -> Parts:
-        """Return the state after rows of these parts, ``[n]``; a host read.
-
-        >>> import torch
-        >>> found = Parts.of(torch.tensor([0, 0, 1]))
-        >>> found.part, found.inside
-        (1, 1)
-        """
+        """Return the state after rows of these parts, ``[n]``; a host read."""
         part = int(numbers.max())
         return cls(part, int((numbers == part).sum()))

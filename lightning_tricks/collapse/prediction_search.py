@@ -107,9 +107,6 @@ def candidates(seen: Mapping[str, Tensor], targets: Sequence[Tensor]) -> dict[st
 def chosen(fits: Mapping[str, Mapping[str, Tensor]], loss: Tensor | None) -> str | None:
     """Return the module whose output explains the loss, or the only one that fits class numbers; None where none does.
 
-    Args:
-        fits: name of a module -> rows, as ``candidates`` returns them.
-
     Example:
         >>> rows = {"logits": torch.tensor([[2.0, 0.0]]), "target": torch.tensor([0])}
         >>> wide = {"logits": torch.zeros(1, 9), "target": torch.tensor([0])}
@@ -137,9 +134,6 @@ def explains(rows: Mapping[str, Tensor], loss: Tensor | None) -> Tensor:
 
     Else outputs may be in units that differ by sample, as of windows that are standardised each by itself, or of
     differences from the last value.
-
-    >>> explains({"output": torch.zeros(2, 1), "values": torch.ones(2, 1)}, torch.tensor(0.5))
-    tensor(True)
     """
     if "values" not in rows or loss is None or rows["output"].shape != rows["values"].shape:
         return torch.zeros((), dtype=torch.bool, device=next(iter(rows.values())).device)

@@ -152,12 +152,6 @@ def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, f
         vector: of ``measured_features``.
         known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for
             classes and for halves, and hidden values say what of the variance of directions each half has.
-
-    >>> sums = {}
-    >>> add_features(sums, torch.eye(4).repeat(50, 1), torch.zeros(4))
-    >>> values, spectrum = read_features(measured_features(sums).tolist())
-    >>> round(values["effective_rank"], 3), round(values["sphere_variance"], 3)
-    (3.0, 0.75)
     """
     first = vector[: len(structure.STRUCTURE)] if known else []
     count, variance, std, cosine, least, extent, *matrix = vector[len(first) :]

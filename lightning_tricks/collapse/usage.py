@@ -206,11 +206,6 @@ def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
     ``usage`` and ``balance`` compare the number of entries in use, and the perplexity, with what so many samples show
     when all entries are equally likely: 0 for one entry, 1 for all. ``capacity`` compares the logarithms: 50 of 512
     codes are few, but carry more than half of the information.
-
-    >>> sums = {"votes": torch.tensor([900.0, 100.0, 0.0]), "effective": torch.tensor(1000.0)}
-    >>> values, _ = read_usage(measured_usage(sums, 0.05).tolist())
-    >>> round(values["usage"], 2), round(values["perplexity"], 2), round(values["unused_share"], 2)
-    (0.5, 1.38, 0.33)
     """
     values = dict(zip(USAGE, vector, strict=False))
     live, effective, given = values.pop("live"), values.pop("effective"), values.pop("given")

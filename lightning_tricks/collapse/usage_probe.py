@@ -47,11 +47,7 @@ def sums_form(value: Any, where: str) -> str | None:
 
 
 class UsageProbe(Probe):
-    """Choices of a module.
-
-    Args:
-        kind: a key of ``usage_kinds.KINDS``.
-    """
+    """Choices of a module."""
 
     samples: ClassVar[int] = 1024
 

@@ -156,11 +156,7 @@ class Judge:
     def begin(
         self, active: list[str], values: Mapping[str, float], step: int, explain: Callable[[list[str]], Explained]
     ) -> Verdict | None:
-        """Renew the verdict, since an alarm begins; return it, or None where the same cause is told already.
-
-        Args:
-            explain: returns cause, reasons and advice for alarms.
-        """
+        """Renew the verdict, since an alarm begins; return it, or None where the same cause is told already."""
         cause, reasons, advice = explain(active)
         if self.verdict.alarmed and self.verdict.cause == cause:
             return None

@@ -27,9 +27,6 @@ def second_loader(loader: Any) -> Any:
     The first one's iterator may be under way; neither of the two notices the other. Anything else that can be iterated
     again and again is returned as it is.
 
-    Args:
-        loader: a ``DataLoader``, of any subclass, or another iterable.
-
     Example:
         >>> class Own(DataLoader):
         ...     def __iter__(self): return (batch * 10 for batch in super().__iter__())

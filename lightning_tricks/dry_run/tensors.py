@@ -84,9 +84,6 @@ class TensorRecord:
     """One tensor as it was: its memory, its flags, its gradient, its version.
 
     Its methods are called where gradients are disabled.
-
-    Args:
-        tensor: of any kind; not written to.
     """
 
     __slots__ = ("_alias", "_grad_fn", "_gradient", "_hooks", "_kind", "_leaf", "_required", "_version", "tensor")

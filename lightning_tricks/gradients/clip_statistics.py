@@ -82,9 +82,6 @@ def mean_coefficient(totals: Totals) -> float:
 def suggested_threshold(percentiles: Mapping[int, Mapping[str, float]]) -> float | dict[str, float] | None:
     """Return thresholds: a number for one model and one optimizer, else by part; None where there are none.
 
-    Args:
-        percentiles: of the norms, by index of the optimizer and part.
-
     >>> suggested_threshold({0: {"model": 2.0}}), suggested_threshold({0: {"model": 2.0}, 1: {"model": 3.0}})
     (2.0, {'optimizer0.model': 2.0, 'optimizer1.model': 3.0})
     """

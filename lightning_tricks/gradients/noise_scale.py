@@ -151,11 +151,7 @@ class NoiseMeter:
         self._state = fresh if saved is None else fitting(self._owner, moved(saved, device), fresh)
 
     def measure(self, norm: Tensor, world: int, *, synced: bool) -> Tensor | None:
-        """Take in a window whose gradient has this norm, 0-d; return the noise scale, None where it shows nothing.
-
-        Args:
-            synced: as for ``NoiseWindow.estimate``.
-        """
+        """Take in a window whose gradient has this norm, 0-d; return the noise scale, None where it shows nothing."""
         pair = self.window.estimate(norm, world, synced=synced)
         if pair is None or self._state is None:
             return None

@@ -29,10 +29,6 @@ def missing(internals: Iterable[Internal], roots: Mapping[str, Any]) -> list[Int
 
     Args:
         roots: objects by the beginning of a path; the longest beginning counts.
-
-    >>> import math
-    >>> missing([Internal("math.pi", "", ""), Internal("math._tau", "", "")], {"math": math})
-    [Internal(path='math._tau', purpose='', without='')]
     """
     return [internal for internal in internals if not _is_there(internal.path, roots)]
 

@@ -67,11 +67,7 @@ def is_schedule_free(optimizer: Any) -> bool:
 
 
 class RateRequest:
-    """The factor, and who carries it out. Factors that several tricks ask for are multiplied.
-
-    Args:
-        schedulers: gives the Trainer's schedulers.
-    """
+    """The factor, and who carries it out. Factors that several tricks ask for are multiplied."""
 
     def __init__(self, schedulers: Callable[[], Sequence[Any]] = lambda: ()) -> None:
         self._schedulers = schedulers
@@ -131,11 +127,7 @@ class RateRequest:
             self._rewrite()
 
     def ask(self, factor: float, optimizers: list[Any], asker: str) -> None:
-        """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before).
-
-        Args:
-            optimizers: all of the Trainer, in its order.
-        """
+        """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before)."""
         if factor == self._asked.get(asker, 1.0):
             return
         self._asked[asker], self._needed = factor, self._needed or factor != 1.0

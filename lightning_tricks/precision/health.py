@@ -73,9 +73,6 @@ def judge(
         dtypes: of their outputs. Under 16-mixed an output in float32 is an island's or a loss's: it cannot overflow.
         measured: ``[4, n]``, as ``Watch.collect`` gives it.
         half: whether the run computes in float16. Else it is said what float16 would do.
-
-    >>> [f.kind for f in judge(["a"], {"a": torch.float16}, [[4e4], [1.0], [0.0], [9.0]], half=True, step=1)]
-    ['little headroom']
     """
     out = []
     for i, name in enumerate(names):

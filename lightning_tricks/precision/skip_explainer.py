@@ -67,11 +67,7 @@ class SkipExplainer:
         self._trace: Trace | None = None
 
     def start(self, modules: Mapping[str, nn.Module], optimizers: int) -> None:
-        """Begin a fit.
-
-        Args:
-            modules: all that hooks can reach, by name.
-        """
+        """Begin a fit."""
         self.modules, self._streaks = dict(modules), [0] * optimizers
         self._attempts, self._late = [], []
 

@@ -50,9 +50,6 @@ class StreakRule:
 def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, step: int) -> Finding | None:
     """Return what went wrong in a forward pass; None when nothing did, so that the backward pass must have.
 
-    Args:
-        calls: in the order in which they ended.
-
     >>> calls = [Call("a", 9.0, 3e4), Call("b", 3e4, math.inf)]
     >>> explain(calls, loss_finite=False, input_finite=True, step=3).text
     'its output was not finite; its input reached 3e+04'

@@ -25,11 +25,7 @@ class DoctorSpec:
 
 @dataclass(frozen=True)
 class IslandsSpec:
-    """What ``FP32Islands`` was asked for.
-
-    Args:
-        modules: names or globs, or ``"auto"``.
-    """
+    """What ``FP32Islands`` was asked for."""
 
     modules: list[str]
 

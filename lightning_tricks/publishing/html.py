@@ -34,11 +34,7 @@ def note(text: str, color: str = "#57606a") -> str:
 
 
 def with_picture(text: str, draw: Callable[[], Any] | None) -> str:
-    """Return a note with a picture below it; without the picture where matplotlib is missing.
-
-    Args:
-        draw: returns a figure; None for no picture.
-    """
+    """Return a note with a picture below it; without the picture where matplotlib is missing."""
     try:
         figure = None if draw is None else draw()
     except ImportError:

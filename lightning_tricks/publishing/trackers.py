@@ -23,11 +23,7 @@ FOLDER = "lightning_tricks"  # inside the folder of a run, for what its logger d
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under names.
-
-    Args:
-        rows: one cell per column; cells are shown by ``str``.
-    """
+    """Rows under names."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -114,13 +110,7 @@ def hand_over(logger: Any, kind: Kind, name: str, content: Callable[[], Any], st
 
 
 def folder_of(logger: Any) -> Path | None:
-    """Return the folder of a logger's run, None where it has none on this machine.
-
-    Example:
-        >>> from types import SimpleNamespace as Has
-        >>> str(folder_of(Has(log_dir="logs/version_0"))), folder_of(Has(log_dir=None, save_dir=None))
-        ('logs/version_0', None)
-    """
+    """Return the folder of a logger's run, None where it has none on this machine."""
     for name in ("log_dir", "save_dir"):
         found = getattr(logger, name, None)
         if isinstance(found, (str, Path)):

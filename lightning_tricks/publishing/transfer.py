@@ -80,11 +80,7 @@ class Transfer:
         self.tensors = []
 
     def has_arrived(self, *, wait: bool) -> bool:
-        """Whether the copy is complete.
-
-        Args:
-            wait: for the device, until it is.
-        """
+        """Whether the copy is complete."""
         if self.arrived is not None and not self.arrived.query():
             if not wait:
                 return False

@@ -83,11 +83,7 @@ def name_of(logs: Logs) -> str:
 
 
 def story(logs: Logs, other: Logs | None = None) -> list[Block]:
-    """Return the blocks of a report: verdict, results, what to change, the run, what happened, pictures, numbers.
-
-    Args:
-        other: of a run to compare it with.
-    """
+    """Return the blocks of a report: verdict, results, what to change, the run, what happened, pictures, numbers."""
     happened = events(logs.scalars, ALL_KEYS)
     conclusion = conclude(logs, happened)
     return [

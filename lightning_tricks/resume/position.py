@@ -91,11 +91,7 @@ def keep_numbers(loop: Any, fetcher: Any) -> None:
 
 
 def beginning_of_epoch(combined: Any, module: Any, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return what the iterator of an epoch begins with, just before it is made.
-
-    Args:
-        changed: what has changed in the data since the fit began.
-    """
+    """Return what the iterator of an epoch begins with, just before it is made."""
     return {
         "random": random_state(),
         "generators": generator_states(combined.flattened, module),
@@ -142,11 +138,7 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
 
 
 def validation_is_due(loop: Any, validated: int) -> bool:
-    """Whether this batch is one after which Lightning validates, and it has not yet.
-
-    Args:
-        validated: after how many batches there was a validation last.
-    """
+    """Whether this batch is one after which Lightning validates, and it has not yet."""
     ready = loop.epoch_loop.batch_progress.total.ready
     return bool(ready and validated != ready and validates_now(loop))
 

@@ -68,9 +68,6 @@ def gathered(own: dict[str, Any], world: int) -> dict[str, Any]:
 
     What another process has as the first one does is neither sent nor written: seeded alike, that is all of it. So the
     checkpoint grows by some bytes a process, and no process but the first receives anything. All of them must call.
-
-    >>> gathered({"batches": 3.0}, world=1)
-    {'ranks': [{'batches': 3.0}]}
     """
     if world == 1:
         return {"ranks": [own]}

@@ -28,11 +28,7 @@ __all__ = [
 
 
 def generator_states(loaders: Iterable[Any], module: nn.Module | None = None) -> State:
-    """Return the states of the generators that loaders and a module hold, by place.
-
-    Args:
-        loaders: looked at with their samplers, samplers inside these, and data sets.
-    """
+    """Return the states of the generators that loaders and a module hold, by place."""
     return {place: state_of(generator) for place, generator in _generators(loaders, module).items()}
 
 

@@ -72,13 +72,7 @@ def _hurried(position: float | Tensor, course: Course, time: float | None) -> fl
 
 
 def table_size(curve: Curve, course: Course, attempted: int, have: int) -> int:
-    """Return how many entries a table of multipliers needs after so many attempts; ``have`` where that is enough.
-
-    >>> from lightning_tricks.schedules.curves import Constant
-    >>> endless = Curve(Constant(), 0, "linear", 0.0, 0, 0.0, None)
-    >>> table_size(endless, Course(), 10, have=0), table_size(endless, Course(), 5000, have=4096)
-    (4096, 20008)
-    """
+    """Return how many entries a table of multipliers needs after so many attempts; ``have`` where that is enough."""
     reached = course.place + 2 * max(1.0, course.speed) * (attempted + 1)  # catching up takes two positions per update
     needed = math.ceil(reached) + 2
     end = needed if curve.total is None else curve.total + 1

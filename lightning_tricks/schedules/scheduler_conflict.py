@@ -42,11 +42,7 @@ def _of_class(callbacks: Sequence[Any], name: str) -> Any:
 
 
 class SchedulerConflict:
-    """What becomes of a scheduler that the module returns.
-
-    Args:
-        policy: ``"error"`` or ``"replace"``.
-    """
+    """What becomes of a scheduler that the module returns."""
 
     def __init__(self, policy: str) -> None:
         self.policy = policy

@@ -117,9 +117,6 @@ def shown_groups(number: int) -> list[int]:
 def logged_values(spec: ScheduleSpec, groups: Sequence[dict[str, Any]], suffix: str) -> dict[str, float | Tensor]:
     """Return the values that an update uses, by log key.
 
-    Args:
-        suffix: of every key: empty, or ``/optimizer<index>`` where there are several.
-
     >>> from lightning_tricks import LRSchedule
     >>> logged_values(LRSchedule().spec, [{"lr": 0.1, "name": "head"}, {"lr": 0.2}], "")
     {'schedule/lr': 0.1, 'schedule/lr/head': 0.1, 'schedule/lr/group1': 0.2}

@@ -35,11 +35,7 @@ _TREND = 8  # checks: a generator that covers more and more has not collapsed
 
 
 class ModesProbe(Probe):
-    """Generated samples beside the real ones of the same batches.
-
-    Args:
-        generator: name of the module whose output is a batch of samples.
-    """
+    """Generated samples beside the real ones of the same batches."""
 
     samples: ClassVar[int] = _MODE_SAMPLES
     fewest: ClassVar[int] = 64
