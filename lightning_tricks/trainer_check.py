@@ -47,10 +47,6 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
 def conflicts(callbacks: Sequence[Any], trainer: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Give a line for each callback that contradicts another one, the Trainer or a section of the configuration.
 
-    Args:
-        callbacks: of this package.
-        config: all sections.
-
     Example:
         >>> list(conflicts([GradientClip()], {"gradient_clip_val": 0.5}, {}))
         ['gradient_clip_val: 0.5 beside GradientClip(): both clip. Remove one, or use conflict: replace.']

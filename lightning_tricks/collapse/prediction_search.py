@@ -52,7 +52,6 @@ class OutputSearch:
 
         Args:
             argument: what the user gave as ``output``, for the message.
-            targets: tensors that may be the labels, the likeliest first.
 
         Raises:
             TrickError: no output explains the loss; the message has the candidates.
@@ -81,10 +80,6 @@ class OutputSearch:
 
 def candidates(seen: Mapping[str, Tensor], targets: Sequence[Tensor]) -> dict[str, dict[str, Tensor]]:
     """Return the outputs that fit the targets in shape and in number of classes, as rows.
-
-    Args:
-        seen: name of a module -> its output.
-        targets: tensors that may be the labels, the likeliest first.
 
     Example:
         >>> seen = {"body": torch.zeros(4, 2, 8), "head": torch.zeros(4, 3), "small": torch.zeros(4, 2)}

@@ -105,7 +105,6 @@ def carry_out(
 
     Args:
         action: as ``as_action`` returned it.
-        verdict: with an alarm.
         roll_back: puts an earlier state back and returns what it did, in words; needed for a ``Rollback``.
 
     Raises:

@@ -67,7 +67,6 @@ class Probe:
 
         Args:
             batch: as Lightning gave it to the training step.
-            outputs: what the training step returned.
             first: whether no batch has had a sample yet: only there it is an error that there is none.
         """
         return 0

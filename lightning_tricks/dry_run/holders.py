@@ -53,7 +53,6 @@ def take_census(
         model: roots by name: the module, callbacks; and the globals that their code names.
         data: roots by name of which handles are not looked into: loaders, data sets.
         earlier: ids of tensors of an earlier batch, or of its outputs, that are still alive.
-        limits: how far it looks.
 
     Example:
         >>> module = nn.Linear(1, 1)

@@ -60,12 +60,7 @@ def roots_of(trainer: Any, model: Mapping[str, Any]) -> Roots:
 
 
 def of_loaders(name: str, loaders: Sequence[Any]) -> Roots:
-    """Return the roots of loaders: of those that are not read by position, everything has to be put back.
-
-    Args:
-        name: what messages call them.
-        loaders: DataLoaders, or other things that can be iterated.
-    """
+    """Return the roots of loaders: of those that are not read by position, everything has to be put back."""
     named = {f"{name} {i}": loader for i, loader in enumerate(loaders)}
     streams = {n: x for n, x in named.items() if not is_read_by_position(x)}
     # (a DataLoader itself may hold open handles and iterators of its own, and its second one uses none of them)

@@ -57,7 +57,6 @@ class Parts:
         """The named groups that have a parameter here, and with ``rest`` a last part for all other parameters.
 
         Args:
-            groups: name -> pattern.
             placed: the group of each parameter, -1 for none.
             rest: whether to add that last part.
         """
@@ -115,10 +114,6 @@ def named_parts(
     views: Sequence[OptimizerView], groups: Mapping[str, str] | None, *, owner: str, strict: bool
 ) -> dict[int, Parts]:
     """Return the groups of each optimizer that has a parameter in one, by its index; the last part is in no group.
-
-    Args:
-        groups: name -> pattern; None for no groups.
-        strict: whether a pattern that matches nothing is an error.
 
     Raises:
         TrickError: a pattern matches nothing, or groups overlap.

@@ -22,12 +22,7 @@ def weight_samples(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def moves_and_sizes(before: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return ``||w_new - w||`` and ``||w||`` of this rank's part of each parameter, ``[P]`` each.
-
-    Args:
-        before: what ``weight_samples`` gave before the update.
-        parameters: after it.
-    """
+    """Return ``||w_new - w||`` and ``||w||`` of this rank's part of each parameter, ``[P]`` each."""
     after = [bounded_sample(local(p)) for p in parameters]
     # (the difference of two neighbours in bfloat16 has more digits than bfloat16)
     wide = [torch.promote_types(a.dtype, torch.float32) for a in after]
@@ -44,7 +39,6 @@ def histogram_sample(gradient: Tensor, to_true: Tensor | None) -> Tensor:
     """Return at most 16,384 elements of a gradient as float32; of complex numbers both parts.
 
     Args:
-        gradient: dense.
         to_true: 0-d, what it has to be multiplied by to be the true one; None for 1.
     """
     sample = bounded_sample(gradient, _HISTOGRAM_SAMPLE)

@@ -27,7 +27,6 @@ def use_rate(optimizer: Optimizer, lr: float, base: Sequence[float]) -> None:
     """Write ``lr`` into the first group that has a rate, and into the others what keeps their ratios to it.
 
     Args:
-        lr: of the reference group.
         base: the rate of each group before, at least one of them > 0.
     """
     # (a group may have a rate of 0, to keep it frozen)

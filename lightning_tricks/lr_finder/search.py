@@ -18,9 +18,7 @@ def find_rate(spec: FinderSpec, dry_run: DryRun, base: Sequence[float], advance:
     """Return what a sweep finds, and with ``refine`` the bake-off after it.
 
     Args:
-        dry_run: of the training, which everything is put back after.
         base: the rates of the groups, whose ratios are kept.
-        advance: called after each update, for a progress bar.
     """
     result = swept(spec, dry_run, base, advance)
     if not (spec.refine and result.suggestion and result.may_be_refined):

@@ -124,7 +124,6 @@ def islands_or(name: str, other: str, half: bool = True) -> str:
     """Return the advice to compute a module in float32.
 
     Args:
-        other: another way out.
         half: whether the run computes in float16; else the advice is for a run that would.
 
     >>> islands_or("head", "precision='bf16-mixed'")

@@ -192,7 +192,6 @@ def look_again(run: TrainingRun, batch: Any, batch_idx: int, modules: Mapping[st
 
     Args:
         run: whose ``training_step`` is called; with automatic optimization, or it would step.
-        batch: as it was trained on.
         modules: whose calls are noted, by name.
     """
     trace = Trace(modules)

@@ -127,10 +127,6 @@ def overflows(names: Sequence[str], anywhere: Sequence[bool], own: Finding | Non
 
     Each process has another batch, but what follows from the findings has to be the same on all of them.
 
-    Args:
-        anywhere: whether the module overflowed in some process.
-        own: what this process found.
-
     >>> [f.module for f in overflows(["a", "b"], [False, True], None, 4)]
     ['b']
     """

@@ -179,8 +179,6 @@ def summed_up(
 
     Args:
         outputs: position of a module and the largest magnitude of one of its outputs, 0-d; NaN counts as inf.
-        gradients: what was seen of each.
-        size: number of modules.
 
     >>> summed_up([(1, torch.tensor(3.0)), (1, torch.tensor(5.0))], [], 2, torch.device("cpu")).tolist()
     [[-1.0, 5.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]

@@ -68,7 +68,6 @@ def watch(
     """Write the report again and again until the run has ended; return the files.
 
     Args:
-        run: as of ``write_report``, like ``output`` and ``compare``.
         seconds: between two pages; an open page renews itself as often.
     """
     while is_under_way(read_logs(run)):
@@ -116,7 +115,6 @@ def not_yet_done(step: str, tricks: Sequence[str]) -> str:
 
     Args:
         step: e.g. ``"lower the learning rate: LRFinder()"``.
-        tricks: names of the callbacks in use.
 
     >>> not_yet_done("lower the learning rate: LRFinder()", ["LRFinder"])
     'lower the learning rate'

@@ -109,7 +109,6 @@ def skip_batches(iterator: Any, loaders: list[Any], count: int) -> None:
 
     Args:
         iterator: it has given no batch yet.
-        loaders: whose iterators it combines.
     """
     inner = getattr(getattr(iterator, "_iterator", None), "iterators", [])
     if len(loaders) == len(inner) == 1 and can_skip(inner[0]) and _order_is_all(loaders[0]):

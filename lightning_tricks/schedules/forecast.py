@@ -22,8 +22,6 @@ def read_forecast(run: TrainingRun, spec: ScheduleSpec, pace: Pace, behind: Stan
 
     Args:
         spec: the arguments; where they give every length, the Trainer is not asked.
-        pace: what the optimizers were seen to do.
-        behind: the part of the run that is over.
         has_clock: whether ``max_time`` may stand in for an unknown number of updates.
 
     Raises:
