@@ -95,14 +95,14 @@ def add_rows(sums: Sums, rows: Tensor) -> None:
     add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
 
 
-def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None = None) -> None:
+def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor) -> None:
     """Add features ``[n, d]``.
 
     Args:
         sums: written in place.
         rows: float32.
         shift: ``[d]``, near their mean, taken off before squaring; the same for all calls and processes.
-        label: their classes, negative where there are none, ``[n]``; None to leave ``structure`` out.
+        label: their classes, negative where there are none, ``[n]``.
     """
     unit, there = (x.float() for x in representation.unit_rows(rows))
     small = projected(rows - shift, SKETCH)
@@ -116,16 +116,14 @@ def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None =
         "second": small.T @ small,
     }
     add_to(sums, new)
-    if label is not None:
-        structure.add_structure(sums, rows, small, label)
+    structure.add_structure(sums, rows, small, label)
 
 
 def measured_features(sums: Sums) -> Tensor:
-    """Return count, sphere variance, std ratio, mean cosine, least variance, size, covariance ``[k * k]``: one vector.
+    """Return the values of ``structure``, count, sphere variance, std ratio, mean cosine, least variance, size and
+    covariance ``[k * k]``, in one vector.
 
     The size is the root of the whole variance: how far features are from their mean.
-
-    With what ``structure.add_structure`` added, its values are at the beginning.
     """
     s = {name: value.double() for name, value in sums.items()}
     covariance = representation.covariance(s["total"], s["second"], s["count"])
@@ -140,43 +138,39 @@ def measured_features(sums: Sums) -> Tensor:
         covariance.trace().clamp(min=0.0).sqrt(),
     ]
     vector = torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
-    if "class_total" not in sums:
-        return vector
     return torch.cat([structure.measured_structure(sums, s["count"], covariance), vector])
 
 
-def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, float], list[float]]:
+def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
     """Return the values by name, and the eigenvalues of the covariance, from what ``measured_features`` sent.
 
-    Args:
-        vector: of ``measured_features``.
-        known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for
-            classes and for halves, and hidden values say what of the variance of directions each half has.
+    The rank is compared with what is possible for classes and for halves, and hidden values say what of the variance of
+    directions each half has.
     """
-    first = vector[: len(structure.STRUCTURE)] if known else []
-    count, variance, std, cosine, least, extent, *matrix = vector[len(first) :]
+    first, scalars = vector[: len(structure.STRUCTURE)], vector[len(structure.STRUCTURE) :]
+    count, variance, std, cosine, least, extent, *matrix = scalars
     size = round(len(matrix) ** 0.5)
     covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
     finite = bool(torch.isfinite(covariance).all())
     eigenvalues = representation.spectrum(covariance, least) if finite else torch.zeros(size, dtype=torch.float64)
     rank = float(representation.effective_rank(eigenvalues))
-    possible = structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0)))
+    possible = structure.possible_rank(size, count, *first[2:])
+    halves = structure.half_rank_share(covariance, least) if finite else 0.0
+    share = rank_share = min(1.0, rank / possible)
+    # (classes on a line have a rank of 1 of few: that is collapsed all the same)
+    if 1 < possible < min(size, count - 1):
+        share = min(share, (rank - 1) / (possible - 1))
     values = {
         "sphere_variance": variance,
         "effective_rank": rank,
-        "rank_share": min(1.0, rank / possible),
+        "rank_share": rank_share,
         "embedding_std": std,
         "mean_cosine": cosine,
         "finite": float(finite),
         "_size": extent,
+        "_sphere_variance": max(variance, *first[:2]),
+        "_rank_share": max(share, halves),
     }
-    if known:
-        halves = structure.half_rank_share(covariance, least) if finite else 0.0
-        share = values["rank_share"]
-        # (classes on a line have a rank of 1 of few: that is collapsed all the same)
-        if 1 < possible < min(size, count - 1):
-            share = min(share, (rank - 1) / (possible - 1))
-        values |= {"_sphere_variance": max(variance, *first[:2]), "_rank_share": max(share, halves)}
     return values, eigenvalues.tolist()
 
 

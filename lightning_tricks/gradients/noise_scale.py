@@ -125,9 +125,8 @@ def batch_size(noise_scale: float) -> int | None:
 class NoiseMeter:
     """Measures the noise scale window by window."""
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self) -> None:
         self.window = NoiseWindow()
-        self._owner = owner
         self._rule = NoiseScale()
         self._state: State | None = None
 
@@ -148,7 +147,7 @@ class NoiseMeter:
             TrickError: the checkpoint's state is not one of this rule.
         """
         fresh, saved = self._rule.init(device), saved or self._state
-        self._state = fresh if saved is None else fitting(self._owner, moved(saved, device), fresh)
+        self._state = fresh if saved is None else fitting("GradientMonitor", moved(saved, device), fresh)
 
     def measure(self, norm: Tensor, world: int, *, synced: bool) -> Tensor | None:
         """Take in a window whose gradient has this norm, 0-d; return the noise scale, None where it shows nothing."""

@@ -39,7 +39,7 @@ class MonitorSpec:
             raise ValueError(message(owner, "per_layer", given, rule, "Use 'top' for the five largest norms"))
         for name in ("update_ratio", "noise_scale", "histograms"):
             require_flag(owner, name, getattr(self, name))
-        object.__setattr__(self, "groups", check_patterns(owner, "groups", self.groups))
+        object.__setattr__(self, "groups", check_patterns(owner, self.groups))
         object.__setattr__(self, "norm_type", float(self.norm_type))
 
 
@@ -58,7 +58,7 @@ class ClipSpec:
         object.__setattr__(self, "rule", as_rule(self.rule))
         require_choice(owner, "per", self.per, PER)
         require_choice(owner, "nonfinite", self.nonfinite, NONFINITE)
-        object.__setattr__(self, "groups", check_patterns(owner, "groups", self.groups))
+        object.__setattr__(self, "groups", check_patterns(owner, self.groups))
         require_choice(owner, "conflict", self.conflict, CONFLICT)
         own = self.rule.granularity
         if own is not None and self.per not in ("model", own):

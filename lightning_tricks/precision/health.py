@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.precision.findings import Finding, islands_or
+from lightning_tricks.precision.findings import Finding, islands_or_bfloat16
 from lightning_tricks.precision.watch import LARGEST, picked
 
 _LITTLE_HEADROOM = 2.0  # bits: outputs four times as large would overflow
@@ -82,7 +82,7 @@ def judge(
             text = f"its largest output was {top:.3g}, {bits:.1f} bits below float16's limit"
             if bits < 0:
                 text = f"its largest output was {top:.3g}; float16 ends at 65,504"
-            out.append(Finding("little headroom", name, text, islands_or(name, "precision='bf16-mixed'", half), step))
+            out.append(Finding("little headroom", name, text, islands_or_bfloat16(name, half), step))
         if there and small / there > _MUCH_UNDERFLOW and dtypes.get(name) is not None:
             share = f"{small / there:.0%} of its nonzero gradients are below 6.1e-05, where float16 loses bits"
             advice = (

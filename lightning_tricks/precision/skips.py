@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lightning_tricks.errors import listed
 from lightning_tricks.modules.trace import Call
-from lightning_tricks.precision.findings import Finding, islands_or
+from lightning_tricks.precision.findings import Finding, islands_or_bfloat16
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, ste
             return Finding("nonfinite weight", name, "its weights are not finite", "Go back to a checkpoint", step)
         if into < math.inf:
             text = f"its output was not finite; its input reached {into:.3g}"
-            return Finding("forward overflow", name, text, islands_or(name, "precision='bf16-mixed'"), step)
+            return Finding("forward overflow", name, text, islands_or_bfloat16(name), step)
         text = "its input was not finite though no module before it gave such an output: a function between them did"
         advice = "Put that function into lightning_tricks.functional.in_fp32, or use precision='bf16-mixed'"
         return Finding("forward overflow", f"before {name}", text, advice, step)
@@ -106,7 +106,7 @@ def overflow_elsewhere(name: str, step: int) -> Finding:
     'head'
     """
     text = "its output was not finite on another process"
-    return Finding("forward overflow", name, text, islands_or(name, "precision='bf16-mixed'"), step)
+    return Finding("forward overflow", name, text, islands_or_bfloat16(name), step)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -174,7 +174,7 @@ class FeaturesProbe(Probe):
         values: dict[str, float] = {}
         for layer, length in self._sizes:
             part, vector = vector[:length], vector[length:]
-            own, self._spectra[layer] = sums.read_features(part, known=True)
+            own, self._spectra[layer] = sums.read_features(part)
             size = own.pop("_size")
             if math.isfinite(size) and size > 0:
                 self._first_size.setdefault(layer, size)

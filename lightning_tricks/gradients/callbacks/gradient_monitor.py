@@ -123,7 +123,7 @@ class GradientMonitor(Trick):
         self._nonfinite: dict[str, int] = {}
         self._warned = False
         self._before: dict[int, list[Tensor]] = {}  # samples of the weights, until the step that is under way is over
-        self._noise = NoiseMeter("GradientMonitor")
+        self._noise = NoiseMeter()
         self._layers = LayerCurves(self.spec.per_layer, self.guard)
 
     def _make_parts(self) -> tuple[Stages, ...]:
