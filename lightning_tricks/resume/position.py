@@ -14,14 +14,13 @@ from lightning_tricks.lifecycle.lightning_internals import (
     put_first_loop_iteration,
     validates_now,
 )
-from lightning_tricks.numerics.torch_internals import loader_iterator
+from lightning_tricks.numerics.torch_internals import loader_iterator, shut_down_iterator
 from lightning_tricks.resume.held import check
 from lightning_tricks.resume.loop_hooks import LoopHooks
 from lightning_tricks.resume.replay import (
     has_persistent_workers,
     keeps_its_own_state,
     seeds,
-    shut_down_workers,
     skip_batches,
     unrepeatable,
 )
@@ -129,7 +128,7 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
     put_generator_states(loaders, began["generators"], loop.trainer.lightning_module)
     for loader, made in zip(loaders, began["workers"], strict=False):
         if made and has_persistent_workers(loader):  # workers that went on from the epoch before draw no new seed
-            shut_down_workers(loader)
+            shut_down_iterator(loader)
     iter(fetcher)
     skip_batches(fetcher.iterator, loaders, taken)
 
