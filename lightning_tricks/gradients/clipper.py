@@ -12,8 +12,8 @@ from lightning_tricks.errors import UnsupportedError, message
 from lightning_tricks.gradients.clip_statistics import ClipStatistics
 from lightning_tricks.gradients.nonfinite import NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
-from lightning_tricks.gradients.rules import AGC, ClipRule, ClipValue
-from lightning_tricks.gradients.units import excluded, unit_factors
+from lightning_tricks.gradients.rules import ClipRule, ClipValue
+from lightning_tricks.gradients.units import AGC, excluded, unit_factors
 from lightning_tricks.numerics import host
 from lightning_tricks.numerics.state import State, fitting, moved
 from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
