@@ -48,12 +48,7 @@ _FEWEST_ROWS, _MOST_NUMBERS = 128, 2**26  # of logits that are kept until a chec
 
 
 class PredictionProbe(Probe):
-    """Predictions and targets of a model.
-
-    Args:
-        output: a key of what ``training_step`` returns, or the name of a module.
-        target: a key of what ``training_step`` returns or of the batch.
-    """
+    """Predictions and targets of a model."""
 
     def __init__(self, output: str, target: str, patience: int) -> None:
         super().__init__()

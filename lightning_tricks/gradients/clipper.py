@@ -26,10 +26,6 @@ _SETTLE_AFTER = 64  # updates that enter the statistics at once: one by one woul
 class Clipper:
     """Clips one optimizer's gradients and remembers what it did.
 
-    Args:
-        per: ``"model"``, ``"group"`` or ``"layer"``.
-        groups: name -> pattern on parameter names, for ``per="group"``; None for the optimizer's own groups.
-
     Raises:
         TrickError: groups overlap, or AGC excludes what is not there.
         UnsupportedError: AGC on a sharded model, or ``ClipValue`` on a complex parameter.

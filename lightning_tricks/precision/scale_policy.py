@@ -23,12 +23,6 @@ _ON_FAILURE = ("raise", "warn", "bf16", "fp32")
 class ScalePolicy:
     """Bounds of the loss scale, the number of consecutive skips beyond which a run has failed, and what happens then.
 
-    Args:
-        min_scale: smallest scale, > 0.
-        max_scale: largest scale, >= ``min_scale``; None for no bound.
-        max_consecutive_skips: skips in a row that are still tolerated, >= 1.
-        on_failure: ``"raise"``, ``"warn"``, ``"bf16"`` or ``"fp32"``.
-
     Example:
         >>> policy = ScalePolicy(max_consecutive_skips=2)
         >>> state = policy.init()

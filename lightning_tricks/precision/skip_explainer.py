@@ -33,13 +33,7 @@ Guard = Callable[[Callable[..., None]], Callable[..., Any]]
 
 
 class Look(NamedTuple):
-    """What a forward pass that was run again has shown.
-
-    Args:
-        calls: of all modules, in the order in which they ended.
-        loss_finite: whether the loss was.
-        input_finite: whether the batch was.
-    """
+    """What a forward pass that was run again has shown."""
 
     calls: list[Call]
     loss_finite: bool

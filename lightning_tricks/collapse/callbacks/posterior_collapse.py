@@ -32,12 +32,7 @@ _FEWEST_ROWS, _MOST_NUMBERS = 32, 2**24  # that are kept of each output until a 
 
 
 class PosteriorProbe(Probe):
-    """Rows of posterior means and log-variances, and the information in them.
-
-    Args:
-        mean: name of the module of the means.
-        log_variance: name of the module of the log-variances; the same one for a module that returns both.
-    """
+    """Rows of posterior means and log-variances, and the information in them."""
 
     def __init__(self, mean: str, log_variance: str, patience: int) -> None:
         super().__init__()
