@@ -21,7 +21,8 @@ from lightning_tricks.errors import ConflictError, NonFiniteError, TrickError, U
 from lightning_tricks.errors import nearest as _nearest
 from lightning_tricks.gradients.adaptive import AdaGC, AutoClip, ZClip
 from lightning_tricks.gradients.callbacks import GradientClip, GradientMonitor
-from lightning_tricks.gradients.rules import AGC, ClipNorm, ClipRule, ClipValue
+from lightning_tricks.gradients.rules import ClipNorm, ClipRule, ClipValue
+from lightning_tricks.gradients.units import AGC
 from lightning_tricks.lifecycle.messages import TrickWarning
 from lightning_tricks.lr_finder.callbacks import LRFinder
 from lightning_tricks.metrics import (

@@ -71,7 +71,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """Return the parser, and the names of its commands."""
     from lightning_tricks import __version__
 
     form = argparse.RawDescriptionHelpFormatter

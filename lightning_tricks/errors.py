@@ -141,9 +141,6 @@ def require_number(
     Raises:
         TypeError: ``value`` is a bool, a str or otherwise no real number.
         ValueError: it is NaN, infinite or out of range.
-
-    >>> require_number("ClipNorm", "max_norm", 1, remedy="Use e.g. 1.0")
-    1.0
     """
     left = f"{argument} must be {'>=' if low_included else '>'} {low:g}"
     right = "finite" if math.isinf(high) else f"{'<=' if high_included else '<'} {high:g}"
@@ -164,9 +161,6 @@ def require_count(owner: str, argument: str, value: object, *, low: int = 1, rem
     Raises:
         TypeError: ``value`` is not an int, or is a bool.
         ValueError: it is below ``low``.
-
-    >>> require_count("AutoClip", "window", 100, remedy="Use e.g. 1000")
-    100
     """
     rule = f"{argument} must be a whole number >= {low}"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -177,14 +171,7 @@ def require_count(owner: str, argument: str, value: object, *, low: int = 1, rem
 
 
 def require_choice(owner: str, argument: str, value: object, choices: Iterable[str]) -> str:
-    """Return ``value`` when it is one of ``choices``; else raise and name the nearest.
-
-    Raises:
-        ValueError: ``value`` is none of them.
-
-    >>> require_choice("GradientClip", "per", "layer", ["model", "layer"])
-    'layer'
-    """
+    """Return ``value`` when it is one of ``choices``; else raise and name the nearest."""
     names = list(choices)
     if isinstance(value, str) and value in names:
         return value
@@ -193,14 +180,7 @@ def require_choice(owner: str, argument: str, value: object, choices: Iterable[s
 
 
 def require_flag(owner: str, argument: str, value: object) -> bool:
-    """Return ``value`` when it is True or False.
-
-    Raises:
-        TypeError: it is anything else.
-
-    >>> require_flag("GradientMonitor", "per_layer", True)
-    True
-    """
+    """Return ``value`` when it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(message(owner, argument, value, f"{argument} must be True or False", "Pass a bool"))
     return value

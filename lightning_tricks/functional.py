@@ -49,17 +49,18 @@ from lightning_tricks.collapse.representation import (
 )
 from lightning_tricks.collapse.usage import expected_perplexity, expected_used, perplexity, unused_share
 from lightning_tricks.gradients.noise_scale import NoiseScale, signal_and_noise
-from lightning_tricks.gradients.rules import adaptive_coefficient, clip_coefficients
+from lightning_tricks.gradients.rules import clip_coefficients
+from lightning_tricks.gradients.units import adaptive_coefficient
 from lightning_tricks.lr_finder.suggest import minimum, slide, steepest, valley
 from lightning_tricks.lr_finder.sweep import smoothed
 from lightning_tricks.numerics.norms import (
-    bounded_sample,
     group_norms,
     nonfinite,
     tensor_norms,
     total_norm,
     unit_norms,
 )
+from lightning_tricks.numerics.subset import bounded_sample
 from lightning_tricks.numerics.units import (
     dead_share,
     dormant_share,

@@ -45,9 +45,6 @@ def find_rate(target: str, arguments: dict[str, Any]) -> Result:
     Args:
         target: of a function that returns a LightningModule, or ``(module, train_loader)``.
         arguments: of ``LRFinder``.
-
-    Raises:
-        ValueError, TypeError, TrickError: as ``made`` and ``lr_find``.
     """
     found = made(target)
     module, loader = _pair(found) if isinstance(found, (tuple, list)) else (found, None)
@@ -59,7 +56,6 @@ def advise(target: str, seconds: float) -> PrecisionAdvice:
 
     Args:
         target: of a function that returns ``(module, batch)``.
-        seconds: time to spend.
 
     Raises:
         ValueError, TypeError: as ``made`` and ``advise_precision``, or it does not return a pair.
@@ -78,7 +74,6 @@ def _pair(found: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _imported(place: str) -> Any:
-    """Return the module of a dotted name or of a file."""
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():

@@ -18,12 +18,7 @@ from lightning_tricks.schedules.curves import Decay
 
 
 def listing() -> str:
-    """Return every public name with its first sentence, by kind.
-
-    Example:
-        >>> print(listing().splitlines()[0])
-        callbacks
-    """
+    """Return every public name with its first sentence, by kind."""
     kinds: dict[str, list[str]] = {name: [] for name in ("callbacks", "clip rules", "decays", "metrics", "others")}
     for name, value in _public().items():
         kinds[_kind(value)].append(f"  {name:<22} {_first_line(value)}")
@@ -40,10 +35,6 @@ def explanation(name: str) -> str:
 
     Raises:
         ValueError: nothing has that name; the nearest one is named.
-
-    Example:
-        >>> print(explanation("grad/norm_log10").splitlines()[0])
-        grad/norm_log10
     """
     name = name.strip().removeprefix("lightning_tricks.").removeprefix("lt.")
     public = _public()

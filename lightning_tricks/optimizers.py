@@ -90,10 +90,6 @@ class OptimizerChoice:
     def build(self, module: nn.Module, *, fused: bool = True) -> list[Optimizer]:
         """Return the optimizers for the trainable parameters of ``module``: one, or one for each of ``parts``.
 
-        Args:
-            module: whose parameters are trained.
-            fused: take torch's fused step where the device has one.
-
         Raises:
             TrickError: there is nothing to train, or a part is not there.
         """
@@ -152,7 +148,6 @@ def parameter_groups(
     """Put the trainable parameters into groups: without weight decay on biases and norms, by layer where asked for.
 
     Args:
-        module: whose parameters.
         lr: of the last layer.
         weight_decay: of parameters with two or more dimensions outside of normalisation layers.
         layer_decay: factor from each layer to the one below it (see ``layers``); None for one rate.

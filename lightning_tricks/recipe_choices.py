@@ -54,14 +54,7 @@ def _subclasses(cls: type[Trick]) -> list[type[Trick]]:
 
 
 def named(name: str) -> type[Trick]:
-    """Return the public callback of that name.
-
-    Raises:
-        ValueError: there is none.
-
-    >>> named("GradientClip").__name__
-    'GradientClip'
-    """
+    """Return the public callback of that name."""
     known = tricks()
     if name not in known:
         near = nearest(name, known)
@@ -71,11 +64,7 @@ def named(name: str) -> type[Trick]:
 
 
 def settings_of(owner: str, argument: str, value: Any) -> dict[str, Any]:
-    """Return settings that are given as a dict.
-
-    Raises:
-        TypeError: they are something else.
-    """
+    """Return settings that are given as a dict."""
     if not isinstance(value, Mapping):
         rule = f"{argument} must be a dict of settings"
         raise TypeError(message(owner, argument, value, rule, "Use e.g. {'lr': 0.01}"))
@@ -155,11 +144,7 @@ class Recipe(list[Any]):
 
     @property
     def state_dict(self) -> Any:
-        """Refuse a list where a callback belongs: this is the first that a Trainer asks of one.
-
-        Raises:
-            TypeError: always.
-        """
+        """Refuse a list where a callback belongs: this is the first that a Trainer asks of one."""
         raise TypeError(
             f"callbacks=[recipe({self.kind!r})]: a recipe is a list of callbacks already. Write "
             f"callbacks=recipe({self.kind!r}), or callbacks=[*recipe({self.kind!r}), ...] for more of them."

@@ -52,8 +52,6 @@ def run_script(script: Path, arguments: Sequence[str], folder: Path) -> tuple[in
     """Run a script as ``python script arguments`` would, with observers in every Trainer that it makes.
 
     Args:
-        script: a Python file.
-        arguments: of the script.
         folder: for logs of runs that have no logger of their own.
 
     Returns:

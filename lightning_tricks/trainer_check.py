@@ -23,9 +23,6 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
 
     Only arguments whose every allowed form is a plain value are looked at.
 
-    Args:
-        trainer: the section ``trainer`` of a configuration.
-
     Example:
         >>> list(trainer_faults({"max_epochs": "ten"}))
         ["max_epochs: 'ten' is not a whole number or null."]
@@ -49,11 +46,6 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
 
 def conflicts(callbacks: Sequence[Any], trainer: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Give a line for each callback that contradicts another one, the Trainer or a section of the configuration.
-
-    Args:
-        callbacks: of this package.
-        trainer: the section ``trainer``.
-        config: all sections.
 
     Example:
         >>> list(conflicts([GradientClip()], {"gradient_clip_val": 0.5}, {}))

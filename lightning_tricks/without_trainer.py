@@ -99,11 +99,7 @@ def sanity_check(module: nn.Module, train_loader: Any = None, val_loader: Any = 
 
 
 class _End(lightning_pytorch.Callback, pytorch_lightning.Callback):  # type: ignore[misc]  # (as ``Trick``)
-    """Ends a fit before its first update, when the callback before it has done its work.
-
-    Args:
-        trick: the callback before it.
-    """
+    """Ends a fit before its first update, when the callback before it has done its work."""
 
     def __init__(self, trick: Trick) -> None:
         self._trick = trick
@@ -182,9 +178,6 @@ def _as_before(module: Any) -> Iterator[None]:
 @dataclass(frozen=True)
 class CheckTable:
     """The answers of ``SanityCheck``, in the order of its experiments.
-
-    Args:
-        checks: one for each experiment.
 
     Example:
         >>> table = CheckTable((Check("inputs matter", False, "the loss by 0", "follow the input"),))

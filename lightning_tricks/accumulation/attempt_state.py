@@ -43,11 +43,7 @@ class AttemptState:
         self._snapshot = None
 
     def put_back(self, error: str) -> None:
-        """Undo a failed attempt.
-
-        Raises:
-            TrickError: it cannot be undone.
-        """
+        """Undo a failed attempt."""
         if self._snapshot is None:
             raise TrickError(
                 f"{OWNER}(on_oom='split'): no memory ({error}), and the step cannot be made again in smaller parts, "

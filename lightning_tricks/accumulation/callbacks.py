@@ -5,34 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, final
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tricks.accumulation.keys import ACCUMULATION
 from lightning_tricks.accumulation.lightning_loop import (
     begin_window,
-    loss_of_nothing,
-    reduce_in_backward,
     steer,
     steps_after,
+    sums_of_all,
     weight_of_all,
+    weight_of_rank_0,
 )
 from lightning_tricks.accumulation.open_window import OPEN_WINDOW, MicroBatch
-from lightning_tricks.accumulation.out_of_memory import SplitStep, run_apart
+from lightning_tricks.accumulation.own_step import OwnStep
 from lightning_tricks.accumulation.progress import WindowProgress
 from lightning_tricks.accumulation.reading import BatchReader
 from lightning_tricks.accumulation.refusals import refuse_at_start, refuse_before_setup
 from lightning_tricks.accumulation.spec import AccumulationSpec, current_configuration, stands_alone
-from lightning_tricks.accumulation.weights import Weight
 from lightning_tricks.accumulation.window_gradients import WindowGradients, trained
-from lightning_tricks.dry_run.training_step import StepWrapper
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics import form, host
 from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.numerics.host import as_scalar
-from lightning_tricks.numerics.shards import reduced
 from lightning_tricks.optimizer_step import gradient_writer
 from lightning_tricks.optimizer_step.logbook import Page
 from lightning_tricks.publishing.publish import Cadence
@@ -150,15 +146,12 @@ class GradientAccumulation(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget the last run."""
         self._progress = WindowProgress(self.spec)
         self._effective: float | Tensor | None = None  # samples in the last update over all processes
         self._alone: float | Tensor | None = None  # of a micro-batch that is an update by itself, and needs no factor
         self._gradients = WindowGradients()
-        self._wrapper = StepWrapper()
         self._reader = BatchReader(self.spec)
-        reader, own = self._reader, self.spec.split_fn is not None
-        self._splitter = SplitStep(reader.weigh_part, reader.count, reader.split, own=own)
+        self._step = OwnStep(self, self.spec, self._reader, self._progress, self._gradients)
 
     @property
     def effective_batch_size(self) -> int | None:
@@ -171,7 +164,7 @@ class GradientAccumulation(Trick):
     @property
     def max_split_size(self) -> float | None:
         """Samples (parts of a batch, with ``split_fn``) that fitted into memory; None when no batch had to be split."""
-        return self._splitter.limit
+        return self._step.splitter.limit
 
     # -- a run begins and ends ----------------------------------------------------------------------------------
 
@@ -196,22 +189,16 @@ class GradientAccumulation(Trick):
         refuse_at_start(self.spec, run)
         self._progress.start(state)
         _accumulate(self, run)
-        self._splitter.limit = state.get("limit", self._splitter.limit)
+        self._step.splitter.limit = state.get("limit", self._step.splitter.limit)
         if "rate_factor" in state and not run.rate.claimed:
             run.rate.restore(state["rate_factor"], "accumulation", state.get("rate_inside"))
         self._cadence = Cadence(trainer.log_every_n_steps, run.step)
         self._gradients.drop_apart()
-        if self.spec.splits:
-            reduce_in_backward(trainer, False)
-        if self.spec.splits or (run.loss_scale.active and trainer.world_size == 1):
-            self._wrapper.install(trainer.lightning_module, self._around_step)
+        self._step.install(run)
 
     def _cleanup(self, run: TrainingRun) -> None:
-        """Put back what was changed."""
-        self._wrapper.remove()
+        self._step.remove(run.trainer)
         steer(run.trainer, 1)
-        if self.spec.splits:
-            reduce_in_backward(run.trainer, True)
         run.attempts.own_mean_factor = None
         self._progress.end()
         self._gradients.drop_apart()
@@ -263,7 +250,7 @@ class GradientAccumulation(Trick):
         progress.join(MicroBatch(weight, samples, whole))
         if progress.units.reference is None:
             # (a collective, in the first micro-batch of the run: on all ranks)
-            progress.take_units(_of_rank_0(trainer, weight), trainer.world_size)
+            progress.take_units(weight_of_rank_0(trainer, weight), trainer.world_size)
         if progress.now.batches == 1:
             progress.plan(_applied(run))
             if self.spec.scales_rate:
@@ -313,24 +300,6 @@ class GradientAccumulation(Trick):
         if self.live_run is not None and divided != 1 and isinstance(outputs, Mapping) and "loss" in outputs:
             outputs["loss"].mul_(divided)
 
-    def _around_step(self, step: Callable[..., Any], batch: Any, *rest: Any) -> Any:
-        """Run a training step, in smaller parts when memory runs out; replace a loss that is missing."""
-        run, progress = self.live_run, self._progress
-        # (without gradients this is a look that another callback takes, and no micro-batch)
-        if run is None or not torch.is_grad_enabled() or (self.spec.splits and progress.batch is None):
-            return step(batch, *rest)
-        if self.spec.splits and progress.batch is not None:
-            factor = progress.loss_factor(progress.batch.weight)
-            output, self._gradients.apart = run_apart(self._splitter, run, step, batch, rest, factor)
-        else:
-            output = step(batch, *rest)
-        # There are gradients to step with, and Lightning would throw them away.
-        # (on several processes Lightning itself refuses a step without a loss, #19918)
-        if output is None and progress.now.backwards and run.loss_scale.active and run.trainer.world_size == 1:
-            progress.batch = None
-            return loss_of_nothing(run.trainer)
-        return output
-
     # -- an update ----------------------------------------------------------------------------------------------
 
     def _before_gradients_read(self, run: TrainingRun, page: Page) -> None:
@@ -345,9 +314,7 @@ class GradientAccumulation(Trick):
             return
         weight, size = now.weight, now.samples
         if world > 1:
-            # (one all-reduce for both)
-            pair = torch.stack([as_scalar(weight, device), as_scalar(size, device)])
-            weight, size = reduced(run.trainer.strategy, pair, "sum").unbind()
+            weight, size = sums_of_all(run.trainer, weight, size, device)
         self._effective = size
         correction = self._progress.correction(world=world, weight=weight)
         if isinstance(correction, Tensor) or correction != 1.0:
@@ -356,7 +323,6 @@ class GradientAccumulation(Trick):
             run.writer.scale(factor)
 
     def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """Log the window."""
         if self._alone is not None and not page.empty:
             self._effective = self._alone
         if self._cadence.due(page.step) and self._effective is not None:
@@ -378,11 +344,10 @@ class GradientAccumulation(Trick):
         super().load_state_dict(state_dict)
 
     def _trick_state(self) -> dict[str, Any]:
-        """Return the unit of weights, the size that fitted, the factor on the rate, and the window that is open."""
         run = self.live_run
         # On several processes each has a weight of its own, and gradients are not kept in a checkpoint.
         alone = run is not None and run.trainer.world_size == 1
-        state = {**self._progress.state_dict(with_open_window=alone), "limit": self._splitter.limit}
+        state = {**self._progress.state_dict(with_open_window=alone), "limit": self._step.splitter.limit}
         if run is not None and self.spec.scales_rate:
             state["rate_inside"] = run.rate.inside()
         return state
@@ -392,11 +357,6 @@ def _accumulate(trick: GradientAccumulation, run: TrainingRun) -> None:
     """Weigh micro-batches, and correct their sum, from now on."""
     trick._alone = None
     run.dispatch.rest(trick)
-
-
-def _of_rank_0(trainer: Any, weight: Weight) -> float:
-    """Return the weight that the process of rank 0 has."""
-    return float(trainer.strategy.broadcast(float(weight)))
 
 
 def _applied(run: TrainingRun) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_tricks.accumulation.weights import Weight
 from lightning_tricks.lifecycle.lightning_internals import clear_gradients
+from lightning_tricks.numerics.host import as_scalar
 from lightning_tricks.numerics.shards import reduced
 
 
@@ -18,6 +19,18 @@ def weight_of_all(trainer: Any, weight: Weight) -> float:
         return float(weight)
     total = torch.as_tensor(float(weight), device=trainer.strategy.root_device)
     return float(reduced(trainer.strategy, total, "sum"))
+
+
+def weight_of_rank_0(trainer: Any, weight: Weight) -> float:
+    """Return the weight that the process of rank 0 has."""
+    return float(trainer.strategy.broadcast(float(weight)))
+
+
+def sums_of_all(trainer: Any, weight: Weight, samples: Weight, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return two sums over all processes, by one all-reduce for both."""
+    pair = torch.stack([as_scalar(weight, device), as_scalar(samples, device)])
+    weight_of_all, samples_of_all = reduced(trainer.strategy, pair, "sum").unbind()
+    return weight_of_all, samples_of_all
 
 
 def steer(trainer: Any, batches: int) -> None:
@@ -41,7 +54,6 @@ def begin_window(trainer: Any, batch_idx: int, *, clears_itself: bool) -> None:
     """Make the beginning of a window one for Lightning and DDP too.
 
     Args:
-        trainer: the Trainer.
         batch_idx: of the first micro-batch.
         clears_itself: whether Lightning clears the gradients at this batch.
     """

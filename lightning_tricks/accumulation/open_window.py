@@ -67,7 +67,6 @@ class Units:
         Args:
             first: its weight on rank 0, which holds for all processes.
             whole: its weight over all processes, where the window depends on it; else 0.
-            world: processes.
 
         >>> Units().taken_from(8.0, 0.0, world=2), Units().taken_from(0.0, 0.0, world=1)
         (Units(reference=8.0, micro_size=16.0), Units(reference=1.0, micro_size=1.0))
@@ -132,7 +131,6 @@ class OpenWindow(NamedTuple):
         """Return the factor on the accumulated gradient that makes it the exact mean.
 
         Args:
-            reference: the unit of weights.
             world: processes; DDP has divided the sum of their gradients by it.
             weight: sum over all processes; None for that of this one.
         """

@@ -38,7 +38,6 @@ class SplitStep:
 
     Args:
         weigh: what a part weighs, to share the batch's mean among its parts.
-        count: how many samples a batch holds.
         split: a function of (batch, parts).
         own: whether ``split`` is the user's: parts of a batch, and not samples, are counted then.
     """
@@ -63,9 +62,6 @@ class SplitStep:
 
         Args:
             run: the run; its loss scale is applied.
-            step: the module's ``training_step``.
-            batch: its first argument.
-            rest: its other arguments.
             factor: on the gradient of the batch's mean loss.
         """
         module = run.trainer.lightning_module
@@ -105,11 +101,7 @@ class SplitStep:
             return None, str(error)
 
     def _more(self, batch: Any, parts: int, error: str) -> int:
-        """Return twice as many parts, and remember.
-
-        Raises:
-            TrickError: it cannot be split further.
-        """
+        """Return twice as many parts, and remember."""
         size = self._count(batch)
         # What the failed attempt held may be in reference cycles, and ``empty_cache`` gives back only what is free.
         gc.collect()
@@ -138,10 +130,6 @@ def run_apart(
 
     Args:
         splitter: runs it, in parts where memory runs out.
-        run: of the Trainer.
-        step: the module's ``training_step``.
-        batch: its first argument.
-        rest: its other arguments.
         factor: on the gradient of the batch's mean loss.
     """
     parameters = [p for p in run.trainer.lightning_module.parameters() if p.requires_grad]
@@ -165,13 +153,8 @@ def _run_parts(
     """Run every part forward and backward, one after the other, and return what the whole batch would have returned.
 
     Args:
-        run: of the Trainer.
-        step: the module's ``training_step``.
-        pieces: the parts.
         shares: of each in the mean loss of the batch.
-        rest: the other arguments of the step.
         factor: on the gradient of the batch's mean loss.
-        count: how many samples a part holds.
     """
     module = run.trainer.lightning_module
     outputs, losses, counted, sizes, logged = [], [], [], [], []

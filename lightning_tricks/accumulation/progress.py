@@ -12,19 +12,7 @@ from lightning_tricks.accumulation.window import Fixed
 
 
 class WindowProgress:
-    """Follows the micro-batches of a run from window to window.
-
-    Args:
-        spec: the arguments of the callback.
-
-    Example:
-        >>> progress = WindowProgress(AccumulationSpec(2, None, "samples", "raise", "linear", None))
-        >>> progress.join(MicroBatch(8, 8, 0.0))
-        >>> progress.take_units(8.0, world=1)
-        >>> progress.plan(updates=0)
-        >>> progress.now.planned, progress.rate_factor
-        (2, 2.0)
-    """
+    """Follows the micro-batches of a run from window to window."""
 
     def __init__(self, spec: AccumulationSpec) -> None:
         self.window = spec.window  # a longer one once a rollback has asked for it
@@ -50,11 +38,7 @@ class WindowProgress:
         self.window = self._spec.window.enlarged(factor)
 
     def start(self, state: Mapping[str, Any]) -> None:
-        """A fit begins.
-
-        Args:
-            state: what ``state_dict`` gave; empty without a checkpoint.
-        """
+        """A fit begins."""
         units = self.units
         self.units = Units(state.get("reference", units.reference), state.get("micro_size", units.micro_size))
         self.now, self._left_open = OpenWindow(), state.get("open")
@@ -103,17 +87,12 @@ class WindowProgress:
 
         Args:
             first: its weight on rank 0, so that the unit is the same on all processes.
-            world: processes.
         """
         assert self.batch is not None
         self.units = self.units.taken_from(first, self.batch.whole, world)
 
     def plan(self, updates: int) -> None:
-        """Plan the window that has begun, and the factor on the learning rate that belongs to its size.
-
-        Args:
-            updates: that were made so far.
-        """
+        """Plan the window that has begun, and the factor on the learning rate that belongs to its size."""
         size = self.units.micro_size or 1.0
         planned = self.window.planned(size, updates)
         if planned != self.now.planned:

@@ -15,11 +15,7 @@ _CONTAINERS = (list, tuple, dict)
 
 
 class BatchReader:
-    """Weighs, counts and splits batches. One that can be read in two ways is read like those before it.
-
-    Args:
-        spec: the arguments of the callback.
-    """
+    """Weighs, counts and splits batches. One that can be read in two ways is read like those before it."""
 
     def __init__(self, spec: AccumulationSpec) -> None:
         self.spec = spec
@@ -27,11 +23,7 @@ class BatchReader:
         self._last: tuple[Any, int] | None = None  # the form of the last batch that has one, and its samples
 
     def read(self, batch: Any) -> int:
-        """Return the samples of a batch.
-
-        Raises:
-            TrickError: they are not known.
-        """
+        """Return the samples of a batch."""
         form = form_of(batch)
         if form is not None and self._last is not None and form == self._last[0]:
             return self._last[1]

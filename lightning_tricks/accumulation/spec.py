@@ -18,12 +18,7 @@ SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda ratio: 1.0, "lin
 
 @dataclass(frozen=True)
 class AccumulationSpec:
-    """What a user asked for: the constructor arguments of ``GradientAccumulation``, which documents them.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range or contradicts another.
-    """
+    """What a user asked for: the constructor arguments of ``GradientAccumulation``, which documents them."""
 
     batches: int | dict[int, int]
     target_batch_size: int | None
@@ -66,8 +61,6 @@ def rate_factor(scaling: str, window: Window, planned: int, micro_size: float) -
 
     Args:
         scaling: ``"none"``, ``"linear"`` or ``"sqrt"``.
-        window: when it closes.
-        planned: micro-batches in it.
         micro_size: of one micro-batch; of a target size the exact ratio counts, not the number of micro-batches.
 
     >>> from lightning_tricks.accumulation.window import Fixed
@@ -81,7 +74,6 @@ def stands_alone(spec: AccumulationSpec, fixed: int | None, world_size: int) -> 
     """Whether each micro-batch is an update by itself whose gradient is exact as it is: no factor has to be applied.
 
     Args:
-        spec: the arguments.
         fixed: micro-batches in every window; None where their number varies.
         world_size: processes. With several, those with more samples have to count for more.
 

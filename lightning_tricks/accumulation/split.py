@@ -126,9 +126,6 @@ def _cut(value: Any, start: int, stop: int, length: int, dim: int, records: bool
     """Return the part of a value from ``start`` to ``stop``; what is not of that length is kept whole.
 
     Args:
-        value: a batch or something in it.
-        start: of the part.
-        stop: of the part.
         length: samples or positions of the whole batch.
         dim: of tensors, that is cut.
         records: whether lists of tensors hold one per sample.
@@ -163,11 +160,7 @@ def _cut(value: Any, start: int, stop: int, length: int, dim: int, records: bool
 
 
 def _own_cut(value: Any, start: int, stop: int, length: int) -> Any:
-    """Return the part of something that counts its samples itself; None for what does not.
-
-    Raises:
-        TrickError: it cannot be cut.
-    """
+    """Return the part of something that counts its samples itself; None for what does not."""
     if isinstance(value, PackedSequence):
         return pack_sequence(unpack_sequence(value)[start:stop], enforce_sorted=False)
     if own_count(value) != length:

@@ -18,11 +18,7 @@ Weight = int | float | Tensor
 
 
 def equal(batch: Any) -> Weight:
-    """Return 1: every micro-batch counts the same.
-
-    >>> equal([1, 2, 3])
-    1
-    """
+    """Return 1: every micro-batch counts the same."""
     return 1
 
 
@@ -40,11 +36,7 @@ def samples(batch: Any) -> int:
 
 
 def read_samples(batch: Any, records: bool | None = None) -> Samples:
-    """Return how many samples a batch holds, and how it was read; ``records`` as in ``samples_of``.
-
-    Raises:
-        TrickError: it cannot be told.
-    """
+    """Return how many samples a batch holds, and how it was read; ``records`` as in ``samples_of``."""
     try:
         return samples_of(batch, records)
     except (ValueError, RecursionError) as error:
@@ -88,10 +80,6 @@ def as_weight(value: Any) -> Weight:
 
     Raises:
         TrickError: it is not one number, or is negative or not finite.
-
-    >>> import torch
-    >>> as_weight(torch.tensor([3])), as_weight(2.5)
-    (3, 2.5)
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.detach().reshape(())

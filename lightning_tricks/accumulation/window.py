@@ -56,11 +56,7 @@ class Window(ABC):
 
 @dataclass(frozen=True)
 class Fixed(Window):
-    """``batches`` micro-batches.
-
-    >>> Fixed(4).updates(10, None, 0)
-    3
-    """
+    """``batches`` micro-batches."""
 
     batches: int = 1
 

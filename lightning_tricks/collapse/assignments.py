@@ -34,9 +34,6 @@ def assignments_of(output: object) -> Tensor | None:
 
     Whole numbers come first: a quantiser returns them beside its floating-point vectors. Of floating-point tensors the
     first one with rows of at least two numbers is taken.
-
-    >>> assignments_of((torch.zeros(2, 8, 4), torch.zeros(2, 8, dtype=torch.long), torch.tensor(0.5))).shape
-    torch.Size([2, 8])
     """
     deeper = [x for leaf in tree_leaves(output) for x in (leaf.values() if isinstance(leaf, dict) else [leaf])]
     tensors = [local(t.detach()) for t in deeper if isinstance(t, Tensor) and not t.is_complex()]
@@ -76,11 +73,7 @@ def rows_of_mask(mask: Tensor) -> Tensor:
 
 
 def kept_rows(rows: Tensor) -> Tensor:
-    """Return at most so many rows ``[n, K]`` or numbers ``[n]`` as are looked at in one forward pass, spread evenly.
-
-    >>> kept_rows(torch.zeros(5000)).shape, kept_rows(torch.zeros(500, 65536)).shape
-    (torch.Size([2048]), torch.Size([64, 65536]))
-    """
+    """Return at most so many rows ``[n, K]`` or numbers ``[n]`` as are looked at in one forward pass, spread evenly."""
     wide = rows.shape[1] if rows.ndim > 1 else 1
     return subset(rows, min(MOST_ROWS, max(64, MOST_NUMBERS // wide)))
 
@@ -122,11 +115,7 @@ def votes(rows: Tensor) -> Tensor:
 
 
 def counted_entries(numbers: Tensor, entries: int) -> Tensor:
-    """Return how often each entry occurs ``[entries]``; numbers that are negative or too large are left out.
-
-    >>> counted_entries(torch.tensor([0, 2, 2, -1]), 3)
-    tensor([1., 0., 2.])
-    """
+    """Return how often each entry occurs ``[entries]``; numbers that are negative or too large are left out."""
     flat = numbers.reshape(-1).to(torch.int64)
     valid = (flat >= 0) & (flat < entries)
     zeros = torch.zeros(entries, device=flat.device)

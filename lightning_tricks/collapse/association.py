@@ -53,13 +53,7 @@ def permutation_test(similarity: Tensor, part: Tensor, keep: Tensor) -> tuple[Te
 
 
 def centred_within(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
-    """Return rows minus the mean of their part, ``[n, d]``; zeros for rows that do not count.
-
-    >>> centred_within(torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool))
-    tensor([[-1.],
-            [ 1.],
-            [ 0.]])
-    """
+    """Return rows minus the mean of their part, ``[n, d]``; zeros for rows that do not count."""
     # (not by blocks: sums in another order leave rounding where all rows are equal)
     inside = Blocks.whole(part).together(keep)[0].to(values.dtype)
     centred = values - inside @ torch.where(keep[:, None], values, 0.0) / inside.sum(1, keepdim=True).clamp(min=1)
@@ -67,12 +61,7 @@ def centred_within(values: Tensor, part: Tensor, keep: Tensor) -> Tensor:
 
 
 def bounded_scores(values: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
-    """Return ``x / (1 + |x|)`` of ``x = (value - centre) / scale``, in [-1, 1]: no single row decides, however far out.
-
-    >>> bounded_scores(torch.tensor([[1.0], [1e9]]), torch.tensor([0.0]), torch.tensor([1.0]))
-    tensor([[0.5000],
-            [1.0000]])
-    """
+    """Return ``x / (1 + |x|)`` of ``x = (value - centre) / scale``, in [-1, 1]: no single row decides."""
     x = (values - centre) / torch.where(scale > 0, scale, 1.0)
     return x / (1 + x.abs())
 
@@ -169,8 +158,6 @@ class Evidence:
 
         Args:
             score: z of this check.
-            samples: how many it is from.
-            state: as ``init`` or the last ``update`` returned it.
             seen: share of the samples that were seen before.
         """
         if not self.counts(seen):

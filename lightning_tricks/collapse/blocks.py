@@ -26,13 +26,7 @@ class Blocks(NamedTuple):
 
     @classmethod
     def of(cls, part: Tensor) -> Blocks:
-        """Return the blocks of rows that belong to these parts, ``[n]``.
-
-        >>> Blocks.of(torch.tensor([0, 1, 0, 2, 1])).places
-        tensor([[0, 2],
-                [1, 4],
-                [3, 0]])
-        """
+        """Return the blocks of rows that belong to these parts, ``[n]``."""
         rows = len(part)
         if part.is_cpu and rows:
             lengths = part.unique(return_counts=True)[1]  # type: ignore[no-untyped-call]

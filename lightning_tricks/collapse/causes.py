@@ -16,13 +16,7 @@ def of_representation(
     """Explain a collapsed representation.
 
     Args:
-        active: the alarms.
-        values: of the check.
-        layer: its name.
         labelled: whether batches hold labels; the remedies of self-supervision come behind then.
-
-    >>> of_representation(["sphere_variance"], {"sphere_variance": 0.01, "mean_cosine": 0.99}, "head")[0]
-    Cause.COMPLETE_COLLAPSE
     """
     if not values.get("finite", 1.0):
         return nonfinite(f"outputs of {layer} are NaN or inf")
@@ -71,15 +65,8 @@ def of_depth(
     """Explain the collapse of one or several of many layers: by depth, or that of the worst one.
 
     Args:
-        active: the alarms.
-        values: of the check.
         layers: from the first to the last.
         labelled: whether batches hold labels.
-
-    >>> values = {f"{name}/{layer}": x for layer, x in (("a", 0.8), ("b", 0.3), ("c", 0.01))
-    ...           for name in ("sphere_variance", "rank_share", "effective_rank", "mean_cosine", "finite")}
-    >>> of_depth(["rank_share/c"], values, ["a", "b", "c"])[0]
-    Cause.OVERSMOOTHING
     """
     kinds = [name for name in ("sphere_variance", "rank_share") if any(a.startswith(f"{name}/") for a in active)]
     depth = {name: [values[f"{name}/{layer}"] for layer in layers] for name in ("sphere_variance", "rank_share")}
@@ -119,16 +106,7 @@ def nonfinite(reason: str) -> Explained:
 
 
 def of_modes(values: Mapping[str, float], generator: str, active: Sequence[str] = ("recall",)) -> Explained:
-    """Explain a generator that misses modes, or whose samples lie far from all real ones.
-
-    Args:
-        values: of the check.
-        generator: its name.
-        active: the alarms.
-
-    >>> of_modes({"recall": 0.1, "coverage": 0.1, "pairwise_distance_ratio": 0.2}, "generator")[0]
-    Cause.MODE_COLLAPSE
-    """
+    """Explain a generator that misses modes, or whose samples lie far from all real ones."""
     reason = (
         f"samples of {generator} cover {values['recall']:.0%} of real ones (coverage {values['coverage']:.0%}), "
         f"and lie {values['pairwise_distance_ratio']:.2f} times as far apart"
@@ -172,11 +150,7 @@ def of_units(kind: str, layer: str, share: float) -> Explained:
 
 
 def of_drift(active: Sequence[str], values: Mapping[str, float]) -> Explained:
-    """Explain generated samples that lose diversity.
-
-    >>> of_drift(["repetition"], {"repetition": 0.8, "real_repetition": 0.02})[0]
-    Cause.REPETITION
-    """
+    """Explain generated samples that lose diversity."""
     if "diversity" not in active and "closeness" not in active:
         real = values["real_repetition"]
         reason = f"{values['repetition']:.0%} of generated n-grams are repeated, {real:.0%} of real ones"

@@ -10,18 +10,7 @@ from torch import Tensor
 
 
 class FirstBatch:
-    """A vector on the device until it was sent and read, and from then on values by name.
-
-    Example:
-        >>> first = FirstBatch()
-        >>> first.note(torch.tensor([3.0]))
-        >>> vector = first.appended_to(torch.tensor([1.0]), average=lambda own: own).tolist()
-        >>> first.taken_from(vector)
-        ([1.0], [3.0])
-        >>> first.values = {"loss": 3.0}
-        >>> first.taken_from([2.0])
-        ([2.0], None)
-    """
+    """A vector on the device until it was sent and read, and from then on values by name."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
@@ -34,12 +23,7 @@ class FirstBatch:
         self._measured = measured
 
     def appended_to(self, vector: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the vector of a check with what was measured behind it, where it was not read yet.
-
-        Args:
-            vector: of the check, as long as what was measured.
-            average: returns the mean over all processes.
-        """
+        """Return the vector of a check with what was measured behind it, where it was not read yet."""
         self._sent = self._measured is not None
         return vector if self._measured is None else torch.cat([vector, average(self._measured)])
 

@@ -16,11 +16,7 @@ _REMEMBERED = 4096  # samples
 
 
 def inputs_of(batch: Any) -> Tensor | None:
-    """Return the largest tensor of a batch, of floats where there are any, ``[n, ...]``; None where there is none.
-
-    >>> inputs_of((torch.zeros(4, 2), torch.zeros(4, 9).long(), torch.zeros(4))).shape
-    torch.Size([4, 2])
-    """
+    """Return the largest tensor of a batch, of floats where there are any, ``[n, ...]``; None where there is none."""
     tensors = [local(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim > 1 and t.numel()]
     return max(tensors, key=lambda t: (t.is_floating_point(), t.numel()), default=None)
 

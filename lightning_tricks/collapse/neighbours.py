@@ -18,11 +18,7 @@ _AGREES = 0.5  # of the rows: ids that are the target itself, as of the centres 
 
 
 def features_of(inputs: Tensor) -> Tensor:
-    """Return samples ``[n, ...]`` as ``[n, 64]``: means of consecutive numbers, or how often each token occurs.
-
-    >>> features_of(torch.ones(2, 3)).shape, features_of(torch.tensor([[5, 5, 7]]))[0, 5:8]
-    (torch.Size([2, 64]), tensor([2., 0., 1.]))
-    """
+    """Return samples ``[n, ...]`` as ``[n, 64]``: means of consecutive numbers, or how often each token occurs."""
     flat = inputs.detach().reshape(len(inputs), -1)
     if not flat.is_floating_point():
         places = flat.long() % WIDTH

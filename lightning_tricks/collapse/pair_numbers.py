@@ -146,7 +146,6 @@ def _sums_of_losses(pairs: _Pairs, first: Sums, probability: Tensor, log_share: 
     """Return the sums of a classification: the losses of labels and of classes, and how much predictions differ.
 
     Args:
-        pairs: the rows.
         first: what ``_sums_of_values`` gives, over all processes.
         probability: of each label, ``[n, D]``.
         log_share: logarithm of the share of each class, ``[n, D]``.

@@ -93,13 +93,7 @@ def kind_of(numbers: dict[str, float], *, two_classes: bool) -> str:
 
 
 def read_pairs(numbers: dict[str, float], kind: str, *, quantiles: bool = False) -> dict[str, float]:
-    """Return the values by the names that are logged.
-
-    >>> from lightning_tricks.collapse.pair_numbers import NUMBERS
-    >>> values = read_pairs(dict.fromkeys(NUMBERS, 0.25), "numbers")
-    >>> values["skill"], values["correlation"], values["r_squared"]
-    (0.0625, 0.25, 0.25)
-    """
+    """Return the values by the names that are logged."""
     hidden = {"_score": numbers["score"], "_count": numbers["count"]}
     if kind == "numbers":
         apart = math.nan if numbers["spread"] < 0 else numbers["spread"]

@@ -29,9 +29,6 @@ def kl_terms(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Return ``KL(N(mean, exp(log_variance)) || N(0, 1))`` of each row and dimension, in nats, ``[..., d]``.
 
     ``(mean^2 + expm1(log_variance) - log_variance) / 2``: exact also where the posterior is nearly the prior.
-
-    >>> kl_terms(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]))
-    tensor([0.5000, 0.0000])
     """
     # (expm1: near the prior, exp(v) - 1 is the difference of nearly equal numbers)
     return (mean.square() + torch.expm1(log_variance) - log_variance) / 2
@@ -87,9 +84,6 @@ def halves(output: Tensor, features: int) -> tuple[Tensor, Tensor]:
     Args:
         output: any shape.
         features: the dimension of the features.
-
-    >>> [half.tolist() for half in halves(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), -1)]
-    [[[1.0, 2.0]], [[3.0, 4.0]]]
     """
     one, two = output.chunk(2, features)
     return one, two
@@ -141,13 +135,7 @@ def measured_posterior(sums: dict[str, Tensor]) -> Tensor:
 
 
 def read_posterior(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
-    """Return the values by name, and the KL of each dimension, from what ``measured_posterior`` sent.
-
-    >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    >>> values, kl = read_posterior(measured_posterior(moments(rows, torch.zeros(2, 2), torch.zeros(2))).tolist())
-    >>> values["kl"], values["active_units"], values["active_share"], kl
-    (0.5, 1.0, 0.5, [0.5, 0.0])
-    """
+    """Return the values by name, and the KL of each dimension, from what ``measured_posterior`` sent."""
     values = dict(zip(POSTERIOR, vector, strict=False))
     units = values.pop("units")
     values["active_share"] = values["active_units"] / max(1.0, units)

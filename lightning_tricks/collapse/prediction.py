@@ -12,21 +12,13 @@ from torch import Tensor
 
 
 def entropy(share: Tensor) -> Tensor:
-    """Return ``-sum p ln p`` along the last dimension, in nats.
-
-    >>> entropy(torch.tensor([0.5, 0.5]))
-    tensor(0.6931)
-    """
+    """Return ``-sum p ln p`` along the last dimension, in nats."""
     total: Tensor = torch.special.entr(share).sum(-1)
     return total
 
 
 def shares(counts: Tensor) -> Tensor:
-    """Return counts as shares that add up to 1; zeros for no counts.
-
-    >>> shares(torch.tensor([1.0, 3.0]))
-    tensor([0.2500, 0.7500])
-    """
+    """Return counts as shares that add up to 1; zeros for no counts."""
     return counts / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
 
 

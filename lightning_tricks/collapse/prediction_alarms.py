@@ -53,14 +53,8 @@ def grace_factor(alarm: str, *, sequences: bool = False) -> float:
     """Return by how many times the grace of an alarm is longer: learning is slower than forgetting.
 
     Args:
-        alarm: its name.
         sequences: whether the network has recurrent layers or attention, whose loss often stays where it is for long
             before it falls at once (arXiv:2207.08799, arXiv:2209.11895).
-
-    >>> grace_factor("association"), grace_factor("constant"), grace_factor("lost")
-    (3.0, 1.0, 0.5)
-    >>> grace_factor("skill"), grace_factor("skill", sequences=True)
-    (2.0, 4.0)
     """
     usual = _GRACE.get(alarm, 1.0)
     return max(usual, _PLATEAU) if sequences and alarm in ("association", "behind", "skill") else usual
@@ -72,8 +66,6 @@ def statistics(
     """Return what is asked of targets of this kind; a loss that is NaN or inf has no skill.
 
     Args:
-        values: of a check.
-        targets: what is known of them.
         samples: from which the pooled association is.
         unrelated: whether the alarm of no association is on.
         classes: whether targets are class numbers.

@@ -110,17 +110,7 @@ class PredictionAlarm:
 def of_prediction(
     active: Sequence[str], values: Mapping[str, float], peak: float, start: Mapping[str, float] | None = None
 ) -> Explained:
-    """Explain predictions without skill: never learned, or lost.
-
-    Args:
-        active: alarms that are on; see :class:`PredictionAlarm`.
-        values: of the check.
-        peak: the best skill of the run.
-        start: the values of the first batch, and the largest loss; None or empty where they are not known.
-
-    >>> of_prediction(["constant"], {"skill": 0.0, "input_dependence": 0.0, "top_share": 0.5}, 0.0)[0]
-    Cause.INPUTS_IGNORED
-    """
+    """Explain predictions without skill: never learned, or lost."""
     alarm = PredictionAlarm(active, values, peak, start or {})
     return next(explain(alarm) for holds, explain in _RULES if holds(alarm))
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.collapse import figures, prediction_alarms, reduction, references, sums
+from lightning_tricks.collapse import figures, prediction_alarms, references, sums
 from lightning_tricks.collapse.association import Evidence
 from lightning_tricks.collapse.first_batch import FirstBatch
 from lightning_tricks.collapse.prediction_causes import of_prediction
@@ -41,7 +41,6 @@ from lightning_tricks.lifecycle.messages import inform
 from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.modules.graph import compared_targets
 from lightning_tricks.modules.names import plain_modules
-from lightning_tricks.numerics import form
 from lightning_tricks.numerics.shards import local
 from lightning_tricks.numerics.subset import subset
 
@@ -49,38 +48,7 @@ from lightning_tricks.numerics.subset import subset
 # pairs of them (4,096 rows take 0.6 s and 64 MB).
 _MOST_TIMES = 2
 _FEWEST_ROWS, _MOST_NUMBERS = 128, 2**26  # of logits that are kept until a check
-_ROWS = {"logits": reduction.form_of(logits=2, target=1), "output": reduction.form_of(output=2, values=2)}
-OPTIONAL_FORMS: dict[str, form.Form] = {  # of what ``state`` returns: older versions lack some of it
-    "start": form.none_or(form.tensor),
-    "at_start": form.dict_of(form.measured),
-    "kind": form.one_of(*KINDS),
-    "logits": form.flag,
-    "highest": form.measured,
-    "prints": form.none_or(form.tensor),
-    "known": form.none_or(form.tensor),
-    "pool": form.list_of(form.list_of(form.measured, 3)),
-    "evidence": form.record(
-        {"last": form.list_of(form.measured), "sum": form.number, "checks": form.count, "samples": form.least_zero}
-    ),
-    "recent": form.record(
-        {"scores": form.list_of(form.measured), "skills": form.list_of(form.list_of(form.measured, 2))},
-        optional={"extents": form.list_of(form.measured, 2), "compares": form.flag},
-    ),
-}
-
 _MOST_LOSSES = 8  # of a batch
-
-
-def rows_form(value: Any, where: str) -> str | None:
-    """Rows of classes or of numbers, with the numbers of their batches unless an older version gathered them."""
-    if not isinstance(value, dict):
-        return _ROWS["logits"](value, where)
-    beside = {"part": 1, "inputs": 2, "ids": 2, "explained": 1}
-    rows = {name: part for name, part in value.items() if name not in beside}
-    fault = _ROWS["output" if "output" in rows else "logits"](rows, where)
-    for name in beside.keys() & value.keys():
-        fault = fault or reduction.form_of(**{name: beside[name]})({name: value[name]}, where)
-    return fault
 
 
 class _Seen(NamedTuple):
@@ -96,13 +64,7 @@ class _Seen(NamedTuple):
 
 
 class PredictionProbe(Probe):
-    """Predictions and targets of a model.
-
-    Args:
-        output: a key of what ``training_step`` returns, or the name of a module.
-        target: a key of what ``training_step`` returns or of the batch.
-        patience: of the alarms.
-    """
+    """Predictions and targets of a model."""
 
     def __init__(self, output: str, target: str, patience: int) -> None:
         super().__init__()

@@ -31,12 +31,7 @@ def refused(argument: str, value: str, rule: str, remedy: str) -> TrickError:
 
 
 def output_of(outputs: Any, name: str) -> Tensor | None:
-    """Return the tensor of a name in what ``training_step`` returned; None where there is none.
-
-    >>> import torch
-    >>> output_of({"logits": torch.zeros(2)}, "logits")
-    tensor([0., 0.])
-    """
+    """Return the tensor of a name in what ``training_step`` returned; None where there is none."""
     found = outputs.get(name) if isinstance(outputs, Mapping) else None
     return local(found) if isinstance(found, Tensor) else None
 
@@ -56,8 +51,6 @@ def targets_of(batch: Any, outputs: Any, name: str) -> list[Tensor]:
     """Return the tensors that may be the labels, the likeliest first.
 
     Args:
-        batch: of a training step.
-        outputs: what the training step returned.
         name: a key of either; with ``"target"`` also the only one of the usual keys, as ``"labels"``, or of a batch
             without keys its tensors but the first: class numbers before floats, later ones before earlier ones.
 
@@ -158,14 +151,6 @@ def are_next_tokens(output: Tensor, targets: list[Tensor], loss: Tensor | None) 
 
     Args:
         output: logits ``[n, T, K]``.
-        targets: tensors that may be the labels.
-        loss: of the batch.
-
-    >>> import torch
-    >>> logits, tokens = torch.randn(2, 5, 7), torch.tensor([[1, 2, 3, 4, 5], [0, 1, 2, 3, 4]])
-    >>> loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    >>> are_next_tokens(logits, [tokens], loss), are_next_tokens(logits, [tokens], loss + 1)
-    (True, False)
     """
     for tokens in [t for t in targets if not t.is_floating_point() and t.shape == output.shape[:2]]:
         if output.ndim != 3 or tokens.shape[1] < 3 or loss is None or loss.numel() != 1:
@@ -199,7 +184,6 @@ class Parts:
         """Return the number of the part of a batch.
 
         Args:
-            count: of its rows.
             first: nothing has been gathered before it.
         """
         if first:
@@ -211,12 +195,6 @@ class Parts:
 
     @classmethod
     def of(cls, numbers: Tensor) -> Parts:
-        """Return the state after rows of these parts, ``[n]``; a host read.
-
-        >>> import torch
-        >>> found = Parts.of(torch.tensor([0, 0, 1]))
-        >>> found.part, found.inside
-        (1, 1)
-        """
+        """Return the state after rows of these parts, ``[n]``; a host read."""
         part = int(numbers.max())
         return cls(part, int((numbers == part).sum()))

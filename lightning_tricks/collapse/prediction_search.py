@@ -52,8 +52,6 @@ class OutputSearch:
 
         Args:
             argument: what the user gave as ``output``, for the message.
-            targets: tensors that may be the labels, the likeliest first.
-            loss: of the batch.
 
         Raises:
             TrickError: no output explains the loss; the message has the candidates.
@@ -83,10 +81,6 @@ class OutputSearch:
 def candidates(seen: Mapping[str, Tensor], targets: Sequence[Tensor]) -> dict[str, dict[str, Tensor]]:
     """Return the outputs that fit the targets in shape and in number of classes, as rows.
 
-    Args:
-        seen: name of a module -> its output.
-        targets: tensors that may be the labels, the likeliest first.
-
     Example:
         >>> seen = {"body": torch.zeros(4, 2, 8), "head": torch.zeros(4, 3), "small": torch.zeros(4, 2)}
         >>> list(candidates(seen, [torch.tensor([0, 1, 2, 1])]))
@@ -108,10 +102,6 @@ def candidates(seen: Mapping[str, Tensor], targets: Sequence[Tensor]) -> dict[st
 def chosen(fits: Mapping[str, Mapping[str, Tensor]], loss: Tensor | None) -> str | None:
     """Return the module whose output explains the loss, or the only one that fits class numbers; None where none does.
 
-    Args:
-        fits: name of a module -> rows, as ``candidates`` returns them.
-        loss: of the same batch.
-
     Example:
         >>> rows = {"logits": torch.tensor([[2.0, 0.0]]), "target": torch.tensor([0])}
         >>> wide = {"logits": torch.zeros(1, 9), "target": torch.tensor([0])}
@@ -129,11 +119,7 @@ def chosen(fits: Mapping[str, Mapping[str, Tensor]], loss: Tensor | None) -> str
 
 
 def loss_of(outputs: Any) -> Tensor | None:
-    """Return the loss in what ``training_step`` returned; None where there is none.
-
-    >>> loss_of({"loss": torch.tensor(1.0)}), loss_of(None)
-    (tensor(1.), None)
-    """
+    """Return the loss in what ``training_step`` returned; None where there is none."""
     found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     return local(found).detach() if isinstance(found, Tensor) and found.numel() == 1 else None
 
@@ -143,9 +129,6 @@ def explains(rows: Mapping[str, Tensor], loss: Tensor | None) -> Tensor:
 
     Else outputs may be in units that differ by sample, as of windows that are standardised each by itself, or of
     differences from the last value.
-
-    >>> explains({"output": torch.zeros(2, 1), "values": torch.ones(2, 1)}, torch.tensor(0.5))
-    tensor(True)
     """
     if "values" not in rows or loss is None or rows["output"].shape != rows["values"].shape:
         return torch.zeros((), dtype=torch.bool, device=next(iter(rows.values())).device)

@@ -56,8 +56,6 @@ def association_of(sums: Sums, logits: Tensor, target: Tensor, part: Tensor) -> 
 
     Args:
         sums: of ``add_predictions``, over all samples and processes.
-        logits: ``[n, K]``, as there.
-        target: ``[n]``, as there.
         part: numbers of batches, ``[n]``.
     """
     n = sums["count"].clamp(min=1)
@@ -103,12 +101,7 @@ def measured_predictions(sums: Sums) -> Tensor:
 
 
 def measured_association(sums: Sums, parts: Sums) -> Tensor:
-    """Return the first three values of ``CLASSES``.
-
-    Args:
-        sums: of ``add_predictions``.
-        parts: of ``association_of``, over all processes.
-    """
+    """Return the first three values of ``CLASSES``."""
     n = sums["count"].clamp(min=1)
     even = 1 - prediction.shares(sums["labels"]).square().sum()
     score = association.standard_score(parts["total"], parts["variance"])

@@ -41,11 +41,7 @@ class Targets:
     next_tokens: bool = False
 
     def shaped(self, rows: Mapping[str, Tensor]) -> Targets:
-        """Return what is known after a look at the shapes of rows.
-
-        >>> Targets().shaped({"output": torch.zeros(4, 3), "values": torch.zeros(4, 1)}).quantiles
-        True
-        """
+        """Return what is known after a look at the shapes of rows."""
         if "output" not in rows:
             return replace(self, paired=False)
         return replace(self, paired=True, quantiles=rows["output"].shape[1] > rows["values"].shape[1])
@@ -82,13 +78,7 @@ def read_rows(vector: list[float], targets: Targets) -> tuple[dict[str, float], 
 
 
 class ClassCurve:
-    """Shares of predicted classes over time, for the figure.
-
-    >>> curve = ClassCurve()
-    >>> curve.add([0.5, 0.5, 0.25, 0.75], every=10)
-    >>> curve.predicted, curve.labelled
-    ([(10, [0.5, 0.5])], [0.25, 0.75])
-    """
+    """Shares of predicted classes over time, for the figure."""
 
     def __init__(self) -> None:
         self.checks = 0

@@ -64,16 +64,7 @@ def ids_beside(rows: Mapping[str, Tensor], looked_up: Sequence[Tensor], *, next_
 
 
 class RawInputs:
-    """Which samples are known, what embeddings were given in a batch, and what stands beside its rows.
-
-    Example:
-        >>> raw, rows = RawInputs(), {"output": torch.zeros(3, 1), "values": torch.ones(3, 1)}
-        >>> raw.see(torch.tensor([4, 5, 4]))
-        >>> raw.beside(rows, (torch.zeros(3, 2), rows["values"]), Targets(), {}, torch.tensor(True))["ids"]
-        tensor([[4],
-                [5],
-                [4]])
-    """
+    """Which samples are known, what embeddings were given in a batch, and what stands beside its rows."""
 
     NAMES = ("inputs", "ids", "explained")
 
@@ -115,7 +106,6 @@ class RawInputs:
 
         Args:
             rows: as of ``prediction_rows.rows_of``.
-            batch: they are of.
             targets: what is known of them. Pixels stand for no sample, and none of both is known of them.
             held: rows of earlier batches, whose columns of ids there are to be.
             explained: whether the loss is one of these rows, bool 0-d.

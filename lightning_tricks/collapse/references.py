@@ -81,19 +81,12 @@ def skills(total: Sums) -> Tensor:
 
     Of classes the accuracy above that of the commonest label, as a share of what is possible; of numbers the squared
     correlation, which is 0 for a reference that goes against its targets.
-
-    Args:
-        total: of ``answers``, over all processes.
     """
     return torch.stack([torch.stack([_of_classes(total, name), _of_numbers(total, name)]) for name in REFERENCES])
 
 
 def best(skills: Sequence[float], kind: str) -> tuple[float, float, float]:
     """Return the skill of the network, that of the better reference on the same rows, and which one it is; on the host.
-
-    Args:
-        skills: of ``skills``, flat.
-        kind: of the targets.
 
     >>> best([0.1, 0.9, *[math.nan] * 6], "classes"), best([0.1, 0.9, *[math.nan] * 6], "numbers")
     ((0.1, 0.9, 0.0), (nan, nan, 0.0))
@@ -109,10 +102,6 @@ def best(skills: Sequence[float], kind: str) -> tuple[float, float, float]:
 
 def may_be_ahead(values: Mapping[str, float], kind: str) -> bool:
     """Return whether a trivial learner may be far ahead of the network at the next check: else it need not be asked.
-
-    Args:
-        values: of a check, by the names that are logged.
-        kind: of the targets.
 
     >>> may_be_ahead({"balanced_skill": 0.1}, "classes"), may_be_ahead({"balanced_skill": 0.9}, "classes")
     (True, False)

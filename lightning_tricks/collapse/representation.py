@@ -21,21 +21,12 @@ _ROUNDING = 1e-12
 
 
 def rows(features: Tensor) -> Tensor:
-    """Return features as float64 rows ``[n, d]``: leading dimensions are samples.
-
-    >>> rows(torch.zeros(2, 3, 4)).shape
-    torch.Size([6, 4])
-    """
+    """Return features as float64 rows ``[n, d]``: leading dimensions are samples."""
     return features.detach().reshape(-1, features.shape[-1]).to(torch.float64)
 
 
 def unit_rows(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows of length 1 and which rows were not all zero; rows of zeros stay zeros.
-
-    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))[0]
-    tensor([[0.6000, 0.8000],
-            [0.0000, 0.0000]], dtype=torch.float64)
-    """
+    """Return rows of length 1 and which rows were not all zero; rows of zeros stay zeros."""
     flat = rows(features)
     lengths = flat.norm(dim=1, keepdim=True)
     there = lengths.squeeze(1) > 0

@@ -19,11 +19,7 @@ _FEWEST_REWARDS = 3  # after the one at the start; without that twice as many
 
 
 def reward_in(place: Mapping[Any, Any]) -> Tensor | None:
-    """Return the mean of the first tensor with "reward" or "return" in its name, 0-d; None where there is none.
-
-    >>> reward_in({"loss": torch.tensor(3.0), "train/reward": torch.tensor([1.0, 2.0])})
-    tensor(1.5000)
-    """
+    """Return the mean of the first tensor with "reward" or "return" in its name, 0-d; None where there is none."""
     for name, value in place.items():
         # (the loss of a reward model is not a reward)
         named = isinstance(name, str) and _NAMED.search(name) and "loss" not in name.lower()
@@ -41,14 +37,7 @@ class Rewards:
         self.begun = math.nan  # their mean over all processes
 
     def of_batch(self, outputs: Any, logged: Mapping[str, Any], device: torch.device, *, first: bool) -> Tensor:
-        """Return the reward that a step returned or logged, ``[2]``, on the device; the very first one is a baseline.
-
-        Args:
-            outputs: what the training step returned.
-            logged: what was logged so far.
-            device: of the sums.
-            first: whether it is the first batch.
-        """
+        """Return the reward that a step returned or logged, ``[2]``, on the device; the first one is a baseline."""
         found = reward_in(outputs) if isinstance(outputs, Mapping) else None
         found = reward_in(logged) if found is None else found
         pair = torch.zeros(2) if found is None else torch.stack([found, torch.ones_like(found)])
@@ -124,10 +113,7 @@ def has_learned(rewards: Sequence[float], start: float, batches: int) -> bool | 
 def has_unlearned(rewards: Sequence[float], start: float, batches: int) -> bool:
     """Return whether rewards have clearly fallen below the start, and lie lower than they have ever been above it.
 
-    Args:
-        rewards: means over the batches before each check.
-        start: the mean of the first batch; NaN where it is not known, for the mean of the first three checks.
-        batches: how many a mean is taken over.
+    The arguments are those of ``has_learned``.
 
     >>> falls = [0.5, 0.48, 0.5, 0.49, 0.2, 0.21, 0.2, 0.19, 0.2, 0.21]
     >>> has_unlearned(falls, 0.5, 16), has_unlearned([0.27, 0.26, 0.2, 0.25], 0.22, 16)

@@ -24,11 +24,7 @@ _COLUMNS = 16_384
 
 
 def floating_tensor(output: object) -> Tensor | None:
-    """Return the first floating-point tensor in a module's output; None when it holds none.
-
-    >>> floating_tensor({"hidden": torch.zeros(2, 3)}).shape
-    torch.Size([2, 3])
-    """
+    """Return the first floating-point tensor in a module's output; None when it holds none."""
     deeper = [x for leaf in tree_leaves(output) for x in (leaf.values() if isinstance(leaf, dict) else [leaf])]
     return next((local(t.detach()) for t in deeper if isinstance(t, Tensor) and t.is_floating_point()), None)
 
@@ -46,11 +42,7 @@ def feature_rows(output: Tensor, most: int) -> Tensor:
 
 
 def sketch(width: int, size: int, device: torch.device) -> Tensor:
-    """Return a fixed random projection ``[width, size]`` that keeps distances on average; the same at every call.
-
-    >>> sketch(1000, 64, torch.device("cpu")).shape
-    torch.Size([1000, 64])
-    """
+    """Return a fixed random projection ``[width, size]`` that keeps distances on average; the same at every call."""
     # A generator of its own, on the CPU: the same projection on all devices and processes, and the run's numbers stay.
     generator = torch.Generator().manual_seed(0)
     matrix: Tensor = torch.randn(width, size, generator=generator) / float(size) ** 0.5
@@ -62,9 +54,6 @@ def hashed(rows: Tensor, size: int) -> Tensor:
 
     Scalar products are kept on average, as by ``sketch``, whose matrix would have more numbers than the rows.
     Reference: Charikar et al., "Finding Frequent Items in Data Streams", 2002; Weinberger et al., arXiv:0902.2206.
-
-    >>> hashed(torch.ones(2, 100), 16).shape
-    torch.Size([2, 16])
     """
     generator = torch.Generator().manual_seed(0)
     found = rows.new_zeros(len(rows), size)
@@ -87,20 +76,12 @@ def projected(rows: Tensor, size: int) -> Tensor:
 
 
 def narrowed(rows: Tensor) -> Tensor:
-    """Return rows as they are kept for a check: those of more than ``WIDEST`` numbers through ``hashed``.
-
-    >>> narrowed(torch.zeros(2, 5)).shape, narrowed(torch.zeros(2, WIDEST + 1)).shape
-    (torch.Size([2, 5]), torch.Size([2, 4096]))
-    """
+    """Return rows as they are kept for a check: those of more than ``WIDEST`` numbers through ``hashed``."""
     return rows if rows.shape[1] <= WIDEST else hashed(rows, _KEPT)
 
 
 def most_rows(width: int, least: int, numbers: int) -> int:
-    """Return how many rows of a width are kept, so that they hold at most so many numbers; at least ``least``.
-
-    >>> most_rows(100, 32, 2**24), most_rows(1_000_000, 32, 2**24)
-    (167772, 32)
-    """
+    """Return how many rows of a width are kept, so that they hold at most so many numbers; at least ``least``."""
     return max(least, numbers // max(1, width))
 
 
@@ -110,23 +91,18 @@ def centre(sums: Sums) -> Tensor:
 
 
 def add_rows(sums: Sums, rows: Tensor) -> None:
-    """Add what the mean of features ``[n, d]`` is made of: their moments are then counted from it.
-
-    >>> sums = {}
-    >>> add_rows(sums, torch.tensor([[1.0, 5.0], [3.0, 5.0]])); centre(sums)
-    tensor([2., 5.])
-    """
+    """Add what the mean of features ``[n, d]`` is made of: their moments are then counted from it."""
     add_to(sums, {"rows_count": torch.full((), float(len(rows)), device=rows.device), "rows_total": rows.sum(0)})
 
 
-def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None = None) -> None:
+def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor) -> None:
     """Add features ``[n, d]``.
 
     Args:
         sums: written in place.
         rows: float32.
         shift: ``[d]``, near their mean, taken off before squaring; the same for all calls and processes.
-        label: their classes, negative where there are none, ``[n]``; None to leave ``structure`` out.
+        label: their classes, negative where there are none, ``[n]``.
     """
     unit, there = (x.float() for x in representation.unit_rows(rows))
     small = projected(rows - shift, SKETCH)
@@ -140,16 +116,14 @@ def add_features(sums: Sums, rows: Tensor, shift: Tensor, label: Tensor | None =
         "second": small.T @ small,
     }
     add_to(sums, new)
-    if label is not None:
-        structure.add_structure(sums, rows, small, label)
+    structure.add_structure(sums, rows, small, label)
 
 
 def measured_features(sums: Sums) -> Tensor:
-    """Return count, sphere variance, std ratio, mean cosine, least variance, size, covariance ``[k * k]``: one vector.
+    """Return the values of ``structure``, count, sphere variance, std ratio, mean cosine, least variance, size and
+    covariance ``[k * k]``, in one vector.
 
     The size is the root of the whole variance: how far features are from their mean.
-
-    With what ``structure.add_structure`` added, its values are at the beginning.
     """
     s = {name: value.double() for name, value in sums.items()}
     covariance = representation.covariance(s["total"], s["second"], s["count"])
@@ -164,49 +138,39 @@ def measured_features(sums: Sums) -> Tensor:
         covariance.trace().clamp(min=0.0).sqrt(),
     ]
     vector = torch.cat([torch.stack(scalars), (covariance / largest).reshape(-1)])
-    if "class_total" not in sums:
-        return vector
     return torch.cat([structure.measured_structure(sums, s["count"], covariance), vector])
 
 
-def read_features(vector: list[float], known: bool = False) -> tuple[dict[str, float], list[float]]:
+def read_features(vector: list[float]) -> tuple[dict[str, float], list[float]]:
     """Return the values by name, and the eigenvalues of the covariance, from what ``measured_features`` sent.
 
-    Args:
-        vector: of ``measured_features``.
-        known: whether the values of ``structure`` are in it: then the rank is compared with what is possible for
-            classes and for halves, and hidden values say what of the variance of directions each half has.
-
-    >>> sums = {}
-    >>> add_features(sums, torch.eye(4).repeat(50, 1), torch.zeros(4))
-    >>> values, spectrum = read_features(measured_features(sums).tolist())
-    >>> round(values["effective_rank"], 3), round(values["sphere_variance"], 3)
-    (3.0, 0.75)
+    The rank is compared with what is possible for classes and for halves, and hidden values say what of the variance of
+    directions each half has.
     """
-    first = vector[: len(structure.STRUCTURE)] if known else []
-    count, variance, std, cosine, least, extent, *matrix = vector[len(first) :]
+    first, scalars = vector[: len(structure.STRUCTURE)], vector[len(structure.STRUCTURE) :]
+    count, variance, std, cosine, least, extent, *matrix = scalars
     size = round(len(matrix) ** 0.5)
     covariance = torch.tensor(matrix, dtype=torch.float64).reshape(size, size)
     finite = bool(torch.isfinite(covariance).all())
     eigenvalues = representation.spectrum(covariance, least) if finite else torch.zeros(size, dtype=torch.float64)
     rank = float(representation.effective_rank(eigenvalues))
-    possible = structure.possible_rank(size, count, *(first[2:] or (0.0, 0.0)))
+    possible = structure.possible_rank(size, count, *first[2:])
+    halves = structure.half_rank_share(covariance, least) if finite else 0.0
+    share = rank_share = min(1.0, rank / possible)
+    # (classes on a line have a rank of 1 of few: that is collapsed all the same)
+    if 1 < possible < min(size, count - 1):
+        share = min(share, (rank - 1) / (possible - 1))
     values = {
         "sphere_variance": variance,
         "effective_rank": rank,
-        "rank_share": min(1.0, rank / possible),
+        "rank_share": rank_share,
         "embedding_std": std,
         "mean_cosine": cosine,
         "finite": float(finite),
         "_size": extent,
+        "_sphere_variance": max(variance, *first[:2]),
+        "_rank_share": max(share, halves),
     }
-    if known:
-        halves = structure.half_rank_share(covariance, least) if finite else 0.0
-        share = values["rank_share"]
-        # (classes on a line have a rank of 1 of few: that is collapsed all the same)
-        if 1 < possible < min(size, count - 1):
-            share = min(share, (rank - 1) / (possible - 1))
-        values |= {"_sphere_variance": max(variance, *first[:2]), "_rank_share": max(share, halves)}
     return values, eigenvalues.tolist()
 
 

@@ -20,7 +20,6 @@ def add_units(sums: Sums, name: str, output: Tensor, low: float, high: float) ->
 
     Args:
         sums: written in place.
-        name: of the layer.
         output: ``[n, d]``, ``[n, tokens, d]`` or ``[n, d, ...]``.
         low, high: ends of its range, infinite where it has none.
     """

@@ -80,9 +80,6 @@ def live_entries(counts: Tensor, least: float) -> Tensor:
     Args:
         counts: ``[K]``.
         least: of the share that each entry would have if all were used equally, in [0, 1].
-
-    >>> live_entries(torch.tensor([9_000.0, 990.0, 10.0, 0.0]), 0.05)
-    tensor(2)
     """
     enough = counts.sum() * least / len(counts)
     return ((counts > 0) & (counts + 2 * (counts + 1).sqrt() >= enough)).sum()
@@ -112,10 +109,8 @@ def balance_of_others(perplexity: float, top: float, samples: int, entries: int)
     NaN where too few samples, or entries, are left.
 
     Args:
-        perplexity: of all entries.
         top: share of the commonest one.
         samples: the shares are of.
-        entries: how many there are.
 
     >>> round(balance_of_others(8.0, 1 / 8, 10**6, 8), 3), balance_of_others(2.0, 0.5, 512, 8)
     (1.0, 0.0)
@@ -211,11 +206,6 @@ def read_usage(vector: Sequence[float]) -> tuple[dict[str, float], list[float]]:
     ``usage`` and ``balance`` compare the number of entries in use, and the perplexity, with what so many samples show
     when all entries are equally likely: 0 for one entry, 1 for all. ``capacity`` compares the logarithms: 50 of 512
     codes are few, but carry more than half of the information.
-
-    >>> sums = {"votes": torch.tensor([900.0, 100.0, 0.0]), "effective": torch.tensor(1000.0)}
-    >>> values, _ = read_usage(measured_usage(sums, 0.05).tolist())
-    >>> round(values["usage"], 2), round(values["perplexity"], 2), round(values["unused_share"], 2)
-    (0.5, 1.38, 0.33)
     """
     values = dict(zip(USAGE, vector, strict=False))
     live, effective, given = values.pop("live"), values.pop("effective"), values.pop("given")

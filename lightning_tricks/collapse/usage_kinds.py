@@ -119,9 +119,6 @@ def information_share(values: Mapping[str, float]) -> float:
     """Return ``(marginal - conditional entropy) / ln K``, the mutual information of input and entry, in [0, 1].
 
     NaN where assignments are whole numbers.
-
-    >>> round(information_share({"marginal_entropy": 0.69, "conditional_entropy": 0.0, "entries": 2.0}), 2)
-    1.0
     """
     if "conditional_entropy" not in values or values["entries"] < 2:
         return math.nan

@@ -47,13 +47,7 @@ def sums_form(value: Any, where: str) -> str | None:
 
 
 class UsageProbe(Probe):
-    """Choices of a module.
-
-    Args:
-        assignments: name of the module.
-        kind: a key of ``usage_kinds.KINDS``.
-        patience: of the alarms.
-    """
+    """Choices of a module."""
 
     samples: ClassVar[int] = 1024
 
@@ -227,7 +221,6 @@ def entries_of(module: nn.Module) -> int:
 
 
 def _batch_size(batch: Any) -> int | None:
-    """Return how many samples the batch holds; None where it cannot be told."""
     try:
         return samples_of(batch).count
     except ValueError:

@@ -80,9 +80,6 @@ def as_action(owner: str, action: object) -> str | Rollback | Callable[[Verdict]
     Raises:
         TypeError: it is neither a word nor a ``Rollback`` nor callable.
         ValueError: it is an unknown word.
-
-    >>> as_action("DeadUnits", "rollback")
-    Rollback(keep=3, lr_factor=0.2, accumulate_factor=8, max_times=3)
     """
     rule = f"action must be one of {', '.join(WORDS)}, a Rollback, or a function that takes the verdict"
     if isinstance(action, str):
@@ -107,9 +104,7 @@ def carry_out(
     """Do to the run what is to be done about a verdict. All ranks call, with verdicts that are equal.
 
     Args:
-        run: the run.
         action: as ``as_action`` returned it.
-        verdict: with an alarm.
         roll_back: puts an earlier state back and returns what it did, in words; needed for a ``Rollback``.
 
     Raises:

@@ -164,9 +164,7 @@ class Alarm:
 
         Args:
             value: of the statistic. NaN says that it is not defined now: nothing is concluded from that.
-            step: of the check.
             ready: whether the grace time is over. Until then there is no alarm.
-            state: as ``init`` or the last ``update`` returned it.
         """
         if math.isnan(value):
             return False, state

@@ -36,7 +36,6 @@ class Announcer:
     """Gives the verdicts and figures of one detector to the loggers.
 
     Args:
-        trick: the detector.
         figure: returns what draws the history; None where there is nothing to draw.
         topic: what log keys begin with.
         label: which one of several detectors of a class it is; by default its first identity argument.

@@ -22,8 +22,6 @@ class Attachment:
     """The hooks of one detector in one fit.
 
     Args:
-        owner: the detector's class, for messages.
-        run: the run whose module is watched.
         if_watched: calls what a hook wants to do, or does not: outside of watched batches nothing is looked at.
         sampler: when the detector looks. A probe may read it, as whether this is the first batch, and changes nothing.
     """
@@ -50,7 +48,6 @@ class Attachment:
 
         Args:
             name: as in ``named_modules()``, without the parts that compilation adds.
-            argument: the argument of the detector that holds the name, for the message.
 
         Raises:
             TrickError: there is none; the message names the nearest.

@@ -16,18 +16,7 @@ Averages = dict[str, dict[str, Tensor]]
 
 
 def averages(module: nn.Module, callbacks: Iterable[Any]) -> Averages:
-    """Return the averages of a module's weights, by who keeps them: the tensors themselves, by name.
-
-    Args:
-        module: the LightningModule.
-        callbacks: of the Trainer.
-
-    >>> net = nn.Linear(2, 1)
-    >>> keeper = type("Keeper", (), {})()
-    >>> keeper.shadow = {name: p.detach().clone() for name, p in net.named_parameters()}
-    >>> {owner: list(tensors) for owner, tensors in averages(net, [keeper]).items()}
-    {'0.Keeper.shadow': ['weight', 'bias']}
-    """
+    """Return the averages of a module's weights, by who keeps them: the tensors themselves, by name."""
     every = [p.shape for p in module.parameters()]
     trained = [p.shape for p in module.parameters() if p.requires_grad]
     own = {id(t) for t in (*module.parameters(), *module.buffers())}

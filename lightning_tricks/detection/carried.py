@@ -30,11 +30,6 @@ def carried(module: nn.Module) -> dict[str, Any]:
     Args:
         module: the LightningModule. Looked at are tensors, arrays and floats in attributes of its modules, also in
             containers, and in objects whose class is of no library.
-
-    >>> net = nn.Identity()
-    >>> net.hidden, net.name = (torch.zeros(1), None), "small"
-    >>> carried(net)
-    {'hidden.0': tensor([0.]), 'hidden.1': None}
     """
     found: dict[str, Any] = {}
     for owner, name, path in _attributes(module):

@@ -131,11 +131,7 @@ class Hint(str, Enum):
 
 
 def kind_of(text: str) -> Cause | Hint:
-    """Return the cause or the hint of that name; ``Cause.NONE`` for a name that an older version used.
-
-    >>> kind_of("plateau"), kind_of("divergence")
-    (<Hint.PLATEAU: 'plateau'>, Cause.DIVERGENCE)
-    """
+    """Return the cause or the hint of that name; ``Cause.NONE`` for a name that an older version used."""
     return Hint(text) if text in {h.value for h in Hint} else Cause.named(text)
 
 

@@ -68,7 +68,6 @@ class Judge:
     """Follows the statistics of one detector from check to check.
 
     Args:
-        detector: its class, for verdicts.
         rules: the alarms by the names of their statistics.
         grace_factor: by how many times the grace of an alarm is longer.
     """
@@ -99,7 +98,6 @@ class Judge:
         grace the highest rate so far counts in its place.
 
         Args:
-            updates: since the last check.
             rate: now, over the one that the schedule multiplies, in [0, 1].
         """
         self.updates, self.highest = self.updates + updates, max(self.highest, rate)
@@ -158,14 +156,7 @@ class Judge:
     def begin(
         self, active: list[str], values: Mapping[str, float], step: int, explain: Callable[[list[str]], Explained]
     ) -> Verdict | None:
-        """Renew the verdict, since an alarm begins; return it, or None where the same cause is told already.
-
-        Args:
-            active: the alarms that are on.
-            values: that led to it.
-            step: at which it begins.
-            explain: returns cause, reasons and advice for alarms.
-        """
+        """Renew the verdict, since an alarm begins; return it, or None where the same cause is told already."""
         cause, reasons, advice = explain(active)
         if self.verdict.alarmed and self.verdict.cause == cause:
             return None

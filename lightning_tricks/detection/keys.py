@@ -27,11 +27,6 @@ def alarm_key(detector: str, topic: str = "collapse", title: str = "alarms") -> 
 
 
 def detector_keys(detector: str, title: str) -> tuple[LogKey, ...]:
-    """Return the keys of a detector whose values share a chart.
-
-    Args:
-        detector: its class in lower case with underscores.
-        title: of the chart.
-    """
+    """Return the keys of a detector whose values share a chart."""
     values = LogKey(f"collapse/{detector}<.label>/<value...>", "a value of the last check", ("collapse", title))
     return (alarm_key(detector), values, *ROLLBACK)

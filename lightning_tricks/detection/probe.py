@@ -49,7 +49,6 @@ class Probe:
         """Training starts: optimizers are there. Called before ``load``.
 
         Args:
-            run: the run.
             judge: that judges what is measured; its grace is known by now.
             every: updates between two checks.
         """
@@ -67,9 +66,7 @@ class Probe:
         """A watched batch is over: add what was seen to ``sums``; return how many samples that were.
 
         Args:
-            run: the run.
             batch: as Lightning gave it to the training step.
-            outputs: what the training step returned.
             first: whether no batch has had a sample yet: only there it is an error that there is none.
         """
         return 0
@@ -83,7 +80,6 @@ class Probe:
         """Whether there is enough to measure; if not, gathering goes on. Equal on all ranks; all must call.
 
         Args:
-            run: the run.
             samples: that were gathered since the last check.
             waited: checks that were due since then, with this one.
         """

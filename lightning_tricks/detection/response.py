@@ -14,13 +14,7 @@ from lightning_tricks.lifecycle.trick import Trick
 
 
 class Response:
-    """Carries out the action of one detector.
-
-    Args:
-        trick: the detector.
-        settings: with the action.
-        show: gives a verdict to the loggers.
-    """
+    """Carries out the action of one detector."""
 
     def __init__(self, trick: Trick, settings: WatchSettings, show: Callable[[TrainingRun, Verdict], None]) -> None:
         self._trick, self._action, self._show = trick, settings.action, show
@@ -28,12 +22,7 @@ class Response:
         self.pending: Verdict | None = None  # an alarm that was not acted on yet
 
     def start(self, run: TrainingRun, distance: int) -> None:
-        """A fit begins.
-
-        Args:
-            run: the run.
-            distance: updates between two states that are kept for a rollback.
-        """
+        """A fit begins."""
         action = self._action
         self.rollbacks = (
             RollbackManager.join(run, self._trick, action, distance) if isinstance(action, Rollback) else None

@@ -57,7 +57,6 @@ class RollbackManager:
 
     Args:
         owner: the detector that keeps the states in its checkpoint state.
-        config: its action.
         distance: updates between two kept states.
     """
 
@@ -104,13 +103,7 @@ class RollbackManager:
             self._first = (run.clock.attempted(0), self._taken(run))
 
     def save_if_healthy(self, run: TrainingRun, owner: Trick, healthy: bool) -> None:
-        """Keep the present state when every detector has found it healthy and the last one is old enough.
-
-        Args:
-            run: the run, between two updates.
-            owner: the detector that has just looked.
-            healthy: whether all that it follows is.
-        """
+        """Keep the present state when every detector has found it healthy and the last one is old enough."""
         self._healthy[owner.state_key] = healthy
         now = run.clock.attempted(0)
         # The copy waits for the device. It is made only where all is well, and at most once per ``distance`` updates.

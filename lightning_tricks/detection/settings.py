@@ -18,14 +18,7 @@ UNKNOWN_GRACE = 200  # updates, where the length of the run is not known
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """The four arguments that detectors share, checked.
-
-    Args:
-        owner: the detector's class, for messages.
-        every_n_steps: updates between two checks; None for the Trainer's ``log_every_n_steps``.
-        action: as ``as_action`` takes it.
-        patience: bad checks in a row that make an alarm.
-        grace: how much learning comes before the first alarm.
+    """The four arguments that detectors share, checked. Every detector documents them.
 
     Raises:
         TypeError: an argument is of a wrong type.

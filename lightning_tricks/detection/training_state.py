@@ -45,16 +45,7 @@ def training_state(module: nn.Module, optimizers: Iterable[Optimizer], scaler: A
 
 @torch.no_grad()
 def put_training_state(state: dict[str, Any], module: nn.Module, optimizers: Iterable[Optimizer], scaler: Any) -> None:
-    """Put back what ``training_state`` returned, in place where a tensor is there; gradients are dropped.
-
-    Example:
-        >>> net = nn.Linear(1, 1)
-        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        >>> state, before = training_state(net, [optimizer], None), net.weight.item()
-        >>> _ = nn.init.constant_(net.weight, 7.0)
-        >>> put_training_state(state, net, [optimizer], None); net.weight.item() == before
-        True
-    """
+    """Put back what ``training_state`` returned, in place where a tensor is there; gradients are dropped."""
     held: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, saved in (state["parameters"] | state["buffers"]).items():
         if name in held:

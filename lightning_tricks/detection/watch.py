@@ -58,7 +58,6 @@ class Watch(Stages):
     """The part of a detector that looks at a run now and then, judges what it sees, and acts.
 
     Args:
-        trick: the detector.
         probe: what is looked at and what it means.
         settings: when to look and what to do.
         topic: what log keys begin with.
@@ -137,7 +136,6 @@ class Watch(Stages):
             self.announcer.draw(run, self.judge.history[-1][0])
 
     def _cleanup(self, run: TrainingRun) -> None:
-        """Remove the hooks."""
         self._detach()
 
     # -- a batch --------------------------------------------------------------------------------------------------
@@ -236,9 +234,7 @@ class Watch(Stages):
         """Judge what was measured at a check.
 
         Args:
-            run: the run.
             step: of the check, on the loggers' axis.
-            updates: since the last check.
             numbers: the vector of the probe.
             rate: now, over the one that the schedule multiplies.
         """
@@ -262,8 +258,6 @@ class Watch(Stages):
 
         Args:
             run: the run; what is noticed has to be the same on all ranks.
-            name: of the alarm.
-            value: of its statistic.
             values: for the verdict.
         """
         if self.judge.follow_one(name, value, run.step):

@@ -86,7 +86,7 @@ class Meetings(TorchFunctionMode):
         super().__init__()
         # (tensors are kept beside what is known of them, so that no other one gets their ``id``)
         self._natural = {id(t): t for t in tensors_of(batch) if _is_column(t)}
-        self._given = frozenset(self._natural)
+        self._labels = dict(self._natural)  # columns of the batch, and copies of them
         self._squeezed: dict[int, Tensor] = {}
         self._pairs: dict[int, tuple[Tensor, Meeting, bool]] = {}  # and whether they are products still
         self._rows: dict[int, tuple[Tensor, Meeting]] = {}  # sums along one axis of them
@@ -120,9 +120,11 @@ class Meetings(TorchFunctionMode):
             cut = part and given[0].ndim == 2 and not _is_column(given[0])
             if name in _COLUMNS or cut or (kept and any(id(t) in self._natural for t in given)):
                 self._natural[id(made)] = made
+            if name in _SAME and id(given[0]) in self._labels:
+                self._labels[id(made)] = made
         elif made.ndim == 1 and name in _SQUEEZES and _is_column(given[0]) and len(given[0]) == len(made):
             # (a label of the batch is squeezed to fit an output, and the output forgotten)
-            if id(given[0]) not in self._given:
+            if id(given[0]) not in self._labels:
                 self._squeezed[id(made)] = made
         elif made.ndim == 2 and made.shape[0] == made.shape[1] and name in _ELEMENTWISE:
             self._pair(name, given, made)

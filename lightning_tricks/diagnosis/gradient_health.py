@@ -11,8 +11,9 @@ from torch import Tensor
 from lightning_tricks.diagnosis.slices import Numbers, Slices
 from lightning_tricks.lifecycle.stages import Stages
 from lightning_tricks.lifecycle.training_run import TrainingRun
-from lightning_tricks.numerics.norms import bounded_sample, tensor_norms
+from lightning_tricks.numerics.norms import tensor_norms
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.subset import bounded_sample
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
 
 _MATRICES = 16  # whose updates are measured

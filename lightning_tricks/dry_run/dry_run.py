@@ -45,7 +45,6 @@ class DryRun:
 
     Args:
         run: the run that is about to start.
-        owner: who asks, for messages.
         instead: what a user does who goes on without it.
         manual: whether a ``training_step`` that makes its own updates is of use. None of our tricks takes part then.
 
@@ -192,7 +191,6 @@ class DryRun:
         """Return what ``training_step`` returns for a batch, after the hooks of its start. All ranks must call.
 
         Args:
-            batch: what the step is given.
             tracked: give it the tensors themselves, so that gradients arrive at them; else copies.
 
         Raises:

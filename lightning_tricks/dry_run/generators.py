@@ -30,17 +30,7 @@ def is_generator(thing: Any) -> bool:
 
 
 def state_of(generator: Any) -> Any:
-    """Return the state of one generator.
-
-    Args:
-        generator: of torch, numpy (``Generator``, ``RandomState``, ``BitGenerator``) or Python.
-
-    Example:
-        >>> generator = numpy.random.default_rng(0)
-        >>> state, first = state_of(generator), generator.random()
-        >>> set_state(generator, state); generator.random() == first
-        True
-    """
+    """Return the state of one generator."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
@@ -71,15 +61,7 @@ def set_state(generator: Any, state: Any) -> None:
 
 
 def global_state() -> State:
-    """Return the states of Python's, numpy's and torch's global generators, of all devices in use.
-
-    Example:
-        >>> state = global_state()
-        >>> first = torch.rand(1), random.random(), numpy.random.rand()
-        >>> set_global_state(state)
-        >>> (torch.rand(1), random.random(), numpy.random.rand()) == first
-        True
-    """
+    """Return the states of Python's, numpy's and torch's global generators, of all devices in use."""
     # (to ask a GPU that nobody uses would initialise it, which takes memory and time)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return {

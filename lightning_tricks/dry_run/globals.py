@@ -28,7 +28,6 @@ class Globals:
     part of an installed package, is data: it is put back as far as that is possible.
 
     Args:
-        walk: that they are added to.
         roots: objects; the packages in which their classes are defined are the user's, also where they are installed.
     """
 

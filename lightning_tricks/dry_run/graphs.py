@@ -48,13 +48,6 @@ def graph_below(grad_fn: Any, *, without: Collection[int] = (), most: int = 20_0
         grad_fn: of the tensor; None for an empty graph.
         without: storages that are not counted, as those of parameters.
         most: operations that are looked at, >= 1.
-
-    Example:
-        >>> import torch
-        >>> x = torch.ones(5, requires_grad=True)
-        >>> graph = graph_below(x.exp().sum().grad_fn)
-        >>> graph.nodes, list(graph.saved.values())
-        (3, [20])
     """
     graph, seen, waiting = Graph(), set[Any](), [grad_fn]
     while waiting:

@@ -53,7 +53,6 @@ def take_census(
         model: roots by name: the module, callbacks; and the globals that their code names.
         data: roots by name of which handles are not looked into: loaders, data sets.
         earlier: ids of tensors of an earlier batch, or of its outputs, that are still alive.
-        limits: how far it looks.
 
     Example:
         >>> module = nn.Linear(1, 1)
@@ -75,12 +74,7 @@ def take_census(
 
 
 class HolderWalk(Walk):
-    """A walk that notes who holds what, and nothing to put back; see ``take_census``.
-
-    Args:
-        earlier: ids of tensors of an earlier batch or output that are still alive.
-        limits: how far it goes.
-    """
+    """A walk that notes who holds what, and nothing to put back; see ``take_census``."""
 
     def __init__(self, earlier: Collection[int], limits: Limits) -> None:
         super().__init__(limits)

@@ -83,13 +83,7 @@ def holder_of(place: Place) -> str:
 
 
 def commonest_tensors(most: int = 3) -> list[str]:
-    """Return the commonest kinds of live tensors in this process, with their number. Slow: reads all of Python's heap.
-
-    >>> import torch
-    >>> kept = [torch.zeros(2, 977) for _ in range(500)]
-    >>> "500 of float32 [2, 977]" in commonest_tensors(most=1_000_000)  # (others may live in this process)
-    True
-    """
+    """Return the commonest kinds of live tensors in this process, with their number. Slow: reads the heap."""
     found = [x for x in gc.get_objects() if issubclass(type(x), Tensor) and not issubclass(type(x), nn.Parameter)]
     kinds = Counter(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in found)
     return [f"{count:,} of {kind}" for kind, count in kinds.most_common(most)]

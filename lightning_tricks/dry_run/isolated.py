@@ -27,7 +27,6 @@ def isolated(run: TrainingRun, batch: Any = None, *, together: bool = False) -> 
     Gives the snapshot. After the first refusal or damage in a run nothing is tried again.
 
     Args:
-        run: whose module is called.
         batch: what the module gets, and might write to.
         together: whether all processes do this now: then all are refused where one is, and none waits for another.
 
@@ -98,7 +97,6 @@ def step_again(
         run: of a module that optimizes automatically.
         batch: on the right device already.
         batch_idx: given to a ``training_step`` that takes one, by position.
-        evaluate: in eval mode.
         gradients: with gradients enabled, as in training; some operations compute in another order then. Where it
             fails without, it is tried once more with: a step may differentiate by its inputs.
         together: whether all processes do this now.

@@ -113,7 +113,6 @@ def obstacle(thing: Any, *, data: bool) -> str | None:
     """Return what keeps an object from being put back, in words; None when nothing does.
 
     Args:
-        thing: an object.
         data: whether it is part of the data, where files and handles are read again by position.
 
     >>> obstacle(iter([1]), data=True), obstacle([1], data=False)

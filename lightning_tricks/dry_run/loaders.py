@@ -27,9 +27,6 @@ def second_loader(loader: Any) -> Any:
     The first one's iterator may be under way; neither of the two notices the other. Anything else that can be iterated
     again and again is returned as it is.
 
-    Args:
-        loader: a ``DataLoader``, of any subclass, or another iterable.
-
     Example:
         >>> class Own(DataLoader):
         ...     def __iter__(self): return (batch * 10 for batch in super().__iter__())
@@ -47,11 +44,7 @@ def second_loader(loader: Any) -> Any:
 
 
 def is_read_by_position(loader: Any) -> bool:
-    """Whether a loader asks its data set for samples by their positions, so that reading leaves the data as they are.
-
-    >>> is_read_by_position(DataLoader([1])), is_read_by_position([1])
-    (True, False)
-    """
+    """Whether a loader asks its data set for samples by position, so that reading leaves the data as they are."""
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
 
 

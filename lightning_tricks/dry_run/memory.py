@@ -36,9 +36,8 @@ class ArrayRecord:
         self._make_writeable(self._writeable)
 
     def _make_writeable(self, flag: bool) -> None:
-        if (
-            self.owner.flags.writeable != flag
-        ):  # (numpy refuses to be asked for memory of torch, even if nothing changes)
+        # (numpy refuses to be asked for memory of torch, even if nothing changes)
+        if self.owner.flags.writeable != flag:
             self.owner.setflags(write=flag)
 
     def intact(self) -> bool:
@@ -164,11 +163,7 @@ class ProtocolRecord:
 
 
 def is_bytes(kind: type) -> bool:
-    """Whether instances of a class are a stretch of memory.
-
-    >>> is_bytes(bytearray), is_bytes(list)
-    (True, False)
-    """
+    """Whether instances of a class are a stretch of memory."""
     return issubclass(kind, (bytearray, array.array)) or _is_shared(kind)
 
 

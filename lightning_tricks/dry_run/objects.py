@@ -12,7 +12,6 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any, Protocol
 
-from lightning_tricks.dry_run import objects
 from lightning_tricks.dry_run.attributes import MISSING, attributes_of, slot_value
 from lightning_tricks.dry_run.states import equal_states
 
@@ -216,21 +215,15 @@ class CacheRecord:
         return bool(self.owner.cache_info().misses in (self._misses, 0))
 
 
-def property_record(kind: type, name: str) -> objects.ValueRecord:
+def property_record(kind: type, name: str) -> ValueRecord:
     """A parametrized module has a class of its own, with a property that computes the parameter."""
-    return objects.ValueRecord(lambda: vars(kind).get(name), functools.partial(setattr, kind, name))
+    return ValueRecord(lambda: vars(kind).get(name), functools.partial(setattr, kind, name))
 
 
-class ScriptedRecord:
+class ScriptedRecord(ValueRecord):
     """An attribute of a TorchScript module, which gives out a new Python object at every reading."""
 
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        self._read, self._write, self._value = read, write, read()
-
-    def restore(self) -> None:
-        """Write the value that it had."""
-        if not self.intact():
-            self._write(self._value)
+    __slots__ = ()
 
     def intact(self) -> bool:
         """Whether it reads as it did."""

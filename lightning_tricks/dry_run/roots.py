@@ -61,12 +61,7 @@ def roots_of(trainer: Any, model: Mapping[str, Any]) -> Roots:
 
 
 def of_loaders(name: str, loaders: Sequence[Any]) -> Roots:
-    """Return the roots of loaders: of those that are not read by position, everything has to be put back.
-
-    Args:
-        name: what messages call them.
-        loaders: DataLoaders, or other things that can be iterated.
-    """
+    """Return the roots of loaders: of those that are not read by position, everything has to be put back."""
     named = {f"{name} {i}": loader for i, loader in enumerate(loaders)}
     streams = {n: x for n, x in named.items() if not is_read_by_position(x)}
     # (a DataLoader itself may hold open handles and iterators of its own, and its second one uses none of them)
@@ -85,13 +80,6 @@ def held_generators(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[s
     Args:
         model: roots by name.
         data: roots of which large containers are not looked through.
-
-    Example:
-        >>> import torch
-        >>> module = torch.nn.Linear(1, 1)
-        >>> module.noise = torch.Generator()
-        >>> list(held_generators({"module": module}, {}))
-        ['module.noise']
     """
     found: dict[str, Any] = {}
     for roots, in_data in ((model, False), (data, True)):  # (one after the other: a large model hides none of the data)

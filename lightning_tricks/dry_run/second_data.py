@@ -29,12 +29,7 @@ _MOST_EMPTY = 1000  # batches of None in a row
 
 
 class SecondData:
-    """Second loaders over the data of a Trainer, of the user's own class.
-
-    Args:
-        trainer: whose data are read.
-        owner: who asks, for messages.
-    """
+    """Second loaders over the data of a Trainer, of the user's own class."""
 
     def __init__(self, trainer: Any, owner: str) -> None:
         loaders = combined_loader(trainer.fit_loop)

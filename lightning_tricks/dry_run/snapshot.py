@@ -75,11 +75,9 @@ class Snapshot:
     (``benchmarks/results/dry_run-cpu.md``).
 
     Args:
-        roots: where to begin.
         steps: whether optimizers will step, so that all trained tensors will be written to.
         watch: whether entering it as a context manager watches large tensors for writes; else these are held.
         also: storages (by ``_cdata``) that are copied at once, however large.
-        limits: how far the walk goes.
         max_bytes: for copies that are made at once; None for half of the host's free memory, shared by its processes.
 
     Raises:

@@ -37,7 +37,6 @@ class Steps:
 
     Args:
         trainer: a Trainer with one optimizer, or one whose module makes its own updates.
-        owner: who asks, for messages.
     """
 
     def __init__(self, trainer: Any, owner: str) -> None:
@@ -169,8 +168,6 @@ def refuse_trainer(trainer: Any, owner: str, remove: str, *, manual: bool) -> No
     """Refuse a Trainer whose steps cannot be made without a trace.
 
     Args:
-        trainer: of the run.
-        owner: who asks.
         remove: what a user does who goes on without it.
         manual: whether a ``training_step`` that makes its own updates is of use.
     """

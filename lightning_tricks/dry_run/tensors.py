@@ -90,9 +90,6 @@ class TensorRecord:
     """One tensor as it was: its memory, its flags, its gradient, its version.
 
     Its methods are called where gradients are disabled.
-
-    Args:
-        tensor: of any kind; not written to.
     """
 
     __slots__ = ("_alias", "_grad_fn", "_gradient", "_hooks", "_kind", "_leaf", "_required", "_version", "tensor")
@@ -167,9 +164,6 @@ class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Copies a watched storage before an operation writes to it, also through ``.data``, views and ``out=``.
 
     A compiled module runs uncompiled meanwhile (torch does not enter compiled code under a dispatch mode).
-
-    Args:
-        records: of the storages that are watched.
 
     Example:
         >>> weight = torch.ones(2)

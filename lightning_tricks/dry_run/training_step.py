@@ -74,7 +74,6 @@ def step_arguments(step: Callable[..., Any], batch: Any, batch_idx: int) -> tupl
 
     Args:
         step: bound to its module, as Lightning sees it.
-        batch: the first argument.
         batch_idx: the second one, for a step that takes two.
 
     Example:
@@ -117,7 +116,6 @@ def loggers_kept_silent(trainer: Any, callbacks: Sequence[Any] = ()) -> Iterator
     """Let everything that is logged meanwhile go nowhere: by the loggers, by the module, by callbacks.
 
     Args:
-        trainer: whose module and loggers.
         callbacks: on which Lightning has put the module's ``log`` and ``log_dict``.
     """
     with ExitStack() as stack:
@@ -173,7 +171,6 @@ def reduced(values: Sequence[float | Tensor], shares: Sequence[float | Tensor], 
     Args:
         values: of the parts, one number each.
         shares: what each counts; all but a sum leave out those of share 0 (0 x NaN is NaN). NaN where all are 0.
-        how: the reduction.
 
     Example:
         >>> reduced([1.0, 3.0], [0.25, 0.75], "mean"), reduced([1.0, float("nan")], [1.0, 0.0], "max")

@@ -56,9 +56,6 @@ Visit = Callable[["Place", Any, bool, bool], None]
 class Walk:
     """Everything that roots hold. Add roots, then ``run``.
 
-    Args:
-        limits: how far it goes.
-
     Example:
         >>> walk = Walk()
         >>> walk.add("module", torch.nn.Linear(1, 1))
@@ -88,7 +85,6 @@ class Walk:
 
         Args:
             name: what messages call it.
-            root: the object.
             data: whether it is data, of which handles are held and not walked.
             trained: whether a step writes to all its tensors (an optimizer's state).
         """
@@ -217,7 +213,7 @@ class Walk:
 
     def _visit_container(self, place: Place, thing: Any, data: bool, trained: bool) -> None:
         kind = type(thing)
-        base: Any = next(b for b in (dict, *_ITEMS, tuple, frozenset, types.MappingProxyType) if issubclass(kind, b))
+        base = attributes.base_of(kind)
         size = base.__len__(thing)
         self._largest = max(self._largest, (size, place), key=lambda found: found[0])
         if base is dict:
@@ -320,13 +316,12 @@ class Walk:
 
 def _items(container: Any) -> Iterator[tuple[str, Any]]:
     """Give what is in a container, with its name there; keys of a dict too, which may be objects."""
-    if issubclass(type(container), (dict, types.MappingProxyType)):
-        items = dict.items(container) if issubclass(type(container), dict) else container.items()
-        for key, value in list(items):
+    base = attributes.base_of(type(container))
+    if base in (dict, types.MappingProxyType):
+        for key, value in list(base.items(container)):
             yield (f"[{key!r}]" if type(key) in (str, int) else "[...]"), value
             if type(key) not in VALUES:
                 yield ".keys()", key
     else:
-        base: Any = next(b for b in (*_ITEMS, tuple, frozenset) if issubclass(type(container), b))
         for i, value in enumerate(list(base.__iter__(container))):
             yield f"[{i}]", value

@@ -12,8 +12,8 @@ from lightning_tricks.errors import UnsupportedError, message
 from lightning_tricks.gradients.clip_statistics import ClipStatistics
 from lightning_tricks.gradients.nonfinite import NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, place
-from lightning_tricks.gradients.rules import AGC, ClipRule, ClipValue
-from lightning_tricks.gradients.units import excluded, unit_factors
+from lightning_tricks.gradients.rules import ClipRule, ClipValue
+from lightning_tricks.gradients.units import AGC, excluded, unit_factors
 from lightning_tricks.numerics import host
 from lightning_tricks.numerics.state import State, fitting, moved
 from lightning_tricks.optimizer_step.gradient_writer import GradientWriter
@@ -25,12 +25,6 @@ _SETTLE_AFTER = 64  # updates that enter the statistics at once: one by one woul
 
 class Clipper:
     """Clips one optimizer's gradients and remembers what it did.
-
-    Args:
-        rule: the clip rule.
-        per: ``"model"``, ``"group"`` or ``"layer"``.
-        groups: name -> pattern on parameter names, for ``per="group"``; None for the optimizer's own groups.
-        view: the optimizer.
 
     Raises:
         TrickError: groups overlap, or AGC excludes what is not there.
@@ -55,10 +49,8 @@ class Clipper:
         """Ask the writer for what the rule says about norms; return the coefficients of the parts, ``[k]``.
 
         Args:
-            page: the attempt.
             norms: of the parameters, ``[P]``.
             total: of all together, 0-d.
-            writer: of the run.
         """
         values = total if self.parts.whole else self.parts.norms(norms, self.rule.norm_kind)
         if self._agc is not None:
@@ -142,11 +134,9 @@ def ask(writer: GradientWriter, rule: ClipRule, parts: Parts, coefficients: Tens
     """Ask the writer for what a rule other than AGC has decided.
 
     Args:
-        writer: of the run.
         rule: decides whether elements are clamped or gradients are scaled.
         parts: what has a coefficient of its own.
         coefficients: of the parts, ``[k]``; 0-d for the whole model.
-        page: the attempt.
     """
     if isinstance(rule, ClipValue):
         writer.clamp(rule.max_value)

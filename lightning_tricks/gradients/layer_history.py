@@ -13,7 +13,6 @@ class LayerHistory:
     """Norms by parameter and logged step; beyond 256 steps every second one is dropped, and later ones are as sparse.
 
     Args:
-        names: of the parameters.
         columns: logged steps with the norm of each parameter, on the host.
         every: every how many logged steps one is kept.
         waiting: logged steps since the last one that was kept.
@@ -36,8 +35,6 @@ class LayerHistory:
 
         Args:
             names: of the parameters now. Where they are others (layers were unfrozen), the history starts from scratch.
-            step: of Lightning's loggers.
-            norms: one for each name.
         """
         known = self if tuple(names) == self.names else LayerHistory(tuple(names))
         if known.waiting + 1 < known.every:

@@ -123,15 +123,10 @@ def batch_size(noise_scale: float) -> int | None:
 
 
 class NoiseMeter:
-    """Measures the noise scale window by window.
+    """Measures the noise scale window by window."""
 
-    Args:
-        owner: who asks, for messages.
-    """
-
-    def __init__(self, owner: str) -> None:
+    def __init__(self) -> None:
         self.window = NoiseWindow()
-        self._owner = owner
         self._rule = NoiseScale()
         self._state: State | None = None
 
@@ -152,16 +147,10 @@ class NoiseMeter:
             TrickError: the checkpoint's state is not one of this rule.
         """
         fresh, saved = self._rule.init(device), saved or self._state
-        self._state = fresh if saved is None else fitting(self._owner, moved(saved, device), fresh)
+        self._state = fresh if saved is None else fitting("GradientMonitor", moved(saved, device), fresh)
 
     def measure(self, norm: Tensor, world: int, *, synced: bool) -> Tensor | None:
-        """Take in a window whose gradient has this norm, 0-d; return the noise scale, None where it shows nothing.
-
-        Args:
-            norm: 0-d, of the mean gradient of the window.
-            world: processes that share a window.
-            synced: as for ``NoiseWindow.estimate``.
-        """
+        """Take in a window whose gradient has this norm, 0-d; return the noise scale, None where it shows nothing."""
         pair = self.window.estimate(norm, world, synced=synced)
         if pair is None or self._state is None:
             return None

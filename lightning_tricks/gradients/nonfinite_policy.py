@@ -34,9 +34,6 @@ def raises_at_once(policy: str, *, scaled: bool, on_host: bool, folds: bool) -> 
         scaled: whether there is a GradScaler.
         on_host: whether the host can read the norm without waiting for a device.
         folds: whether the optimizer's fused step skips on the device, so that waiting for the norm can be avoided.
-
-    >>> raises_at_once("raise", scaled=False, on_host=False, folds=True)
-    False
     """
     return policy == "raise" and not scaled and (on_host or not folds)
 

@@ -57,9 +57,7 @@ class Parts:
         """The named groups that have a parameter here, and with ``rest`` a last part for all other parameters.
 
         Args:
-            groups: name -> pattern.
             placed: the group of each parameter, -1 for none.
-            device: of the norms.
             rest: whether to add that last part.
         """
         used = sorted(set(placed) - {-1})
@@ -94,7 +92,6 @@ def place(
     Args:
         views: the optimizers; a pattern need match in one of them only, or a parameter that is frozen for now.
         groups: name -> pattern on parameter names.
-        owner: who asks, for messages.
         strict: whether a pattern that matches nothing is an error.
 
     Raises:
@@ -118,12 +115,6 @@ def named_parts(
 ) -> dict[int, Parts]:
     """Return the groups of each optimizer that has a parameter in one, by its index; the last part is in no group.
 
-    Args:
-        views: the optimizers.
-        groups: name -> pattern; None for no groups.
-        owner: who asks, for messages.
-        strict: whether a pattern that matches nothing is an error.
-
     Raises:
         TrickError: a pattern matches nothing, or groups overlap.
     """
@@ -138,7 +129,6 @@ def claimed(views: Sequence[OptimizerView], groups: Mapping[str, str] | None, pe
     """Return the optimizers that a ``GradientClip`` is for: those with a parameter in one of its groups.
 
     Args:
-        views: all optimizers.
         groups: name -> pattern; None for all optimizers.
         per: what gets a coefficient of its own. Unless it is ``"group"``, an optimizer is taken as a whole.
 

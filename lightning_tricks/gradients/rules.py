@@ -1,4 +1,4 @@
-"""Clip rules without memory: norm, value, AGC; and what every clip rule is.
+"""Clip rules without memory: norm and value; and what every clip rule is.
 
 A rule maps norms ``[k]`` to coefficients ``[k]`` in (0, 1]: gradient ``<-`` coefficient * gradient. ``k`` is 1 for the
 whole model, or the number of groups or layers. A non-finite norm gets coefficient 1: what happens to such an update is
@@ -16,10 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_tricks.errors import is_list, message, nearest, require_number
-from lightning_tricks.modules.selection import fault_of
+from lightning_tricks.errors import message, nearest, require_number
 from lightning_tricks.numerics import host
-from lightning_tricks.numerics.norms import unit_norms
 
 State = dict[str, Any]
 
@@ -61,36 +59,6 @@ def _coefficient(norm: float, threshold: float, eps: float, number: type[np.floa
     """Return the coefficient of a finite norm, rounded as torch does: four operations of numpy cost one of torch."""
     ratio = number(1) / (number(norm) + number(eps)) * number(threshold)
     return min(1.0, float(ratio))
-
-
-def adaptive_coefficient(
-    gradient: Tensor, parameter: Tensor, factor: float, eps: float, scale: float | Tensor
-) -> Tensor:
-    """Return AGC's coefficient of each output unit, shaped to broadcast against ``gradient``.
-
-    ``c_i = min(1, factor * max(||w_i||, eps) / ||g_i||)``. The floor ``eps`` lets weights that start at zero
-    train; without it their coefficient is 0 forever.
-
-    Args:
-        gradient: any shape, multiplied by the loss scale ``scale``.
-        parameter: same shape.
-        factor: allowed ratio of gradient to weight norm.
-        eps: smallest weight norm.
-        scale: the loss scale that ``gradient`` still carries, or 1.
-
-    Reference: Brock, De, Smith, Simonyan, "High-Performance Large-Scale Image Recognition Without Normalization", 2021,
-    arXiv:2102.06171, equation 3.
-
-    Example:
-        >>> w = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-        >>> adaptive_coefficient(torch.ones(2, 2), w, factor=0.1, eps=1e-3, scale=1.0)
-        tensor([[3.5355e-01],
-                [7.0711e-05]])
-    """
-    allowed = factor * unit_norms(parameter).clamp(min=eps)
-    norms = unit_norms(gradient) / scale
-    # (eps=0.0: the floor is on the side of the weights)
-    return clip_coefficients(norms, allowed, eps=0.0)
 
 
 @dataclass(frozen=True)
@@ -193,58 +161,12 @@ class ClipValue(ClipRule):
         return clip_coefficients(norms, self.max_value, eps=0.0), state
 
 
-@dataclass(frozen=True)
-class AGC(ClipRule):
-    """Adaptive gradient clipping: each output unit's gradient at most ``factor`` times its weights' norm.
-
-    Args:
-        factor: allowed ratio ``||g_i|| / ||w_i||``, > 0. 0.01 is the paper's for batch size 4096; larger for smaller.
-        eps: floor of the weight norm, > 0, so that zero-initialised weights train.
-        exclude: patterns (regular expressions on parameter names) to leave alone; the paper leaves out the classifier.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: ``factor`` or ``eps`` is not > 0 and finite.
-
-    Reference: Brock et al., 2021, arXiv:2102.06171.
-
-    Example:
-        >>> AGC(factor=0.02, exclude=("^head",)).factor
-        0.02
-    """
-
-    granularity: ClassVar[str | None] = "unit"
-    factor: float = 0.01
-    eps: float = 1e-3
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_number("AGC", "factor", self.factor, remedy="Use e.g. 0.01")
-        require_number("AGC", "eps", self.eps, remedy="Use e.g. 1e-3")
-        patterns: Any = self.exclude
-        if not is_list(patterns) or not all(isinstance(x, str) for x in patterns):
-            rule = "exclude must be a list of patterns on parameter names"
-            raise TypeError(message("AGC", "exclude", self.exclude, rule, "Use e.g. ('^head',)"))
-        for pattern in self.exclude:
-            fault = fault_of(pattern)
-            if fault is not None:
-                raise ValueError(message("AGC", "exclude", pattern, f"the pattern {fault}", "Use e.g. ('^head',)"))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
-
-    def update(self, norms: Tensor, state: State) -> tuple[Tensor, State]:
-        """AGC needs weights beside gradients: the callback calls ``adaptive_coefficient`` instead."""
-        raise TypeError("AGC works on gradients and weights, not on norms. Call adaptive_coefficient.")
-
-
 def as_rule(rule: object) -> ClipRule:
     """Return a rule as it is, and a number c as ``ClipNorm(c)``.
 
     Raises:
         TypeError: ``rule`` is neither, or the class instead of an instance.
         ValueError: the number is not > 0 and finite.
-
-    >>> as_rule(0.5)
-    ClipNorm(max_norm=0.5, norm_type=2.0)
     """
     remedy = "Use e.g. 1.0, or GradientMonitor to only watch"
     if isinstance(rule, ClipRule):

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lightning_tricks.numerics.norms import bounded_sample, tensor_norms
+from lightning_tricks.numerics.norms import tensor_norms
 from lightning_tricks.numerics.shards import local
+from lightning_tricks.numerics.subset import bounded_sample
 from lightning_tricks.optimizer_step.logbook import Page
 
 _HISTOGRAM_SAMPLE = 16384
@@ -21,15 +22,7 @@ def weight_samples(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def moves_and_sizes(before: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return ``||w_new - w||`` and ``||w||`` of this rank's part of each parameter, ``[P]`` each.
-
-    Args:
-        before: what ``weight_samples`` gave before the update.
-        parameters: after it.
-
-    >>> moves_and_sizes([torch.ones(4)], [torch.full((4,), 3.0)])
-    (tensor([4.]), tensor([2.]))
-    """
+    """Return ``||w_new - w||`` and ``||w||`` of this rank's part of each parameter, ``[P]`` each."""
     after = [bounded_sample(local(p)) for p in parameters]
     # (the difference of two neighbours in bfloat16 has more digits than bfloat16)
     wide = [torch.promote_types(a.dtype, torch.float32) for a in after]
@@ -38,11 +31,7 @@ def moves_and_sizes(before: Sequence[Tensor], parameters: Sequence[Tensor]) -> t
 
 
 def update_ratio(moves: Tensor, sizes: Tensor) -> Tensor:
-    """Return ``moves / sizes``, ``[P]``; NaN for a parameter that was all zero.
-
-    >>> update_ratio(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 0.0]))
-    tensor([0.2500,    nan])
-    """
+    """Return ``moves / sizes``, ``[P]``; NaN for a parameter that was all zero."""
     return torch.where(sizes > 0, moves / sizes, torch.nan)
 
 
@@ -50,11 +39,7 @@ def histogram_sample(gradient: Tensor, to_true: Tensor | None) -> Tensor:
     """Return at most 16,384 elements of a gradient as float32; of complex numbers both parts.
 
     Args:
-        gradient: dense.
         to_true: 0-d, what it has to be multiplied by to be the true one; None for 1.
-
-    >>> histogram_sample(torch.tensor([1.0, 2.0], dtype=torch.float16), torch.tensor(0.5))
-    tensor([0.5000, 1.0000])
     """
     sample = bounded_sample(gradient, _HISTOGRAM_SAMPLE)
     sample = torch.view_as_real(sample.resolve_conj()).reshape(-1) if sample.is_complex() else sample

@@ -17,12 +17,7 @@ CONFLICT = ("error", "replace")
 
 @dataclass(frozen=True)
 class MonitorSpec:
-    """What a ``GradientMonitor`` was asked for.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range.
-    """
+    """What a ``GradientMonitor`` was asked for."""
 
     every_n_steps: int | None = None
     per_layer: bool | Literal["top"] = "top"
@@ -44,18 +39,13 @@ class MonitorSpec:
             raise ValueError(message(owner, "per_layer", given, rule, "Use 'top' for the five largest norms"))
         for name in ("update_ratio", "noise_scale", "histograms"):
             require_flag(owner, name, getattr(self, name))
-        object.__setattr__(self, "groups", check_patterns(owner, "groups", self.groups))
+        object.__setattr__(self, "groups", check_patterns(owner, self.groups))
         object.__setattr__(self, "norm_type", float(self.norm_type))
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What a ``GradientClip`` was asked for. A number as ``rule`` becomes a ``ClipNorm``.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range, or ``per`` contradicts the rule.
-    """
+    """What a ``GradientClip`` was asked for. A number as ``rule`` becomes a ``ClipNorm``."""
 
     rule: ClipRule
     per: str = "model"
@@ -68,7 +58,7 @@ class ClipSpec:
         object.__setattr__(self, "rule", as_rule(self.rule))
         require_choice(owner, "per", self.per, PER)
         require_choice(owner, "nonfinite", self.nonfinite, NONFINITE)
-        object.__setattr__(self, "groups", check_patterns(owner, "groups", self.groups))
+        object.__setattr__(self, "groups", check_patterns(owner, self.groups))
         require_choice(owner, "conflict", self.conflict, CONFLICT)
         own = self.rule.granularity
         if own is not None and self.per not in ("model", own):

@@ -13,12 +13,7 @@ def key_ending(run: TrainingRun, view: OptimizerView) -> str:
 
 
 def warn_of_unannounced(run: TrainingRun, owner: str) -> None:
-    """Warn once per run of a step that Lightning did not announce: no callback saw its gradients.
-
-    Args:
-        run: of the step.
-        owner: who warns.
-    """
+    """Warn once per run of a step that Lightning did not announce: no callback saw its gradients."""
     if run.common.first_to_say("unseen step"):
         warn(
             owner,

@@ -16,13 +16,6 @@ def base_rates(optimizer: Optimizer, schedulers: Sequence[Any]) -> list[float]:
     """Return the rate of each group that a found rate takes the place of: the one that the user has passed.
 
     That is the highest one of a cycle (``max_lr``), else the rate before a scheduler changed it.
-
-    Example:
-        >>> weight = __import__("torch").nn.Parameter(__import__("torch").zeros(1))
-        >>> optimizer = __import__("torch").optim.SGD([weight], lr=0.1)
-        >>> scheduler = __import__("torch").optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2.0, total_steps=10)
-        >>> round(optimizer.param_groups[0]["lr"], 9), base_rates(optimizer, [scheduler])
-        (0.08, [2.0])
     """
     cyclic = next((s for s in schedulers_in(schedulers) if isinstance(s, CyclicLR)), None)
     if cyclic is not None:
@@ -34,8 +27,6 @@ def use_rate(optimizer: Optimizer, lr: float, base: Sequence[float]) -> None:
     """Write ``lr`` into the first group that has a rate, and into the others what keeps their ratios to it.
 
     Args:
-        optimizer: whose groups are written.
-        lr: of the reference group.
         base: the rate of each group before, at least one of them > 0.
     """
     # (a group may have a rate of 0, to keep it frozen)

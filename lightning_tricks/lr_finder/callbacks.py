@@ -102,7 +102,6 @@ class LRFinder(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget the last run."""
         self._result: Result | None = None
         self._suggested: float | None = None
         self._applied = False
@@ -206,7 +205,6 @@ class LRFinder(Trick):
         """Say nothing: a resumed run keeps the rates of its checkpoint, whatever the arguments are."""
 
     def _trick_state(self) -> dict[str, Any]:
-        """Return the suggestion, and whether it was applied."""
         return {"suggestion": self._suggested, "applied": self._applied}
 
 

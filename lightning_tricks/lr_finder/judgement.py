@@ -38,7 +38,6 @@ def judge(
     Args:
         suggestion: the rate.
         suggestions: of all rules.
-        lrs: that were tried.
         losses: after each update.
         smooth: the same, smoothed.
         first: loss before the first update.

@@ -81,11 +81,7 @@ class Result:
         return math.isfinite(self.first_loss) and not judge(self.suggestion, self.suggestions, *curve, settled=True)
 
     def refined(self, bake_off: Mapping[float, float]) -> Result:
-        """Return the result after a bake-off, which decides where the sweep itself is not to be believed.
-
-        Args:
-            bake_off: candidate rate -> loss after a short training with it.
-        """
+        """Return the result after a bake-off, which decides where the sweep itself is not to be believed."""
         best, losses = best_candidate(bake_off, self.first_loss), dict(bake_off)
         if self.confident:
             return replace(self, suggestion=best or self.suggestion, bake_off=losses)

@@ -18,10 +18,7 @@ def find_rate(spec: FinderSpec, dry_run: DryRun, base: Sequence[float], advance:
     """Return what a sweep finds, and with ``refine`` the bake-off after it.
 
     Args:
-        spec: the arguments.
-        dry_run: of the training, which everything is put back after.
         base: the rates of the groups, whose ratios are kept.
-        advance: called after each update, for a progress bar.
     """
     result = swept(spec, dry_run, base, advance)
     if not (spec.refine and result.suggestion and result.may_be_refined):
@@ -63,7 +60,6 @@ def one_update(dry_run: DryRun, probe: bool, *, begun: bool) -> tuple[float | No
     """Make one update; return its loss, and whether the run cannot go on with these weights or gradients.
 
     Args:
-        dry_run: of the training.
         probe: whether the loss is that of the fixed batch after the update.
         begun: whether an update before it had a loss; before that, an error is the user's.
     """
@@ -95,12 +91,7 @@ OWNER = "LRFinder"
 
 @dataclass(frozen=True)
 class FinderSpec:
-    """What a user asked for. The fields are the constructor arguments of ``LRFinder``, which documents them.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range.
-    """
+    """What a user asked for. The fields are the constructor arguments of ``LRFinder``, which documents them."""
 
     min_lr: float
     max_lr: float

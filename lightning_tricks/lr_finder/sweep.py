@@ -39,10 +39,6 @@ def smoothed(losses: Sequence[float], beta: float) -> list[float]:
 def diverged(first: float, losses: Sequence[float]) -> bool:
     """Whether the last loss lies above the first by as much as the best one lies below it. Works for negative losses.
 
-    Args:
-        first: loss before the first update.
-        losses: after each update, smoothed.
-
     >>> diverged(2.0, [1.9, 1.0, 2.5]), diverged(2.0, [1.9, 1.0, 3.5])
     (False, True)
     """

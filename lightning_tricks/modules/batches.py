@@ -32,7 +32,6 @@ class Samples:
     """The samples of a batch.
 
     Args:
-        count: how many.
         records: whether lists in the batch hold an entry for each; None where both readings say the same.
     """
 
@@ -44,7 +43,6 @@ def samples_of(batch: Any, records: bool | None = None) -> Samples:
     """Return how many samples a batch holds, and how it was read.
 
     Args:
-        batch: of any form.
         records: how an earlier batch of the same data was read, for one that both readings fit: a batch of two images
             with three boxes each.
 
@@ -124,7 +122,6 @@ def _statements(value: Any, *, alone: bool = True) -> Iterator[int]:
     """Yield what a batch says of its size, or what stands in a place of its own in it.
 
     Args:
-        value: the batch, or a part of it.
         alone: whether its length speaks for the batch. In a list of one kind of object each may be one sample.
     """
     said = own_count(value)

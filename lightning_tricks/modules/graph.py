@@ -21,14 +21,6 @@ def layers_with_parameters_behind(loss: Tensor, nodes: Mapping[str, Sequence[Any
     Args:
         loss: with its graph.
         nodes: name of a layer -> ``grad_fn`` of what it gave, None where it has none.
-
-    Example:
-        >>> import torch
-        >>> inner, last = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
-        >>> hidden = inner(torch.ones(1, 2)).sigmoid()
-        >>> output = last(hidden).sigmoid()
-        >>> layers_with_parameters_behind(output.sum(), {"hidden": [hidden.grad_fn], "output": [output.grad_fn]})
-        {'hidden'}
     """
     # One bit per layer: joining sets of layers at each of thousands of nodes is then one operation on whole numbers.
     bits = {name: 1 << i for i, name in enumerate(nodes)}

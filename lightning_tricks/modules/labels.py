@@ -45,11 +45,7 @@ def counts(target: Tensor, ignore_index: int = -100) -> Tensor:
 
 
 def counted(target: Tensor, classes: int) -> Tensor:
-    """Return how often each class occurs ``[classes]``; negative labels (-100) are left out.
-
-    >>> counted(torch.tensor([0, 2, 2, -100]), 3)
-    tensor([1., 0., 2.])
-    """
+    """Return how often each class occurs ``[classes]``; negative labels (-100) are left out."""
     valid = counts(target)
     # (negative labels are clamped to a valid index, where they add 0)
     zeros = torch.zeros(classes, device=target.device)

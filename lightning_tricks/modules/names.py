@@ -18,15 +18,10 @@ def matching_modules(modules: Mapping[str, nn.Module], patterns: Sequence[str], 
     """Return the names that a name or glob of ``patterns`` matches, in the order of ``modules``.
 
     Args:
-        modules: name -> module.
         patterns: full names or globs, as ``head`` or ``blocks.*.norm``.
-        owner: who asks, for the message.
 
     Raises:
         TrickError: a pattern matches nothing; the message shows the nearest name.
-
-    >>> matching_modules({"": nn.ReLU(), "body": nn.ReLU(), "head": nn.ReLU()}, ["h*"], owner="FP32Islands")
-    ['head']
     """
     names = [name for name in modules if name]
     for pattern in patterns:
@@ -71,11 +66,7 @@ def compiled_as_a_whole(module: Any) -> bool:
 
 
 def refuse_compiled(module: Any, owner: str) -> None:
-    """Refuse a LightningModule that is compiled as a whole: no hook in it can be reached.
-
-    Raises:
-        UnsupportedError: it is.
-    """
+    """Refuse a LightningModule that is compiled as a whole: no hook in it can be reached."""
     if compiled_as_a_whole(module):
         raise UnsupportedError(
             f"{owner}: the whole LightningModule is compiled, so that no module in it can be reached. "

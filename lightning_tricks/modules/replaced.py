@@ -21,8 +21,6 @@ class Replacement:
     """A function in the place of an object's method; a copy of the object has the method itself.
 
     Args:
-        owner: the object.
-        name: of its attribute.
         function: what is called instead.
         before: what the object itself had there.
     """
@@ -58,7 +56,6 @@ class Hook:
     """A hook of a module; a copy of the module has one in its place that does nothing.
 
     Args:
-        function: what is called.
         reads: whether it reads tensors; then it is not called inside of ``torch.vmap`` and ``torch.func``, where they
             have no values.
     """

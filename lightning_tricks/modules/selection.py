@@ -44,7 +44,7 @@ def fault_of(pattern: str) -> str | None:
     return None
 
 
-def check_patterns(owner: str, argument: str, groups: Mapping[str, str] | None) -> dict[str, str] | None:
+def check_patterns(owner: str, groups: Mapping[str, str] | None) -> dict[str, str] | None:
     """Return a copy of ``groups`` after checking that it maps names to regular expressions.
 
     Raises:
@@ -55,13 +55,13 @@ def check_patterns(owner: str, argument: str, groups: Mapping[str, str] | None) 
         return None
     remedy = "Use e.g. {'head': r'^head\\.'}: a name and a pattern on parameter names"
     if not isinstance(groups, Mapping) or not all(isinstance(x, str) for kv in groups.items() for x in kv):
-        raise TypeError(message(owner, argument, groups, f"{argument} must be a dict of str to str", remedy))
+        raise TypeError(message(owner, "groups", groups, "groups must be a dict of str to str", remedy))
     if not groups or not all(groups):
-        raise ValueError(message(owner, argument, dict(groups), f"{argument} must name at least one group", remedy))
+        raise ValueError(message(owner, "groups", dict(groups), "groups must name at least one group", remedy))
     for name, pattern in groups.items():
         fault = fault_of(pattern)
         if fault is not None:
-            raise ValueError(message(owner, argument, dict(groups), f"the pattern of {name!r} {fault}", remedy))
+            raise ValueError(message(owner, "groups", dict(groups), f"the pattern of {name!r} {fault}", remedy))
     return dict(groups)
 
 
@@ -70,9 +70,6 @@ def matching(names: Sequence[str], pattern: str, *, owner: str, argument: str) -
 
     Raises:
         TrickError: it is found in none; the message shows the nearest name.
-
-    >>> matching(["body.weight", "head.weight"], "^head", owner="AGC", argument="exclude")
-    [1]
     """
     search = re.compile(pattern).search
     found = [i for i, name in enumerate(names) if search(name)]
@@ -88,9 +85,6 @@ def assign(names: Sequence[str], groups: Mapping[str, str], *, owner: str, stric
 
     Raises:
         TrickError: a pattern matches nothing (unless ``strict`` is off), or two groups share a parameter.
-
-    >>> assign(["body.weight", "head.weight"], {"head": "^head"}, owner="GradientMonitor")
-    [-1, 0]
     """
     group_of = [-1] * len(names)
     titles = list(groups)

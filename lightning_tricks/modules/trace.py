@@ -16,11 +16,7 @@ from lightning_tricks.numerics.trees import tree_leaves
 
 
 def largest(tensor: Tensor) -> Tensor:
-    """Return the largest magnitude as 0-d float32; inf when an element is NaN or inf.
-
-    >>> largest(torch.tensor([1.0, -3.0])), largest(torch.tensor([1.0, float("nan")]))
-    (tensor(3.), tensor(inf))
-    """
+    """Return the largest magnitude as 0-d float32; inf when an element is NaN or inf."""
     top = largest_magnitude(tensor.detach()).to(torch.float32)
     return torch.nan_to_num(top, nan=torch.inf, posinf=torch.inf)
 
@@ -29,7 +25,6 @@ class Call(NamedTuple):
     """One call of a module.
 
     Args:
-        name: of the module.
         largest_input: largest magnitude; inf for NaN or inf.
         largest_output: the same of the output.
         weights_finite: whether the module's own weights are.
@@ -49,7 +44,6 @@ class Trace:
     For one forward pass after an overflow; read it with ``calls``.
 
     Args:
-        modules: name -> module.
         guard: put around what the model calls: an error in it must not end the user's forward pass.
 
     Example:
@@ -107,11 +101,7 @@ class Trace:
 
 
 def floating(value: Any) -> list[Tensor]:
-    """Return the floating-point tensors in nested containers, also in objects that behave as a dict.
-
-    >>> [t.dtype for t in floating({"a": torch.zeros(1), "b": [torch.zeros(1, dtype=torch.int64), None]})]
-    [torch.float32]
-    """
+    """Return the floating-point tensors in nested containers, also in objects that behave as a dict."""
     leaves = tree_leaves(value)
     deeper = [x for leaf in leaves if isinstance(leaf, dict) for x in leaf.values()]  # unregistered output classes
     return [t for t in [*leaves, *deeper] if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]

@@ -111,7 +111,6 @@ def _held(owner: object) -> dict[str, Any]:
 
 
 def _was(saved: Any, value: Any) -> bool:
-    """Whether an argument in a checkpoint is this value."""
     # Without this, resuming from a checkpoint of an earlier version would report unchanged lists and dicts as changed.
     is_text = isinstance(saved, str) and isinstance(value, (list, tuple, dict))
     return bool(saved == (str(value) if is_text else plain(value)))

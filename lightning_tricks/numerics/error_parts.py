@@ -116,11 +116,6 @@ def error_parts(start: float, train: float, validation: Sequence[float] = ()) ->
     That is so for losses that are not finite, negative, or 0 at the beginning, and for a training that ended above the
     loss it began with: nothing was fitted, so no share of the error is left to divide.
 
-    Args:
-        start: loss before training.
-        train: loss of training at the end.
-        validation: losses of validation, in order; may be empty.
-
     >>> error_parts(2.0, 0.5, [1.0, 0.6, 0.7]), error_parts(-1.0, -2.0)
     (ErrorParts(start=2.0, train=0.5, best=0.6, last=0.7), None)
     """

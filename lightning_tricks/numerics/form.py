@@ -155,7 +155,6 @@ def record(forms: dict[str, Form], *, more: bool = False, optional: dict[str, Fo
     """A dict with these keys, and with no others unless ``more`` is on.
 
     Args:
-        forms: of the keys that must be there.
         more: whether there may be others.
         optional: of keys that older versions did not write.
 

@@ -7,11 +7,7 @@ from torch import Tensor
 
 
 def value_on_host(value: Tensor) -> float | None:
-    """Return a 0-d tensor's value when it lies in the host's own memory; None when reading would wait for a device.
-
-    >>> value_on_host(torch.tensor(0.5))
-    0.5
-    """
+    """Return a 0-d tensor's value when it lies in the host's own memory; None when reading would wait for a device."""
     if not value.is_cpu:
         return None
     number: float = value.tolist()  # type: ignore[assignment]
@@ -19,11 +15,7 @@ def value_on_host(value: Tensor) -> float | None:
 
 
 def as_scalar(value: float | Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a number as a 0-d tensor. One of Python is filled in, not copied: a copy would wait for the device.
-
-    >>> as_scalar(2, torch.device("cpu"))
-    tensor(2.)
-    """
+    """Return a number as a 0-d tensor. One of Python is filled in, not copied: a copy would wait for the device."""
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype).reshape(())
     return torch.full((), value, dtype=dtype, device=device)

@@ -28,12 +28,7 @@ def missing(internals: Iterable[Internal], roots: Mapping[str, Any]) -> list[Int
     """Return the names that are not there.
 
     Args:
-        internals: what to look for.
         roots: objects by the beginning of a path; the longest beginning counts.
-
-    >>> import math
-    >>> missing([Internal("math.pi", "", ""), Internal("math._tau", "", "")], {"math": math})
-    [Internal(path='math._tau', purpose='', without='')]
     """
     return [internal for internal in internals if not _is_there(internal.path, roots)]
 

@@ -18,7 +18,6 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from lightning_tricks.numerics.subset import subset
 from lightning_tricks.numerics.torch_internals import foreach_norm
 
 _MOST_ELEMENTS = 2.0**32  # of a tensor; what underflows in each of them may add up
@@ -125,11 +124,7 @@ def _real(tensor: Tensor, norm_type: float) -> Tensor:
 
 
 def largest_magnitude(tensor: Tensor) -> Tensor:
-    """Return the largest magnitude of a real tensor, 0-d; 0 for an empty one, NaN where an element is.
-
-    >>> largest_magnitude(torch.tensor([1.0, -3.0]))
-    tensor(3.)
-    """
+    """Return the largest magnitude of a real tensor, 0-d; 0 for an empty one, NaN where an element is."""
     if not tensor.numel():
         return tensor.new_zeros(())
     if not tensor.is_cpu:
@@ -305,16 +300,3 @@ def _mended_rows(norms: Tensor, rows: Tensor) -> Tensor:
         return norms
     again = _row_norms(rows[doubtful], 2.0, torch.float64)
     return norms.index_copy(0, doubtful, again.to(norms.dtype))
-
-
-def bounded_sample(tensor: Tensor, limit: int = 65536) -> Tensor:
-    """Return at most ``limit`` elements spread evenly over ``tensor``: itself as a flat view, or a copy of a part.
-
-    Used where a copy of all weights would double the memory (update ratio, histograms). Of a matrix, elements of all
-    rows and of all columns are taken about equally often.
-
-    Example:
-        >>> bounded_sample(torch.arange(10), limit=4)
-        tensor([0, 7, 4, 1])
-    """
-    return subset(tensor.detach().reshape(-1), limit)

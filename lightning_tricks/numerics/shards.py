@@ -58,10 +58,6 @@ class Shards:
         """Return the norms of the whole tensors from those of this rank's parts. All ranks must call.
 
         The powers that are summed are float64: squares of float32 norms would overflow beyond 1e19.
-
-        Args:
-            local_norms: ``[P]``.
-            norm_type: p > 0, or inf.
         """
         if not self._members:
             return local_norms
@@ -89,7 +85,6 @@ def reduced(strategy: Any, tensor: Tensor, operation: Literal["sum", "mean", "ma
     Args:
         strategy: the Trainer's; asked where torch.distributed is not what it communicates by (XLA).
         tensor: of the same shape on all ranks; it is left as it is.
-        operation: ``"sum"``, ``"mean"`` or ``"max"``.
     """
     if not (dist.is_available() and dist.is_initialized()):
         elsewhere: Tensor = strategy.reduce(tensor, reduce_op=operation)
@@ -103,11 +98,7 @@ def reduced(strategy: Any, tensor: Tensor, operation: Literal["sum", "mean", "ma
 
 @torch.no_grad()
 def average(gradients: Sequence[Tensor]) -> None:
-    """Replace tensors by their means over all processes, in pieces of about 25 MB. All ranks must call.
-
-    Args:
-        gradients: the same shapes in the same order on all ranks.
-    """
+    """Replace tensors by their means over all processes, in pieces of about 25 MB. All ranks must call."""
     world, piece, size = dist.get_world_size(), list[Tensor](), 0
     for i, gradient in enumerate(gradients):
         piece.append(gradient)

@@ -13,11 +13,7 @@ State = dict[str, Any]
 
 
 def moved(state: State, device: torch.device) -> State:
-    """Return a copy of a state (dicts of tensors, nested) on ``device``.
-
-    >>> moved({"version": 1, "mean": torch.ones(1)}, torch.device("cpu"))
-    {'version': 1, 'mean': tensor([1.])}
-    """
+    """Return a copy of a state (dicts of tensors, nested) on ``device``."""
     out: State = {}
     for name, value in state.items():
         if isinstance(value, Tensor):

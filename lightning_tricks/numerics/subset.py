@@ -22,11 +22,6 @@ def spread(total: int, most: int, device: torch.device | None = None) -> Tensor:
 
     For every divisor T of ``total``, the counts of ``index % T`` differ by at most 1. Nothing is drawn.
 
-    Args:
-        total: N, how many there are.
-        most: how many are wanted.
-        device: of the indices.
-
     Returns:
         int64; in rising order where all are taken.
 
@@ -40,12 +35,21 @@ def spread(total: int, most: int, device: torch.device | None = None) -> Tensor:
 
 
 def subset(rows: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` of the rows of a tensor, spread evenly; the tensor itself where it has no more.
-
-    >>> subset(torch.arange(10), 4)
-    tensor([0, 7, 4, 1])
-    """
+    """Return at most ``most`` of the rows of a tensor, spread evenly; the tensor itself where it has no more."""
     return rows if len(rows) <= most else rows.index_select(0, spread(len(rows), most, rows.device))
+
+
+def bounded_sample(tensor: Tensor, limit: int = 65536) -> Tensor:
+    """Return at most ``limit`` elements spread evenly over ``tensor``: itself as a flat view, or a copy of a part.
+
+    Used where a copy of all weights would double the memory (update ratio, histograms). Of a matrix, elements of all
+    rows and of all columns are taken about equally often.
+
+    Example:
+        >>> bounded_sample(torch.arange(10), limit=4)
+        tensor([0, 7, 4, 1])
+    """
+    return subset(tensor.detach().reshape(-1), limit)
 
 
 @lru_cache(maxsize=1024)

@@ -47,14 +47,7 @@ INTERNALS = (
 
 
 def require_torch(absent: Sequence[Internal]) -> None:
-    """Refuse a torch that lacks what cannot be replaced.
-
-    Args:
-        absent: what is missing.
-
-    Raises:
-        UnsupportedError: something of it has no replacement.
-    """
+    """Refuse a torch that lacks what cannot be replaced."""
     needed = [internal.path for internal in absent if internal.without == REFUSED]
     if needed:
         raise UnsupportedError(
@@ -107,11 +100,7 @@ LOSS = _classes(
 
 
 def foreach_norm(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> list[Tensor]:
-    """Return the norm of each tensor, added up in a given type.
-
-    >>> foreach_norm([torch.tensor([3.0, 4.0])], 2.0, torch.float64)
-    [tensor(5., dtype=torch.float64)]
-    """
+    """Return the norm of each tensor, added up in a given type."""
     kernel = getattr(torch, "_foreach_norm", None)
     if kernel is None:
         return [torch.linalg.vector_norm(tensor, norm_type, dtype=dtype) for tensor in tensors]
@@ -122,7 +111,6 @@ def foreach_mul_(tensors: Sequence[Tensor], factor: Any) -> None:
     """Multiply tensors in place.
 
     Args:
-        tensors: written to.
         factor: a number or 0-d tensor for all, or a sequence with one for each.
     """
     kernel = getattr(torch, "_foreach_mul_", None)

@@ -17,11 +17,7 @@ from lightning_tricks.numerics import torch_internals
 
 
 def tree_leaves(tree: Any) -> list[Any]:
-    """Return what a tree holds, in its order, with the parts of objects that hold tensors under names.
-
-    >>> tree_leaves({"a": [1, 2], "b": (3,)})
-    [1, 2, 3]
-    """
+    """Return what a tree holds, in its order, with the parts of objects that hold tensors under names."""
     found: list[Any] = []
     for leaf in torch_internals.tree_leaves(tree):
         parts = _opened(leaf)
@@ -34,7 +30,6 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
     Args:
         function: of a leaf, and of the leaves at its place in the other trees.
-        tree: that is mapped.
         others: of the same form.
 
     >>> tree_map(lambda x, y: x + y, {"a": [1, 2]}, {"a": [3, 4]})

@@ -191,7 +191,6 @@ def leave_out(parameters: Sequence[Tensor], counts: Tensor | None = None) -> lis
     A factor of 0 on the loss would not do: 0 x NaN is NaN, as in the mean over no element.
 
     Args:
-        parameters: that require gradients.
         counts: 0-d bool on the device, whether they count after all; None where the host knows that they do not.
     """
 

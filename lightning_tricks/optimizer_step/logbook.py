@@ -32,9 +32,7 @@ class OptimizerView:
 
     Args:
         index: its position in ``trainer.optimizers``.
-        optimizer: the torch optimizer.
         names: ``{id(parameter): name}``.
-        loss_scale: the run's.
     """
 
     def __init__(self, index: int, optimizer: Optimizer, names: dict[int, str], loss_scale: LossScale) -> None:
@@ -125,7 +123,6 @@ class Page:
     """One attempted update of one optimizer.
 
     Args:
-        view: the optimizer.
         step: the x axis of Lightning's loggers at this attempt.
         attempt: the attempt's number, from 1.
         losses: of the micro-batches of the window, detached; empty when nobody asked for them.

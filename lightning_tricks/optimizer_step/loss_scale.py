@@ -36,11 +36,7 @@ INTERNALS = (
 
 
 class LossScale:
-    """The loss scale of a run.
-
-    Args:
-        scaler: the precision plugin's GradScaler, or None.
-    """
+    """The loss scale of a run."""
 
     def __init__(self, scaler: GradScaler | None) -> None:
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None

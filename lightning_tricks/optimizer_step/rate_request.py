@@ -67,19 +67,7 @@ def is_schedule_free(optimizer: Any) -> bool:
 
 
 class RateRequest:
-    """The factor, and who carries it out. Factors that several tricks ask for are multiplied.
-
-    Args:
-        schedulers: gives the Trainer's schedulers.
-
-    Example:
-        >>> weight = __import__("torch").nn.Parameter(__import__("torch").zeros(1))
-        >>> optimizer = __import__("torch").optim.SGD([weight], lr=0.1)
-        >>> rate = RateRequest()
-        >>> rate.ask(2.0, [optimizer], "accumulation"); rate.ask(0.25, [optimizer], "rollback")
-        >>> optimizer.param_groups[0]["lr"], rate.factor
-        (0.05, 0.5)
-    """
+    """The factor, and who carries it out. Factors that several tricks ask for are multiplied."""
 
     def __init__(self, schedulers: Callable[[], Sequence[Any]] = lambda: ()) -> None:
         self._schedulers = schedulers
@@ -129,8 +117,6 @@ class RateRequest:
         """Take up a factor.
 
         Args:
-            factor: of this asker.
-            asker: who asked.
             inside: what ``inside`` returned, for the rates that the checkpoint holds; None where they hold all of it.
         """
         self._asked[asker], self._needed = factor, self._needed or factor != 1.0
@@ -141,13 +127,7 @@ class RateRequest:
             self._rewrite()
 
     def ask(self, factor: float, optimizers: list[Any], asker: str) -> None:
-        """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before).
-
-        Args:
-            factor: on every rate.
-            optimizers: all of the Trainer, in its order.
-            asker: who asks.
-        """
+        """Multiply the rates from the next update on by ``factor`` (instead of the one this asker asked for before)."""
         if factor == self._asked.get(asker, 1.0):
             return
         self._asked[asker], self._needed = factor, self._needed or factor != 1.0

@@ -11,7 +11,6 @@ class _Kept(NamedTuple):
     """A rate that was multiplied.
 
     Args:
-        group: whose it is.
         own: the rate as it was found.
         put: what was written in its place; the tensor itself where it is one.
     """

@@ -29,7 +29,6 @@ def multiply_rates(optimizer: Optimizer, schedulers: Sequence[Any], factor: floa
         optimizer: whose groups are written; rates that are tensors in place, since a captured CUDA graph or a compiled
             step reads this very tensor.
         schedulers: of the Trainer; those of other optimizers are left alone.
-        factor: on every rate.
         limits: whether limits that were given as rates (``eta_min``, ``min_lr``, ``swa_lr``) follow, so that the whole
             curve is multiplied. Without, the run is the one in which the rate was written by hand.
 
@@ -67,14 +66,7 @@ def multiply_group(group: dict[str, Any], factor: float, *, limits: bool = False
 
 
 def schedulers_kept(holder: object) -> list[Any]:
-    """Return schedulers that an object keeps beside the Trainer's, to advance them by hand.
-
-    >>> import torch
-    >>> module = torch.nn.Linear(1, 1)
-    >>> module.schedule = torch.optim.lr_scheduler.StepLR(torch.optim.SGD(module.parameters(), lr=1.0), 5)
-    >>> len(schedulers_kept(module))
-    1
-    """
+    """Return schedulers that an object keeps beside the Trainer's, to advance them by hand."""
     kept = []
     for value in vars(holder).values():
         inside = value if isinstance(value, (list, tuple)) else [value]
@@ -141,9 +133,7 @@ def was_overwritten(rate: float, left: float, factor: float, surer: float = 4.0)
     are possible.
 
     Args:
-        rate: now.
         left: as it was left at the last update, with the factor.
-        factor: on the rate.
         surer: how many times smaller the change is, as a logarithm, where a reading is believed.
 
     >>> was_overwritten(0.099, left=0.02, factor=0.2), was_overwritten(0.0198, left=0.02, factor=0.2)

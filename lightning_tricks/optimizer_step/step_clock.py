@@ -97,7 +97,6 @@ class StepClock:
         """A step is over.
 
         Args:
-            index: which optimizer.
             gradients: whether any parameter had one.
             found_inf: the fused step's skip flag, 1.0 for skipped; None where a step that runs is applied.
         """

@@ -15,11 +15,7 @@ from lightning_tricks.optimizer_step.loss_scale import LossScale
 
 
 class Attempt:
-    """An attempt under a GradScaler: open until it is known whether it was skipped.
-
-    Args:
-        page: what was measured at it.
-    """
+    """An attempt under a GradScaler: open until it is known whether it was skipped."""
 
     def __init__(self, page: Page) -> None:
         self.view, self.step, self.number, self.losses = page.view, page.step, page.attempt, list(page.losses)
@@ -37,11 +33,7 @@ class Attempt:
 
 
 def all_finite(losses: Sequence[Tensor]) -> Tensor:
-    """Return whether all losses are finite, 0-d, without reading it.
-
-    >>> all_finite([torch.ones(()), torch.tensor([float("nan")])])
-    tensor(False)
-    """
+    """Return whether all losses are finite, 0-d, without reading it."""
     return torch.isfinite(torch.stack([x.reshape(()) for x in losses])).all()
 
 

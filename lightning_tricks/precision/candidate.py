@@ -23,7 +23,6 @@ class Candidate:
     Args:
         module: copied.
         batch: moved and, for ``bf16-true``, cast.
-        device: where.
         precision: one of ``PRECISIONS``.
     """
 

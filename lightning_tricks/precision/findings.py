@@ -120,20 +120,18 @@ def grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
     return list(groups.values())
 
 
-def islands_or(name: str, other: str, half: bool = True) -> str:
+def islands_or_bfloat16(name: str, half: bool = True) -> str:
     """Return the advice to compute a module in float32.
 
     Args:
-        name: of the module.
-        other: another way out.
         half: whether the run computes in float16; else the advice is for a run that would.
 
-    >>> islands_or("head", "precision='bf16-mixed'")
+    >>> islands_or_bfloat16("head")
     "Use FP32Islands(['head']) or precision='bf16-mixed'"
     """
     if not half:
         return f"Under 16-mixed it would need FP32Islands([{name!r}]); bf16-mixed has the range of float32"
-    return f"Use FP32Islands([{name!r}]) or {other}"
+    return f"Use FP32Islands([{name!r}]) or precision='bf16-mixed'"
 
 
 def as_table(findings: Sequence[Finding]) -> Table:

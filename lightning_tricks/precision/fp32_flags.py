@@ -51,9 +51,6 @@ def fp32_flags() -> dict[str, Any]:
 
     Raises:
         UnsupportedError: they were set through torch's new interface, which the old one cannot read (#21256).
-
-    >>> sorted(fp32_flags())
-    ['cudnn', 'matmul']
     """
     try:
         return {"matmul": torch.get_float32_matmul_precision(), "cudnn": torch.backends.cudnn.allow_tf32}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tricks.precision.findings import Finding, islands_or
+from lightning_tricks.precision.findings import Finding, islands_or_bfloat16
 from lightning_tricks.precision.watch import LARGEST, picked
 
 _LITTLE_HEADROOM = 2.0  # bits: outputs four times as large would overflow
@@ -51,10 +51,6 @@ def shares(
         measured: ``[4, n]``, as ``Watch.collect`` gives it.
         called: positions of the modules whose outputs were seen; the others have no value.
         flowed: positions of the modules whose gradients were seen.
-
-    >>> table = torch.tensor([[1.0, -1.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
-    >>> [(kind, list(positions)) for kind, positions, _ in shares(table, called=[0], flowed=[])]
-    [('headroom', [0])]
     """
     if called:
         yield "headroom", called, picked(headroom(measured[0]), called)
@@ -77,10 +73,6 @@ def judge(
         dtypes: of their outputs. Under 16-mixed an output in float32 is an island's or a loss's: it cannot overflow.
         measured: ``[4, n]``, as ``Watch.collect`` gives it.
         half: whether the run computes in float16. Else it is said what float16 would do.
-        step: of Lightning's loggers.
-
-    >>> [f.kind for f in judge(["a"], {"a": torch.float16}, [[4e4], [1.0], [0.0], [9.0]], half=True, step=1)]
-    ['little headroom']
     """
     out = []
     for i, name in enumerate(names):
@@ -90,7 +82,7 @@ def judge(
             text = f"its largest output was {top:.3g}, {bits:.1f} bits below float16's limit"
             if bits < 0:
                 text = f"its largest output was {top:.3g}; float16 ends at 65,504"
-            out.append(Finding("little headroom", name, text, islands_or(name, "precision='bf16-mixed'", half), step))
+            out.append(Finding("little headroom", name, text, islands_or_bfloat16(name, half), step))
         if there and small / there > _MUCH_UNDERFLOW and dtypes.get(name) is not None:
             share = f"{small / there:.0%} of its nonzero gradients are below 6.1e-05, where float16 loses bits"
             advice = (
@@ -132,11 +124,7 @@ def small_eps(eps: float, step: int) -> Finding:
 
 
 def small_epses(groups: Iterable[Mapping[str, Any]], step: int) -> list[Finding]:
-    """Return the findings of an optimizer's parameter groups whose eps is 0 in float16.
-
-    >>> [f.kind for f in small_epses([{"betas": (0.9, 0.999), "eps": 1e-8}, {"lr": 0.1}], 0)]
-    ['small eps']
-    """
+    """Return the findings of an optimizer's parameter groups whose eps is 0 in float16."""
     adams = [group for group in groups if "betas" in group]
     return [
         small_eps(group["eps"], step)

@@ -127,15 +127,7 @@ class Islands:
 
 
 def refuse_half_weights(precision: str, modules: list[str]) -> None:
-    """Refuse a precision that keeps the weights themselves in 16 bit.
-
-    Args:
-        precision: the Trainer's.
-        modules: what the user has asked for, for the message.
-
-    Raises:
-        UnsupportedError: it is such a precision.
-    """
+    """Refuse a precision that keeps the weights themselves in 16 bit."""
     if precision not in _WITH_FLOAT32_WEIGHTS:
         text = f"precision={precision!r} keeps the weights themselves in 16 bit"
         remedy = "Use precision='16-mixed' or 'bf16-mixed'"
@@ -146,7 +138,6 @@ def named_islands(root: nn.Module, modules: list[str], found: Sequence[str]) -> 
     """Return the modules that are to be islands, by plain name.
 
     Args:
-        root: the network.
         modules: what the user has asked for: names, globs, or ``"auto"``.
         found: what a PrecisionDoctor found before; what is no longer there is left out.
 

@@ -89,9 +89,6 @@ def half_of(batch: Any) -> Any:
     """Return the first half of the samples of a batch; None where the shapes do not say what a sample is.
 
     The shortest first dimension is the number of samples; targets that were flattened hold several rows for each.
-
-    >>> half_of((torch.zeros(4, 3), torch.zeros(8)))[1].shape
-    torch.Size([4])
     """
     rows = [len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim]
     samples = min(rows, default=0)

@@ -95,11 +95,7 @@ def lightning_caches() -> bool:
 
 
 def cache_is_safe() -> bool:
-    """Whether a weight that was first used under ``no_grad`` still gets its gradient: tried once on four numbers.
-
-    >>> cache_is_safe()
-    True
-    """
+    """Whether a weight that was first used under ``no_grad`` still gets its gradient: tried once on four numbers."""
     weight, ones = torch.ones(2, 2, requires_grad=True), torch.ones(1, 2)
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=True):
         with torch.no_grad():

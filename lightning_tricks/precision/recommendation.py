@@ -90,11 +90,6 @@ def recommend(rows: dict[str, PrecisionRow], device: torch.device) -> tuple[str,
     healthy ones have cosines from 0.3 on.) bf16-mixed comes first: it needs no loss scale. bf16-true is never
     recommended from a few steps: whether a model trains to the same quality without float32 weights only a full run
     can tell.
-
-    >>> rows = {"ieee-fp32": PrecisionRow("ieee-fp32", [1.0] * 3, 100, 1.0, 2.0),
-    ...         "bf16-mixed": PrecisionRow("bf16-mixed", [0.5] * 3, 60, 0.999, 2.0)}
-    >>> recommend(rows, torch.device("cpu"))[0]
-    'bf16-mixed'
     """
     # Where there is TF32, a user gets it for one line of code, so mixed precision has to be compared with that.
     base = "tf32" if rows.get("tf32") and rows["tf32"].seconds else "ieee-fp32"

@@ -23,16 +23,6 @@ _ON_FAILURE = ("raise", "warn", "bf16", "fp32")
 class ScalePolicy:
     """Bounds of the loss scale, the number of consecutive skips beyond which a run has failed, and what happens then.
 
-    Args:
-        min_scale: smallest scale, > 0.
-        max_scale: largest scale, >= ``min_scale``; None for no bound.
-        max_consecutive_skips: skips in a row that are still tolerated, >= 1.
-        on_failure: ``"raise"``, ``"warn"``, ``"bf16"`` or ``"fp32"``.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range.
-
     Example:
         >>> policy = ScalePolicy(max_consecutive_skips=2)
         >>> state = policy.init()
@@ -66,7 +56,6 @@ class ScalePolicy:
 
         Args:
             skipped: whether it was; a 0-d tensor (1.0 for skipped) where only the device knows. Not read here.
-            state: the one before.
         """
         if isinstance(skipped, Tensor):
             flag = skipped.detach().to(torch.float32).clamp(max=1.0)  # it counts devices; several may have found inf
@@ -102,15 +91,6 @@ class SkipCount:
         attempts: counted in this fit.
         consecutive: skips in a row, as far as the host knows.
         known_at: the attempt for which the host knows that.
-
-    Example:
-        >>> policy = ScalePolicy()
-        >>> count = SkipCount(policy.init()).after(True, policy).after(torch.tensor(1.0), policy)
-        >>> count.consecutive, count.possible, count.up_to_date
-        (1, 2, False)
-        >>> count = count.told(2.0, at=2)
-        >>> count.consecutive, count.possible, count.up_to_date
-        (2, 2, True)
     """
 
     state: State
@@ -150,11 +130,7 @@ class SkipCount:
 
 
 def on_host(state: State) -> State:
-    """Return the state with plain numbers only (one host read where only a device knew).
-
-    >>> on_host({"version": 1, "consecutive": torch.tensor(2.0), "skipped": 5})
-    {'version': 1, 'consecutive': 2, 'skipped': 5}
-    """
+    """Return the state with plain numbers only (one host read where only a device knew)."""
     return {name: int(value) for name, value in state.items()}
 
 
@@ -173,7 +149,6 @@ def describe_failure(
     Args:
         consecutive: skips in a row.
         attempt: number of the last one.
-        step: of Lightning's loggers, at the last one.
         scale: the loss scale at the last one; None where there is none.
         names: parameters whose gradients hold NaN or inf.
         loss_finite: whether the last loss was finite.
@@ -199,9 +174,7 @@ def describe_fallback(text: str, polluted: Sequence[str], precision: str) -> str
     """Return the text of a failure after which training goes on in another precision.
 
     Args:
-        text: of the failure.
         polluted: buffers in which NaN or inf is left: the weights are as they were, running statistics may not be.
-        precision: in use now.
 
     >>> describe_fallback("3 attempts in a row were skipped.", [], "bf16-mixed")
     '3 attempts in a row were skipped. Training goes on in bf16-mixed.'

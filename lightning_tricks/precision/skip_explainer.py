@@ -33,13 +33,7 @@ Guard = Callable[[Callable[..., None]], Callable[..., Any]]
 
 
 class Look(NamedTuple):
-    """What a forward pass that was run again has shown.
-
-    Args:
-        calls: of all modules, in the order in which they ended.
-        loss_finite: whether the loss was.
-        input_finite: whether the batch was.
-    """
+    """What a forward pass that was run again has shown."""
 
     calls: list[Call]
     loss_finite: bool
@@ -67,12 +61,7 @@ class SkipExplainer:
         self._trace: Trace | None = None
 
     def start(self, modules: Mapping[str, nn.Module], optimizers: int) -> None:
-        """Begin a fit.
-
-        Args:
-            modules: all that hooks can reach, by name.
-            optimizers: how many there are.
-        """
+        """Begin a fit."""
         self.modules, self._streaks = dict(modules), [0] * optimizers
         self._attempts, self._late = [], []
 
@@ -157,7 +146,6 @@ class SkipExplainer:
             self._note(skips.backward_overflow(scale, nonfinite_names(attempt.view), streak, attempt.step))
 
     def _explain(self, run: TrainingRun, attempt: Attempt) -> None:
-        """Look at the forward pass of a batch whose update was skipped."""
         self.looks += 1
         seen = None if self._batch is None else look_again(run, *self._batch, self.modules)
         finding = None if seen is None else skips.explain(**seen._asdict(), step=attempt.step)
@@ -198,8 +186,6 @@ def look_again(run: TrainingRun, batch: Any, batch_idx: int, modules: Mapping[st
 
     Args:
         run: whose ``training_step`` is called; with automatic optimization, or it would step.
-        batch: as it was trained on.
-        batch_idx: its number.
         modules: whose calls are noted, by name.
     """
     trace = Trace(modules)

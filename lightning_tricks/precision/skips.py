@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lightning_tricks.errors import listed
 from lightning_tricks.modules.trace import Call
-from lightning_tricks.precision.findings import Finding, islands_or
+from lightning_tricks.precision.findings import Finding, islands_or_bfloat16
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,6 @@ class StreakRule:
 def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, step: int) -> Finding | None:
     """Return what went wrong in a forward pass; None when nothing did, so that the backward pass must have.
 
-    Args:
-        calls: in the order in which they ended.
-        loss_finite: whether the loss was.
-        input_finite: whether the batch was.
-        step: of Lightning's loggers.
-
     >>> calls = [Call("a", 9.0, 3e4), Call("b", 3e4, math.inf)]
     >>> explain(calls, loss_finite=False, input_finite=True, step=3).text
     'its output was not finite; its input reached 3e+04'
@@ -70,7 +64,7 @@ def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, ste
             return Finding("nonfinite weight", name, "its weights are not finite", "Go back to a checkpoint", step)
         if into < math.inf:
             text = f"its output was not finite; its input reached {into:.3g}"
-            return Finding("forward overflow", name, text, islands_or(name, "precision='bf16-mixed'"), step)
+            return Finding("forward overflow", name, text, islands_or_bfloat16(name), step)
         text = "its input was not finite though no module before it gave such an output: a function between them did"
         advice = "Put that function into lightning_tricks.functional.in_fp32, or use precision='bf16-mixed'"
         return Finding("forward overflow", f"before {name}", text, advice, step)
@@ -81,21 +75,13 @@ def explain(calls: Sequence[Call], *, loss_finite: bool, input_finite: bool, ste
 
 
 def too_large(scale: float, names: Sequence[str], step: int) -> Finding:
-    """Return the finding of an ordinary overflow: forward pass and loss were finite, the scaled gradient was not.
-
-    >>> too_large(65536.0, ["head.weight"], 4).ordinary
-    True
-    """
+    """Return the finding of an ordinary overflow: forward pass and loss were finite, the scaled gradient was not."""
     text = f"forward pass and loss were finite at scale {scale:g}; gradients of {_listed(names)} were not"
     return Finding("loss scale too large", "", text, "The GradScaler halves its scale; nothing to do", step)
 
 
 def backward_overflow(scale: float, names: Sequence[str], times: int, step: int) -> Finding:
-    """Return the finding of gradients that stay NaN or inf however small the loss scale becomes.
-
-    >>> backward_overflow(1.0, ["head.weight"], 12, 4).kind
-    'backward overflow'
-    """
+    """Return the finding of gradients that stay NaN or inf however small the loss scale becomes."""
     text = f"gradients of {_listed(names)} were not finite in {times} attempts in a row, down to scale {scale:g}"
     advice = (
         "Look for sqrt, norm, log or a division at 0 behind it: their derivatives are infinite at any scale. Add an eps"
@@ -120,7 +106,7 @@ def overflow_elsewhere(name: str, step: int) -> Finding:
     'head'
     """
     text = "its output was not finite on another process"
-    return Finding("forward overflow", name, text, islands_or(name, "precision='bf16-mixed'"), step)
+    return Finding("forward overflow", name, text, islands_or_bfloat16(name), step)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -140,12 +126,6 @@ def overflows(names: Sequence[str], anywhere: Sequence[bool], own: Finding | Non
     """Return the findings of all processes: of each module that overflowed in one of them, and else this one's own.
 
     Each process has another batch, but what follows from the findings has to be the same on all of them.
-
-    Args:
-        names: of all modules.
-        anywhere: whether the module overflowed in some process.
-        own: what this process found.
-        step: of Lightning's loggers.
 
     >>> [f.module for f in overflows(["a", "b"], [False, True], None, 4)]
     ['b']

@@ -10,16 +10,7 @@ from lightning_tricks.errors import is_list, message, require_count
 
 @dataclass(frozen=True)
 class DoctorSpec:
-    """What a ``PrecisionDoctor`` was asked for; its docstring explains the arguments.
-
-    Args:
-        every_n_steps: >= 1, or None for the Trainer's.
-        modules: names or globs, or None for all modules without children.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: ``every_n_steps`` is below 1, or ``modules`` is empty.
-    """
+    """What a ``PrecisionDoctor`` was asked for; its docstring explains the arguments."""
 
     every_n_steps: int | None = None
     modules: list[str] | None = None
@@ -34,15 +25,7 @@ class DoctorSpec:
 
 @dataclass(frozen=True)
 class IslandsSpec:
-    """What ``FP32Islands`` was asked for.
-
-    Args:
-        modules: names or globs, or ``"auto"``.
-
-    Raises:
-        TypeError: ``modules`` is not a list of str.
-        ValueError: it is empty.
-    """
+    """What ``FP32Islands`` was asked for."""
 
     modules: list[str]
 

@@ -37,10 +37,8 @@ def chosen(root: nn.Module, patterns: list[str] | None, *, owner: str) -> dict[s
     """Return the modules to measure, by plain name.
 
     Args:
-        root: the network.
         patterns: names or globs; None for all modules that have no children. A module that was compiled as a part
             counts as one, since its inside cannot be seen.
-        owner: who asks, for messages.
 
     Raises:
         TrickError: a pattern matches nothing.
@@ -106,15 +104,6 @@ class Watch:
         modules: name -> module. A module that is in it under two names counts under the first.
         factor: what gradients have to be multiplied by to be as large as under a loss scale; 1 where they are.
         guard: put around what the model calls: an error in it must not end the user's forward pass.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> watch = Watch({"0": net[0], "1": net[1]})
-        >>> watch.attach()
-        >>> net(torch.full((1, 2), 3.0)).sum().backward()
-        >>> watch.detach()
-        >>> watch.collect(torch.device("cpu")).shape
-        torch.Size([4, 2])
     """
 
     def __init__(
@@ -190,9 +179,6 @@ def summed_up(
 
     Args:
         outputs: position of a module and the largest magnitude of one of its outputs, 0-d; NaN counts as inf.
-        gradients: what was seen of each.
-        size: number of modules.
-        device: of the result.
 
     >>> summed_up([(1, torch.tensor(3.0)), (1, torch.tensor(5.0))], [], 2, torch.device("cpu")).tolist()
     [[-1.0, 5.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]

@@ -60,12 +60,7 @@ def events(series: Mapping[str, Series], keys: LogKeys) -> list[Event]:
 
 
 def mark_events(axes: Any, marked: Sequence[Event]) -> None:
-    """Mark events in a matplotlib axes over steps: small marks at the bottom; lines for alarms and rollbacks.
-
-    Args:
-        axes: whose x axis counts steps.
-        marked: what to show; each kind gets a line in the legend, with its number.
-    """
+    """Mark events in a matplotlib axes over steps: small marks at the bottom; lines for alarms and rollbacks."""
     for kind in KINDS:
         steps = [event.step for event in marked if event.kind == kind]
         if not steps:

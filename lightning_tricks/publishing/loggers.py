@@ -21,10 +21,6 @@ def guard(logger: Any, failed: Failed) -> None:
 
     Each call is still tried: when there is space again, a logger that keeps its rows writes them all.
 
-    Args:
-        logger: any of Lightning's.
-        failed: is told of each error, and of the step where there is one.
-
     Example:
         >>> class Full:
         ...     def log_metrics(self, values, step): raise OSError("no space")

@@ -58,9 +58,6 @@ class Recipients:
         """Hand over text, a table or a figure; it is kept on disk where a logger takes none.
 
         Args:
-            kind: of the content.
-            step: to which it belongs.
-            name: the key.
             content: makes it; not called where no logger needs it. Nothing happens where it lacks matplotlib.
         """
         for logger in self._working():
@@ -106,8 +103,6 @@ class Recipients:
         """Tell it once. What failed by the system's fault (no space, no network) is tried again; all else is not.
 
         Args:
-            logger: that failed.
-            error: that it raised.
             step: at which; None where it is not known.
             lasting: whether a logger that failed so gets no more values.
         """

@@ -23,12 +23,7 @@ FOLDER = "lightning_tricks"  # inside the folder of a run, for what its logger d
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under names.
-
-    Args:
-        columns: their names.
-        rows: one cell per column; cells are shown by ``str``.
-    """
+    """Rows under names."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -81,15 +76,7 @@ def key_for(logger: Any, key: str) -> str:
 
 
 def way_of(logger: Any, kind: Kind) -> Way | None:
-    """Return how a logger takes something of a kind; None where it does not.
-
-    Example:
-        >>> from types import SimpleNamespace as Has
-        >>> way_of(Has(experiment=Has(add_text=print)), "text").method
-        'experiment.add_text'
-        >>> way_of(Has(experiment=Has(add_text=print)), "figure") is None
-        True
-    """
+    """Return how a logger takes something of a kind; None where it does not."""
     return next((way for way in WAYS[kind] if way.fits(logger)), None)
 
 
@@ -97,11 +84,9 @@ def hand_over(logger: Any, kind: Kind, name: str, content: Callable[[], Any], st
     """Hand something to a logger, or write it into the folder of its run.
 
     Args:
-        logger: any of Lightning's, or with its interface.
         kind: of the content: Markdown text, a ``Table``, a matplotlib figure, or a list of floats.
         name: with ``/`` between its parts, like a log key.
         content: makes it; not called where nobody takes it.
-        step: on the x axis of Lightning's loggers.
 
     Returns:
         True where the logger took it; the folder where it is now; False where the run has no folder either.
@@ -125,13 +110,7 @@ def hand_over(logger: Any, kind: Kind, name: str, content: Callable[[], Any], st
 
 
 def folder_of(logger: Any) -> Path | None:
-    """Return the folder of a logger's run, None where it has none on this machine.
-
-    Example:
-        >>> from types import SimpleNamespace as Has
-        >>> str(folder_of(Has(log_dir="logs/version_0"))), folder_of(Has(log_dir=None, save_dir=None))
-        ('logs/version_0', None)
-    """
+    """Return the folder of a logger's run, None where it has none on this machine."""
     for name in ("log_dir", "save_dir"):
         found = getattr(logger, name, None)
         if isinstance(found, (str, Path)):

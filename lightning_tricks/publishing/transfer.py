@@ -34,7 +34,6 @@ class Transfer:
     """Values of one step on their way to the host.
 
     Args:
-        step: to which they belong.
         numbers: values that lie on the host already, by key.
         names: keys of the elements of ``tensors``, in their order.
         tensors: vectors of values that are logged.
@@ -81,11 +80,7 @@ class Transfer:
         self.tensors = []
 
     def has_arrived(self, *, wait: bool) -> bool:
-        """Whether the copy is complete.
-
-        Args:
-            wait: for the device, until it is.
-        """
+        """Whether the copy is complete."""
         if self.arrived is not None and not self.arrived.query():
             if not wait:
                 return False
@@ -125,9 +120,6 @@ def device_of(tensors: Sequence[Tensor]) -> torch.device:
 
     A value on the host may come first, as a learning rate of a resumed run does. Gathered there, values of a GPU would
     be read before they are computed.
-
-    >>> device_of([torch.zeros(1), torch.zeros(1, device="meta")])
-    device(type='meta')
     """
     return next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
 

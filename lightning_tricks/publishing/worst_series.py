@@ -52,11 +52,7 @@ class WorstSeries:
 
     @classmethod
     def of_share(cls, parts: int) -> WorstSeries:
-        """Return the choice for one of several optimizers, which share the places; each has one at least.
-
-        >>> WorstSeries.of_share(2).most
-        2
-        """
+        """Return the choice for one of several optimizers, which share the places; each has one at least."""
         return cls(max(1, _MOST // parts), max(1, _SPARE // parts))
 
     def after(self, names: Sequence[str], values: Sequence[float]) -> WorstSeries:

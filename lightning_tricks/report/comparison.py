@@ -19,14 +19,7 @@ _NOT_SETTINGS = ("started", "versions")
 
 
 def comparison(one: Logs, two: Logs, name: str, other: str) -> list[Block]:
-    """Return the section that compares a run with another.
-
-    Args:
-        one: logs of the run that the report is about.
-        two: of the other run.
-        name: of the run.
-        other: name of the other run.
-    """
+    """Return the section that compares a run with another."""
     found: list[Block] = [Heading(f"Compared with {other}"), Paragraph(in_words(one, two, other))]
     rows = [
         (key, *(f"{m.best:.4g} at step {m.step:,}" if m else "not measured" for m in pair))

@@ -37,8 +37,6 @@ def draw_lines(
 
     Args:
         series: name -> (step, value); at most eight are drawn.
-        label: of the y axis.
-        marked: events to mark.
         smooth: draw a running mean over the values.
         linear: never a logarithmic axis.
     """

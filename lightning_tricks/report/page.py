@@ -36,9 +36,7 @@ def write_report(
     """Write the report of a run; return the files.
 
     Args:
-        run: folder of a run.
         output: ``.html`` or ``.md``; None for both, as ``report.html`` and ``report.md`` in the run's folder.
-        compare: folder of another run, which is compared with it.
         renew: seconds after which a browser loads the page again; None for never.
 
     Raises:
@@ -70,14 +68,7 @@ def watch(
     """Write the report again and again until the run has ended; return the files.
 
     Args:
-        run: as of ``write_report``, like ``output`` and ``compare``.
-        output: the page.
-        compare: another run.
         seconds: between two pages; an open page renews itself as often.
-        sleep: waits that long.
-
-    Raises:
-        ValueError: as ``write_report``.
     """
     while is_under_way(read_logs(run)):
         write_report(run, output, compare=compare, renew=seconds)
@@ -91,12 +82,7 @@ def name_of(logs: Logs) -> str:
 
 
 def story(logs: Logs, other: Logs | None = None) -> list[Block]:
-    """Return the blocks of a report: verdict, results, what to change, the run, what happened, pictures, numbers.
-
-    Args:
-        logs: of the run.
-        other: of a run to compare it with.
-    """
+    """Return the blocks of a report: verdict, results, what to change, the run, what happened, pictures, numbers."""
     happened = events(logs.scalars, ALL_KEYS)
     conclusion = conclude(logs, happened)
     return [
@@ -129,7 +115,6 @@ def not_yet_done(step: str, tricks: Sequence[str]) -> str:
 
     Args:
         step: e.g. ``"lower the learning rate: LRFinder()"``.
-        tricks: names of the callbacks in use.
 
     >>> not_yet_done("lower the learning rate: LRFinder()", ["LRFinder"])
     'lower the learning rate'

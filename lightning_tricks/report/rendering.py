@@ -30,8 +30,6 @@ def as_html(title: str, blocks: Sequence[Block], renew: int | None = None) -> st
     """Return one page without scripts that needs no other file and no network; every text is escaped.
 
     Args:
-        title: of the page.
-        blocks: in order.
         renew: seconds after which a browser loads the page again; None for never.
 
     >>> "&lt;b&gt;" in as_html("a run", [Paragraph("<b>")])

@@ -74,12 +74,7 @@ def causes_in(text: str) -> list[str]:
 
 
 def is_under_way(logs: Logs, now: datetime | None = None) -> bool:
-    """Whether a run has not ended and its logs grew in the last minutes.
-
-    Args:
-        logs: of the run.
-        now: the time at which it is asked; None for the present.
-    """
+    """Whether a run has not ended and its logs grew in the last minutes."""
     age = (now or datetime.now(timezone.utc)).timestamp() - logs.changed
     return bool(logs.facts) and logs.facts.get("ended") is None and age < _SILENT
 
@@ -91,13 +86,7 @@ def _lost(logs: Logs) -> bool:
 
 
 def conclude(logs: Logs, happened: Sequence[Event], now: datetime | None = None) -> Conclusion:
-    """Return how a run went: failed, without a finite loss, with alarms, under way, without a known end, or well.
-
-    Args:
-        logs: of the run.
-        happened: its events.
-        now: the time at which it is asked; None for the present.
-    """
+    """Return how a run went: failed, without a finite loss, with alarms, under way, without a known end, or well."""
     length = _length(logs)
     alarms = [event for event in happened if event.kind == "alarm"]
     verdicts = list(dict.fromkeys(m[0] for text in texts_of(logs) for m in _VERDICT.finditer(text)))

@@ -77,7 +77,6 @@ class ResumeGuard(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was found."""
         self._findings: list[Finding] = []
         self._made_early = False
         self._data_before: held.Held | None = None

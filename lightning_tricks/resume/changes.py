@@ -20,9 +20,7 @@ def at_first_batch(trainer: Any, data: Held | None, module: Held) -> list[Findin
     """Return what the first batch has moved, and what holds random numbers.
 
     Args:
-        trainer: of the run.
         data: what the loaders held before; None where nobody looked.
-        module: what the module holds now.
     """
     exact = is_exact(trainer)
     moved, lost = dict[str, Any](), list(module.lost)
@@ -40,7 +38,6 @@ def at_checkpoint(module: Any, before: Held | None, *, exact: bool) -> list[Find
     Args:
         module: the LightningModule; one that saves something itself is left alone.
         before: what it held at the first batch; None where nobody looked.
-        exact: whether there is an ``ExactResume``.
     """
     if before is None or not defined_by_lightning(module, "on_save_checkpoint"):
         return []

@@ -71,10 +71,6 @@ def difference(common: Mapping[Path, bytes], own: Mapping[str, Any]) -> Differen
 
     A value that stands at several places is written once.
 
-    Args:
-        common: what ``digests`` returned for the other state.
-        own: the state.
-
     Example:
         >>> difference(digests({"a": 1, "b": {"c": 2}}), {"a": 5, "b": {"d": 5}})
         {'gone': [['b', 'c']], 'changed': [[[['a'], ['b', 'd']], 5]]}

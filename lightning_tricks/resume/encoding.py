@@ -20,11 +20,7 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 def is_numeric(value: Any) -> bool:
-    """Whether an encoded value is a tensor or an array.
-
-    >>> is_numeric(torch.ones(1)), is_numeric([1])
-    (True, False)
-    """
+    """Whether an encoded value is a tensor or an array."""
     return isinstance(value, Tensor) or (isinstance(value, dict) and value[KIND] == "array")
 
 
@@ -60,7 +56,6 @@ def encoded(value: Any, budget: list[int], spare: list[int] | None = None) -> An
     """Return a copy of a value as plain values; arrays become tensors, kinds of containers are noted.
 
     Args:
-        value: of any kind.
         budget: how many items are left.
         spare: of a data set, how many bytes may still be read for digests: larger arrays and tensors are not copied.
 
@@ -111,11 +106,7 @@ def without_references(value: Any) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """Return what ``encoded`` was given.
-
-    >>> decoded(encoded((1, {2: frozenset("a")}), [10]))
-    (1, {2: frozenset({'a'})})
-    """
+    """Return what ``encoded`` was given."""
     if isinstance(value, list):
         return [decoded(item) for item in value]
     if not isinstance(value, dict):
@@ -133,12 +124,7 @@ def decoded(value: Any) -> Any:
 
 
 def filled(there: Any, value: Any) -> bool:
-    """Fill a container, an array or a tensor with what another of its type holds; return whether that was possible.
-
-    >>> there = [1, 2]
-    >>> filled(there, [3]), there
-    (True, [3])
-    """
+    """Fill a container, an array or a tensor with what another of its type holds; return whether that was possible."""
     if isinstance(there, numpy.ndarray):
         fits = bool(there.shape == value.shape and there.dtype == value.dtype and there.flags.writeable)
         if fits:

@@ -86,7 +86,6 @@ class ExactResume(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was measured."""
         self._beginning = Beginning()
         self._hooks = LoopHooks(self.guarded)
         self._epoch_began: dict[str, Any] | None = None

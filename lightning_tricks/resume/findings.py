@@ -34,11 +34,7 @@ class Finding(Stated):
 
 
 def lines(findings: Sequence[Finding]) -> str:
-    r"""Return findings as a list for a message.
-
-    >>> lines([Finding("a is wrong", "Mend a"), Finding("b is wrong", "Mend b")])
-    '\n- a is wrong. Mend a.\n- b is wrong. Mend b.'
-    """
+    """Return findings as a list for a message."""
     return "".join(f"\n- {finding}" for finding in findings)
 
 

@@ -15,7 +15,6 @@ def filesystem(path: Path, mounts: str | None = None) -> tuple[int, str]:
     Both must be equal for a file to be moved in one step: a bind mount has the device of what it shows.
 
     Args:
-        path: a file or folder.
         mounts: the text of ``/proc/self/mountinfo``; None to read it, where there is one.
 
     Example:

@@ -130,7 +130,6 @@ def put(now: Held, values: Mapping[str, Mapping[str, Any]], module: nn.Module | 
 
     Args:
         now: what is there, in a run that has just begun.
-        values: of an earlier run.
         module: whose parameters get their ``requires_grad`` back.
     """
     gone = []

@@ -174,11 +174,7 @@ def writable(path: str | Path) -> Path:
 
 
 def verify(file: Path, sidecar: Path) -> None:
-    """Compare a file with the checksums beside it; without any it is taken as it is, with a warning.
-
-    Raises:
-        TrickError: it is another file.
-    """
+    """Compare a file with the checksums beside it; without any it is taken as it is, with a warning."""
     noted = _noted(sidecar)
     if not noted:
         warn(OWNER, f"{file} has no checksum beside it: it is loaded as it is.")

@@ -14,14 +14,13 @@ from lightning_tricks.lifecycle.lightning_internals import (
     put_first_loop_iteration,
     validates_now,
 )
-from lightning_tricks.numerics.torch_internals import loader_iterator
+from lightning_tricks.numerics.torch_internals import loader_iterator, shut_down_iterator
 from lightning_tricks.resume.held import check
 from lightning_tricks.resume.loop_hooks import LoopHooks
 from lightning_tricks.resume.replay import (
     has_persistent_workers,
     keeps_its_own_state,
     seeds,
-    shut_down_workers,
     skip_batches,
     unrepeatable,
 )
@@ -34,7 +33,6 @@ def state_of(loop: Any, *, held: Found, began: Found | None, validated: int) -> 
     """Return where a run is, for a checkpoint.
 
     Args:
-        loop: the fit loop.
         held: what has changed since the fit began.
         began: what the iterator of the epoch began with.
         validated: after how many batches there was a validation last.
@@ -62,11 +60,7 @@ def put_numbers(loop: Any, found: Found) -> None:
 
 
 def check_numbers(loop: Any, found: Found) -> None:
-    """Put the saved numbers into the generators and today's back, so that what does not fit is told now, by name.
-
-    Raises:
-        TrickError: they cannot be used.
-    """
+    """Put the saved numbers into the generators and today's back, so that what does not fit is told now, by name."""
     loaders, module = combined_loader(loop).flattened, loop.trainer.lightning_module
     today, generators = random_state(), generator_states(loaders, module)
     try:
@@ -96,13 +90,7 @@ def keep_numbers(loop: Any, fetcher: Any) -> None:
 
 
 def beginning_of_epoch(combined: Any, module: Any, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return what the iterator of an epoch begins with, just before it is made.
-
-    Args:
-        combined: the loaders of the run.
-        module: the LightningModule.
-        changed: what has changed in the data since the fit began.
-    """
+    """Return what the iterator of an epoch begins with, just before it is made."""
     return {
         "random": random_state(),
         "generators": generator_states(combined.flattened, module),
@@ -115,9 +103,6 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
     """Make the iterator as it was made, and skip the batches that were taken.
 
     Args:
-        loop: the fit loop.
-        fetcher: whose iterator is made.
-        found: what the checkpoint holds.
         put_data: makes the data as they were at the beginning of the epoch.
 
     Raises:
@@ -143,7 +128,7 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
     put_generator_states(loaders, began["generators"], loop.trainer.lightning_module)
     for loader, made in zip(loaders, began["workers"], strict=False):
         if made and has_persistent_workers(loader):  # workers that went on from the epoch before draw no new seed
-            shut_down_workers(loader)
+            shut_down_iterator(loader)
     iter(fetcher)
     skip_batches(fetcher.iterator, loaders, taken)
 
@@ -152,12 +137,7 @@ def find_place(loop: Any, fetcher: Any, found: Found, put_data: Callable[[dict[s
 
 
 def validation_is_due(loop: Any, validated: int) -> bool:
-    """Whether this batch is one after which Lightning validates, and it has not yet.
-
-    Args:
-        loop: the fit loop.
-        validated: after how many batches there was a validation last.
-    """
+    """Whether this batch is one after which Lightning validates, and it has not yet."""
     ready = loop.epoch_loop.batch_progress.total.ready
     return bool(ready and validated != ready and validates_now(loop))
 
@@ -183,8 +163,6 @@ def hold_back(checkpoint: Any, resumed_at: int, hooks: LoopHooks) -> None:
 
     Args:
         checkpoint: any checkpoint callback; others than ModelCheckpoint are left alone.
-        resumed_at: the global step.
-        hooks: by which its method is replaced.
     """
     usual = checkpoint.on_train_batch_end
 

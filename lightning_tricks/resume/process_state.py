@@ -68,9 +68,6 @@ def gathered(own: dict[str, Any], world: int) -> dict[str, Any]:
 
     What another process has as the first one does is neither sent nor written: seeded alike, that is all of it. So the
     checkpoint grows by some bytes a process, and no process but the first receives anything. All of them must call.
-
-    >>> gathered({"batches": 3.0}, world=1)
-    {'ranks': [{'batches': 3.0}]}
     """
     if world == 1:
         return {"ranks": [own]}
@@ -105,11 +102,7 @@ def of_rank(state: dict[str, Any], rank: int) -> dict[str, Any]:
 
 
 def other_world(saved: int, now: int) -> str | None:
-    """Return a warning where the checkpoint is of another number of processes; None where it is of as many.
-
-    >>> other_world(2, 2) is None
-    True
-    """
+    """Return a warning where the checkpoint is of another number of processes; None where it is of as many."""
     if saved == now:
         return None
     return (
@@ -119,11 +112,7 @@ def other_world(saved: int, now: int) -> str | None:
 
 
 def other_epoch(saved: float, now: float) -> str | None:
-    """Return a warning where an epoch has another number of batches now; None where it has as many.
-
-    >>> other_epoch(10.0, 10) is None
-    True
-    """
+    """Return a warning where an epoch has another number of batches now; None where it has as many."""
     if saved == float(now):
         return None
     return (
@@ -133,11 +122,7 @@ def other_epoch(saved: float, now: float) -> str | None:
 
 
 def lost_gradients(rank: dict[str, Any]) -> str | None:
-    """Return a warning where the checkpoint is of the middle of a window, and holds no gradients.
-
-    >>> lost_gradients({"in_window": False, "gradients": {}}) is None
-    True
-    """
+    """Return a warning where the checkpoint is of the middle of a window, and holds no gradients."""
     if not rank["in_window"] or rank["gradients"]:
         return None
     return (

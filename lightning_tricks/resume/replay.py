@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_tricks.numerics.torch_internals import can_skip, shut_down_iterator, skip_one
+from lightning_tricks.numerics.torch_internals import can_skip, skip_one
 
 # samplers that draw all they need when they begin: fetching data in between changes nothing for them
 _DRAW_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
@@ -58,11 +58,7 @@ def unrepeatable(loaders: list[Any], *, cycled: bool) -> str | None:
     """Return why the middle of an epoch cannot be found again in these loaders; None when it can.
 
     Args:
-        loaders: of an epoch, side by side.
         cycled: whether a shorter one starts over when it ends.
-
-    >>> unrepeatable([DataLoader([1, 2, 3])], cycled=True) is None
-    True
     """
     for loader in loaders:
         if keeps_its_own_state(loader):
@@ -79,11 +75,6 @@ def unrepeatable(loaders: list[Any], *, cycled: bool) -> str | None:
 def has_persistent_workers(loader: Any) -> bool:
     """Whether a loader's workers, and their random numbers, go on from epoch to epoch."""
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
-
-
-def shut_down_workers(loader: Any) -> None:
-    """Shut down the workers of a loader that would otherwise outlive the epoch."""
-    shut_down_iterator(loader)
 
 
 def seeds(loaders: list[Any]) -> list[int | None]:
@@ -113,8 +104,6 @@ def skip_batches(iterator: Any, loaders: list[Any], count: int) -> None:
 
     Args:
         iterator: it has given no batch yet.
-        loaders: whose iterators it combines.
-        count: batches.
     """
     inner = getattr(getattr(iterator, "_iterator", None), "iterators", [])
     if len(loaders) == len(inner) == 1 and can_skip(inner[0]) and _order_is_all(loaders[0]):

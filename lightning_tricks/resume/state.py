@@ -28,19 +28,7 @@ __all__ = [
 
 
 def generator_states(loaders: Iterable[Any], module: nn.Module | None = None) -> State:
-    """Return the states of the generators that loaders and a module hold, by place.
-
-    Args:
-        loaders: looked at with their samplers, samplers inside these, and data sets.
-        module: looked at with all that it holds.
-
-    Example:
-        >>> import torch
-        >>> sampler = torch.utils.data.RandomSampler(range(4), generator=torch.Generator().manual_seed(1))
-        >>> state = generator_states([sampler]); first = list(sampler)
-        >>> put_generator_states([sampler], state); list(sampler) == first
-        True
-    """
+    """Return the states of the generators that loaders and a module hold, by place."""
     return {place: state_of(generator) for place, generator in _generators(loaders, module).items()}
 
 

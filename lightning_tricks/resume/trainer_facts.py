@@ -88,7 +88,6 @@ def data_of(trainer: Any, *, made_early: bool) -> Data:
     """Return the training data as they are when training starts.
 
     Args:
-        trainer: of the run.
         made_early: whether the loaders were made before a checkpoint's state could be put back.
     """
     combined = combined_loader(trainer.fit_loop)

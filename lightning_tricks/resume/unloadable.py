@@ -60,11 +60,7 @@ def unloadable(values: Mapping[str, Any]) -> list[Finding]:
 
 
 def loads(value: object) -> bool:
-    """Whether a value that was saved can be loaded under ``weights_only=True``: tried out, in memory.
-
-    >>> loads([1, torch.ones(2)]), loads(deque([1]))
-    (True, False)
-    """
+    """Whether a value that was saved can be loaded under ``weights_only=True``: tried out, in memory."""
     buffer = io.BytesIO()
     try:
         torch.save(value, buffer)
@@ -162,7 +158,6 @@ def _size(value: object) -> float:
 
 
 def _instead(value: Any) -> str:
-    """Return what to save instead."""
     numpy = type(value).__module__.split(".")[0] == "numpy"
     if isinstance(value, nn.Module):
         return "Leave it out: save_hyperparameters(ignore=[...])"

@@ -55,7 +55,6 @@ def written(writers: Sequence[Writer], *, others: bool = False) -> list[Finding]
     """Return why a killed run would leave no checkpoint of its newest state.
 
     Args:
-        writers: the ``ModelCheckpoint`` callbacks.
         others: whether there are checkpoint callbacks of other classes, of which nothing is known.
 
     Example:

@@ -14,9 +14,9 @@ from lightning_tricks.lifecycle.training_run import TrainingRun
 from lightning_tricks.lifecycle.trick import Trick
 from lightning_tricks.numerics.arguments import holds_arguments
 from lightning_tricks.optimizer_step.logbook import OptimizerView, Page
-from lightning_tricks.optimizer_step.rate_request import is_schedule_free, require_rates
+from lightning_tricks.optimizer_step.rate_request import require_rates
 from lightning_tricks.publishing.publish import Cadence
-from lightning_tricks.schedules.curves import Constant, Decay
+from lightning_tricks.schedules.curves import Decay
 from lightning_tricks.schedules.figures import draw_schedule
 from lightning_tricks.schedules.groups import refuse_copied_groups
 from lightning_tricks.schedules.horizon_state import HorizonState, horizon_after_look, horizon_at_start
@@ -24,7 +24,7 @@ from lightning_tricks.schedules.keys import SCHEDULE
 from lightning_tricks.schedules.plan import whole_curve
 from lightning_tricks.schedules.plateau_watch import PlateauWatch, shown_metric, shown_what_came_late
 from lightning_tricks.schedules.rate_writer import RateWriter
-from lightning_tricks.schedules.remarks import overrun, shortfall
+from lightning_tricks.schedules.remarks import overruns, shortfall, two_decays
 from lightning_tricks.schedules.scheduler_conflict import (
     SchedulerConflict,
     refuse_weight_averaging,
@@ -153,24 +153,13 @@ class LRSchedule(Trick):
         conflict: Literal["error", "replace"] = "error",
         overrides: dict[str, float | str | Decay] | None = None,
     ) -> None:
-        given: dict[str, Any] = {
-            "decay": decay,
-            "warmup": warmup,
-            "warmup_shape": warmup_shape,
-            "warmup_start": warmup_start,
-            "hold": hold,
-            "final": final,
-            "total": total,
-            "momentum": momentum,
-            "weight_decay_final": weight_decay_final,
-            "conflict": conflict,
-            "overrides": overrides,
-        }
-        self.spec = ScheduleSpec(**given)
+        # (as they were given: the specification parses them)
+        curve: tuple[Any, ...] = (decay, warmup, warmup_shape, warmup_start, hold, final, total)
+        rest: tuple[Any, ...] = (momentum, weight_decay_final, conflict, overrides)
+        self.spec = ScheduleSpec(*curve, *rest)
         self._reset()
 
     def _reset(self) -> None:
-        """Forget the last run."""
         self._horizon = HorizonState()
         self._writer = RateWriter(self.spec)
         self._plateau = None if self.spec.plateau is None else PlateauWatch.of(self.spec.plateau)
@@ -205,9 +194,7 @@ class LRSchedule(Trick):
     def _configure(self, run: TrainingRun) -> None:
         """Refuse another writer of the rates; note what the module gives its optimizers before a scheduler writes."""
         refuse_weight_averaging(self.spec, run.trainer.callbacks)
-        text = remark_on_finetuning(self.spec, run.trainer.callbacks)
-        if text is not None:
-            _say_once(run, text)
+        _say_once(run, remark_on_finetuning(self.spec, run.trainer.callbacks))
         self._conflict.watch(run.trainer.lightning_module)
 
     def _on_optimizers_created(self, run: TrainingRun) -> None:
@@ -225,10 +212,7 @@ class LRSchedule(Trick):
             warn(OWNER, f"the checkpoint holds no schedule: it goes on at update {at}, from Lightning's global step.")
         for view in run.views:
             require_rates(OWNER, view.optimizer)
-            if is_schedule_free(view.optimizer) and not isinstance(self.spec.decay, Constant):
-                name = type(view.optimizer).__name__
-                text = f"{name} is schedule-free: it averages weights in place of a decay. Use one of the two."
-                _say_once(run, text)
+            _say_once(run, two_decays(self.spec.decay, view.optimizer))
         for view in run.views:
             refuse_copied_groups(view)
         state = state or {}
@@ -268,8 +252,7 @@ class LRSchedule(Trick):
         if looks or (horizon.resumed and bounds(trainer) != horizon.bounds):
             has_clock = self._writer.clock.read is not None
             self._horizon, remarks = horizon_after_look(self.spec, run, horizon, has_clock=has_clock)
-            for remark in remarks:
-                _say_once(run, remark)
+            _say_once(run, *remarks)
             if not self._horizon.inferring:
                 self._write(run, run.views)
         # (from here on another length is a better forecast, and not another wish)
@@ -278,13 +261,9 @@ class LRSchedule(Trick):
         if batch_idx == 0:
             self._write(run, run.views)
         if not self._horizon.timed:
-            for i, (track, attempts) in enumerate(zip(self._horizon.tracks, attempted, strict=True)):
-                text = overrun(track, attempts, f" of optimizer {i}" if len(attempted) > 1 else "")
-                if text is not None:
-                    _say_once(run, text)
+            _say_once(run, *overruns(self._horizon.tracks, attempted))
 
     def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """Log what this attempt uses."""
         if self._cadence.due(page.step):
             suffix = f"/optimizer{page.view.index}" if len(run.views) > 1 else ""
             run.publisher.put(page.step, logged_values(self.spec, page.view.optimizer.param_groups, suffix))
@@ -332,7 +311,6 @@ class LRSchedule(Trick):
     # -- the end, and state -------------------------------------------------------------------------------------
 
     def _finished(self, run: TrainingRun) -> None:
-        """Say how far the curve got, if not to its end."""
         if self._plateau is not None:
             self._take(shown_what_came_late(self._plateau, run.trainer, strict=True))
         # (neither a trial nor a run that an alarm stopped is meant to reach the end; data without a length showed none)
@@ -347,7 +325,6 @@ class LRSchedule(Trick):
                 warn(OWNER, text)
 
     def _cleanup(self, run: TrainingRun) -> None:
-        """Put back what was changed."""
         self._conflict.close()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -358,7 +335,6 @@ class LRSchedule(Trick):
         super().load_state_dict(state_dict)
 
     def _trick_state(self) -> dict[str, Any]:
-        """Return base values and length, and what a plateau has seen."""
         if self._plateau is not None and self.live_run is not None:
             # (not strict: a checkpoint may be written before the metric of its epoch is logged)
             self._take(shown_what_came_late(self._plateau, self.live_run.trainer, strict=False))
@@ -371,8 +347,9 @@ class LRSchedule(Trick):
         }
 
 
-def _say_once(run: TrainingRun, text: str) -> None:
-    # (remarks that come from errors begin with the owner)
-    text = text.removeprefix(f"{OWNER}: ")
-    if run.common.first_to_say(f"{OWNER}: {text}"):
-        warn(OWNER, text)
+def _say_once(run: TrainingRun, *remarks: str | None) -> None:
+    for remark in remarks:
+        # (remarks that come from errors begin with the owner)
+        text = remark and remark.removeprefix(f"{OWNER}: ")
+        if text and run.common.first_to_say(f"{OWNER}: {text}"):
+            warn(OWNER, text)

@@ -58,7 +58,6 @@ class Course:
 
         Args:
             applied: updates; a 0-d int64 tensor where only the device knows them.
-            attempted: attempts.
         """
         position = self.place + (applied - self.updates) * self.speed
         return position if self.planned is None else caught_up(position, attempted, self.planned, self.end, self.speed)

@@ -22,9 +22,7 @@ def draw_schedule(spec: ScheduleSpec, total: int | None, base_lr: float, weight_
     """Return a figure of all that a schedule writes over ``total`` updates.
 
     Args:
-        spec: the arguments of the schedule.
         total: updates of the run; None for the schedule's own number, and without one for shares of the run.
-        base_lr: the optimizer's rate.
         weight_decay: the optimizer's; drawn when it is scheduled.
 
     Raises:

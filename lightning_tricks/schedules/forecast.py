@@ -16,10 +16,7 @@ def read_forecast(run: TrainingRun, spec: ScheduleSpec, pace: Pace, behind: Stan
     """Return what is known about the length of the run at this moment.
 
     Args:
-        run: of the Trainer.
         spec: the arguments; where they give every length, the Trainer is not asked.
-        pace: what the optimizers were seen to do.
-        behind: the part of the run that is over.
         has_clock: whether ``max_time`` may stand in for an unknown number of updates.
 
     Raises:

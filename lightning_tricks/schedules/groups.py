@@ -124,11 +124,7 @@ def planned_group(overrides: Mapping[str, float | Decay], names: Sequence[str], 
 
 
 def refuse_unmatched(spec: ScheduleSpec, groups: Sequence[Sequence[KnownGroup]], view: OptimizerView) -> None:
-    """Refuse a pattern that no group of any optimizer matches; one of parameters that are frozen for now may wait.
-
-    Raises:
-        TrickError: it names the nearest parameter.
-    """
+    """Refuse a pattern that no group of any optimizer matches; one of parameters that are frozen for now may wait."""
     matched = {i for known in groups for group in known for i in group.plan.matched}
     missing = next((pattern for i, pattern in enumerate(spec.overrides) if i not in matched), None)
     if missing is None or any(re.search(missing, name) for name in view.module_names):

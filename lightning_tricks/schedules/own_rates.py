@@ -63,11 +63,7 @@ class OwnRates:
 
 
 class NoScheduler:
-    """Stands in for a scheduler of manual optimization that ``LRSchedule`` replaced: stepping it changes nothing.
-
-    Args:
-        optimizer: whose rates are shown.
-    """
+    """Stands in for a scheduler of manual optimization that ``LRSchedule`` replaced: stepping it changes nothing."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer

@@ -180,9 +180,6 @@ def as_decay(owner: str, decay: object, argument: str = "decay") -> Decay:
     Raises:
         TypeError: it is a class instead of an instance.
         ValueError: no such name; the nearest is named.
-
-    >>> as_decay("LRSchedule", "linear")
-    Linear()
     """
     if isinstance(decay, Decay):
         return decay

@@ -97,7 +97,6 @@ def curve_of(
     """Return warm-up, hold and a decay as one curve.
 
     Args:
-        spec: the arguments.
         decay: that of the schedule, or one of ``overrides``.
         total: updates of the run; None when its end is not known.
         per_epoch: updates in an epoch; None when not known.
@@ -220,13 +219,8 @@ def redrawn_track(
     """Return the track for another length of the run.
 
     Args:
-        spec: the arguments.
-        forecast: the new one.
-        index: which optimizer.
-        track: as it was.
         length: attempts and length of the curve, as ``lengths`` gives them.
         applied: updates so far; a tensor is read on the host only where a curve under way is drawn again.
-        attempted: attempts so far.
         inferring: the length was unknown so far, and the rate was held.
         from_scratch: the position follows from the updates alone, as if this length had been known all along.
 

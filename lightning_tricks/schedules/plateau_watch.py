@@ -49,7 +49,6 @@ class PlateauWatch:
         """Return the watch after a look for the metric of the epoch that has ended.
 
         Args:
-            metrics: all that were logged.
             every: epochs from one validation to the next; None where it counts batches instead.
             strict: whether a metric that never came is an error by now.
 

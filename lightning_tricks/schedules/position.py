@@ -35,9 +35,6 @@ def position_of(
     """Return the position of the next update.
 
     Args:
-        track: of the optimizer.
-        applied: updates so far.
-        attempted: attempts so far.
         skipped: attempts that changed nothing, as the host knew it last; used where ``applied`` is on a device.
         time: share of ``max_time`` that is over, where it hurries this optimizer; else None.
     """
@@ -75,13 +72,7 @@ def _hurried(position: float | Tensor, course: Course, time: float | None) -> fl
 
 
 def table_size(curve: Curve, course: Course, attempted: int, have: int) -> int:
-    """Return how many entries a table of multipliers needs after so many attempts; ``have`` where that is enough.
-
-    >>> from lightning_tricks.schedules.curves import Constant
-    >>> endless = Curve(Constant(), 0, "linear", 0.0, 0, 0.0, None)
-    >>> table_size(endless, Course(), 10, have=0), table_size(endless, Course(), 5000, have=4096)
-    (4096, 20008)
-    """
+    """Return how many entries a table of multipliers needs after so many attempts; ``have`` where that is enough."""
     reached = course.place + 2 * max(1.0, course.speed) * (attempted + 1)  # catching up takes two positions per update
     needed = math.ceil(reached) + 2
     end = needed if curve.total is None else curve.total + 1
@@ -93,11 +84,7 @@ def table_size(curve: Curve, course: Course, attempted: int, have: int) -> int:
 
 
 def looked_up(table: Tensor, position: Tensor) -> Tensor:
-    """Return the entry of a table at a 0-d position on the same device; between two entries it is interpolated.
-
-    >>> looked_up(torch.tensor([0.0, 1.0, 3.0]), torch.tensor(1.5))
-    tensor(2.)
-    """
+    """Return the entry of a table at a 0-d position on the same device; between two entries it is interpolated."""
     # not table[position]: torch reads a 0-d index on the host
     place = position.clamp(max=len(table) - 1).reshape(1)
     if not place.is_floating_point():

@@ -15,11 +15,7 @@ from lightning_tricks.schedules.written import write_groups
 
 
 class RateWriter:
-    """Knows the base values of the groups, and the position of every optimizer.
-
-    Args:
-        spec: the arguments of the schedule.
-    """
+    """Knows the base values of the groups, and the position of every optimizer."""
 
     def __init__(self, spec: ScheduleSpec) -> None:
         self.spec = spec
@@ -45,9 +41,6 @@ class RateWriter:
         """Write the values of the next update.
 
         Args:
-            run: of the Trainer.
-            view: the optimizer.
-            track: its curves.
             timed: whether the wall clock alone bounds the run.
             lowered: the factor of a plateau, which holds for the schedule's own curve.
         """

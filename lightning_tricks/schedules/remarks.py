@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+
+from lightning_tricks.optimizer_step.rate_request import is_schedule_free
+from lightning_tricks.schedules.curves import Constant, Decay
 from lightning_tricks.schedules.plan import Track
+
+
+def two_decays(decay: Decay, optimizer: Optimizer) -> str | None:
+    """Return that an optimizer without a schedule was given one; a constant rate, after a warm-up, is what it needs."""
+    if not is_schedule_free(optimizer) or isinstance(decay, Constant):
+        return None
+    return f"{type(optimizer).__name__} is schedule-free: it averages weights in place of a decay. Use one of the two."
+
+
+def overruns(tracks: Sequence[Track], attempted: Sequence[int]) -> list[str | None]:
+    """Return what ``overrun`` says of each optimizer, given its attempts so far."""
+    several = len(attempted) > 1
+    named = enumerate(zip(tracks, attempted, strict=True))
+    return [overrun(track, attempts, f" of optimizer {i}" if several else "") for i, (track, attempts) in named]
 
 
 def overrun(track: Track, attempted: int, which: str = "") -> str | None:
     """Return that a run goes on after the end of its curve: the rate would stay there silently otherwise.
 
     Args:
-        track: of an optimizer.
         attempted: its attempts so far. Two more than expected, and 2 %, are not a reason to speak.
         which: names the optimizer where there are several.
     """
@@ -32,9 +51,7 @@ def shortfall(track: Track, position: float, applied: int, *, timed: bool) -> st
     """Return how far a curve got in a run that is over, where that is not its end.
 
     Args:
-        track: of an optimizer.
         position: at which it stands.
-        applied: its updates.
         timed: whether the wall clock bounded the run.
     """
     curve = track.curves[0]

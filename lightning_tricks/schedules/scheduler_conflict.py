@@ -42,11 +42,7 @@ def _of_class(callbacks: Sequence[Any], name: str) -> Any:
 
 
 class SchedulerConflict:
-    """What becomes of a scheduler that the module returns.
-
-    Args:
-        policy: ``"error"`` or ``"replace"``.
-    """
+    """What becomes of a scheduler that the module returns."""
 
     def __init__(self, policy: str) -> None:
         self.policy = policy
@@ -61,11 +57,7 @@ class SchedulerConflict:
             self._unwatch = replaced(module, "configure_optimizers", noting)
 
     def settle(self, trainer: Any) -> None:
-        """Refuse the module's schedulers, or take them out and put back the rates from before them.
-
-        Raises:
-            ConflictError: there is one, and the policy is ``"error"``.
-        """
+        """Refuse the module's schedulers, or take them out and put back the rates from before them."""
         module, configs = trainer.lightning_module, trainer.strategy.lr_scheduler_configs
         theirs = [config.scheduler for config in configs if not isinstance(config.scheduler, NoScheduler)]
         if not theirs:

@@ -23,10 +23,6 @@ class ScheduleSpec:
 
     The fields are the constructor arguments of ``LRSchedule``, which documents them; each may be given in any of the
     forms that it allows.
-
-    Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of range or contradicts another.
     """
 
     decay: Decay

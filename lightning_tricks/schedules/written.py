@@ -24,9 +24,6 @@ def momentum_at(momentum: tuple[float, float], lr_fraction: float) -> float:
         lr_fraction: 0 where the rate is lowest, 1 where it is highest.
 
     Reference: Smith, Topin, "Super-Convergence", 2018, arXiv:1708.07120.
-
-    >>> momentum_at((0.95, 0.85), 0.0), momentum_at((0.95, 0.85), 1.0)
-    (0.95, 0.85)
     """
     return momentum[0] + (momentum[1] - momentum[0]) * lr_fraction
 
@@ -38,9 +35,6 @@ def weight_decay_at(first: float, last: float, share: float) -> float:
         first: of the group at the beginning.
         last: at the end of the run.
         share: of the run that is over, in [0, 1].
-
-    >>> round(weight_decay_at(0.1, 0.3, 0.5), 12)
-    0.2
     """
     return last + (first - last) * (1.0 + math.cos(math.pi * share)) / 2.0
 
@@ -58,11 +52,7 @@ def write_groups(
     """Write the values of the next update into every group that is known.
 
     Args:
-        spec: the arguments.
-        groups: of the optimizer.
         known: their base values, in the same order.
-        track: of the optimizer.
-        position: of the next update.
         factor: on every rate, that other callbacks asked for.
         multiplier: number of a curve -> its multiplier at the position.
     """
@@ -126,11 +116,6 @@ def shown_groups(number: int) -> list[int]:
 
 def logged_values(spec: ScheduleSpec, groups: Sequence[dict[str, Any]], suffix: str) -> dict[str, float | Tensor]:
     """Return the values that an update uses, by log key.
-
-    Args:
-        spec: the arguments.
-        groups: of the optimizer.
-        suffix: of every key: empty, or ``/optimizer<index>`` where there are several.
 
     >>> from lightning_tricks import LRSchedule
     >>> logged_values(LRSchedule().spec, [{"lr": 0.1, "name": "head"}, {"lr": 0.2}], "")

@@ -139,7 +139,7 @@ def test_patterns_of_users_have_a_longest_length_everywhere() -> None:
         lambda p: GradientClip(groups={"x": p}),
         lambda p: LRSchedule(overrides={p: 0.1}),
         lambda p: AGC(exclude=(p,)),
-        lambda p: check_patterns("GradientMonitor", "groups", {"x": p}),
+        lambda p: check_patterns("GradientMonitor", {"x": p}),
     ):
         make(fits)
         with pytest.raises(ValueError, match="1,001 characters, and at most 1,000 are allowed"):

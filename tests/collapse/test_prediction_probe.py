@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_tricks.collapse.prediction_probe import PredictionProbe, rows_form
+from lightning_tricks.collapse.prediction_probe import PredictionProbe
 from lightning_tricks.detection.judge import Judge
 
 RUN: Any = SimpleNamespace(
@@ -67,21 +67,6 @@ def test_it_is_not_yet_time_while_there_is_no_association_and_grace_is_left() ->
         assert values["association"] < 2 and values["not_yet"] == waits
     probe.rolled_back()
     assert probe.state()["evidence"]["samples"] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("sums", "fault"),
-    [
-        ({}, False),
-        ({"logits": torch.zeros(2, 3), "target": torch.zeros(2)}, False),
-        ({"output": torch.zeros(2, 3), "values": torch.zeros(2, 3), "part": torch.zeros(2)}, False),
-        ({"logits": torch.zeros(2, 3), "values": torch.zeros(2, 3)}, True),
-        ({"logits": torch.zeros(2, 3), "target": torch.zeros(2), "part": torch.zeros(2, 1)}, True),
-        ("rows", True),
-    ],
-)
-def test_the_form_of_rows_in_a_checkpoint_is_checked(sums: Any, fault: bool) -> None:
-    assert (rows_form(sums, "sums") is not None) is fault
 
 
 def test_of_several_calls_of_the_module_the_first_that_fits_the_target_counts() -> None:

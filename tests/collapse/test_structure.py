@@ -14,7 +14,7 @@ def measured(features: Tensor, label: Tensor) -> dict[str, float]:
     gathered: dict[str, Tensor] = {}
     for part, own in zip(features.tensor_split(3), label.tensor_split(3), strict=True):
         add_features(gathered, part, centre(mean), own)
-    return read_features(measured_features(gathered).tolist(), known=True)[0]
+    return read_features(measured_features(gathered).tolist())[0]
 
 
 def points(classes: int, width: int, noise: float) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ def measured(features: Tensor, parts: int = 4) -> dict[str, float]:
     for part in features.tensor_split(parts):
         add_rows(mean, part)
     for part in features.tensor_split(parts):
-        add_features(gathered, part, centre(mean))
+        add_features(gathered, part, centre(mean), torch.full((len(part),), -1))
     return read_features(measured_features(gathered).tolist())[0]
 
 

@@ -192,3 +192,16 @@ def test_the_mean_of_products_of_all_pairs_is_the_product_of_the_means() -> None
         loss = (one * two[:, None]).mean()
     torch.testing.assert_close(loss, one.mean() * two.mean())
     assert followed.of(loss) is not None
+
+
+def test_a_label_that_was_squeezed_is_a_row_and_a_column_of_an_output_that_was_squeezed_is_meant() -> None:
+    x, y = torch.randn(20, 3), torch.randn(20, 1)
+    net = torch.nn.Linear(3, 2)
+    with Meetings((x, y)) as followed:
+        mean, spread = net(x.clone()).split(1, dim=1)
+        labels = y.clone().squeeze(1)
+        likelihood = ((labels - mean).square() / spread.exp() + spread).mean()
+    assert followed.of(likelihood) is not None
+    with Meetings((x, y)) as followed:
+        pairs = (net(x)[:, :1] - torch.nn.functional.linear(x, net.weight[:1]).squeeze(1)).square().mean()
+    assert followed.of(pairs) is None

@@ -42,7 +42,7 @@ def window(meter: NoiseMeter, sizes: list[int], first_norm: float) -> None:
 
 
 def test_a_meter_averages_the_estimates_of_its_windows() -> None:
-    meter = NoiseMeter("GradientMonitor")
+    meter = NoiseMeter()
     assert not meter.measures and meter.batch_size is None and meter.state() is None
     meter.start(None, torch.device("cpu"))
     rule, state = NoiseScale(), NoiseScale().init(torch.device("cpu"))
@@ -52,13 +52,13 @@ def test_a_meter_averages_the_estimates_of_its_windows() -> None:
         value = meter.measure(torch.tensor(norm), 1, synced=False)
         assert value is not None and float(value) == float(rule.value(state))
     assert meter.batch_size == round(float(rule.value(state)))
-    resumed = NoiseMeter("GradientMonitor")
+    resumed = NoiseMeter()
     resumed.start(meter.state(), torch.device("cpu"))
     assert resumed.batch_size == meter.batch_size
 
 
 def test_a_window_of_one_micro_batch_shows_nothing() -> None:
-    meter = NoiseMeter("GradientMonitor")
+    meter = NoiseMeter()
     meter.start(None, torch.device("cpu"))
     window(meter, [8], 1.0)
     assert meter.measure(torch.tensor(1.0), 1, synced=False) is None

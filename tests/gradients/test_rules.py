@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_tricks import AGC, ClipNorm, ClipValue
-from lightning_tricks.functional import adaptive_coefficient, clip_coefficients
+from lightning_tricks import ClipNorm, ClipValue
+from lightning_tricks.functional import clip_coefficients
 
 norms = st.floats(1e-3, 1e6)
 
@@ -32,18 +32,6 @@ def test_what_is_not_finite_is_not_scaled() -> None:
     assert clip_coefficients(torch.tensor([math.nan, math.inf, 0.0]), 1.0).tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 2, 2), (7,), ()])
-def test_agc_bounds_every_unit_by_its_weights(shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    weight, gradient = torch.randn(shape).double(), torch.randn(shape).double() * 3
-    clipped = gradient * adaptive_coefficient(gradient.float(), weight.float(), 0.1, 1e-3, 1.0).double()
-    units = [(weight, gradient, clipped)] if len(shape) < 2 else list(zip(weight, gradient, clipped, strict=True))
-    for w, g, c in units:
-        allowed = 0.1 * max(float(w.norm()), 1e-3)
-        expected = g * min(1.0, allowed / float(g.norm()))
-        torch.testing.assert_close(c, expected, rtol=1e-5, atol=1e-8)
-
-
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
@@ -56,16 +44,8 @@ def test_agc_bounds_every_unit_by_its_weights(shape: tuple[int, ...]) -> None:
         (lambda: ClipNorm(1.0, "inf"), TypeError, "norm_type must be > 0"),
         (lambda: ClipValue(-1), ValueError, "max_value must be > 0"),
         (lambda: ClipValue(True), TypeError, "max_value must be > 0"),
-        (lambda: AGC(0.0), ValueError, "factor must be > 0"),
-        (lambda: AGC(eps=0.0), ValueError, "eps must be > 0"),
-        (lambda: AGC(exclude="head"), TypeError, "exclude must be a list of patterns"),
     ],
 )
 def test_bad_arguments_are_refused(make: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
-
-
-def test_agc_asked_for_norms_says_what_to_call() -> None:
-    with pytest.raises(TypeError, match="Call adaptive_coefficient"):
-        AGC().update(torch.ones(1), {})

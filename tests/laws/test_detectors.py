@@ -82,7 +82,7 @@ def test_what_a_detector_reads_knows_no_unit_either(seed: int, scale: float, shi
     def read(rows: Tensor) -> dict[str, float]:
         gathered: dict[str, Tensor] = {}
         for part in rows.float().split(13):
-            sums.add_features(gathered, part, rows[0].float())
+            sums.add_features(gathered, part, rows[0].float(), torch.full((len(part),), -1))
         return sums.read_features(sums.measured_features(gathered).tolist())[0]
 
     rows = features(seed)

@@ -29,7 +29,7 @@ def test_groups_are_assigned_in_their_order() -> None:
 )  # fmt: skip
 def test_groups_of_a_wrong_form_are_refused(groups: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        check_patterns("X", "groups", groups)
+        check_patterns("X", groups)
     with pytest.raises(error, match=r"GradientMonitor\(groups="):
         GradientMonitor(groups=groups)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_tricks.functional import bounded_sample, group_norms, nonfinite, tensor_norms, total_norm, unit_norms
+from lightning_tricks.functional import group_norms, nonfinite, tensor_norms, total_norm, unit_norms
 from lightning_tricks.numerics.norms import NormPlan, largest_magnitude
 
 ORDERS = [0.5, 1.0, 2.0, 3.0, math.inf]
@@ -169,29 +169,6 @@ def test_unit_norms_are_per_row_filter_or_vector() -> None:
     assert unit_norms(filters).flatten().tolist() == pytest.approx([float(f.norm()) for f in filters])
     assert unit_norms(filters).shape == (4, 1, 1, 1)
     assert float(unit_norms(bias)) == pytest.approx(float(bias.norm()))
-
-
-@given(st.integers(1, 500), st.integers(1, 50))
-def test_a_sample_is_bounded_and_of_different_elements(n: int, limit: int) -> None:
-    sample = bounded_sample(torch.arange(n), limit)
-    assert len(sample) == len(sample.unique()) == min(n, limit)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 2000))
-def test_of_a_matrix_all_columns_and_rows_are_sampled(n: int, width: int, limit: int) -> None:
-    """With every k-th element of it, only columns are seen that have a divisor in common with k."""
-    places = torch.arange(n * width).reshape(n, width)
-    sample = bounded_sample(places, limit)
-    columns = torch.bincount(sample % width, minlength=width)
-    assert int(columns.max() - columns.min()) <= 1
-    rows = (sample // width).unique()
-    assert int(torch.cat([rows, rows[:1] + n]).diff().max()) <= max(1, 4 * math.ceil(n / min(limit, n * width)))
-
-
-def test_what_is_small_is_seen_whole_and_not_copied() -> None:
-    tensor = torch.randn(4, 5)
-    assert bounded_sample(tensor).data_ptr() == tensor.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

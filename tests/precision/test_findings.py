@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from lightning_tricks.precision import skips
-from lightning_tricks.precision.findings import Finding, Findings, as_table, islands_or
+from lightning_tricks.precision.findings import Finding, Findings, as_table, islands_or_bfloat16
 
 
 def test_kinds_are_checked() -> None:
@@ -47,5 +47,5 @@ def test_a_narrow_terminal_breaks_a_remedy_and_does_not_cut_it_off() -> None:
 
 
 def test_the_advice_depends_on_whether_the_run_is_in_float16() -> None:
-    assert islands_or("head", "a smaller rate") == "Use FP32Islands(['head']) or a smaller rate"
-    assert islands_or("head", "", half=False).startswith("Under 16-mixed it would need FP32Islands(['head'])")
+    assert islands_or_bfloat16("head") == "Use FP32Islands(['head']) or precision='bf16-mixed'"
+    assert islands_or_bfloat16("head", half=False).startswith("Under 16-mixed it would need FP32Islands(['head'])")

@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
+from lightning_tricks.numerics.torch_internals import shut_down_iterator
 from lightning_tricks.resume.replay import (
     has_persistent_workers,
     on_iterator_start,
-    shut_down_workers,
     skip_batches,
     unrepeatable,
 )
@@ -104,7 +104,7 @@ def test_workers_that_stay_are_known_and_ended() -> None:
         and not has_persistent_workers([1])
     )
     list(loader)
-    shut_down_workers(loader)
-    shut_down_workers(loader)
+    shut_down_iterator(loader)
+    shut_down_iterator(loader)
     assert loader._iterator is None and [b.tolist() for b in loader] == [[1], [2]]
-    shut_down_workers(loader)
+    shut_down_iterator(loader)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lightning_tricks.schedules.course import Course
 from lightning_tricks.schedules.curves import Constant, Decay, Linear
 from lightning_tricks.schedules.plan import Track
-from lightning_tricks.schedules.remarks import overrun, shortfall
+from lightning_tricks.schedules.remarks import overrun, overruns, shortfall, two_decays
 from lightning_tricks.schedules.run_curve import Curve
 
 
@@ -43,3 +44,25 @@ def test_a_curve_that_did_not_reach_its_end_is_told_and_one_that_nearly_did_is_n
     assert shortfall(track(None, None), 60.0, 60, timed=False) is None
     flat = track(100, 100, Constant(), warmup=50)
     assert shortfall(flat, 60.0, 60, timed=False) is None and shortfall(flat, 20.0, 20, timed=False) is not None
+
+
+def test_of_several_optimizers_each_is_named_and_a_single_one_is_not() -> None:
+    one, two = overruns([track(100, 100), track(100, 100)], [100, 500])
+    assert one is None and two is not None and "updates of optimizer 1 that" in two
+    (alone,) = overruns([track(100, 100)], [500])
+    assert alone is not None and "of optimizer" not in alone
+
+
+def test_a_decay_beside_an_optimizer_that_averages_weights_is_told_and_a_constant_rate_is_not() -> None:
+    class SGDScheduleFree(torch.optim.SGD):
+        """Named as in the package of that optimizer."""
+
+        def train(self) -> None: ...
+
+        def eval(self) -> None: ...
+
+    free = SGDScheduleFree([torch.zeros(1)], lr=0.1)
+    text = two_decays(Linear(), free)
+    assert text is not None and text.startswith("SGDScheduleFree is schedule-free")
+    assert two_decays(Constant(), free) is None
+    assert two_decays(Linear(), torch.optim.SGD([torch.zeros(1)], lr=0.1)) is None

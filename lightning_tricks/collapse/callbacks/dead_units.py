@@ -90,5 +90,4 @@ class DeadUnits(Detector, Trick):  # type: ignore[misc]  # (Lightning has Callba
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over the units."""
         return (Watch(self, UnitsProbe(self.layers, self.patience), self.settings),)

@@ -72,7 +72,6 @@ class FeaturesProbe(Probe):
     Args:
         layer: name of a module, or a list of names from the first layer to the last; with a list each value has the
             name of its layer.
-        patience: of the alarms.
     """
 
     def __init__(self, layer: str | list[str], patience: int) -> None:
@@ -175,7 +174,7 @@ class FeaturesProbe(Probe):
         values: dict[str, float] = {}
         for layer, length in self._sizes:
             part, vector = vector[:length], vector[length:]
-            own, self._spectra[layer] = sums.read_features(part, known=True)
+            own, self._spectra[layer] = sums.read_features(part)
             size = own.pop("_size")
             if math.isfinite(size) and size > 0:
                 self._first_size.setdefault(layer, size)

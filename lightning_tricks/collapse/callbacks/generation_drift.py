@@ -106,13 +106,7 @@ class GenerationDrift(Detector, Trick):  # type: ignore[misc]  # (Lightning has 
 
 
 class _Generations(Stages):
-    """Keeps the real data of the first epoch, and looks after each generation.
-
-    Args:
-        watch: judges what was seen, and acts.
-        probe: of the watch.
-        every_n_epochs: epochs in one generation.
-    """
+    """Keeps the real data of the first epoch, and looks after each generation."""
 
     def __init__(self, watch: Watch, probe: GenerationsProbe, every_n_epochs: int) -> None:
         self._watch, self._probe, self._every_n_epochs = watch, probe, every_n_epochs

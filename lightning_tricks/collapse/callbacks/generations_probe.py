@@ -33,12 +33,7 @@ _NEIGHBOURS = 5
 
 
 class GenerationsProbe(Probe):
-    """Real samples of the first epoch, what the model generates after each generation, and their comparison.
-
-    Args:
-        sample: the method that generates.
-        num_samples: kept of the real data.
-    """
+    """Real samples of the first epoch, what the model generates after each generation, and their comparison."""
 
     hooks_modules = False
 

@@ -35,12 +35,7 @@ _TREND = 8  # checks: a generator that covers more and more has not collapsed
 
 
 class ModesProbe(Probe):
-    """Generated samples beside the real ones of the same batches.
-
-    Args:
-        generator: name of the module whose output is a batch of samples.
-        patience: of the alarm.
-    """
+    """Generated samples beside the real ones of the same batches."""
 
     samples: ClassVar[int] = _MODE_SAMPLES
     fewest: ClassVar[int] = 64
@@ -201,5 +196,4 @@ class ModeCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Cal
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over the samples of the generator."""
         return (Watch(self, ModesProbe(self.generator, self.patience), self.settings),)

@@ -32,13 +32,7 @@ _FEWEST_ROWS, _MOST_NUMBERS = 32, 2**24  # that are kept of each output until a 
 
 
 class PosteriorProbe(Probe):
-    """Rows of posterior means and log-variances, and the information in them.
-
-    Args:
-        mean: name of the module of the means.
-        log_variance: name of the module of the log-variances; the same one for a module that returns both.
-        patience: of the alarms.
-    """
+    """Rows of posterior means and log-variances, and the information in them."""
 
     def __init__(self, mean: str, log_variance: str, patience: int) -> None:
         super().__init__()
@@ -215,5 +209,4 @@ class PosteriorCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning ha
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over the posterior."""
         return (Watch(self, PosteriorProbe(self.mean, self.log_variance, self.patience), self.settings),)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import final
 
 from lightning_tricks.collapse.keys import PREDICTION
-from lightning_tricks.collapse.prediction_probe import OPTIONAL_FORMS, PredictionProbe, rows_form
+from lightning_tricks.collapse.prediction_probe import PredictionProbe
 from lightning_tricks.collapse.prediction_rows import ANY_OUTPUT, ANY_TARGET
+from lightning_tricks.collapse.prediction_state import OPTIONAL_FORMS, rows_form
 from lightning_tricks.collapse.reduction import require_name
 from lightning_tricks.detection.action import Action
 from lightning_tricks.detection.detector import Detector
@@ -119,5 +120,4 @@ class PredictionCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning h
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over predictions and targets."""
         return (Watch(self, PredictionProbe(self.output, self.target, self.patience), self.settings),)

@@ -41,12 +41,7 @@ _SOFT = (nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Softplus)
 
 
 class UnitsProbe(Probe):
-    """Largest outputs, magnitudes and firings of the units of activation layers.
-
-    Args:
-        layers: names or globs of modules; None for all activation modules.
-        patience: of the alarms.
-    """
+    """Largest outputs, magnitudes and firings of the units of activation layers."""
 
     def __init__(self, layers: list[str] | None, patience: int) -> None:
         super().__init__()

@@ -101,5 +101,4 @@ class UsageCollapse(Detector, Trick):  # type: ignore[misc]  # (Lightning has Ca
         self._reset()
 
     def _make_parts(self) -> tuple[Stages, ...]:
-        """A watch over the entries that are chosen."""
         return (Watch(self, UsageProbe(self.assignments, self.kind, self.patience), self.settings),)

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_tricks.errors import ConflictError, NonFiniteError, message
-from lightning_tricks.gradients import clip_summary, nonfinite_policy
+from lightning_tricks.gradients import clip_statistics, nonfinite_policy
 from lightning_tricks.gradients.clipper import Clipper
 from lightning_tricks.gradients.keys import CLIP
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
@@ -119,7 +119,6 @@ class GradientClip(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was measured."""
         self._clippers: dict[int, Clipper] = {}
         self._warned = False
 
@@ -128,12 +127,12 @@ class GradientClip(Trick):
     @property
     def clipped_fraction(self) -> float:
         """Share of updates whose gradient was clipped since the start of training; 0.0 before the first."""
-        return clip_summary.clipped_fraction(self._totals())
+        return clip_statistics.clipped_fraction(self._totals())
 
     @property
     def mean_coefficient(self) -> float:
         """Mean coefficient over the clipped updates; 1.0 when none was clipped."""
-        return clip_summary.mean_coefficient(self._totals())
+        return clip_statistics.mean_coefficient(self._totals())
 
     @property
     def suggested_threshold(self) -> float | dict[str, float] | None:
@@ -143,7 +142,7 @@ class GradientClip(Trick):
         threshold is a ratio.
         """
         found = {index: clipper.percentiles(90.0) for index, clipper in self._clippers.items()}
-        return clip_summary.suggested_threshold(found)
+        return clip_statistics.suggested_threshold(found)
 
     def _totals(self) -> dict[str, float]:
         names, clippers = ("updates", "clipped", "coefficients"), self._clippers.values()
@@ -256,16 +255,14 @@ class GradientClip(Trick):
             warn("GradientClip", nonfinite_policy.warning_text(self.nonfinite, step, found, scaled=scaled))
 
     def _finished(self, run: TrainingRun) -> None:
-        """Say whether the threshold does anything."""
         for clipper in self._clippers.values():
             self._report(run, clipper, run.step)
         found = self.clipped_fraction, self.mean_coefficient, self.suggested_threshold
-        rank_zero_info(clip_summary.summary(self.rule, *found))
+        rank_zero_info(clip_statistics.summary(self.rule, *found))
 
     # -- state --------------------------------------------------------------------------------------------------------
 
     def _trick_state(self) -> dict[str, Any]:
-        """Each optimizer's rule and statistics, on the CPU."""
         return {str(index): clipper.state() for index, clipper in self._clippers.items()}
 
 

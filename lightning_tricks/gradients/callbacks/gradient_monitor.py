@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, final
 
-import torch
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
-from torch.optim import Optimizer
 
-from lightning_tricks.errors import TrickError, UnsupportedError, message
+from lightning_tricks.errors import TrickError
+from lightning_tricks.gradients.callbacks.first_micro_batch import FirstMicroBatch, check_that_noise_can_be_measured
 from lightning_tricks.gradients.callbacks.gradient_clip import GradientClip
 from lightning_tricks.gradients.figures import draw_layers
 from lightning_tricks.gradients.keys import MONITOR
 from lightning_tricks.gradients.layer_curves import LayerCurves
-from lightning_tricks.gradients.noise_scale import NoiseMeter, NoiseWindow
+from lightning_tricks.gradients.noise_scale import NoiseMeter
 from lightning_tricks.gradients.nonfinite import NonFinite, NonFiniteWatch
 from lightning_tricks.gradients.parts import Parts, named_parts
 from lightning_tricks.gradients.samples import histogram_samples, moves_and_sizes, update_ratio, weight_samples
@@ -123,11 +120,10 @@ class GradientMonitor(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was measured."""
         self._nonfinite: dict[str, int] = {}
         self._warned = False
         self._before: dict[int, list[Tensor]] = {}  # samples of the weights, until the step that is under way is over
-        self._noise = NoiseMeter("GradientMonitor")
+        self._noise = NoiseMeter()
         self._layers = LayerCurves(self.spec.per_layer, self.guard)
 
     def _make_parts(self) -> tuple[Stages, ...]:
@@ -135,7 +131,7 @@ class GradientMonitor(Trick):
         if not self.spec.noise_scale:
             return ()
         # (functions, since cadence and run are there from the start of a fit only)
-        return (_FirstMicroBatch(self._noise.window, lambda step: self._cadence.due(step), lambda: self.live_run),)
+        return (FirstMicroBatch(self._noise.window, lambda step: self._cadence.due(step), lambda: self.live_run),)
 
     @property
     def nonfinite_layers(self) -> dict[str, int]:
@@ -167,7 +163,7 @@ class GradientMonitor(Trick):
         # (a report of NaN tells whether the loss was finite, or the backward pass is to blame)
         run.attempts.keeps_losses = True
         if self.spec.noise_scale:
-            _check_that_noise_can_be_measured(run.trainer)
+            check_that_noise_can_be_measured(run.trainer)
 
     def _on_start(self, run: TrainingRun, state: dict[str, Any] | None) -> None:
         """Resolve names, once."""
@@ -284,46 +280,3 @@ class GradientMonitor(Trick):
         columns = self._layers.history.columns
         if columns:
             run.publisher.draw(columns[-1][0], "grad/layers", self.plot)
-
-
-class _FirstMicroBatch(Stages):
-    """For the noise scale: compares the first micro-batch of a window with the whole window.
-
-    A part of its own, so that a monitor that measures no noise scale has no hooks in each micro-batch.
-    """
-
-    def __init__(self, window: NoiseWindow, due: Callable[[int], bool], live_run: Callable[[], TrainingRun | None]):
-        self._window, self._due, self._live_run = window, due, live_run
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Count samples."""
-        self._window.next_size = int(extract_batch_size(batch))
-
-    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
-        """A window begins."""
-        self._window.begin()
-
-    @torch.no_grad()
-    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        """Take the norm of the first micro-batch's gradient, in windows that will be logged."""
-        run, window = self._live_run(), self._window
-        if run is not None:
-            window.add()
-            if window.batches == 1 and self._due(run.step):
-                # What lies in ``.grad`` belongs to a loss that was divided by the length of the window; the factor
-                # undoes that.
-                window.first_norm = run.views[0].norm_now() * run.attempts.mean_factor(1)
-
-
-def _check_that_noise_can_be_measured(trainer: Any) -> None:
-    """Refuse a run in which there are no two batch sizes to compare."""
-    if not trainer.lightning_module.automatic_optimization:
-        text = "the noise scale needs automatic optimization, which tells micro-batches apart"
-        raise UnsupportedError(message("GradientMonitor", "noise_scale", True, text, "Set it to False"))
-    # a callback that steers the window is known by these methods: ours, and Lightning's scheduler
-    steering = ("get_accumulate_grad_batches", "updates_in_epoch")
-    steered = any(hasattr(callback, name) for callback in trainer.callbacks for name in steering)
-    if trainer.accumulate_grad_batches == 1 and not steered:
-        text = "the noise scale needs gradient accumulation, which gives a small and a large batch"
-        remedy = "Use GradientAccumulation(2) or more"
-        raise TrickError(message("GradientMonitor", "noise_scale", True, text, remedy))

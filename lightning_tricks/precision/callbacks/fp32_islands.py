@@ -65,7 +65,6 @@ class FP32Islands(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was found."""
         self._islands: Islands | None = None
         self._names: list[str] = []
         self._found: list[str] = []
@@ -85,7 +84,6 @@ class FP32Islands(Trick):
 
     # modules may be made in configure_model, which comes after setup; validation may come before training
     def _on_optimizers_created(self, run: TrainingRun) -> None:
-        """Make the islands."""
         self._make(run.trainer, run.trainer.lightning_module)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -124,7 +122,6 @@ class FP32Islands(Trick):
             self._add(run, state["found"])
 
     def _trick_state(self) -> dict[str, Any]:
-        """What was found."""
         return {"found": list(self._found)}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -108,7 +108,6 @@ class LossScaleGuard(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was measured."""
         self._policy = ScalePolicy(self.min_scale, self.max_scale, self.max_consecutive_skips, self.on_failure)
         self._counts: list[SkipCount] = []
         self._open: dict[int, Attempt] = {}
@@ -147,13 +146,11 @@ class LossScaleGuard(Trick):
         run.dispatch.rest(self, "_gradients_ready", "_updated", "on_train_batch_end", when=idle)
 
     def _trick_state(self) -> dict[str, Any]:
-        """Counts as plain numbers, and the precision in use."""
         return {"counts": [on_host(count.state) for count in self._counts], "fallback": self._fallback}
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
     def _gradients_ready(self, run: TrainingRun, page: Page) -> None:
-        """An attempt begins."""
         index = page.view.index
         if index in self._open:  # manual optimization stepped twice within one batch
             self._close(run, index)

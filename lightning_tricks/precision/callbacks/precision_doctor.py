@@ -101,7 +101,6 @@ class PrecisionDoctor(Trick):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget what was measured."""
         self._findings = Findings()
         self._table: dict[str, dict[str, float]] = {}
         self._explainer = SkipExplainer(self._note, self.guard)
