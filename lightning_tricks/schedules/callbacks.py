@@ -153,10 +153,20 @@ class LRSchedule(Trick):
         conflict: Literal["error", "replace"] = "error",
         overrides: dict[str, float | str | Decay] | None = None,
     ) -> None:
-        # (as they were given: the specification parses them)
-        curve: tuple[Any, ...] = (decay, warmup, warmup_shape, warmup_start, hold, final, total)
-        rest: tuple[Any, ...] = (momentum, weight_decay_final, conflict, overrides)
-        self.spec = ScheduleSpec(*curve, *rest)
+        given: dict[str, Any] = {
+            "decay": decay,
+            "warmup": warmup,
+            "warmup_shape": warmup_shape,
+            "warmup_start": warmup_start,
+            "hold": hold,
+            "final": final,
+            "total": total,
+            "momentum": momentum,
+            "weight_decay_final": weight_decay_final,
+            "conflict": conflict,
+            "overrides": overrides,
+        }
+        self.spec = ScheduleSpec(**given)
         self._reset()
 
     def _reset(self) -> None:
