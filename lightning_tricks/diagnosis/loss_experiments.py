@@ -137,6 +137,8 @@ def _invariant_pairing(exam: Examination) -> list[Check]:
     same = prediction.numel() == target.numel() and told
     if not same or len(target) < 2 or float(prediction.float().std()) == 0 or bool((target == target[:1]).all()):
         return []
+    if exam.roles and "input" not in exam.roles.values():
+        return []  # outputs that are made of noise, or at the nodes of a quadrature, belong to no target in particular
     position = {id(t): i for i, t in enumerate(tensors_of(exam.batch))}
 
     def batch(change: Any) -> Any:

@@ -104,3 +104,21 @@ def test_a_column_of_the_target_that_broadcasts_is_a_fault_and_a_distance_of_dis
     assert found.passed is False and "a column of targets (16, 1)" in found.evidence
     assert asked(lambda p, t: (p.sort(0).values - t.sort(0).values).square().mean()) is None
     assert asked(F.mse_loss) is None
+
+
+def energy(self: Any, b: Any) -> Any:
+    made = self.net(torch.randn(len(b[0]), 12))
+    return 2 * (made - b[0]).abs().mean() - (made - made.T).abs().mean()
+
+
+def mixture(self: Any, b: Any) -> Any:
+    nodes = torch.linspace(-3, 3, 16)[:, None]
+    likelihoods = -0.5 * (b[0] - self.net(nodes.expand(-1, 12))).square() - 0.5 * nodes.square()
+    return -likelihoods.logsumexp(0).mean()
+
+
+@pytest.mark.parametrize("step", [energy, mixture])
+def test_outputs_of_noise_or_at_nodes_belong_to_no_target_in_particular(step: Any) -> None:
+    x, _ = classes()
+    found = checks(Task(mlp(1), step), load(x[:, 0]))
+    assert "shapes of outputs and labels" not in found
