@@ -596,7 +596,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
     parser.add_argument("--out", type=out_path, default=None)
-    parser.add_argument("--quick", action="store_true", help="5 rounds of 5 steps of (a): to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="5 rounds of 5 steps of one model: to see that it runs")
     options = parser.parse_args(arguments)
     if options.rounds < LEAST_ROUNDS:
         parser.error(f"--rounds {options.rounds}: must be at least {LEAST_ROUNDS}, since the interval of fewer blocks covers less than it says.")  # fmt: skip
@@ -612,7 +612,8 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"--models {','.join(unknown)}: not one of {', '.join(MODELS)}")
     if options.quick:
-        models, options.rounds, options.steps, options.sessions = ["a"], 5, 5, 1
+        models = models if options.models else ["a"]
+        options.rounds, options.steps, options.sessions = 5, 5, 1
     parts = options.only.split(",") if options.only else [""]
     options.only = [name for name in ROWS if name == BARE or any(part in name for part in parts)]
     out = options.out or FOLDER / f"overhead-{options.profile}.json"

@@ -145,7 +145,8 @@ class Watch(Stages):
         run = self.trick.live_run
         if run is not None:
             self.sampler.begin_batch(run.clock.attempted(0))
-            if self.sampler.watched and self._attachment is not None and self._attachment.outdated:
+            looks = self.probe.hooks_modules and self.sampler.watched
+            if looks and self._attachment is not None and self._attachment.outdated:
                 self._attach(run, final=True)
                 # (what was gathered of the other module may be of another width)
                 self.probe.sums, self.sampler.samples, self.sampler.armed = {}, 0, True
