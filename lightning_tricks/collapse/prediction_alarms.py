@@ -96,14 +96,18 @@ def statistics(
     # of so few labels that entropy is hardly known)
     if values.get("_minority", math.inf) < _FEW_OTHERS and values.get("cross_entropy", math.inf) < math.log(2):
         worse = math.nan
-    found |= {"worse": worse, "lost": kept}
+    found |= {"worse": worse, "lost": kept, **behind(values, kept)}
     if targets.dense and not math.isnan(values["balanced_skill"]):
         found["background"] = 1.0 if values["balanced_skill"] > _BACKGROUND else values["soft_balanced_skill"]
     return found
 
 
-def behind(values: Mapping[str, float]) -> dict[str, float]:
+def behind(values: Mapping[str, float], kept: float = -math.inf) -> dict[str, float]:
     """Return the skill of the network over that of a reference; nothing where that is not known, 1 where it is little.
+
+    Args:
+        values: of a check.
+        kept: the skill of its probabilities: answers that weights of classes have moved say less than they know.
 
     >>> behind({"_by_network": 0.3, "_by_reference": 0.9}), behind({"_by_network": 0.0, "_by_reference": 0.1})
     ({'behind': 0.333...}, {'behind': 1.0})
@@ -112,7 +116,7 @@ def behind(values: Mapping[str, float]) -> dict[str, float]:
     if math.isnan(network) or math.isnan(reference):
         return {}
     # (below 0 too: a network that comes back from answers worse than the best constant one does rise)
-    return {"behind": network / reference if reference > _TOLD else 1.0}
+    return {"behind": max(network, kept) / reference if reference > _TOLD else 1.0}
 
 
 def too_early(found: Mapping[str, float], before: Mapping[str, Sequence[float]]) -> set[str]:

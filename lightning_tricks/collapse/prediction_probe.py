@@ -248,8 +248,8 @@ class PredictionProbe(Probe):
         """What is asked depends on the kind of target."""
         found = prediction_alarms.statistics(values, self._targets, **self._evidence_of(judge))
         before = {name: state["last"] for name, state in judge.states.items()}
-        early = prediction_alarms.too_early(found, before)
-        return {name: value for name, value in found.items() if judge.states[name]["alarmed"] or name not in early}
+        judge.waits = prediction_alarms.too_early(found, before)
+        return found
 
     def _evidence_of(self, judge: Judge) -> dict[str, Any]:
         return {

@@ -159,19 +159,20 @@ class Alarm:
         by_growth = self.growth is not None and value >= self.growth * recent[0] > 0
         return by_growth or steepness(recent) > _STEADY
 
-    def update(self, value: float, *, step: int, ready: bool, state: State) -> tuple[bool, State]:
+    def update(self, value: float, *, step: int, ready: bool, state: State, waits: bool = False) -> tuple[bool, State]:
         """Return whether an alarm begins, and the state after the check.
 
         Args:
             value: of the statistic. NaN says that it is not defined now: nothing is concluded from that.
             ready: whether the grace time is over. Until then there is no alarm.
+            waits: whether something else says that the value is on its way up.
         """
         if math.isnan(value):
             return False, state
         peak = value if state["peak"] is None else max(value, state["peak"])
         new: State = {**state, "peak": peak}
         # (once there is an alarm, it lasts until the value is good, also while it rises)
-        bad = value < self.limit(new) and (state["alarmed"] or not self.rising(value, state))
+        bad = value < self.limit(new) and (state["alarmed"] or not (waits or self.rising(value, state)))
         new["last"] = [*state["last"], value][-max(1, self.trend) :]
         if state["alarmed"]:
             limit = self.limit(new)

@@ -84,6 +84,7 @@ class Judge:
         self.raised: list[Raised] = []
         self.history: list[tuple[int, dict[str, float]]] = []
         self.healthy = False  # whether all that is followed was healthy at the last check
+        self.waits: set[str] = set()  # alarms of which the probe says at a check that what they follow is on its way up
 
     @property
     def active(self) -> list[str]:
@@ -116,8 +117,9 @@ class Judge:
         """Let every alarm see its statistic at this check; return the names of those that begin."""
         begun, healthy = [], True
         for name, value in statistics.items():
-            alarm, ready = self.rules[name], not self.in_grace(name)
-            started, self.states[name] = alarm.update(value, step=self.step, ready=ready, state=self.states[name])
+            alarm, ready, state = self.rules[name], not self.in_grace(name), self.states[name]
+            waits = name in self.waits
+            started, self.states[name] = alarm.update(value, step=self.step, ready=ready, state=state, waits=waits)
             healthy &= alarm.healthy(value, self.states[name])
             if started:
                 begun.append(name)
