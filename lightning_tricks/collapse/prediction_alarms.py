@@ -21,6 +21,7 @@ _TOLD = 0.2  # skill of the answers of a reference: below it, they say too littl
 # Of the skill of a reference. Measured on the development scenarios: with two images in one (CutMix) training has 0.26
 # of it, and all other healthy classifiers that do not rise any more have more than 0.4.
 _BEHIND = 0.25
+_MOVED = -0.1  # skill of answers: below it they are far more often of the rare class than they would be if unweighted
 _MOSTLY_RIGHT = 0.4  # F1 of the answers above that of the best constant one
 _LATE_GAIN, _LATE_GROWTH = 0.05, 10.0  # of the skill in three checks; of predictions that hardly vary yet, in eight
 _GRACE = {"association": 3.0, "behind": 3.0, "skill": 2.0, "background": 2.0, "lost": 0.5}
@@ -116,7 +117,8 @@ def behind(values: Mapping[str, float], kept: float = -math.inf) -> dict[str, fl
     if math.isnan(network) or math.isnan(reference):
         return {}
     # (below 0 too: a network that comes back from answers worse than the best constant one does rise)
-    return {"behind": max(network, kept) / reference if reference > _TOLD else 1.0}
+    network = max(network, kept) if network < _MOVED else network
+    return {"behind": network / reference if reference > _TOLD else 1.0}
 
 
 def too_early(found: Mapping[str, float], before: Mapping[str, Sequence[float]]) -> set[str]:

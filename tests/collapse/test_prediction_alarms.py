@@ -146,3 +146,11 @@ def test_a_loss_that_forgives_wrong_labels_makes_sure_of_its_answers_and_is_not_
     # 10 classes, three labels in ten wrong, probabilities of nearly 1: 0.3 * 9 nats beside an entropy of 2.3
     given = {"skill": -0.6, "moved_skill": -0.6, "macro_f1_gain": gain, "cross_entropy": 3.6}
     assert ("worse" in below(statistics(values(**given), Targets(), MANY))) is worse
+
+
+@pytest.mark.parametrize(("network", "pooled", "alarmed"), [(-4.0, 0.3, False), (-4.0, 0.0, True), (0.02, 0.3, True)])
+def test_answers_that_weights_of_classes_have_moved_are_judged_by_their_probabilities(
+    network: float, pooled: float, alarmed: bool
+) -> None:
+    given = {"_by_network": network, "_by_reference": 0.8, "_pooled": pooled, "macro_f1_gain": 0.0}
+    assert ("behind" in below(statistics(values(**given), Targets(), MANY))) is alarmed
