@@ -118,3 +118,15 @@ def test_what_an_alarm_has_learnt_is_forgotten_where_the_task_is_another_one_but
     assert judged(judge, 3, dead=0.1, fit=1.0) is not None
     judge.restart("dead")
     assert judge.active == ["dead"]
+
+
+def test_what_waits_is_seen_and_concludes_nothing_but_an_alarm_that_is_on_goes_on() -> None:
+    judge = two()
+    judge.waits = {"dead"}
+    assert [judged(judge, i, dead=0.1 * i, fit=1.0) for i in range(4)] == [None] * 4
+    assert judge.states["dead"]["last"] == [0.1, 0.2, pytest.approx(0.3)], "it is measured from where the rise began"
+    judge.waits = set()
+    assert judged(judge, 4, dead=0.1, fit=1.0) is None and judged(judge, 5, dead=0.1, fit=1.0) is not None
+    judge.waits = {"dead"}
+    judged(judge, 6, dead=0.1, fit=1.0)
+    assert judge.active == ["dead"]
