@@ -71,7 +71,7 @@ class Snapshot:
     of all trained tensors, in the host's memory. Other tensors are copied only when they are written to. For a
     ResNet-50 17 MiB are held, and 98 MiB with ``steps``; for a transformer of 12 layers and 327 MiB, 3 MiB and 327 MiB.
 
-    Time: about 40 and 65 milliseconds for these two on one core, half of it for checksums of what is not copied
+    Time: about 20 and 35 milliseconds for these two on one core, half of it for checksums of what is not copied
     (``benchmarks/results/dry_run-cpu.md``).
 
     Args:

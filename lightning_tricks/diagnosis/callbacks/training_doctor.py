@@ -85,7 +85,7 @@ class TrainingDoctor(Detector, Trick):  # type: ignore[misc]  # (Lightning has C
     Cost:
         Once a forward pass before the first step; at a check the norms of the gradients (shared with the other tricks)
         and one copy of some hundred numbers. Where the first batch is run again (the first 8 checks, then 4 in each
-        doubling of the run), a snapshot and a forward pass: some 40 ms on a CPU for 200 tensors. At other steps two
+        doubling of the run), a snapshot and a forward pass: some 50 ms on a CPU for 200 tensors. At other steps two
         readings of the clock; on a CPU it looks at the loss. Once, where there are copies of the network, a host read.
 
     Example:
