@@ -49,6 +49,7 @@ def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> N
     assert_named_for_development(FORUM)
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHEAP)
 def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:

@@ -47,11 +47,13 @@ def test_their_causes_are_causes_of_verdicts_or_rows_of_the_check_before_trainin
     assert_causes_known(FRESH)
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.parametrize("scenario", FRESH, ids=lambda s: s.name)
 def test_modules_that_detectors_are_pointed_to_exist(scenario: Scenario) -> None:
     assert_modules_exist(scenario, RETURNED)
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHEAP)
 def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:

@@ -63,6 +63,7 @@ def test_a_scenario_starts_from_other_weights_with_another_seed_and_from_the_sam
     assert not torch.equal(start(0), start(1))
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHEAP)
 def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:

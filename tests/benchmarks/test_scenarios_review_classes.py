@@ -40,11 +40,13 @@ def test_their_names_are_unique_and_put_all_of_them_into_the_develop_half() -> N
     assert_named_for_development(REVIEWED)
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.parametrize("scenario", REVIEWED, ids=lambda s: s.name)
 def test_modules_that_detectors_are_pointed_to_exist(scenario: Scenario) -> None:
     assert_modules_exist(scenario, RETURNED)
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHEAP)
 def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:

@@ -74,6 +74,7 @@ def test_batches_and_numbers_of_updates_are_of_many_sizes() -> None:
     assert max(updates) == 900
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.parametrize("scenario", WIDE, ids=lambda s: s.name)
 def test_modules_that_detectors_are_pointed_to_exist(scenario: Scenario) -> None:
     assert_modules_exist(scenario)
@@ -86,6 +87,7 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn_with_and_without_equal
         assert float(auc(scores, labels)) == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-9)
 
 
+@pytest.mark.slow  # (those of the latest rounds are the small siblings)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHEAP)
 def test_cheap_scenarios_are_what_they_are_called(name: str) -> None:

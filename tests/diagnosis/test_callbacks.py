@@ -424,7 +424,7 @@ def small_network() -> nn.Module:
 
 
 @quiet
-@pytest.mark.parametrize("batch", [128, 2048])
+@pytest.mark.parametrize("batch", [128, pytest.param(2048, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("slope", [0.1, 0.25])  # areas under the curve of 0.53 and 0.57
 @pytest.mark.parametrize("make", [small_network, regression_from_zero])
 def test_a_weak_signal_is_no_loss_that_never_falls(make: Any, slope: float, batch: int) -> None:
