@@ -202,9 +202,7 @@ class Examination:
             updates: made before it.
             shifted: with other random numbers, after the updates.
         """
-        self.dry_run.restart()
-        for _ in range(updates):
-            self.dry_run.update()
+        self.dry_run.restart(updates)
         if shifted:
             for device in {t.device for t in tensors_of(batch)}:
                 torch.rand(7, device=device)

@@ -63,9 +63,7 @@ def _gradient_arrives(exam: Examination, zeroed: Any) -> bool:
     Codes of a quantiser with a straight-through estimator may be the same for all inputs at first.
     """
     without, _ = exam.prediction(zeroed, evaluate=True, updates=UPDATES_BEFORE_ASKING)
-    exam.dry_run.restart()
-    for _ in range(UPDATES_BEFORE_ASKING):
-        exam.dry_run.update()
+    exam.dry_run.restart(UPDATES_BEFORE_ASKING)
     asked = exam.with_inputs(lambda t: t.detach().clone().requires_grad_() if t.is_floating_point() else t)
     leaves = [t for t in tensors_of(asked) if t.requires_grad]
     with exam.evaluating():
@@ -85,8 +83,9 @@ def _share_of_gradient(prediction: Tensor | None, without: Tensor | None, loss: 
         return 0.0
     size = prediction.float().square().sum()
     slopes = torch.autograd.grad(size / 2, leaves, allow_unused=True)
-    moved = sum(float((s * t).abs().sum()) for s, t in zip(slopes, leaves, strict=True) if s is not None)
-    return moved / max(float(size), 1e-12)
+    # (torch warns of a number that is made of a tensor with a graph)
+    moved = sum(float((s * t.detach()).abs().sum()) for s, t in zip(slopes, leaves, strict=True) if s is not None)
+    return moved / max(float(size.detach()), 1e-12)
 
 
 def _lost_inputs(exam: Examination) -> list[str]:

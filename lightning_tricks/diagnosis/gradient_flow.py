@@ -15,7 +15,7 @@ from lightning_tricks.diagnosis import sanity_gradients
 from lightning_tricks.diagnosis.examination import UPDATES_BEFORE_ASKING, Examination
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.diagnosis.sanity_gradients import Gradients
-from lightning_tricks.diagnosis.weights import as_initialised, as_often_drawn, units_alike
+from lightning_tricks.diagnosis.weights import as_initialised, as_often_drawn, parameters_as_new, units_alike
 from lightning_tricks.modules.replaced import Hook
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.modules.trace import floating
@@ -39,7 +39,7 @@ def gradients(exam: Examination) -> list[Check]:
     if dry_run.steps.anywhere(not look.loss.requires_grad):
         return [Check("all parameters learn", False, "the loss depends on no parameter", "do not detach it")]
     learning = Learning([p for p in exam.module.parameters() if p.requires_grad])
-    untrained = {id(p) for m in exam.modules.values() if as_initialised(m) for p in m.parameters(recurse=False)}
+    untrained = parameters_as_new(exam.modules.values())
     first = dry_run.steps.mean(look.loss)
     dry_run.steps.backward(look.loss)
     del look  # (a graph less while the updates are made)
@@ -214,20 +214,13 @@ def _shapes_prediction(exam: Examination, parameters: Sequence[Tensor], updates:
     if exam.dry_run.steps.anywhere(exam.first.found is None):
         return False
     usual, _ = exam.prediction(exam.batch, evaluate=True, updates=updates)
-    _restarted(exam, updates)
+    exam.dry_run.restart(updates)
     _disturb(parameters)
     with exam.evaluating():
         other = exam.look(exam.batch).output(exam.first.key)
     exam.dry_run.restart()
     changed = usual is not None and other is not None and not torch.allclose(usual.float(), other.float(), rtol=1e-5)
     return exam.dry_run.steps.anywhere(changed)
-
-
-def _restarted(exam: Examination, updates: int) -> None:
-    """Go back to where the dry run began, and make some updates from there."""
-    exam.dry_run.restart()
-    for _ in range(updates):
-        exam.dry_run.update()
 
 
 @torch.no_grad()
@@ -280,9 +273,9 @@ def _has_twin(module: nn.Module, parameter: Tensor, alive: set[int]) -> bool:
 
 def _influence(exam: Examination, parameters: Sequence[Tensor], updates: int = 0) -> bool:
     """Whether the loss changes with these parameters."""
-    _restarted(exam, updates)
+    exam.dry_run.restart(updates)
     usual = exam.look(exam.batch).loss
-    _restarted(exam, updates)
+    exam.dry_run.restart(updates)
     _disturb(parameters)
     other = exam.look(exam.batch).loss
     exam.dry_run.restart()

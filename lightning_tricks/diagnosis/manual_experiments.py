@@ -16,7 +16,7 @@ from lightning_tricks.diagnosis.experiments import says_nothing
 from lightning_tricks.diagnosis.gradient_flow import MARK, Learning, in_graphs, left_out, mark_gradients
 from lightning_tricks.diagnosis.sanity import Check
 from lightning_tricks.diagnosis.sanity_gradients import Gradients
-from lightning_tricks.diagnosis.weights import as_initialised, trained_before
+from lightning_tricks.diagnosis.weights import parameters_as_new, trained_before
 from lightning_tricks.dry_run.isolated import copied
 from lightning_tricks.modules.selection import parameter_names
 from lightning_tricks.numerics.trees import tree_map
@@ -45,10 +45,7 @@ def inputs(exam: Examination) -> list[Check]:
 def learning(exam: Examination) -> list[Check]:
     """Which parameters change in some steps, and whether their gradients are cleared."""
     name, anywhere = "all parameters learn", exam.dry_run.steps.anywhere
-    exam.dry_run.restart()
-    seen = Learning([p for p in exam.module.parameters() if p.requires_grad])
-    for _ in range(STEPS):
-        exam.dry_run.update()
+    seen = _learning_in_steps(exam)
     moved, held = seen.moved(), exam.held()
     names = parameter_names(exam.module)
     if anywhere(not moved & held) and _satisfied(exam):
@@ -76,6 +73,15 @@ def learning(exam: Examination) -> list[Check]:
     return [check]
 
 
+def _learning_in_steps(exam: Examination) -> Learning:
+    """Make some steps from where the dry run began; return what the parameters did in them."""
+    exam.dry_run.restart()
+    seen = Learning([p for p in exam.module.parameters() if p.requires_grad])
+    for _ in range(STEPS):
+        exam.dry_run.update()
+    return seen
+
+
 def _cut_off(exam: Examination, without: list[nn.Parameter], moved: set[int]) -> list[nn.Parameter]:
     """Return the parameters without gradients that should have one: their layers are called, and are as new ones are.
 
@@ -87,7 +93,7 @@ def _cut_off(exam: Examination, without: list[nn.Parameter], moved: set[int]) ->
         moved: ids of the parameters that these steps change.
     """
     exam.dry_run.restart()
-    untrained = {id(p) for m in exam.modules.values() if as_initialised(m) for p in m.parameters(recurse=False)}
+    untrained = parameters_as_new(exam.modules.values())
     groups = [[id(p) for g in o.param_groups for p in g["params"]] for o in exam.optimizers]
     beside = {i for ids in groups if moved.intersection(ids) for i in ids}
     with in_graphs(exam) as graphs:
@@ -102,10 +108,7 @@ def _satisfied(exam: Examination) -> bool:
     """
     exam.dry_run.restart()
     trained = trained_before(exam.module)
-    seen = Learning([p for p in exam.module.parameters() if p.requires_grad])
-    for _ in range(STEPS):
-        exam.dry_run.update()
-    held = exam.held()
+    seen, held = _learning_in_steps(exam), exam.held()
     return not exam.dry_run.steps.anywhere(not (trained and seen.present & held) or bool(seen.alive))
 
 

@@ -205,7 +205,7 @@ def _without_inputs(exam: Examination, batches: list[Any]) -> tuple[float, float
     dry_run.restart()
     dry_run.data.hold(batches)
     losses = [dry_run.update() for _ in range(ROUNDS * UPDATES_ON_SOME)]
-    mixed = tree_map(lambda t: t.flatten().flip(0).view(t.shape) if t.is_floating_point() else t.flip(0), batches[0])
+    mixed = tree_map(lambda t: _turned(t) if t.is_floating_point() else t.flip(0), batches[0])
     other = exam.look(mixed).loss
     if losses[0] is None or losses[-1] is None or other is None:
         return None

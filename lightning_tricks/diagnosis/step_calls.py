@@ -86,9 +86,7 @@ def watched(exam: Examination, batch: Any, *modes: TorchFunctionMode, updates: i
         updates: made before.
         gradient: whether what is recorded has to have its graph, to the tensors of the batch themselves.
     """
-    exam.dry_run.restart()
-    for _ in range(updates):
-        exam.dry_run.update()
+    exam.dry_run.restart(updates)
     with ExitStack() as entered:
         entered.enter_context(exam.evaluating())
         entered.enter_context(torch.enable_grad() if gradient else exam.dry_run.looking())

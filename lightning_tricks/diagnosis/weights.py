@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,16 @@ def as_initialised(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase):
         return _uniform(list(module.parameters()), 1 / math.sqrt(module.hidden_size))
     return False
+
+
+def parameters_as_new(modules: Iterable[nn.Module]) -> set[int]:
+    """Return the ids of the parameters of those modules that are as they were initialised.
+
+    >>> layer = nn.Linear(64, 64)
+    >>> parameters_as_new([layer, nn.ReLU()]) == {id(layer.weight), id(layer.bias)}
+    True
+    """
+    return {id(p) for m in modules if as_initialised(m) for p in m.parameters(recurse=False)}
 
 
 def trained_before(module: nn.Module) -> bool:

@@ -176,10 +176,16 @@ class DryRun:
         self.data.restart()
         self.steps.restart()
 
-    def restart(self) -> None:
-        """Go back to the state, the random numbers and the data with which the dry run began."""
+    def restart(self, updates: int = 0) -> None:
+        """Go back to the state, the random numbers and the data with which the dry run began.
+
+        Args:
+            updates: made from there.
+        """
         self._put_back()
         self._begin()
+        for _ in range(updates):
+            self.update()
 
     # -- steps --------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,14 @@ def test_what_a_rounding_hides_at_first_is_no_fault_where_gradients_pass_it() ->
     assert checks(Task(Rounds(True), cross_entropy), load(*classes()))["inputs matter"].passed is None
 
 
+@pytest.mark.filterwarnings("error:Converting a tensor")
+def test_it_is_told_that_gradients_pass_a_rounding_without_a_warning_of_torch() -> None:
+    found = checks(Task(Rounds(True), cross_entropy), load(*classes()))["inputs matter"]
+    assert found.evidence.endswith(
+        "gradients pass from the prediction to the input all the same, as through a rounding"
+    )
+
+
 @pytest.mark.parametrize(("passed_on", "factor"), [(False, 1.0), (True, 0.0)])
 def test_a_rounding_that_keeps_gradients_back_and_a_factor_of_0_are_faults(passed_on: bool, factor: float) -> None:
     assert checks(Task(Rounds(passed_on, factor), cross_entropy), load(*classes()))["inputs matter"].passed is False

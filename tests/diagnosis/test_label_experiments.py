@@ -55,19 +55,24 @@ def test_inputs_that_are_numbers_of_things_have_no_neighbours() -> None:
     assert found.passed is not False
 
 
-def two_towers(apart: bool) -> Any:
-    x, y = pictures()
-    words = F.one_hot(y, 10).float() + 0.1 * torch.randn(len(y), 10, generator=torch.Generator().manual_seed(0))
-    if apart:
-        words = words[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
+def contrasted(x: Tensor, other: Tensor, tower: torch.nn.Module, batch: int) -> Any:
+    """Tell the partner of each sample among those of its batch, with one tower for each of the two inputs."""
 
     def step(self: Any, b: Any) -> Tensor:
         one, two = F.normalize(self.net(b[0]), dim=1), F.normalize(self.other(b[1]), dim=1)
         return F.cross_entropy(10 * one @ two.T, torch.arange(len(one)))
 
     module = Task(mlp(16, 64), step, 1e-2)
-    module.other = mlp(16, 10)
-    return checks(module, DataLoader(TensorDataset(x, words), 32, shuffle=True))[NAME]
+    module.other = tower
+    return checks(module, DataLoader(TensorDataset(x, other), batch, shuffle=True))[NAME]
+
+
+def two_towers(apart: bool) -> Any:
+    x, y = pictures()
+    words = F.one_hot(y, 10).float() + 0.1 * torch.randn(len(y), 10, generator=torch.Generator().manual_seed(0))
+    if apart:
+        words = words[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
+    return contrasted(x, words, mlp(16, 10), 32)
 
 
 def test_two_inputs_that_were_shuffled_apart_fail() -> None:
@@ -82,14 +87,7 @@ def captioned(apart: bool) -> Any:
     words = torch.stack([y, *(10 + torch.randint(20, (2, len(y)), generator=generator))], 1)
     if apart:
         words = words[torch.randperm(len(y), generator=generator)]
-
-    def step(self: Any, b: Any) -> Tensor:
-        one, two = F.normalize(self.net(b[0]), dim=1), F.normalize(self.words(b[1]), dim=1)
-        return F.cross_entropy(10 * one @ two.T, torch.arange(len(one)))
-
-    module = Task(mlp(16, 64), step, 1e-2)
-    module.words = torch.nn.EmbeddingBag(30, 16)
-    return checks(module, DataLoader(TensorDataset(x, words), 64, shuffle=True))[NAME]
+    return contrasted(x, words, torch.nn.EmbeddingBag(30, 16), 64)
 
 
 def test_captions_of_a_few_words_that_were_shuffled_apart_fail() -> None:
