@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_tricks.diagnosis.experiments import _share_of_gradient
 from tests.diagnosis.problems import (
     T,
     Task,
@@ -57,12 +59,20 @@ def test_what_a_rounding_hides_at_first_is_no_fault_where_gradients_pass_it() ->
     assert checks(Task(Rounds(True), cross_entropy), load(*classes()))["inputs matter"].passed is None
 
 
-@pytest.mark.filterwarnings("error:Converting a tensor")
-def test_it_is_told_that_gradients_pass_a_rounding_without_a_warning_of_torch() -> None:
-    found = checks(Task(Rounds(True), cross_entropy), load(*classes()))["inputs matter"]
-    assert found.evidence.endswith(
-        "gradients pass from the prediction to the input all the same, as through a rounding"
-    )
+def test_how_far_inputs_could_move_a_prediction_is_told_without_a_warning_of_torch() -> None:
+    """Torch warns of a number that is made of a tensor with a graph, by default once in a process."""
+    inputs = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    prediction = inputs @ torch.tensor([[3.0], [0.0]])
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            share = _share_of_gradient(prediction, prediction.detach(), prediction.sum(), [inputs])
+    finally:
+        torch.set_warn_always(always)
+    # the slope of a half of 3^2 by the first input is 3 * 3, and 1 * 9 over 3^2 is 1
+    assert share == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("passed_on", "factor"), [(False, 1.0), (True, 0.0)])
